@@ -1,0 +1,37 @@
+"""The whole contract between data and model: what a batch is."""
+
+from dataclasses import dataclass, field, fields, replace
+from typing import Self
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairBatch:
+    """One rank's micro-batch of image-text pairs, `b` rows.
+
+    A damaged sample leaves its row in place with `valid` False (shapes never change); such a row
+    takes part in no loss, neither as an anchor nor as a candidate.
+    """
+
+    pixels: Tensor  # [b,3,h,w] uint8, normalised on the device; float is taken as normalised already
+    text_ids: Tensor  # [b,t] int64: [CLS] (language token) words [SEP] padding
+    text_mask: Tensor  # [b,t] bool, True where a token stands
+    image_ids: Tensor  # [b] int64, content hash: equal ids are positives, never negatives
+    valid: Tensor  # [b] bool
+    first_row: int = 0  # place of row 0 in the stream (all epochs, all ranks): keys the noise of a step
+    epoch: int = 0
+    damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples of this micro-batch
+
+    def to(self, device: torch.device) -> Self:
+        """The same batch with its tensors on `device`, copied asynchronously from pinned memory."""
+        return self._each(lambda tensor: tensor.to(device, non_blocking=True))
+
+    def pin_memory(self) -> Self:
+        """The same batch in page-locked memory; called by torch's DataLoader."""
+        return self._each(lambda tensor: tensor.pin_memory())
+
+    def _each(self, change) -> Self:
+        tensors = {f.name: getattr(self, f.name) for f in fields(self)}
+        return replace(self, **{name: change(t) for name, t in tensors.items() if isinstance(t, Tensor)})

@@ -1,0 +1,56 @@
+"""Shapes and weights of what is built: image encoder, Q-Former, text side.
+
+Defaults are BLIP-2's published ones (EVA ViT-g/14, BERT-base Q-Former, 32 queries).
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Vision:
+    """The frozen image encoder. The numbers give its shape; for CLIP and SigLIP they must equal config.json's."""
+
+    family: Literal["eva", "clip", "siglip"] = "eva"
+    image_size: int = 224
+    patch: int = 14
+    width: int = 1408
+    depth: int = 39  # blocks kept; BLIP-2 drops the last of ViT-g's 40
+    heads: int = 16
+    mlp_width: int = 6144
+    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
+    weights: str | None = None  # a safetensors file, or a Hugging Face folder; none: random
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class QFormer:
+    """The trained bridge: BERT blocks, learned queries, cross-attention in every `cross_every`-th block."""
+
+    layers: int = 12
+    width: int = 768
+    heads: int = 12
+    mlp_width: int = 3072
+    queries: int = 32
+    cross_every: int = 2
+    positions: int = 512  # longest text the position table holds
+    dropout: float = 0.1
+    vocabulary: int | None = None  # none: what the tokenizer has
+    weights: str | None = None  # BERT weights to start from; none: random
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Text:
+    """How captions become ids for the Q-Former."""
+
+    tokenizer: str = "bert-base-uncased"  # a vocab.txt, a tokenizer folder, or a hub name
+    max_length: int = 32
+    processor: Literal["blip", "plain"] = "blip"  # blip is for English only
+    language_token: bool = False  # second token tells [EN] or [ZH]; never a target
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Model:
+    vision: Vision = field(default_factory=Vision)
+    qformer: QFormer = field(default_factory=QFormer)
+    text: Text = field(default_factory=Text)
+    contrastive_width: int = 256

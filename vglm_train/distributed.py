@@ -1,0 +1,145 @@
+"""Process group, rank facts, sums and gathers. The only user of torch.distributed."""
+
+import os
+import socket
+from dataclasses import dataclass
+from datetime import timedelta
+
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from vglm_train.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Ranks:
+    """Where this process stands. With `world` 1 every collective below is the identity."""
+
+    rank: int = 0
+    world: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def main(self) -> bool:
+        return self.rank == 0
+
+    def all_sum(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place; returns its argument."""
+        if self.world > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def gather(self, tensor: Tensor) -> Tensor:
+        """[b,...] -> [world*b,...] in rank order, without gradient."""
+        if self.world == 1:
+            return tensor.detach()
+        whole = tensor.new_empty((self.world * tensor.shape[0], *tensor.shape[1:]))
+        dist.all_gather_into_tensor(whole, tensor.detach().contiguous())
+        return whole
+
+    def gather_with_grad(self, tensor: Tensor) -> Tensor:
+        """[b,...] -> [world*b,...] in rank order; backward sums the gradients of all ranks."""
+        return tensor if self.world == 1 else _GatherWithGrad.apply(tensor, self)
+
+    def exchange(self, rows: Tensor, wanted: Tensor) -> Tensor:
+        """Fetch chosen rows of all ranks' `rows`, without gradient; only those rows travel.
+
+        rows [b,...]: what this rank holds; wanted [k] int64: global indices (rank * b + row) -> [k,...].
+        """
+        if self.world == 1:
+            return rows.detach()[wanted]
+        size = rows.shape[0]
+        requests = self.gather(wanted).view(self.world, -1)  # row r: what rank r wants
+        mine = (requests // size == self.rank).nonzero()  # sorted by the rank that asks
+        send = rows.detach()[requests[mine[:, 0], mine[:, 1]] - self.rank * size]
+        sends = torch.bincount(mine[:, 0], minlength=self.world).tolist()
+        receives = torch.bincount(wanted // size, minlength=self.world).tolist()
+        received = send.new_empty((wanted.shape[0], *send.shape[1:]))
+        dist.all_to_all_single(received, send.contiguous(), receives, sends)
+        order = torch.argsort(wanted // size, stable=True)
+        return received[torch.argsort(order)]
+
+    def gather_objects(self, value: object) -> list:
+        """Every rank's `value`, in rank order, on every rank. For small Python objects."""
+        if self.world == 1:
+            return [value]
+        values: list = [None] * self.world
+        dist.all_gather_object(values, value)
+        return values
+
+    def from_main(self, value: object) -> object:
+        """Rank 0's `value` on every rank."""
+        if self.world == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device)
+        return box[0]
+
+    def barrier(self) -> None:
+        if self.world > 1:
+            dist.barrier()
+
+
+class _GatherWithGrad(torch.autograd.Function):
+    """All-gather whose backward is a reduce-scatter, so that the global loss has its exact gradient."""
+
+    @staticmethod
+    def forward(ctx, tensor: Tensor, ranks: Ranks) -> Tensor:
+        ctx.ranks, ctx.size = ranks, tensor.shape[0]
+        return ranks.gather(tensor)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        # gloo has no reduce-scatter for every version, so sum and cut
+        whole = ctx.ranks.all_sum(grad.contiguous().clone())
+        start = ctx.ranks.rank * ctx.size
+        return whole[start : start + ctx.size], None
+
+
+def start(backend: str = "auto") -> Ranks:
+    """Join the process group that torchrun, deepspeed or srun described; alone, make one of a single process.
+
+    `backend`: nccl, gloo, or auto (nccl where there are GPUs). Raises UserError for nccl without GPUs,
+    and where the launcher asks for more processes on this node than there are GPUs.
+    """
+    rank, world = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    if "RANK" not in os.environ:  # DeepSpeed needs a described group also when alone
+        os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
+        os.environ.setdefault("MASTER_PORT", str(_free_port()))
+    device = torch.device("cpu")
+    if use_gpu():
+        if local >= torch.cuda.device_count():
+            raise UserError(
+                f"local rank {local} has no GPU: this machine has {torch.cuda.device_count()}. "
+                f"Start at most {torch.cuda.device_count()} processes a machine."
+            )
+        device = torch.device("cuda", local)
+        torch.cuda.set_device(device)
+    else:
+        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if not dist.is_initialized():
+        if backend == "auto":
+            backend = "nccl" if device.type == "cuda" else "gloo"
+        if backend == "nccl" and device.type != "cuda":
+            raise UserError("engine.backend is nccl, but this machine shows no NVIDIA GPU: use gloo or auto.")
+        dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=30))
+    return Ranks(rank, world, device)
+
+
+def use_gpu() -> bool:
+    """Whether to run on NVIDIA GPUs: there are some, and DS_ACCELERATOR does not say cpu."""
+    return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
+def stop() -> None:
+    """Leave the process group."""
+    if dist.is_initialized():
+        dist.destroy_process_group()
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
