@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vglm_train.config.rules import FieldError, not_empty, not_negative, positive, unique
+
 Language = Literal["en", "zh"]
 
 
@@ -13,6 +15,9 @@ class Source:
     name: str
     shards: str  # folder that holds manifest.json, or the path of a manifest
 
+    def __post_init__(self) -> None:
+        not_empty(self, "name", "shards")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
@@ -22,6 +27,16 @@ class Image:
     flip: bool = True  # off for X-rays and text: left is not right there
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+
+    def __post_init__(self) -> None:
+        low, high = self.crop_scale
+        if not 0 < low <= high <= 1:
+            reason = f"must be two fractions of the area, 0 < smallest <= largest <= 1; found [{low}, {high}]"
+            raise FieldError("crop_scale", reason=reason)
+        if not all(0 <= m <= 1 for m in self.mean):
+            raise FieldError("mean", reason=f"pixels run from 0 to 1 here, not to 255; found {list(self.mean)}")
+        if not all(0 < s <= 1 for s in self.std):
+            raise FieldError("std", reason=f"must be above 0; pixels run from 0 to 1 here; found {list(self.std)}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,3 +49,13 @@ class Data:
     workers: int = 4
     shuffle_shards: int = 16  # shards whose samples are permuted together
     max_damaged: float = 0.01  # fraction of samples read; above it the run stops
+
+    def __post_init__(self) -> None:
+        unique("train", [source.name for source in self.train], "the name")
+        unique("validation", [source.name for source in self.validation], "the name")
+        not_empty(self, "languages")
+        unique("languages", self.languages, "the language")
+        positive(self, "global_batch", "shuffle_shards")
+        not_negative(self, "workers")
+        if not 0 <= self.max_damaged <= 1:
+            raise FieldError("max_damaged", reason=f"must be a fraction from 0 to 1, found {self.max_damaged}")

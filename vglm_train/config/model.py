@@ -6,6 +6,8 @@ Defaults are BLIP-2's published ones (EVA ViT-g/14, BERT-base Q-Former, 32 queri
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vglm_train.config.rules import FieldError, below_one, multiple, not_empty, positive
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vision:
@@ -20,6 +22,12 @@ class Vision:
     mlp_width: int = 6144
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
     weights: str | None = None  # a safetensors file, or a Hugging Face folder; none: random
+
+    def __post_init__(self) -> None:
+        positive(self, "image_size", "patch", "width", "depth", "heads", "mlp_width")
+        multiple(self, "image_size", of="patch", why="the picture is cut into whole patches")
+        multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
+        not_empty(self, "weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -37,6 +45,12 @@ class QFormer:
     vocabulary: int | None = None  # none: what the tokenizer has
     weights: str | None = None  # BERT weights to start from; none: random
 
+    def __post_init__(self) -> None:
+        positive(self, "layers", "width", "heads", "mlp_width", "queries", "cross_every", "positions", "vocabulary")
+        multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
+        below_one(self, "dropout")
+        not_empty(self, "weights")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
@@ -47,6 +61,13 @@ class Text:
     processor: Literal["blip", "plain"] = "blip"  # blip is for English only
     language_token: bool = False  # second token tells [EN] or [ZH]; never a target
 
+    def __post_init__(self) -> None:
+        not_empty(self, "tokenizer")
+        least = 4 if self.language_token else 3
+        if self.max_length < least:
+            tokens = "[CLS], the language token, a word and [SEP]" if self.language_token else "[CLS], a word and [SEP]"
+            raise FieldError("max_length", reason=f"must be at least {least} to hold {tokens}, found {self.max_length}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
@@ -54,3 +75,12 @@ class Model:
     qformer: QFormer = field(default_factory=QFormer)
     text: Text = field(default_factory=Text)
     contrastive_width: int = 256
+
+    def __post_init__(self) -> None:
+        positive(self, "contrastive_width")
+        if self.text.max_length > self.qformer.positions:
+            reason = (
+                f"{self.text.max_length} is longer than qformer.positions {self.qformer.positions}: "
+                "a token beyond the position table has no embedding"
+            )
+            raise FieldError("text.max_length", "qformer.positions", reason=reason)

@@ -1,10 +1,12 @@
 """The run itself: length, objective, optimizer, engine, checkpoints, logs, evaluation. `Config` is the whole YAML."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
 from vglm_train.config.data import Data
 from vglm_train.config.model import Model
+from vglm_train.config.rules import FieldError, below_one, not_empty, not_negative, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -15,6 +17,22 @@ class Length:
     steps: int | None = None
     samples: int | None = None
 
+    def __post_init__(self) -> None:
+        given = [name for name in ("epochs", "steps", "samples") if getattr(self, name) is not None]
+        if len(given) != 1:
+            found = " and ".join(given) or "none"
+            reason = f"give exactly one of epochs, steps, samples; found {found}"
+            raise FieldError(*(given or ["epochs"]), reason=f"{reason}. To replace one: run.length={{steps: 1000}}")
+        not_negative(self, "epochs", "steps", "samples")
+
+
+def samples(length: Length, epoch_samples: int, global_batch: int) -> int:
+    """`length` in samples, rounded up to whole steps of `global_batch`, so that an asked-for epoch is complete."""
+    if length.steps is not None:
+        return length.steps * global_batch
+    wanted = length.samples if length.samples is not None else (length.epochs or 0) * epoch_samples
+    return math.ceil(round(wanted / global_batch, 6)) * global_batch
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
@@ -24,6 +42,16 @@ class Run:
     seed: int = 42
     length: Length = field(default_factory=lambda: Length(epochs=10))
 
+    def __post_init__(self) -> None:
+        not_empty(self, "name", "folder")
+        if "/" in self.name or self.name in (".", ".."):
+            reason = f"{self.name!r} cannot name a folder below runs/; use a plain name, and run.folder for the place"
+            raise FieldError("name", reason=reason)
+        if not 0 <= self.seed < 2**63:
+            raise FieldError("seed", reason=f"must be from 0 to 2**63 - 1, found {self.seed}")
+        if not (self.length.epochs or self.length.steps or self.length.samples):
+            raise FieldError("length", reason="must be above 0: a run of no steps trains nothing")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contrastive:
@@ -31,16 +59,27 @@ class Contrastive:
     smoothing: float = 0.1
     gather: Literal["exact", "lavis"] = "exact"  # lavis: no gradient through other ranks' features
 
+    def __post_init__(self) -> None:
+        not_negative(self, "weight")
+        below_one(self, "smoothing")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
     weight: float = 1.0
+
+    def __post_init__(self) -> None:
+        not_negative(self, "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Captioning:
     weight: float = 1.0
     smoothing: float = 0.1
+
+    def __post_init__(self) -> None:
+        not_negative(self, "weight")
+        below_one(self, "smoothing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -49,6 +88,11 @@ class Objective:
     itm: Matching = field(default_factory=Matching)
     itg: Captioning = field(default_factory=Captioning)
     mean: Literal["global", "micro"] = "global"  # micro: each rank's micro-batch counts the same, as LAVIS
+
+    def __post_init__(self) -> None:
+        if self.itc.weight == self.itm.weight == self.itg.weight == 0:
+            names = ("itc.weight", "itm.weight", "itg.weight")
+            raise FieldError(*names, reason="all loss weights are 0: nothing would be learned; give one above 0")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -66,6 +110,17 @@ class Optim:
     decay_rule: Literal["matrices", "lavis"] = "matrices"  # lavis: temperature and queries are decayed too
     clip: float | None = 1.0  # largest gradient norm; none: no clipping
 
+    def __post_init__(self) -> None:
+        positive(self, "lr", "eps")
+        not_negative(self, "min_lr", "warmup_lr", "weight_decay")
+        for name in ("min_lr", "warmup_lr"):
+            if getattr(self, name) > self.lr:
+                raise FieldError(name, "lr", reason=f"{getattr(self, name)} is above the peak, lr {self.lr}")
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise FieldError("betas", reason=f"each must be at least 0 and below 1, found {list(self.betas)}")
+        if self.clip is not None and self.clip <= 0:
+            raise FieldError("clip", reason=f"must be above 0, or null for no clipping; found {self.clip}")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
@@ -77,12 +132,26 @@ class Engine:
     backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl where there are GPUs
     max_skipped: int = 20  # not-finite steps in a row before the run stops
 
+    def __post_init__(self) -> None:
+        if self.zero not in (1, 2):
+            reasons = {
+                0: "stage 0 reports no gradient norm and its bf16 weights lag one Adam step behind",
+                3: "stage 3 splits the weights, which is unproven with several Q-Former passes in one step",
+            }
+            why = reasons.get(self.zero, "there is no such stage")
+            raise FieldError("zero", reason=f"must be 1 or 2, found {self.zero}: {why}")
+        positive(self, "micro_batch", "max_skipped")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
     every: int = 1000  # steps
     keep: int = 2
     best: str | None = None  # a metric such as eval/r_mean; its best step is kept as well
+
+    def __post_init__(self) -> None:
+        positive(self, "every", "keep")
+        not_empty(self, "best")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,11 +160,17 @@ class Wandb:
     project: str = "vglm_train"
     entity: str | None = None
 
+    def __post_init__(self) -> None:
+        not_empty(self, "project", "entity")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
     every: int = 10  # steps
     wandb: Wandb = field(default_factory=Wandb)
+
+    def __post_init__(self) -> None:
+        positive(self, "every")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +179,10 @@ class Evaluate:
     images: int = 1000  # validation images at most, in shard order
     rerank: int = 16  # candidates re-scored by ITM; 0: ITC only
     table: int = 16  # validation images shown in the W&B table
+
+    def __post_init__(self) -> None:
+        positive(self, "every", "images")
+        not_negative(self, "rerank", "table")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
