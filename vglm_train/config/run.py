@@ -1,6 +1,5 @@
 """The run itself: length, objective, optimizer, engine, checkpoints, logs, evaluation. `Config` is the whole YAML."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -25,13 +24,11 @@ class Length:
             raise FieldError(*(given or ["epochs"]), reason=f"{reason}. To replace one: run.length={{steps: 1000}}")
         not_negative(self, "epochs", "steps", "samples")
 
-
-def samples(length: Length, epoch_samples: int, global_batch: int) -> int:
-    """`length` in samples, rounded up to whole steps of `global_batch`, so that an asked-for epoch is complete."""
-    if length.steps is not None:
-        return length.steps * global_batch
-    wanted = length.samples if length.samples is not None else (length.epochs or 0) * epoch_samples
-    return math.ceil(round(wanted / global_batch, 6)) * global_batch
+    def samples_of(self, epoch_samples: int, global_batch: int) -> int:
+        """This length in samples, not rounded to steps. `epoch_samples`: samples of one epoch over all sources."""
+        if self.steps is not None:
+            return self.steps * global_batch
+        return self.samples if self.samples is not None else round((self.epochs or 0) * epoch_samples)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

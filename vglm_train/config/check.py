@@ -1,0 +1,113 @@
+"""Rules across sections, each with its reason. Rules within a section stand in that section's `__post_init__`.
+
+All raise FieldError with whole field names; within `config.load.located` it names file and line too.
+
+Allowed on purpose: a language token with one language (such a run can continue a bilingual one), one source name in
+both train and validation, a frozen encoder in fp16 beside bf16 or fp32 training (LAVIS runs it so).
+"""
+
+from dataclasses import dataclass
+
+from vglm_train.config.data import Data
+from vglm_train.config.model import Text
+from vglm_train.config.rules import FieldError
+from vglm_train.config.run import Config, Length
+
+ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """How a global batch is shared: global_batch = world * micro * accumulation."""
+
+    micro: int  # rows of one rank in one forward
+    accumulation: int  # forwards of one rank in one step
+
+
+def split(config: Config, world: int) -> Split:
+    """Share data.global_batch among `world` processes. FieldError, with what would work, where it does not divide."""
+    batch, micro = config.data.global_batch, config.engine.micro_batch
+    unit = world * (micro or 1)
+    if batch % unit:
+        shares = f"{world} process{'es' * (world > 1)}" + (f" x engine.micro_batch {micro}" if micro else "")
+        near = [n for n in (batch // unit * unit, (batch // unit + 1) * unit) if n]
+        reason = f"{batch} cannot be shared evenly by {shares}. Nearest that can: {' or '.join(map(str, near))}"
+        if micro and batch % world == 0:
+            reason += f"; or engine.micro_batch {_largest_divisor(batch // world, micro)}"
+        raise FieldError("data.global_batch", "engine.micro_batch", reason=reason)
+    return Split(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
+
+
+def check(config: Config, world: int) -> None:
+    """What needs no data: batch shares, languages, evaluation, lengths that are not in epochs. Raises FieldError."""
+    if not config.data.train:
+        raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
+    _check_candidates(config, split(config, world), world)
+    _check_languages(config.data, config.model.text)
+    _check_evaluation(config)
+    if config.run.length.epochs is None and config.optim.warmup.epochs is None:
+        check_length(config, epoch_samples=0)
+
+
+def check_length(config: Config, epoch_samples: int) -> None:
+    """What needs the number of samples in an epoch: at least one step, warm-up no longer than the run."""
+    length, warmup, batch = config.run.length, config.optim.warmup, config.data.global_batch
+    total = length.samples_of(epoch_samples, batch)
+    if total < batch:
+        reason = f"{_words(length)} is {total} samples, less than one step of data.global_batch {batch}"
+        raise FieldError("run.length", "data.global_batch", reason=reason)
+    rising = warmup.samples_of(epoch_samples, batch)
+    if rising > total:
+        reason = (
+            f"a warm-up of {_words(warmup)} is longer than the run of {_words(length)} "
+            f"({rising} against {total} samples): the peak rate would never be reached"
+        )
+        raise FieldError("optim.warmup", "run.length", reason=reason)
+
+
+def _check_candidates(config: Config, cut: Split, world: int) -> None:
+    """ITC and ITM take their negatives from the rows that all ranks run at once, never across micro-batches."""
+    if world * cut.micro < 2 and (config.objective.itc.weight or config.objective.itm.weight):
+        reason = "one row at a time has no other row to be told apart from; ITC and ITM need at least 2 in all ranks"
+        field = "engine.micro_batch" if config.engine.micro_batch else "data.global_batch"
+        raise FieldError(field, reason=reason)
+
+
+def _check_languages(data: Data, text: Text) -> None:
+    if "zh" not in data.languages:
+        return
+    if text.processor == "blip":
+        reason = (
+            "blip is for English only: it cuts at spaces, so that a Chinese sentence is one word, and strips "
+            "punctuation; data.languages has zh, so use plain"
+        )
+        raise FieldError("model.text.processor", "data.languages", reason=reason)
+    if text.tokenizer in ENGLISH_TOKENIZERS:
+        reason = (
+            f"{text.tokenizer} is an English vocabulary: most Chinese characters would become [UNK]; data.languages "
+            "has zh, so use bert-base-chinese, bert-base-multilingual-cased or an own vocab.txt"
+        )
+        raise FieldError("model.text.tokenizer", "data.languages", reason=reason)
+
+
+def _check_evaluation(config: Config) -> None:
+    best, every = config.checkpoint.best, config.evaluate.every
+    if every is not None and not config.data.validation:
+        reason = "is empty, but evaluate.every asks for scores during training; give a source, or evaluate.every null"
+        raise FieldError("data.validation", "evaluate.every", reason=reason)
+    if best is not None and every is None:
+        reason = f"keeps the step with the best {best}, but evaluate.every is null: nothing is scored during training"
+        raise FieldError("checkpoint.best", "evaluate.every", reason=reason)
+    if best is not None and not best.startswith("eval/"):
+        reason = f"{best!r} is not an evaluation metric; their names begin with eval/, for example eval/r_mean"
+        raise FieldError("checkpoint.best", reason=reason)
+
+
+def _words(length: Length) -> str:
+    if length.epochs is not None:
+        return f"{length.epochs:g} epochs"
+    return f"{length.steps} steps" if length.steps is not None else f"{length.samples} samples"
+
+
+def _largest_divisor(number: int, limit: int) -> int:
+    return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)
