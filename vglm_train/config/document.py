@@ -113,7 +113,7 @@ def _yamls(folder: Path) -> list[Path]:
 def _refuse_tabs(text: str, path: Path) -> None:
     for number, line in enumerate(text.splitlines(), 1):
         indent = line[: len(line) - len(line.lstrip())]
-        if "\t" in indent and line.strip() and not line.lstrip().startswith("#"):
+        if "\t" in indent:
             raise UserError(f"{path}:{number}: a tab in the indentation; YAML wants spaces (two a level)")
 
 

@@ -1,0 +1,125 @@
+"""Combinations across sections that cannot be, each refused with its reason and what would work."""
+
+import pytest
+
+from vglm_train.config.check import check, check_length, split
+from vglm_train.config.load import load, located
+from vglm_train.config.rules import FieldError
+from vglm_train.errors import UserError
+
+RUN = """\
+run:
+  name: small
+  length: {steps: 100}
+data:
+  train:
+    - {name: photos, shards: shards/photos}
+  global_batch: 24
+optim:
+  warmup: {steps: 10}
+"""
+
+
+@pytest.fixture
+def run(tmp_path, monkeypatch):
+    """Load the run above, with overrides."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text(RUN)
+    return lambda *overrides: load("run.yaml", overrides)
+
+
+def refusal(config, world=1) -> FieldError:
+    with pytest.raises(FieldError) as caught:
+        check(config, world)
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("world", "micro", "expected"),
+    [(1, None, (24, 1)), (2, None, (12, 1)), (24, None, (1, 1)), (2, 4, (4, 3)), (4, 6, (6, 1)), (1, 8, (8, 3))],
+)
+def test_the_global_batch_is_shared_whole(run, world, micro, expected):
+    cut = split(run(f"engine.micro_batch={micro or 'null'}"), world)
+    assert (cut.micro, cut.accumulation) == expected
+    assert cut.micro * cut.accumulation * world == 24
+
+
+def test_a_batch_that_does_not_divide_names_what_would(run):
+    error = refusal(run(), world=7)
+    assert error.fields[0] == "data.global_batch"
+    assert error.reason == "24 cannot be shared evenly by 7 processes. Nearest that can: 21 or 28"
+    error = refusal(run("engine.micro_batch=5"), world=2)
+    assert "2 processes x engine.micro_batch 5" in error.reason
+    assert "20 or 30; or engine.micro_batch 4" in error.reason
+    assert "Nearest that can: 32" in refusal(run(), world=32).reason
+
+
+def test_the_error_names_the_line(run):
+    config = run()
+    with pytest.raises(UserError) as caught, located("run.yaml"):
+        check(config, 7)
+    assert str(caught.value).startswith("run.yaml:7: data.global_batch: 24 cannot be shared")
+    config = run("engine.micro_batch=5")
+    with pytest.raises(UserError) as caught, located("run.yaml", ["engine.micro_batch=5"]):
+        check(config, 1)
+    assert str(caught.value).startswith("override engine.micro_batch=5: data.global_batch: 24 cannot be shared")
+
+
+def test_no_training_source(run):
+    assert refusal(run("data.train=[]")).fields == ("data.train",)
+
+
+def test_warm_up_longer_than_the_run(run):
+    error = refusal(run("optim.warmup={steps: 101}"))
+    assert error.fields[0] == "optim.warmup"
+    assert "101 steps is longer than the run of 100 steps" in error.reason
+    assert refusal(run("optim.warmup={samples: 2401}")).fields[0] == "optim.warmup"
+    check(run("optim.warmup={samples: 2400}"), 1)
+
+
+def test_lengths_in_epochs_wait_for_the_data(run):
+    config = run("run.length={epochs: 2}")
+    check(config, 1)
+    check_length(config, epoch_samples=120)
+    with pytest.raises(FieldError, match="longer than the run of 2 epochs") as caught:
+        check_length(config, epoch_samples=119)
+    assert caught.value.fields == ("optim.warmup", "run.length")
+    with pytest.raises(FieldError, match="less than one step of"):
+        check_length(run("run.length={epochs: 0.5}", "optim.warmup={steps: 0}"), epoch_samples=40)
+
+
+def test_a_run_of_less_than_a_step(run):
+    assert "less than one step" in refusal(run("run.length={samples: 23}")).reason
+
+
+def test_chinese_needs_a_text_side_that_knows_it(run):
+    error = refusal(run("data.languages=[en, zh]"))
+    assert error.fields[0] == "model.text.processor"
+    assert "English only" in error.reason
+    assert error.reason.endswith("so use plain")
+    error = refusal(run("data.languages=[zh]", "model.text.processor=plain"))
+    assert error.fields[0] == "model.text.tokenizer"
+    assert "[UNK]" in error.reason
+    check(run("data.languages=[zh]", "model.text.processor=plain", "model.text.tokenizer=bert-base-chinese"), 1)
+
+
+def test_evaluation_during_training_needs_data(run):
+    assert refusal(run("evaluate.every=10")).fields[0] == "data.validation"
+    validation = "data.validation=[{name: photos, shards: b}]"
+    assert refusal(run("checkpoint.best=eval/r_mean", validation)).fields == ("checkpoint.best", "evaluate.every")
+    error = refusal(run("checkpoint.best=train/loss", validation, "evaluate.every=10"))
+    assert "not an evaluation metric" in error.reason
+    check(run("checkpoint.best=eval/r_mean", validation, "evaluate.every=10"), 1)
+
+
+def test_one_row_at_a_time_has_no_negatives(run):
+    assert refusal(run("engine.micro_batch=1")).fields[0] == "engine.micro_batch"
+    assert refusal(run("data.global_batch=1")).fields[0] == "data.global_batch"
+    check(run("engine.micro_batch=1"), 2)
+    check(run("engine.micro_batch=1", "objective.itc.weight=0", "objective.itm.weight=0"), 1)
+
+
+def test_combinations_that_are_allowed(run):
+    check(run("model.text.language_token=true"), 1)
+    check(run("model.vision.dtype=fp16", "engine.precision=fp32"), 1)
+    check(run("data.validation=[{name: photos, shards: shards/photos}]"), 1)
