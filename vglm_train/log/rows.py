@@ -1,0 +1,123 @@
+"""metrics.jsonl and tables/: what a run has logged, on disk. The truth that every other view is rebuilt from."""
+
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+
+Row = dict[str, float]
+Cell = Image.Image | str | float
+
+METRICS = "metrics.jsonl"
+TABLES = "tables"
+
+
+def to_line(step: int, row: Row) -> str:
+    """One JSON object and a newline. What is not finite becomes null: JSON has no NaN."""
+    finite = {name: value if math.isfinite(value) else None for name, value in row.items()}
+    return json.dumps({"step": step, **finite}) + "\n"
+
+
+def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
+    """(step, row) of each line; null becomes NaN. A line cut short by a kill is passed over, no file is no rows."""
+    if not path.exists():
+        return
+    with path.open("rb") as file:
+        for line in file:
+            values = _parse(line)
+            if values is not None:
+                step = values.pop("step")
+                yield step, {name: math.nan if value is None else value for name, value in values.items()}
+
+
+def _parse(line: bytes) -> dict | None:
+    if not line.endswith(b"\n"):
+        return None
+    try:
+        values = json.loads(line)
+    except ValueError:
+        return None
+    return values if isinstance(values, dict) and isinstance(values.get("step"), int) else None
+
+
+def cut_back(path: Path, step: int) -> None:
+    """Keep the rows up to `step`; the file is replaced in one move, or not touched where nothing changes."""
+    if not path.exists():
+        return
+    lines = path.read_bytes().splitlines(keepends=True)
+    kept = [line for line in lines if (values := _parse(line)) is not None and values["step"] <= step]
+    if len(kept) == len(lines):
+        return
+    aside = path.with_name(path.name + ".new")
+    with aside.open("wb") as file:
+        file.writelines(kept)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(aside, path)
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """A logged table; `folder` holds its table.json and pictures."""
+
+    step: int
+    name: str
+    folder: Path
+
+    def read(self) -> tuple[list[str], list[list[Cell]]]:
+        """Columns and rows as they were logged; pictures have been through JPEG."""
+        content = json.loads((self.folder / "table.json").read_text(encoding="utf-8"))
+        return content["columns"], [[self._cell(cell) for cell in row] for row in content["rows"]]
+
+    def _cell(self, cell: str | float | dict) -> Cell:
+        if isinstance(cell, dict):
+            with Image.open(self.folder / cell["image"]) as image:
+                return image.convert("RGB")
+        return cell
+
+
+def write_table(folder: Path, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+    """Store a table below the run `folder`, complete or not at all."""
+    place = _place(folder, step, name)
+    aside = place.with_name(place.name + ".new")
+    shutil.rmtree(aside, ignore_errors=True)
+    shutil.rmtree(place, ignore_errors=True)
+    aside.mkdir(parents=True)
+    stored = [[_store(cell, aside, f"{i}-{j}.jpg") for j, cell in enumerate(row)] for i, row in enumerate(rows)]
+    content = {"step": step, "name": name, "columns": list(columns), "rows": stored}
+    (aside / "table.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
+    os.rename(aside, place)
+
+
+def read_tables(folder: Path) -> list[Table]:
+    """Complete tables of the run `folder`, by step and name."""
+    found = []
+    for path in (folder / TABLES).glob("step-*/*/table.json"):
+        if path.parent.suffix == ".new":
+            continue
+        content = json.loads(path.read_text(encoding="utf-8"))
+        found.append(Table(content["step"], content["name"], path.parent))
+    return sorted(found, key=lambda table: (table.step, table.name))
+
+
+def cut_back_tables(folder: Path, step: int) -> None:
+    """Remove tables of later steps."""
+    for path in (folder / TABLES).glob("step-*"):
+        if int(path.name.removeprefix("step-")) > step:
+            shutil.rmtree(path)
+
+
+def _place(folder: Path, step: int, name: str) -> Path:
+    return folder / TABLES / f"step-{step:08d}" / name.replace("/", "_")
+
+
+def _store(cell: Cell, folder: Path, name: str) -> str | float | dict:
+    if isinstance(cell, Image.Image):
+        cell.convert("RGB").save(folder / name, quality=90)
+        return {"image": name}
+    return cell

@@ -1,0 +1,93 @@
+"""Speed of a run between two log steps: samples, tokens, waiting for data, memory, share of the hardware's peak."""
+
+import resource
+import sys
+import time
+from collections.abc import Callable
+
+import torch
+
+GIB = 2**30
+
+# Dense 16-bit peak in FLOP/s by a part of the device name; the first that occurs wins. NVIDIA's data sheets:
+# tensor-core rates without sparsity, bf16, and fp16 for V100 and T4, which have no bf16.
+PEAK_FLOPS = (
+    ("H200", 989e12),
+    ("H100 NVL", 835e12),
+    ("H100 PCIe", 756e12),
+    ("H100", 989e12),
+    ("H20", 148e12),
+    ("B200", 2250e12),
+    ("A100", 312e12),
+    ("A800", 312e12),
+    ("L40S", 362e12),
+    ("L4", 121e12),
+    ("A40", 150e12),
+    ("A10G", 70e12),
+    ("A10", 125e12),
+    ("RTX 6000 Ada", 364e12),
+    ("A6000", 155e12),
+    ("RTX 4090", 165e12),
+    ("RTX 3090", 71e12),
+    ("V100", 125e12),
+    ("T4", 65e12),
+)
+
+
+def peak_flops(device_name: str) -> float | None:
+    """Dense 16-bit peak of one GPU in FLOP/s, or None when the name is not in the table."""
+    words = f" {device_name.replace('-', ' ')} "
+    return next((peak for part, peak in PEAK_FLOPS if f" {part} " in words), None)
+
+
+class Throughput:
+    """Counts what happens between two rows. Rank 0's clock speaks for all: steps are collective."""
+
+    def __init__(
+        self,
+        device: torch.device,
+        world: int,
+        flops_per_sample: float | None = None,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        """`flops_per_sample`: forward and backward of one sample; None leaves `perf/mfu` out."""
+        self.device, self.clock = device, clock
+        peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
+        self._flops = flops_per_sample / (peak * world) if flops_per_sample and peak else None
+        self.restart()
+
+    def restart(self) -> None:
+        """Forget what was counted; call it after an evaluation or a save, whose time is not training's."""
+        self._start, self._samples, self._waited = self.clock(), 0, 0.0
+
+    def step(self, samples: int, waited: float) -> None:
+        """One step: `samples` of all ranks, `waited` seconds of this rank for data."""
+        self._samples += samples
+        self._waited += waited
+
+    def row(self, tokens: float | None = None) -> dict[str, float]:
+        """`perf/...` since the last row. `tokens`: text tokens of all ranks in that time.
+
+        Call it after the step's one host copy, so that the clock covers the device's work. MFU counts 16-bit peak.
+        """
+        seconds = max(self.clock() - self._start, 1e-9)
+        rate = self._samples / seconds
+        row = {
+            "perf/samples_per_second": rate,
+            "perf/data_wait_fraction": min(1.0, self._waited / seconds),
+            "perf/memory_gib": peak_memory(self.device) / GIB,
+        }
+        if tokens is not None:
+            row["perf/tokens_per_second"] = tokens / seconds
+        if self._flops is not None:
+            row["perf/mfu"] = rate * self._flops
+        self.restart()
+        return row
+
+
+def peak_memory(device: torch.device) -> int:
+    """Most bytes held so far: by tensors on a GPU, by the whole process on a CPU."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux, in bytes on macOS
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
