@@ -107,9 +107,15 @@ def test_evaluation_during_training_needs_data(run):
     assert refusal(run("evaluate.every=10")).fields[0] == "data.validation"
     validation = "data.validation=[{name: photos, shards: b}]"
     assert refusal(run("checkpoint.best=eval/r_mean", validation)).fields == ("checkpoint.best", "evaluate.every")
-    error = refusal(run("checkpoint.best=train/loss", validation, "evaluate.every=10"))
-    assert "not an evaluation metric" in error.reason
-    check(run("checkpoint.best=eval/r_mean", validation, "evaluate.every=10"), 1)
+    every = "evaluate.every=10"
+    error = refusal(run("checkpoint.best=eval/en_12t_r1", validation, every))
+    assert "'eval/en_12t_r1' is none of this run's evaluation scores; did you mean eval/en_i2t_r1?" in error.reason
+    assert "eval/r_mean, eval/en_i2t_r1, " in error.reason
+    assert "shuffled" not in error.reason
+    assert refusal(run("checkpoint.best=eval/zh_i2t_r1", validation, every)).fields[0] == "checkpoint.best"
+    assert refusal(run("checkpoint.best=eval/en_rerank_i2t_r1", validation, every, "evaluate.rerank=0")).reason
+    for best in ("eval/r_mean", "eval/en_t2i_r10", "eval/en_rerank_i2t_r1", "eval/en_itm_accuracy"):
+        check(run(f"checkpoint.best={best}", validation, every), 1)
 
 
 def test_one_row_at_a_time_has_no_negatives(run):

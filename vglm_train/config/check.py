@@ -6,6 +6,7 @@ Allowed on purpose: a language token with one language (such a run can continue 
 both train and validation, a frozen encoder in fp16 beside bf16 or fp32 training (LAVIS runs it so).
 """
 
+import difflib
 from dataclasses import dataclass
 
 from vglm_train.config.data import Data
@@ -98,9 +99,20 @@ def _check_evaluation(config: Config) -> None:
     if best is not None and every is None:
         reason = f"keeps the step with the best {best}, but evaluate.every is null: nothing is scored during training"
         raise FieldError("checkpoint.best", "evaluate.every", reason=reason)
-    if best is not None and not best.startswith("eval/"):
-        reason = f"{best!r} is not an evaluation metric; their names begin with eval/, for example eval/r_mean"
-        raise FieldError("checkpoint.best", reason=reason)
+    known = scores(config)
+    if best is not None and best not in known:
+        near = difflib.get_close_matches(best, known, 1, 0.4)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        reason = f"{best!r} is none of this run's evaluation scores{hint} They are: {', '.join(known)}"
+        raise FieldError("checkpoint.best", "data.languages", "evaluate.rerank", reason=reason)
+
+
+def scores(config: Config) -> list[str]:
+    """Names of the scores a run can choose its best step by; more is better in all of them."""
+    kinds = ("", "rerank_") if config.evaluate.rerank else ("",)
+    recalls = [f"{kind}{way}_r{k}" for kind in kinds for way in ("i2t", "t2i") for k in (1, 5, 10)]
+    names = [f"eval/{language}_{name}" for language in config.data.languages for name in (*recalls, "itm_accuracy")]
+    return ["eval/r_mean", *names]
 
 
 def _words(length: Length) -> str:

@@ -1,0 +1,215 @@
+"""Every shipped YAML loads, survives being written out, keeps all rules, and builds what was published."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+
+from vglm_train.config.check import check, check_length, split
+from vglm_train.config.load import dump, load
+from vglm_train.config.run import Config
+from vglm_train.model.alignment import Alignment, build_alignment
+
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
+YAMLS = sorted(CONFIGS.rglob("*.yaml"))
+PRESETS = sorted((CONFIGS / "pretrain").glob("*_stage1.yaml"))
+BERT_UNCASED = 30522 + 1  # and [DEC]
+BERT_MULTILINGUAL = 119547 + 3  # and [DEC], [EN], [ZH]
+VOCABULARIES = {"bert-base-uncased": BERT_UNCASED, "bert-base-multilingual-cased": BERT_MULTILINGUAL}
+
+
+def name(path: Path) -> str:
+    return path.relative_to(CONFIGS).as_posix()
+
+
+def meta_model(config: Config, vocabulary: int) -> Alignment:
+    with torch.device("meta"):
+        return build_alignment(config.model, vocabulary, config.data.image.mean, config.data.image.std)
+
+
+def count(module: torch.nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def linear(inputs: int, outputs: int) -> int:
+    return inputs * outputs + outputs
+
+
+def norm(width: int) -> int:
+    return 2 * width
+
+
+def eva_g() -> int:
+    """EVA ViT-g/14 at 224 px without its last block and its final norm."""
+    width, mlp, tokens = 1408, 6144, 1 + (224 // 14) ** 2
+    block = linear(width, 3 * width) + linear(width, width) + linear(width, mlp) + linear(mlp, width) + 2 * norm(width)
+    return 3 * 14 * 14 * width + width + width + tokens * width + 39 * block
+
+
+def qformer_query_side() -> int:
+    """What a Q-Former without text is made of: queries, shared attention, query feed-forwards, 6 cross-attentions."""
+    width, mlp = 768, 3072
+    attention = 4 * linear(width, width) + norm(width)
+    feed_forward = linear(width, mlp) + linear(mlp, width) + norm(width)
+    cross = 2 * linear(width, width) + 2 * linear(1408, width) + norm(width)
+    return 32 * width + norm(width) + 12 * (attention + feed_forward) + 6 * cross
+
+
+def qformer_text_side(vocabulary: int) -> int:
+    """Words, positions and a feed-forward of its own in each block; attention is shared with the queries."""
+    width, mlp = 768, 3072
+    return (vocabulary + 512) * width + 12 * (linear(width, mlp) + linear(mlp, width) + norm(width))
+
+
+def heads(vocabulary: int) -> int:
+    """Image norm, two contrastive projections, matching, captioning tied to the words, temperature."""
+    captioning = linear(768, 768) + norm(768) + vocabulary
+    return norm(1408) + 2 * linear(768, 256) + linear(768, 2) + captioning + 1
+
+
+def test_there_are_configs_to_test():
+    assert {name(path) for path in PRESETS} == {
+        f"pretrain/{recipe}_stage1.yaml" for recipe in ("blip2_paper", "lavis", "visualglm")
+    }
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name)
+def test_loads_writes_out_and_keeps_the_rules(path, tmp_path):
+    config = load(path)
+    check(config, world=1)
+    check_length(config, epoch_samples=100 * config.data.global_batch * 1000)
+    written = tmp_path / "config.yaml"
+    written.write_text(dump(config), encoding="utf-8")
+    assert load(written) == config
+    assert dump(load(written)) == dump(config)
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name)
+def test_writing_out_keeps_every_single_change(path, tmp_path):
+    """Equality above could hold by defaults alone: change each leaf that may change freely and look again."""
+    config = load(path)
+    written = tmp_path / "config.yaml"
+    for changed in one_leaf_changed(config):
+        written.write_text(dump(changed), encoding="utf-8")
+        assert load(written) == changed
+        assert changed != config
+
+
+def one_leaf_changed(config: Config):
+    for section in dataclasses.fields(config):
+        value = getattr(config, section.name)
+        for field in dataclasses.fields(value):
+            leaf = getattr(value, field.name)
+            other = {bool: lambda x: not x, str: lambda x: x + " 照片: #1", float: lambda x: x * 0.7}.get(type(leaf))
+            if other is None or "Literal" in str(field.type):
+                continue
+            try:
+                yield dataclasses.replace(
+                    config, **{section.name: dataclasses.replace(value, **{field.name: other(leaf)})}
+                )
+            except ValueError:  # out of range now
+                continue
+
+
+@pytest.mark.parametrize("path", YAMLS, ids=name)
+def test_builds_on_the_meta_device(path):
+    config = load(path)
+    model = meta_model(config, VOCABULARIES.get(config.model.text.tokenizer, BERT_UNCASED))
+    assert all(parameter.is_meta for parameter in model.parameters())
+    assert not any(parameter.requires_grad for parameter in model.vision.parameters())
+
+
+@pytest.mark.parametrize("path", PRESETS, ids=name)
+def test_presets_have_the_published_sizes(path):
+    config = load(path)
+    vocabulary = VOCABULARIES[config.model.text.tokenizer]
+    model = meta_model(config, vocabulary)
+    assert count(model.vision) == eva_g() == 985_949_440  # "EVA about 986 M", VisualGLM-6B
+    assert count(model.qformer) == qformer_query_side() + qformer_text_side(vocabulary)
+    trained = sum(parameter.numel() for _, parameter in model.trained_parameters())
+    assert trained == count(model.qformer) + heads(vocabulary)
+    assert trained == count(model) - count(model.vision)
+
+
+def test_published_sizes_in_figures():
+    assert qformer_query_side() == pytest.approx(105.2e6, rel=1e-3)  # released VisualGLM-6B, query side only
+    trained = qformer_query_side() + qformer_text_side(BERT_UNCASED) + heads(BERT_UNCASED)
+    assert trained == 186_705_470
+    assert trained == pytest.approx(188e6, rel=0.01)  # BLIP-2 paper, in round millions
+
+
+PUBLISHED = {
+    "blip2_paper": {
+        "run.length.steps": 250_000,
+        "data.global_batch": 1680,
+        "data.image.flip": True,
+        "data.image.crop_scale": (0.5, 1.0),
+        "data.languages": ("en",),
+        "model.vision.image_size": 224,
+        "model.qformer.queries": 32,
+        "model.text.max_length": 32,
+        "model.text.processor": "blip",
+        "objective.itc.gather": "exact",
+        "objective.mean": "global",
+        "optim.lr": 1e-4,
+        "optim.min_lr": 1e-5,
+        "optim.warmup.steps": 2000,
+        "optim.decay": "cosine",
+        "optim.betas": (0.9, 0.98),
+        "optim.weight_decay": 0.05,
+        "optim.clip": None,
+    },
+    "lavis": {
+        "run.length.epochs": 10,
+        "run.seed": 42,
+        "data.global_batch": 1600,
+        "data.workers": 4,
+        "model.vision.dtype": "fp16",
+        "objective.itc.gather": "lavis",
+        "objective.itc.smoothing": 0.1,
+        "objective.itg.smoothing": 0.1,
+        "objective.mean": "micro",
+        "optim.lr": 1e-4,
+        "optim.min_lr": 1e-5,
+        "optim.warmup_lr": 1e-6,
+        "optim.warmup.steps": 5000,
+        "optim.decay": "cosine_per_epoch",
+        "optim.betas": (0.9, 0.999),
+        "optim.weight_decay": 0.05,
+        "optim.decay_rule": "lavis",
+        "optim.clip": None,
+    },
+    "visualglm": {
+        "data.languages": ("en", "zh"),
+        "model.text.processor": "plain",
+        "model.text.language_token": True,
+        "model.vision.width": 1408,
+        "model.vision.depth": 39,
+        "model.vision.heads": 16,
+        "model.vision.mlp_width": 6144,
+        "model.qformer.layers": 12,
+        "model.qformer.width": 768,
+        "model.qformer.queries": 32,
+        "model.qformer.cross_every": 2,
+        "data.global_batch": 1680,
+        "optim.betas": (0.9, 0.98),
+    },
+}
+
+
+@pytest.mark.parametrize("recipe", PUBLISHED)
+def test_presets_hold_the_published_values(recipe):
+    config = load(CONFIGS / "pretrain" / f"{recipe}_stage1.yaml")
+    for key, value in PUBLISHED[recipe].items():
+        found = config
+        for part in key.split("."):
+            found = getattr(found, part)
+        assert found == value, key
+
+
+@pytest.mark.parametrize(("recipe", "rows"), [("blip2_paper", 105), ("lavis", 100), ("visualglm", 105)])
+def test_presets_run_on_the_published_sixteen_gpus(recipe, rows):
+    config = load(CONFIGS / "pretrain" / f"{recipe}_stage1.yaml")
+    check(config, world=16)
+    assert split(config, world=16).micro == rows
