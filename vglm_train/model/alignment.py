@@ -1,0 +1,130 @@
+"""Stage one's composite: frozen image encoder, trained norm, Q-Former and the heads of its three losses.
+
+n images or pairs, b rows, p image tokens, c image width, q queries, t text places, d Q-Former width, e contrastive
+width, v vocabulary.
+"""
+
+from collections.abc import Iterator, Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vglm_train.config.model import Model
+from vglm_train.model.norm import LayerNorm
+from vglm_train.model.qformer.layers import EPS
+from vglm_train.model.qformer.qformer import Cache, Keys, QFormer
+from vglm_train.model.vision import VisionEncoder, build_vision
+
+TEMPERATURE = 0.07
+
+
+class CaptionHead(nn.Module):
+    """BERT's masked-language head; the decoder is tied to the word embeddings, which are passed in."""
+
+    def __init__(self, width: int, vocabulary: int) -> None:
+        super().__init__()
+        self.transform = nn.Linear(width, width)
+        self.norm = LayerNorm(width, EPS)
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        nn.init.normal_(self.transform.weight, std=0.02)
+        nn.init.zeros_(self.transform.bias)
+
+    def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
+        """[b,t,d] and word embeddings [v,d] -> logits [b,t,v]."""
+        return F.linear(self.norm(F.gelu(self.transform(hidden))), words, self.bias)
+
+
+class Alignment(nn.Module):
+    """Everything stage one computes with; it holds no loss and knows no other process.
+
+    Image side: `encode_image` -> `image_keys` -> `qformer.queries` -> `image_embeds`. Text side: `text_embeds`.
+    Scores of a pair: `match_logits`. Words: `caption_logits`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        qformer: QFormer,
+        contrastive_width: int,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__()
+        assert qformer.embeddings is not None
+        vocabulary, width = qformer.embeddings.words.weight.shape
+        self.vision = vision
+        self.vision_norm = LayerNorm(vision.width, 1e-5)
+        self.qformer = qformer
+        self.image_projection = nn.Linear(width, contrastive_width)
+        self.text_projection = nn.Linear(width, contrastive_width)
+        self.matching_head = nn.Linear(width, 2)
+        self.caption_head = CaptionHead(width, vocabulary)
+        self.temperature = nn.Parameter(torch.full((1,), TEMPERATURE))  # [1]: DeepSpeed refuses 0-d parameters
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """[n,3,h,w] -> frozen features [n,p,c] without gradient, in the encoder's dtype.
+
+        uint8 pixels are normalised here, on the device; floating point ones are taken as normalised.
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
+        return self.vision(pixels)
+
+    def image_keys(self, features: Tensor) -> Keys:
+        """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images."""
+        weight = self.vision_norm.weight
+        return self.qformer.image_keys(self.vision_norm(features.to(weight.dtype)))
+
+    def image_embeds(self, queries: Tensor) -> Tensor:
+        """The Q-Former's queries [n,q,d] -> unit vectors [n,q,e], fp32."""
+        return _unit(self.image_projection, queries)
+
+    def text_embeds(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Sentences, ids [b,t] and mask [b,t] bool -> unit vectors of their first token [b,e], fp32."""
+        return _unit(self.text_projection, self.qformer.text(ids, mask)[:, 0])
+
+    def match_logits(self, keys: Keys, ids: Tensor, mask: Tensor) -> Tensor:
+        """Row i of `keys` with sentence i -> logits [n,2] (no match, match), mean over the queries, fp32."""
+        queries, _ = self.qformer.joint(keys, ids, mask)
+        with torch.autocast(queries.device.type, enabled=False):
+            return self.matching_head(queries.float().mean(1))  # the head is linear: its mean is the mean's head
+
+    def caption_logits(self, cache: Cache, ids: Tensor, mask: Tensor) -> Tensor:
+        """Next-word logits [b,t,v] of text that starts with [DEC] and sees the queries that left `cache`."""
+        assert self.qformer.embeddings is not None
+        return self.caption_head(self.qformer.caption(cache, ids, mask), self.qformer.embeddings.words.weight)
+
+    def embed_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """For evaluation: pixels [n,3,h,w] -> (frozen features [n,p,c], unit vectors [n,q,e])."""
+        features = self.encode_image(pixels)
+        return features, self.image_embeds(self.qformer.queries(self.image_keys(features))[0])
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of all that is trained, in the module's order."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def recompute(self, on: bool) -> None:
+        """Whether the Q-Former's activations are computed again in backward instead of kept."""
+        self.qformer.recompute = on
+
+
+def _unit(projection: nn.Linear, hidden: Tensor) -> Tensor:
+    with torch.autocast(hidden.device.type, enabled=False):
+        return F.normalize(projection(hidden.float()), dim=-1)
+
+
+def build_alignment(config: Model, vocabulary: int, mean: Sequence[float], std: Sequence[float]) -> Alignment:
+    """The model of this configuration with random weights, on torch's current default device (meta included).
+
+    `vocabulary`: the tokenizer's size, unless model.qformer.vocabulary says otherwise. Published weights are read
+    afterwards, by `checkpoint.pretrained.load_pretrained`.
+    """
+    size = config.qformer.vocabulary or vocabulary
+    qformer = QFormer(config.qformer, config.vision.width, size)
+    return Alignment(build_vision(config.vision), qformer, config.contrastive_width, mean, std)

@@ -1,0 +1,108 @@
+"""The parts of one Q-Former block: post-norm BERT layers (arXiv:1810.04805) with shared self-attention.
+
+n rows, s = q queries + t text places, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s or p,d/heads].
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vglm_train.config.model import QFormer
+from vglm_train.model.norm import LayerNorm
+
+KeyValue = tuple[Tensor, Tensor]
+EPS = 1e-12
+
+
+class Attention(nn.Module):
+    """What self- and cross-attention share: scaled dot products, output projection, residual, norm."""
+
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__()
+        self.heads, self.dropout = heads, dropout
+        self.output = nn.Linear(width, width)
+        self.norm = LayerNorm(width, EPS)
+
+    def attend(self, hidden: Tensor, q: Tensor, image: KeyValue, bias: Tensor | None) -> Tensor:
+        """hidden [n,s,d], q [n,heads,s,d/heads], bias broadcast to [n,heads,s,s'] -> [n,s,d]."""
+        dropout = self.dropout if self.training else 0.0
+        x = F.scaled_dot_product_attention(q, *image, attn_mask=bias, dropout_p=dropout)
+        x = self.output(x.transpose(1, 2).reshape(hidden.shape))
+        return self.norm(F.dropout(x, self.dropout, self.training) + hidden)
+
+    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """[n,s,parts*d] -> `parts` of [n,heads,s,d/heads], without a copy."""
+        n, s, width = x.shape
+        return x.view(n, s, parts, self.heads, width // parts // self.heads).transpose(1, 3).unbind(2)
+
+
+class SelfAttention(Attention):
+    def __init__(self, width: int, heads: int, dropout: float) -> None:
+        super().__init__(width, heads, dropout)
+        self.qkv = nn.Linear(width, 3 * width)
+
+    def forward(self, hidden: Tensor, bias: Tensor | None, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
+        """hidden [n,s,d]; `past` stands before it -> ([n,s,d], keys and values of `hidden` alone)."""
+        q, k, v = self.split(self.qkv(hidden), 3)
+        seen = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
+        return self.attend(hidden, q, seen, bias), (k, v)
+
+
+class CrossAttention(Attention):
+    def __init__(self, width: int, image_width: int, heads: int, dropout: float) -> None:
+        super().__init__(width, heads, dropout)
+        self.query = nn.Linear(width, width)
+        self.key_value = nn.Linear(image_width, 2 * width)
+
+    def keys(self, image: Tensor) -> KeyValue:
+        """[n,p,c] -> keys and values, [n,heads,p,d/heads] each."""
+        k, v = self.split(self.key_value(image), 2)
+        return k, v
+
+    def forward(self, hidden: Tensor, image: KeyValue) -> Tensor:
+        """Queries [n,q,d] over the image tokens -> [n,q,d]."""
+        (q,) = self.split(self.query(hidden), 1)
+        return self.attend(hidden, q, image, None)
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int, dropout: float) -> None:
+        super().__init__()
+        self.dropout = dropout
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+        self.norm = LayerNorm(width, EPS)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = self.down(F.gelu(self.up(x)))
+        return self.norm(F.dropout(y, self.dropout, self.training) + x)
+
+
+class Block(nn.Module):
+    """Self-attention over [queries | text], cross-attention and a feed-forward for queries, another for text."""
+
+    def __init__(self, config: QFormer, image_width: int | None, text: bool) -> None:
+        super().__init__()
+        width, heads, dropout = config.width, config.heads, config.dropout
+        self.attention = SelfAttention(width, heads, dropout)
+        self.cross = None if image_width is None else CrossAttention(width, image_width, heads, dropout)
+        self.query_mlp = Mlp(width, config.mlp_width, dropout)
+        self.text_mlp = Mlp(width, config.mlp_width, dropout) if text else None
+
+    def forward(
+        self, hidden: Tensor, queries: int, image: KeyValue | None, bias: Tensor | None, past: KeyValue | None
+    ) -> tuple[Tensor, KeyValue]:
+        """hidden [n,s,d], of which the first `queries` places are queries -> ([n,s,d], its keys and values)."""
+        hidden, key_value = self.attention(hidden, bias, past)
+        if queries == 0:
+            assert self.text_mlp is not None
+            return self.text_mlp(hidden), key_value
+        query = hidden[:, :queries]
+        if self.cross is not None:
+            assert image is not None
+            query = self.cross(query, image)
+        query = self.query_mlp(query)
+        if queries == hidden.shape[1]:
+            return query, key_value
+        assert self.text_mlp is not None
+        return torch.cat((query, self.text_mlp(hidden[:, queries:])), 1), key_value

@@ -1,0 +1,58 @@
+"""Who may attend to whom, for a sequence [queries | text]. True: the row may attend to the column.
+
+The examples have two queries (q) and three text places, the last of which is padding.
+"""
+
+import torch
+from torch import Tensor
+
+
+def separate(text_mask: Tensor, queries: int) -> Tensor:
+    """ITC: pictures and sentences do not see each other. text_mask [b,t] bool -> [b,1,q+t,q+t] bool.
+
+        q q | t t -
+    q   1 1 | 0 0 0
+    q   1 1 | 0 0 0
+    t   0 0 | 1 1 0
+    t   0 0 | 1 1 0
+    -   0 0 | 1 1 0
+    """
+    is_text, columns = _layout(text_mask, queries)
+    return columns & (is_text[:, None] == is_text)
+
+
+def full(text_mask: Tensor, queries: int) -> Tensor:
+    """ITM: everything sees everything but padding. text_mask [b,t] bool -> [b,1,q+t,q+t] bool.
+
+        q q | t t -
+    q   1 1 | 1 1 0
+    q   1 1 | 1 1 0
+    t   1 1 | 1 1 0
+    t   1 1 | 1 1 0
+    -   1 1 | 1 1 0
+    """
+    is_text, columns = _layout(text_mask, queries)
+    return columns.expand(-1, -1, is_text.shape[0], -1)
+
+
+def causal(text_mask: Tensor, queries: int) -> Tensor:
+    """ITG: text sees the queries and the text before it; queries never see text. -> [b,1,q+t,q+t] bool.
+
+        q q | t t -
+    q   1 1 | 0 0 0
+    q   1 1 | 0 0 0
+    t   1 1 | 1 0 0
+    t   1 1 | 1 1 0
+    -   1 1 | 1 1 0
+    """
+    is_text, columns = _layout(text_mask, queries)
+    place = torch.arange(is_text.shape[0], device=text_mask.device)
+    return columns & (~is_text | (is_text[:, None] & (place <= place[:, None])))
+
+
+def _layout(text_mask: Tensor, queries: int) -> tuple[Tensor, Tensor]:
+    """is_text [q+t] bool; columns [b,1,1,q+t] bool: what is not padding."""
+    b, t = text_mask.shape
+    is_text = torch.arange(queries + t, device=text_mask.device) >= queries
+    columns = torch.cat((text_mask.new_ones(b, queries), text_mask), 1)
+    return is_text, columns[:, None, None, :]

@@ -1,0 +1,154 @@
+"""Q-Former (BLIP-2, arXiv:2301.12597): learned queries that read an image, and share self-attention with text.
+
+n rows, q queries, t text places, p image tokens, c image width, d width.
+"""
+
+from collections.abc import Sequence
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vglm_train.config.model import QFormer as QFormerConfig
+from vglm_train.model.norm import LayerNorm
+from vglm_train.model.qformer import masks
+from vglm_train.model.qformer.layers import EPS, Block, KeyValue
+
+Keys = list[KeyValue | None]  # one entry a block; None where a block has no cross-attention
+Cache = list[KeyValue]  # one entry a block: the queries' self-attention keys and values
+MASKS = {"separate": masks.separate, "full": masks.full, "causal": masks.causal}
+
+
+class TextEmbeddings(nn.Module):
+    def __init__(self, vocabulary: int, positions: int, width: int) -> None:
+        super().__init__()
+        self.words = nn.Embedding(vocabulary, width)
+        self.positions = nn.Embedding(positions, width)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """[n,t] -> [n,t,d]; positions start at 0, whatever stands before the text."""
+        return self.words(ids) + self.positions.weight[: ids.shape[1]]
+
+
+class QFormer(nn.Module):
+    """Blocks shared by every pass; `vocabulary` None builds the query side alone (all that stage two needs).
+
+    `recompute` trades time for memory: a block's activations are computed again in backward.
+    """
+
+    def __init__(self, config: QFormerConfig, image_width: int, vocabulary: int | None) -> None:
+        super().__init__()
+        width, text = config.width, vocabulary is not None
+        self.dropout, self.recompute = config.dropout, False
+        self.query_tokens = nn.Parameter(torch.empty(config.queries, width))
+        self.embeddings = TextEmbeddings(vocabulary, config.positions, width) if vocabulary is not None else None
+        self.norm = LayerNorm(width, EPS)
+        blocks = nn.ModuleList(
+            Block(config, image_width if number % config.cross_every == 0 else None, text)
+            for number in range(config.layers)
+        )
+        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
+        self.reset()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """BERT's initialisation: normal of 0.02, zero biases."""
+        nn.init.normal_(self.query_tokens, std=0.02)
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Embedding):
+                nn.init.normal_(module.weight, std=0.02)
+            if isinstance(module, nn.Linear):
+                nn.init.zeros_(module.bias)
+
+    def image_keys(self, image: Tensor) -> Keys:
+        """Image tokens [n,p,c] -> what each block's cross-attention needs of them; one call serves every pass."""
+        return [None if block.cross is None else block.cross.keys(image) for block in self.blocks]
+
+    def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
+        """The queries read the images alone -> ([n,q,d], the cache that `caption` writes from)."""
+        hidden = self._query_states(keys)
+        return self._run(hidden, hidden.shape[1], keys, None, None)
+
+    def text(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """Sentences alone: ids [n,t], mask [n,t] bool -> [n,t,d]."""
+        hidden = self._text_states(ids)
+        return self._run(hidden, 0, None, masks.separate(mask, 0), None)[0]
+
+    def joint(
+        self, keys: Keys, ids: Tensor, mask: Tensor, attend: Literal["separate", "full", "causal"] = "full"
+    ) -> tuple[Tensor, Tensor]:
+        """Queries and text in one sequence -> ([n,q,d], [n,t,d])."""
+        query = self._query_states(keys)
+        q = query.shape[1]
+        hidden = torch.cat((query, self._text_states(ids)), 1)
+        hidden, _ = self._run(hidden, q, keys, MASKS[attend](mask, q), None)
+        return hidden[:, :q], hidden[:, q:]
+
+    def caption(self, cache: Cache, ids: Tensor, mask: Tensor) -> Tensor:
+        """Causal text over the queries' cached keys and values: the joint causal pass's text rows -> [n,t,d]."""
+        q = self.query_tokens.shape[0]
+        rows = masks.causal(mask, q)[:, :, q:]  # [n,1,t,q+t]
+        return self._run(self._text_states(ids), 0, None, rows, cache)[0]
+
+    def _query_states(self, keys: Keys) -> Tensor:
+        rows = next(pair[0].shape[0] for pair in keys if pair is not None)
+        states = self.norm(self.query_tokens).expand(rows, -1, -1)
+        return F.dropout(states, self.dropout, self.training)
+
+    def _text_states(self, ids: Tensor) -> Tensor:
+        assert self.embeddings is not None, "this Q-Former was built without its text side"
+        return F.dropout(self.norm(self.embeddings(ids)), self.dropout, self.training)
+
+    def _run(
+        self, hidden: Tensor, queries: int, keys: Keys | None, mask: Tensor | None, past: Cache | None
+    ) -> tuple[Tensor, Cache]:
+        bias = None if mask is None else _additive(mask, hidden)
+        cache: Cache = []
+        for number, block in enumerate(self.blocks):
+            image, before = keys[number] if keys else None, past[number] if past else None
+            inputs = (hidden, queries, image, bias, before)
+            if self.recompute and self.training:
+                hidden, key_value = checkpoint(block, *inputs, use_reentrant=False)
+            else:
+                hidden, key_value = block(*inputs)
+            cache.append(key_value)
+        return hidden, cache
+
+
+def _additive(mask: Tensor, like: Tensor) -> Tensor:
+    """The mask as zeros and -inf in the dtype attention runs in, made once a pass rather than once a block."""
+    device = like.device.type
+    dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else like.dtype
+    return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
+
+
+def concatenate(parts: Sequence[Keys]) -> Keys:
+    """Rows of several `image_keys` one after another."""
+    return [
+        None if pairs[0] is None else (torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs]))
+        for pairs in zip(*parts)
+    ]
+
+
+def select(keys: Keys, rows: Tensor) -> Keys:
+    """Chosen rows [k] int64 of `image_keys`, repeats allowed."""
+    return [None if pair is None else (_Select.apply(pair[0], rows), _Select.apply(pair[1], rows)) for pair in keys]
+
+
+class _Select(torch.autograd.Function):
+    """index_select whose backward is one matrix product: deterministic, and faster than atomic additions."""
+
+    @staticmethod
+    def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = x.shape
+        return x.index_select(0, rows)
+
+    @staticmethod
+    def backward(ctx, grad: Tensor):  # type: ignore[override]
+        (rows,) = ctx.saved_tensors
+        place = torch.arange(ctx.shape[0], device=rows.device)
+        chosen = (place[:, None] == rows).to(grad.dtype)  # [n,k]
+        return (chosen @ grad.flatten(1)).view(ctx.shape), None

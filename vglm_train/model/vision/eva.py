@@ -1,0 +1,101 @@
+"""EVA ViT as BLIP-2 uses it (EVA, arXiv:2211.07636): pre-norm blocks, no bias on keys, no final norm.
+
+n images, p tokens (class token first), c channels.
+"""
+
+import math
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vglm_train.config.model import Vision
+
+EPS = 1e-6
+
+
+class Attention(nn.Module):
+    def __init__(self, width: int, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        # the key third of the bias is zero in every published EVA; a constant on all keys changes no attention
+        self.qkv = nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        n, p, c = x.shape
+        qkv = self.qkv(x).view(n, p, 3, self.heads, c // self.heads)
+        q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
+        x = F.scaled_dot_product_attention(q, k, v)
+        return self.output(x.transpose(1, 2).reshape(n, p, c))
+
+
+class Mlp(nn.Module):
+    def __init__(self, width: int, hidden: int) -> None:
+        super().__init__()
+        self.up = nn.Linear(width, hidden)
+        self.down = nn.Linear(hidden, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x)))
+
+
+class Block(nn.Module):
+    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(width, EPS)
+        self.attention = Attention(width, heads)
+        self.norm2 = nn.LayerNorm(width, EPS)
+        self.mlp = Mlp(width, mlp_width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x + self.attention(self.norm1(x))
+        return x + self.mlp(self.norm2(x))
+
+
+class EvaVit(nn.Module):
+    """EVA ViT of any size; g/14 is 1408 wide, 40 blocks deep (BLIP-2 keeps 39), 16 heads, 6144 in the MLP.
+
+    An ordinary trainable module: `VisionEncoder` freezes it.
+    """
+
+    def __init__(self, config: Vision) -> None:
+        super().__init__()
+        width, patch = config.width, config.patch
+        self.patch = patch
+        self.patches = nn.Conv2d(3, width, patch, stride=patch)
+        self.class_token = nn.Parameter(torch.zeros(width))
+        self.positions = nn.Parameter(torch.zeros(1 + (config.image_size // patch) ** 2, width))
+        blocks = nn.ModuleList(Block(width, config.heads, config.mlp_width) for _ in range(config.depth))
+        self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
+        self.reset()
+
+    @property
+    def num_patches(self) -> int:
+        return self.positions.shape[0]
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """EVA's initialisation: normal of 0.02 cut at two, residual outputs scaled down with depth."""
+        for module in self.modules():
+            if isinstance(module, nn.Linear | nn.Conv2d):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+                nn.init.zeros_(module.bias)  # type: ignore[arg-type]
+        nn.init.trunc_normal_(self.class_token, std=0.02)
+        nn.init.trunc_normal_(self.positions, std=0.02)
+        for number, block in enumerate(self.blocks, 1):
+            block.attention.output.weight.div_(math.sqrt(2 * number))
+            block.mlp.down.weight.div_(math.sqrt(2 * number))
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block."""
+        n, _, h, w = pixels.shape
+        s = self.patch
+        # a convolution with stride = kernel is a matrix product over cut patches, and faster as one
+        cut = pixels.view(n, 3, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 3 * s * s)
+        x = F.linear(cut, self.patches.weight.flatten(1), self.patches.bias)
+        x = torch.cat((self.class_token.expand(n, 1, -1), x), 1) + self.positions  # [n,p,c]
+        for block in self.blocks:
+            x = block(x)
+        return x

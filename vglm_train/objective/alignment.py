@@ -1,0 +1,166 @@
+"""Stage one's objective: ITC, ITM and ITG of one micro-batch, over the rows of all ranks.
+
+b rows of this rank, B rows of all ranks, q queries, p image tokens, c image width, t text places.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from vglm_train.batch import PairBatch
+from vglm_train.config.run import Objective as ObjectiveConfig
+from vglm_train.distributed import Ranks
+from vglm_train.model.alignment import Alignment
+from vglm_train.model.qformer.qformer import Keys, concatenate, select
+from vglm_train.objective.base import LossOutput, Objective
+from vglm_train.objective.captioning import caption_inputs, captioning, scored
+from vglm_train.objective.contrastive import contrastive, correct, similarities
+from vglm_train.objective.matching import (
+    IMAGE_FOR_TEXT,
+    TEXT_FOR_IMAGE,
+    gumbel_noise,
+    matching,
+    sample_negatives,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Images:
+    """This rank's images: frozen features [b,p,c], and what the Q-Former's passes need of them."""
+
+    features: Tensor
+    keys: Keys
+
+
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The rows of all ranks as this rank's rows see them."""
+
+    ids: Tensor  # [B,t] int64
+    mask: Tensor  # [B,t] bool
+    valid: Tensor  # [B] bool
+    positives: Tensor  # [b,B] bool: valid and of the same image
+    negatives: Tensor  # [b,B] bool: valid and of another image
+    matched: Tensor  # [b] bool: valid and with a possible negative
+
+
+class AlignmentObjective(Objective):
+    """The three losses of BLIP-2's first stage. A loss of weight 0 is not computed.
+
+    `dec_id`: the token that takes [CLS]'s place for ITG; `language_ids`: tokens that are never ITG targets.
+    """
+
+    def __init__(
+        self,
+        model: Alignment,
+        config: ObjectiveConfig,
+        ranks: Ranks,
+        seed: int,
+        *,
+        dec_id: int,
+        language_ids: Collection[int] = (),
+    ) -> None:
+        super().__init__()
+        self.model: Alignment = model
+        self.config, self.ranks, self.seed = config, ranks, seed
+        self.dec_id, self.language_ids = dec_id, tuple(language_ids)
+        weights = {"itc": config.itc.weight, "itm": config.itm.weight, "itg": config.itg.weight}
+        self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+
+    def units(self, batch: PairBatch) -> dict[str, Tensor]:
+        """ITC counts pairs, ITM three pairs for each row that has a possible negative, ITG target tokens."""
+        counts = {
+            "itc": batch.valid.sum(),
+            "itm": 3 * self._candidates(batch).matched.sum(),
+            "itg": scored(batch.text_ids, batch.text_mask, batch.valid, self.language_ids).sum(),
+        }
+        return {name: counts[name].float() for name in self.weights}
+
+    def forward(self, batch: PairBatch) -> LossOutput:
+        model, mask = self.model, _attended(batch)
+        images = self._read(batch.pixels)
+        queries, cache = model.qformer.queries(images.keys)
+        seen = self._candidates(batch)
+        output = LossOutput({}, {})
+        embeds = model.image_embeds(queries), model.text_embeds(batch.text_ids, mask)
+        logits = self._contrast(*embeds, seen, batch.valid, output)
+        if "itm" in self.weights:
+            self._match(batch, images, logits, seen, output)
+        if "itg" in self.weights:
+            chosen = scored(batch.text_ids, batch.text_mask, batch.valid, self.language_ids)
+            words = model.caption_logits(cache, caption_inputs(batch.text_ids, self.dec_id), mask)
+            output.sums["itg"] = captioning(words, batch.text_ids, chosen, self.config.itg.smoothing)
+        return output
+
+    def _read(self, pixels: Tensor) -> Images:
+        features = self.model.encode_image(pixels)
+        return Images(features, self.model.image_keys(features))
+
+    def _contrast(
+        self, image: Tensor, text: Tensor, seen: Candidates, rows: Tensor, output: LossOutput
+    ) -> tuple[Tensor, Tensor]:
+        """ITC from image [b,q,e] and text [b,e]; returns the logits of both directions [b,B] for the negatives."""
+        exact = self.config.itc.gather == "exact"
+        gather = self.ranks.gather_with_grad if exact else self.ranks.gather
+        everyone = gather(torch.cat((image, text[:, None]), 1))  # [B,q+1,e]
+        with torch.autocast(image.device.type, enabled=False):
+            scores = similarities(image, text, everyone[:, :-1], everyone[:, -1])
+        i2t, t2i = (score / self.model.temperature for score in scores)
+        if "itc" in self.weights:
+            smoothing = self.config.itc.smoothing
+            losses = [contrastive(each, seen.positives, seen.valid, rows, smoothing) for each in (i2t, t2i)]
+            output.sums["itc"] = (losses[0] + losses[1]) / 2
+            right = [correct(each.detach(), seen.positives, seen.valid, rows) for each in (i2t, t2i)]
+            output.measures["itc_accuracy"] = (right[0] + right[1], 2 * rows.sum().float())
+        return i2t.detach(), t2i.detach()
+
+    def _match(
+        self, batch: PairBatch, images: Images, logits: tuple[Tensor, Tensor], seen: Candidates, output: LossOutput
+    ) -> None:
+        """ITM over [own pairs; other picture, own text; own picture, other text]."""
+        text, image = self._negatives(batch, logits, seen)
+        if self.ranks.world == 1:
+            others = select(images.keys, image)
+        else:
+            others = self.model.image_keys(self.ranks.exchange(images.features, image))
+        ids, mask = batch.text_ids, _attended(batch)
+        pairs = self.model.match_logits(
+            concatenate((images.keys, others, images.keys)),
+            torch.cat((ids, ids, seen.ids[text])),
+            torch.cat((mask, mask, seen.mask[text])),
+        )
+        output.sums["itm"], right = matching(pairs, seen.matched)
+        valid, matched = batch.valid.sum().float(), seen.matched.sum().float()
+        output.measures["itm_accuracy"] = (right, 3 * matched)
+        output.measures["itm_left_out"] = (valid - matched, valid)
+
+    def _negatives(self, batch: PairBatch, logits: tuple[Tensor, Tensor], seen: Candidates) -> tuple[Tensor, Tensor]:
+        """For each own row [b]: the row among all whose text is wrong for its image, and whose image for its text."""
+        b = batch.valid.shape[0]
+        first = batch.first_row - self.ranks.rank * b  # the ranks' rows of one micro-batch follow each other
+        places = torch.arange(first, first + self.ranks.world * b, device=batch.valid.device)  # [B]
+        own = places[self.ranks.rank * b :][:b]
+        text, image = (
+            sample_negatives(each, seen.negatives, gumbel_noise(self.seed, direction, own, places))
+            for each, direction in zip(logits, (TEXT_FOR_IMAGE, IMAGE_FOR_TEXT))
+        )
+        return text, image
+
+    def _candidates(self, batch: PairBatch) -> Candidates:
+        t = batch.text_ids.shape[1]
+        facts = (batch.text_ids, _attended(batch), batch.image_ids[:, None], batch.valid[:, None])
+        everyone = self.ranks.gather(torch.cat([fact.long() for fact in facts], 1))  # [B,2t+2]: one collective
+        valid = everyone[:, -1].bool()
+        same = batch.image_ids[:, None] == everyone[:, -2]
+        negatives = ~same & valid
+        matched = negatives.any(1) & batch.valid
+        return Candidates(everyone[:, :t], everyone[:, t:-2].bool(), valid, same & valid, negatives, matched)
+
+
+def _attended(batch: PairBatch) -> Tensor:
+    """The text mask [b,t] with its first place always on: attention over no text, as in a damaged row, is NaN."""
+    mask = batch.text_mask.clone()
+    mask[:, 0] = True
+    return mask

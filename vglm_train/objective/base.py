@@ -1,0 +1,31 @@
+"""What the engine wraps: a module that owns a model and turns a batch into losses."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+
+@dataclass(frozen=True, slots=True)
+class LossOutput:
+    """Sums, not means: the engine divides by the units counted over the whole global batch.
+
+    All are fp32 tensors of shape [] on the device; nothing here has waited for it.
+    """
+
+    sums: dict[str, Tensor]  # loss name -> sum over this rank's units, with gradient
+    measures: dict[str, tuple[Tensor, Tensor]]  # name -> (sum, count), without gradient
+
+
+class Objective(nn.Module):
+    """A model and its losses; it has no weights of its own."""
+
+    model: nn.Module
+    weights: dict[str, float]  # loss name -> weight in the total
+
+    def units(self, batch: Any) -> dict[str, Tensor]:
+        """Loss name -> number of this rank's units in the batch, fp32 []. May use collectives: call it on all ranks."""
+        raise NotImplementedError
+
+    def forward(self, batch: Any) -> LossOutput:
+        raise NotImplementedError

@@ -1,0 +1,36 @@
+"""Image-grounded text generation (ITG, BLIP-2): predict the next word from the queries and the words before.
+
+b rows, t text places, v vocabulary.
+"""
+
+from collections.abc import Collection
+
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def caption_inputs(ids: Tensor, dec_id: int) -> Tensor:
+    """ids [b,t] with [DEC] in place of the [CLS] in front."""
+    ids = ids.clone()
+    ids[:, 0] = dec_id
+    return ids
+
+
+def scored(ids: Tensor, mask: Tensor, rows: Tensor, never: Collection[int]) -> Tensor:
+    """Which of ids[:, 1:] are targets [b,t-1] bool: tokens of valid rows that are not language tokens.
+
+    ids [b,t], mask [b,t] bool, rows [b] bool; `never`: ids that are given, not predicted.
+    """
+    targets = ids[:, 1:]
+    chosen = mask[:, 1:] & rows[:, None]
+    for token in never:
+        chosen = chosen & (targets != token)
+    return chosen
+
+
+def captioning(logits: Tensor, ids: Tensor, chosen: Tensor, smoothing: float) -> Tensor:
+    """Sum of the smoothed cross entropy over chosen targets. logits [b,t,v], ids [b,t], chosen [b,t-1] bool -> []."""
+    targets = ids[:, 1:].masked_fill(~chosen, -100)
+    return F.cross_entropy(
+        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing, reduction="sum"
+    )

@@ -1,0 +1,61 @@
+"""Image-text matching (ITM, BLIP-2) and the drawing of its hard negatives.
+
+b rows of this rank, B rows of all ranks.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+GOLDEN = 0x9E3779B97F4A7C15  # splitmix64 (Steele, Lea and Flood 2014)
+MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
+IMAGE_FOR_TEXT, TEXT_FOR_IMAGE = 0, 1  # directions: what is drawn, and for what
+
+
+def gumbel_noise(seed: int, direction: int, anchors: Tensor, candidates: Tensor) -> Tensor:
+    """Gumbel noise that depends on nothing but its arguments. anchors [b], candidates [B] int64 -> [b,B] fp32.
+
+    Anchors and candidates are places in the stream, so the draw is the same for any number of processes.
+    """
+    start = _mix(torch.full_like(anchors, _signed(seed * GOLDEN + direction)))
+    rows = _mix(start + anchors * _signed(GOLDEN))
+    bits = _shift(_mix(rows[:, None] + candidates * _signed(GOLDEN)), 40)  # the upper 24: exact in fp32
+    uniform = (bits.float() + 0.5) / (1 << 24)
+    return -torch.log(-torch.log(uniform))
+
+
+def sample_negatives(logits: Tensor, allowed: Tensor, noise: Tensor) -> Tensor:
+    """One column a row, drawn with probability softmax(logits) among the allowed ones (Gumbel-max).
+
+    All [b,B] -> [b] int64. A row with nothing allowed gets column 0, which the caller leaves out.
+    """
+    return (logits.float() + noise).masked_fill(~allowed, float("-inf")).argmax(1)
+
+
+def matching(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """logits [3b,2]: b true pairs, then 2b false ones; rows [b] bool: which take part.
+
+    Returns (sum of the cross entropy, number of right answers) over 3 pairs a row.
+    """
+    labels = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
+    labels[: rows.shape[0]] = 1
+    losses = F.cross_entropy(logits.float(), labels, reduction="none")
+    taken = rows.repeat(3)
+    return (losses * taken).sum(), ((logits.argmax(1) == labels) & taken).sum().float()
+
+
+def _mix(x: Tensor) -> Tensor:
+    """splitmix64's finaliser on int64, whose products wrap alike on CPU and GPU."""
+    for shift, factor in MIX:
+        x = (x ^ _shift(x, shift)) * _signed(factor)
+    return x ^ _shift(x, 31)
+
+
+def _shift(x: Tensor, bits: int) -> Tensor:
+    """Logical shift to the right: torch's own keeps the sign."""
+    return (x >> bits) & ((1 << (64 - bits)) - 1)
+
+
+def _signed(value: int) -> int:
+    """The int64 with the lower 64 bits of `value`."""
+    return (value + (1 << 63)) % (1 << 64) - (1 << 63)
