@@ -6,6 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
+# Why a sample could not be used: damaged picture, decompression bomb, tar member cut short, no caption, bad JSON.
+CAUSES = ("image", "bomb", "truncated", "caption", "record")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class PairBatch:

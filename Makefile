@@ -1,0 +1,39 @@
+# Every target is complete from a fresh clone: python3 (3.11 or 3.12), make and a package index are all it takes.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo demo-quick test test-all check install clean
+
+demo: install
+	$(BIN)/python -m data_tools.demo.run
+
+demo-quick: install
+	$(BIN)/python -m data_tools.demo.run --quick
+
+test: install
+	$(BIN)/python -m pytest
+
+test-all: install
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest -q tests/test_imports.py
+
+install: $(READY)
+
+# deepspeed is published as source and needs torch at build time, hence two steps and no build isolation.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' || \
+		{ echo "Python 3.11 or 3.12 is needed; $$($(PYTHON) -V) found. Try: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q -c constraints.txt torch numpy setuptools wheel
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev]"
+	@touch $(READY)
+
+clean:
+	rm -rf $(VENV) demo_run .pytest_cache .mypy_cache .ruff_cache *.egg-info

@@ -1,0 +1,55 @@
+"""Train from one YAML file: `python train.py CONFIG.yaml [section.key=value ...]`. See README.md."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+
+from vglm_train.config.check import check
+from vglm_train.config.load import load, located
+from vglm_train.config.run import Config
+from vglm_train.errors import UserError
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, validate, train. Returns the exit status: 0 done, 2 a mistake to mend, 128 + signal if asked to stop."""
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a Q-Former from one YAML file.", allow_abbrev=False
+    )
+    parser.add_argument("config", help="YAML file of the run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
+    parser.add_argument("--check", action="store_true", help="validate, print what would happen, and stop")
+    parser.add_argument(
+        "--world", type=int, help="with --check: number of processes to plan for (default: this start's)"
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
+    given = parser.parse_intermixed_args(arguments)
+    world = given.world or int(os.environ.get("WORLD_SIZE", 1))
+    try:
+        with located(given.config, given.overrides):
+            config = load(given.config, given.overrides)
+            check(config, world)
+        return _describe(config, world) if given.check else _run(config)
+    except UserError as error:
+        if os.environ.get("RANK", "0") != "0":
+            time.sleep(3)  # the same mistake stops rank 0, which says it once; this is for what only this rank met
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def _describe(config: Config, world: int) -> int:
+    from vglm_train.describe import describe
+
+    print(describe(config, world))
+    return 0
+
+
+def _run(config: Config) -> int:
+    from vglm_train.run import run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

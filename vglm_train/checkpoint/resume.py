@@ -1,0 +1,134 @@
+"""The resume folder: complete or absent, whatever happens while it is written.
+
+    checkpoints/step-00000100/state.json          RunState and what the run was
+                             /tensors.safetensors trained weights and Adam moments by name, full fp32
+    checkpoints/latest                            name of the newest complete folder
+
+A folder is written under a temporary name, synced, then renamed. It holds only what trains, in one format for
+every number of ranks.
+"""
+
+import json
+import os
+import re
+import shutil
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vglm_train.errors import UserError
+
+_STEP = re.compile(r"step-(\d{8})")
+_TENSORS, _STATE, _LATEST = "tensors.safetensors", "state.json", "latest"
+
+
+class Checkpoints:
+    """The `checkpoints/` folder of one run. Only rank 0 writes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def latest(self) -> Path | None:
+        """The newest complete checkpoint, or None for a run that has none yet.
+
+        Raises UserError if `latest` names a folder that is not there.
+        """
+        pointer = self.folder / _LATEST
+        if not pointer.exists():
+            return None
+        path = self.folder / pointer.read_text().strip()
+        if not (path / _STATE).exists():
+            raise UserError(
+                f"{pointer} names {path.name}, which is not a complete checkpoint. Write the name of a complete one "
+                f"into it (there are: {', '.join(p.name for p in self.steps()) or 'none'}), or delete it to start anew."
+            )
+        return path
+
+    def steps(self) -> list[Path]:
+        """Complete checkpoints, oldest first."""
+        found = sorted(p for p in self.folder.glob("step-*") if _STEP.fullmatch(p.name))
+        return [p for p in found if (p / _STATE).exists()]
+
+    def write(self, step: int, tensors: dict[str, Tensor], state: dict) -> Path:
+        """Write a checkpoint beside the others and make it the latest in one rename."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        final = self.folder / f"step-{step:08d}"
+        if self.latest() == final:  # a function of the step, so it holds the same already
+            return final
+        aside = final.with_suffix(".tmp")
+        for stale in (aside, final):  # a final folder that latest does not name may be older than this state
+            shutil.rmtree(stale, ignore_errors=True)
+        aside.mkdir()
+        save_file(tensors, aside / _TENSORS)
+        _sync(aside / _TENSORS)
+        write_text_atomic(aside / _STATE, json.dumps(state, indent=2, sort_keys=True) + "\n")
+        _sync(aside)
+        aside.rename(final)
+        _sync(self.folder)
+        write_text_atomic(self.folder / _LATEST, final.name + "\n")
+        return final
+
+    def prune(self, keep: int, also: Iterable[int] = ()) -> None:
+        """Delete all but the newest `keep` checkpoints and those of the steps in `also`, and what a kill left."""
+        kept = {p.name for p in self.steps()[-keep:]} | {f"step-{step:08d}" for step in also}
+        latest = self.latest()
+        for path in self.folder.glob("step-*"):
+            if path.name not in kept and path != latest:
+                shutil.rmtree(path, ignore_errors=True)
+
+
+def read_state(path: Path) -> dict:
+    """`state.json` of a checkpoint folder. Raises UserError if it cannot be read."""
+    try:
+        return json.loads((path / _STATE).read_text())
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path / _STATE}: cannot be read ({error}). Point `latest` to another checkpoint.") from error
+
+
+def read_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
+    """Tensors of a checkpoint folder whose weights must be exactly those of `trained` (name -> shape).
+
+    Raises UserError naming the file and what differs.
+    """
+    file = path / _TENSORS
+    try:
+        tensors = load_file(file)
+    except (OSError, SafetensorError) as error:
+        raise UserError(f"{file}: cannot be read ({error}). Point `latest` to another checkpoint.") from error
+    saved = {n.removeprefix("weight/"): tuple(t.shape) for n, t in tensors.items() if n.startswith("weight/")}
+    missing, extra = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())
+    reshaped = sorted(name for name in trained.keys() & saved.keys() if trained[name] != saved[name])
+    if missing or extra or reshaped:
+        raise UserError(
+            f"{file} does not fit this run's model: {len(missing)} trained weights are not in it ({_some(missing)}), "
+            f"{len(extra)} are unknown ({_some(extra)}), {len(reshaped)} have another shape ({_some(reshaped)}). "
+            "Resume with the configuration it was made with, or use another run.folder."
+        )
+    return tensors
+
+
+def write_text_atomic(path: Path, text: str) -> None:
+    """Replace a small file so that a reader sees the old or the new one, also after a power cut."""
+    aside = path.with_name(path.name + ".tmp")
+    with aside.open("w") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    aside.replace(path)
+    _sync(path.parent)
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
+
+
+def _sync(path: Path) -> None:
+    """Flush a file or folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

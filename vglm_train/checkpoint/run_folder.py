@@ -1,0 +1,67 @@
+"""The folder of a run: whose it is, and whether this start continues it.
+
+config.yaml   resolved configuration        metrics.jsonl  one object a log step
+checkpoints/  see checkpoint/resume.py      bundle/        portable result, see checkpoint/bundle.py
+log.txt       what the console said         wandb/         W&B's own files
+"""
+
+from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+
+from vglm_train.checkpoint.resume import Checkpoints, write_text_atomic
+from vglm_train.config.load import dump, load
+from vglm_train.config.run import Config
+from vglm_train.errors import UserError
+
+# What a run may change half-way: none of it moves the loss of a step that is still to come,
+# but for the length, which moves the schedule and is asked for on purpose.
+FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged")
+
+
+class RunFolder:
+    """Paths of one run."""
+
+    def __init__(self, config: Config) -> None:
+        self.path = Path(config.run.folder or Path("runs") / config.run.name)
+        self.checkpoints = Checkpoints(self.path / "checkpoints")
+        self.bundle = self.path / "bundle"
+        self.config_file = self.path / "config.yaml"
+
+    def check(self, config: Config) -> Path | None:
+        """The checkpoint to continue from, or None for a new run.
+
+        Raises UserError if the folder holds something else, or the same run with another model, data or objective.
+        """
+        if not self.path.exists() or not any(self.path.iterdir()):
+            return None
+        if not self.config_file.exists():
+            raise UserError(
+                f"{self.path} is not empty and holds no config.yaml, so it is not a run of this program. "
+                "Give another run.folder, or empty it."
+            )
+        changed = list(_changes(load(self.config_file), config, ""))
+        if changed:
+            raise UserError(
+                f"{self.path} holds another run. Changed since it was started:\n"
+                + "\n".join(f"  {key}: {before} there, {now} here" for key, before, now in changed[:8])
+                + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
+            )
+        return self.checkpoints.latest()
+
+    def claim(self, config: Config) -> None:
+        """Create the folder and write the resolved configuration. Rank 0 only, after `check`."""
+        self.path.mkdir(parents=True, exist_ok=True)
+        write_text_atomic(self.config_file, dump(config))
+
+
+def _changes(before: object, now: object, key: str) -> Iterator[tuple[str, object, object]]:
+    """(key, old, new) for every leaf that differs and may not."""
+    if key in FREE or before == now:
+        return
+    if is_dataclass(before) and is_dataclass(now) and not isinstance(now, type):
+        for field in fields(now):
+            name = f"{key}.{field.name}" if key else field.name
+            yield from _changes(getattr(before, field.name), getattr(now, field.name), name)
+    else:
+        yield key, before, now

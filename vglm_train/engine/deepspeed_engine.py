@@ -1,0 +1,165 @@
+"""DeepSpeed behind three verbs: step, state, load_state. The only user of deepspeed.
+
+What trains is fp32, computed under bf16 autocast; DeepSpeed's own bf16 block is not used because it would
+cast the frozen towers too. ZeRO 1 and 2 partition the optimizer.
+"""
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.batch import PairBatch
+from vglm_train.config.run import Config
+from vglm_train.distributed import Ranks
+from vglm_train.engine.parameter_groups import parameter_groups
+from vglm_train.objective.base import LossOutput
+
+MOMENTS = ("exp_avg", "exp_avg_sq")
+BUCKET = 200_000_000  # elements reduced or gathered at once
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """What an optimizer step did. `applied` is False, on all ranks alike, when a gradient was not finite."""
+
+    applied: bool
+    grad_norm: float  # of the mean gradient, before clipping
+
+
+class DeepSpeedEngine:
+    """One objective under DeepSpeed; every method is called by all ranks together."""
+
+    def __init__(self, objective: nn.Module, config: Config, accumulation: int, ranks: Ranks) -> None:
+        deepspeed = _import_deepspeed()
+        optim = config.optim
+        adamw = torch.optim.AdamW(
+            parameter_groups(objective, optim),
+            lr=optim.lr,
+            betas=optim.betas,
+            eps=optim.eps,
+            fused=ranks.device.type == "cuda",
+        )
+        self.accumulation = accumulation
+        self._device = ranks.device
+        self._trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        self._engine, *_ = deepspeed.initialize(
+            model=_Autocast(objective, ranks.device.type, config.engine.precision == "bf16"),
+            optimizer=adamw,
+            config=_deepspeed_config(config, accumulation, ranks.world),
+            dist_init_required=False,
+        )
+        self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
+        self._create_moments()
+
+    def step(
+        self, batches: Sequence[PairBatch], scales: Sequence[Mapping[str, Tensor]], lr: float
+    ) -> tuple[list[LossOutput], Update]:
+        """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`.
+
+        scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
+        Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
+        """
+        assert len(batches) == self.accumulation
+        for group in self._engine.optimizer.param_groups:
+            group["lr"] = lr
+        outputs = []
+        for batch, scale in zip(batches, scales):
+            output = self._engine(batch)
+            total = torch.stack([value * scale[name] for name, value in output.sums.items()]).sum()
+            self._engine.backward(total, scale_wrt_gas=False)
+            self._engine.step()  # updates at the last micro-batch only
+            sums = {name: value.detach() for name, value in output.sums.items()}
+            outputs.append(LossOutput(sums, output.measures))
+        applied = self._engine.was_step_applied()
+        norm = float(self._engine.get_global_grad_norm()) if applied else math.inf
+        return outputs, Update(applied, norm)
+
+    def state(self) -> Iterator[tuple[str, Tensor]]:
+        """Everything that trains and its Adam moments as full fp32 CPU tensors, one name at a time.
+
+        Names are `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and `adam_step` [1], the updates made so far.
+        The same for any number of ranks, which all must walk the iterator to its end.
+        """
+        for name, parameter in self._trained.items():
+            yield f"weight/{name}", parameter.get_full_hp_param().cpu()
+            for moment in MOMENTS:
+                yield f"{moment}/{name}", parameter.get_full_hp_param(moment).cpu()
+        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1).cpu()
+
+    @torch.no_grad()
+    def load_state(self, tensors: Mapping[str, Tensor]) -> None:
+        """Take over what `state` gave, at any world size. Names were checked by the caller."""
+        for name, parameter in self._trained.items():
+            value = tensors[f"weight/{name}"].to(self._device)
+            parameter.copy_(value)
+            parameter.set_full_hp_param(value)
+            for moment in MOMENTS:
+                parameter.set_full_hp_param(tensors[f"{moment}/{name}"].to(self._device), moment)
+        for state in self._adam.state.values():
+            state["step"].copy_(tensors["adam_step"][0])
+
+    def trained_shapes(self) -> dict[str, tuple[int, ...]]:
+        """What trains, by name, in order."""
+        return {name: tuple(parameter.shape) for name, parameter in self._trained.items()}
+
+    def _create_moments(self) -> None:
+        """What AdamW would make in its first update, made now.
+
+        A resumed run needs it before, and DeepSpeed 0.19.8 links the moments of the first parameter group only when
+        it waits for that update.
+        """
+        for group in self._adam.param_groups:
+            for flat in group["params"]:
+                self._adam.state[flat] = {
+                    "step": torch.zeros((), dtype=torch.float32, device=flat.device if group["fused"] else "cpu"),
+                    **{moment: torch.zeros_like(flat) for moment in MOMENTS},
+                }
+        self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+
+
+class _Autocast(nn.Module):
+    """DeepSpeed switches off an autocast that was entered outside of its engine, so it is entered inside."""
+
+    def __init__(self, objective: nn.Module, device_type: str, enabled: bool) -> None:
+        super().__init__()
+        self.objective, self.device_type, self.enabled = objective, device_type, enabled
+
+    def forward(self, batch: PairBatch) -> LossOutput:
+        with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
+            return self.objective(batch)
+
+
+def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
+    return {
+        "train_batch_size": config.data.global_batch,
+        "train_micro_batch_size_per_gpu": config.data.global_batch // (world * accumulation),
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optim.clip or 0.0,
+        "zero_allow_untested_optimizer": True,
+        "zero_optimization": {
+            "stage": config.engine.zero,
+            "contiguous_gradients": True,
+            "overlap_comm": True,
+            "reduce_bucket_size": BUCKET,
+            "allgather_bucket_size": BUCKET,
+        },
+        "steps_per_print": None,
+    }
+
+
+def _import_deepspeed() -> ModuleType:
+    """Import quietly, and on a CPU without the shared-memory collectives, which take 45 s to compile."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+    import deepspeed
+
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+    if os.environ["DS_ACCELERATOR"] == "cpu":
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    return deepspeed

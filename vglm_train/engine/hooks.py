@@ -1,0 +1,209 @@
+"""What happens between steps: log, evaluate, save, stop. Each hook decides for itself whether it is due."""
+
+import signal
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from types import FrameType
+from typing import Protocol
+
+from torch import nn
+
+from vglm_train.checkpoint.resume import Checkpoints
+from vglm_train.config.run import Config
+from vglm_train.distributed import Ranks
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
+from vglm_train.engine.state import RunState
+from vglm_train.engine.trainer import StepReport
+from vglm_train.errors import UserError
+from vglm_train.evaluate.base import Table
+from vglm_train.log.metrics import Meter
+from vglm_train.log.sinks import Sink
+from vglm_train.log.throughput import Throughput
+from vglm_train.objective.base import Objective
+
+
+@dataclass(frozen=True, slots=True)
+class Cadence:
+    """When things are due. A row is also logged at every checkpoint, so that none spans a resume."""
+
+    log: int
+    save: int
+    evaluate: int | None
+
+    @classmethod
+    def of(cls, config: Config) -> "Cadence":
+        return cls(config.log.every, config.checkpoint.every, config.evaluate.every)
+
+    def saves(self, report: StepReport) -> bool:
+        return report.last or report.step % self.save == 0
+
+    def evaluates(self, report: StepReport) -> bool:
+        return report.last or bool(self.evaluate and report.step % self.evaluate == 0)
+
+    def logs(self, report: StepReport) -> bool:
+        return report.step % self.log == 0 or self.saves(report) or self.evaluates(report)
+
+
+class LogHook:
+    """Gathers what the steps report and writes one row to every sink when due."""
+
+    def __init__(
+        self,
+        meter: Meter,
+        throughput: Throughput,
+        sinks: Sequence[Sink],
+        cadence: Cadence,
+        state: RunState,
+        objective: Objective,
+        samples_per_step: int,
+    ) -> None:
+        self.meter, self.throughput, self.sinks, self.cadence, self.state = meter, throughput, sinks, cadence, state
+        self.objective, self.samples_per_step = objective, samples_per_step
+
+    def after_step(self, report: StepReport) -> None:
+        self._add(report)
+        if not self.cadence.logs(report):
+            return
+        row = self.meter.row()
+        tokens = row.pop("tokens")
+        weights = self.objective.weights
+        row["train/loss"] = sum(
+            w * row[f"train/loss_{name}"] for name, w in weights.items() if f"train/loss_{name}" in row
+        )
+        row |= self.throughput.row(tokens)
+        row["data/skipped"] = float(sum(self.state.damaged.values()))
+        row |= {f"data/skipped_{cause}": float(count) for cause, count in self.state.damaged.items()}
+        row |= {"data/epoch": float(report.epoch), "data/samples": float(self.state.samples)}
+        row["train/steps_not_finite"] = float(self.state.skipped)
+        for sink in self.sinks:
+            sink.write(report.step, row)
+
+    def _add(self, report: StepReport) -> None:
+        for output, units in zip(report.outputs, report.units):
+            for name, total in output.sums.items():
+                self.meter.add(f"train/loss_{name}", total, units[name])
+            for name, (total, count) in output.measures.items():
+                self.meter.add(f"train/{name}", total, count)
+            self.meter.total("tokens", units["itg"])
+        self.meter.last("train/lr", report.lr)
+        self.meter.last("train/grad_norm", report.update.grad_norm)
+        self.meter.last("train/temperature", self.objective.model.temperature.reshape(()))
+        self.throughput.step(self.samples_per_step, report.wait_seconds)
+
+
+class Evaluator(Protocol):
+    """Scores the model as it stands; all ranks together, the same scores on each."""
+
+    def __call__(self) -> tuple[dict[str, float], list[Table]]: ...
+
+
+class EvaluateHook:
+    """Runs the evaluator when due, writes its scores and tables, and remembers the best step."""
+
+    def __init__(
+        self,
+        evaluate: Evaluator,
+        module: nn.Module,
+        sinks: Sequence[Sink],
+        cadence: Cadence,
+        state: RunState,
+        best: str | None,
+    ) -> None:
+        self.evaluate, self.module, self.sinks, self.cadence = evaluate, module, sinks, cadence
+        self.state, self.best = state, best
+
+    def after_step(self, report: StepReport) -> None:
+        if not self.cadence.evaluates(report):
+            return
+        self.module.eval()
+        scores, tables = self.evaluate()
+        self.module.train()
+        for sink in self.sinks:
+            sink.write(report.step, scores)
+            for table in tables:
+                sink.image_table(report.step, table.name, table.columns, table.rows)
+        if self.best is None:
+            return
+        value = scores[self.best]
+        if self.state.best_value is None or value > self.state.best_value:
+            self.state.best_value, self.state.best_step = value, report.step
+
+
+class SaveHook:
+    """Writes checkpoints when due and at each new best, then deletes those no longer wanted."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        engine: DeepSpeedEngine,
+        state: RunState,
+        cadence: Cadence,
+        keep: int,
+        sinks: Sequence[Sink],
+        ranks: Ranks,
+    ) -> None:
+        self.checkpoints, self.engine, self.state, self.cadence = checkpoints, engine, state, cadence
+        self.keep, self.sinks, self.ranks = keep, sinks, ranks
+
+    def after_step(self, report: StepReport) -> None:
+        if self.cadence.saves(report) or self.state.best_step == report.step:
+            self.save(report.step)
+
+    def save(self, step: int) -> None:
+        """All ranks take part, rank 0 writes."""
+        tensors = {}
+        for name, tensor in self.engine.state():
+            if self.ranks.main:
+                tensors[name] = tensor
+        if self.ranks.main:
+            for sink in self.sinks:
+                sink.checkpointed(step)
+            self.checkpoints.write(step, tensors, self.state.to_dict())
+            self.checkpoints.prune(self.keep, also=[] if self.state.best_step is None else [self.state.best_step])
+        self.ranks.barrier()
+
+
+class GuardHook:
+    """Stops a run that cannot go on: too many steps without an update, or too much damaged data."""
+
+    MINIMUM_ROWS = 1000  # fewer say little about the fraction
+
+    def __init__(self, config: Config, state: RunState, save: Callable[[int], None], folder: str) -> None:
+        self.config, self.state, self.save, self.folder = config, state, save, folder
+
+    def after_step(self, report: StepReport) -> None:
+        state, limit = self.state, self.config.engine.max_skipped
+        if state.skipped_in_row >= limit:
+            state.skipped_in_row = 0  # the next start tries as often again
+            self.save(report.step)
+            raise UserError(
+                f"step {report.step}: {limit} steps in a row had a loss or gradient that was not finite, so nothing "
+                f"was learned in them. Weights are those of step {report.step - limit}, saved in {self.folder}. "
+                "Lower optim.lr, lengthen optim.warmup or set optim.clip, then run the command again."
+            )
+        damaged = sum(state.damaged.values())
+        if state.samples >= self.MINIMUM_ROWS and damaged > self.config.data.max_damaged * state.samples:
+            causes = ", ".join(f"{cause} {count}" for cause, count in sorted(state.damaged.items()))
+            raise UserError(
+                f"step {report.step}: {damaged} of {state.samples} samples are damaged ({causes}), more than "
+                f"data.max_damaged {self.config.data.max_damaged:g}. log.txt names shards and keys; "
+                "python -m data_tools.check_shards FOLDER lists them all. Mend the data or raise the limit."
+            )
+
+
+class StopOnSignal:
+    """Turns the first SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) into 'finish the step, save, leave'."""
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        for number in self.SIGNALS:
+            signal.signal(number, self._note)
+
+    def asked(self) -> bool:
+        return self.received is not None
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        self.received = number
+        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once

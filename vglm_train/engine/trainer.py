@@ -1,0 +1,134 @@
+"""The training loop: one step as it should read, and hooks after it."""
+
+import hashlib
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from vglm_train.batch import CAUSES, PairBatch
+from vglm_train.config.run import Config
+from vglm_train.distributed import Ranks
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
+from vglm_train.engine.plan import Plan
+from vglm_train.engine.schedule import learning_rate
+from vglm_train.engine.state import RunState
+from vglm_train.objective.base import LossOutput, Objective
+
+
+class Loader(Protocol):
+    """An endless stream of this rank's micro-batches, from any whole step on."""
+
+    def batches(self, consumed: int) -> Iterator[PairBatch]: ...
+
+
+class StopRequest(Protocol):
+    """Whether this process was asked to stop."""
+
+    def asked(self) -> bool: ...
+
+
+@dataclass(frozen=True, slots=True)
+class StepReport:
+    """What happened in one step, for the hooks. Tensors are still on the device and of this rank only."""
+
+    step: int
+    epoch: int
+    outputs: Sequence[LossOutput]
+    units: Sequence[Mapping[str, Tensor]]  # of each micro-batch: loss name -> count
+    update: Update
+    lr: float
+    wait_seconds: float  # time the step waited for data
+    last: bool  # the run ends here, planned or asked to
+
+
+class Hook(Protocol):
+    def after_step(self, report: StepReport) -> None: ...
+
+
+class Trainer:
+    """Runs steps from `state.samples` to the plan's end. All ranks build the same one."""
+
+    def __init__(
+        self,
+        config: Config,
+        plan: Plan,
+        state: RunState,
+        engine: DeepSpeedEngine,
+        objective: Objective,
+        loader: Loader,
+        stop: StopRequest,
+        ranks: Ranks,
+    ) -> None:
+        self.config, self.plan, self.state, self.ranks = config, plan, state, ranks
+        self.engine, self.objective, self.loader, self.stop = engine, objective, loader, stop
+
+    def fit(self, hooks: Sequence[Hook]) -> None:
+        """Train to the end of the plan, or to the end of the step in which any rank was asked to stop."""
+        self.objective.train()
+        batches = self.loader.batches(self.state.samples)
+        while self.state.step < self.plan.steps:
+            report = self._train_step(batches)
+            for hook in hooks:
+                hook.after_step(report)
+            if report.last:
+                break
+
+    def _train_step(self, stream: Iterator[PairBatch]) -> StepReport:
+        asked = time.perf_counter()
+        batches = [next(stream) for _ in range(self.plan.accumulation)]
+        waited = time.perf_counter() - asked
+        batches = [batch.to(self.ranks.device) for batch in batches]
+        units = [self.objective.units(batch) for batch in batches]
+        facts = self._facts(batches, units)
+        lr = learning_rate(self.state.samples, self.config.optim, self.plan)
+        torch.manual_seed(_step_seed(self.config.run.seed, batches[0].first_row))
+        outputs, update = self.engine.step(batches, self._scales(units, facts), lr)
+        stop = self._account(update, facts, list(units[0]))
+        return StepReport(self.state.step, batches[0].epoch, outputs, units, update, lr, waited, stop or self._done())
+
+    def _facts(self, batches: Sequence[PairBatch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """One all-reduce a step: units of each loss, damaged samples by cause, and who was asked to stop."""
+        damaged = [float(sum(batch.damaged.get(cause, 0) for batch in batches)) for cause in CAUSES]
+        host = torch.tensor([*damaged, float(self.stop.asked())], dtype=torch.float64)
+        counts = [torch.stack([u[name] for u in units]).sum().double() for name in units[0]]
+        device = host.to(self.ranks.device, non_blocking=True)
+        return self.ranks.all_sum(torch.cat([torch.stack(counts), device]))
+
+    def _scales(self, units: Sequence[Mapping[str, Tensor]], facts: Tensor) -> list[dict[str, Tensor]]:
+        """For each micro-batch, the factor of each loss's sum: its weight over its number of units.
+
+        global: units of all ranks and micro-batches, times `world` because gradients are averaged over ranks.
+        micro: the micro-batch's own units, each micro-batch counting the same (LAVIS, VisualGLM).
+        """
+        weights = self.objective.weights
+        if self.config.objective.mean == "global":
+            counts = facts[: len(units[0])].clamp(min=1).float()
+            shared = {name: weights[name] * self.ranks.world / count for name, count in zip(units[0], counts.unbind())}
+            return [shared] * len(units)
+        return [{name: weights[name] / (n.clamp(min=1) * len(units)) for name, n in u.items()} for u in units]
+
+    def _account(self, update: Update, facts: Tensor, losses: list[str]) -> bool:
+        """Bring the state up to date; returns whether any rank was asked to stop."""
+        *damaged, stop = facts[len(losses) :].tolist()
+        state = self.state
+        state.step += 1
+        state.samples += self.plan.global_batch
+        for cause, count in zip(CAUSES, damaged):
+            if count:
+                state.damaged[cause] = state.damaged.get(cause, 0) + int(count)
+        state.skipped += not update.applied
+        state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
+        return stop > 0
+
+    def _done(self) -> bool:
+        return self.state.step >= self.plan.steps
+
+
+def _step_seed(seed: int, first_row: int) -> int:
+    """Dropout of a step is a function of the seed and of the stream row this rank starts at."""
+    digest = hashlib.blake2b(f"{seed} {first_row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

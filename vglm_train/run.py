@@ -1,0 +1,141 @@
+"""A training run from its configuration, built in the order data flows. train.py calls it."""
+
+import dataclasses
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from vglm_train import distributed
+from vglm_train.checkpoint.bundle import save_bundle
+from vglm_train.checkpoint.pretrained import load_pretrained
+from vglm_train.checkpoint.resume import read_state, read_tensors
+from vglm_train.checkpoint.run_folder import RunFolder
+from vglm_train.config.check import check_length
+from vglm_train.config.run import Config
+from vglm_train.data.evalset import read_items
+from vglm_train.data.loader import build as build_loader
+from vglm_train.distributed import Ranks
+from vglm_train.engine import hooks
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
+from vglm_train.engine.plan import Plan
+from vglm_train.engine.state import RunState
+from vglm_train.engine.trainer import Hook, Trainer
+from vglm_train.evaluate.retrieval import Embedder, Retrieval
+from vglm_train.log import console, sinks
+from vglm_train.log.metrics import Meter
+from vglm_train.log.throughput import Throughput
+from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.model.flops import flops_per_pair
+from vglm_train.objective.alignment import AlignmentObjective
+from vglm_train.prompt.text import build_text
+
+log = logging.getLogger(console.LOGGER)
+
+
+def run(config: Config) -> int:
+    """Train to the end, from the newest checkpoint if the run folder holds one.
+
+    Returns 0, or 128 + signal number if asked to stop. Raises UserError for what a person can mend.
+    """
+    folder = RunFolder(config)
+    resume_from = folder.check(config)  # before anything is built
+    ranks = distributed.start(config.engine.backend)
+    try:
+        return _Run(config, folder, resume_from, ranks).train()
+    finally:
+        distributed.stop()
+
+
+class _Run:
+    """One process of a run. The parts are built in `__init__` and `train`; nothing is built twice."""
+
+    def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks) -> None:
+        self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
+        self.text = build_text(config.model.text, config.data.languages)
+        self.loader = build_loader(config, self.text, ranks)
+        check_length(config, self.loader.epoch_samples)
+        self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
+        self.state = RunState.from_dict(read_state(resume_from)) if resume_from else RunState()
+        if ranks.main:
+            folder.claim(config)
+        console.setup(ranks, folder.path)
+
+    def train(self) -> int:
+        model = self._model()
+        seed, languages = self.config.run.seed, self.text.language_ids.values()
+        objective = AlignmentObjective(
+            model, self.config.objective, self.ranks, seed, dec_id=self.text.dec_id, language_ids=languages
+        )
+        engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks)
+        if self.resume_from:
+            engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
+            log.info("continuing from %s", self.resume_from)
+        outlets = self._sinks()
+        stop = hooks.StopOnSignal()
+        trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
+        try:
+            trainer.fit(self._hooks(engine, objective, outlets))
+        finally:
+            for outlet in outlets:
+                outlet.close()
+        if stop.received is not None and self.state.step < self.plan.steps:
+            log.info("stopped at step %d; the same command continues from there", self.state.step)
+            return 128 + stop.received
+        if self.ranks.main:
+            origin = {"run": self.config.run.name, "step": self.state.step, "samples": self.state.samples}
+            save_bundle(self.folder.bundle, self.config, model, self.text, origin)
+            log.info("done: %s", self.folder.bundle)
+        self.ranks.barrier()
+        return 0
+
+    def _model(self) -> Alignment:
+        """Random weights are a function of the seed, the same on every rank; then what the configuration names."""
+        torch.manual_seed(self.config.run.seed)
+        section, image = self.config.model, self.config.data.image
+        with self.ranks.device:
+            model = build_alignment(section, self.text.vocabulary, image.mean, image.std)
+        load_pretrained(model, section)
+        model.recompute(self.config.engine.recompute)
+        return model
+
+    def _sinks(self) -> list[sinks.Sink]:
+        if not self.ranks.main:
+            return []
+        config, folder = self.config, self.folder.path
+        resume_step = self.state.step if self.resume_from else None
+        outlets: list[sinks.Sink] = [
+            sinks.JsonlSink(folder, resume_step),
+            sinks.ConsoleSink(self.plan.steps, resume_step),
+        ]
+        if config.log.wandb.mode != "disabled":
+            run_id = sinks.wandb_run_id(folder)
+            resolved = dataclasses.asdict(config)
+            outlets.append(sinks.WandbSink(config.log.wandb, folder, config.run.name, resolved, run_id, resume_step))
+        return outlets
+
+    def _hooks(
+        self, engine: DeepSpeedEngine, objective: AlignmentObjective, outlets: Sequence[sinks.Sink]
+    ) -> list[Hook]:
+        config, state = self.config, self.state
+        cadence = hooks.Cadence.of(config)
+        throughput = Throughput(self.ranks.device, self.ranks.world, flops_per_pair(config.model, self.text.vocabulary))
+        save = hooks.SaveHook(
+            self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
+        )
+        chain: list[Hook] = [
+            hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, self.plan.global_batch)
+        ]
+        if config.data.validation:
+            judge = self._judge(objective.model)
+            chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, config.checkpoint.best))
+        return [*chain, hooks.GuardHook(config, state, save.save, str(self.folder.path)), save]
+
+    def _judge(self, model: Alignment) -> Retrieval:
+        config = self.config
+        embedder = Embedder(model, self.text, self.ranks.device, config.engine.precision == "bf16")
+        items = read_items(config.data.validation, config.model.vision.image_size, config.evaluate.images)
+        return Retrieval(
+            embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks
+        )
