@@ -1,0 +1,187 @@
+"""The architecture as rules on imports, and the size of files. ARCHITECTURE.md says why; this makes it so."""
+
+import ast
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+LONGEST = 300  # lines of a product file
+
+# A part of vglm_train imports only from lines above its own (and from itself).
+LAYERS = [
+    {"errors"},
+    {"config", "batch", "image", "distributed"},
+    {"log"},
+    {"prompt", "report", "env"},
+    {"data", "model"},
+    {"objective", "checkpoint", "evaluate"},
+    {"engine", "chat"},
+    {"run", "describe"},
+    {"train"},
+]
+LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
+
+# What a file whose path begins with the first may not import, beyond the layers.
+REFUSED = [
+    ("vglm_train/data/", ("vglm_train.model",)),
+    ("vglm_train/model/", ("vglm_train.data",)),
+    ("vglm_train/evaluate/", ("vglm_train.engine", "vglm_train.data.stream", "vglm_train.data.loader")),
+    ("vglm_train/chat/", ("vglm_train.engine", "vglm_train.data.stream", "vglm_train.data.loader")),
+    ("vglm_train/engine/", ("vglm_train.data", "vglm_train.model", "vglm_train.prompt")),
+    ("vglm_train/objective/", ("vglm_train.engine",)),
+    ("vglm_train/config/", ("torch", "numpy")),
+    ("vglm_train/report.py", ("torch",)),
+    ("vglm_train/", ("data_tools", "benchmarks", "train")),
+    ("data_tools/", ("vglm_train.engine", "vglm_train.objective", "vglm_train.run")),
+    ("", ("torchvision",)),
+]
+
+# Of these packages, the engine knows only these modules.
+ENGINE_MAY = {
+    "vglm_train.objective": "vglm_train.objective.base",
+    "vglm_train.checkpoint": "vglm_train.checkpoint.resume",
+    "vglm_train.evaluate": "vglm_train.evaluate.base",
+}
+
+# A library with opinions is imported in one place, so that replacing it is a change of one file.
+FENCED = {
+    "deepspeed": {"vglm_train/engine/deepspeed_engine.py"},
+    "torch.distributed": {"vglm_train/distributed.py"},
+    "transformers": {"vglm_train/model/vision/hf.py", "vglm_train/prompt/text.py"},
+    "webdataset": {"vglm_train/data/shards.py", "data_tools/_packing.py"},
+    "datasets": {"data_tools/sources.py"},
+    "wandb": {"vglm_train/log/sinks.py"},
+    "yaml": {"vglm_train/config/document.py", "vglm_train/config/load.py"},
+    "matplotlib": {"vglm_train/report.py"},
+    "sat": set(),
+}
+
+
+def product() -> list[Path]:
+    """Every Python file that is shipped, relative to the repository."""
+    folders = [p for name in ("vglm_train", "data_tools") for p in (ROOT / name).rglob("*.py")]
+    return sorted(p.relative_to(ROOT) for p in [ROOT / "train.py", *folders])
+
+
+def imports(source: str) -> Iterator[str]:
+    """Dotted names a module imports, wherever in it; `from a import b` gives a.b."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            assert node.level == 0, "relative imports hide where things come from"
+            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+        elif isinstance(node, ast.Attribute) and ast.unparse(node) == "torch.distributed":
+            yield "torch.distributed"
+
+
+def within(name: str, module: str) -> bool:
+    return name == module or name.startswith(module + ".")
+
+
+def part_of(path: Path) -> str:
+    """The part of the architecture a file belongs to: vglm_train/data/x.py -> data."""
+    return path.with_suffix("").parts[1] if path.parts[0] == "vglm_train" else path.parts[0].removesuffix(".py")
+
+
+def violations(path: Path, source: str) -> Iterator[str]:
+    """Every broken rule in words."""
+    for name in imports(source):
+        yield from (f"{path} imports {name}: {why}" for why in _reasons(path, name))
+
+
+def _reasons(path: Path, name: str) -> Iterator[str]:
+    file = path.as_posix()
+    part, other = part_of(path), name.split(".")[1] if name.startswith("vglm_train.") else None
+    if other in LEVEL and part in LEVEL and other != part and LEVEL[other] >= LEVEL[part]:
+        yield f"{other} does not stand above {part}"
+    for start, refused in REFUSED:
+        if file.startswith(start):
+            yield from (f"{start or 'the project'} does without {module}" for module in refused if within(name, module))
+    if part == "engine":
+        for package, allowed in ENGINE_MAY.items():
+            if within(name, package) and not within(name, allowed):
+                yield f"of {package} the engine knows {allowed} only"
+    for library, files in FENCED.items():
+        if within(name, library) and file not in files:
+            yield f"{library} belongs in {', '.join(sorted(files)) or 'no file yet'}"
+
+
+@pytest.mark.parametrize("path", product(), ids=str)
+def test_imports_follow_the_architecture(path):
+    assert list(violations(path, (ROOT / path).read_text("utf-8"))) == []
+
+
+def test_every_part_has_its_place():
+    parts = {part_of(path) for path in product() if path.parts[0] in ("vglm_train", "train.py")}
+    assert parts - {"__init__"} <= set(LEVEL)
+
+
+def test_fences_stand_around_files_that_use_them():
+    for library, files in FENCED.items():
+        for file in files:
+            names = imports((ROOT / file).read_text("utf-8"))
+            assert any(within(name, library) for name in names), f"{file} does not import {library}: mend the table"
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("vglm_train/config/x.py", "import torch"),
+        ("vglm_train/config/x.py", "from vglm_train.data.record import Record"),
+        ("vglm_train/data/x.py", "def f():\n    from vglm_train.model.alignment import Alignment"),
+        ("vglm_train/data/x.py", "from vglm_train import model"),
+        ("vglm_train/model/x.py", "import vglm_train.data.stream as s"),
+        ("vglm_train/model/x.py", "import torch.distributed as dist"),
+        ("vglm_train/model/x.py", "from torch import distributed"),
+        ("vglm_train/model/x.py", "import torch\ntorch.distributed.barrier()"),
+        ("vglm_train/objective/x.py", "from vglm_train.engine.trainer import Trainer"),
+        ("vglm_train/objective/x.py", "from vglm_train.checkpoint.resume import Checkpoints"),
+        ("vglm_train/evaluate/x.py", "from vglm_train.data.loader import Loader"),
+        ("vglm_train/engine/x.py", "from vglm_train.objective.alignment import AlignmentObjective"),
+        ("vglm_train/engine/x.py", "from vglm_train.checkpoint.bundle import save_bundle"),
+        ("vglm_train/engine/x.py", "from vglm_train.evaluate.retrieval import recall"),
+        ("vglm_train/log/x.py", "import wandb"),
+        ("vglm_train/engine/hooks.py", "import deepspeed.comm"),
+        ("vglm_train/run.py", "import train"),
+        ("vglm_train/image.py", "from torchvision.transforms import v2"),
+        ("data_tools/x.py", "import webdataset"),
+    ],
+)
+def test_a_broken_rule_is_found(path, source):
+    assert list(violations(Path(path), source))
+
+
+@pytest.mark.parametrize(
+    ("path", "source"),
+    [
+        ("vglm_train/engine/x.py", "from vglm_train.objective.base import Objective"),
+        ("vglm_train/engine/x.py", "from vglm_train.checkpoint.resume import Checkpoints"),
+        ("vglm_train/evaluate/x.py", "from vglm_train.data.evalset import EvalSet"),
+        ("vglm_train/model/x.py", "from torch import Tensor, nn"),
+        ("train.py", "from vglm_train.run import run"),
+    ],
+)
+def test_what_is_allowed_passes(path, source):
+    assert list(violations(Path(path), source)) == []
+
+
+def exceptions() -> dict[str, str]:
+    """ARCHITECTURE.md, section "Files over 300 lines": a list of `path`: reason."""
+    file = ROOT / "ARCHITECTURE.md"
+    text = file.read_text("utf-8") if file.exists() else ""
+    section = re.search(rf"^#+ Files over {LONGEST} lines\n(.*?)(?=^#|\Z)", text, re.MULTILINE | re.DOTALL)
+    return dict(re.findall(r"^[-*] `([^`]+)`: (\S.+)$", section[1], re.MULTILINE)) if section else {}
+
+
+def too_long(paths: Iterable[Path]) -> set[str]:
+    return {path.as_posix() for path in paths if len((ROOT / path).read_text("utf-8").splitlines()) > LONGEST}
+
+
+def test_files_stay_short_or_give_a_reason():
+    launchers = [p.relative_to(ROOT) for folder in ("launch", "benchmarks") for p in (ROOT / folder).rglob("*.*")]
+    long = too_long([*product(), *(p for p in launchers if p.suffix in (".py", ".sh"))])
+    assert long == set(exceptions())
