@@ -1,0 +1,93 @@
+"""Files that are whole or absent, content hashes, and the shell of a command."""
+
+import argparse
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from tqdm import tqdm
+
+from vglm_train.errors import UserError
+
+BLOCK = 1 << 20
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[BinaryIO]:
+    """Write a file aside and rename it onto `path` once it is whole and on disk; an error leaves `path` as it was."""
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        with open(aside, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(aside, path)
+    finally:
+        aside.unlink(missing_ok=True)
+    sync_folder(path.parent)
+
+
+def write_json(path: Path, value: Any) -> None:
+    """A JSON file, whole or absent."""
+    with replacing(path) as file:
+        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+
+
+def sync_folder(folder: Path) -> None:
+    """Make renames in `folder` survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """' (nearest: X)' for an error message, or nothing when no name is near."""
+    close = get_close_matches(name, list(names), n=1, cutoff=0.5)
+    return f" (nearest: {close[0]!r})" if close else ""
+
+
+def progress(total: int | None, unit: str, text: str) -> Any:
+    """A progress bar with rate and ETA on stderr; sparse lines where stderr is not a terminal."""
+    interval = 0.2 if sys.stderr.isatty() else 15.0
+    return tqdm(total=total, unit=unit, desc=text, unit_scale=unit == "B", mininterval=interval, dynamic_ncols=True)
+
+
+def parser(module: str, text: str | None) -> argparse.ArgumentParser:
+    """An argument parser for `python -m module` that shows the module's text as it is written."""
+    layout = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(prog=f"python -m {module}", description=text, formatter_class=layout)
+
+
+def at_least_one(text: str) -> int:
+    """An argparse type: a whole number from 1."""
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError(f"{value} is below 1")
+    return value
+
+
+def command(main: Callable[[], int]) -> None:
+    """Run a command: a user's mistake is one line and status 2, Ctrl-C is status 130."""
+    try:
+        status = main()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except KeyboardInterrupt:
+        print("stopped; nothing half-written was left, run the same command again", file=sys.stderr)
+        status = 130
+    sys.exit(status)

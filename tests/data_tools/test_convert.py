@@ -1,0 +1,193 @@
+"""Each source format becomes the same records; mistakes are named; bad rows are counted."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from subprocess import CompletedProcess
+
+import pytest
+
+from data_tools import _fields, convert, sources
+from vglm_train.data.record import content_id
+from vglm_train.errors import UserError
+
+
+def read_lines(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text("utf-8").splitlines()]
+
+
+def write_lines(path: Path, rows: list[dict]) -> Path:
+    path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), "utf-8")
+    return path
+
+
+WANTED = {"en": ["a red dog", "a dog"], "zh": ["一只红色的狗"]}
+
+
+def run_convert(source: object, out: Path, *arguments: object) -> tuple[list[dict], convert.Report]:
+    args = convert.parse([str(source), "--out", str(out), *map(str, arguments)])
+    rows, fields = convert.open_source(args)
+    report = convert.convert(rows, fields, convert.target(args))
+    return read_lines(out), report
+
+
+@pytest.mark.parametrize("kind", ["jsonl", "csv", "tsv", "coco", "hf"])
+def test_every_format_gives_the_same_record(kind: str, photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / f"data.{kind}"
+    if kind == "jsonl":
+        write_lines(source, [{"image": "0.png", "captions_en": WANTED["en"], "captions_zh": WANTED["zh"]}])
+    elif kind in ("csv", "tsv"):
+        mark = "," if kind == "csv" else "\t"
+        texts = [*WANTED["en"], *WANTED["zh"]]
+        source.write_text("\n".join([f"image{mark}caption", *(f"0.png{mark}{text}" for text in texts)]), "utf-8")
+    elif kind == "coco":
+        notes = [{"image_id": 7, "caption": text} for text in [*WANTED["en"], *WANTED["zh"]]]
+        source.write_text(json.dumps({"images": [{"id": 7, "file_name": "0.png"}], "annotations": notes}))
+    else:
+        datasets = pytest.importorskip("datasets")
+        rows = {"image": ["0.png"], "caption": [[*WANTED["en"], *WANTED["zh"]]]}
+        datasets.DatasetDict(train=datasets.Dataset.from_dict(rows)).save_to_disk(source)
+    records, _ = run_convert(source, tmp_path / "out" / "r.jsonl", "--format", kind, "--images", photos)
+    assert len(records) == 1
+    record = records[0]
+    assert record["captions"] == WANTED
+    assert record["image_id"] == content_id((photos / "0.png").read_bytes())
+    assert (tmp_path / "out" / record["image"]).resolve() == (photos / "0.png").resolve()
+    assert record["source"] == "data"
+    assert record["split"] == "train"
+    assert record["id"] == record["group"] == ("7" if kind == "coco" else "0")
+
+
+def test_pictures_inside_hugging_face_data_become_files(photos: Path, tmp_path: Path) -> None:
+    datasets = pytest.importorskip("datasets")
+    files = [(photos / f"{index}.png").read_bytes() for index in (0, 1, 0)]
+    pictures = [{"bytes": data, "path": None} for data in files]
+    features = datasets.Features({"image": datasets.Image(), "text": datasets.Value("string")})
+    data = datasets.Dataset.from_dict({"image": pictures, "text": ["a", "b", "c"]}, features=features)
+    folder = tmp_path / "parquet"
+    folder.mkdir()
+    data.to_parquet(folder / "test.parquet")
+    out = tmp_path / "out" / "r.jsonl"
+    records, _ = run_convert(folder, out, "--format", "hf")
+    assert [record["split"] for record in records] == ["test"] * 3
+    assert records[0]["image_id"] == records[2]["image_id"] != records[1]["image_id"]
+    assert [(out.parent / record["image"]).read_bytes() for record in records] == files
+    assert len([path for path in (out.parent / "images").rglob("*") if path.is_file()]) == 2
+
+
+def test_bad_rows_are_counted_by_cause_and_named(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "c.jsonl"
+    good = b'{"image": "0.png", "caption": "a dog"}\n'
+    bad = [b"{broken\n", b'{"image": "0.png", "caption": " "}\n', b'{"image": "no.png", "caption": "x"}\n',
+           b'{"image": "0.png", "caption": "\xff"}\n', b'{"caption": "x"}\n', b'{"image": "0.png", "caption": 3}\n',
+           b'{"image": "http://a/b.jpg", "caption": "x"}\n', b"[1]\n"]  # fmt: skip
+    source.write_bytes(good + b"".join(bad))
+    records, report = run_convert(source, tmp_path / "r.jsonl", "--format", "jsonl", "--images", photos)
+    assert len(records) == 1
+    assert report.bad == {"json": 2, "caption": 2, "missing image": 1, "encoding": 1, "image": 2}
+    assert report.named["caption"][0].startswith("line 3")
+
+
+def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) -> None:
+    source, out = write_lines(tmp_path / "c.jsonl", [{"image": "no.png", "caption": "x"}]), tmp_path / "r.jsonl"
+    out.write_text("precious")
+    with pytest.raises(UserError, match=r"no row makes a record(.|\n)*missing image: 1(.|\n)*no\.png"):
+        run_convert(source, out, "--format", "jsonl", "--images", photos)
+    assert out.read_text() == "precious"
+    assert not list(tmp_path.glob("*.tmp-*"))
+
+
+def test_csv_mapping_encoding_and_bad_rows(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "c.csv"
+    text = '0.png,"a dog, ""big""\nand old",一只狗,test,p1\n1.png,a cat\n2.png,a fox,狐狸,,p2\n'
+    source.write_bytes(text.encode("gb18030"))
+    arguments = ["--format", "csv", "--images", photos, "--encoding", "gb18030", "--columns", "file,a,b,part,patient",
+                 "--image-field", "file", "--caption-field", "en=a", "--caption-field", "zh=b", "--split-field", "part",
+                 "--group-field", "patient"]  # fmt: skip
+    records, report = run_convert(source, tmp_path / "r.jsonl", *arguments)
+    assert records[0]["captions"] == {"en": ['a dog, "big" and old'], "zh": ["一只狗"]}
+    assert [(record["split"], record["group"]) for record in records] == [("test", "p1"), ("train", "p2")]
+    assert report.bad == {"columns": 1}
+    arguments[5] = "utf-8"
+    with pytest.raises(UserError, match="encoding"):
+        run_convert(source, tmp_path / "r.jsonl", *arguments)
+
+
+def test_a_tsv_field_may_begin_with_a_quote(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "c.tsv"
+    source.write_text('image\tcaption\n0.png\t"hello" says a dog\n1.png\ta "cat\n')
+    records, _ = run_convert(source, tmp_path / "r.jsonl", "--format", "tsv", "--images", photos)
+    assert [record["captions"]["en"] for record in records] == [['"hello" says a dog'], ['a "cat']]
+
+
+def test_a_record_file_can_be_read_again(photos: Path, tmp_path: Path) -> None:
+    rows = [{"image": "0.png", "captions": WANTED, "id": "x", "split": "val", "group": "g"}]
+    source = write_lines(photos / "c.jsonl", rows)
+    first, _ = run_convert(source, photos / "r.jsonl", "--format", "jsonl", "--source", "s")
+    second, _ = run_convert(photos / "r.jsonl", photos / "again.jsonl", "--format", "jsonl", "--source", "s")
+    assert first == second
+    assert first[0] | {"image_id": 0} == {**rows[0], "image_id": 0, "source": "s"}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image-field", "imgae"], "--image-field: .*'imgae' \\(nearest: 'image'\\).*\\['image', 'caption'\\]"),
+        (["--caption-field", "en=captoin"], "--caption-field: .*'captoin' \\(nearest: 'caption'\\)"),
+        (["--caption-field", "fr=caption"], "language 'fr' is not one of \\['en', 'zh'\\]"),
+        (["--split-field", "part"], "--split-field: the source has no column 'part'"),
+    ],
+)
+def test_a_wrong_column_is_named_with_the_nearest(
+    arguments: list[str], message: str, photos: Path, tmp_path: Path
+) -> None:
+    source = write_lines(tmp_path / "c.jsonl", [{"image": "0.png", "caption": "x"}])
+    with pytest.raises(UserError, match=message):
+        run_convert(source, tmp_path / "r.jsonl", "--format", "jsonl", "--images", photos, *arguments)
+
+
+def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
+    (tmp_path / "list.json").write_text("[]")
+    (tmp_path / "empty.csv").write_text("")
+    (tmp_path / "twice.csv").write_text("image,a,a\n")
+    for name, kind, message in [
+        ("no.jsonl", "jsonl", "no.jsonl: no such file"),
+        ("list.json", "coco", "not a COCO captions file"),
+        ("empty.csv", "csv", "the file is empty"),
+        ("twice.csv", "csv", "'a' occurs twice"),
+        ("nothing", "hf", "nothing: Hugging Face datasets cannot open it"),
+    ]:
+        with pytest.raises(UserError, match=message):
+            sources.open_rows(str(tmp_path / name), kind)
+
+
+@pytest.mark.parametrize(
+    ("caption", "language"),
+    [
+        ("穿T恤的人", "zh"),
+        ("a sign that says 中国", "en"),
+        ("狗", "zh"),
+        ("Ein Hund", "en"),
+        ("123", "en"),
+        ("㐀 x", "zh"),
+    ],
+)
+def test_language_is_told_from_the_text(caption: str, language: str) -> None:
+    assert _fields.detect_language(caption) == language
+
+
+def test_the_command_reports_a_mistake_in_one_line(tool: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:
+    done = tool("convert", tmp_path / "no.jsonl", "--format", "jsonl", "--out", tmp_path / "r.jsonl")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Traceback" not in done.stderr
+
+
+def test_real_captions_are_kept_as_they_are(shared: Path, tmp_path: Path) -> None:
+    folder = shared / "data" / "flickr"
+    records, report = run_convert(folder / "captions.jsonl", tmp_path / "r.jsonl", "--format", "jsonl")
+    originals = read_lines(folder / "captions.jsonl")
+    assert [record["captions"]["zh"] for record in records] == [row["captions_zh"] for row in originals]
+    assert report.captions == {"en": 10500, "zh": 10500}
+    assert report.splits == {"train": 1500, "val": 300, "test": 300}
+    assert not report.bad
