@@ -113,6 +113,16 @@ class Alignment(nn.Module):
         """Whether the Q-Former's activations are computed again in backward instead of kept."""
         self.qformer.recompute = on
 
+    def compile_blocks(self) -> None:
+        """torch.compile the blocks of encoder and Q-Former in place; names of weights stay.
+
+        Block by block, so that like blocks share their code and a step starts within a minute or two.
+        """
+        # one Q-Former block has a variant for each pass, with and without gradient
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        for block in (*self.vision.blocks(), *self.qformer.blocks):
+            block.compile(dynamic=False)
+
 
 def _unit(projection: nn.Linear, hidden: Tensor) -> Tensor:
     with torch.autocast(hidden.device.type, enabled=False):

@@ -1,0 +1,50 @@
+"""How much arithmetic a training step must do: the denominator of every utilisation and floor.
+
+p image tokens, c image width, d Q-Former width, q queries, t text places; a product [a,b] x [b,c] is 2abc.
+"""
+
+from vglm_train.config.model import Model, QFormer, Vision
+
+
+def flops_per_pair(config: Model, vocabulary: int) -> float:
+    """Floating point operations of one pair in one stage-one step, forward and backward, products alone.
+
+    Backward is twice forward for what trains and nothing for the frozen encoder; recomputation does not count.
+    Every image is projected once for all passes, also where several ranks project a negative again.
+    """
+    return vision_flops(config.vision) + 3 * qformer_flops(config, config.qformer.vocabulary or vocabulary)
+
+
+def image_tokens(config: Vision) -> int:
+    """Tokens of one image, with the class token of EVA and CLIP."""
+    return (config.image_size // config.patch) ** 2 + (config.family != "siglip")
+
+
+def vision_flops(config: Vision) -> float:
+    """Forward of one image."""
+    p, c = image_tokens(config), config.width
+    block = 2 * p * (4 * c * c + 2 * c * config.mlp_width) + 4 * p * p * c
+    patches = 2 * (config.image_size // config.patch) ** 2 * 3 * config.patch**2 * c
+    return config.depth * block + patches
+
+
+def qformer_flops(config: Model, vocabulary: int) -> float:
+    """Forward of one pair: image keys, queries, text, three joint rows and the caption with its head."""
+    q, t, width = config.qformer.queries, config.text.max_length, config.qformer.width
+    keys = 2 * image_tokens(config.vision) * config.vision.width * 2 * width * _crossings(config.qformer)
+    passes = _pass(config, q, 0, 0) + _pass(config, 0, t, 0) + 3 * _pass(config, q, t, 0) + _pass(config, 0, t, q)
+    head = 2 * t * (width * width + width * vocabulary)
+    projections = 2 * (q + 1) * width * config.contrastive_width
+    return keys + passes + head + projections
+
+
+def _pass(config: Model, queries: int, text: int, cached: int) -> float:
+    """One row through all blocks: `queries` and `text` places, which also see `cached` ones."""
+    d, places = config.qformer.width, queries + text
+    block = 2 * places * (4 * d * d + 2 * d * config.qformer.mlp_width) + 4 * places * (places + cached) * d
+    cross = 2 * queries * 2 * d * d + 4 * queries * image_tokens(config.vision) * d
+    return config.qformer.layers * block + _crossings(config.qformer) * cross
+
+
+def _crossings(config: QFormer) -> int:
+    return -(-config.layers // config.cross_every)
