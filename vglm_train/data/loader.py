@@ -1,0 +1,97 @@
+"""From the configuration to an endless iterator of this rank's micro-batches."""
+
+from collections.abc import Iterator, Sequence
+from itertools import count
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from vglm_train.batch import PairBatch
+from vglm_train.config.check import Split, split
+from vglm_train.config.run import Config
+from vglm_train.data.manifest import Manifest, read_source
+from vglm_train.data.plan import Order
+from vglm_train.data.stream import PairDataset, Samples
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.prompt.text import TextEncoder
+
+
+class Loader:
+    """This rank's share of the stream. `epoch_samples`: samples of all sources together."""
+
+    def __init__(self, dataset: PairDataset, global_batch: int, cut: Split, workers: int, pin: bool) -> None:
+        self.dataset, self.global_batch, self.cut, self.workers, self.pin = dataset, global_batch, cut, workers, pin
+        self.epoch_samples = dataset.order.samples
+
+    def batches(self, consumed: int) -> Iterator[PairBatch]:
+        """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
+
+        Workers start here. The batches do not depend on how many there are.
+        """
+        assert consumed % self.global_batch == 0, "the stream is entered between two steps"
+        first = consumed // self.global_batch * self.cut.accumulation
+        loader = DataLoader(
+            self.dataset,
+            batch_size=None,
+            sampler=_From(first),
+            num_workers=self.workers,
+            pin_memory=self.pin,
+            generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
+        )
+        return _unwrapped(iter(loader))
+
+
+class _From(Sampler[int]):
+    """start, start + 1, ... without end."""
+
+    def __init__(self, start: int) -> None:
+        self.start = start
+
+    def __iter__(self) -> Iterator[int]:
+        return count(self.start)
+
+
+def _unwrapped(batches: Iterator[PairBatch | UserError]) -> Iterator[PairBatch]:
+    while True:
+        try:
+            batch = next(batches)
+        except RuntimeError as error:
+            if "DataLoader worker" not in str(error):
+                raise
+            raise UserError(
+                f"a loader worker died ({str(error).splitlines()[0]}): most often memory ran out, or /dev/shm is too "
+                "small (in a container: --shm-size). Lower data.workers, or set it to 0 to read without workers."
+            ) from error
+        if isinstance(batch, UserError):
+            raise batch
+        yield batch
+
+
+def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:
+    """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
+    data = config.data
+    sources = [read_source(source.name, source.shards, data.languages) for source in data.train]
+    shards = [shard for manifest in sources for shard in manifest.shards]
+    order = Order(
+        [shard.samples for shard in shards], config.run.seed, " ".join(s.name for s in data.train), data.shuffle_shards
+    )
+    cut = split(config, ranks.world)
+    how = Samples(config.run.seed, data.languages, text, config.model.vision.image_size, data.image)
+    dataset = PairDataset(shards, order, how, data.global_batch, cut, ranks.rank, ranks.world)
+    _check_languages(data.languages, sources)
+    return Loader(dataset, data.global_batch, cut, data.workers, pin=ranks.device.type == "cuda")
+
+
+def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> None:
+    """Every language asked for has captions somewhere, if all manifests count them."""
+    counts = [manifest.captions for manifest in sources]
+    if any(count is None for count in counts):
+        return
+    missing = [language for language in languages if not any(count and count.get(language) for count in counts)]
+    if missing:
+        places = ", ".join(str(manifest.path) for manifest in sources)
+        raise UserError(
+            f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {places}). "
+            "Leave it out, or add a source that has it."
+        )

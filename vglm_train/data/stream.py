@@ -1,0 +1,168 @@
+"""The stream: micro-batch number -> PairBatch, the same whichever worker reads it and however often.
+
+Epochs stand back to back. Global batch g is places [g*G, (g+1)*G) of that line; within it micro-batch m of rank r is
+the `micro` places from g*G + (m*world + r)*micro. So a place in the line is all there is to remember, and any number
+of ranks and workers reads the same samples. A damaged sample leaves its row empty and is counted.
+"""
+
+import hashlib
+import logging
+import random
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vglm_train.batch import PairBatch
+from vglm_train.config.check import Split
+from vglm_train.config.data import Image
+from vglm_train.data.manifest import Shard
+from vglm_train.data.plan import Order
+from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.errors import UserError
+from vglm_train.image import ImageError, open_image, smallest_side, train_pixels
+from vglm_train.prompt.text import TextEncoder
+
+NAMED = 10  # damaged samples a worker names, of one cause in one epoch
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Samples:
+    """What a training sample becomes: seed, languages to draw from, text encoder, picture side and augmentation."""
+
+    seed: int
+    languages: Sequence[str]
+    text: TextEncoder
+    size: int
+    image: Image
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """One training sample."""
+
+    key: str
+    pixels: Tensor  # [3,h,w] uint8
+    ids: list[int]
+    image_id: int
+    language: str
+    caption: str
+
+
+def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
+    """All randomness of a sample: which caption, which crop, which way round."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return random.Random(int.from_bytes(digest))
+
+
+def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Language and caption: languages that the record has count the same, then captions of that language."""
+    spoken = [language for language in languages if language in record.captions]
+    if not spoken:
+        found, wanted = ", ".join(record.captions), ", ".join(languages)
+        raise RecordError("caption", f"its captions are in {found}, data.languages is [{wanted}]")
+    language = spoken[int(rng.random() * len(spoken))]
+    captions = record.captions[language]
+    return language, captions[int(rng.random() * len(captions))]
+
+
+def read_pair(reader: ShardReader, shard: Shard, index: int, epoch: int, how: Samples) -> Pair:
+    """Read and augment sample `index` of `shard` as an epoch sees it. DamagedSample where it cannot be used."""
+    raw = reader.read(shard, index)
+    try:
+        record = parse(raw.json)
+        rng = sample_rng(how.seed, epoch, raw.key)
+        language, caption = draw_caption(record, how.languages, rng)
+        ids = how.text.encode(caption, language)
+        picture = open_image(raw.image, smallest_side(how.size, how.image.crop_scale))
+    except RecordError as error:
+        raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
+    except ImageError as error:
+        cause = "bomb" if error.cause == "bomb" else "image"
+        raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
+    except UserError as error:
+        raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
+    pixels = train_pixels(picture, how.size, how.image.crop_scale, how.image.flip, rng)
+    image_id = content_id(raw.image) if record.image_id is None else record.image_id
+    return Pair(raw.key, pixels, ids, image_id, language, caption)
+
+
+class PairDataset(Dataset):
+    """Micro-batches of one rank by number, counted from the start of the stream; it has no end.
+
+    A mistake of the user's comes back as a UserError value, because a DataLoader would wrap it in a traceback.
+    """
+
+    def __init__(
+        self, shards: Sequence[Shard], order: Order, how: Samples, global_batch: int, cut: Split, rank: int, world: int
+    ) -> None:
+        self.shards, self.order, self.how = tuple(shards), order, how
+        self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
+        self.reader = ShardReader(capacity=2 * order.window)  # a batch may straddle two windows
+        self.log = _DamageLog()
+
+    def __getitem__(self, number: int) -> PairBatch | UserError:
+        try:
+            return self._batch(self.first_row(number))
+        except UserError as error:
+            return error
+
+    def first_row(self, number: int) -> int:
+        """Place in the stream of the first row of micro-batch `number`."""
+        step, part = divmod(number, self.cut.accumulation)
+        return step * self.global_batch + (part * self.world + self.rank) * self.cut.micro
+
+    def _batch(self, first: int) -> PairBatch:
+        how, rows = self.how, self.cut.micro
+        pixels = torch.zeros(rows, 3, how.size, how.size, dtype=torch.uint8)
+        image_ids = torch.full((rows,), -1, dtype=torch.int64)
+        valid = torch.zeros(rows, dtype=torch.bool)
+        ids: list[list[int]] = [[] for _ in range(rows)]
+        damaged: Counter[str] = Counter()
+        for row in range(rows):
+            epoch, place = divmod(first + row, self.order.samples)
+            shard, index = self.order.locate(epoch, place)
+            try:
+                pair = read_pair(self.reader, self.shards[shard], index, epoch, how)
+            except DamagedSample as error:
+                damaged[error.cause] += 1
+                self.log.note(error, epoch)
+                continue
+            pixels[row], ids[row], image_ids[row], valid[row] = pair.pixels, pair.ids, pair.image_id, True
+        text_ids, text_mask = how.text.batch(ids)
+        return PairBatch(
+            pixels=pixels,
+            text_ids=text_ids,
+            text_mask=text_mask,
+            image_ids=image_ids,
+            valid=valid,
+            first_row=first,
+            epoch=first // self.order.samples,
+            damaged=dict(damaged),
+        )
+
+
+class _DamageLog:
+    """Names damaged samples in the log, the first few of each cause in each epoch."""
+
+    def __init__(self) -> None:
+        self.epoch = -1
+        self.counts: Counter[str] = Counter()
+
+    def note(self, damage: DamagedSample, epoch: int) -> None:
+        if epoch != self.epoch:
+            self.epoch = epoch
+            self.counts.clear()
+        self.counts[damage.cause] += 1
+        if self.counts[damage.cause] <= NAMED:
+            logger.warning(
+                "damaged sample (%s) in %s, key %s: %s", damage.cause, damage.shard, damage.key, damage.reason
+            )
+        if self.counts[damage.cause] == NAMED:
+            logger.warning("further samples of cause %s are only counted, until the next epoch", damage.cause)

@@ -1,0 +1,120 @@
+"""Pictures to pixels: opening what people really have, and BLIP-2's training and evaluation transforms."""
+
+import io
+import math
+import random
+import warnings
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+from torch import Tensor
+
+FORMATS = ("JPEG", "PNG", "WEBP")
+MAX_PIXELS = 89_478_485  # a larger picture counts as a decompression bomb: 256 MiB as RGB
+RATIO = (3 / 4, 4 / 3)  # width over height of a training crop, as torchvision's RandomResizedCrop
+ATTEMPTS = 10  # to draw a crop that fits, as torchvision
+
+_ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+
+class ImageError(Exception):
+    """A picture that cannot be used. `cause` is "undecodable" or "bomb"."""
+
+    def __init__(self, cause: str, reason: str = "") -> None:
+        super().__init__(f"{cause}: {reason}" if reason else cause)
+        self.cause = cause
+
+
+def open_image(data: bytes, smallest: int | None = None) -> Image.Image:
+    """Bytes of a JPEG, PNG or WEBP -> an upright RGB picture, decoded in full.
+
+    The EXIF turn is applied; 16-bit grey is scaled so that 65535 is white; transparency is laid on white; CMYK is read
+    with Adobe's inverted inks, as every JPEG writer of note stores them; of an animation the first frame is taken.
+    `smallest`: a large JPEG may be decoded at 1/2, 1/4 or 1/8 as long as both sides stay at least that long.
+    Raises ImageError: "bomb" above MAX_PIXELS (judged by the header), else "undecodable", also for a file cut short.
+    """
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Pillow warns of odd metadata without naming the file
+        try:
+            image = Image.open(io.BytesIO(data), formats=FORMATS)
+            if image.width * image.height > MAX_PIXELS:
+                raise ImageError("bomb", f"{image.width} x {image.height} pixels")
+            if smallest is not None:
+                image.draft(None, (smallest, smallest))
+            image.load()
+            return _upright(_rgb(image), image)
+        except Image.DecompressionBombError as error:
+            raise ImageError("bomb", str(error)) from None
+        except ImageError:
+            raise
+        except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
+            raise ImageError("undecodable", f"{type(error).__name__}: {error}") from error
+
+
+def train_pixels(image: Image.Image, size: int, scale: tuple[float, float], flip: bool, rng: random.Random) -> Tensor:
+    """RandomResizedCrop (area share `scale`, bicubic), then a mirror image half the time if `flip`.
+
+    RGB picture -> uint8 [3,size,size]. Only `rng.random()` is used, whose sequence Python guarantees for a seed.
+    """
+    crop = image.crop(random_crop(image.width, image.height, scale, rng))
+    crop = crop.resize((size, size), Image.Resampling.BICUBIC)
+    if flip and rng.random() < 0.5:
+        crop = ImageOps.mirror(crop)
+    return _tensor(crop)
+
+
+def eval_pixels(image: Image.Image, size: int) -> Tensor:
+    """The whole RGB picture squeezed into a square, bicubic, as BLIP-2 evaluates -> uint8 [3,size,size]."""
+    return _tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+
+
+def smallest_side(size: int, scale: tuple[float, float]) -> int:
+    """Sides a picture needs so that every crop `random_crop` can draw is at least `size` wide and high."""
+    return math.ceil(size / math.sqrt(scale[0] * RATIO[0]))
+
+
+def random_crop(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
+    """Left, top, right, bottom of a crop, drawn as torchvision's RandomResizedCrop draws it."""
+    low, high = (math.log(r) for r in RATIO)
+    for _ in range(ATTEMPTS):
+        area = width * height * (scale[0] + rng.random() * (scale[1] - scale[0]))
+        ratio = math.exp(low + rng.random() * (high - low))
+        w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+        if 0 < w <= width and 0 < h <= height:
+            left, top = int(rng.random() * (width - w + 1)), int(rng.random() * (height - h + 1))
+            return left, top, left + w, top + h
+    w, h = min(width, round(height * RATIO[1])), min(height, round(width / RATIO[0]))
+    left, top = (width - w) // 2, (height - h) // 2
+    return left, top, left + w, top + h
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):  # 16-bit grey; convert() would cut it off at 255
+        levels = np.asarray(image).astype(np.int64).clip(0, 65535)
+        image = Image.fromarray(((levels * 255 + 32767) // 65535).astype(np.uint8))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image if image.mode == "RGB" else image.convert("RGB")
+
+
+def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
+    try:
+        turn = _TURNS.get(source.getexif().get(_ORIENTATION, 1))
+    except Exception:  # damaged EXIF is no reason to lose the picture
+        turn = None
+    return image if turn is None else image.transpose(turn)
+
+
+def _tensor(image: Image.Image) -> Tensor:
+    return torch.from_numpy(np.array(image)).permute(2, 0, 1).contiguous()

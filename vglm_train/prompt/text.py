@@ -1,0 +1,183 @@
+"""Captions to token ids for the Q-Former, with any BERT-like tokenizer."""
+
+import re
+import unicodedata
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+
+from vglm_train.config.model import Text
+from vglm_train.errors import UserError
+
+DEC = "[DEC]"  # starts a caption to be generated (BLIP, BLIP-2)
+LANGUAGE_TOKENS = {"en": "[EN]", "zh": "[ZH]"}
+BLIP_WORDS = 50  # longest caption of the blip processor, in words
+
+_FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
+_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
+_CJK = f"{_HAN}\u3000-\u303f\uff00-\uffef"  # with punctuation and full-width forms
+_BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
+
+
+def blip_text(caption: str) -> str:
+    """LAVIS's blip_caption: lower case, . ! " ( ) * # : ; ~ become blanks, at most 50 words. English only."""
+    return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:BLIP_WORDS])
+
+
+def plain_text(caption: str) -> str:
+    """NFC, blanks collapsed, all else kept: right for every language."""
+    return " ".join(unicodedata.normalize("NFC", caption).split())
+
+
+def is_chinese(caption: str) -> bool:
+    """At least as many ideographs as words of other letters."""
+    ideographs = len(re.findall(f"[{_HAN}]", caption))
+    return ideographs > 0 and ideographs >= len(re.findall(f"[^\\W\\d_{_HAN}]+", caption))
+
+
+class TextEncoder:
+    """Caption -> [CLS] (language token) words [SEP], at most `max_length` ids.
+
+    [DEC] is added to the vocabulary as BLIP-2 does it, as the first new id; then [EN] and [ZH] if they are wanted.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Text) -> None:
+        self.tokenizer: Any = tokenizer  # its class gives most results as unions
+        self.config = config
+        tokenizer.add_special_tokens({"bos_token": DEC})
+        names = LANGUAGE_TOKENS if config.language_token else {}
+        tokenizer.add_tokens(list(names.values()), special_tokens=True)
+        self.vocabulary = len(tokenizer)
+        self.pad_id, self.cls_id, self.sep_id = tokenizer.pad_token_id, tokenizer.cls_token_id, tokenizer.sep_token_id
+        self.dec_id: int = tokenizer.convert_tokens_to_ids(DEC)
+        self.language_ids: dict[str, int] = {name: tokenizer.convert_tokens_to_ids(t) for name, t in names.items()}
+        self._literal()
+
+    def encode(self, caption: str, language: str) -> list[int]:
+        """Ids of a caption; words that are too many are left out, [SEP] stays. UserError for Chinese under blip."""
+        head = [self.cls_id, *([self.language_ids[language]] if self.language_ids else [])]
+        words = self.tokenizer.backend_tokenizer.encode(self.process(caption), add_special_tokens=False).ids
+        return [*head, *words[: self.config.max_length - len(head) - 1], self.sep_id]
+
+    def process(self, caption: str) -> str:
+        """The caption as the configured processor cleans it."""
+        if self.config.processor == "plain":
+            return plain_text(caption)
+        if is_chinese(caption):
+            raise UserError(
+                f"caption {caption[:60]!r} is Chinese, but model.text.processor is blip, which is for English only: it "
+                "cuts at blanks, so that a Chinese sentence is one word. Set model.text.processor to plain."
+            )
+        return blip_text(caption)
+
+    def batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
+        """n rows of ids -> ids [n,max_length] int64 with padding, mask [n,max_length] bool, True on tokens."""
+        ids = torch.full((len(rows), self.config.max_length), self.pad_id, dtype=torch.int64)
+        mask = torch.zeros(ids.shape, dtype=torch.bool)
+        for row, tokens in enumerate(rows):
+            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
+            mask[row, : len(tokens)] = True
+        return ids, mask
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids without special tokens; no blanks between Chinese characters."""
+        return _BETWEEN_CJK.sub("", self.tokenizer.decode(list(ids), skip_special_tokens=True))
+
+    def save(self, folder: Path) -> None:
+        """Write a tokenizer folder that `build_text` reads back to the same ids."""
+        self.tokenizer.save_pretrained(folder)
+
+    def _literal(self) -> None:
+        """A caption that happens to hold "[SEP]" means those letters, not the token."""
+        self.tokenizer.backend_tokenizer.encode_special_tokens = True
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._literal()  # not among what a tokenizer pickles
+
+
+def build_text(config: Text, languages: Sequence[str] = ()) -> TextEncoder:
+    """Load `config.tokenizer`: a vocab.txt, a tokenizer folder, or a Hugging Face name.
+
+    UserError where there is none, it is not BERT-like, or a language in `languages` has no language token.
+    """
+    unknown = [name for name in languages if name not in LANGUAGE_TOKENS]
+    if config.language_token and unknown:
+        raise UserError(
+            f"model.text.language_token: no token for {unknown[0]!r}, only for {', '.join(LANGUAGE_TOKENS)}"
+        )
+    path = Path(config.tokenizer)
+    if path.is_file():
+        tokenizer = _from_vocabulary(path)
+    elif path.is_dir():
+        tokenizer = _from_folder(path)
+    else:
+        tokenizer = _from_folder(_download(config.tokenizer))
+    _check(tokenizer, config.tokenizer)
+    return TextEncoder(tokenizer, config)
+
+
+def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:
+    """vocab.txt of BERT, a token a line. Cased if it has words with capitals."""
+    try:
+        tokens = path.read_text("utf-8").splitlines()
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not a vocabulary in UTF-8; model.text.tokenizer wants BERT's vocab.txt") from None
+    vocabulary = {token: number for number, token in enumerate(tokens)}
+    missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
+    if missing:
+        raise UserError(
+            f"{path}: not a BERT vocabulary, it lacks {', '.join(missing)}; model.text.tokenizer wants a vocab.txt "
+            "with one token a line, a tokenizer folder or a Hugging Face name"
+        )
+    cased = any(re.match("[A-Z]", token) for token in vocabulary)
+    given: dict[str, Any] = {} if "[MASK]" in vocabulary else {"mask_token": None}  # else it would be a new id
+    return BertTokenizer(vocab=vocabulary, do_lower_case=not cased, **given)
+
+
+def _from_folder(folder: Path) -> PreTrainedTokenizerBase:
+    if (folder / "tokenizer_config.json").is_file() and any((folder / name).is_file() for name in _FILES[:2]):
+        try:
+            return AutoTokenizer.from_pretrained(str(folder))
+        except Exception as error:  # transformers raises many kinds here
+            raise UserError(f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+    if (folder / "vocab.txt").is_file():
+        return _from_vocabulary(folder / "vocab.txt")
+    raise UserError(f"{folder}: no tokenizer here; it needs vocab.txt, or tokenizer.json with tokenizer_config.json")
+
+
+def _download(name: str) -> Path:
+    """A Hugging Face tokenizer's folder, from the local cache if it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
+
+    try:
+        try:
+            return Path(snapshot_download(name, allow_patterns=list(_FILES), local_files_only=True))
+        except LocalEntryNotFoundError:
+            return Path(snapshot_download(name, allow_patterns=list(_FILES)))
+    except HFValidationError:
+        raise UserError(f"model.text.tokenizer: {name} is neither a file nor a folder") from None
+    except Exception as error:
+        raise UserError(
+            f"model.text.tokenizer: {name} is no file or folder, and cannot be had from Hugging Face "
+            f"({_first_line(error)}). Give the path of its vocab.txt, or download it where there is a network."
+        ) from error
+
+
+def _check(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UserError(f"model.text.tokenizer: {name} is not BERT-like: {type(tokenizer).__name__} has no fast form")
+    missing = [kind for kind in ("pad", "cls", "sep", "unk") if getattr(tokenizer, f"{kind}_token_id") is None]
+    if missing:
+        raise UserError(
+            f"model.text.tokenizer: {name} is not BERT-like, it has no {', '.join(f'{kind} token' for kind in missing)}"
+        )
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
