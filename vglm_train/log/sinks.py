@@ -108,7 +108,6 @@ class WandbSink:
         self,
         config: Wandb,
         folder: Path,
-        *,
         run_name: str,
         resolved: dict[str, Any],
         run_id: str,

@@ -1,0 +1,150 @@
+"""Alarms: silent on runs that learn, in words on those that do not, and not at every row."""
+
+import logging
+import math
+import random
+import time
+
+import pytest
+
+from vglm_train.log.alarms import Alarms, itc_alarm, itm_alarm, not_finite
+from vglm_train.log.facts import RunFacts
+from vglm_train.log.sinks import JsonlSink
+
+FACTS = RunFacts(
+    name="a", total_steps=1000, warmup_steps=100, epoch_samples=6400, global_batch=64, candidates=64, vocabulary=30523
+)
+
+
+def points(value, last: int = 1000, every: int = 10) -> list[tuple[int, float]]:
+    return [(step, value(step)) for step in range(every, last + 1, every)]
+
+
+def test_a_blind_matching_head_is_noticed_after_30_percent():
+    assert itm_alarm(points(lambda s: 0.637, 360), FACTS) is None
+    text = itm_alarm(points(lambda s: 0.637, 370), FACTS)
+    assert text is not None
+    assert "0.63-0.645" in text
+    assert "30% of the planned steps" in text
+    assert "data_tools.preview" in text
+
+
+def test_noise_of_small_batches_does_not_hide_it():
+    noise = random.Random(0)
+    assert itm_alarm(points(lambda s: 0.637 + noise.gauss(0, 0.01)), FACTS)
+
+
+@pytest.mark.parametrize(
+    "learns",
+    [
+        lambda s: max(0.2, 0.69 - 0.0005 * s),  # falls through the band
+        lambda s: 0.66,
+        lambda s: 0.637 if s < 700 else 0.60,  # was blind, learned since
+        lambda s: 0.60 if s < 800 else 0.637,  # in the band only lately
+    ],
+)
+def test_a_head_that_learns_is_left_alone(learns):
+    assert itm_alarm(points(learns), FACTS) is None
+
+
+def test_warmup_is_not_judged():
+    late = RunFacts(
+        name="a", total_steps=1000, warmup_steps=900, epoch_samples=1, global_batch=1, candidates=64, vocabulary=2
+    )
+    assert itm_alarm(points(lambda s: 0.637, 920), late) is None
+    assert itm_alarm(points(lambda s: 0.637, 930), late)
+    assert itc_alarm(points(lambda s: math.log(64), 900), late) is None
+
+
+@pytest.mark.parametrize(("loss", "alarm"), [(4.159, True), (4.5, True), (4.09, True), (4.05, False), (2.0, False)])
+def test_itc_at_chance(loss, alarm):
+    text = itc_alarm(points(lambda s: loss, 200), FACTS)
+    assert (text is not None) == alarm
+    if text:
+        assert "ln 64 = 4.159" in text
+        assert "engine.micro_batch" in text
+
+
+def test_itc_may_take_the_warmup_and_a_tenth():
+    assert itc_alarm(points(lambda s: math.log(64), 180), FACTS) is None
+    assert itc_alarm(points(lambda s: math.log(64), 190), FACTS)
+    assert itc_alarm(points(lambda s: math.log(64) if s < 150 else 3.0, 190), FACTS) is None
+
+
+def test_an_alarm_is_said_once_per_tenth_of_the_run():
+    alarms = Alarms(FACTS)
+    said = [step for step, loss in points(lambda s: 0.637) for text in alarms.feed(step, {"train/loss_itm": loss})]
+    assert said == [370, 470, 570, 670, 770, 870, 970]
+
+
+def test_a_resumed_run_does_not_say_it_twice_and_forgets_nothing(tmp_path):
+    sink = JsonlSink(tmp_path, None)
+    for step, loss in points(lambda s: 0.637, 390):
+        sink.write(step, {"train/loss_itm": loss, "train/loss_itc": 1.0})
+    sink.write(390, {"eval/r_mean": 1.0})
+    sink.close()
+    alarms = Alarms.resume(FACTS, tmp_path)
+    said = [step for step in range(400, 501, 10) for text in alarms.feed(step, {"train/loss_itm": 0.637})]
+    assert said == [470]
+
+
+def test_it_warns_through_the_logger(caplog):
+    alarms = Alarms(FACTS, [(step, {"train/loss_itm": 0.637}) for step in range(10, 370, 10)])
+    logger = logging.getLogger("vglm_train")
+    logger.propagate = True
+    with caplog.at_level(logging.WARNING):
+        alarms.write(370, {"train/loss_itm": 0.637})
+    assert caplog.records[0].message.startswith("step 370: ITM loss has stayed")
+    assert len(alarms.standing()) == 1
+
+
+def test_a_loss_without_weight_or_value_is_not_judged():
+    facts = RunFacts(
+        name="a", total_steps=100, warmup_steps=0, epoch_samples=1, global_batch=1, candidates=64, vocabulary=2,
+        weights={"itc": 1.0, "itm": 0.0, "itg": 1.0},
+    )  # fmt: skip
+    alarms = Alarms(facts)
+    texts = [
+        t for step in range(1, 101) for t in alarms.feed(step, {"train/loss_itm": 0.637, "train/loss_itc": math.nan})
+    ]
+    assert texts == []
+
+
+def test_one_candidate_has_no_chance_level():
+    facts = RunFacts(
+        name="a", total_steps=100, warmup_steps=0, epoch_samples=1, global_batch=1, candidates=1, vocabulary=2
+    )
+    assert itc_alarm(points(lambda s: 0.0, 100, 1), facts) is None
+
+
+def test_a_long_run_is_judged_quickly():
+    facts = RunFacts(
+        name="a", total_steps=250_000, warmup_steps=2000, epoch_samples=1, global_batch=1, candidates=64, vocabulary=2
+    )
+    start = time.perf_counter()
+    Alarms(facts, ((s, {"train/loss_itm": 0.637, "train/loss_itc": 2.0}) for s in range(10, 250_001, 10)))
+    assert time.perf_counter() - start < 5
+
+
+def test_words_for_a_loss_that_is_not_finite(tmp_path):
+    text = not_finite(
+        120, 20, {"ITG loss": math.inf, "ITC loss": 2.0, "gradient norm": math.nan}, tmp_path / "step-100"
+    )
+    assert text.startswith("step 120: 20 steps in a row were skipped because ITG loss, gradient norm are not finite")
+    assert str(tmp_path / "step-100") in text
+    assert "there is no checkpoint yet" in not_finite(3, 3, {"ITC loss": math.nan}, None)
+
+
+def test_expected_start_is_the_published_arithmetic():
+    facts = RunFacts(
+        name="a", total_steps=1, warmup_steps=0, epoch_samples=1, global_batch=1024, candidates=1024, vocabulary=30523
+    )
+    assert facts.expected_start() == pytest.approx(17.95, abs=0.005)
+
+
+def test_facts_come_back(tmp_path):
+    assert RunFacts.read(tmp_path) is None
+    FACTS.write(tmp_path)
+    assert RunFacts.read(tmp_path) == FACTS
+    (tmp_path / "facts.json").write_text('{"name": "a", "other": 1}')
+    assert RunFacts.read(tmp_path) is None

@@ -1,0 +1,139 @@
+"""Alarms in words: losses that say that nothing is learned. Pure functions of logged rows, so nothing is saved.
+
+The bands come from public runs: a matching head that only learned the 1:2 prior of its labels stays at 0.637
+(salesforce/BLIP issue 51: 0.632-0.641 on medical pairs), and an even guess over N candidates costs ln N.
+"""
+
+import logging
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+from vglm_train.log.facts import RunFacts
+from vglm_train.log.rows import METRICS, Cell, Row, read_rows
+
+logger = logging.getLogger("vglm_train")
+
+ITM_BAND = (0.63, 0.645)
+ITM_SPAN = 0.3  # of the steps after warm-up
+ITC_SPAN = 0.1
+ITC_NEAR = 0.98  # of ln N
+REPEAT = 0.1  # of all steps: an alarm that stays is said again after as many
+LOOK = 0.002  # of all steps: long runs log many rows, and nothing changes in so few steps
+PARTS = 5  # a span is judged by the means of so many parts: noise of small batches does not hide a flat line
+
+Points = Sequence[tuple[int, float]]  # (step, loss)
+
+
+def itm_alarm(points: Points, facts: RunFacts) -> str | None:
+    """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
+    means = _recent_means(points, facts, ITM_SPAN)
+    if means is None or not all(ITM_BAND[0] <= mean <= ITM_BAND[1] for mean in means):
+        return None
+    return (
+        f"ITM loss has stayed within {ITM_BAND[0]}-{ITM_BAND[1]} for {ITM_SPAN:.0%} of the planned steps: the matching "
+        "head answers by the 1:2 share of its labels (0.637) and does not look at the pictures. Check that captions "
+        "belong to their images (python -m data_tools.preview) and that image weights are loaded; try a lower "
+        "optim.lr, a longer optim.warmup, or more pairs a step."
+    )
+
+
+def itc_alarm(points: Points, facts: RunFacts) -> str | None:
+    """The contrastive loss has not come below ln N since warm-up ended."""
+    chance = math.log(facts.candidates)
+    means = _recent_means(points, facts, ITC_SPAN)
+    if not chance or means is None or not all(mean >= ITC_NEAR * chance for mean in means):
+        return None
+    return (
+        f"ITC loss is still at ln {facts.candidates} = {chance:.3f} after warm-up, which is an even guess: images and "
+        "texts do not find each other. Check that captions belong to their images (python -m data_tools.preview), "
+        "that image weights are loaded and that train/temperature is between 0.01 and 0.5; ITC needs many candidates "
+        "a step: a larger engine.micro_batch or more processes, not accumulation, gives them."
+    )
+
+
+def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: Path | None) -> str:
+    """What to tell a user whose run stops after `in_row` steps without an update.
+
+    `values`: losses and gradient norm of the last such step; `checkpoint`: the newest complete one.
+    """
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
+    saved = f"the newest checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+    return (
+        f"step {step}: {in_row} steps in a row were skipped because {', '.join(bad) or 'the gradient'} "
+        f"{'are' if len(bad) > 1 else 'is'} not finite; {saved}. Lower optim.lr, lengthen optim.warmup or set "
+        "optim.clip, and look at the data of these steps; then run the same command to go on."
+    )
+
+
+class Alarms:
+    """A sink that warns. Each alarm is said once per tenth of the run, not at every row."""
+
+    WATCHED = (("itm", itm_alarm), ("itc", itc_alarm))
+
+    def __init__(self, facts: RunFacts, past: Iterable[tuple[int, Row]] = ()) -> None:
+        """`past`: rows logged before a resume; they are remembered, and not warned of again."""
+        self.facts = facts
+        self._points: dict[str, list[tuple[int, float]]] = {name: [] for name, _ in self.WATCHED}
+        self._next: dict[str, float] = {name: 0.0 for name, _ in self.WATCHED}  # step of the next look
+        for step, row in past:
+            self.feed(step, row)
+
+    @classmethod
+    def resume(cls, facts: RunFacts, folder: Path) -> "Alarms":
+        """With what the run `folder` has logged so far; construct the JsonlSink, which cuts back, first."""
+        return cls(facts, read_rows(folder / METRICS))
+
+    def feed(self, step: int, row: Row) -> list[str]:
+        """Alarms to be said at this row."""
+        texts = []
+        for name, alarm in self.WATCHED:
+            value = row.get(f"train/loss_{name}", math.nan)
+            if not self.facts.weights.get(name) or not math.isfinite(value):
+                continue
+            self._points[name].append((step, value))
+            if step < self._next[name]:
+                continue
+            text = alarm(self._points[name], self.facts)
+            self._next[name] = step + (REPEAT if text else LOOK) * self.facts.total_steps
+            if text:
+                texts.append(f"step {step}: {text}")
+        return texts
+
+    def standing(self) -> list[str]:
+        """Alarms that hold at the last row, said before or not."""
+        texts = (alarm(self._points[name], self.facts) for name, alarm in self.WATCHED)
+        return [text for text in texts if text]
+
+    def write(self, step: int, row: Row) -> None:
+        for text in self.feed(step, row):
+            logger.warning(text)
+
+    def image_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
+        pass
+
+    def checkpointed(self, step: int) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+def _recent_means(points: Points, facts: RunFacts, share: float) -> list[float] | None:
+    """Means of the parts of the last `share` of the steps after warm-up; None as long as it has not passed.
+
+    The newest part comes first, so that a caller's `all` ends early on a loss that falls.
+    """
+    span = share * (facts.total_steps - facts.warmup_steps)
+    if not points or span <= 0 or points[-1][0] - facts.warmup_steps < span:
+        return None
+    end = points[-1][0]
+    parts: list[list[float]] = [[] for _ in range(PARTS)]
+    for step, value in reversed(points):
+        part = int((end - step) * PARTS / span)
+        if part >= PARTS:
+            break
+        parts[part].append(value)
+    if sum(len(part) for part in parts) < 3:
+        return None
+    return [sum(part) / len(part) for part in parts if part]

@@ -1,0 +1,47 @@
+"""facts.json of a run folder: what was resolved when the run was built, for all who read its metrics later."""
+
+import json
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Self
+
+FACTS = "facts.json"
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunFacts:
+    """Lengths and sizes that metrics are judged by."""
+
+    name: str
+    total_steps: int
+    warmup_steps: int
+    epoch_samples: int
+    global_batch: int
+    candidates: int  # texts each image is compared with in ITC: micro-batch times ranks
+    vocabulary: int
+    weights: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "itm": 1.0, "itg": 1.0})
+
+    def write(self, folder: Path) -> None:
+        """Store as `folder`/facts.json, in one move."""
+        aside = folder / f"{FACTS}.new"
+        aside.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        os.replace(aside, folder / FACTS)
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """From `folder`/facts.json; None if there is none, or one of another version of this program."""
+        try:
+            return cls(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+        except (FileNotFoundError, ValueError, TypeError):
+            return None
+
+    def expected(self) -> dict[str, float]:
+        """Each loss of a model that guesses evenly: ln(candidates), ln 2, ln(vocabulary); weighted ones only."""
+        even = {"itc": self.candidates, "itm": 2, "itg": self.vocabulary}
+        return {name: math.log(choices) for name, choices in even.items() if self.weights.get(name)}
+
+    def expected_start(self) -> float:
+        """The weighted sum of `expected`: about where the total loss of random weights starts."""
+        return sum(self.weights[name] * loss for name, loss in self.expected().items())
