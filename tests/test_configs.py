@@ -4,12 +4,19 @@ import dataclasses
 from pathlib import Path
 
 import pytest
+import tiny
 import torch
 
-from vglm_train.config.check import check, check_length, split
+from vglm_train.config.check import check, check_length, scores, split
+from vglm_train.config.data import Data
 from vglm_train.config.load import dump, load
-from vglm_train.config.run import Config
+from vglm_train.config.model import Text
+from vglm_train.config.run import Config, Evaluate
+from vglm_train.data.evalset import EvalItem
+from vglm_train.distributed import Ranks
+from vglm_train.evaluate.retrieval import Embedder, Retrieval
 from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.prompt.text import build_text
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
@@ -213,3 +220,26 @@ def test_presets_run_on_the_published_sixteen_gpus(recipe, rows):
     config = load(CONFIGS / "pretrain" / f"{recipe}_stage1.yaml")
     check(config, world=16)
     assert split(config, world=16).micro == rows
+
+
+def test_the_scores_a_run_may_choose_by_are_those_that_evaluation_gives(tmp_path):
+    vocabulary = tmp_path / "vocab.txt"
+    vocabulary.write_text(
+        "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh猫狗鸟鱼"]), encoding="utf-8"
+    )
+    text = build_text(Text(tokenizer=str(vocabulary), max_length=8, processor="plain"))
+    model = tiny.alignment()
+    items = [
+        EvalItem(
+            key=c,
+            image_id=i,
+            pixels=torch.full((3, 16, 16), 40 * i, dtype=torch.uint8),
+            captions={"en": (c,), "zh": (z,)},
+        )
+        for i, (c, z) in enumerate(zip("abcd", "猫狗鸟鱼"))
+    ]
+    for rerank in (0, 2):
+        config = tiny.config(data=Data(languages=("en", "zh")), evaluate=Evaluate(rerank=rerank))
+        embedder = Embedder(model.eval(), text, torch.device("cpu"))
+        given, _ = Retrieval(embedder, items, config.data.languages, rerank, 0, Ranks())()
+        assert set(scores(config)) == {name for name in given if "_shuffled_" not in name}

@@ -18,7 +18,6 @@ def test_the_command_prints_versions_and_this_machine():
         [sys.executable, "-m", "vglm_train.env"], cwd=ROOT, capture_output=True, text=True, check=False
     )
     rows = dict(line.split(maxsplit=1) for line in result.stdout.splitlines())
-    assert result.stderr == ""
     assert rows["torch"] == torch.__version__
     assert rows["transformers"] == transformers.__version__
     assert rows["python"].startswith("3.")
