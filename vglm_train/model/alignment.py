@@ -32,7 +32,10 @@ class CaptionHead(nn.Module):
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
         """[b,t,d] and word embeddings [v,d] -> logits [b,t,v]."""
-        return F.linear(self.norm(F.gelu(self.transform(hidden))), words, self.bias)
+        vocabulary = words.shape[0]
+        odd = -vocabulary % 8  # matrix units are several times slower at sizes that 8 does not divide
+        words, bias = F.pad(words, (0, 0, 0, odd)), F.pad(self.bias, (0, odd))
+        return F.linear(self.norm(F.gelu(self.transform(hidden))), words, bias)[..., :vocabulary]
 
 
 class Alignment(nn.Module):
@@ -90,7 +93,10 @@ class Alignment(nn.Module):
         return _unit(self.text_projection, self.qformer.text(ids, mask)[:, 0])
 
     def match_logits(self, keys: Keys, ids: Tensor, mask: Tensor) -> Tensor:
-        """Row i of `keys` with sentence i -> logits [n,2] (no match, match), mean over the queries, fp32."""
+        """Images and sentences, ids [m*n,t]: m in turn for each of n images -> logits [m*n,2], fp32.
+
+        Column 1 says that the two belong together; the mean over the queries.
+        """
         queries, _ = self.qformer.joint(keys, ids, mask)
         with torch.autocast(queries.device.type, enabled=False):
             return self.matching_head(queries.float().mean(1))  # the head is linear: its mean is the mean's head

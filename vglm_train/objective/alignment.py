@@ -13,7 +13,7 @@ from vglm_train.batch import PairBatch
 from vglm_train.config.run import Objective as ObjectiveConfig
 from vglm_train.distributed import Ranks
 from vglm_train.model.alignment import Alignment
-from vglm_train.model.qformer.qformer import Keys, concatenate, select
+from vglm_train.model.qformer.qformer import Keys
 from vglm_train.objective.base import LossOutput, Objective
 from vglm_train.objective.captioning import caption_inputs, captioning, scored
 from vglm_train.objective.contrastive import contrastive, correct, similarities
@@ -119,18 +119,21 @@ class AlignmentObjective(Objective):
     def _match(
         self, batch: PairBatch, images: Images, logits: tuple[Tensor, Tensor], seen: Candidates, output: LossOutput
     ) -> None:
-        """ITM over [own pairs; other picture, own text; own picture, other text]."""
+        """ITM over three pairs a row: its own image with its own and another text, another image with its own text."""
         text, image = self._negatives(batch, logits, seen)
         if self.ranks.world == 1:
-            others = select(images.keys, image)
+            others = self.model.qformer.select(images.keys, image)
         else:
             others = self.model.image_keys(self.ranks.exchange(images.features, image))
         ids, mask = batch.text_ids, _attended(batch)
-        pairs = self.model.match_logits(
-            concatenate((images.keys, others, images.keys)),
-            torch.cat((ids, ids, seen.ids[text])),
-            torch.cat((mask, mask, seen.mask[text])),
+        # an image's two sentences one after the other: its keys and values serve both
+        both = (
+            torch.stack((ids, seen.ids[text]), 1).flatten(0, 1),
+            torch.stack((mask, seen.mask[text]), 1).flatten(0, 1),
         )
+        own = self.model.match_logits(images.keys, *both).view(-1, 2, 2)  # [b, right or wrong text, 2]
+        other = self.model.match_logits(others, ids, mask)
+        pairs = torch.stack((own[:, 0], own[:, 1], other), 1)  # [b,3,2]
         output.sums["itm"], right = matching(pairs, seen.matched)
         valid, matched = batch.valid.sum().float(), seen.matched.sum().float()
         output.measures["itm_accuracy"] = (right, 3 * matched)

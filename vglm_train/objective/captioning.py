@@ -31,6 +31,5 @@ def scored(ids: Tensor, mask: Tensor, rows: Tensor, never: Collection[int]) -> T
 def captioning(logits: Tensor, ids: Tensor, chosen: Tensor, smoothing: float) -> Tensor:
     """Sum of the smoothed cross entropy over chosen targets. logits [b,t,v], ids [b,t], chosen [b,t-1] bool -> []."""
     targets = ids[:, 1:].masked_fill(~chosen, -100)
-    return F.cross_entropy(
-        logits[:, :-1].flatten(0, 1).float(), targets.flatten(), label_smoothing=smoothing, reduction="sum"
-    )
+    words = logits[:, :-1].float().flatten(0, 1)  # float first: one copy instead of two
+    return F.cross_entropy(words, targets.flatten(), label_smoothing=smoothing, reduction="sum")

@@ -33,15 +33,15 @@ def sample_negatives(logits: Tensor, allowed: Tensor, noise: Tensor) -> Tensor:
 
 
 def matching(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [3b,2]: b true pairs, then 2b false ones; rows [b] bool: which take part.
+    """logits [b,3,2]: a true pair and two false ones a row; rows [b] bool: which take part.
 
     Returns (sum of the cross entropy, number of right answers) over 3 pairs a row.
     """
-    labels = torch.zeros(logits.shape[0], dtype=torch.int64, device=logits.device)
-    labels[: rows.shape[0]] = 1
-    losses = F.cross_entropy(logits.float(), labels, reduction="none")
-    taken = rows.repeat(3)
-    return (losses * taken).sum(), ((logits.argmax(1) == labels) & taken).sum().float()
+    labels = torch.zeros(logits.shape[:2], dtype=torch.int64, device=logits.device)
+    labels[:, 0] = 1
+    losses = F.cross_entropy(logits.float().flatten(0, 1), labels.flatten(), reduction="none").view(-1, 3)
+    right = (logits.argmax(2) == labels) & rows[:, None]
+    return (losses * rows[:, None]).sum(), right.sum().float()
 
 
 def _mix(x: Tensor) -> Tensor:

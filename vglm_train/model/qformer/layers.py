@@ -3,6 +3,8 @@
 n rows, s = q queries + t text places, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s or p,d/heads].
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -14,6 +16,14 @@ KeyValue = tuple[Tensor, Tensor]
 EPS = 1e-12
 
 
+class ImageKey(NamedTuple):
+    """Keys and values of images for one block: `packed` [n,p,2d] and, seen in it, key and value [n,heads,p,d/heads]."""
+
+    packed: Tensor
+    key: Tensor
+    value: Tensor
+
+
 class Attention(nn.Module):
     """What self- and cross-attention share: scaled dot products, output projection, residual, norm."""
 
@@ -23,10 +33,10 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         self.norm = LayerNorm(width, EPS)
 
-    def attend(self, hidden: Tensor, q: Tensor, image: KeyValue, bias: Tensor | None) -> Tensor:
+    def attend(self, hidden: Tensor, q: Tensor, seen: KeyValue, bias: Tensor | None) -> Tensor:
         """hidden [n,s,d], q [n,heads,s,d/heads], bias broadcast to [n,heads,s,s'] -> [n,s,d]."""
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, *image, attn_mask=bias, dropout_p=dropout)
+        x = F.scaled_dot_product_attention(q, *seen, attn_mask=bias, dropout_p=dropout)
         x = self.output(x.transpose(1, 2).reshape(hidden.shape))
         return self.norm(F.dropout(x, self.dropout, self.training) + hidden)
 
@@ -54,15 +64,19 @@ class CrossAttention(Attention):
         self.query = nn.Linear(width, width)
         self.key_value = nn.Linear(image_width, 2 * width)
 
-    def keys(self, image: Tensor) -> KeyValue:
-        """[n,p,c] -> keys and values, [n,heads,p,d/heads] each."""
-        k, v = self.split(self.key_value(image), 2)
-        return k, v
+    def keys(self, image: Tensor) -> ImageKey:
+        """Image tokens [n,p,c] -> what `forward` needs of them."""
+        return self.unpack(self.key_value(image))
+
+    def unpack(self, packed: Tensor) -> ImageKey:
+        key, value = self.split(packed, 2)
+        return ImageKey(packed, key, value)
 
     def forward(self, hidden: Tensor, image: KeyValue) -> Tensor:
-        """Queries [n,q,d] over the image tokens -> [n,q,d]."""
-        (q,) = self.split(self.query(hidden), 1)
-        return self.attend(hidden, q, image, None)
+        """Queries [m*n,q,d] over the tokens of n images, m rows in turn for each image -> [m*n,q,d]."""
+        together = hidden.view(image[0].shape[0], -1, hidden.shape[2])  # [n,m*q,d]: an image is read once for its rows
+        (q,) = self.split(self.query(together), 1)
+        return self.attend(together, q, image, None).view(hidden.shape)
 
 
 class Mlp(nn.Module):
@@ -97,12 +111,13 @@ class Block(nn.Module):
         if queries == 0:
             assert self.text_mlp is not None
             return self.text_mlp(hidden), key_value
-        query = hidden[:, :queries]
+        query, text = hidden.split((queries, hidden.shape[1] - queries), 1)
+        query = query.contiguous()
         if self.cross is not None:
             assert image is not None
             query = self.cross(query, image)
         query = self.query_mlp(query)
-        if queries == hidden.shape[1]:
+        if text.shape[1] == 0:
             return query, key_value
         assert self.text_mlp is not None
-        return torch.cat((query, self.text_mlp(hidden[:, queries:])), 1), key_value
+        return torch.cat((query, self.text_mlp(text)), 1), key_value

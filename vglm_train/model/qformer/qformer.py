@@ -14,9 +14,9 @@ from torch.utils.checkpoint import checkpoint
 from vglm_train.config.model import QFormer as QFormerConfig
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer import masks
-from vglm_train.model.qformer.layers import EPS, Block, KeyValue
+from vglm_train.model.qformer.layers import EPS, Block, ImageKey, KeyValue
 
-Keys = list[KeyValue | None]  # one entry a block; None where a block has no cross-attention
+Keys = list[ImageKey | None]  # one entry a block; None where a block has no cross-attention
 Cache = list[KeyValue]  # one entry a block: the queries' self-attention keys and values
 MASKS = {"separate": masks.separate, "full": masks.full, "causal": masks.causal}
 
@@ -68,7 +68,7 @@ class QFormer(nn.Module):
 
     def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
         """The queries read the images alone -> ([n,q,d], the cache that `caption` writes from)."""
-        hidden = self._query_states(keys)
+        hidden = self._query_states(_images(keys))
         return self._run(hidden, hidden.shape[1], keys, None, None)
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,8 +79,11 @@ class QFormer(nn.Module):
     def joint(
         self, keys: Keys, ids: Tensor, mask: Tensor, attend: Literal["separate", "full", "causal"] = "full"
     ) -> tuple[Tensor, Tensor]:
-        """Queries and text in one sequence -> ([n,q,d], [n,t,d])."""
-        query = self._query_states(keys)
+        """Queries and text in one sequence; ids [m*n,t]: m sentences in turn for each of n images.
+
+        Returns queries [m*n,q,d] and text [m*n,t,d].
+        """
+        query = self._query_states(ids.shape[0])
         q = query.shape[1]
         hidden = torch.cat((query, self._text_states(ids)), 1)
         hidden, _ = self._run(hidden, q, keys, MASKS[attend](mask, q), None)
@@ -92,8 +95,15 @@ class QFormer(nn.Module):
         rows = masks.causal(mask, q)[:, :, q:]  # [n,1,t,q+t]
         return self._run(self._text_states(ids), 0, None, rows, cache)[0]
 
-    def _query_states(self, keys: Keys) -> Tensor:
-        rows = next(pair[0].shape[0] for pair in keys if pair is not None)
+    def select(self, keys: Keys, rows: Tensor) -> Keys:
+        """Chosen rows [k] int64 of `image_keys`, repeats allowed."""
+        chosen: Keys = []
+        for key, block in zip(keys, self.blocks, strict=True):
+            crossing = key is not None and block.cross is not None
+            chosen.append(block.cross.unpack(_Select.apply(key.packed, rows)) if crossing else None)
+        return chosen
+
+    def _query_states(self, rows: int) -> Tensor:
         states = self.norm(self.query_tokens).expand(rows, -1, -1)
         return F.dropout(states, self.dropout, self.training)
 
@@ -107,8 +117,8 @@ class QFormer(nn.Module):
         bias = None if mask is None else _additive(mask, hidden)
         cache: Cache = []
         for number, block in enumerate(self.blocks):
-            image, before = keys[number] if keys else None, past[number] if past else None
-            inputs = (hidden, queries, image, bias, before)
+            key, before = keys[number] if keys else None, past[number] if past else None
+            inputs = (hidden, queries, None if key is None else key[1:], bias, before)
             if self.recompute and self.training:
                 hidden, key_value = checkpoint(block, *inputs, use_reentrant=False)
             else:
@@ -124,17 +134,8 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
-def concatenate(parts: Sequence[Keys]) -> Keys:
-    """Rows of several `image_keys` one after another."""
-    return [
-        None if pairs[0] is None else (torch.cat([p[0] for p in pairs]), torch.cat([p[1] for p in pairs]))
-        for pairs in zip(*parts)
-    ]
-
-
-def select(keys: Keys, rows: Tensor) -> Keys:
-    """Chosen rows [k] int64 of `image_keys`, repeats allowed."""
-    return [None if pair is None else (_Select.apply(pair[0], rows), _Select.apply(pair[1], rows)) for pair in keys]
+def _images(keys: Keys) -> int:
+    return next(key.packed.shape[0] for key in keys if key is not None)
 
 
 class _Select(torch.autograd.Function):
