@@ -131,6 +131,7 @@ def test_builds_on_the_meta_device(path):
 def test_presets_have_the_published_sizes(path):
     config = load(path)
     vocabulary = VOCABULARIES[config.model.text.tokenizer]
+    assert config.model.qformer.vocabulary == vocabulary  # said, so that the size is known without the tokenizer
     model = meta_model(config, vocabulary)
     assert count(model.vision) == eva_g() == 985_949_440  # "EVA about 986 M", VisualGLM-6B
     assert count(model.qformer) == qformer_query_side() + qformer_text_side(vocabulary)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vglm_train.config.check import check, check_length, split
+from vglm_train.config.check import check, check_length, check_vocabulary, split
 from vglm_train.config.load import load, located
 from vglm_train.config.rules import FieldError
 from vglm_train.errors import UserError
@@ -123,6 +123,14 @@ def test_one_row_at_a_time_has_no_negatives(run):
     assert refusal(run("data.global_batch=1")).fields[0] == "data.global_batch"
     check(run("engine.micro_batch=1"), 2)
     check(run("engine.micro_batch=1", "objective.itc.weight=0", "objective.itm.weight=0"), 1)
+
+
+def test_a_word_table_too_small_for_the_tokenizer(run):
+    with pytest.raises(FieldError, match=r"the 30523 tokens of .*bert-base-uncased") as caught:
+        check_vocabulary(run("model.qformer.vocabulary=30522"), 30523)
+    assert caught.value.fields[0] == "model.qformer.vocabulary"
+    check_vocabulary(run("model.qformer.vocabulary=30523"), 30523)
+    check_vocabulary(run(), 30523)
 
 
 def test_combinations_that_are_allowed(run):

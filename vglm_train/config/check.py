@@ -66,6 +66,17 @@ def check_length(config: Config, epoch_samples: int) -> None:
         raise FieldError("optim.warmup", "run.length", reason=reason)
 
 
+def check_vocabulary(config: Config, tokens: int) -> None:
+    """What needs the tokenizer: none of its `tokens` ids lies beyond the Q-Former's word table."""
+    size = config.model.qformer.vocabulary
+    if size is not None and size < tokens:
+        reason = (
+            f"{size} words cannot hold the {tokens} tokens of model.text.tokenizer {config.model.text.tokenizer}, "
+            f"added ones included; set {tokens}, or null to take what the tokenizer has"
+        )
+        raise FieldError("model.qformer.vocabulary", "model.text.tokenizer", reason=reason)
+
+
 def _check_candidates(config: Config, cut: Split, world: int) -> None:
     """ITC and ITM take their negatives from the rows that all ranks run at once, never across micro-batches."""
     if world * cut.micro < 2 and (config.objective.itc.weight or config.objective.itm.weight):
