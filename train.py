@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
     given = parser.parse_intermixed_args(arguments)
-    world = given.world or int(os.environ.get("WORLD_SIZE", 1))
+    world = given.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
         with located(given.config, given.overrides):
             config = load(given.config, given.overrides)

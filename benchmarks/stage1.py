@@ -12,10 +12,13 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from vglm_train import distributed
 from vglm_train.batch import PairBatch
+from vglm_train.config.data import Data
 from vglm_train.config.model import Model, QFormer, Text, Vision
-from vglm_train.config.run import Objective
+from vglm_train.config.run import Config, Objective, Optim, Run
 from vglm_train.distributed import Ranks
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.model.alignment import build_alignment
 from vglm_train.model.flops import flops_per_pair
 from vglm_train.objective.alignment import AlignmentObjective
@@ -75,6 +78,18 @@ def bare_step(objective: AlignmentObjective, device: torch.device) -> Step:
         sum(output.sums[name] / units[name] for name in output.sums).backward()
         optimizer.step()
         optimizer.zero_grad()
+
+    return step
+
+
+def engine_step(objective: AlignmentObjective, device: torch.device) -> Step:
+    """What train.py runs: DeepSpeed with ZeRO 1, gradients clipped, and no update where they are not finite."""
+    config = Config(run=Run(name="benchmark"), optim=Optim(clip=1.0), data=Data(global_batch=1))
+    engine = DeepSpeedEngine(objective, config, 1, distributed.start())
+
+    def step(batch: PairBatch) -> None:
+        units = objective.units(batch)
+        engine.step([batch], [{name: objective.weights[name] / units[name] for name in units}], 1e-4)
 
     return step
 
@@ -194,4 +209,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    run(parse(), {"bare loop": bare_step})
+    run(parse(), {"bare loop": bare_step, "engine, ZeRO 1": engine_step})

@@ -14,7 +14,7 @@ from vglm_train.checkpoint.resume import read_state, read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import read_items
+from vglm_train.data.evalset import EvalSet
 from vglm_train.data.loader import build as build_loader
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
@@ -135,7 +135,8 @@ class _Run:
     def _judge(self, model: Alignment) -> Retrieval:
         config = self.config
         embedder = Embedder(model, self.text, self.ranks.device, config.engine.precision == "bf16")
-        items = read_items(config.data.validation, config.model.vision.image_size, config.evaluate.images)
+        data, size = config.data, config.model.vision.image_size
+        items = list(EvalSet(data.validation, size, data.languages, config.evaluate.images).items(data.workers))
         return Retrieval(
-            embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks
+            embedder, items, data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks
         )

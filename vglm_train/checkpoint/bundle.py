@@ -18,6 +18,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vglm_train.checkpoint.pretrained import load_pretrained
 from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
@@ -26,7 +27,7 @@ from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.prompt.text import TextEncoder, build_text
 
 VERSION = 1
-VISION = "vision."  # prefix of what is frozen
+VISION = "vision.encoder."  # prefix of what is frozen
 SMALL = 256 * 2**20  # bytes up to which the frozen encoder travels along
 
 
@@ -85,6 +86,7 @@ def load_bundle(folder: Path, device: torch.device, vision_weights: str | None =
     text = build_text(section.text, config.data.languages)
     with device:
         model = build_alignment(section, text.vocabulary, config.data.image.mean, config.data.image.std)
+    load_pretrained(model, section)
     _load_trained(model, folder / "trained.safetensors")
     return Bundle(model.to(device).eval(), text, config, document)
 

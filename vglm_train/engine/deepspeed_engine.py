@@ -10,6 +10,7 @@ import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -47,7 +48,7 @@ class DeepSpeedEngine:
         )
         self.accumulation = accumulation
         self._device = ranks.device
-        self._trained = {name: p for name, p in objective.named_parameters() if p.requires_grad}
+        self._trained: dict[str, Any] = {n: p for n, p in objective.named_parameters() if p.requires_grad}  # DeepSpeed adds methods
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(objective, ranks.device.type, config.engine.precision == "bf16"),
             optimizer=adamw,

@@ -87,7 +87,7 @@ class LogHook:
             self.meter.total("tokens", units["itg"])
         self.meter.last("train/lr", report.lr)
         self.meter.last("train/grad_norm", report.update.grad_norm)
-        self.meter.last("train/temperature", self.objective.model.temperature.reshape(()))
+        self.meter.last("train/temperature", self.objective.get_parameter("model.temperature").reshape(()))
         self.throughput.step(self.samples_per_step, report.wait_seconds)
 
 

@@ -12,7 +12,8 @@ def parameter_groups(module: nn.Module, optim: Optim) -> list[dict]:
     lavis: decay everything but vectors and biases; its temperature was a scalar, so it is decayed, and so are
     the queries (LAVIS, lavis/models/blip2_models/blip2.py, get_optimizer_params).
     """
-    decayed, kept = [], []
+    decayed: list[nn.Parameter] = []
+    kept: list[nn.Parameter] = []
     for name, parameter in module.named_parameters():
         if parameter.requires_grad:
             (decayed if _is_decayed(name, parameter, optim.decay_rule) else kept).append(parameter)

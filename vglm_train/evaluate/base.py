@@ -1,20 +1,10 @@
-"""What every evaluation reads and gives."""
+"""What every evaluation gives."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 from PIL import Image
 from torch import Tensor
-
-
-@dataclass(frozen=True, slots=True)
-class EvalItem:
-    """One held-out picture with all its captions."""
-
-    key: str
-    image_id: int
-    pixels: Tensor  # [3,h,w] uint8, eval transform
-    captions: dict[str, tuple[str, ...]]  # language -> captions
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,8 +11,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vglm_train.data.evalset import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.base import EvalItem, Table, picture
+from vglm_train.evaluate.base import Table, picture
 from vglm_train.model.alignment import Alignment
 from vglm_train.prompt.text import TextEncoder
 

@@ -1,0 +1,120 @@
+"""The real DeepSpeed on the CPU, one process; two processes are in test_two_ranks.py."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import torch
+
+from vglm_train import distributed
+from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
+from vglm_train.objective.alignment import AlignmentObjective
+
+
+@pytest.fixture(scope="module")
+def ranks():
+    yield distributed.start("gloo")
+
+
+def build(ranks, accumulation=1, model_seed=0, **sections):
+    config = tiny.config(**sections)
+    objective = AlignmentObjective(tiny.alignment(model_seed), config.objective, ranks, 42, dec_id=tiny.DEC)
+    engine = DeepSpeedEngine(objective, config, accumulation, ranks)
+    return objective.train(), engine
+
+
+def step(objective, engine, batches, lr=1e-3):
+    units = [objective.units(batch) for batch in batches]
+    scale = {name: objective.weights[name] / sum(u[name] for u in units) for name in units[0]}
+    return engine.step(batches, [scale] * len(batches), lr)
+
+
+def weights(engine):
+    return {name: tensor.clone() for name, tensor in engine.state()}
+
+
+def test_only_what_trains_is_in_the_state(ranks):
+    objective, engine = build(ranks)
+    names = {name.removeprefix("weight/") for name in weights(engine) if name.startswith("weight/")}
+    assert names == {name for name, p in objective.named_parameters() if p.requires_grad}
+    assert not any(name.startswith("model.vision.") for name in names)
+    assert "model.vision_norm.weight" in names
+
+
+def test_steps_change_every_trained_weight_and_no_frozen_one(ranks):
+    objective, engine = build(ranks)
+    frozen = {n: p.clone() for n, p in objective.named_parameters() if not p.requires_grad}
+    before = weights(engine)
+    for number in range(2):
+        _, update = step(objective, engine, [tiny.batch(8 * number, 8)])
+        assert update.applied
+        assert update.grad_norm > 0
+    after = weights(engine)
+    still = [n for n in before if n.startswith("weight/") and torch.equal(before[n], after[n])]
+    assert not still
+    assert all(torch.equal(p, frozen[n]) for n, p in objective.named_parameters() if n in frozen)
+    assert float(after["adam_step"]) == 2
+
+
+def test_accumulation_gives_the_update_of_the_whole_batch(ranks):
+    """Uneven text lengths: only the mean over all tokens of both micro-batches is the whole batch's mean."""
+    words_only = Objective(itc=Contrastive(weight=0), itm=Matching(weight=0), itg=Captioning(weight=1))
+    whole, one = build(ranks, objective=words_only)
+    halves, two = build(ranks, accumulation=2, objective=words_only)
+    _, first = step(whole, one, [tiny.batch(0, 8)])
+    _, second = step(halves, two, [tiny.batch(0, 4), tiny.batch(4, 4)])
+    assert first.grad_norm == pytest.approx(second.grad_norm, rel=1e-5)
+    left, right = weights(one), weights(two)
+    for name in left:
+        # an Adam step of gradient noise near zero is as large as any other, so moments are compared, not weights
+        if name.startswith("exp_avg/"):
+            torch.testing.assert_close(left[name], right[name], rtol=1e-4, atol=1e-7)
+
+
+def test_a_resumed_engine_continues_bit_for_bit(ranks):
+    objective, engine = build(ranks)
+    for number in range(2):
+        step(objective, engine, [tiny.batch(8 * number, 8)])
+    saved = weights(engine)
+    other_objective, other = build(ranks)
+    other.load_state(saved)
+    for number in range(2, 4):
+        straight, _ = step(objective, engine, [tiny.batch(8 * number, 8)])
+        resumed, _ = step(other_objective, other, [tiny.batch(8 * number, 8)])
+        assert all(torch.equal(straight[0].sums[n], resumed[0].sums[n]) for n in straight[0].sums)
+    left, right = weights(engine), weights(other)
+    assert all(torch.equal(left[name], right[name]) for name in left)
+
+
+def test_zero_one_and_two_agree(ranks):
+    results = []
+    for stage in (1, 2):
+        objective, engine = build(ranks, engine=replace(tiny.config().engine, zero=stage))
+        for number in range(2):
+            step(objective, engine, [tiny.batch(8 * number, 8)])
+        results.append(weights(engine))
+    assert all(torch.equal(results[0][name], results[1][name]) for name in results[0])
+
+
+def test_a_gradient_that_is_not_finite_changes_nothing(ranks):
+    objective, engine = build(ranks)
+    step(objective, engine, [tiny.batch(0, 8)])
+    before = weights(engine)
+    bad = tiny.batch(8, 8)
+    pixels = bad.pixels.float()
+    pixels[3] = float("nan")
+    _, update = step(objective, engine, [replace(bad, pixels=pixels)])
+    assert not update.applied
+    after = weights(engine)
+    assert all(torch.equal(before[name], after[name]) for name in before)
+    _, update = step(objective, engine, [tiny.batch(16, 8)])
+    assert update.applied
+
+
+def test_bf16_autocast_keeps_weights_in_fp32(ranks):
+    objective, engine = build(ranks, engine=Engine(precision="bf16", backend="gloo"))
+    outputs, update = step(objective, engine, [tiny.batch(0, 8)])
+    assert update.applied
+    assert all(value.dtype == torch.float32 for value in outputs[0].sums.values())
+    assert all(p.dtype == torch.float32 for p in objective.parameters() if p.requires_grad)
