@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
+import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -30,8 +31,8 @@ class EvalItem:
 class EvalSet(Dataset):
     """The first `images` samples of `sources` (all, if None), source by source and shard by shard.
 
-    Iterating leaves out damaged samples and counts them in `damaged` by cause; `part`, of `parts` gives the samples
-    number part, part + parts, ... Raises UserError as training does: missing shards, empty split, wrong language.
+    Iterating leaves out damaged samples, counts them in `damaged` by cause and names them in the log.
+    Raises UserError as training does: missing shards, empty split, no language in common.
     """
 
     def __init__(
@@ -73,10 +74,11 @@ class EvalSet(Dataset):
         return EvalItem(raw.key, image_id, pixels, captions)
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:
-        """Every usable sample of a part, in order, decoded by `workers` processes (0: this one)."""
+        """The usable ones of samples part, part + parts, ... in order; `workers` processes decode them (0: this one)."""
         self.damaged.clear()
         places = range(part, self.samples, parts)
-        for item in DataLoader(self, batch_size=None, sampler=places, num_workers=workers):
+        own = torch.Generator()  # else torch draws a seed for the workers from the global generator
+        for item in DataLoader(self, batch_size=None, sampler=places, num_workers=workers, generator=own):
             if isinstance(item, EvalItem):
                 yield item
             else:

@@ -20,6 +20,7 @@ from vglm_train.data.recent import Recent
 from vglm_train.errors import UserError
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+OPEN_FILES = 64  # of one reader
 BLOCK = 512  # bytes: headers and data of a tar lie on multiples of it
 _REGULAR = b"0\0" + b"7"  # type flags of plain files
 _DATALESS = b"123456"  # links, devices, folders
@@ -76,14 +77,15 @@ def read_table(path: Path) -> Table:
 
 
 class ShardReader:
-    """Samples of any shard by index; keeps the last `capacity` shards open, with their tables."""
+    """Samples of any shard by index; keeps the tables of the last `capacity` shards, and fewer of them open."""
 
     def __init__(self, capacity: int) -> None:
-        self._open: Recent[Shard, tuple[int, Table]] = Recent(capacity, _open, _close)
+        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), _open, os.close)
+        self._tables: Recent[Shard, Table] = Recent(capacity, self._checked_table)
 
     def read(self, shard: Shard, index: int) -> RawSample:
-        """Sample `index` of `shard`. DamagedSample says what is wrong with it; UserError that the shard is another."""
-        handle, table = self._open[shard]
+        """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
+        table = self._tables[shard]
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
             raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
@@ -96,26 +98,27 @@ class ShardReader:
         if json_size < 0:
             raise DamagedSample("record", shard.name, key, f"no member {key}.json")
         extension = IMAGE_EXTENSIONS[table.extensions[index]]
-        return RawSample(key, os.pread(handle, image_size, image), extension, os.pread(handle, json_size, json))
+        try:
+            handle = self._handles[shard]
+            return RawSample(key, os.pread(handle, image_size, image), extension, os.pread(handle, json_size, json))
+        except OSError as error:
+            raise UserError(f"{shard.path}: the shard cannot be read: {error.strerror}") from None
+
+    def _checked_table(self, shard: Shard) -> Table:
+        table = _table(self._handles[shard])
+        if len(table) > shard.samples:
+            raise UserError(
+                f"{shard.path}: holds {len(table)} samples, its manifest says {shard.samples}. "
+                f"Run python -m data_tools.check_shards {shard.path.parent} --write-manifest."
+            )
+        return table
 
 
-def _open(shard: Shard) -> tuple[int, Table]:
+def _open(shard: Shard) -> int:
     try:
-        handle = os.open(shard.path, os.O_RDONLY)
+        return os.open(shard.path, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None
-    table = _table(handle)
-    if len(table) > shard.samples:
-        os.close(handle)
-        raise UserError(
-            f"{shard.path}: holds {len(table)} samples, its manifest says {shard.samples}. "
-            f"Run python -m data_tools.check_shards {shard.path.parent} --write-manifest."
-        )
-    return handle, table
-
-
-def _close(opened: tuple[int, Table]) -> None:
-    os.close(opened[0])
 
 
 def _table(handle: int) -> Table:

@@ -45,9 +45,8 @@ class TextEncoder:
     [DEC] is added to the vocabulary as BLIP-2 does it, as the first new id; then [EN] and [ZH] if they are wanted.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase, config: Text) -> None:
-        self.tokenizer: Any = tokenizer  # its class gives most results as unions
-        self.config = config
+    def __init__(self, tokenizer: Any, config: Text) -> None:  # Any: transformers types most results as unions
+        self.tokenizer, self.config = tokenizer, config
         tokenizer.add_special_tokens({"bos_token": DEC})
         names = LANGUAGE_TOKENS if config.language_token else {}
         tokenizer.add_tokens(list(names.values()), special_tokens=True)
@@ -124,7 +123,7 @@ def build_text(config: Text, languages: Sequence[str] = ()) -> TextEncoder:
 def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:
     """vocab.txt of BERT, a token a line. Cased if it has words with capitals."""
     try:
-        tokens = path.read_text("utf-8").splitlines()
+        tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # some tokens are line separators
     except UnicodeDecodeError:
         raise UserError(f"{path}: not a vocabulary in UTF-8; model.text.tokenizer wants BERT's vocab.txt") from None
     vocabulary = {token: number for number, token in enumerate(tokens)}

@@ -1,0 +1,71 @@
+"""What a record may look like, and what it is counted under when it may not."""
+
+import json
+
+import pytest
+
+from vglm_train.data.record import RecordError, content_id, parse
+
+WHOLE = {
+    "id": "7",
+    "image": "7.jpg",
+    "image_id": 2**63 - 1,
+    "captions": {"en": ["a dog"], "zh": ["狗", "一只狗"]},
+    "source": "s",
+    "split": "train",
+    "group": "page 3",
+}
+
+
+def test_whole_record() -> None:
+    for form in (WHOLE, json.dumps(WHOLE), json.dumps(WHOLE).encode()):
+        record = parse(form)
+        assert (record.id, record.image, record.image_id) == ("7", "7.jpg", 2**63 - 1)
+        assert record.captions == {"en": ("a dog",), "zh": ("狗", "一只狗")}
+        assert (record.source, record.split, record.group) == ("s", "train", "page 3")
+
+
+def test_blank_captions_are_left_out() -> None:
+    record = parse({"captions": {"en": ["", " \n", "a dog"], "zh": [], "fr": None, "de": "ein Hund"}})
+    assert record.captions == {"en": ("a dog",), "de": ("ein Hund",)}
+    assert (record.image_id, record.group) == (None, None)
+
+
+def test_image_id_may_be_any_text() -> None:
+    one, same, other = (parse({**WHOLE, "image_id": text}).image_id for text in ("ab12", "ab12", "ab13"))
+    assert one == same != other
+    assert 0 <= one < 2**63
+
+
+@pytest.mark.parametrize(
+    ("data", "cause"),
+    [
+        (b"{", "record"),
+        (b"\xff\xfe", "record"),
+        (b"", "record"),
+        (b"[" * 100_000, "record"),
+        (b"[1]", "record"),
+        ({"captions": ["a dog"]}, "record"),
+        ({"captions": {"en": [1]}}, "record"),
+        ({"captions": {"en": 5}}, "record"),
+        ({"captions": {"en": ["a"]}, "image_id": 2**63}, "record"),
+        ({"captions": {"en": ["a"]}, "image_id": -1}, "record"),
+        ({"captions": {"en": ["a"]}, "image_id": True}, "record"),
+        ({"captions": {"en": ["a"]}, "image_id": 1.5}, "record"),
+        ({}, "caption"),
+        ({"captions": None}, "caption"),
+        ({"captions": {}}, "caption"),
+        ({"captions": {"en": ["  "]}}, "caption"),
+    ],
+)
+def test_causes(data, cause: str) -> None:
+    with pytest.raises(RecordError) as caught:
+        parse(data)
+    assert caught.value.cause == cause
+
+
+def test_content_id_fits_an_int64_and_tells_bytes_apart() -> None:
+    ids = {content_id(bytes([n])) for n in range(200)}
+    assert len(ids) == 200
+    assert all(0 <= n < 2**63 for n in ids)
+    assert content_id(b"abc") == 7808549525826226860  # shards on disk hold it: it must not change
