@@ -1,0 +1,200 @@
+"""The report from real run folders: over, under way, killed, empty, and named in Chinese."""
+
+import json
+import math
+import random
+import re
+import subprocess
+import sys
+import warnings
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+from vglm_train.errors import UserError
+from vglm_train.log.facts import RunFacts
+from vglm_train.log.sinks import JsonlSink
+from vglm_train.report import reference
+from vglm_train.report.__main__ import main, report
+from vglm_train.report.curves import label, running_mean
+from vglm_train.report.runs import LoggedRun, read_runs
+from vglm_train.report.verdict import judge
+
+CHANCE = math.log(64)
+
+
+def facts(name: str, **changes) -> RunFacts:
+    values = {
+        "name": name, "total_steps": 2000, "warmup_steps": 100, "epoch_samples": 12_800, "global_batch": 64,
+        "candidates": 64, "vocabulary": 30523,
+    }  # fmt: skip
+    return RunFacts(**{**values, **changes})
+
+
+def write_run(folder: Path, name: str, steps: int = 2000, blind: bool = False) -> Path:
+    """A run that learns, or one whose ITC and ITM do not."""
+    sink, rng = JsonlSink(folder, None), random.Random(0)
+    facts(name).write(folder)
+    for step in range(10, steps + 1, 10):
+        left = math.exp(-step / 600)
+        itc = CHANCE * (1 if blind else 0.3 + 0.7 * left) + rng.gauss(0, 0.02)
+        itm = 0.637 + rng.gauss(0, 0.003) if blind else 0.2 + 0.49 * left
+        itg = math.log(30523) * (0.25 + 0.75 * left)
+        row = {"train/loss": itc + itm + itg, "train/loss_itc": itc, "train/loss_itm": itm, "train/loss_itg": itg}
+        sink.write(step, {**row, "train/itm_accuracy": 2 / 3 if blind else 0.9, "perf/data_wait_fraction": 0.01})
+        if step % 500 == 0:
+            sink.write(
+                step, {"eval/en_i2t_r1": 10.0, "eval/zh_i2t_r1": 8.0, "eval/en_i2t_r5": 30.0, "eval/r_mean": 9.0}
+            )
+            caption = f"红色 <b>step {step}</b>"
+            sink.image_table(step, "retrieval", ["image", "best"], [[Image.new("RGB", (300, 200), "red"), caption]])
+    sink.close()
+    return folder
+
+
+def texts(run: LoggedRun, kind: str) -> str:
+    return "\n".join(line.text for line in judge(run) if line.kind == kind)
+
+
+def judged(folder: Path) -> LoggedRun:
+    return read_runs([folder])[0]
+
+
+def test_a_run_that_learns_is_normal(tmp_path):
+    run = judged(write_run(tmp_path, "good"))
+    assert texts(run, "warn") == ""
+    fine = texts(run, "ok")
+    assert "random weights start near 15.18 = ln(candidates) 4.16 + ln 2 0.69 + ln(vocabulary) 10.33" in fine
+    assert "Within 10 %: normal." in fine
+    assert all(re.search(rf"{term} .*: learning\.", fine) for term in ("ITC", "ITM", "ITG"))
+    assert "After 2000 steps 29% of the expected start is left" in fine
+    assert "the public run (yiren-jian/BLIText" in fine
+    assert "complete" in texts(run, "fact")
+
+
+def test_a_run_that_learns_nothing_is_told_so(tmp_path):
+    run = judged(write_run(tmp_path, "blind", steps=1400, blind=True))
+    warnings_ = texts(run, "warn")
+    assert "Alarm: ITM loss has stayed within 0.63-0.645" in warnings_
+    assert "Alarm: ITC loss is still at ln 64 = 4.159" in warnings_
+    assert "(67% right); an even guess costs ln 2 = 0.693" in texts(run, "fact")
+    assert "Step 1400 of 2000 (70%): under way or stopped." in texts(run, "fact")
+
+
+def test_troubles_are_named(tmp_path):
+    write_run(tmp_path, "a", steps=20)
+    sink = JsonlSink(tmp_path, 20)
+    bad = {"train/loss": math.nan, "train/steps_not_finite": 3.0, "data/skipped": 5.0, "data/skipped_image": 5.0}
+    sink.write(30, {**bad, "perf/data_wait_fraction": 0.9})
+    sink.close()
+    run = judged(tmp_path)
+    assert "3 steps were skipped" in texts(run, "warn")
+    assert "31% of the time goes into waiting for data" in texts(run, "warn")
+    assert "5 damaged samples were passed over (image 5)" in texts(run, "fact")
+
+
+@pytest.mark.parametrize(("first", "kind", "words"), [(20.0, "warn", "starts 32% higher"), (9.0, "ok", "It is lower")])
+def test_a_start_far_from_the_expected_one(tmp_path, first, kind, words):
+    facts("a").write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 10, "train/loss": first}) + "\n")
+    assert words in texts(judged(tmp_path), kind)
+
+
+def test_weights_count(tmp_path):
+    facts("a", weights={"itc": 2.0, "itm": 0.0, "itg": 1.0}).write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 10, "train/loss": 18.0}\n')
+    lines = "\n".join(line.text for line in judge(judged(tmp_path)))
+    assert "start near 18.64 = 2 x ln(candidates) 4.16 + ln(vocabulary) 10.33." in lines
+    assert "public run" not in lines, "another sum cannot be compared"
+
+
+def test_the_page_needs_nothing_else(tmp_path, capsys):
+    folders = [
+        write_run(tmp_path / "a", "first & best"),
+        write_run(tmp_path / "b", "第二个 $x_1", steps=600, blind=True),
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # a glyph that no font has warns
+        path = report(folders, tmp_path / "out")
+    html = path.read_text(encoding="utf-8")
+    assert not re.search(r"https?://|<script|<link", html)
+    assert "first &amp; best" in html
+    assert "第二个 $x_1" in html
+    assert "红色 &lt;b&gt;step 2000&lt;/b&gt;" in html, "the newest table, escaped"
+    assert "step 1500" not in html
+    with Image.open(tmp_path / "out" / "curves.png") as image:
+        assert image.width > 1000
+        assert image.height > 1000
+    said = capsys.readouterr().out
+    assert "learning." in said
+    assert said.splitlines()[-1] == str(path)
+
+
+def test_a_run_under_way_with_a_torn_line_and_few_metrics(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "train/loss_itc": 4.0}\n{"step": 2, "train/lo')
+    run = judged(tmp_path)
+    assert run.rows == [(1, {"train/loss_itc": 4.0})]
+    assert "No facts.json" in texts(run, "fact")
+    assert report([tmp_path], None) == tmp_path / "report" / "report.html"
+
+
+def test_only_evaluation_rows(tmp_path):
+    facts("a").write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "eval/r_mean": 4.0}\n')
+    assert "No row holds train/loss yet." in texts(judged(tmp_path), "fact")
+    report([tmp_path], None)
+
+
+def test_mistakes_give_one_clear_line(tmp_path, capsys):
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "torn").mkdir()
+    (tmp_path / "torn" / "metrics.jsonl").write_text('{"step": 2, "tra')
+    for name, words in (("none", "is not a folder"), ("empty", "holds no metrics.jsonl"), ("torn", "no complete line")):
+        with pytest.raises(UserError, match=words):
+            read_runs([tmp_path / name])
+        assert main([str(tmp_path / name)]) == 2
+        shown = capsys.readouterr()
+        assert str(tmp_path / name) in shown.err
+        assert shown.err.count("\n") == 1
+    write_run(tmp_path / "a", "a", steps=50)
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="--out"):
+        report([tmp_path / "a"], tmp_path / "file")
+
+
+def test_runs_of_one_name_are_told_apart(tmp_path):
+    runs = read_runs([write_run(tmp_path / "a", "same", 50), write_run(tmp_path / "b", "same", 50), tmp_path / "a"])
+    assert [run.label for run in runs] == [f"same ({tmp_path / 'a'})", f"same ({tmp_path / 'b'})"]
+
+
+def test_labels_that_no_font_can_write_become_numbers(tmp_path):
+    run = LoggedRun("\U00013000 hieroglyph", tmp_path, [], None, [])
+    assert label(3, run) == "run 3"
+    assert label(3, LoggedRun("a $5", tmp_path, [], None, [])) == r"3: a \$5"
+
+
+def test_the_reference_is_the_published_one():
+    assert round(reference.EXPECTED_START, 2) == 17.95
+    assert reference.loss_at(0) == 17.76
+    assert reference.loss_at(450) == 10.26
+    assert reference.loss_at(2250) == 7.07
+    assert reference.loss_at(9.5 * 4498) == 5.20
+    assert 7.07 < (reference.loss_at(1000) or 0) < 10.26
+    assert reference.loss_at(9.5 * 4498 + 1) is None
+    assert len(reference.EPOCH_MEANS) == 10
+
+
+def test_running_mean():
+    assert running_mean([1.0] * 99) is None
+    mean = running_mean([float(i) for i in range(100)])
+    assert mean is not None
+    assert mean[:3] == [0.0, 0.5, 1.5]
+    assert mean[-1] == 98.5
+
+
+def test_it_runs_as_a_module_without_torch(tmp_path):
+    write_run(tmp_path, "a", 50)
+    code = "import sys, vglm_train.report.__main__ as m; m.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
+    assert (tmp_path / "report" / "curves.png").exists()

@@ -1,0 +1,54 @@
+"""python -m vglm_train.report RUN [RUN ...] [--out DIR]"""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from vglm_train.errors import UserError
+from vglm_train.report.curves import draw
+from vglm_train.report.page import page
+from vglm_train.report.runs import read_runs
+from vglm_train.report.verdict import judge
+
+SIGNS = {"ok": "+", "warn": "!", "fact": " "}
+
+
+def report(folders: list[Path], out: Path | None) -> Path:
+    """Write curves.png and report.html; print the verdicts. Returns the page's path. Raises UserError."""
+    runs = read_runs(folders)
+    out = out or (runs[0].folder / "report" if len(runs) == 1 else Path("report"))
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{out} cannot be made ({error.strerror}). Give another folder with --out.") from error
+    verdicts = [judge(run) for run in runs]
+    draw(runs, out / "curves.png")
+    path = out / "report.html"
+    path.write_text(page(runs, verdicts, out / "curves.png"), encoding="utf-8")
+    for run, lines in zip(runs, verdicts):
+        print(run.label)
+        for line in lines:
+            print(f"  {SIGNS[line.kind]} {line.text}")
+    print(path)
+    return path
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        prog="python -m vglm_train.report",
+        description="Draw the curves of runs beside a published one, and say in words whether the loss is normal.",
+    )
+    parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: it holds metrics.jsonl")
+    parser.add_argument("--out", type=Path, help="where to write (default: RUN/report, or ./report for several)")
+    given = parser.parse_args(arguments)
+    try:
+        report(given.runs, given.out)
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

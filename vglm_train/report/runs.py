@@ -1,0 +1,74 @@
+"""What the report reads of a run folder, whether the run is over, under way or was killed."""
+
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+from vglm_train.errors import UserError
+from vglm_train.log.facts import RunFacts
+from vglm_train.log.rows import METRICS, Row, Table, read_rows, read_tables
+
+Series = tuple[list[float], list[float]]  # x, y
+
+
+@dataclass(frozen=True, slots=True)
+class LoggedRun:
+    """A run's metrics. `label` is unique among the runs of a report."""
+
+    label: str
+    folder: Path
+    rows: list[tuple[int, Row]]
+    facts: RunFacts | None
+    tables: list[Table]
+
+    def names(self) -> set[str]:
+        return {name for _, row in self.rows for name in row}
+
+    def series(self, name: str) -> Series:
+        """Steps and finite values of a metric; empty where the run has none."""
+        points = [(step, row[name]) for step, row in self.rows if math.isfinite(row.get(name, math.nan))]
+        return [float(step) for step, _ in points], [value for _, value in points]
+
+    def last(self, name: str) -> float | None:
+        """The newest finite value of a metric."""
+        values = self.series(name)[1]
+        return values[-1] if values else None
+
+    def recent(self, name: str) -> float | None:
+        """Mean of the last twentieth of a metric's values: one row of a small batch says little."""
+        values = self.series(name)[1]
+        part = values[-max(1, len(values) // 20) :]
+        return sum(part) / len(part) if part else None
+
+    @property
+    def last_step(self) -> int:
+        return self.rows[-1][0]
+
+
+def read_runs(folders: list[Path]) -> list[LoggedRun]:
+    """Raises UserError for a folder that is no run, or has logged nothing yet. A folder given twice is read once."""
+    runs = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
+    labels = [run.label for run in runs]
+    return [
+        LoggedRun(f"{run.label} ({run.folder})", run.folder, run.rows, run.facts, run.tables)
+        if labels.count(run.label) > 1
+        else run
+        for run in runs
+    ]
+
+
+def _read(folder: Path) -> LoggedRun:
+    path = folder / METRICS
+    if not folder.is_dir():
+        raise UserError(f"{folder} is not a folder. Give the folder of a run: it holds {METRICS}.")
+    if not path.is_file():
+        raise UserError(
+            f"{folder} holds no {METRICS}: it is no run folder, or the run has not reached its first log step."
+        )
+    rows = list(read_rows(path))
+    if not rows:
+        raise UserError(
+            f"{path} holds no complete line yet. Wait for the first log step (log.every steps) and try again."
+        )
+    facts = RunFacts.read(folder)
+    return LoggedRun(facts.name if facts else folder.name, folder, rows, facts, read_tables(folder))
