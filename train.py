@@ -30,7 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         with located(given.config, given.overrides):
             config = load(given.config, given.overrides)
             check(config, world)
-        return _describe(config, world) if given.check else _run(config)
+            return _describe(config, world) if given.check else _run(config)
     except UserError as error:
         if os.environ.get("RANK", "0") != "0":
             time.sleep(3)  # the same mistake stops rank 0, which says it once; this is for what only this rank met

@@ -12,7 +12,7 @@ from vglm_train.checkpoint.bundle import save_bundle
 from vglm_train.checkpoint.pretrained import load_pretrained
 from vglm_train.checkpoint.resume import read_state, read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length
+from vglm_train.config.check import check_length, check_vocabulary
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalSet
 from vglm_train.data.loader import build as build_loader
@@ -24,6 +24,8 @@ from vglm_train.engine.state import RunState
 from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.evaluate.retrieval import Embedder, Retrieval
 from vglm_train.log import console, sinks
+from vglm_train.log.alarms import Alarms
+from vglm_train.log.facts import RunFacts
 from vglm_train.log.metrics import Meter
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.alignment import Alignment, build_alignment
@@ -54,12 +56,28 @@ class _Run:
     def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.text = build_text(config.model.text, config.data.languages)
+        check_vocabulary(config, self.text.vocabulary)
         self.loader = build_loader(config, self.text, ranks)
         check_length(config, self.loader.epoch_samples)
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.state = RunState.from_dict(read_state(resume_from)) if resume_from else RunState()
+        self.facts = RunFacts(
+            name=config.run.name,
+            total_steps=self.plan.steps,
+            warmup_steps=self.plan.warmup_samples // self.plan.global_batch,
+            epoch_samples=self.plan.epoch_samples,
+            global_batch=self.plan.global_batch,
+            candidates=self.plan.micro_batch * ranks.world,
+            vocabulary=config.model.qformer.vocabulary or self.text.vocabulary,
+            weights={
+                "itc": config.objective.itc.weight,
+                "itm": config.objective.itm.weight,
+                "itg": config.objective.itg.weight,
+            },
+        )
         if ranks.main:
             folder.claim(config)
+            self.facts.write(folder.path)
         console.setup(ranks, folder.path)
 
     def train(self) -> int:
@@ -108,11 +126,19 @@ class _Run:
         outlets: list[sinks.Sink] = [
             sinks.JsonlSink(folder, resume_step),
             sinks.ConsoleSink(self.plan.steps, resume_step),
+            Alarms.resume(self.facts, folder),
         ]
         if config.log.wandb.mode != "disabled":
-            run_id = sinks.wandb_run_id(folder)
-            resolved = dataclasses.asdict(config)
-            outlets.append(sinks.WandbSink(config.log.wandb, folder, config.run.name, resolved, run_id, resume_step))
+            outlets.append(
+                sinks.WandbSink(
+                    config.log.wandb,
+                    folder,
+                    run_name=config.run.name,
+                    resolved=dataclasses.asdict(config),
+                    run_id=sinks.wandb_run_id(folder),
+                    resume_step=resume_step,
+                )
+            )
         return outlets
 
     def _hooks(
@@ -130,13 +156,11 @@ class _Run:
         if config.data.validation:
             judge = self._judge(objective.model)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, config.checkpoint.best))
-        return [*chain, hooks.GuardHook(config, state, save.save, str(self.folder.path)), save]
+        return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
 
     def _judge(self, model: Alignment) -> Retrieval:
         config = self.config
         embedder = Embedder(model, self.text, self.ranks.device, config.engine.precision == "bf16")
         data, size = config.data, config.model.vision.image_size
         items = list(EvalSet(data.validation, size, data.languages, config.evaluate.images).items(data.workers))
-        return Retrieval(
-            embedder, items, data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks
-        )
+        return Retrieval(embedder, items, data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks)

@@ -48,7 +48,9 @@ class DeepSpeedEngine:
         )
         self.accumulation = accumulation
         self._device = ranks.device
-        self._trained: dict[str, Any] = {n: p for n, p in objective.named_parameters() if p.requires_grad}  # DeepSpeed adds methods
+        self._trained: dict[str, Any] = {
+            n: p for n, p in objective.named_parameters() if p.requires_grad
+        }  # DeepSpeed adds methods
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(objective, ranks.device.type, config.engine.precision == "bf16"),
             optimizer=adamw,
@@ -146,6 +148,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
         "zero_optimization": {
             "stage": config.engine.zero,
             "contiguous_gradients": True,
+            "parameter_alignment": True,  # an odd-sized parameter would leave all that follow it misaligned
             "overlap_comm": True,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,

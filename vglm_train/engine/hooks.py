@@ -1,7 +1,7 @@
 """What happens between steps: log, evaluate, save, stop. Each hook decides for itself whether it is due."""
 
 import signal
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
@@ -16,6 +16,7 @@ from vglm_train.engine.state import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import Table
+from vglm_train.log.alarms import not_finite
 from vglm_train.log.metrics import Meter
 from vglm_train.log.sinks import Sink
 from vglm_train.log.throughput import Throughput
@@ -65,11 +66,10 @@ class LogHook:
         if not self.cadence.logs(report):
             return
         row = self.meter.row()
-        tokens = row.pop("tokens")
-        weights = self.objective.weights
-        row["train/loss"] = sum(
-            w * row[f"train/loss_{name}"] for name, w in weights.items() if f"train/loss_{name}" in row
-        )
+        tokens = row.pop("tokens", 0.0)
+        terms = {name: row[f"train/loss_{name}"] for name in self.objective.weights if f"train/loss_{name}" in row}
+        if terms:
+            row["train/loss"] = sum(self.objective.weights[name] * value for name, value in terms.items())
         row |= self.throughput.row(tokens)
         row["data/skipped"] = float(sum(self.state.damaged.values()))
         row |= {f"data/skipped_{cause}": float(count) for cause, count in self.state.damaged.items()}
@@ -79,7 +79,8 @@ class LogHook:
             sink.write(report.step, row)
 
     def _add(self, report: StepReport) -> None:
-        for output, units in zip(report.outputs, report.units):
+        """Losses of a step that was not finite are counted as such and kept out of the means."""
+        for output, units in zip(report.outputs, report.units) if report.update.applied else ():
             for name, total in output.sums.items():
                 self.meter.add(f"train/loss_{name}", total, units[name])
             for name, (total, count) in output.measures.items():
@@ -168,19 +169,18 @@ class GuardHook:
 
     MINIMUM_ROWS = 1000  # fewer say little about the fraction
 
-    def __init__(self, config: Config, state: RunState, save: Callable[[int], None], folder: str) -> None:
-        self.config, self.state, self.save, self.folder = config, state, save, folder
+    def __init__(self, config: Config, state: RunState, save: "SaveHook") -> None:
+        self.config, self.state = config, state
+        self.save, self.checkpoints = save.save, save.checkpoints
 
     def after_step(self, report: StepReport) -> None:
         state, limit = self.state, self.config.engine.max_skipped
         if state.skipped_in_row >= limit:
             state.skipped_in_row = 0  # the next start tries as often again
-            self.save(report.step)
-            raise UserError(
-                f"step {report.step}: {limit} steps in a row had a loss or gradient that was not finite, so nothing "
-                f"was learned in them. Weights are those of step {report.step - limit}, saved in {self.folder}. "
-                "Lower optim.lr, lengthen optim.warmup or set optim.clip, then run the command again."
-            )
+            self.save(report.step)  # the weights are those of before these steps
+            values = {f"loss_{name}": float(value) for name, value in report.outputs[-1].sums.items()}
+            values["grad_norm"] = report.update.grad_norm
+            raise UserError(not_finite(report.step, limit, values, self.checkpoints.latest()))
         damaged = sum(state.damaged.values())
         if state.samples >= self.MINIMUM_ROWS and damaged > self.config.data.max_damaged * state.samples:
             causes = ", ".join(f"{cause} {count}" for cause, count in sorted(state.damaged.items()))
@@ -189,6 +189,17 @@ class GuardHook:
                 f"data.max_damaged {self.config.data.max_damaged:g}. log.txt names shards and keys; "
                 "python -m data_tools.check_shards FOLDER lists them all. Mend the data or raise the limit."
             )
+
+
+class ClockHook:
+    """Comes last: time spent on evaluation and checkpoints is not training's."""
+
+    def __init__(self, throughput: Throughput, cadence: Cadence) -> None:
+        self.throughput, self.cadence = throughput, cadence
+
+    def after_step(self, report: StepReport) -> None:
+        if self.cadence.saves(report) or self.cadence.evaluates(report):
+            self.throughput.restart()
 
 
 class StopOnSignal:

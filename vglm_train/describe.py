@@ -1,0 +1,126 @@
+"""What a run would do, in words: `train.py CONFIG.yaml --check`. Builds the model on the meta device only."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import nn
+
+from vglm_train.checkpoint.run_folder import RunFolder
+from vglm_train.config.check import check_length, check_vocabulary
+from vglm_train.config.load import dump
+from vglm_train.config.run import Config
+from vglm_train.data.loader import build as build_loader
+from vglm_train.distributed import Ranks
+from vglm_train.engine.plan import Plan
+from vglm_train.errors import UserError
+from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.model.flops import flops_per_pair, image_tokens
+from vglm_train.prompt.text import build_text
+
+GIB = 2**30
+
+
+def describe(config: Config, world: int) -> str:
+    """The resolved configuration, then parameters, data, steps and memory. Nothing is written.
+
+    Where data or tokenizer are not on this machine, it says so and describes the rest. Raises UserError for
+    everything that training would refuse.
+    """
+    vocabulary, words = _vocabulary(config)
+    with torch.device("meta"):
+        image = config.data.image
+        model = build_alignment(config.model, vocabulary, image.mean, image.std)
+    folder = RunFolder(config)
+    resume = folder.check(config)
+    lines = [
+        dump(config).rstrip(),
+        "",
+        *_parameters(model),
+        words,
+        *_data(config, world),
+        *_memory(config, model, vocabulary, world),
+        f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
+    ]
+    return "\n".join(lines)
+
+
+def _vocabulary(config: Config) -> tuple[int, str]:
+    """Size of the word table, and a line about the tokenizer."""
+    fixed, name = config.model.qformer.vocabulary, config.model.text.tokenizer
+    try:
+        text = build_text(config.model.text, config.data.languages)
+    except UserError as error:
+        if fixed is None:
+            raise
+        return fixed, f"tokenizer: not checked, {error}"
+    check_vocabulary(config, text.vocabulary)
+    return fixed or text.vocabulary, f"tokenizer: {name}, {text.vocabulary:,} tokens"
+
+
+def _parameters(model: Alignment) -> list[str]:
+    """Trained and frozen parts with their sizes."""
+    lines = []
+    for title, trained in (("trained", True), ("frozen", False)):
+        parts = {
+            name: _count(p for p in part.parameters() if p.requires_grad == trained)
+            for name, part in _parts(model).items()
+        }
+        shown = ", ".join(f"{name} {count:,}" for name, count in parts.items() if count)
+        lines.append(f"{title}: {sum(parts.values()):,} parameters ({shown})")
+    return lines
+
+
+def _parts(model: Alignment) -> dict[str, nn.Module]:
+    """Children by name, and what the model owns itself."""
+    own = nn.ParameterDict(dict(model.named_parameters(recurse=False)))
+    return {**dict(model.named_children()), "own": own}
+
+
+def _count(parameters: Iterable[nn.Parameter]) -> int:
+    return sum(p.numel() for p in parameters)
+
+
+def _data(config: Config, world: int) -> list[str]:
+    """Samples and steps; a missing data folder is said, not refused, so that a recipe can be read anywhere."""
+    text = None
+    try:
+        text = build_text(config.model.text, config.data.languages)
+        samples = build_loader(config, text, Ranks(0, world)).epoch_samples
+    except UserError as error:
+        what = "data" if text else "tokenizer"
+        return [f"{what}: not here, so steps are not counted: {error}"]
+    check_length(config, samples)
+    plan = Plan.of(config, samples, world)
+    return [
+        f"data: {samples:,} pairs an epoch, {plan.total_samples / samples:.2f} epochs, {plan.steps:,} steps "
+        f"of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x {plan.accumulation} micro-batches",
+        f"warm-up: {plan.warmup_samples // plan.global_batch:,} steps; {len(config.data.languages)} language(s): "
+        + ", ".join(config.data.languages),
+    ]
+
+
+def _memory(config: Config, model: Alignment, vocabulary: int, world: int) -> list[str]:
+    """Weights and optimizer exactly; activations by counting what backward keeps, measured to be within a tenth."""
+    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    trained = _count(p for p in model.parameters() if p.requires_grad)
+    states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
+    micro = config.engine.micro_batch or config.data.global_batch // world
+    kept = _activations(config, vocabulary) * micro
+    total = (frozen + states + kept) / GIB
+    return [
+        f"memory a rank: about {total:.1f} GiB (frozen {frozen / GIB:.1f}, weights and optimizer {states / GIB:.1f}, "
+        f"activations of {micro} rows {kept / GIB:.1f})",
+        f"arithmetic: {flops_per_pair(config.model, vocabulary) / 1e9:.1f} GFLOP a pair",
+    ]
+
+
+def _activations(config: Config, vocabulary: int) -> float:
+    """Bytes backward keeps for one row: Q-Former passes over queries and text, image keys, word logits."""
+    q, t, size = config.model.qformer.queries, config.model.text.max_length, config.model.qformer
+    low = 2 if config.engine.precision == "bf16" else 4
+    places = q + t + 3 * (q + t) + t
+    block = places * (14 * size.width + 3 * size.mlp_width) * low
+    crossings = -(-size.layers // size.cross_every)
+    image = image_tokens(config.model.vision) * (crossings * 2 * size.width * low * 2 + config.model.vision.width * 8)
+    layers = block if config.engine.recompute else size.layers * block
+    return layers + image + t * vocabulary * (low + 8)
