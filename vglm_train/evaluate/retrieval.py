@@ -53,7 +53,7 @@ class Embedder:
         ids, mask = ids.to(self.device), mask.to(self.device)
         parts = zip(ids.split(4 * self.batch), mask.split(4 * self.batch))
         with self.autocast:
-            return ids, mask, torch.cat([self.model.text_embeds(i, m) for i, m in parts])
+            return ids, mask, torch.cat([self.model.embed_texts(i, m) for i, m in parts])
 
     @torch.no_grad()
     def match(self, raw: Tensor, rows: Tensor, ids: Tensor, mask: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vglm_train.config.model import Model
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer.layers import EPS
-from vglm_train.model.qformer.qformer import Cache, Keys, QFormer
+from vglm_train.model.qformer.qformer import Keys, QFormer
 from vglm_train.model.vision import VisionEncoder, build_vision
 
 TEMPERATURE = 0.07
@@ -41,8 +41,8 @@ class CaptionHead(nn.Module):
 class Alignment(nn.Module):
     """Everything stage one computes with; it holds no loss and knows no other process.
 
-    Image side: `encode_image` -> `image_keys` -> `qformer.queries` -> `image_embeds`. Text side: `text_embeds`.
-    Scores of a pair: `match_logits`. Words: `caption_logits`.
+    `encode_image` and `image_keys` feed the Q-Former's passes; `image_embeds`, `text_embeds`, `match_logits` and
+    `caption_logits` are the heads on what comes out.
     """
 
     mean: Tensor
@@ -88,28 +88,32 @@ class Alignment(nn.Module):
         """The Q-Former's queries [n,q,d] -> unit vectors [n,q,e], fp32."""
         return _unit(self.image_projection, queries)
 
-    def text_embeds(self, ids: Tensor, mask: Tensor) -> Tensor:
-        """Sentences, ids [b,t] and mask [b,t] bool -> unit vectors of their first token [b,e], fp32."""
-        return _unit(self.text_projection, self.qformer.text(ids, mask)[:, 0])
+    def text_embeds(self, text: Tensor) -> Tensor:
+        """The Q-Former's text [b,t,d] -> unit vectors of the first token [b,e], fp32."""
+        return _unit(self.text_projection, text[:, 0])
 
     def match_logits(self, keys: Keys, ids: Tensor, mask: Tensor) -> Tensor:
-        """Images and sentences, ids [m*n,t]: m in turn for each of n images -> logits [m*n,2], fp32.
+        """Images and sentences, ids [n,t] in the order of `keys` -> logits [n,2], mean over the queries, fp32.
 
-        Column 1 says that the two belong together; the mean over the queries.
+        Column 1 says that the two belong together.
         """
         queries, _ = self.qformer.joint(keys, ids, mask)
         with torch.autocast(queries.device.type, enabled=False):
             return self.matching_head(queries.float().mean(1))  # the head is linear: its mean is the mean's head
 
-    def caption_logits(self, cache: Cache, ids: Tensor, mask: Tensor) -> Tensor:
-        """Next-word logits [b,t,v] of text that starts with [DEC] and sees the queries that left `cache`."""
+    def caption_logits(self, caption: Tensor) -> Tensor:
+        """The Q-Former's captioning text [b,t,d], which starts with [DEC] -> logits of each next word [b,t,v]."""
         assert self.qformer.embeddings is not None
-        return self.caption_head(self.qformer.caption(cache, ids, mask), self.qformer.embeddings.words.weight)
+        return self.caption_head(caption, self.qformer.embeddings.words.weight)
 
     def embed_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """For evaluation: pixels [n,3,h,w] -> (frozen features [n,p,c], unit vectors [n,q,e])."""
         features = self.encode_image(pixels)
         return features, self.image_embeds(self.qformer.queries(self.image_keys(features))[0])
+
+    def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
+        """For evaluation: sentences, ids [b,t] and mask [b,t] bool -> unit vectors [b,e]."""
+        return self.text_embeds(self.qformer.text(ids, mask))
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of all that is trained, in the module's order."""

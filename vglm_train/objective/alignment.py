@@ -13,7 +13,7 @@ from vglm_train.batch import PairBatch
 from vglm_train.config.run import Objective as ObjectiveConfig
 from vglm_train.distributed import Ranks
 from vglm_train.model.alignment import Alignment
-from vglm_train.model.qformer.qformer import Keys
+from vglm_train.model.qformer.qformer import Keys, grouped
 from vglm_train.objective.base import LossOutput, Objective
 from vglm_train.objective.captioning import caption_inputs, captioning, scored
 from vglm_train.objective.contrastive import contrastive, correct, similarities
@@ -79,20 +79,26 @@ class AlignmentObjective(Objective):
         return {name: counts[name].float() for name in self.weights}
 
     def forward(self, batch: PairBatch) -> LossOutput:
-        model, mask = self.model, _attended(batch)
+        model = self.model
         images = self._read(batch.pixels)
-        queries, cache = model.qformer.queries(images.keys)
+        queries, text, caption = self._passes(batch, images.keys)
         seen = self._candidates(batch)
         output = LossOutput({}, {})
-        embeds = model.image_embeds(queries), model.text_embeds(batch.text_ids, mask)
-        logits = self._contrast(*embeds, seen, batch.valid, output)
+        logits = self._contrast(model.image_embeds(queries), model.text_embeds(text), seen, batch.valid, output)
         if "itm" in self.weights:
             self._match(batch, images, logits, seen, output)
-        if "itg" in self.weights:
+        if caption is not None:
             chosen = scored(batch.text_ids, batch.text_mask, batch.valid, self.language_ids)
-            words = model.caption_logits(cache, caption_inputs(batch.text_ids, self.dec_id), mask)
+            words = model.caption_logits(caption)
             output.sums["itg"] = captioning(words, batch.text_ids, chosen, self.config.itg.smoothing)
         return output
+
+    def _passes(self, batch: PairBatch, keys: Keys) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Queries [b,q,d] and text [b,t,d] for ITC, and the text of ITG [b,t,d] if it is asked for."""
+        qformer, ids, mask = self.model.qformer, batch.text_ids, _attended(batch)
+        if "itg" in self.weights:
+            return qformer.contrast_and_caption(keys, ids, caption_inputs(ids, self.dec_id), mask)
+        return *qformer.joint(keys, ids, mask, "separate"), None
 
     def _read(self, pixels: Tensor) -> Images:
         features = self.model.encode_image(pixels)
@@ -126,14 +132,13 @@ class AlignmentObjective(Objective):
         else:
             others = self.model.image_keys(self.ranks.exchange(images.features, image))
         ids, mask = batch.text_ids, _attended(batch)
-        # an image's two sentences one after the other: its keys and values serve both
-        both = (
-            torch.stack((ids, seen.ids[text]), 1).flatten(0, 1),
-            torch.stack((mask, seen.mask[text]), 1).flatten(0, 1),
-        )
-        own = self.model.match_logits(images.keys, *both).view(-1, 2, 2)  # [b, right or wrong text, 2]
-        other = self.model.match_logits(others, ids, mask)
-        pairs = torch.stack((own[:, 0], own[:, 1], other), 1)  # [b,3,2]
+        # an image's two sentences one after the other, so that its keys and values are read once for both
+        keys = grouped(images.keys, 2, others)
+        two_ids = torch.stack((ids, seen.ids[text]), 1).flatten(0, 1)
+        two_masks = torch.stack((mask, seen.mask[text]), 1).flatten(0, 1)
+        pairs = self.model.match_logits(keys, torch.cat((two_ids, ids)), torch.cat((two_masks, mask)))
+        own, other = pairs.split((2 * len(ids), len(ids)))
+        pairs = torch.cat((own.view(-1, 2, 2), other[:, None]), 1)  # [b,3,2], the true pair first
         output.sums["itm"], right = matching(pairs, seen.matched)
         valid, matched = batch.valid.sum().float(), seen.matched.sum().float()
         output.measures["itm_accuracy"] = (right, 3 * matched)

@@ -3,6 +3,7 @@
 n rows, s = q queries + t text places, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s or p,d/heads].
 """
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -17,11 +18,12 @@ EPS = 1e-12
 
 
 class ImageKey(NamedTuple):
-    """Keys and values of images for one block: `packed` [n,p,2d] and, seen in it, key and value [n,heads,p,d/heads]."""
+    """Keys and values of n images for one block, and how many rows of the Q-Former read each image, in turn."""
 
-    packed: Tensor
-    key: Tensor
+    packed: Tensor  # [n,p,2d]
+    key: Tensor  # [n,heads,p,d/heads], seen in `packed`
     value: Tensor
+    rows_each: int = 1
 
 
 class Attention(nn.Module):
@@ -33,12 +35,15 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         self.norm = LayerNorm(width, EPS)
 
-    def attend(self, hidden: Tensor, q: Tensor, seen: KeyValue, bias: Tensor | None) -> Tensor:
-        """hidden [n,s,d], q [n,heads,s,d/heads], bias broadcast to [n,heads,s,s'] -> [n,s,d]."""
+    def attend(self, q: Tensor, seen: KeyValue, bias: Tensor | None) -> Tensor:
+        """q [n,heads,s,d/heads], bias broadcast to [n,heads,s,s'] -> [n,s,d]."""
         dropout = self.dropout if self.training else 0.0
         x = F.scaled_dot_product_attention(q, *seen, attn_mask=bias, dropout_p=dropout)
-        x = self.output(x.transpose(1, 2).reshape(hidden.shape))
-        return self.norm(F.dropout(x, self.dropout, self.training) + hidden)
+        return x.transpose(1, 2).flatten(2)
+
+    def add(self, hidden: Tensor, x: Tensor) -> Tensor:
+        """hidden and what was attended to, [n,s,d] each -> [n,s,d]."""
+        return self.norm(F.dropout(self.output(x), self.dropout, self.training) + hidden)
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[n,s,parts*d] -> `parts` of [n,heads,s,d/heads], without a copy."""
@@ -55,7 +60,7 @@ class SelfAttention(Attention):
         """hidden [n,s,d]; `past` stands before it -> ([n,s,d], keys and values of `hidden` alone)."""
         q, k, v = self.split(self.qkv(hidden), 3)
         seen = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
-        return self.attend(hidden, q, seen, bias), (k, v)
+        return self.add(hidden, self.attend(q, seen, bias)), (k, v)
 
 
 class CrossAttention(Attention):
@@ -72,11 +77,16 @@ class CrossAttention(Attention):
         key, value = self.split(packed, 2)
         return ImageKey(packed, key, value)
 
-    def forward(self, hidden: Tensor, image: KeyValue) -> Tensor:
-        """Queries [m*n,q,d] over the tokens of n images, m rows in turn for each image -> [m*n,q,d]."""
-        together = hidden.view(image[0].shape[0], -1, hidden.shape[2])  # [n,m*q,d]: an image is read once for its rows
-        (q,) = self.split(self.query(together), 1)
-        return self.attend(together, q, image, None).view(hidden.shape)
+    def forward(self, hidden: Tensor, images: Sequence[ImageKey]) -> Tensor:
+        """Queries [n,q,d] over the images their rows read, group by group -> [n,q,d]."""
+        places, width = hidden.shape[1:]
+        groups = self.query(hidden).split([group.key.shape[0] * group.rows_each for group in images])
+        seen = []
+        for rows, group in zip(groups, images):
+            # the rows of one image stand together: as one longer row they read its keys once
+            (q,) = self.split(rows.view(group.key.shape[0], -1, width), 1)
+            seen.append(self.attend(q, (group.key, group.value), None).view(-1, places, width))
+        return self.add(hidden, torch.cat(seen) if len(seen) > 1 else seen[0])
 
 
 class Mlp(nn.Module):
@@ -104,7 +114,7 @@ class Block(nn.Module):
         self.text_mlp = Mlp(width, config.mlp_width, dropout) if text else None
 
     def forward(
-        self, hidden: Tensor, queries: int, image: KeyValue | None, bias: Tensor | None, past: KeyValue | None
+        self, hidden: Tensor, queries: int, images: Sequence[ImageKey], bias: Tensor | None, past: KeyValue | None
     ) -> tuple[Tensor, KeyValue]:
         """hidden [n,s,d], of which the first `queries` places are queries -> ([n,s,d], its keys and values)."""
         hidden, key_value = self.attention(hidden, bias, past)
@@ -112,10 +122,8 @@ class Block(nn.Module):
             assert self.text_mlp is not None
             return self.text_mlp(hidden), key_value
         query, text = hidden.split((queries, hidden.shape[1] - queries), 1)
-        query = query.contiguous()
         if self.cross is not None:
-            assert image is not None
-            query = self.cross(query, image)
+            query = self.cross(query, images)
         query = self.query_mlp(query)
         if text.shape[1] == 0:
             return query, key_value

@@ -4,6 +4,7 @@ The examples have two queries (q) and three text places, the last of which is pa
 """
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 
@@ -48,6 +49,18 @@ def causal(text_mask: Tensor, queries: int) -> Tensor:
     is_text, columns = _layout(text_mask, queries)
     place = torch.arange(is_text.shape[0], device=text_mask.device)
     return columns & (~is_text | (is_text[:, None] & (place <= place[:, None])))
+
+
+def separate_and_causal(text_mask: Tensor, queries: int) -> Tensor:
+    """ITC and ITG in one sequence [queries | text | the same text to be captioned] -> [b,1,q+2t,q+2t] bool.
+
+    The first two parts are `separate`, the third has the rows of `causal` and is seen by itself alone.
+    """
+    t = text_mask.shape[1]
+    contrast, caption = separate(text_mask, queries), causal(text_mask, queries)[:, :, queries:]
+    on_queries, on_text = caption.split((queries, t), 3)
+    caption = torch.cat((on_queries, torch.zeros_like(on_text), on_text), 3)
+    return torch.cat((F.pad(contrast, (0, t)), caption), 2)
 
 
 def _layout(text_mask: Tensor, queries: int) -> tuple[Tensor, Tensor]:

@@ -4,6 +4,7 @@ n rows, q queries, t text places, p image tokens, c image width, d width.
 """
 
 from collections.abc import Sequence
+from itertools import chain
 from typing import Literal
 
 import torch
@@ -16,7 +17,7 @@ from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer import masks
 from vglm_train.model.qformer.layers import EPS, Block, ImageKey, KeyValue
 
-Keys = list[ImageKey | None]  # one entry a block; None where a block has no cross-attention
+Keys = list[tuple[ImageKey, ...]]  # one entry a block: groups of images, or nothing where it has no cross-attention
 Cache = list[KeyValue]  # one entry a block: the queries' self-attention keys and values
 MASKS = {"separate": masks.separate, "full": masks.full, "causal": masks.causal}
 
@@ -64,11 +65,19 @@ class QFormer(nn.Module):
 
     def image_keys(self, image: Tensor) -> Keys:
         """Image tokens [n,p,c] -> what each block's cross-attention needs of them; one call serves every pass."""
-        return [None if block.cross is None else block.cross.keys(image) for block in self.blocks]
+        return [() if block.cross is None else (block.cross.keys(image),) for block in self.blocks]
+
+    def select(self, keys: Keys, rows: Tensor) -> Keys:
+        """Chosen images [k] int64 of `image_keys`, repeats allowed."""
+        return [
+            () if block.cross is None else (block.cross.unpack(_Select.apply(groups[0].packed, rows)),)
+            for groups, block in zip(keys, self.blocks, strict=True)
+        ]
 
     def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
         """The queries read the images alone -> ([n,q,d], the cache that `caption` writes from)."""
-        hidden = self._query_states(_images(keys))
+        rows = next(groups[0].key.shape[0] for groups in keys if groups)
+        hidden = self._query_states(rows)
         return self._run(hidden, hidden.shape[1], keys, None, None)
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
@@ -79,9 +88,9 @@ class QFormer(nn.Module):
     def joint(
         self, keys: Keys, ids: Tensor, mask: Tensor, attend: Literal["separate", "full", "causal"] = "full"
     ) -> tuple[Tensor, Tensor]:
-        """Queries and text in one sequence; ids [m*n,t]: m sentences in turn for each of n images.
+        """Queries and text in one sequence -> ([n,q,d], [n,t,d]).
 
-        Returns queries [m*n,q,d] and text [m*n,t,d].
+        ids [n,t] and mask [n,t] bool: for each image of each group of `keys`, its `rows_each` sentences in turn.
         """
         query = self._query_states(ids.shape[0])
         q = query.shape[1]
@@ -95,13 +104,18 @@ class QFormer(nn.Module):
         rows = masks.causal(mask, q)[:, :, q:]  # [n,1,t,q+t]
         return self._run(self._text_states(ids), 0, None, rows, cache)[0]
 
-    def select(self, keys: Keys, rows: Tensor) -> Keys:
-        """Chosen rows [k] int64 of `image_keys`, repeats allowed."""
-        chosen: Keys = []
-        for key, block in zip(keys, self.blocks, strict=True):
-            crossing = key is not None and block.cross is not None
-            chosen.append(block.cross.unpack(_Select.apply(key.packed, rows)) if crossing else None)
-        return chosen
+    def contrast_and_caption(
+        self, keys: Keys, ids: Tensor, caption_ids: Tensor, mask: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """`queries`, `text` of ids [n,t] and `caption` of caption_ids [n,t] as one sequence: a third of the launches.
+
+        Returns [n,q,d], [n,t,d], [n,t,d].
+        """
+        query = self._query_states(ids.shape[0])
+        q, t = query.shape[1], ids.shape[1]
+        hidden = torch.cat((query, self._text_states(ids), self._text_states(caption_ids)), 1)
+        hidden, _ = self._run(hidden, q, keys, masks.separate_and_causal(mask, q), None)
+        return hidden.split((q, t, t), 1)
 
     def _query_states(self, rows: int) -> Tensor:
         states = self.norm(self.query_tokens).expand(rows, -1, -1)
@@ -117,8 +131,8 @@ class QFormer(nn.Module):
         bias = None if mask is None else _additive(mask, hidden)
         cache: Cache = []
         for number, block in enumerate(self.blocks):
-            key, before = keys[number] if keys else None, past[number] if past else None
-            inputs = (hidden, queries, None if key is None else key[1:], bias, before)
+            images, before = keys[number] if keys else (), past[number] if past else None
+            inputs = (hidden, queries, images, bias, before)
             if self.recompute and self.training:
                 hidden, key_value = checkpoint(block, *inputs, use_reentrant=False)
             else:
@@ -134,8 +148,12 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
     return torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill_(~mask, float("-inf"))
 
 
-def _images(keys: Keys) -> int:
-    return next(key.packed.shape[0] for key in keys if key is not None)
+def grouped(keys: Keys, rows_each: int, *others: Keys) -> Keys:
+    """Every image of `keys` read by `rows_each` rows in turn, then every image of the others by one row."""
+    return [
+        tuple(group._replace(rows_each=rows_each) for group in groups) + tuple(chain.from_iterable(more))
+        for groups, *more in zip(keys, *others)
+    ]
 
 
 class _Select(torch.autograd.Function):
