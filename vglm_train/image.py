@@ -31,8 +31,11 @@ class ImageError(Exception):
     """A picture that cannot be used. `cause` is "undecodable" or "bomb"."""
 
     def __init__(self, cause: str, reason: str = "") -> None:
-        super().__init__(f"{cause}: {reason}" if reason else cause)
-        self.cause = cause
+        super().__init__(cause, reason)  # as they are, for pickle
+        self.cause, self.reason = cause, reason
+
+    def __str__(self) -> str:
+        return f"{self.cause}: {self.reason}" if self.reason else self.cause
 
 
 def open_image(data: bytes, smallest: int | None = None) -> Image.Image:

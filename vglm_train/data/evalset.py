@@ -65,7 +65,7 @@ class EvalSet(Dataset):
             captions = {name: record.captions[name] for name in self.languages if name in record.captions}
             if not captions:
                 raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
-            pixels = eval_pixels(open_image(raw.image, self.size), self.size)
+            pixels = eval_pixels(open_image(raw.image), self.size)
         except RecordError as error:
             return DamagedSample(error.cause, shard.name, raw.key, str(error))
         except ImageError as error:
@@ -74,7 +74,7 @@ class EvalSet(Dataset):
         return EvalItem(raw.key, image_id, pixels, captions)
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:
-        """The usable ones of samples part, part + parts, ... in order; `workers` processes decode them (0: this one)."""
+        """The usable ones of samples part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
         places = range(part, self.samples, parts)
         own = torch.Generator()  # else torch draws a seed for the workers from the global generator

@@ -1,5 +1,6 @@
 """From the configuration to an endless iterator of this rank's micro-batches."""
 
+import signal
 from collections.abc import Iterator, Sequence
 from itertools import count
 
@@ -37,9 +38,16 @@ class Loader:
             sampler=_From(first),
             num_workers=self.workers,
             pin_memory=self.pin,
+            worker_init_fn=_leave_signals_to_the_run,
             generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
         )
         return _unwrapped(iter(loader))
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and a scheduler's warning reach workers too; the run finishes its step, then ends them itself."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
 
 
 class _From(Sampler[int]):

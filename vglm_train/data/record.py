@@ -11,8 +11,11 @@ class RecordError(Exception):
     """A record that cannot be used. `cause` is "record" (not the JSON it should be) or "caption" (none, or empty)."""
 
     def __init__(self, cause: str, reason: str) -> None:
-        super().__init__(reason)
-        self.cause = cause
+        super().__init__(cause, reason)  # as they are, for pickle
+        self.cause, self.reason = cause, reason
+
+    def __str__(self) -> str:
+        return self.reason
 
 
 @dataclass(frozen=True, slots=True)

@@ -32,8 +32,11 @@ class DamagedSample(Exception):  # noqa: N818  (an event to be counted, not a fa
     """A sample that cannot be had. `cause` is one of vglm_train.batch.CAUSES."""
 
     def __init__(self, cause: str, shard: str, key: str, reason: str) -> None:
-        super().__init__(f"{cause}: {shard} {key}: {reason}")
+        super().__init__(cause, shard, key, reason)  # as they are, for pickle
         self.cause, self.shard, self.key, self.reason = cause, shard, key, reason
+
+    def __str__(self) -> str:
+        return f"{self.shard}, key {self.key} ({self.cause}): {self.reason}"
 
 
 class RawSample(NamedTuple):

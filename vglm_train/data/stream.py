@@ -161,8 +161,6 @@ class _DamageLog:
             self.counts.clear()
         self.counts[damage.cause] += 1
         if self.counts[damage.cause] <= NAMED:
-            logger.warning(
-                "damaged sample (%s) in %s, key %s: %s", damage.cause, damage.shard, damage.key, damage.reason
-            )
+            logger.warning("damaged sample in %s", damage)
         if self.counts[damage.cause] == NAMED:
             logger.warning("further samples of cause %s are only counted, until the next epoch", damage.cause)
