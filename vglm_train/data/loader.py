@@ -1,7 +1,7 @@
 """From the configuration to an endless iterator of this rank's micro-batches."""
 
 import signal
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from itertools import count
 
 import torch
@@ -17,6 +17,8 @@ from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.text import TextEncoder
 
+GRACE = 60  # seconds
+
 
 class Loader:
     """This rank's share of the stream. `epoch_samples`: samples of all sources together."""
@@ -25,7 +27,7 @@ class Loader:
         self.dataset, self.global_batch, self.cut, self.workers, self.pin = dataset, global_batch, cut, workers, pin
         self.epoch_samples = dataset.order.samples
 
-    def batches(self, consumed: int) -> Iterator[PairBatch]:
+    def batches(self, consumed: int) -> Generator[PairBatch]:
         """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
 
         Workers start here. The batches do not depend on how many there are.
@@ -45,9 +47,13 @@ class Loader:
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C and a scheduler's warning reach workers too; the run finishes its step, then ends them itself."""
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1):
+    """Ctrl-C and a scheduler's warning reach workers too; the run finishes its step first, then ends them itself.
+
+    A worker that was told to end and is still there after GRACE seconds ends by itself.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 class _From(Sampler[int]):
@@ -60,20 +66,23 @@ class _From(Sampler[int]):
         return count(self.start)
 
 
-def _unwrapped(batches: Iterator[PairBatch | UserError]) -> Iterator[PairBatch]:
-    while True:
-        try:
+def _unwrapped(batches: Iterator[PairBatch | UserError]) -> Generator[PairBatch]:
+    """Batches, and what went wrong in a worker as an error here. Closing it ends the workers."""
+    try:
+        while True:
             batch = next(batches)
-        except RuntimeError as error:
-            if "DataLoader worker" not in str(error):
-                raise
-            raise UserError(
-                f"a loader worker died ({str(error).splitlines()[0]}): most often memory ran out, or /dev/shm is too "
-                "small (in a container: --shm-size). Lower data.workers, or set it to 0 to read without workers."
-            ) from error
-        if isinstance(batch, UserError):
-            raise batch
-        yield batch
+            if isinstance(batch, UserError):
+                raise batch
+            yield batch
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a loader worker died ({str(error).splitlines()[0]}): most often memory ran out, or /dev/shm is too "
+            "small (in a container: --shm-size). Lower data.workers, or set it to 0 to read without workers."
+        ) from error
+    finally:
+        del batches  # an error's traceback would keep the workers waiting
 
 
 def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:

@@ -1,6 +1,7 @@
 """What happens between steps: log, evaluate, save, stop. Each hook decides for itself whether it is due."""
 
 import signal
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import FrameType
@@ -36,10 +37,10 @@ class Cadence:
         return cls(config.log.every, config.checkpoint.every, config.evaluate.every)
 
     def saves(self, report: StepReport) -> bool:
-        return report.last or report.step % self.save == 0
+        return report.done or report.stopping or report.step % self.save == 0
 
     def evaluates(self, report: StepReport) -> bool:
-        return report.last or bool(self.evaluate and report.step % self.evaluate == 0)
+        return report.done or bool(self.evaluate and report.step % self.evaluate == 0)
 
     def logs(self, report: StepReport) -> bool:
         return report.step % self.log == 0 or self.saves(report) or self.evaluates(report)
@@ -203,12 +204,18 @@ class ClockHook:
 
 
 class StopOnSignal:
-    """Turns the first SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) into 'finish the step, save, leave'."""
+    """Turns SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) into 'finish the step, save, leave'.
+
+    A launcher passes on what its process group got already, so the same wish often comes twice; only a SIGINT
+    that comes after PATIENCE seconds ends the process at once.
+    """
 
     SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    PATIENCE = 5.0
 
     def __init__(self) -> None:
         self.received: int | None = None
+        self._first = 0.0
         for number in self.SIGNALS:
             signal.signal(number, self._note)
 
@@ -216,5 +223,7 @@ class StopOnSignal:
         return self.received is not None
 
     def _note(self, number: int, frame: FrameType | None) -> None:
-        self.received = number
-        signal.signal(number, signal.SIG_DFL)  # a second one ends the process at once
+        if self.received is None:
+            self.received, self._first = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first > self.PATIENCE:
+            raise KeyboardInterrupt

@@ -1,8 +1,9 @@
 """The training loop: one step as it should read, and hooks after it."""
 
+import contextlib
 import hashlib
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -22,7 +23,7 @@ from vglm_train.objective.base import LossOutput, Objective
 class Loader(Protocol):
     """An endless stream of this rank's micro-batches, from any whole step on."""
 
-    def batches(self, consumed: int) -> Iterator[PairBatch]: ...
+    def batches(self, consumed: int) -> Generator[PairBatch]: ...
 
 
 class StopRequest(Protocol):
@@ -31,7 +32,7 @@ class StopRequest(Protocol):
     def asked(self) -> bool: ...
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, kw_only=True, slots=True)
 class StepReport:
     """What happened in one step, for the hooks. Tensors are still on the device and of this rank only."""
 
@@ -42,7 +43,8 @@ class StepReport:
     update: Update
     lr: float
     wait_seconds: float  # time the step waited for data
-    last: bool  # the run ends here, planned or asked to
+    done: bool  # the plan ends here
+    stopping: bool  # some rank was asked to stop: no work but a checkpoint
 
 
 class Hook(Protocol):
@@ -69,13 +71,13 @@ class Trainer:
     def fit(self, hooks: Sequence[Hook]) -> None:
         """Train to the end of the plan, or to the end of the step in which any rank was asked to stop."""
         self.objective.train()
-        batches = self.loader.batches(self.state.samples)
-        while self.state.step < self.plan.steps:
-            report = self._train_step(batches)
-            for hook in hooks:
-                hook.after_step(report)
-            if report.last:
-                break
+        with contextlib.closing(self.loader.batches(self.state.samples)) as batches:
+            while self.state.step < self.plan.steps:
+                report = self._train_step(batches)
+                for hook in hooks:
+                    hook.after_step(report)
+                if report.stopping:
+                    break
 
     def _train_step(self, stream: Iterator[PairBatch]) -> StepReport:
         asked = time.perf_counter()
@@ -88,7 +90,17 @@ class Trainer:
         torch.manual_seed(_step_seed(self.config.run.seed, batches[0].first_row))
         outputs, update = self.engine.step(batches, self._scales(units, facts), lr)
         stop = self._account(update, facts, list(units[0]))
-        return StepReport(self.state.step, batches[0].epoch, outputs, units, update, lr, waited, stop or self._done())
+        return StepReport(
+            step=self.state.step,
+            epoch=batches[0].epoch,
+            outputs=outputs,
+            units=units,
+            update=update,
+            lr=lr,
+            wait_seconds=waited,
+            done=self.state.step >= self.plan.steps,
+            stopping=stop,
+        )
 
     def _facts(self, batches: Sequence[PairBatch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """One all-reduce a step: units of each loss, damaged samples by cause, and who was asked to stop."""
@@ -123,9 +135,6 @@ class Trainer:
         state.skipped += not update.applied
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         return stop > 0
-
-    def _done(self) -> bool:
-        return self.state.step >= self.plan.steps
 
 
 def _step_seed(seed: int, first_row: int) -> int:

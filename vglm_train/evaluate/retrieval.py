@@ -4,6 +4,7 @@ Conventions of LAVIS (lavis/tasks/retrieval.py, compute_sim_matrix): t2i asks fo
 image's texts; the re-ranked score is ITM's evidence for 'match' + ITC similarity, candidates beyond k come last.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -172,6 +173,18 @@ def recall(by_image: Tensor, by_text: Tensor, correct: Tensor) -> dict[str, floa
         for k in RECALLS:
             best = scores.topk(min(k, scores.shape[1]), dim=1).indices
             found[f"{name}_r{k}"] = 100 * hits.gather(1, best).any(1).float().mean().item()
+    return found
+
+
+def chance(items: Sequence[EvalItem], language: str) -> dict[str, float]:
+    """Recalls of a random order, in per cent: k of n images; for an image with c of m texts, 1 - C(m-c,k)/C(m,k)."""
+    counts = [len(item.captions.get(language, ())) for item in items]
+    texts, images = sum(counts), len(items)
+    found = {}
+    for k in RECALLS:
+        missed = [math.comb(texts - c, k) / math.comb(texts, k) if texts >= k else 0.0 for c in counts]
+        found[f"i2t_r{k}"] = 100 * (1 - sum(missed) / max(1, images))
+        found[f"t2i_r{k}"] = 100 * min(1.0, k / max(1, images))
     return found
 
 
