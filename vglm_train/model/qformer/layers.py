@@ -121,7 +121,8 @@ class Block(nn.Module):
         if queries == 0:
             assert self.text_mlp is not None
             return self.text_mlp(hidden), key_value
-        query, text = hidden.split((queries, hidden.shape[1] - queries), 1)
+        parts = hidden.split((queries, hidden.shape[1] - queries), 1)
+        query, text = (part.contiguous() for part in parts)  # once, rather than in each operation below
         if self.cross is not None:
             query = self.cross(query, images)
         query = self.query_mlp(query)

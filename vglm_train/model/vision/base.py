@@ -1,6 +1,5 @@
 """The contract of every image encoder: frozen for good, in its own dtype."""
 
-from collections.abc import Iterable
 from typing import Self
 
 import torch
@@ -22,10 +21,6 @@ class VisionEncoder(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: `model.train()` must not wake a frozen tower's dropout."""
         return super().train(False)
-
-    def blocks(self) -> Iterable[nn.Module]:
-        """Its transformer blocks: the one list of modules that every encoder holds."""
-        return next(module for module in self.encoder.modules() if isinstance(module, nn.ModuleList))
 
     @torch.no_grad()
     def forward(self, pixels: Tensor) -> Tensor:
