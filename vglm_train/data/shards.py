@@ -1,8 +1,8 @@
 """Tar shards read at random: a table of where each sample lies, then its bytes by offset.
 
 A table is made by one walk over a shard's headers. The walk is our own because every loader worker does it for every
-shard: the standard library's takes 80 microseconds a member, half a training sample's decoding at 100 workers. Names
-are split into key and extension by webdataset's own rule.
+shard: 30 microseconds a sample against the standard library's 155, where decoding takes 2,000 but is shared among all
+workers. Names are split into key and extension by webdataset's own rule.
 """
 
 import os
@@ -131,7 +131,7 @@ def _table(handle: int) -> Table:
     extensions: list[int] = []
     for member in walk:
         key, extension = base_plus_ext(member.name)
-        if key is None or Path(key).name.startswith("__"):  # webdataset's own marks
+        if key is None or key.rpartition("/")[2].startswith("__"):  # webdataset's own marks
             continue
         encoded = key.encode("utf-8", "surrogateescape")
         if not keys or keys[-1] != encoded:
@@ -184,6 +184,8 @@ class _Walk:
         content = os.pread(self.handle, header.size, data)
         if header.kind == b"L":
             return _text(content), length
+        if b" path=" not in content and b" size=" not in content:  # webdataset's writer notes the time only
+            return name, length
         while content:
             digits, _, rest = content.partition(b" ")
             if not digits.isdigit():
