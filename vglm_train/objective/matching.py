@@ -19,8 +19,8 @@ def gumbel_noise(seed: int, direction: int, anchors: Tensor, candidates: Tensor)
     """
     start = _mix(torch.full_like(anchors, _signed(seed * GOLDEN + direction)))
     rows = _mix(start + anchors * _signed(GOLDEN))
-    bits = _shift(_mix(rows[:, None] + candidates * _signed(GOLDEN)), 40)  # the upper 24: exact in fp32
-    uniform = (bits.float() + 0.5) / (1 << 24)
+    bits = _shift(_mix(rows[:, None] + candidates * _signed(GOLDEN)), 41)  # the upper 23
+    uniform = (bits.float() + 0.5) / (1 << 23)  # exact in fp32: one bit more would round up to 1, and noise to infinity
     return -torch.log(-torch.log(uniform))
 
 
