@@ -57,7 +57,9 @@ def test_the_case_is_worth_testing(alone):
     assert lengths[:4].sum() != lengths[4:].sum(), "the ranks have unequal numbers of target tokens"
     assert alone["count/itc"] == 7
     assert alone["count/itm"] == 21
-    assert all(alone[f"gradient/{name}"].any() for name in ("vision_norm.weight", "temperature", "matching_head.weight"))
+    assert all(
+        alone[f"gradient/{name}"].any() for name in ("vision_norm.weight", "temperature", "matching_head.weight")
+    )
 
 
 def test_losses_counts_and_measures(alone, apart):
