@@ -119,7 +119,7 @@ def test_text_positions_start_at_zero_in_every_pass(qformer, image, text):
     with torch.no_grad():
         qformer.embeddings.positions.weight[ids.shape[1] :] = float("nan")  # a later position would show
     keys = qformer.image_keys(image)
-    queries, cache = qformer.queries(keys)
+    _, cache = qformer.queries(keys)
     for output in (qformer.text(ids, mask), qformer.caption(cache, ids, mask), *qformer.joint(keys, ids, mask)):
         assert output.isfinite().all()
 
@@ -129,7 +129,8 @@ def test_without_text_it_has_no_text_weights():
     whole = QFormer(CONFIG, IMAGE_WIDTH, tiny.VOCABULARY)
     dropped = set(whole.state_dict()) - set(bare.state_dict())
     assert set(bare.state_dict()) < set(whole.state_dict())
-    assert dropped and all(".text_mlp." in name or name.startswith("embeddings.") for name in dropped)
+    assert dropped
+    assert all(".text_mlp." in name or name.startswith("embeddings.") for name in dropped)
     bare.load_state_dict({name: value for name, value in whole.state_dict().items() if name not in dropped})
     image = torch.randn(2, 5, IMAGE_WIDTH)
     for module in (bare, whole):
