@@ -81,11 +81,14 @@ def at_least_one(text: str) -> int:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Run a command: a user's mistake is one line and status 2, Ctrl-C is status 130."""
+    """Run a command: a user's mistake, or a full disk, is one line and status 2, Ctrl-C is status 130."""
     try:
         status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
+        status = 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}; nothing half-written was left", file=sys.stderr)
         status = 2
     except KeyboardInterrupt:
         print("stopped; nothing half-written was left, run the same command again", file=sys.stderr)

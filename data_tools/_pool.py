@@ -5,8 +5,11 @@ import os
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import wait
 from typing import Any, TypeVar
+
+from vglm_train.errors import UserError
 
 Job = TypeVar("Job")
 Result = TypeVar("Result")
@@ -42,6 +45,10 @@ def spread(
         try:
             for future in as_completed(futures):
                 yield futures.pop(future), future.result()
+        except BrokenProcessPool:
+            raise UserError(
+                "a worker process died, most often for want of memory: run it again with fewer --workers"
+            ) from None
         except BaseException:
             pool.shutdown(wait=True, cancel_futures=True)
             raise

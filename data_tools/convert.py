@@ -4,6 +4,7 @@
 
 A record: {"id", "image" (path relative to the records file), "image_id" (hash of the file's bytes: equal ids are one
 picture), "captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}.
+`--format hf` also reads a folder of tar shards of another tool, such as img2dataset's (its KEY.txt are captions).
 Neighbouring rows that name the same picture become one record. A row without a picture or caption is left out,
 counted by cause and, the first few, named. Nothing is decoded here; `pack_shards` does that.
 """
@@ -55,7 +56,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a run of `convert` reads pictures and writes records."""
+    """Where a run of `convert` reads pictures and writes records; both paths are resolved."""
 
     out: Path
     images: Path
@@ -110,7 +111,7 @@ def _record(draft: _fields.Draft, target: Target) -> dict[str, Any]:
     key = draft.id or name
     return {
         "id": key,
-        "image": Path(os.path.relpath(path.resolve(), target.out.parent.resolve())).as_posix(),
+        "image": Path(os.path.relpath(path, target.out.parent)).as_posix(),
         "image_id": identity,
         "captions": draft.captions,
         "source": target.source,
@@ -206,7 +207,8 @@ def open_source(args: argparse.Namespace) -> tuple[sources.Rows, _fields.Fields]
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
     beside = args.out.parent / "images" if args.format == "hf" else Path(args.source).parent
-    return Target(args.out, args.images or beside, args.name or Path(args.source).stem, args.split)
+    name = args.name or Path(args.source).stem
+    return Target(args.out.resolve(), (args.images or beside).resolve(), name, args.split)
 
 
 def main() -> int:

@@ -75,6 +75,17 @@ def test_pictures_inside_hugging_face_data_become_files(photos: Path, tmp_path: 
     assert len([path for path in (out.parent / "images").rglob("*") if path.is_file()]) == 2
 
 
+def test_shards_of_another_tool_are_read(photos: Path, tmp_path: Path) -> None:
+    webdataset = pytest.importorskip("webdataset")
+    folder = tmp_path / "laion"
+    folder.mkdir()
+    with webdataset.TarWriter(str(folder / "00000.tar")) as tar:
+        for index, text in enumerate(("a dog", "一只狗")):
+            tar.write({"__key__": f"{index:09d}", "png": (photos / f"{index}.png").read_bytes(), "txt": text})
+    records, _ = run_convert(folder, tmp_path / "out" / "r.jsonl", "--format", "hf")
+    assert [record["captions"] for record in records] == [{"en": ["a dog"]}, {"zh": ["一只狗"]}]
+
+
 def test_bad_rows_are_counted_by_cause_and_named(photos: Path, tmp_path: Path) -> None:
     source = tmp_path / "c.jsonl"
     good = b'{"image": "0.png", "caption": "a dog"}\n'
