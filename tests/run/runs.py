@@ -1,5 +1,6 @@
 """Whole runs as a user starts them: `train.py`, alone or under torchrun, on made-up shards."""
 
+import contextlib
 import json
 import os
 import signal
@@ -27,7 +28,7 @@ def write_run(folder: Path) -> Path:
                 "image_size": 16, "patch": 8, "width": 24, "depth": 1, "heads": 2, "mlp_width": 48, "dtype": "fp32",
             },
             "qformer": {
-                "layers": 2, "width": 32, "heads": 2, "mlp_width": 64, "queries": 4, "positions": 16, "dropout": 0.1,
+                "layers": 2, "width": 32, "heads": 2, "mlp_width": 1024, "queries": 4, "positions": 16, "dropout": 0.1,
             },
             "text": {"tokenizer": str(vocabulary), "max_length": 10, "processor": "plain", "language_token": True},
             "contrastive_width": 16,
@@ -81,7 +82,8 @@ def finish(process: subprocess.Popen, seconds: float = 240) -> str:
 
 def kill(process: subprocess.Popen) -> None:
     """kill -9 to the whole group, as a power cut would."""
-    os.killpg(process.pid, signal.SIGKILL)
+    with contextlib.suppress(ProcessLookupError):  # it may have come to its end just now
+        os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
 
 

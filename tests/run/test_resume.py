@@ -89,9 +89,9 @@ def _newest(folder: Path) -> int:
 
 def _kill_while_saving(process, folder: Path) -> bool:
     """Kill as soon as a half-written checkpoint is seen; whether one was left."""
-    end = time.monotonic() + 120
+    place, end = folder / "checkpoints", time.monotonic() + 120
     while time.monotonic() < end and process.poll() is None:
-        if list((folder / "checkpoints").glob("*.tmp")):
+        if place.exists() and any(name.endswith(".tmp") for name in os.listdir(place)):
             break
     runs.kill(process)
-    return bool(list((folder / "checkpoints").glob("*.tmp")))
+    return bool(list(place.glob("*.tmp")))
