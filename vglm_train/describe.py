@@ -9,8 +9,7 @@ from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, check_vocabulary
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
-from vglm_train.data.loader import build as build_loader
-from vglm_train.distributed import Ranks
+from vglm_train.data.loader import count_samples
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment, build_alignment
@@ -81,26 +80,27 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _data(config: Config, world: int) -> list[str]:
-    """Samples and steps; a missing data folder is said, not refused, so that a recipe can be read anywhere."""
-    text = None
+    """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
     try:
-        text = build_text(config.model.text, config.data.languages)
-        samples = build_loader(config, text, Ranks(0, world)).epoch_samples
+        samples = count_samples(config)
     except UserError as error:
-        what = "data" if text else "tokenizer"
-        return [f"{what}: not here, so steps are not counted: {error}"]
-    check_length(config, samples)
+        lines, samples = [f"data: not here: {error}"], 0
+        if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:
+            return [*lines, "steps: not known without data, since lengths are in epochs"]
+    else:
+        check_length(config, samples)
+        lines = [f"data: {samples:,} pairs an epoch; captions in {', '.join(config.data.languages)}"]
     plan = Plan.of(config, samples, world)
+    epochs = f", {plan.total_samples / samples:.2f} epochs" if samples else ""
     return [
-        f"data: {samples:,} pairs an epoch, {plan.total_samples / samples:.2f} epochs, {plan.steps:,} steps "
-        f"of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x {plan.accumulation} micro-batches",
-        f"warm-up: {plan.warmup_samples // plan.global_batch:,} steps; {len(config.data.languages)} language(s): "
-        + ", ".join(config.data.languages),
+        *lines,
+        f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x "
+        f"{plan.accumulation} micro-batches{epochs}; warm-up {plan.warmup_samples // plan.global_batch:,} steps",
     ]
 
 
 def _memory(config: Config, model: Alignment, vocabulary: int, world: int) -> list[str]:
-    """Weights and optimizer exactly; activations by counting what backward keeps, measured to be within a tenth."""
+    """Weights and optimizer exactly; activations by a count that was within 11 % of three measured runs on a GPU."""
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
@@ -119,7 +119,7 @@ def _activations(config: Config, vocabulary: int) -> float:
     q, t, size = config.model.qformer.queries, config.model.text.max_length, config.model.qformer
     low = 2 if config.engine.precision == "bf16" else 4
     places = q + t + 3 * (q + t) + t
-    block = places * (14 * size.width + 3 * size.mlp_width) * low
+    block = places * (8 * size.width + 3 * size.mlp_width) * low
     crossings = -(-size.layers // size.cross_every)
     image = image_tokens(config.model.vision) * (crossings * 2 * size.width * low * 2 + config.model.vision.width * 8)
     layers = block if config.engine.recompute else size.layers * block

@@ -11,6 +11,9 @@ from torch import Tensor
 
 from vglm_train.errors import UserError
 
+# torch 2.13 renamed it and warns of the old name at every call; 2.11 knows only the old one
+_all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
+
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
@@ -35,7 +38,7 @@ class Ranks:
         if self.world == 1:
             return tensor.detach()
         whole = tensor.new_empty((self.world * tensor.shape[0], *tensor.shape[1:]))
-        dist.all_gather_into_tensor(whole, tensor.detach().contiguous())
+        _all_gather(whole, tensor.detach().contiguous())
         return whole
 
     def gather_with_grad(self, tensor: Tensor) -> Tensor:

@@ -116,6 +116,8 @@ class _Run:
             model = build_alignment(section, self.text.vocabulary, image.mean, image.std)
         load_pretrained(model, section)
         model.recompute(self.config.engine.recompute)
+        if self.config.engine.compile:
+            model.compile_blocks()
         return model
 
     def _sinks(self) -> list[sinks.Sink]:

@@ -14,7 +14,7 @@ from vglm_train.objective.alignment import AlignmentObjective
 
 @pytest.fixture(scope="module")
 def ranks():
-    yield distributed.start("gloo")
+    return distributed.start("gloo")
 
 
 def build(ranks, accumulation=1, model_seed=0, **sections):

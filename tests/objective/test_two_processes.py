@@ -1,14 +1,10 @@
 """Two gloo ranks compute what one process computes: all losses and every gradient, to 1e-5."""
 
-import os
-import socket
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.distributed import Ranks
@@ -21,29 +17,7 @@ import two_ranks  # noqa: E402
 @pytest.fixture(scope="module")
 def apart(tmp_path_factory) -> list[dict[str, Tensor]]:
     """What each of two ranks found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    with socket.socket() as s:
-        s.bind(("127.0.0.1", 0))
-        port = s.getsockname()[1]
-    shared = {
-        **os.environ,
-        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent)]),
-        "OMP_NUM_THREADS": "1",
-        "DS_ACCELERATOR": "cpu",
-        "WORLD_SIZE": "2",
-        "LOCAL_WORLD_SIZE": "2",
-        "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": str(port),
-    }
-    command = [sys.executable, str(HERE / "two_ranks.py"), str(folder)]
-    ranks = [
-        subprocess.Popen(command, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE)
-        for r in range(2)
-    ]
-    for process in ranks:
-        _, errors = process.communicate(timeout=120)
-        assert process.returncode == 0, errors.decode()
-    return [load_file(folder / f"{rank}.safetensors") for rank in range(2)]
+    return two_ranks.launch(tmp_path_factory.mktemp("ranks"), 2, "gloo", DS_ACCELERATOR="cpu")
 
 
 @pytest.fixture(scope="module")

@@ -1,12 +1,18 @@
-"""One rank of test_two_processes.py: `python two_ranks.py FOLDER`, with torchrun's environment variables."""
+"""One rank of test_two_processes.py and test_two_gpus.py, with torchrun's environment variables.
 
+python two_ranks.py FOLDER [gloo | nccl [bf16]]
+"""
+
+import os
+import socket
+import subprocess
 import sys
 from dataclasses import fields, replace
 from pathlib import Path
 
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vglm_train import distributed
@@ -15,6 +21,7 @@ from vglm_train.config.run import Objective
 from vglm_train.distributed import Ranks
 from vglm_train.objective.alignment import AlignmentObjective
 
+HERE = Path(__file__).parent
 ROWS, SEED, FIRST_ROW = 8, 42, 64
 
 
@@ -35,12 +42,13 @@ def share(batch: PairBatch, ranks: Ranks) -> PairBatch:
     return replace(batch, **cut, first_row=batch.first_row + start)
 
 
-def step(ranks: Ranks) -> dict[str, Tensor]:
+def step(ranks: Ranks, bf16: bool = False) -> dict[str, Tensor]:
     """Global means of the losses, global counts, and the gradient the engine would have after averaging."""
-    objective = AlignmentObjective(tiny.alignment(), Objective(), ranks, SEED, dec_id=tiny.DEC).train()
-    batch = share(global_batch(), ranks)
+    objective = AlignmentObjective(tiny.alignment(), Objective(), ranks, SEED, dec_id=tiny.DEC).train().to(ranks.device)
+    batch = share(global_batch(), ranks).to(ranks.device)
     counts = {name: ranks.all_sum(value) for name, value in objective.units(batch).items()}
-    output = objective(batch)
+    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+        output = objective(batch)
     sum(output.sums[name] * ranks.world / counts[name] for name in output.sums).backward()
     found = {f"loss/{name}": ranks.all_sum(value.detach()) / counts[name] for name, value in output.sums.items()}
     found |= {f"count/{name}": value for name, value in counts.items()}
@@ -51,7 +59,33 @@ def step(ranks: Ranks) -> dict[str, Tensor]:
     return found
 
 
+def launch(folder: Path, world: int, *arguments: str, **environment: str) -> list[dict[str, Tensor]]:
+    """Start `world` processes of this file; what each found."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port = s.getsockname()[1]
+    shared = {
+        **os.environ,
+        "PYTHONPATH": os.pathsep.join([str(HERE.parents[1]), str(HERE.parent), os.environ.get("PYTHONPATH", "")]),
+        "OMP_NUM_THREADS": "1",
+        "WORLD_SIZE": str(world),
+        "LOCAL_WORLD_SIZE": str(world),
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        **environment,
+    }
+    command = [sys.executable, str(HERE / "two_ranks.py"), str(folder), *arguments]
+    ranks = [
+        subprocess.Popen(command, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE)
+        for r in range(world)
+    ]
+    for process in ranks:
+        _, errors = process.communicate(timeout=120)
+        assert process.returncode == 0, errors.decode()
+    return [load_file(folder / f"{rank}.safetensors") for rank in range(world)]
+
+
 if __name__ == "__main__":
-    group = distributed.start("gloo")
-    save_file(step(group), Path(sys.argv[1]) / f"{group.rank}.safetensors")
+    group = distributed.start(sys.argv[2] if len(sys.argv) > 2 else "gloo")
+    save_file(step(group, bf16="bf16" in sys.argv), Path(sys.argv[1]) / f"{group.rank}.safetensors")
     distributed.stop()

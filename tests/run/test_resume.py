@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-from run import runs
 
+from run import runs
 from vglm_train.log.sinks import logged_steps, wandb_run_id
 
 WANDB = "log.wandb.mode=offline"

@@ -85,10 +85,21 @@ def _unwrapped(batches: Iterator[PairBatch | UserError]) -> Generator[PairBatch]
         del batches  # an error's traceback would keep the workers waiting
 
 
-def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:
-    """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
+def count_samples(config: Config) -> int:
+    """Samples in an epoch of data.train, from the manifests alone. UserError names what is wrong."""
+    return sum(manifest.samples for manifest in _read_sources(config))
+
+
+def _read_sources(config: Config) -> list[Manifest]:
     data = config.data
     sources = [read_source(source.name, source.shards, data.languages) for source in data.train]
+    _check_languages(data.languages, sources)
+    return sources
+
+
+def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:
+    """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
+    data, sources = config.data, _read_sources(config)
     shards = [shard for manifest in sources for shard in manifest.shards]
     order = Order(
         [shard.samples for shard in shards], config.run.seed, " ".join(s.name for s in data.train), data.shuffle_shards
@@ -96,7 +107,6 @@ def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:
     cut = split(config, ranks.world)
     how = Samples(config.run.seed, data.languages, text, config.model.vision.image_size, data.image)
     dataset = PairDataset(shards, order, how, data.global_batch, cut, ranks.rank, ranks.world)
-    _check_languages(data.languages, sources)
     return Loader(dataset, data.global_batch, cut, data.workers, pin=ranks.device.type == "cuda")
 
 

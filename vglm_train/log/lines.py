@@ -29,7 +29,7 @@ def describe(step: int, row: Row, progress: Progress) -> str:
     """`step 120/2500 (4.8 %)  loss 8.123 = itc 3.21 + ...  ETA 1 h 02 min`, or the scores of an evaluation."""
     head = f"step {step}/{progress.total_steps} ({100 * step / max(1, progress.total_steps):.1f} %)"
     if row and all(name.startswith("eval/") for name in row):
-        return f"{head}  evaluation: " + "  ".join(f"{n.removeprefix('eval/')} {v:.4g}" for n, v in sorted(row.items()))
+        return f"{head}  evaluation: " + "  ".join(f"{n.removeprefix('eval/')} {v:.4g}" for n, v in _headlines(row))
     left = progress.seconds_left(step)
     parts = [head, _losses(row), *_measures(row), "" if left is None else f"ETA {duration(left)}"]
     return "  ".join(part for part in parts if part)
@@ -44,6 +44,11 @@ def duration(seconds: float) -> str:
         return f"{minutes} min"
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24:02d} h"
+
+
+def _headlines(row: Row) -> list[tuple[str, float]]:
+    """Of an evaluation's many recalls, those at 1; all are in metrics.jsonl."""
+    return [(n, v) for n, v in sorted(row.items()) if "shuffled" not in n and not n.endswith(("_r5", "_r10"))]
 
 
 def _losses(row: Row) -> str:
