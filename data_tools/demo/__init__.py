@@ -1,0 +1,1 @@
+"""The embedded demo: drawn scenes described in English and Chinese, and the whole of stage one on them."""

@@ -1,0 +1,140 @@
+"""The demo's image encoder: a small EVA ViT trained on the training pictures, then frozen.
+
+A random ViT shows colours but drowns shapes and places. So each patch of this one learns to tell the colour and the
+shape of what stands on it, and where it is itself. It sees no sentence and no held-out picture.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from vglm_train.config.data import Image
+from vglm_train.config.model import Vision
+from vglm_train.model.vision.eva import EvaVit
+
+ON = 0.2  # share of a patch from which an object stands on it
+OFF = 0.02  # share up to which nothing does; in between the patch is not asked
+IGNORED = -100
+
+
+@dataclass(frozen=True, slots=True)
+class Pictures:
+    """n pictures with what stands where: pixels uint8 [n,3,h,w]; owners uint8 [n,h,w], 0 nothing, 1 and 2 the objects;
+    colours and shapes int64 [n,3], class of nothing (0) and of both objects (from 1)."""
+
+    pixels: Tensor
+    owners: Tensor
+    colours: Tensor
+    shapes: Tensor
+
+
+class PatchReader(nn.Module):
+    """The encoder with the heads it is trained through; they are thrown away."""
+
+    def __init__(self, config: Vision, colours: int, shapes: int) -> None:
+        super().__init__()
+        self.encoder = EvaVit(config)
+        with torch.no_grad():
+            self.encoder.positions[1:] = _waves(config)
+        self.sizes = (colours, shapes)
+        self.norm = nn.LayerNorm(config.width)
+        self.head = nn.Linear(config.width, colours + shapes + 2)
+
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Normalised pixels [n,3,h,w] -> logits of colours [n,p,colours], of shapes [n,p,shapes], places [n,p,2]."""
+        read = self.head(self.norm(self.encoder(pixels)[:, 1:]))
+        colours, shapes, places = read.split((*self.sizes, 2), -1)
+        return colours, shapes, places
+
+
+def train_encoder(
+    pictures: Pictures, config: Vision, image: Image, *, steps: int, seed: int, batch: int = 32, lr: float = 3e-3
+) -> tuple[EvaVit, float, float]:
+    """The trained encoder, and of its last tenth of steps the share of objects' patches told by colour and by shape."""
+    torch.manual_seed(seed)
+    reader = PatchReader(config, int(pictures.colours.max()) + 1, int(pictures.shapes.max()) + 1)
+    optimizer = torch.optim.AdamW(reader.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.05)
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rise_and_fall(step, steps))
+    told = torch.zeros(3)  # colours right, shapes right, patches on objects
+    for step, (pixels, covered, rows) in enumerate(_batches(pictures, config, image, steps, batch, seed)):
+        owner = _owners(covered)
+        colours, shapes = (labels[rows].gather(1, owner.clamp(min=0)) for labels in (pictures.colours, pictures.shapes))
+        says_colour, says_shape, says_place = reader(pixels)
+        loss = _told_loss(says_colour, colours, owner) + _told_loss(says_shape, shapes, owner)
+        loss = loss + F.mse_loss(says_place, _places(config).expand_as(says_place))
+        optimizer.zero_grad()
+        loss.backward()
+        nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+        if step >= 0.9 * steps:
+            on = owner > 0
+            right = [
+                ((says.argmax(-1) == true) & on).sum() for says, true in ((says_colour, colours), (says_shape, shapes))
+            ]
+            told += torch.stack([*right, on.sum()])
+    colour, shape, _ = (told / told[2]).tolist()
+    return reader.encoder, colour, shape
+
+
+def _rise_and_fall(step: int, steps: int) -> float:
+    """Share of the peak learning rate: linear warm-up over 50 steps, then half a cosine to a tenth."""
+    return min(1.0, (step + 1) / 50) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
+
+
+def _told_loss(says: Tensor, true: Tensor, owner: Tensor) -> Tensor:
+    """Mean cross-entropy over the clear patches: logits [b,p,k], classes [b,p], owners [b,p]."""
+    return F.cross_entropy(says.flatten(0, 1), true.masked_fill(owner < 0, IGNORED).flatten(), ignore_index=IGNORED)
+
+
+def _batches(
+    pictures: Pictures, config: Vision, image: Image, steps: int, batch: int, seed: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Normalised pixels [b,3,s,s], share of each patch that each object covers [b,2,p], and the rows [b]."""
+    generator = torch.Generator().manual_seed(seed)
+    mean, std = (torch.tensor(values)[:, None, None] for values in (image.mean, image.std))
+    side, grid = pictures.owners.shape[-1], config.image_size // config.patch
+    for _ in range(steps):
+        rows = torch.randint(len(pictures.pixels), (batch,), generator=generator)
+        low, high = image.crop_scale
+        crop = int(side * math.sqrt(low + (high - low) * float(torch.rand((), generator=generator))))
+        top, left = (int(torch.randint(side - crop + 1, (), generator=generator)) for _ in range(2))
+        window = (..., slice(top, top + crop), slice(left, left + crop))
+        pixels = pictures.pixels[rows][window].float() / 255
+        owners = pictures.owners[rows][window]
+        pixels = F.interpolate(pixels, (config.image_size,) * 2, mode="bilinear", antialias=True)
+        covered = F.interpolate(torch.stack((owners == 1, owners == 2), 1).float(), (grid, grid), mode="area")
+        yield (pixels - mean) / std, covered.flatten(2), rows
+
+
+def _owners(covered: Tensor) -> Tensor:
+    """Shares [b,2,p] -> what stands on each patch [b,p]: 0 nothing, 1 or 2 an object, -1 too little to be asked."""
+    most, which = covered.max(1)
+    return torch.where(most >= ON, which + 1, torch.where(most <= OFF, 0, -1))
+
+
+def _places(config: Vision) -> Tensor:
+    """Column and row of each patch, from -1 to 1: [p,2]."""
+    line = torch.linspace(-1, 1, config.image_size // config.patch)
+    return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flatten(0, 1)
+
+
+def _waves(config: Vision) -> Tensor:
+    """Sines and cosines of each patch's column and row [p,c]: places to start from, as in MAE (arXiv:2111.06377)."""
+    grid, quarter = config.image_size // config.patch, config.width // 4
+    # few patches a side, so the slowest wave is 100 patches long, not 10,000
+    angles = torch.arange(grid)[:, None] / 100 ** (torch.arange(quarter) / quarter)  # [grid,c/4]
+    waves = torch.cat((angles.sin(), angles.cos()), 1)
+    columns, rows = waves.repeat(grid, 1), waves.repeat_interleave(grid, 0)
+    return 0.5 * torch.cat((columns, rows), 1)
+
+
+def save_encoder(encoder: EvaVit, file: Path) -> None:
+    """Write weights that model.vision.weights reads."""
+    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, file)

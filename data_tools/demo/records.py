@@ -1,0 +1,87 @@
+"""The demo's data on disk: a picture for every scene, and records of them with sentences in both languages."""
+
+import io
+import json
+import shutil
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from multiprocessing import get_context
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from data_tools._files import replacing
+from data_tools.demo.encoder import Pictures
+from data_tools.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, all_scenes, captions, draw
+from vglm_train.data.record import content_id
+
+VALIDATION, TEST = 200, 400  # scenes held out; all others train
+
+
+def splits(seed: int) -> dict[str, list[Scene]]:
+    """Every scene in exactly one of test, val and train."""
+    scenes = all_scenes(seed)
+    return {"test": scenes[:TEST], "val": scenes[TEST : TEST + VALIDATION], "train": scenes[TEST + VALIDATION :]}
+
+
+def write_records(folder: Path, seed: int, train: int | None = None, workers: int = 2) -> Pictures:
+    """Write images/KEY.png and records.jsonl anew; returns the training pictures with what stands where in them.
+
+    `train`: so many training scenes only. Held-out records have one caption a language, the others every wording.
+    """
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "images").mkdir(parents=True)
+    held = splits(seed)
+    held["train"] = held["train"][:train]
+    made: list[tuple[np.ndarray, np.ndarray]] = []
+    with replacing(folder / "records.jsonl") as file:
+        for split, scenes in held.items():
+            for scene, (png, pixels, owners) in zip(scenes, _drawn(scenes, seed, workers)):
+                (folder / "images" / f"{scene.key}.png").write_bytes(png)
+                file.write(json.dumps(_record(scene, split, png), ensure_ascii=False).encode() + b"\n")
+                if split == "train":
+                    made.append((pixels, owners))
+    stacked = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*made)]
+    return Pictures(stacked[0].permute(0, 3, 1, 2).contiguous(), stacked[1], *_labels(held["train"]))
+
+
+def _drawn(scenes: list[Scene], seed: int, workers: int) -> Iterator[tuple[bytes, np.ndarray, np.ndarray]]:
+    # spawned, not forked: torch's threads are running by now
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
+        yield from pool.map(partial(_draw_one, seed), scenes, chunksize=64)
+
+
+def _draw_one(seed: int, scene: Scene) -> tuple[bytes, np.ndarray, np.ndarray]:
+    picture, owners = draw(scene, Random(f"{seed} {scene.key}"))
+    png = io.BytesIO()
+    picture.save(png, "PNG")
+    return png.getvalue(), np.asarray(picture), np.asarray(owners)
+
+
+def _record(scene: Scene, split: str, png: bytes) -> dict:
+    texts = {language: captions(scene, language) for language in LANGUAGES}
+    if split != "train":
+        texts = {language: wordings[:1] for language, wordings in texts.items()}
+    return {
+        "id": scene.key,
+        "image": f"images/{scene.key}.png",
+        "image_id": content_id(png),
+        "captions": texts,
+        "source": "demo scenes",
+        "split": split,
+        "group": scene.key,
+    }
+
+
+def _labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
+    """Classes of nothing (0) and of both objects: colours [n,3], shapes [n,3]."""
+    colours, shapes = ["", *COLOURS], ["", *SHAPES]
+    things = [(scene.first, scene.second) for scene in scenes]
+    return (
+        torch.tensor([[0, *(colours.index(thing.colour) for thing in pair)] for pair in things]),
+        torch.tensor([[0, *(shapes.index(thing.shape) for thing in pair)] for pair in things]),
+    )

@@ -1,0 +1,146 @@
+"""The demo's scenes: what is drawn is what is said, held-out captions are distinct, changed captions are false."""
+
+import json
+from collections import Counter
+from pathlib import Path
+from random import Random
+
+import numpy as np
+import pytest
+
+from data_tools.demo import records
+from data_tools.demo.pairs import Share, ceilings
+from data_tools.demo.records import splits, write_records
+from data_tools.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, Thing, all_scenes, captions, changed, draw
+
+SCENE = Scene(Thing("orange", "star"), Thing("blue", "ring"), "below")
+
+
+def test_wordings_say_everything_from_both_sides():
+    assert captions(SCENE, "en") == [
+        "an orange star below a blue ring",
+        "at the bottom an orange star and at the top a blue ring",
+        "there is an orange star at the bottom and a blue ring at the top",
+        "a blue ring above an orange star",
+        "at the top a blue ring and at the bottom an orange star",
+        "there is a blue ring at the top and an orange star at the bottom",
+    ]
+    assert captions(SCENE, "zh") == [
+        "橙色星形在蓝色环形的下边",
+        "下边是橙色星形，上边是蓝色环形",
+        "橙色星形在下，蓝色环形在上",
+        "蓝色环形在橙色星形的上边",
+        "上边是蓝色环形，下边是橙色星形",
+        "蓝色环形在上，橙色星形在下",
+    ]
+
+
+def test_every_scene_once_and_in_one_split():
+    scenes = all_scenes(3)
+    assert len({scene.key for scene in scenes}) == len(scenes) == 8 * 7 * 6 * 6 * 2
+    keys = {name: {scene.key for scene in part} for name, part in splits(3).items()}
+    assert sum(map(len, keys.values())) == len(set.union(*keys.values())) == len(scenes)
+    assert len(keys["test"]) == 400
+
+
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_a_wording_names_one_scene(language: str):
+    """No caption of one scene, in any wording, is true of another."""
+    owners: dict[str, str] = {}
+    for scene in all_scenes(0):
+        for caption in captions(scene, language):
+            assert owners.setdefault(caption, scene.key) == scene.key
+
+
+def test_order_is_the_seeds():
+    assert all_scenes(1) == all_scenes(1) != all_scenes(2)
+    relations = Counter(scene.relation for scene in splits(0)["test"])
+    assert min(relations[name] for name in ("left", "right", "above", "below")) > 60
+
+
+def test_changed_captions_differ_in_one_attribute_and_are_false():
+    seen = Counter()
+    for scene in all_scenes(0)[:300]:
+        for name, other in changed(scene, Random(scene.key)):
+            seen[name] += 1
+            assert other.key != scene.key
+            assert other.first.colour != other.second.colour
+            same = (
+                other.first.colour == scene.first.colour,
+                other.second.colour == scene.second.colour,
+                other.first.shape == scene.first.shape,
+                other.second.shape == scene.second.shape,
+                other.relation == scene.relation,
+            )
+            wrong = 2 if name == "shapes swapped" else 1
+            assert same.count(False) == wrong, name
+    assert set(seen) == {
+        "colour of first", "colour of second", "shape of first", "shape of second", "place", "sides swapped",
+        "shapes swapped",
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("relation", ["left", "right", "above", "below"])
+def test_picture_shows_what_is_said(shape: str, relation: str):
+    scene = Scene(Thing("red", shape), Thing("blue", "square"), relation)
+    for seed in range(5):
+        picture, owners = draw(scene, Random(seed))
+        pixels, owner = np.asarray(picture).astype(int), np.asarray(owners)
+        centres = []
+        for number, thing in enumerate((scene.first, scene.second), 1):
+            rows, columns = np.nonzero(owner == number)
+            assert len(rows) > 200
+            middle = np.median(pixels[rows, columns], 0)
+            assert np.abs(middle - COLOURS[thing.colour]).max() <= 19
+            centres.append(np.array((columns.mean(), rows.mean())))
+            assert min(rows.min(), columns.min()) > 0
+            assert max(rows.max(), columns.max()) < picture.width - 1
+        step = centres[0] - centres[1]
+        axis = 0 if relation in ("left", "right") else 1
+        assert np.sign(step[axis]) == (-1 if relation in ("left", "above") else 1)
+        assert abs(step[axis]) > 1.5 * abs(step[1 - axis])
+
+
+def test_shapes_are_drawn_differently():
+    filled = {}
+    for shape in SHAPES:
+        _, owners = draw(Scene(Thing("red", shape), Thing("blue", "square"), "left"), Random(0))
+        filled[shape] = np.asarray(owners) == 1
+    for one in SHAPES:
+        for other in SHAPES:
+            if one != other:
+                assert (filled[one] ^ filled[other]).sum() > 150
+
+
+def test_ceiling_of_who_sees_no_shapes():
+    red, blue, star = Thing("red", "circle"), Thing("blue", "circle"), Thing("blue", "star")
+    scenes = [Scene(red, blue, "left"), Scene(star, red, "right"), Scene(red, blue, "right"), Scene(red, star, "above")]
+    found = ceilings(scenes)
+    assert found["colours"] == 25.0  # one guess among four, each time
+    assert found["colours and places"] == 75.0  # only the first two look alike: 1/2, 1/2, 1, 1
+
+
+def test_wilson_interval():
+    low, high = Share(95, 100).interval()
+    assert (round(low, 2), round(high, 2)) == (88.82, 97.85)
+    assert Share(400, 400).interval()[1] == pytest.approx(100)
+
+
+def test_records_repeat_and_hold_one_caption_when_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(records, "TEST", 4)
+    monkeypatch.setattr(records, "VALIDATION", 3)
+    for name in ("a", "b"):
+        pictures = write_records(tmp_path / name, seed=5, train=6, workers=1)
+    lines = [(tmp_path / name / "records.jsonl").read_text("utf-8") for name in ("a", "b")]
+    assert lines[0] == lines[1]
+    found = [json.loads(line) for line in lines[0].splitlines()]
+    assert Counter(record["split"] for record in found) == {"test": 4, "val": 3, "train": 6}
+    for record in found:
+        assert (tmp_path / "b" / record["image"]).is_file()
+        assert {len(texts) for texts in record["captions"].values()} == {6 if record["split"] == "train" else 1}
+    assert pictures.pixels.shape == (6, 3, 128, 128)
+    assert pictures.owners.shape == (6, 128, 128)
+    first = splits(5)["train"][0].first
+    assert pictures.colours[0, 1] == 1 + list(COLOURS).index(first.colour)
+    assert pictures.shapes[0, 1] == 1 + SHAPES.index(first.shape)
