@@ -24,7 +24,7 @@ def start(folder: Path, steps: int = STEPS, seconds: float = 0.0) -> subprocess.
     root = str(SCRIPT.parents[2])
     environment = {
         **os.environ,
-        "PYTHONPATH": root,
+        "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
         "WANDB_DATA_DIR": str(folder / "data"),
         "WANDB_ERROR_REPORTING": "0",
     }

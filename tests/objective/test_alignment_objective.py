@@ -63,7 +63,7 @@ def test_a_damaged_row_is_as_if_absent_but_for_the_negatives_drawn():
     first, second = gradients(objective, whole), gradients(objective, small)
     assert first.keys() == second.keys()
     for name in first:
-        assert torch.allclose(first[name], second[name], atol=1e-6), name
+        assert torch.allclose(first[name], second[name], rtol=1e-4, atol=1e-6), name
 
 
 def test_what_stands_in_a_damaged_row_does_not_matter():

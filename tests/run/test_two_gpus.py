@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from run import runs
-from run.test_resume import wait_for
+
 
 pytestmark = [
     pytest.mark.slow,
@@ -18,7 +18,7 @@ def test_killed_on_two_gpus(config, tmp_path):
     runs.finish(runs.start(runs.command(config, tmp_path / "straight", 2, *GPU), DS_ACCELERATOR="cuda"))
     arguments = runs.command(config, tmp_path / "killed", 2, *GPU)
     process = runs.start(arguments, DS_ACCELERATOR="cuda")
-    wait_for(tmp_path / "killed", 12)
+    runs.wait_for(tmp_path / "killed", 12)
     runs.kill(process)
     assert "continuing from" in runs.finish(runs.start(arguments, DS_ACCELERATOR="cuda"))
     straight, killed = (
