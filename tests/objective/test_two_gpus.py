@@ -1,7 +1,7 @@
 """One and two GPUs compute the same step over NCCL. Runs where there are two GPUs, and says so where not.
 
 fp32 differs by the order of sums only: 9e-8 of a loss, and 9e-4 of the gradients of the contrastive projections, whose
-norm of 1e-4 is what is left of sums of terms a thousand times larger (measured on two H200s; all others are far closer).
+norm of 1e-4 is what is left of sums of far larger terms (measured on two H200s; all others are far closer).
 In bf16 each product is rounded to 8 bits (2^-9 = 2e-3 relative), over different rows: 4e-3 was measured.
 """
 
