@@ -5,7 +5,6 @@ import torch
 
 from run import runs
 
-
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two NVIDIA GPUs: NCCL was not tested here"),
