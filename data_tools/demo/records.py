@@ -3,15 +3,12 @@
 import io
 import json
 import shutil
-from collections.abc import Iterator
-from concurrent.futures import ProcessPoolExecutor
-from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 from random import Random
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from data_tools._files import replacing
@@ -28,7 +25,7 @@ def splits(seed: int) -> dict[str, list[Scene]]:
     return {"test": scenes[:TEST], "val": scenes[TEST : TEST + VALIDATION], "train": scenes[TEST + VALIDATION :]}
 
 
-def write_records(folder: Path, seed: int, train: int | None = None, workers: int = 2) -> Pictures:
+def write_records(folder: Path, seed: int, train: int | None = None) -> Pictures:
     """Write images/KEY.png and records.jsonl anew; returns the training pictures with what stands where in them.
 
     `train`: so many training scenes only. Held-out records have one caption a language, the others every wording.
@@ -40,26 +37,21 @@ def write_records(folder: Path, seed: int, train: int | None = None, workers: in
     made: list[tuple[np.ndarray, np.ndarray]] = []
     with replacing(folder / "records.jsonl") as file:
         for split, scenes in held.items():
-            for scene, (png, pixels, owners) in zip(scenes, _drawn(scenes, seed, workers)):
+            for scene in scenes:
+                picture, owners = draw(scene, Random(f"{seed} {scene.key}"))
+                png = _png(picture)
                 (folder / "images" / f"{scene.key}.png").write_bytes(png)
                 file.write(json.dumps(_record(scene, split, png), ensure_ascii=False).encode() + b"\n")
                 if split == "train":
-                    made.append((pixels, owners))
+                    made.append((np.asarray(picture), np.asarray(owners)))
     stacked = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*made)]
     return Pictures(stacked[0].permute(0, 3, 1, 2).contiguous(), stacked[1], *_labels(held["train"]))
 
 
-def _drawn(scenes: list[Scene], seed: int, workers: int) -> Iterator[tuple[bytes, np.ndarray, np.ndarray]]:
-    # spawned, not forked: torch's threads are running by now
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        yield from pool.map(partial(_draw_one, seed), scenes, chunksize=64)
-
-
-def _draw_one(seed: int, scene: Scene) -> tuple[bytes, np.ndarray, np.ndarray]:
-    picture, owners = draw(scene, Random(f"{seed} {scene.key}"))
-    png = io.BytesIO()
-    picture.save(png, "PNG")
-    return png.getvalue(), np.asarray(picture), np.asarray(owners)
+def _png(picture: Image.Image) -> bytes:
+    file = io.BytesIO()
+    picture.save(file, "PNG")
+    return file.getvalue()
 
 
 def _record(scene: Scene, split: str, png: bytes) -> dict:

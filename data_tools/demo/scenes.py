@@ -36,6 +36,7 @@ _CHINESE = {
     **{"circle": "圆形", "square": "方形", "triangle": "三角形", "star": "星形", "cross": "十字形", "ring": "环形"},
     **{"left": "左", "right": "右", "above": "上", "below": "下"},
 }
+_MOSTLY = [0] * 128 + [255] * 128  # of a smooth edge, the half that counts as the object's
 _RELATION = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
 _SIDE = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}
 
@@ -115,17 +116,17 @@ def draw(scene: Scene, rng: Random) -> tuple[Image.Image, Image.Image]:
     size = PICTURE * OVERSAMPLE
     tone = rng.randint(200, 240)
     background = tuple(min(255, max(0, tone + rng.randint(-12, 12))) for _ in range(3))
-    picture = Image.new("RGB", (size, size), background)
-    owner = Image.new("L", (size, size), 0)
+    picture = Image.new("RGB", (PICTURE, PICTURE), background)
+    owner = Image.new("L", (PICTURE, PICTURE), 0)
     for number, (thing, (x, y)) in enumerate(zip((scene.first, scene.second), _centres(scene.relation, rng)), 1):
         colour = tuple(min(255, max(0, value + rng.randint(-18, 18))) for value in COLOURS[thing.colour])
         radius, turn = rng.uniform(0.15, 0.20) * size, rng.uniform(-0.2, 0.2)
         mask = Image.new("L", (size, size), 0)
         _draw_shape(ImageDraw.Draw(mask), thing.shape, (x * size, y * size), radius, turn)
+        mask = mask.resize((PICTURE, PICTURE), Image.Resampling.BOX)
         picture.paste(colour, mask=mask)
-        owner.paste(number, mask=mask)
-    side = (PICTURE, PICTURE)
-    return picture.resize(side, Image.Resampling.BOX), owner.resize(side, Image.Resampling.NEAREST)
+        owner.paste(number, mask=mask.point(_MOSTLY))
+    return picture, owner
 
 
 def _centres(relation: str, rng: Random) -> tuple[tuple[float, float], tuple[float, float]]:

@@ -131,7 +131,7 @@ def test_records_repeat_and_hold_one_caption_when_held_out(tmp_path: Path, monke
     monkeypatch.setattr(records, "TEST", 4)
     monkeypatch.setattr(records, "VALIDATION", 3)
     for name in ("a", "b"):
-        pictures = write_records(tmp_path / name, seed=5, train=6, workers=1)
+        pictures = write_records(tmp_path / name, seed=5, train=6)
     lines = [(tmp_path / name / "records.jsonl").read_text("utf-8") for name in ("a", "b")]
     assert lines[0] == lines[1]
     found = [json.loads(line) for line in lines[0].splitlines()]
