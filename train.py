@@ -9,11 +9,13 @@ from collections.abc import Sequence
 from vglm_train.config.check import check
 from vglm_train.config.load import load, located
 from vglm_train.config.run import Config
-from vglm_train.errors import UserError
+from vglm_train.errors import LostProcess, UserError, explained
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, validate, train. Returns the exit status: 0 done, 2 a mistake to mend, 128 + signal if asked to stop."""
+    """Parse, validate, train. Returns the exit status: 0 done, 1 another process ended, 2 a mistake to mend,
+    128 + signal if asked to stop.
+    """
     parser = argparse.ArgumentParser(
         prog="train.py", description="Train a Q-Former from one YAML file.", allow_abbrev=False
     )
@@ -27,15 +29,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_intermixed_args(arguments)
     world = given.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        with located(given.config, given.overrides):
+        with explained(), located(given.config, given.overrides):
             config = load(given.config, given.overrides)
             check(config, world)
             return _describe(config, world) if given.check else _run(config)
     except UserError as error:
-        if os.environ.get("RANK", "0") != "0":
-            time.sleep(3)  # the same mistake stops rank 0, which says it once; this is for what only this rank met
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return _say(error)
+
+
+def _say(error: UserError) -> int:
+    """Print a mistake, once for all ranks: the launcher ends the others while they wait for their turn."""
+    lost = isinstance(error, LostProcess)
+    if wait := 20 if lost else 0 if os.environ.get("RANK", "0") == "0" else 10:  # seconds; who lost another knows least
+        time.sleep(wait)
+    print(f"error: {error}", file=sys.stderr)
+    return 1 if lost else 2
 
 
 def _describe(config: Config, world: int) -> int:

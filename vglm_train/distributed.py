@@ -122,11 +122,11 @@ def start(backend: str = "auto") -> Ranks:
         torch.cuda.set_device(device)
     else:
         os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+    if backend == "nccl" and device.type != "cuda":
+        raise UserError("engine.backend is nccl, but this machine shows no NVIDIA GPU: use gloo or auto.")
     if not dist.is_initialized():
-        if backend == "auto":
-            backend = "nccl" if device.type == "cuda" else "gloo"
-        if backend == "nccl" and device.type != "cuda":
-            raise UserError("engine.backend is nccl, but this machine shows no NVIDIA GPU: use gloo or auto.")
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=30))
     return Ranks(rank, world, device)
 

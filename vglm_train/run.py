@@ -22,6 +22,7 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.plan import Plan
 from vglm_train.engine.state import RunState
 from vglm_train.engine.trainer import Hook, Trainer
+from vglm_train.errors import LostProcess, UserError, explained
 from vglm_train.evaluate.retrieval import Embedder, Retrieval
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
@@ -59,8 +60,9 @@ class _Run:
         check_vocabulary(config, self.text.vocabulary)
         self.loader = build_loader(config, self.text, ranks)
         check_length(config, self.loader.epoch_samples)
+        self.validation = self._validation()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
-        self.state = RunState.from_dict(read_state(resume_from)) if resume_from else RunState()
+        self.state = self._state()
         self.facts = RunFacts(
             name=config.run.name,
             total_steps=self.plan.steps,
@@ -75,10 +77,7 @@ class _Run:
                 "itg": config.objective.itg.weight,
             },
         )
-        if ranks.main:
-            folder.claim(config)
-            self.facts.write(folder.path)
-        console.setup(ranks, folder.path)
+        console.setup(ranks)
 
     def train(self) -> int:
         model = self._model()
@@ -89,12 +88,20 @@ class _Run:
         engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks)
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
+        self._claim()
+        if self.resume_from:
             log.info("continuing from %s", self.resume_from)
         outlets = self._sinks()
         stop = hooks.StopOnSignal()
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
         try:
-            trainer.fit(self._hooks(engine, objective, outlets))
+            with explained():
+                trainer.fit(self._hooks(engine, objective, outlets))
+        except UserError as error:
+            received = stop.release()
+            if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
+                raise
+            return 128 + received  # the launcher ends all ranks, since one gave up and says why
         finally:
             for outlet in outlets:
                 outlet.close()
@@ -107,6 +114,39 @@ class _Run:
             log.info("done: %s", self.folder.bundle)
         self.ranks.barrier()
         return 0
+
+    def _validation(self) -> EvalSet | None:
+        data, size = self.config.data, self.config.model.vision.image_size
+        if not data.validation:
+            return None
+        return EvalSet(data.validation, size, data.languages, self.config.evaluate.images)
+
+    def _state(self) -> RunState:
+        if self.resume_from is None:
+            return RunState()
+        try:
+            return RunState.from_dict(read_state(self.resume_from))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{self.resume_from}: state.json is not of this program's making ({error}). "
+                "Point `latest` to another checkpoint."
+            ) from error
+
+    def _claim(self) -> None:
+        """Make the folder this run's, now that nothing is left that a person could have got wrong."""
+        if self.ranks.main:
+            self.folder.claim(self.config)
+            before = RunFacts.read(self.folder.path) if self.resume_from else None
+            self.facts.write(self.folder.path)
+        self.ranks.barrier()
+        console.setup(self.ranks, self.folder.path)
+        if self.ranks.main and before and before.candidates != self.facts.candidates:
+            log.warning(
+                "ITC tells each image from %d texts now, from %d before: ranks or engine.micro_batch changed. "
+                "Its loss cannot be compared with the earlier one.",
+                self.facts.candidates,
+                before.candidates,
+            )
 
     def _model(self) -> Alignment:
         """Random weights are a function of the seed, the same on every rank; then what the configuration names."""
@@ -155,14 +195,15 @@ class _Run:
         chain: list[Hook] = [
             hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, self.plan.global_batch)
         ]
-        if config.data.validation:
-            judge = self._judge(objective.model)
+        if self.validation is not None:
+            judge = self._judge(objective.model, self.validation)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, config.checkpoint.best))
         return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
 
-    def _judge(self, model: Alignment) -> Retrieval:
+    def _judge(self, model: Alignment, validation: EvalSet) -> Retrieval:
         config = self.config
         embedder = Embedder(model, self.text, self.ranks.device, config.engine.precision == "bf16")
-        data, size = config.data, config.model.vision.image_size
-        items = list(EvalSet(data.validation, size, data.languages, config.evaluate.images).items(data.workers))
-        return Retrieval(embedder, items, data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks)
+        items = list(validation.items(config.data.workers))
+        return Retrieval(
+            embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks
+        )

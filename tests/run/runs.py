@@ -3,11 +3,12 @@
 import contextlib
 import json
 import os
-import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import yaml
 from made_shards import TOKENS, write_source
 
@@ -52,15 +53,19 @@ def write_run(folder: Path) -> Path:
     return path
 
 
-def command(config: Path, run_folder: Path, processes: int, *overrides: str) -> list[str]:
-    launcher = [sys.executable]
+def command(
+    config: Path, run_folder: Path, processes: int, *overrides: str, launcher: list[str] | None = None
+) -> list[str]:
+    """A start of `processes` processes on this machine, or by another `launcher`."""
+    if launcher is None:
+        launcher = [sys.executable]
     if processes > 1:
         launcher += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     return [*launcher, str(ROOT / "train.py"), str(config), f"run.folder={run_folder}", *overrides]
 
 
 def start(arguments: list[str], **environment: str) -> subprocess.Popen:
-    """In a process group of its own, so that a kill takes launcher, ranks and workers at once."""
+    """In a process group of its own, as a terminal's Ctrl-C reaches it."""
     variables = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         arguments,
@@ -80,11 +85,35 @@ def finish(process: subprocess.Popen, seconds: float = 240) -> str:
     return output
 
 
+def wait_for(folder: Path, step: int, seconds: float = 120) -> None:
+    """Until `step` is logged."""
+    metrics, end = folder / "metrics.jsonl", time.monotonic() + seconds
+    while time.monotonic() < end:
+        if metrics.exists() and f'"step": {step},' in metrics.read_text():
+            return
+        time.sleep(0.02)
+    raise AssertionError(f"step {step} was not reached in {seconds} s")
+
+
 def kill(process: subprocess.Popen) -> None:
-    """kill -9 to the whole group, as a power cut would."""
-    with contextlib.suppress(ProcessLookupError):  # it may have come to its end just now
-        os.killpg(process.pid, signal.SIGKILL)
+    """kill -9 to launcher, ranks (which have sessions of their own) and workers at once, as a power cut would."""
+    everyone = []
+    with contextlib.suppress(psutil.NoSuchProcess):  # it may have come to its end just now
+        everyone = psutil.Process(process.pid).children(recursive=True)
+    process.kill()
+    for each in everyone:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            each.kill()
     process.communicate()
+
+
+def slow_disk(folder: Path) -> dict[str, str]:
+    """Environment of a process for which every fsync takes 0.2 s: time to die while a checkpoint is written."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(
+        "import os, time\nfsync = os.fsync\nos.fsync = lambda file: (time.sleep(0.2), fsync(file))[1]\n"
+    )
+    return {"PYTHONPATH": str(folder)}
 
 
 def losses(run_folder: Path) -> list[tuple]:

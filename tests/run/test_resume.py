@@ -15,16 +15,6 @@ from vglm_train.log.sinks import logged_steps, wandb_run_id
 WANDB = "log.wandb.mode=offline"
 
 
-def wait_for(folder: Path, step: int, seconds: float = 120) -> None:
-    """Until `step` is logged."""
-    metrics, end = folder / "metrics.jsonl", time.monotonic() + seconds
-    while time.monotonic() < end:
-        if metrics.exists() and f'"step": {step},' in metrics.read_text():
-            return
-        time.sleep(0.02)
-    raise AssertionError(f"step {step} was not reached in {seconds} s")
-
-
 def test_a_whole_run_leaves_what_it_promises(straight):
     folder = straight[1]
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -42,7 +32,7 @@ def test_a_whole_run_leaves_what_it_promises(straight):
 def test_a_run_asked_to_stop_saves_and_continues(config, straight, tmp_path, processes):
     arguments = runs.command(config, tmp_path / "run", processes)
     process = runs.start(arguments)
-    wait_for(tmp_path / "run", 7)
+    runs.wait_for(tmp_path / "run", 7)
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode != 0
@@ -61,21 +51,21 @@ def test_a_finished_run_has_nothing_left_to_do(config, straight):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_ten_moments(config, straight, tmp_path, processes):
-    """One of the ten moments is while a checkpoint is being written."""
+    """Three of the ten moments are while a checkpoint is being written."""
     folder = tmp_path / "run"
     arguments = runs.command(config, folder, processes, WANDB)
-    chance = random.Random(processes)
-    during_write = 0
+    chance, slow = random.Random(processes), runs.slow_disk(tmp_path / "slow")
+    unfinished = 0
     for number in range(10):
-        process = runs.start(arguments)
+        process = runs.start(arguments, **(slow if number % 3 == 2 else {}))
         if number % 3 == 2:
-            during_write += _kill_while_saving(process, folder)
+            unfinished += _kill_while_saving(process, folder, (number - 2) / 6)
         else:
             newest = _newest(folder)
-            wait_for(folder, min(29, newest + chance.randint(1, 5)))
+            runs.wait_for(folder, min(29, newest + chance.randint(1, 5)))
             time.sleep(chance.random() * 0.3)
             runs.kill(process)
-    assert during_write >= 1
+    assert unfinished == 3
     runs.finish(runs.start(arguments))
     assert runs.losses(folder) == runs.losses(straight[processes])
     assert not list((folder / "checkpoints").glob("*.tmp"))
@@ -87,11 +77,13 @@ def _newest(folder: Path) -> int:
     return int(pointer.read_text().removeprefix("step-")) if pointer.exists() else 0
 
 
-def _kill_while_saving(process, folder: Path) -> bool:
-    """Kill as soon as a half-written checkpoint is seen; whether one was left."""
+def _kill_while_saving(process, folder: Path, delay: float) -> bool:
+    """Kill `delay` seconds after a half-written checkpoint is seen; whether one was left, or one not named yet."""
     place, end = folder / "checkpoints", time.monotonic() + 120
-    while time.monotonic() < end and process.poll() is None:
-        if place.exists() and any(name.endswith(".tmp") for name in os.listdir(place)):
-            break
+    while not list(place.glob("*.tmp")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "no checkpoint was written"
+        time.sleep(0.01)
+    time.sleep(delay)
     runs.kill(process)
-    return bool(list(place.glob("*.tmp")))
+    return bool(list(place.glob("*.tmp"))) or sorted(place.glob("step-*"))[-1].name != f"step-{_newest(folder):08d}"

@@ -97,7 +97,7 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         files = [path / "model.safetensors"]
         index = path / "model.safetensors.index.json"
         if index.exists():
-            files = [path / name for name in sorted(set(json.loads(index.read_text())["weight_map"].values()))]
+            files = [path / name for name in _listed(index)]
     weights: dict[str, Tensor] = {}
     for file in files:
         try:
@@ -105,6 +105,14 @@ def read_safetensors(path: Path) -> dict[str, Tensor]:
         except (OSError, SafetensorError, ValueError) as error:
             raise UserError(f"cannot read weights from {file}: {error}. A safetensors file is expected.") from error
     return weights
+
+
+def _listed(index: Path) -> list[str]:
+    """Names of the files that model.safetensors.index.json lists."""
+    try:
+        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot read {index}: {error}. Download the folder again.") from error
 
 
 def _cut(weights: dict[str, Tensor], depth: int) -> dict[str, Tensor]:

@@ -53,7 +53,10 @@ class Checkpoints:
         return [p for p in found if (p / _STATE).exists()]
 
     def write(self, step: int, tensors: dict[str, Tensor], state: dict) -> Path:
-        """Write a checkpoint beside the others and make it the latest in one rename."""
+        """Write a checkpoint beside the others and make it the latest in one rename.
+
+        Raises UserError where the disk is full; the checkpoints before it are whole.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         final = self.folder / f"step-{step:08d}"
         if self.latest() == final:  # a function of the step, so it holds the same already
@@ -61,14 +64,21 @@ class Checkpoints:
         aside = final.with_suffix(".tmp")
         for stale in (aside, final):  # a final folder that latest does not name may be older than this state
             shutil.rmtree(stale, ignore_errors=True)
-        aside.mkdir()
-        save_file(tensors, aside / _TENSORS)
-        _sync(aside / _TENSORS)
-        write_text_atomic(aside / _STATE, json.dumps(state, indent=2, sort_keys=True) + "\n")
-        _sync(aside)
-        aside.rename(final)
-        _sync(self.folder)
-        write_text_atomic(self.folder / _LATEST, final.name + "\n")
+        try:
+            aside.mkdir()
+            save_file(tensors, aside / _TENSORS)
+            _sync(aside / _TENSORS)
+            write_text_atomic(aside / _STATE, json.dumps(state, indent=2, sort_keys=True) + "\n")
+            _sync(aside)
+            aside.rename(final)
+            _sync(self.folder)
+            write_text_atomic(self.folder / _LATEST, final.name + "\n")
+        except (OSError, SafetensorError) as error:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise UserError(
+                f"{final}: the checkpoint could not be written ({error}). Make room; the same command then continues "
+                "from the one before."
+            ) from error
         return final
 
     def prune(self, keep: int, also: Iterable[int] = ()) -> None:

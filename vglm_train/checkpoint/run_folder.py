@@ -3,8 +3,12 @@
 config.yaml   resolved configuration        metrics.jsonl  one object a log step
 checkpoints/  see checkpoint/resume.py      bundle/        portable result, see checkpoint/bundle.py
 log.txt       what the console said         wandb/         W&B's own files
+lock          held while a process trains here
 """
 
+import fcntl
+import os
+import socket
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
@@ -13,6 +17,7 @@ from vglm_train.checkpoint.resume import Checkpoints, write_text_atomic
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
+from vglm_train.log.rows import METRICS
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come,
 # but for the length, which moves the schedule and is asked for on purpose.
@@ -33,13 +38,19 @@ class RunFolder:
 
         Raises UserError if the folder holds something else, or the same run with another model, data or objective.
         """
-        if not self.path.exists() or not any(self.path.iterdir()):
+        if not self.path.exists():
+            return None
+        if not self.path.is_dir():
+            raise UserError(f"run.folder: {self.path} is a file. Give another run.folder.")
+        if not any(self.path.iterdir()):
             return None
         if not self.config_file.exists():
             raise UserError(
                 f"{self.path} is not empty and holds no config.yaml, so it is not a run of this program. "
                 "Give another run.folder, or empty it."
             )
+        if self._nothing_done():
+            return None
         changed = list(_changes(load(self.config_file), config, ""))
         if changed:
             raise UserError(
@@ -50,9 +61,41 @@ class RunFolder:
         return self.checkpoints.latest()
 
     def claim(self, config: Config) -> None:
-        """Create the folder and write the resolved configuration. Rank 0 only, after `check`."""
-        self.path.mkdir(parents=True, exist_ok=True)
-        write_text_atomic(self.config_file, dump(config))
+        """Create the folder, lock it and write the resolved configuration. Rank 0 only, after `check`.
+
+        Raises UserError if it cannot be written, or another process is training in it.
+        """
+        try:
+            self.path.mkdir(parents=True, exist_ok=True)
+            self._lock()
+            write_text_atomic(self.config_file, dump(config))
+        except OSError as error:
+            raise UserError(f"run.folder {self.path}: {error.strerror}. Make it writable, or give another.") from error
+
+    def _nothing_done(self) -> bool:
+        """A start that failed before its first row left this: no loss to know, nothing to continue."""
+        metrics = self.path / METRICS
+        logged = metrics.exists() and metrics.stat().st_size
+        return not logged and not self.bundle.exists() and self.checkpoints.latest() is None
+
+    def _lock(self) -> None:
+        """Until this process ends, however it ends. Two runs in one folder, say after only a launcher was killed,
+        would write each other's files."""
+        file = (self.path / "lock").open("a+")
+        try:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by loader workers
+        except (BlockingIOError, PermissionError):
+            file.seek(0)
+            raise UserError(
+                f"{self.path}: another process is training here ({file.read().strip()}). "
+                "Wait until it ends, stop it, or give another run.folder."
+            ) from None
+        except OSError:  # a file system without locks
+            pass
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        self._locked = file  # closing it would unlock
 
 
 def _changes(before: object, now: object, key: str) -> Iterator[tuple[str, object, object]]:

@@ -14,7 +14,7 @@ from vglm_train.data.manifest import Manifest, read_source
 from vglm_train.data.plan import Order
 from vglm_train.data.stream import PairDataset, Samples
 from vglm_train.distributed import Ranks
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, explained
 from vglm_train.prompt.text import TextEncoder
 
 GRACE = 60  # seconds
@@ -69,18 +69,12 @@ class _From(Sampler[int]):
 def _unwrapped(batches: Iterator[PairBatch | UserError]) -> Generator[PairBatch]:
     """Batches, and what went wrong in a worker as an error here. Closing it ends the workers."""
     try:
-        while True:
-            batch = next(batches)
-            if isinstance(batch, UserError):
-                raise batch
-            yield batch
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a loader worker died ({str(error).splitlines()[0]}): most often memory ran out, or /dev/shm is too "
-            "small (in a container: --shm-size). Lower data.workers, or set it to 0 to read without workers."
-        ) from error
+        with explained():
+            while True:
+                batch = next(batches)
+                if isinstance(batch, UserError):
+                    raise batch
+                yield batch
     finally:
         del batches  # an error's traceback would keep the workers waiting
 

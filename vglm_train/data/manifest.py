@@ -108,8 +108,9 @@ def _content(file: Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text("utf-8"))
     except FileNotFoundError:
-        if not file.parent.is_dir():
-            raise UserError(f"{file.parent}: no such folder of shards.") from None
+        if file.suffix != ".json" or not file.parent.is_dir():
+            missing = file if file.suffix != ".json" else file.parent
+            raise UserError(f"{missing}: no such folder of shards.") from None
         raise UserError(f"{file}: no manifest. If the folder holds shards, {_remake(file)}.") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None

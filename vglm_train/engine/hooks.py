@@ -222,6 +222,12 @@ class StopOnSignal:
     def asked(self) -> bool:
         return self.received is not None
 
+    def release(self) -> int | None:
+        """Give the signals their usual effect again; returns the one that had come."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        return self.received
+
     def _note(self, number: int, frame: FrameType | None) -> None:
         if self.received is None:
             self.received, self._first = number, time.monotonic()

@@ -13,7 +13,7 @@ from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.config.data import Source
 from vglm_train.data.evalset import EvalItem, EvalSet
 from vglm_train.distributed import Ranks, use_gpu
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, explained
 from vglm_train.evaluate.retrieval import RECALLS, Embedder, Retrieval, chance
 
 KINDS = (("", "ITC"), ("rerank_", "ITC, then ITM"), ("shuffled_", "images shuffled"))
@@ -23,9 +23,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake to mend."""
     given = _parse(argv)
     try:
-        device = torch.device("cuda" if use_gpu() else "cpu")
-        bundle = load_bundle(Path(given.bundle), device, given.vision_weights)
-        scores = _retrieval(bundle, given, device)
+        with explained():
+            device = torch.device("cuda" if use_gpu() else "cpu")
+            bundle = load_bundle(Path(given.bundle), device, given.vision_weights)
+            scores = _retrieval(bundle, given, device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,4 +1,4 @@
-"""Standard logging that knows its rank: rank 0 speaks, and keeps log.txt; the others speak up from warnings on."""
+"""Standard logging that knows its rank: rank 0 speaks, the others from warnings on; all of it goes to log.txt."""
 
 import logging
 import sys
@@ -10,7 +10,10 @@ LOGGER = "vglm_train"
 
 
 def setup(ranks: Ranks, folder: Path | None = None) -> logging.Logger:
-    """Configure the project's logger: stderr, and `folder`/log.txt on rank 0 (appended to). May be called again."""
+    """Configure the project's logger: stderr, and `folder`/log.txt (appended to). May be called again.
+
+    Rank 0 makes the folder; the others, which only warn, write there if they see it.
+    """
     logger = logging.getLogger(LOGGER)
     for handler in list(logger.handlers):
         logger.removeHandler(handler)
@@ -20,6 +23,7 @@ def setup(ranks: Ranks, folder: Path | None = None) -> logging.Logger:
     handlers: list[logging.Handler] = [logging.StreamHandler(sys.stderr)]
     if ranks.main and folder is not None:
         folder.mkdir(parents=True, exist_ok=True)
+    if folder is not None and folder.is_dir():
         handlers.append(logging.FileHandler(folder / "log.txt", encoding="utf-8"))
     who = "" if ranks.main else f"[rank {ranks.rank}] "
     for handler in handlers:
