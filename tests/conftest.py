@@ -1,6 +1,9 @@
 """Fixtures shared by all tests."""
 
+import os
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import pytest
 
@@ -13,3 +16,10 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip("../shared is not there: tests on reference fixtures and real photos did not run")
     return SHARED
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_environment() -> Iterator[None]:
+    """Joining a process group describes it in os.environ: what other tests start must not take it for theirs."""
+    with patch.dict(os.environ):
+        yield
