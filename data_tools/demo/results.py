@@ -13,7 +13,7 @@ RECALLS = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in (1, 5, 1
 LEAST_R1 = 40.0  # per cent, held out, both ways, each language
 OVER_CEILING = 1.3  # times what a model that sees no shapes can reach
 LEAST_COLOUR = 95.0
-QUICK_OVER_CHANCE = 5.0  # times chance, with --quick
+QUICK_OVER_CHANCE = 2.0  # times chance, with --quick: a few colours learned, R@10
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,18 +66,29 @@ def broken_promises(results: Results, quick: bool) -> list[str]:
     """What should hold and does not, in words."""
     broken = list(_not_at_chance(results))
     if quick:
-        least = {"chance": QUICK_OVER_CHANCE * results.chance[f"{LANGUAGES[0]}_i2t_r1"]}
-    else:
-        least = {"what is promised": LEAST_R1}
-        least |= {f"a model that knows only {name}": OVER_CEILING * value for name, value in results.ceilings.items()}
+        return [*broken, *_near_chance(results)]
+    least = {"what is promised": LEAST_R1}
+    least |= {f"a model that knows only {name}": OVER_CEILING * value for name, value in results.ceilings.items()}
     for name, value in results.r1().items():
         broken += [f"R@1 {name} is {value:.1f}, below {low:.1f} ({why})" for why, low in least.items() if value < low]
-    for language, attributes in results.pairs.items() if not quick else ():
+    for language, attributes in results.pairs.items():
         for attribute, shares in attributes.items():
             share = shares["itc"].percent
             if attribute.startswith("colour") and share < LEAST_COLOUR:
                 broken.append(f"{language}: {attribute} is told in {share:.1f} %, below {LEAST_COLOUR}")
     return broken
+
+
+def _near_chance(results: Results) -> Iterator[str]:
+    """Ten candidates are looked at, because single hits among hundreds of pictures are too few to judge by."""
+    for language in LANGUAGES:
+        for name in ("i2t_r10", "t2i_r10"):
+            value, least = (
+                results.scores[f"eval/{language}_{name}"],
+                QUICK_OVER_CHANCE * results.chance[f"{language}_{name}"],
+            )
+            if value < least:
+                yield f"R@10 {language} {name[:3]} is {value:.1f}, below {least:.1f} (chance)"
 
 
 def _not_at_chance(results: Results) -> Iterator[str]:
