@@ -11,7 +11,7 @@ from types import ModuleType
 
 GIB = 2**30
 BACKBONE = (
-    "deepspeed", "SwissArmyTransformer", "transformers", "datasets", "webdataset", "wandb", "numpy", "pillow",
+    "deepspeed", "SwissArmyTransformer", "transformers", "tokenizers", "huggingface-hub", "datasets", "webdataset", "wandb", "numpy", "pillow",
     "pyyaml", "safetensors", "tqdm", "matplotlib",
 )  # fmt: skip
 INSTALL = {
