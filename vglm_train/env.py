@@ -11,8 +11,8 @@ from types import ModuleType
 
 GIB = 2**30
 BACKBONE = (
-    "deepspeed", "SwissArmyTransformer", "transformers", "tokenizers", "huggingface-hub", "datasets", "webdataset", "wandb",
-    "numpy", "pillow", "pyyaml", "safetensors", "tqdm", "matplotlib",
+    "deepspeed", "SwissArmyTransformer", "transformers", "tokenizers", "huggingface-hub", "datasets", "webdataset",
+    "wandb", "numpy", "pillow", "pyyaml", "safetensors", "tqdm", "matplotlib",
 )  # fmt: skip
 INSTALL = {
     "torch": "https://pytorch.org/get-started/locally says which build fits the GPU driver",
