@@ -19,7 +19,7 @@ test-all: install
 	$(BIN)/python -m pytest -m "slow or not slow"
 
 check: install
-	$(BIN)/ruff check .
+	$(BIN)/ruff check --no-cache .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py

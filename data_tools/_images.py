@@ -3,6 +3,7 @@
 import io
 
 from PIL import Image, ImageOps, UnidentifiedImageError
+
 from vglm_train.image import ImageError, open_image
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # bytes pass through untouched

@@ -42,14 +42,14 @@ class PatchReader(nn.Module):
         self.encoder = EvaVit(config)
         with torch.no_grad():
             self.encoder.positions[1:] = _waves(config)
-        self.sizes = (colours, shapes)
+        self.sizes = (colours, shapes, self.encoder.num_patches - 1)
         self.norm = nn.LayerNorm(config.width)
-        self.head = nn.Linear(config.width, colours + shapes + 2)
+        self.head = nn.Linear(config.width, sum(self.sizes))
 
     def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Normalised pixels [n,3,h,w] -> logits of colours [n,p,colours], of shapes [n,p,shapes], places [n,p,2]."""
+        """Normalised pixels [n,3,h,w] -> logits of colours [n,p,colours], of shapes [n,p,shapes], of places [n,p,p]."""
         read = self.head(self.norm(self.encoder(pixels)[:, 1:]))
-        colours, shapes, places = read.split((*self.sizes, 2), -1)
+        colours, shapes, places = read.split(self.sizes, -1)
         return colours, shapes, places
 
 
@@ -67,7 +67,7 @@ def train_encoder(
         colours, shapes = (labels[rows].gather(1, owner.clamp(min=0)) for labels in (pictures.colours, pictures.shapes))
         says_colour, says_shape, says_place = reader(pixels)
         loss = _told_loss(says_colour, colours, owner) + _told_loss(says_shape, shapes, owner)
-        loss = loss + F.mse_loss(says_place, _places(config).expand_as(says_place))
+        loss = loss + F.cross_entropy(says_place.flatten(0, 1), torch.arange(says_place.shape[1]).repeat(len(rows)))
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
@@ -117,12 +117,6 @@ def _owners(covered: Tensor) -> Tensor:
     """Shares [b,2,p] -> what stands on each patch [b,p]: 0 nothing, 1 or 2 an object, -1 too little to be asked."""
     most, which = covered.max(1)
     return torch.where(most >= ON, which + 1, torch.where(most <= OFF, 0, -1))
-
-
-def _places(config: Vision) -> Tensor:
-    """Column and row of each patch, from -1 to 1: [p,2]."""
-    line = torch.linspace(-1, 1, config.image_size // config.patch)
-    return torch.stack(torch.meshgrid(line, line, indexing="xy"), -1).flatten(0, 1)
 
 
 def _waves(config: Vision) -> Tensor:
