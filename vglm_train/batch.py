@@ -8,20 +8,18 @@ from torch import Tensor
 
 # Why a sample could not be used: damaged picture, decompression bomb, tar member cut short, no caption, bad JSON.
 CAUSES = ("image", "bomb", "truncated", "caption", "record")
+IGNORED = -100  # a label that is no target
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PairBatch:
-    """One rank's micro-batch of image-text pairs, `b` rows.
+class Batch:
+    """One rank's micro-batch, `b` rows.
 
-    A damaged sample leaves its row in place with `valid` False (shapes never change); such a row
+    A damaged sample leaves its row in place with `valid` False (the number of rows never changes); such a row
     takes part in no loss, neither as an anchor nor as a candidate.
     """
 
     pixels: Tensor  # [b,3,h,w] uint8, normalised on the device; float is taken as normalised already
-    text_ids: Tensor  # [b,t] int64: [CLS] (language token) words [SEP] padding
-    text_mask: Tensor  # [b,t] bool, True where a token stands
-    image_ids: Tensor  # [b] int64, content hash: equal ids are positives, never negatives
     valid: Tensor  # [b] bool
     first_row: int = 0  # place of row 0 in the stream (all epochs, all ranks): keys the noise of a step
     epoch: int = 0
@@ -38,3 +36,26 @@ class PairBatch:
     def _each(self, change) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: change(t) for name, t in tensors.items() if isinstance(t, Tensor)})
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PairBatch(Batch):
+    """Image-text pairs, for stage one."""
+
+    text_ids: Tensor  # [b,t] int64: [CLS] (language token) words [SEP] padding
+    text_mask: Tensor  # [b,t] bool, True where a token stands
+    image_ids: Tensor  # [b] int64, content hash: equal ids are positives, never negatives
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class PromptBatch(Batch):
+    """Pictures in prompts with answers, for a language model. Padded on the right.
+
+    Decoder-only: labels have the shape of input_ids and name the id that stands in the same place (unshifted).
+    Encoder-decoder: input_ids are the encoder's, labels the whole answer, with a length of its own.
+    """
+
+    input_ids: Tensor  # [b,s] int64; the image's places hold an id that is never looked up
+    attention_mask: Tensor  # [b,s] bool, True where a token or a piece of image stands
+    visual_mask: Tensor  # [b,s] bool, True on the image's places, q a row (a damaged row's too)
+    labels: Tensor  # [b,t] int64, IGNORED where there is no target

@@ -6,6 +6,7 @@ Defaults are BLIP-2's published ones (EVA ViT-g/14, BERT-base Q-Former, 32 queri
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vglm_train.config.language import Language
 from vglm_train.config.rules import FieldError, below_one, multiple, not_empty, positive
 
 
@@ -43,7 +44,7 @@ class QFormer:
     positions: int = 512  # longest text the position table holds
     dropout: float = 0.1
     vocabulary: int | None = None  # none: what the tokenizer has
-    weights: str | None = None  # BERT weights to start from; none: random
+    weights: str | None = None  # BERT weights, or a bundle of an earlier stage, to start from; none: random
 
     def __post_init__(self) -> None:
         positive(self, "layers", "width", "heads", "mlp_width", "queries", "cross_every", "positions", "vocabulary")
@@ -75,6 +76,7 @@ class Model:
     qformer: QFormer = field(default_factory=QFormer)
     text: Text = field(default_factory=Text)
     contrastive_width: int = 256
+    language: Language | None = None  # stage generate only
 
     def __post_init__(self) -> None:
         positive(self, "contrastive_width")

@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vglm_train.config.data import Data
+from vglm_train.config.language import Decoding, Prompt
 from vglm_train.config.model import Model
 from vglm_train.config.rules import FieldError, below_one, not_empty, not_negative, positive
 
@@ -35,7 +36,7 @@ class Length:
 class Run:
     name: str
     folder: str | None = None  # none: runs/NAME
-    stage: Literal["align"] = "align"
+    stage: Literal["align", "generate"] = "align"  # Q-Former alone; Q-Former before a frozen language model
     seed: int = 42
     length: Length = field(default_factory=lambda: Length(epochs=10))
 
@@ -174,7 +175,8 @@ class Log:
 class Evaluate:
     every: int | None = None  # steps; none: only at the end
     images: int = 1000  # validation images at most, in shard order
-    rerank: int = 16  # candidates re-scored by ITM; 0: ITC only
+    rerank: int = 16  # align: candidates re-scored by ITM; 0: ITC only
+    decoding: Decoding = field(default_factory=Decoding)  # generate: how captions are written
     table: int = 16  # validation images shown in the W&B table
 
     def __post_init__(self) -> None:
@@ -187,6 +189,7 @@ class Config:
     run: Run
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
+    prompt: Prompt = field(default_factory=Prompt)  # stage generate only
     objective: Objective = field(default_factory=Objective)
     optim: Optim = field(default_factory=Optim)
     engine: Engine = field(default_factory=Engine)

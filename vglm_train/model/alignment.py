@@ -4,8 +4,7 @@ n images or pairs, b rows, p image tokens, c image width, q queries, t text plac
 width, v vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
-from types import MethodType
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -13,9 +12,10 @@ from torch import Tensor, nn
 
 from vglm_train.config.model import Model
 from vglm_train.model.norm import LayerNorm
-from vglm_train.model.qformer.layers import EPS, Block
+from vglm_train.model.qformer.layers import EPS
 from vglm_train.model.qformer.qformer import Keys, QFormer
 from vglm_train.model.vision import VisionEncoder, build_vision
+from vglm_train.model.visual import VisualModel
 
 TEMPERATURE = 0.07
 
@@ -39,15 +39,12 @@ class CaptionHead(nn.Module):
         return F.linear(self.norm(F.gelu(self.transform(hidden))), words, bias)[..., :vocabulary]
 
 
-class Alignment(nn.Module):
+class Alignment(VisualModel):
     """Everything stage one computes with; it holds no loss and knows no other process.
 
     `encode_image` and `image_keys` feed the Q-Former's passes; `image_embeds`, `text_embeds`, `match_logits` and
     `caption_logits` are the heads on what comes out.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -57,33 +54,14 @@ class Alignment(nn.Module):
         mean: Sequence[float],
         std: Sequence[float],
     ) -> None:
-        super().__init__()
+        super().__init__(vision, qformer, mean, std)
         assert qformer.embeddings is not None
         vocabulary, width = qformer.embeddings.words.weight.shape
-        self.vision = vision
-        self.vision_norm = LayerNorm(vision.width, 1e-5)
-        self.qformer = qformer
         self.image_projection = nn.Linear(width, contrastive_width)
         self.text_projection = nn.Linear(width, contrastive_width)
         self.matching_head = nn.Linear(width, 2)
         self.caption_head = CaptionHead(width, vocabulary)
         self.temperature = nn.Parameter(torch.full((1,), TEMPERATURE))  # [1]: DeepSpeed refuses 0-d parameters
-        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
-        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
-
-    def encode_image(self, pixels: Tensor) -> Tensor:
-        """[n,3,h,w] -> frozen features [n,p,c] without gradient, in the encoder's dtype.
-
-        uint8 pixels are normalised here, on the device; floating point ones are taken as normalised.
-        """
-        if pixels.dtype == torch.uint8:
-            pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
-        return self.vision(pixels)
-
-    def image_keys(self, features: Tensor) -> Keys:
-        """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images."""
-        weight = self.vision_norm.weight
-        return self.qformer.image_keys(self.vision_norm(features.to(weight.dtype)))
 
     def image_embeds(self, queries: Tensor) -> Tensor:
         """The Q-Former's queries [n,q,d] -> unit vectors [n,q,e], fp32."""
@@ -115,25 +93,6 @@ class Alignment(nn.Module):
     def embed_texts(self, ids: Tensor, mask: Tensor) -> Tensor:
         """For evaluation: sentences, ids [b,t] and mask [b,t] bool -> unit vectors [b,e]."""
         return self.text_embeds(self.qformer.text(ids, mask))
-
-    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of all that is trained, in the module's order."""
-        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
-
-    def recompute(self, on: bool) -> None:
-        """Whether the Q-Former's activations are computed again in backward instead of kept."""
-        self.qformer.recompute = on
-
-    def compile_blocks(self) -> None:
-        """torch.compile the Q-Former's blocks in place; names of weights stay.
-
-        The frozen encoder is left alone: its time is matrix products, which compiling does not change.
-        """
-        # one function for all blocks: each pass, with and without gradient, compiles once and not once a block
-        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
-        forward = torch.compile(Block.forward, dynamic=False)
-        for block in self.qformer.blocks:
-            block.forward = MethodType(forward, block)  # type: ignore[method-assign]
 
 
 def _unit(projection: nn.Linear, hidden: Tensor) -> Tensor:

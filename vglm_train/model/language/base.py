@@ -1,0 +1,68 @@
+"""The contract of every language model: frozen for good, in its own dtype, read and written through embeddings.
+
+b rows, s places of the sequence, t places of the labels, m targets, e embedding width, v vocabulary.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.batch import PromptBatch
+from vglm_train.config.language import Decoding
+
+OnToken = Callable[
+    [Tensor], None
+]  # called with the newest id of each row [b] int64, on the CPU, as soon as it is known
+
+
+class LanguageModel(nn.Module):
+    """A frozen language model behind four verbs. Gradients flow through it to the embeddings, never into it.
+
+    `embed_width` e is the width of its embeddings, which need not be that of its blocks (OPT-350m).
+    `pad_id` fills what `generate` leaves open behind an answer's end.
+    """
+
+    embed_width: int
+    pad_id: int
+    dtype: torch.dtype
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode: `model.train()` must not wake a frozen model's dropout."""
+        return super().train(False)
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Ids [b,s] -> [b,s,e] in the model's dtype."""
+        raise NotImplementedError
+
+    def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Embeddings [b,s,e] -> logits [m,v] and targets [m] int64, of the places that carry a target alone.
+
+        In the order of `batch.labels` read row by row; m may be 0. Which logit foretells which label is the family's
+        business, the average is the objective's.
+        """
+        raise NotImplementedError
+
+    def generate(
+        self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
+    ) -> Tensor:
+        """Continue prompts [b,s,e], padded on the right -> new ids [b,t] int64: no start token, `pad_id` behind `end_id`.
+
+        `batch.labels` is not looked at. `on_token` is called for each step; beam search knows its answer only at the
+        end and refuses it with ValueError. A row's answer does not depend on what else is in the batch.
+        """
+        raise NotImplementedError
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks in order (for a seq2seq model the encoder's, then the decoder's)."""
+        raise NotImplementedError
+
+    def recompute(self, on: bool) -> None:
+        """Whether activations are computed again in backward instead of kept."""
+        raise NotImplementedError
+
+
+def target_rows(labels: Tensor, ignored: int) -> Tensor:
+    """Row [m] int64 that each target of labels [b,t] stands in, in the order of `score`."""
+    return (labels != ignored).nonzero()[:, 0]

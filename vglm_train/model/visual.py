@@ -1,0 +1,63 @@
+"""What both stages' models share: a frozen image encoder, the trained norm after it, and the Q-Former.
+
+n images, p image tokens, c image width.
+"""
+
+from collections.abc import Iterator, Sequence
+from types import MethodType
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.model.norm import LayerNorm
+from vglm_train.model.qformer.layers import Block
+from vglm_train.model.qformer.qformer import Keys, QFormer
+from vglm_train.model.vision import VisionEncoder
+
+
+class VisualModel(nn.Module):
+    """Pixels to the Q-Former's keys; what is done with the queries is the stage's."""
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, vision: VisionEncoder, qformer: QFormer, mean: Sequence[float], std: Sequence[float]) -> None:
+        super().__init__()
+        self.vision = vision
+        self.vision_norm = LayerNorm(vision.width, 1e-5)
+        self.qformer = qformer
+        self.register_buffer("mean", torch.tensor(mean)[:, None, None], persistent=False)
+        self.register_buffer("std", torch.tensor(std)[:, None, None], persistent=False)
+
+    def encode_image(self, pixels: Tensor) -> Tensor:
+        """[n,3,h,w] -> frozen features [n,p,c] without gradient, in the encoder's dtype.
+
+        uint8 pixels are normalised here, on the device; floating point ones are taken as normalised.
+        """
+        if pixels.dtype == torch.uint8:
+            pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
+        return self.vision(pixels)
+
+    def image_keys(self, features: Tensor) -> Keys:
+        """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images."""
+        weight = self.vision_norm.weight
+        return self.qformer.image_keys(self.vision_norm(features.to(weight.dtype)))
+
+    def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """(name, parameter) of all that is trained, in the module's order."""
+        return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
+
+    def recompute(self, on: bool) -> None:
+        """Whether the Q-Former's activations are computed again in backward instead of kept."""
+        self.qformer.recompute = on
+
+    def compile_blocks(self) -> None:
+        """torch.compile the Q-Former's blocks in place; names of weights stay.
+
+        The frozen encoder is left alone: its time is matrix products, which compiling does not change.
+        """
+        # one function for all blocks: each pass, with and without gradient, compiles once and not once a block
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        forward = torch.compile(Block.forward, dynamic=False)
+        for block in self.qformer.blocks:
+            block.forward = MethodType(forward, block)  # type: ignore[method-assign]

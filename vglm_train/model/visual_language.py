@@ -1,0 +1,66 @@
+"""Stage two's composite: frozen image encoder, trained norm, Q-Former and projection, frozen language model.
+
+n images, b rows, p image tokens, c image width, q queries, e embedding width, s places of the sequence.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.batch import PromptBatch
+from vglm_train.config.language import Decoding
+from vglm_train.model.language.base import LanguageModel, OnToken
+from vglm_train.model.qformer.qformer import QFormer
+from vglm_train.model.vision import VisionEncoder
+from vglm_train.model.visual import VisualModel
+
+
+class VisualLanguageModel(VisualModel):
+    """The queries of a Q-Former without text branch become places of a language model's input."""
+
+    def __init__(
+        self,
+        vision: VisionEncoder,
+        qformer: QFormer,
+        language: LanguageModel,
+        mean: Sequence[float],
+        std: Sequence[float],
+    ) -> None:
+        super().__init__(vision, qformer, mean, std)
+        self.image_length, width = qformer.query_tokens.shape
+        self.projection = nn.Linear(width, language.embed_width)
+        self.language = language
+
+    def visual_tokens(self, features: Tensor) -> Tensor:
+        """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e]."""
+        return self.projection(self.qformer.queries(self.image_keys(features))[0])
+
+    def fuse(self, visual: Tensor, batch: PromptBatch) -> Tensor:
+        """Visual tokens [n,q,e] at the image's places of the embedded ids -> [b,s,e] in the language model's dtype.
+
+        ValueError where the places are not exactly as many as the tokens.
+        """
+        places = int(batch.visual_mask.sum()) if not batch.visual_mask.is_cuda else None
+        if places is not None and places != visual.shape[0] * visual.shape[1]:
+            raise ValueError(
+                f"the prompts have {places} places for {visual.shape[0]} images of {visual.shape[1]} tokens each"
+            )
+        text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
+        return text.masked_scatter(batch.visual_mask[..., None], visual.to(text.dtype))
+
+    def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
+        visual = self.visual_tokens(self.encode_image(batch.pixels))
+        return self.language.score(self.fuse(visual, batch), batch)
+
+    @torch.no_grad()
+    def generate(self, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None) -> Tensor:
+        """Answers [b,t] to prompts with images; see LanguageModel.generate."""
+        visual = self.visual_tokens(self.encode_image(batch.pixels))
+        return self.language.generate(self.fuse(visual, batch), batch, decoding, end_id, on_token)
+
+    def recompute(self, on: bool) -> None:
+        """Whether activations of the Q-Former and of the language model are computed again in backward."""
+        super().recompute(on)
+        self.language.recompute(on)
