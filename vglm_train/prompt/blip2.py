@@ -11,7 +11,7 @@ from collections.abc import Sequence
 
 from vglm_train.batch import IGNORED
 from vglm_train.prompt.dialogue import Dialogue, Turn
-from vglm_train.prompt.template import Context, Encoded, Template, answer_text
+from vglm_train.prompt.template import Context, Encoded, Template
 from vglm_train.prompt.tokenizers import HfTokenizer
 
 
@@ -44,7 +44,7 @@ class CausalTemplate(Blip2Template):
 
     def encode(self, dialogue: Dialogue, split: float | None = None) -> Encoded:
         """A dialogue to learn from; `split` is not looked at. EmptyAnswer where there is nothing to learn."""
-        text = answer_text(dialogue)
+        text = self._text(dialogue)
         (_, behind), shorter = self._fit(dialogue.question, dialogue.history, dialogue.language)
         asked = self.question_text(dialogue.question, dialogue.history)
         answer, cut = self._ended(self.answer_ids(asked, text, dialogue.language))
@@ -66,7 +66,7 @@ class SeqToSeqTemplate(Blip2Template):
 
     def encode(self, dialogue: Dialogue, split: float | None = None) -> Encoded:
         """A dialogue to learn from, its first words given if `split` is. EmptyAnswer where nothing is to be learnt."""
-        words = self.tokenizer.encode(answer_text(dialogue))
+        words = self.tokenizer.encode(self._text(dialogue))
         (_, behind), shorter = self._fit(dialogue.question, dialogue.history, dialogue.language)
         close = len(behind) - len(self.tokenizer.behind)
         kept = words[: self.prompt.max_answer]

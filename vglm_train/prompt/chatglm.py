@@ -62,7 +62,7 @@ class ChatGLMTokenizer:
         """Ids of a text, without special tokens."""
         text = text.replace("\n", NEWLINE).replace("\t", TAB)
         text = _BLANK_RUN.sub(lambda run: f"<|blank_{len(run[0])}|>", text)
-        return [self._offset + piece for piece in self._pieces.encode(text)]
+        return [self._offset + piece for piece in self._pieces.encode(whole_characters(text))]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens, image tokens and ids beyond the vocabulary are left out."""
@@ -99,6 +99,11 @@ class ChatGLMTokenizer:
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
         self._pieces = SentencePieceProcessor(model_proto=self._model)
+
+
+def whole_characters(text: str) -> str:
+    """The text with ? for halves of characters, which JSON can hold and no tokenizer takes."""
+    return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def build_chatglm(path: Path) -> ChatGLMTokenizer:

@@ -127,8 +127,19 @@ class Template(ABC):
     def _fits(self, context: Context) -> bool:
         return len(context[0]) + len(context[1]) <= self.prompt.max_prompt
 
+    def _text(self, dialogue: Dialogue) -> str:
+        """The answer to be learnt: trimmed, and on the way no text that would end it. EmptyAnswer if there is none."""
+        whole = dialogue.answer or ""
+        parts = whole.split(self.prompt.end) if self.prompt.end else [whole]
+        answer = " ".join(part.strip() for part in parts if part.strip())
+        if not answer:
+            raise EmptyAnswer(f"the answer to {dialogue.question[:60]!r} is empty")
+        return answer
+
     def _ended(self, answer: list[int]) -> tuple[list[int], bool]:
         """The answer with its end, or what max_answer leaves of it; and whether it was cut."""
+        if not answer:
+            raise EmptyAnswer("the tokenizer leaves nothing of the answer")
         whole = [*answer, self.end_id]
         return whole[: self.prompt.max_answer], len(whole) > self.prompt.max_answer
 
@@ -140,14 +151,6 @@ class Template(ABC):
 
     def _visual(self, before: list[int]) -> tuple[int, int]:
         return len(before), self.image_length
-
-
-def answer_text(dialogue: Dialogue) -> str:
-    """The answer to be learnt, trimmed. EmptyAnswer where there is none."""
-    answer = (dialogue.answer or "").strip()
-    if not answer:
-        raise EmptyAnswer(f"the answer to {dialogue.question[:60]!r} is empty")
-    return answer
 
 
 def build_template(prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int) -> Template:

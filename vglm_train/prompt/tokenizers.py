@@ -9,7 +9,7 @@ from transformers import AutoTokenizer
 
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
-from vglm_train.prompt.chatglm import build_chatglm
+from vglm_train.prompt.chatglm import build_chatglm, whole_characters
 
 logger = logging.getLogger("vglm_train")
 
@@ -53,7 +53,7 @@ class HfTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
-        return self.tokenizer.backend_tokenizer.encode(text, add_special_tokens=False).ids
+        return self.tokenizer.backend_tokenizer.encode(whole_characters(text), add_special_tokens=False).ids
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens; ids beyond the vocabulary are left out."""

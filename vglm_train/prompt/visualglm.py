@@ -13,7 +13,7 @@ from vglm_train.batch import IGNORED
 from vglm_train.config.language import Prompt
 from vglm_train.prompt.chatglm import ChatGLMTokenizer
 from vglm_train.prompt.dialogue import Dialogue, Turn
-from vglm_train.prompt.template import Context, Encoded, Template, answer_text
+from vglm_train.prompt.template import Context, Encoded, Template
 from vglm_train.prompt.tokenizers import Tokenizer
 
 MARKS = {"zh": ("问：", "答："), "en": ("Q:", "A:")}
@@ -41,7 +41,7 @@ class VisualGLMTemplate(Template):
 
     def encode(self, dialogue: Dialogue, split: float | None = None) -> Encoded:
         """A dialogue to learn from; `split` is not looked at. EmptyAnswer where there is nothing to learn."""
-        words = self.tokenizer.encode(answer_text(dialogue))
+        words = self.tokenizer.encode(self._text(dialogue))
         (before, behind), shorter = self._fit(dialogue.question, dialogue.history, dialogue.language)
         answer, cut = self._ended(words)
         prompt = self._joined(before, behind)
