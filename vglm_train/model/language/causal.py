@@ -27,7 +27,7 @@ class CausalLanguage(HuggingFaceLanguage):
         super().__init__(config, MODEL_FOR_CAUSAL_LM_MAPPING)
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        b, s = batch.labels.shape
+        s = batch.labels.shape[1]
         self.check_length(s)
         row, place = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
         targets = batch.labels[row, place + 1]
