@@ -12,8 +12,8 @@ from transformers import PreTrainedTokenizerFast
 from vglm_train.prompt.chatglm import BLANKS, FILE, NEWLINE, SPECIAL, TAB
 
 FIRST = ("<unk>", "<s>", "</s>", "<pad>", NEWLINE, "▁")
-NORMAL, UNKNOWN, CONTROL, DEFINED, BYTE = 1, 2, 3, 4, 6
-KINDS = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL, "<pad>": CONTROL, NEWLINE: DEFINED}
+NORMAL, UNKNOWN, CONTROL, DEFINED, UNUSED, BYTE = range(1, 7)
+KINDS = {"<unk>": UNKNOWN, "<s>": CONTROL, "</s>": CONTROL, "<pad>": UNUSED, NEWLINE: DEFINED}
 
 
 def ice_text(path: Path, text: dict[int, str] | Sequence[str], length: int | None = None) -> Path:

@@ -181,6 +181,8 @@ def test_seq2seq_cutting(tmp_path):
     made = seq2seq(tmp_path, prefix_split=True, max_prompt=6, max_answer=6)
     row = made.encode(Dialogue("what?", LONG), 0.9)  # the midpoint of six words is 3, but there is room for 2
     assert row == Encoded([PAD, PAD, 4, 5, 6, 9, 8, EOS], (0, 2), [10, 8, 10, 8, 10, 8], cut=True)
+    roomy = seq2seq(tmp_path, prefix_split=True, max_answer=6).encode(Dialogue("", LONG), 0.9)
+    assert roomy == Encoded([PAD, PAD, 9, 8, 10, EOS], (0, 2), [8, 10, 8, 10, 8, 10], cut=True)
     row = made.encode(Dialogue("what? " * 9, "a dog"), 0.9)
     assert row == Encoded([PAD, PAD, 4, 5, 5, 5, 6, EOS], (0, 2), [9, 8, EOS], cut=True)
 
