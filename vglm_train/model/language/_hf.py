@@ -50,6 +50,8 @@ class HuggingFaceLanguage(LanguageModel):
                 f"{source}: model_type {shape.model_type} is not of the family {config.family}; "
                 "set model.language.family to the one it is (chatglm, causal or seq2seq), or take another model."
             )
+        if "text_config" in shape.sub_configs:
+            raise UserError(f"{source}: {shape.model_type} sees pictures itself; give the language model it holds.")
         try:
             self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
         except (ValueError, TypeError, AssertionError) as error:
