@@ -33,7 +33,7 @@ class CausalLanguage(HuggingFaceLanguage):
         targets = batch.labels[row, place + 1]
         gate = HalfGate(self.dtype)
         embeds = gate.enter(embeds)
-        # padding stands right of everything and is never asked for: without a mask, attention is plainly causal and fast
+        # padding stands right of everything that is asked for: no mask is needed, and plainly causal attention is fast
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), row * s + place):
             logits = self.model(inputs_embeds=embeds, use_cache=False).logits
         return gate.leave(logits[0]), targets
