@@ -9,15 +9,17 @@ import torch
 
 from data_tools.demo import run
 from data_tools.demo.encoder import PatchReader, Pictures, save_encoder, train_encoder
+from data_tools.demo.language import write_bert
 from data_tools.demo.pairs import Share
 from data_tools.demo.records import _labels
 from data_tools.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table
 from data_tools.demo.scenes import LANGUAGES, all_scenes, draw
-from vglm_train.checkpoint.pretrained import load_vision
+from vglm_train.checkpoint.pretrained import load_bert, load_vision
 from vglm_train.config.data import Image
 from vglm_train.config.load import load
 from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
+from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
 
 VISION = Vision(image_size=64, patch=16, width=32, depth=1, heads=2, mlp_width=64, dtype="fp32")
@@ -28,13 +30,14 @@ def pictures() -> Pictures:
     scenes = all_scenes(0)[:48]
     drawn = [draw(scene, Random(scene.key)) for scene in scenes]
     pixels, owners = (torch.from_numpy(np.stack([np.asarray(pair[k]) for pair in drawn])) for k in (0, 1))
-    return Pictures(pixels.permute(0, 3, 1, 2).contiguous(), owners, *_labels(scenes))
+    return Pictures(pixels.permute(0, 3, 1, 2).contiguous(), owners, _labels(scenes))
 
 
 def test_encoder_learns_and_is_read_by_the_model(pictures: Pictures, tmp_path: Path):
-    encoder, colour, shape = train_encoder(pictures, VISION, Image(crop_scale=(0.9, 1.0)), steps=150, seed=0, batch=16)
-    assert colour > 0.8  # a fresh one tells one in nine
-    assert shape > 0.25
+    encoder, told = train_encoder(pictures, VISION, Image(crop_scale=(0.9, 1.0)), steps=150, seed=0, batch=16)
+    assert told["colour"] > 0.8  # a fresh one tells one in nine
+    assert told["shape"] > 0.25
+    assert told["side"] > 0.6  # one in five
     file = tmp_path / "encoder.safetensors"
     save_encoder(encoder, file)
     vision = build_vision(VISION)
@@ -52,8 +55,23 @@ def test_encoder_is_a_function_of_its_seed(pictures: Pictures):
 
 
 def test_patch_reader_starts_with_places_that_differ():
-    positions = PatchReader(VISION, 9, 7).encoder.positions[1:]
+    positions = PatchReader(VISION, {"colour": 9, "shape": 7}).encoder.positions[1:]
     assert torch.pdist(positions.detach()).min() > 0.1
+
+
+def test_attributes_are_read_through_orthonormal_directions():
+    directions = PatchReader(VISION, {"colour": 9, "shape": 7, "side": 5}).directions
+    assert torch.allclose(directions @ directions.T, torch.eye(21), atol=1e-5)
+
+
+def test_first_weights_suit_the_width_and_are_read_by_the_model(tmp_path: Path):
+    config = load(run.CONFIG)
+    write_bert(tmp_path / "bert.safetensors", config.model.qformer, 150, seed=0)
+    model = build_alignment(config.model, 153, config.data.image.mean, config.data.image.std)
+    load_bert(model, tmp_path / "bert.safetensors")
+    weight = model.qformer.blocks[1].attention.qkv.weight
+    assert weight.std().item() == pytest.approx(0.06, rel=0.05)
+    assert model.qformer.embeddings.words.weight[:150].std().item() == pytest.approx(0.06, rel=0.05)
 
 
 def _fields(section: Vision) -> dict:
