@@ -38,7 +38,7 @@ def test_encoder_learns_and_is_read_by_the_model(pictures: Pictures, tmp_path: P
     file = tmp_path / "encoder.safetensors"
     save_encoder(encoder, file)
     vision = build_vision(VISION)
-    load_vision(vision.encoder, Model(vision=Vision(**{**_fields(VISION), "weights": str(file)})))
+    load_vision(vision.encoder, Vision(**{**_fields(VISION), "weights": str(file)}))
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(vision(pixels), encoder(pixels))
