@@ -1,0 +1,108 @@
+"""A SentencePiece file laid out like ChatGLM-6B's `ice_text.model`, for small ChatGLM models of one's own.
+
+    python -m data_tools.ice_text records.jsonl --size 4000 --out ice_text.model
+
+Pieces are learned from the captions of a records file (or, called from Python, from any sentences); the special
+tokens, blanks and bytes stand at the end, in ChatGLM's order. The same captions always give the same file. Unlike the
+released one it leaves every character as it is (that one makes full-width punctuation half-width). The file gives
+`model.language.tokenizer`, its number of pieces `model.language.vocabulary`.
+"""
+
+import io
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from sentencepiece import SentencePieceTrainer
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
+
+from data_tools import _files
+from data_tools.vocabulary import captions
+from vglm_train.errors import UserError
+from vglm_train.prompt.chatglm import BLANKS, NEWLINE, SPECIAL, TAB
+
+BYTES = tuple(f"<0x{number:02X}>" for number in range(256))
+END = len(SPECIAL) + 1 + len(BLANKS) + len(BYTES)  # pieces behind the text's: 344
+FRAME = "<img></img>问：答：Q:A:？?，,。."  # what prompts are made of must not fall apart into bytes
+CONTROL, DEFINED, BYTE = 3, 4, 6  # SentencePiece's kinds of piece
+COVERAGE = 0.9995  # share of the characters that are pieces; the rarest are written as bytes
+
+
+def train_ice_text(sentences: Iterable[str], out: Path, size: int) -> int:
+    """Learn from the sentences, write the file (whole or absent) and return how many pieces it has, at most `size`.
+
+    UserError where there is nothing to learn from or `size` has no room for the characters.
+    """
+    if size <= END:
+        raise UserError(f"--size {size}: {END} pieces are ChatGLM's special tokens, blanks and bytes; give more")
+    lines = list(_lines(sentences))
+    if not lines:
+        raise UserError("no sentences to learn pieces from")
+    pieces = _finished(_trained(lines, size - END))
+    out.parent.mkdir(parents=True, exist_ok=True)
+    with _files.replacing(out) as file:
+        file.write(pieces.SerializeToString())
+    return len(pieces.pieces)
+
+
+def _lines(sentences: Iterable[str]) -> Iterator[str]:
+    for sentence in sentences:
+        yield from (text for line in sentence.splitlines() if (text := re.sub(r"\s+", " ", line).strip()))
+
+
+def _trained(lines: list[str], size: int) -> bytes:
+    """SentencePiece's own training: unigram pieces with the first five as ChatGLM has them."""
+    model = io.BytesIO()
+    try:
+        SentencePieceTrainer.train(
+            sentence_iterator=iter(lines),
+            model_writer=model,
+            model_type="unigram",
+            vocab_size=size,
+            hard_vocab_limit=False,
+            character_coverage=COVERAGE,
+            required_chars=FRAME,
+            max_sentence_length=max(len(line.encode("utf-8")) for line in lines) + 1,
+            normalization_rule_name="identity",
+            remove_extra_whitespaces=False,
+            unk_id=0,
+            bos_id=1,
+            eos_id=2,
+            pad_id=3,
+            user_defined_symbols=[NEWLINE],
+            num_threads=1,  # sums of several threads would differ from run to run
+            minloglevel=2,
+        )
+    except RuntimeError as error:
+        reason = str(error).strip().splitlines()[-1].rpartition("] ")[2].partition(". ")[0]
+        raise UserError(f"--size {size + END}: no vocabulary could be learned: {reason}; give a larger one") from error
+    return model.getvalue()
+
+
+def _finished(trained: bytes) -> ModelProto:
+    """With ChatGLM's tokens behind the text's pieces."""
+    model = ModelProto()
+    model.ParseFromString(trained)
+    for kind, names in ((CONTROL, SPECIAL), (DEFINED, (TAB, *BLANKS)), (BYTE, BYTES)):
+        for name in names:
+            model.pieces.add(piece=name, score=0.0, type=kind)
+    model.trainer_spec.byte_fallback = True
+    model.trainer_spec.vocab_size = len(model.pieces)
+    return model
+
+
+def main() -> int:
+    parser = _files.parser("data_tools.ice_text", __doc__)
+    parser.add_argument("records", type=Path, help="records file of data_tools.convert")
+    parser.add_argument("--out", required=True, type=Path, help="file to write, for instance ice_text.model")
+    parser.add_argument("--size", type=_files.at_least_one, default=8000, help="pieces at most (default: 8000)")
+    parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
+    parser.add_argument("--all-splits", action="store_true", help="learn from every record")
+    args = parser.parse_args()
+    sentences = (text for _, text in captions(args.records, None if args.all_splits else args.split))
+    print(f"{args.out}: {train_ice_text(sentences, args.out, args.size)} pieces")
+    return 0
+
+
+if __name__ == "__main__":
+    _files.command(main)

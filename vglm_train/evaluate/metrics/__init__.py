@@ -1,0 +1,62 @@
+"""How close captions come to their references, by the usual libraries. They are an extra: training does without."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+
+from vglm_train.errors import UserError
+
+LIBRARIES = {
+    "pycocoevalcap": "pycocoevalcap",
+    "nltk": "nltk",
+    "jieba": "jieba",
+    "rouge_chinese": "rouge-chinese",
+    "sacrebleu": "sacrebleu",
+}  # module -> package
+
+
+@dataclass(frozen=True, slots=True)
+class TextScores:
+    """Scores in per cent (CIDEr too: 100 times what its library gives, as papers print it)."""
+
+    scores: dict[str, float]
+    made_by: dict[str, str]  # score, or the segmenter it rests on -> library, version, convention
+    notes: tuple[str, ...] = ()  # what could not be measured, and why
+
+
+def missing() -> UserError | None:
+    """What to tell whoever wants text scores, if a library for them is not installed."""
+    absent = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
+    if not absent:
+        return None
+    return UserError(
+        f"caption scores need {', '.join(absent)}: pip install 'vglm_train[eval]', or from a clone '.[eval]'."
+    )
+
+
+def text_scores(language: str, references: Sequence[Sequence[str]], outputs: Sequence[str]) -> TextScores:
+    """Scores of one output an image against that image's references, at least one each.
+
+    Line breaks and runs of white space count as one space. Raises UserError where a library is missing.
+    """
+    error = missing()
+    if error is not None:
+        raise error
+    assert len(references) == len(outputs) > 0
+    assert all(references)
+    score = _scorer(language)
+    return score([[_line(text) for text in texts] for texts in references], [_line(text) for text in outputs])
+
+
+def _scorer(language: str) -> Callable[[list[list[str]], list[str]], TextScores]:
+    if language == "zh":
+        from vglm_train.evaluate.metrics import chinese
+
+        return chinese.scores
+    from vglm_train.evaluate.metrics import english
+
+    return english.scores
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,50 @@
+"""The two parts of pycocoevalcap that start a Java program: the Penn Treebank tokenizer and METEOR 1.5."""
+
+import shutil
+from collections.abc import Sequence
+
+
+class NoJava(Exception):  # noqa: N818  (what is missing)
+    """There is no Java, or the program did not answer. The message is one clause that says so."""
+
+
+def tokenize(texts: Sequence[str]) -> list[str]:
+    """Lower-case words without punctuation, a space between, by Stanford's PTBTokenizer. Raises NoJava."""
+    _find()
+    from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
+
+    try:  # writes a file into its own folder, which may be read-only
+        found = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(texts)})
+    except (OSError, ValueError) as error:
+        raise NoJava(f"the PTB tokenizer did not run ({error})") from error
+    if len(found) != len(texts):
+        raise NoJava("the PTB tokenizer gave no answer (its message is above)")
+    return [found[n][0] for n in range(len(texts))]
+
+
+def meteor(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
+    """METEOR 1.5 of tokenized English, in per cent. Raises NoJava."""
+    _find()
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    scorer = Meteor()
+    try:
+        found, _ = scorer.compute_score(
+            {n: [_fields(text) for text in texts] for n, texts in enumerate(references)},
+            {n: [_fields(text)] for n, text in enumerate(outputs)},
+        )
+    except (OSError, ValueError) as error:
+        if scorer.lock.locked():
+            scorer.lock.release()  # its __del__ would wait for it for ever
+        raise NoJava("METEOR's program gave no answer; it asks for 2 GB of memory") from error
+    return 100 * found
+
+
+def _find() -> None:
+    if shutil.which("java") is None:
+        raise NoJava("there is no `java` in PATH (Debian: apt install default-jre-headless)")
+
+
+def _fields(text: str) -> str:
+    """METEOR's program takes three bars for the end of a text."""
+    return " ".join(text.replace("|||", " ").split())

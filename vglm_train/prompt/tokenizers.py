@@ -1,0 +1,137 @@
+"""Tokenizers of language models: ChatGLM's own, and any fast one of transformers from a local folder."""
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from transformers import AutoTokenizer
+
+from vglm_train.config.language import Language
+from vglm_train.errors import UserError
+from vglm_train.prompt.chatglm import build_chatglm, whole_characters
+
+logger = logging.getLogger("vglm_train")
+
+_FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vocab.txt", "sentencepiece.bpe.model")
+
+
+class Tokenizer(Protocol):
+    """What a template needs to know. `vocabulary` is one more than the largest id."""
+
+    vocabulary: int
+    pad_id: int
+    end_id: int
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids, without special tokens."""
+
+    def find(self, token: str) -> int | None:
+        """Id of a token by its name; None where there is none."""
+
+    def save(self, folder: Path) -> None:
+        """Write what `build_tokenizer` reads back."""
+
+
+class HfTokenizer:
+    """A fast tokenizer of transformers.
+
+    `front` and `behind` are the ids it puts around a text: OPT's </s>, LLaMA's <s>; T5's </s>. Text is literal:
+    "</s>" in a question is those four characters. Without a padding token the end token pads, which no mask shows.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:  # Any: transformers types most results as unions
+        self.tokenizer = tokenizer
+        self.vocabulary: int = max(tokenizer.get_vocab().values()) + 1
+        self.end_id: int = tokenizer.eos_token_id
+        self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        self.front, self.behind = self._around()
+        self._plain()
+
+    def encode(self, text: str) -> list[int]:
+        """Ids of a text, without special tokens."""
+        return self.tokenizer.backend_tokenizer.encode(whole_characters(text), add_special_tokens=False).ids
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of ids without special tokens; ids beyond the vocabulary are left out."""
+        known = [int(i) for i in ids if 0 <= int(i) < self.vocabulary]
+        return self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+    def find(self, token: str) -> int | None:
+        """Id of a token by its name; None where there is none."""
+        return self.tokenizer.get_vocab().get(token)
+
+    def save(self, folder: Path) -> None:
+        """Write a tokenizer folder."""
+        self.tokenizer.save_pretrained(folder)
+
+    def _around(self) -> tuple[list[int], list[int]]:
+        """What stands before and behind a text when special tokens are asked for."""
+        text, whole = (list(self.tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
+        for start in range(len(whole) - len(text) + 1):
+            if whole[start : start + len(text)] == text:
+                return whole[:start], whole[start + len(text) :]
+        return [], []
+
+    def _plain(self) -> None:
+        """After the last call of the tokenizer itself, which sets all of this as it likes."""
+        backend = self.tokenizer.backend_tokenizer
+        backend.encode_special_tokens = True
+        backend.no_truncation()  # a tokenizer.json may carry both
+        backend.no_padding()
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._plain()  # not among what a tokenizer pickles
+
+
+def build_tokenizer(config: Language, folder: Path | None = None) -> Tokenizer:
+    """The language model's tokenizer, from `folder` if given (one that was saved), else as configured.
+
+    UserError where it is not there or cannot be loaded.
+    """
+    path = folder or Path(config.tokenizer or config.weights or "")
+    if not path.exists():
+        field = "tokenizer" if config.tokenizer else "weights"
+        raise UserError(f"model.language.{field}: no such file or folder: {path}")
+    if config.family == "chatglm":
+        return build_chatglm(path)
+    return _from_folder(path)
+
+
+def check_tokenizer(tokenizer: Tokenizer, vocabulary: int, name: str) -> None:
+    """UserError if the tokenizer has ids for which the model `name`, with so many embeddings, has no embedding."""
+    if tokenizer.vocabulary > vocabulary:
+        raise UserError(
+            f"the tokenizer does not belong to {name}: its largest id is {tokenizer.vocabulary - 1}, but the model's "
+            f"vocabulary has {vocabulary} ids. Set model.language.tokenizer to the one that came with the weights."
+        )
+
+
+def _from_folder(folder: Path) -> HfTokenizer:
+    if not folder.is_dir() or not any((folder / name).is_file() for name in _FILES):
+        raise UserError(
+            f"{folder}: no tokenizer here; model.language.tokenizer wants a folder with tokenizer.json (or "
+            "tokenizer.model, spiece.model, vocab.json with merges.txt) and tokenizer_config.json"
+        )
+    try:
+        tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    except Exception as error:  # transformers raises many kinds here
+        raise UserError(f"{folder}: the tokenizer cannot be loaded: {_first_line(error)}") from error
+    if getattr(tokenizer, "backend_tokenizer", None) is None:
+        raise UserError(f"{folder}: {type(tokenizer).__name__} has no fast form; a tokenizer.json is needed")
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"{folder}: the tokenizer has no end token, so no answer would end; name one as eos_token in "
+            "tokenizer_config.json"
+        )
+    if tokenizer.pad_token_id is None:
+        logger.info("%s: no padding token; %s pads", folder, tokenizer.eos_token)
+    return HfTokenizer(tokenizer)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -1,0 +1,64 @@
+"""VisualGLM-6B's prompts for ChatGLM-6B.
+
+<img> image </img> earlier turns, 问：question 答： (or Q: A:), [gMASK] <sop> | answer <eop>. Everything before <sop> is
+context; the loss counts <sop>, the answer and <eop>.
+
+Source: THUDM/VisualGLM-6B, finetune_visualglm.py and model/chat.py.
+"""
+
+import re
+from collections.abc import Sequence
+
+from vglm_train.batch import IGNORED
+from vglm_train.config.language import Prompt
+from vglm_train.prompt.chatglm import ChatGLMTokenizer
+from vglm_train.prompt.dialogue import Dialogue, Turn
+from vglm_train.prompt.template import Context, Encoded, Template
+from vglm_train.prompt.tokenizers import Tokenizer
+
+MARKS = {"zh": ("问：", "答："), "en": ("Q:", "A:")}
+
+_FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
+_BEHIND_HAN = re.compile("(?<=[\u4e00-\u9fff])[,!:;?]")
+_BEFORE_HAN = re.compile("[,!:;?](?=[\u4e00-\u9fff])")
+
+
+class VisualGLMTemplate(Template):
+    """The image's places hold the padding id. Languages other than Chinese are asked in the English way."""
+
+    tokenizer: ChatGLMTokenizer
+
+    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, image_length: int) -> None:
+        assert isinstance(tokenizer, ChatGLMTokenizer)
+        super().__init__(prompt, tokenizer, image_length)
+
+    def context(self, question: str, history: Sequence[Turn], language: str) -> Context:
+        """All ids before the answer: [gMASK] and <sop> are the last."""
+        ask, answer = MARKS.get(language, MARKS["en"])
+        turns = "".join(f"{ask}{turn.question}\n{answer}{turn.answer}\n" for turn in history)
+        behind = self.tokenizer.encode(f"</img>{turns}{ask}{question}\n{answer}")
+        return self.tokenizer.encode("<img>"), [*behind, self.tokenizer.gmask_id, self.tokenizer.sop_id]
+
+    def encode(self, dialogue: Dialogue, split: float | None = None) -> Encoded:
+        """A dialogue to learn from; `split` is not looked at. EmptyAnswer where there is nothing to learn."""
+        words = self.tokenizer.encode(self._text(dialogue))
+        (before, behind), shorter = self._fit(dialogue.question, dialogue.history, dialogue.language)
+        answer, cut = self._ended(words)
+        prompt = self._joined(before, behind)
+        labels = [*[IGNORED] * (len(prompt) - 1), self.tokenizer.sop_id, *answer]
+        return Encoded([*prompt, *answer], self._visual(before), labels, shorter or cut)
+
+    def decode(self, ids: Sequence[int]) -> str:
+        """Text of an answer's new ids, with the punctuation VisualGLM's chat gives it."""
+        return chinese_punctuation(super().decode(ids))
+
+
+def chinese_punctuation(text: str) -> str:
+    """Full-width , ! : ; ? next to a Chinese character, which ChatGLM's tokenizer made half-width.
+
+    The language model's placeholder for the year it was trained in is filled too, as in model/chat.py.
+    """
+    text = text.replace("[[训练时间]]", "2023年")
+    for place in (_BEHIND_HAN, _BEFORE_HAN):
+        text = place.sub(lambda mark: _FULL_WIDTH[mark[0]], text)
+    return text
