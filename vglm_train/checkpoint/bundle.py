@@ -138,9 +138,10 @@ def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
     if "fingerprint" not in document["towers"]["language"]:
         language = replace(language, weights=None)
     section = replace(config.model, language=language)
-    template = build_template(config.prompt, language, build_tokenizer(language), section.qformer.queries)
-    image = config.data.image
-    model: VisualLanguageModel = build_visual_language(section, image.mean, image.std)
+    tokenizer = build_tokenizer(language)
+    template = build_template(config.prompt, language, tokenizer, section.qformer.queries)
+    image, sop_id = config.data.image, getattr(tokenizer, "sop_id", None)
+    model: VisualLanguageModel = build_visual_language(section, image.mean, image.std, sop_id)
     return Bundle(model, config, document, template=template)
 
 

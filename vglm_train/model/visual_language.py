@@ -68,12 +68,15 @@ class VisualLanguageModel(VisualModel):
         self.language.recompute(on)
 
 
-def build_visual_language(config: Model, mean: Sequence[float], std: Sequence[float]) -> VisualLanguageModel:
+def build_visual_language(
+    config: Model, mean: Sequence[float], std: Sequence[float], sop_id: int | None = None
+) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
-    The Q-Former has no text branch. Published weights are read afterwards.
+    The Q-Former has no text branch. `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. Published
+    weights are read afterwards.
     """
     assert config.language is not None
     vision = build_vision(config.vision)
     qformer = QFormer(config.qformer, config.vision.width, None)
-    return VisualLanguageModel(vision, qformer, build_language(config.language), mean, std)
+    return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id), mean, std)

@@ -50,10 +50,13 @@ class Generate(Stage):
 
     def tokenizer_line(self) -> str:
         place = self.language.tokenizer or self.language.weights
-        if not Path(str(place)).exists():
+        if not self._tokenizer_is_here():
             return f"tokenizer: not checked, {place} is not here"
-        assert self.template
+        assert self.template  # its rules
         return f"tokenizer: {place}, {self.tokenizer.vocabulary:,} tokens"
+
+    def _tokenizer_is_here(self) -> bool:
+        return Path(str(self.language.tokenizer or self.language.weights)).exists()
 
     def notes(self, model: VisualLanguageModel) -> list[str]:
         weights = self.config.model.qformer.weights
@@ -65,7 +68,8 @@ class Generate(Stage):
 
     def model(self) -> VisualLanguageModel:
         image = self.config.data.image
-        return build_visual_language(self.config.model, image.mean, image.std)
+        sop_id = getattr(self.tokenizer, "sop_id", None) if self._tokenizer_is_here() else None
+        return build_visual_language(self.config.model, image.mean, image.std, sop_id)
 
     def load(self, model: VisualLanguageModel) -> None:
         vision, weights = self.config.model.vision, self.config.model.qformer.weights
