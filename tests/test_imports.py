@@ -51,7 +51,14 @@ ENGINE_MAY = {
 FENCED = {
     "deepspeed": {"vglm_train/engine/deepspeed_engine.py"},
     "torch.distributed": {"vglm_train/distributed.py"},
-    "transformers": {"vglm_train/model/vision/hf.py", "vglm_train/prompt/text.py", "vglm_train/prompt/tokenizers.py"},
+    "transformers": {
+        "vglm_train/model/vision/hf.py",
+        "vglm_train/model/language/_hf.py",
+        "vglm_train/model/language/causal.py",
+        "vglm_train/model/language/seq2seq.py",
+        "vglm_train/prompt/text.py",
+        "vglm_train/prompt/tokenizers.py",
+    },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/ice_text.py"},
     "webdataset": {"vglm_train/data/shards.py", "data_tools/_packing.py"},
     "datasets": {"data_tools/sources.py"},

@@ -59,7 +59,7 @@ def _corpus_bleu(references: list[list[str]], outputs: list[str]) -> float:
     from sacrebleu.metrics import BLEU
 
     most = max(map(len, references))
-    columns = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
+    columns: list = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
     return BLEU(tokenize="zh").corpus_score(outputs, columns).score
 
 
