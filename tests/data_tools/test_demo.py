@@ -16,7 +16,7 @@ from data_tools.demo.scenes import LANGUAGES, all_scenes, draw
 from vglm_train.checkpoint.pretrained import load_vision
 from vglm_train.config.data import Image
 from vglm_train.config.load import load
-from vglm_train.config.model import Model, Vision
+from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision import build_vision
 

@@ -72,8 +72,19 @@ class Bundle:
     model: Any  # Alignment or VisualLanguageModel
     config: Config
     document: dict
-    text: TextEncoder | None = None  # stage align
-    template: Template | None = None  # stage generate
+    prompt: TextEncoder | Template
+
+    @property
+    def text(self) -> TextEncoder:
+        """Of stage align."""
+        assert isinstance(self.prompt, TextEncoder)
+        return self.prompt
+
+    @property
+    def template(self) -> Template:
+        """Of stage generate."""
+        assert isinstance(self.prompt, Template)
+        return self.prompt
 
 
 def load_bundle(
@@ -127,7 +138,7 @@ def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
     text = build_text(section, config.data.languages)
     image = config.data.image
     model: Alignment = build_alignment(config.model, text.vocabulary, image.mean, image.std)
-    return Bundle(model, config, document, text=text)
+    return Bundle(model, config, document, text)
 
 
 def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
@@ -142,7 +153,7 @@ def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
     template = build_template(config.prompt, language, tokenizer, section.qformer.queries)
     image, sop_id = config.data.image, getattr(tokenizer, "sop_id", None)
     model: VisualLanguageModel = build_visual_language(section, image.mean, image.std, sop_id)
-    return Bundle(model, config, document, template=template)
+    return Bundle(model, config, document, template)
 
 
 def _load_language(bundle: Bundle, path: Path) -> None:
@@ -150,7 +161,9 @@ def _load_language(bundle: Bundle, path: Path) -> None:
     if path.name == "language.safetensors":
         load_strictly(bundle.model.language, read_safetensors(path), path)
     else:
-        load_language(bundle.model.language, replace(bundle.config.model.language, weights=str(path)))
+        section = bundle.config.model.language
+        assert section is not None
+        load_language(bundle.model.language, replace(section, weights=str(path)))
 
 
 def _keep_shape(config: Model, aside: Path) -> None:

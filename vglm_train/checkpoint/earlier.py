@@ -16,7 +16,14 @@ from vglm_train.model.visual import VisualModel
 logger = logging.getLogger(__name__)
 
 # What stage two has no use for: the Q-Former's text branch, and the heads of stage one's losses.
-TEXT_PARTS = ("qformer.embeddings.", "image_projection.", "text_projection.", "matching_head.", "caption_head.")
+TEXT_PARTS = (
+    "qformer.embeddings.",
+    "image_projection.",
+    "text_projection.",
+    "matching_head.",
+    "caption_head.",
+    "temperature",
+)
 NEW_PARTS = ("projection.",)  # what stage two adds
 
 
@@ -91,7 +98,9 @@ def _compare(model: VisualModel, tensors: dict[str, Tensor], folder: Path) -> Ca
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(TOWERS.values()))}
     dropped, new = sorted(set(tensors) - set(wanted)), sorted(set(wanted) - set(tensors))
     kept = sorted(set(tensors) & set(wanted))
-    lost = [name for name in dropped if not (name.startswith(TEXT_PARTS) or ".text_mlp." in name or name == "temperature")]
+    lost = [
+        name for name in dropped if not (name.startswith(TEXT_PARTS) or ".text_mlp." in name or name == "temperature")
+    ]
     unmet = [name for name in new if not name.startswith(NEW_PARTS)]
     shapes = [
         f"{name} is {list(tensors[name].shape)}, the model has {list(wanted[name].shape)}"

@@ -114,12 +114,14 @@ def _check_language_model(config: Config) -> None:
     if stage == "align":
         return
     if language is None:
-        raise FieldError("model.language", "run.stage", reason="stage generate needs one: give family, weights, tokenizer")
+        raise FieldError(
+            "model.language", "run.stage", reason="stage generate needs one: give family, weights, tokenizer"
+        )
     longest = config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
     if language.family == "chatglm" and longest > language.positions:
         reason = (
             f"the image's {config.model.qformer.queries} places, prompt.max_prompt {prompt.max_prompt} and "
-            f"prompt.max_answer {prompt.max_answer} are {longest}, longer than the model's {language.positions} positions"
+            f"prompt.max_answer {prompt.max_answer} are {longest}; the model has {language.positions} positions"
         )
         raise FieldError("prompt.max_prompt", "prompt.max_answer", "model.language.positions", reason=reason)
 
@@ -143,8 +145,8 @@ def _check_evaluation(config: Config) -> None:
 def scores(config: Config) -> list[str]:
     """Names of the scores a run can choose its best step by; more is better, but for losses."""
     if config.run.stage == "generate":
-        kinds = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
-        return [f"eval/{language}_{kind}" for language in config.data.languages for kind in kinds]
+        spoken = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
+        return [f"eval/{language}_{kind}" for language in config.data.languages for kind in spoken]
     kinds = ("", "rerank_") if config.evaluate.rerank else ("",)
     recalls = [f"{kind}{way}_r{k}" for kind in kinds for way in ("i2t", "t2i") for k in (1, 5, 10)]
     names = [f"eval/{language}_{name}" for language in config.data.languages for name in (*recalls, "itm_accuracy")]

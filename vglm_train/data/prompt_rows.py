@@ -29,4 +29,5 @@ class PromptRows:
             raise RecordError("caption", str(error)) from None
 
     def batch(self, rows: Sequence[Encoded | None], image_ids: Tensor, **common: Any) -> PromptBatch:
-        return PromptBatch(**self.template.collate(rows), **common)
+        fields: dict[str, Any] = {**self.template.collate(rows), **common}
+        return PromptBatch(**fields)

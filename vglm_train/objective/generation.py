@@ -36,7 +36,10 @@ class GenerationObjective(Objective):
             loss = token_losses(logits, targets).sum()
         right = (logits.detach().argmax(-1) == targets).sum().float()
         places = batch.attention_mask.numel()
-        measures = {"lm_accuracy": (right, len(targets)), "padding": (places - batch.attention_mask.sum(), places)}
+        measures: dict[str, tuple[Tensor, Tensor | int]] = {
+            "lm_accuracy": (right, len(targets)),
+            "padding": (places - batch.attention_mask.sum(), places),
+        }
         return LossOutput({"lm": loss}, measures)
 
 

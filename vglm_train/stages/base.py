@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem
 from vglm_train.data.rows import Rows
@@ -72,4 +71,3 @@ class Stage:
     def activations(self, model: Any) -> float:
         """Bytes that backward keeps for one row, about."""
         raise NotImplementedError
-

@@ -14,7 +14,7 @@ from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem
 from vglm_train.data.prompt_rows import PromptRows
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.caption import Captioner
+from vglm_train.evaluate.caption import Captioner, Speaker
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.objective.generation import GenerationObjective
@@ -87,17 +87,10 @@ class Generate(Stage):
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Captioner:
         config = self.config
-        return Captioner(
-            model,
-            self.template,
-            items,
-            config.data.languages,
-            config.prompt.questions,
-            config.evaluate.decoding,
-            config.evaluate.table,
-            ranks,
-            autocast=config.engine.precision == "bf16",
+        speaker = Speaker(
+            model, self.template, config.prompt.questions, ranks.device, config.engine.precision == "bf16"
         )
+        return Captioner(speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks)
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         save_bundle(folder, self.config, model, self.tokenizer, origin)
