@@ -1,0 +1,140 @@
+"""Large published weights into a model: checked as a whole before anything is read, then one tensor at a time."""
+
+import json
+import logging
+import pickle
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
+from vglm_train.errors import UserError
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of tensors, none of them in memory."""
+
+    path: Path
+    shapes: Mapping[str, Sequence[int]]
+    read: Callable[[str], Tensor] = field(repr=False)
+
+
+def open_shard(path: Path, part: str | None = None) -> Shard:
+    """A safetensors file, or one of torch.save (`part`: the key under which its tensors stand).
+
+    Tensors of torch files are mapped, not loaded. Raises UserError if it cannot be read without running its code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            file = safe_open(path, "pt")
+            keys = file.keys()
+            return Shard(path, {key: file.get_slice(key).get_shape() for key in keys}, file.get_tensor)
+        content = _torch_file(path)
+        content = content if part is None else content[part]
+        tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    except FileNotFoundError as error:
+        raise UserError(f"{path} is not there. Complete the download.") from error
+    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise UserError(f"cannot read weights from {path}: {reason}. Download it again.") from error
+    except (KeyError, TypeError, AttributeError) as error:
+        wanted = "tensors by name" if part is None else f"tensors by name under {part!r}"
+        raise UserError(f"{path} holds no {wanted}: it is another kind of file.") from error
+    return Shard(path, {key: value.shape for key, value in tensors.items()}, tensors.__getitem__)
+
+
+def indexed(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """Files of a Hugging Face folder: the one that stem and suffix name, or its parts; empty if neither is there.
+
+    Raises UserError naming every shard that the index lists and the folder lacks.
+    """
+    index = folder / f"{stem}{suffix}.index.json"
+    if not index.exists():
+        return [path for path in [folder / f"{stem}{suffix}"] if path.exists()]
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot read {index}: {error}. Download the folder again.") from error
+    if absent := [name for name in names if not (folder / name).exists()]:
+        raise UserError(f"{folder} lacks {', '.join(absent)}, which {index.name} lists. Complete the download.")
+    return [folder / name for name in names]
+
+
+def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path) -> None:
+    """Every tensor of `module` from `shards`, renamed by `table`, whose rules are one to one.
+
+    Each is cast to the dtype it has in the module; where that is on the meta device, it gets memory on torch's current
+    default device.
+    Raises UserError naming all missing, unexpected and misshapen keys; then nothing has been changed.
+    """
+    assert all(len(rule.sources) == len(rule.targets) == 1 for rule in table.rules)
+    state = module.state_dict(keep_vars=True)
+    found = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
+    _check(_converted(found, table, source), state, table, source)
+    for shard in shards:
+        for key in shard.shapes:
+            for name, value in table.apply({key: shard.read(key)}).items():
+                _set(module, name, state[name], value)
+    logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
+
+
+def _converted(found: dict[str, Tensor], table: KeyMap, source: Path) -> dict[str, Tensor]:
+    try:
+        return table.apply(found)
+    except KeyMapError as error:
+        raise UserError(f"{source}: these are not weights of the configured model: {error}.") from error
+
+
+def _check(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
+    """Names are given as they stand in the file."""
+    problems, theirs = [], table.inverse()
+    if missing := [_there(theirs, name, state[name]) for name in state if name not in weights]:
+        problems.append(f"missing: {', '.join(missing)}")
+    if unexpected := [_there(theirs, name, weights[name]) for name in weights if name not in state]:
+        problems.append(f"more than the model has: {', '.join(unexpected)}")
+    for name in (name for name in state if name in weights and weights[name].shape != state[name].shape):
+        there = _there(theirs, name, state[name])
+        problems.append(f"{there} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")
+    if problems:
+        raise UserError(
+            f"{source} does not fit the configured model: {'; '.join(problems)}. Nothing was loaded: complete the "
+            "folder, or correct the model section."
+        )
+
+
+def _there(theirs: KeyMap, name: str, tensor: Tensor) -> str:
+    """What the file calls a tensor of ours; our own name where it has none for it."""
+    try:
+        (there,) = theirs.apply({name: torch.empty(tensor.shape, device="meta")})
+    except KeyMapError:
+        return name
+    return there
+
+
+def _set(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
+    if not old.is_meta:
+        with torch.no_grad():
+            old.copy_(value)
+        return
+    owner, _, last = name.rpartition(".")
+    new = value.to(torch.get_default_device(), old.dtype, copy=True)
+    holder = module.get_submodule(owner)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    setattr(holder, last, new)
+
+
+def _torch_file(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # files older than torch 1.6 cannot be mapped
