@@ -1,6 +1,8 @@
 """A bundle of an earlier run as the beginning of a new one: stage one's Q-Former into stage two."""
 
 import logging
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -39,9 +41,21 @@ class Carried:
         """For a person."""
         return [
             f"from {folder}: {len(self.kept)} tensors carried over",
-            f"  dropped ({len(self.dropped)}): {', '.join(self.dropped) or 'none'}",
-            f"  new ({len(self.new)}): {', '.join(self.new) or 'none'}",
+            f"  dropped ({len(self.dropped)}): {', '.join(_folded(self.dropped)) or 'none'}",
+            f"  new ({len(self.new)}): {', '.join(_folded(self.new)) or 'none'}",
         ]
+
+
+def _folded(names: Sequence[str]) -> list[str]:
+    """Names that differ in one number written as one: a.{0,1,2}.weight."""
+    groups: dict[tuple[str, ...], list[str]] = {}
+    for name in names:
+        head, number, tail = re.fullmatch(r"(\D*)(\d*)(.*)", name).groups()  # type: ignore[union-attr]
+        groups.setdefault((head, tail), []).append(number)
+    return [
+        f"{head}{numbers[0] if len(numbers) == 1 else '{' + ','.join(sorted(numbers, key=int)) + '}'}{tail}"
+        for (head, tail), numbers in groups.items()
+    ]
 
 
 def is_bundle(path: str | None) -> bool:

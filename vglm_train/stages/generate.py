@@ -10,14 +10,17 @@ from vglm_train.checkpoint.bundle import save_bundle
 from vglm_train.checkpoint.earlier import compare, earlier_vision, is_bundle, load_earlier
 from vglm_train.checkpoint.language import load_language
 from vglm_train.checkpoint.pretrained import load_vision
+from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem
 from vglm_train.data.prompt_rows import PromptRows
 from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
 from vglm_train.evaluate.caption import Captioner, Speaker
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.objective.generation import GenerationObjective
+from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Template, build_template
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
 from vglm_train.stages.base import Stage
@@ -38,7 +41,18 @@ class Generate(Stage):
 
     @cached_property
     def template(self) -> Template:
-        return build_template(self.config.prompt, self.language, self.tokenizer, self.config.model.qformer.queries)
+        template = build_template(self.config.prompt, self.language, self.tokenizer, self.config.model.qformer.queries)
+        self._check_questions(template)
+        return template
+
+    def _check_questions(self, template: Template) -> None:
+        """They fit as they are: what is asked of every picture is not to be cut."""
+        for language in self.config.data.languages:
+            question = getattr(self.config.prompt.questions, language)
+            try:
+                template.encode_prompt(Dialogue(question, None, language=language))
+            except UserError as error:
+                raise FieldError(f"prompt.questions.{language}", "prompt.max_prompt", reason=str(error)) from None
 
     @cached_property
     def rows(self) -> PromptRows:  # type: ignore[override]

@@ -50,8 +50,9 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Continue prompts [b,s,e], padded on the right -> new ids [b,t] int64, `pad_id` behind `end_id`.
 
-        There is no start token among them. `batch.labels` is not looked at. `on_token` is called for each step; beam search knows its answer only at the
-        end and refuses it with ValueError. A row's answer does not depend on what else is in the batch.
+        There is no start token among them, and `batch.labels` is not looked at. `on_token` is called for each step;
+        beam search knows its answer only at the end and refuses it with ValueError. A row's answer does not depend on
+        what else is in the batch.
         """
         raise NotImplementedError
 
