@@ -66,6 +66,15 @@ FENCED = {
     "wandb": {"vglm_train/log/sinks.py"},
     "yaml": {"vglm_train/config/document.py", "vglm_train/config/load.py"},
     "matplotlib": {"vglm_train/report/curves.py"},
+    "pycocoevalcap": {
+        "vglm_train/evaluate/metrics/coco.py",
+        "vglm_train/evaluate/metrics/english.py",
+        "vglm_train/evaluate/metrics/java.py",
+    },
+    "jieba": {"vglm_train/evaluate/metrics/chinese.py"},
+    "rouge_chinese": {"vglm_train/evaluate/metrics/chinese.py"},
+    "sacrebleu": {"vglm_train/evaluate/metrics/chinese.py"},
+    "nltk": {"vglm_train/evaluate/metrics/chinese.py", "vglm_train/evaluate/metrics/english.py"},
     "sat": {"vglm_train/model/language/_sat.py"},
 }
 

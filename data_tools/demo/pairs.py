@@ -62,8 +62,7 @@ def ceilings(scenes: Sequence[Scene]) -> dict[str, float]:
         "colours": lambda told: frozenset((told.first.colour, told.second.colour)),
         "colours and places": lambda told: (told.first.colour, told.relation, told.second.colour),
     }
-    upright = [scene if scene.relation in ("left", "above") else scene.turned() for scene in scenes]
-    return {name: 100 * len({view(scene) for scene in upright}) / len(scenes) for name, view in seen.items()}
+    return {name: 100 * len({view(scene.upright()) for scene in scenes}) / len(scenes) for name, view in seen.items()}
 
 
 def score_pairs(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> Pairs:

@@ -13,16 +13,30 @@ from torch import Tensor
 
 from data_tools._files import replacing
 from data_tools.demo.encoder import Pictures
-from data_tools.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, all_scenes, captions, draw
+from data_tools.demo.scenes import COLOURS, INVERSE, LANGUAGES, SHAPES, Scene, all_scenes, captions, draw
 from vglm_train.data.record import content_id
 
 VALIDATION, TEST = 200, 400  # scenes held out; all others train
 
 
 def splits(seed: int) -> dict[str, list[Scene]]:
-    """Every scene in exactly one of test, val and train."""
+    """Every scene in exactly one of test, val and train.
+
+    Training scenes of the same colours and shapes stand next to each other, so that a shard holds them together and a
+    batch, drawn from few shards, has negatives that differ in nothing but place or in what belongs to what. Among
+    random scenes such pairs are so rare that a model never learns to tell them apart.
+    """
     scenes = all_scenes(seed)
-    return {"test": scenes[:TEST], "val": scenes[TEST : TEST + VALIDATION], "train": scenes[TEST + VALIDATION :]}
+    training = scenes[TEST + VALIDATION :]
+    first_seen = {parts: place for place, parts in reversed(list(enumerate(map(_parts, training))))}
+    training.sort(key=lambda scene: first_seen[_parts(scene)])
+    return {"test": scenes[:TEST], "val": scenes[TEST : TEST + VALIDATION], "train": training}
+
+
+def _parts(scene: Scene) -> tuple[frozenset[str], tuple[str, ...]]:
+    """Which colours and which shapes, whatever belongs to what."""
+    things = (scene.first, scene.second)
+    return frozenset(thing.colour for thing in things), tuple(sorted(thing.shape for thing in things))
 
 
 def write_records(folder: Path, seed: int, train: int | None = None) -> Pictures:
@@ -45,7 +59,7 @@ def write_records(folder: Path, seed: int, train: int | None = None) -> Pictures
                 if split == "train":
                     made.append((np.asarray(picture), np.asarray(owners)))
     stacked = [torch.from_numpy(np.stack(arrays)) for arrays in zip(*made)]
-    return Pictures(stacked[0].permute(0, 3, 1, 2).contiguous(), stacked[1], *_labels(held["train"]))
+    return Pictures(stacked[0].permute(0, 3, 1, 2).contiguous(), stacked[1], _labels(held["train"]))
 
 
 def _png(picture: Image.Image) -> bytes:
@@ -69,11 +83,15 @@ def _record(scene: Scene, split: str, png: bytes) -> dict:
     }
 
 
-def _labels(scenes: list[Scene]) -> tuple[Tensor, Tensor]:
-    """Classes of nothing (0) and of both objects: colours [n,3], shapes [n,3]."""
-    colours, shapes = ["", *COLOURS], ["", *SHAPES]
-    things = [(scene.first, scene.second) for scene in scenes]
-    return (
-        torch.tensor([[0, *(colours.index(thing.colour) for thing in pair)] for pair in things]),
-        torch.tensor([[0, *(shapes.index(thing.shape) for thing in pair)] for pair in things]),
-    )
+def _labels(scenes: list[Scene]) -> dict[str, Tensor]:
+    """Classes of nothing (0) and of both objects [n,3], by attribute."""
+    known = {"colour": ["", *COLOURS], "shape": ["", *SHAPES], "side": ["", *INVERSE]}
+    told = {
+        "colour": [(scene.first.colour, scene.second.colour) for scene in scenes],
+        "shape": [(scene.first.shape, scene.second.shape) for scene in scenes],
+        "side": [(scene.relation, INVERSE[scene.relation]) for scene in scenes],
+    }
+    return {
+        name: torch.tensor([[0, *(values.index(value) for value in pair)] for pair in told[name]])
+        for name, values in known.items()
+    }

@@ -24,6 +24,7 @@ import torch
 
 from data_tools._files import command, write_json
 from data_tools.demo.encoder import Pictures, save_encoder, train_encoder
+from data_tools.demo.language import write_bert
 from data_tools.demo.pairs import ceilings, score_pairs
 from data_tools.demo.records import splits, write_records
 from data_tools.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table, where
@@ -35,12 +36,12 @@ CONFIG = ROOT / "configs" / "demo.yaml"
 WORK = Path("demo_run")
 MARK = WORK / "made-by-demo"  # what is deleted at the start of the next run bears it
 THREADS = 4  # more do not help matrices this small
-
+SHARD = 64  # training scenes; with data.shuffle_shards it says among how many scenes a batch is drawn
 
 ABOUT_ENCODER = """\
-A small EVA ViT learns, for each patch of the training pictures, to tell the colour and the shape of what stands on it,
-and where the patch is. It sees no caption and no held-out picture, and is frozen from then on. A published encoder such
-as EVA-CLIP takes its place in a real run."""
+A small EVA ViT learns, for each patch of the training pictures, to tell of what stands on it the colour, the shape and
+the side of the picture. It sees no caption and no held-out picture, and is frozen from then on. A published encoder
+such as EVA-CLIP takes its place in a real run."""
 
 
 class Demo:
@@ -49,7 +50,7 @@ class Demo:
     def __init__(self, seed: int, quick: bool) -> None:
         self.seed, self.quick = seed, quick
         self.config = load(CONFIG)
-        self.encoder_steps = 250 if quick else 1200
+        self.encoder_steps = 250 if quick else 1000
         self.changes = [f"run.seed={seed}"]
         if quick:
             self.changes += ["run.length.steps=120", "optim.warmup.steps=30", "evaluate.every=120"]
@@ -76,16 +77,20 @@ class Demo:
     def _pack(self) -> None:
         records = WORK / "data" / "records.jsonl"
         for split in ("train", "val", "test"):
-            where_to = ("--split", split, "--out", WORK / "shards" / split, "--samples-per-shard", 500)
+            size = SHARD if split == "train" else 500
+            where_to = ("--split", split, "--out", WORK / "shards" / split, "--samples-per-shard", size)
             _python("-m", "data_tools.pack_shards", records, *where_to)
         _python("-m", "data_tools.check_shards", WORK / "shards" / "test")
         _python("-m", "data_tools.vocabulary", records, "--out", WORK / "vocab.txt")
+        words = len((WORK / "vocab.txt").read_text("utf-8").splitlines())
+        write_bert(WORK / "bert.safetensors", self.config.model.qformer, words, self.seed)
 
     def _train_encoder(self, pictures: Pictures) -> None:
         vision, image = self.config.model.vision, self.config.data.image
         print(ABOUT_ENCODER, flush=True)
-        encoder, colour, shape = train_encoder(pictures, vision, image, steps=self.encoder_steps, seed=self.seed)
-        print(f"patches on objects whose colour is told: {100 * colour:.1f} %, whose shape is: {100 * shape:.1f} %")
+        encoder, told = train_encoder(pictures, vision, image, steps=self.encoder_steps, seed=self.seed)
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in told.items())
+        print(f"told of the objects, patch by patch: {shares}")
         save_encoder(encoder, WORK / "encoder.safetensors")
         _python("-m", "data_tools.preview", CONFIG, "--out", WORK / "preview.png", quiet=True)
 

@@ -33,12 +33,12 @@ OVERSAMPLE = 3  # drawn larger, then shrunk: smooth edges
 _CHINESE = {
     **{"red": "红", "green": "绿", "blue": "蓝", "yellow": "黄", "purple": "紫"},
     **{"orange": "橙", "pink": "粉", "black": "黑"},
-    **{"circle": "圆形", "square": "方形", "triangle": "三角形", "star": "星形", "cross": "十字形", "ring": "环形"},
+    **{"circle": "圆形", "square": "方形", "triangle": "三角", "star": "星形", "cross": "十字", "ring": "环形"},
     **{"left": "左", "right": "右", "above": "上", "below": "下"},
 }
 _MOSTLY = [0] * 128 + [255] * 128  # of a smooth edge, the half that counts as the object's
-_RELATION = {"left": "to the left of", "right": "to the right of", "above": "above", "below": "below"}
-_SIDE = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}
+_RELATION = {"left": "left of", "above": "above"}
+_SIDE = {"left": "left", "right": "right", "above": "top", "below": "bottom"}
 
 Relation = Literal["left", "right", "above", "below"]
 
@@ -51,25 +51,27 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`first` stands `relation` of `second`; their colours differ."""
+    """`first` stands `relation` of `second`; their colours differ. Drawn and told in reading order: left or above."""
 
     first: Thing
     second: Thing
     relation: str
 
-    def turned(self) -> "Scene":
-        """The same scene, told from the other object."""
+    def upright(self) -> "Scene":
+        """The same scene in reading order: the left or the upper object first."""
+        if self.relation in ("left", "above"):
+            return self
         return Scene(self.second, self.first, INVERSE[self.relation])
 
     @property
     def key(self) -> str:
-        """One name for the scene, whichever object is told first."""
-        told = self if self.relation in ("left", "above") else self.turned()
+        """One name for the scene, whichever object comes first."""
+        told = self.upright()
         return "-".join((told.first.colour, told.first.shape, told.relation, told.second.colour, told.second.shape))
 
 
 def all_scenes(seed: int) -> list[Scene]:
-    """Every scene once, in an order drawn from `seed`; which object is told first is drawn too."""
+    """Every scene once, upright, in an order drawn from `seed`."""
     rng = Random(f"scenes {seed}")
     scenes = [
         Scene(Thing(one, shape), Thing(other, another), relation)
@@ -78,19 +80,18 @@ def all_scenes(seed: int) -> list[Scene]:
         for relation in ("left", "above")
     ]
     rng.shuffle(scenes)
-    return [scene.turned() if rng.random() < 0.5 else scene for scene in scenes]
+    return scenes
 
 
 def captions(scene: Scene, language: str) -> list[str]:
-    """Wordings that state every attribute of the scene; the first is the one used for tests."""
-    tell = _english if language == "en" else _chinese
-    return tell(scene) + tell(scene.turned())
+    """Wordings that state every attribute of the scene in reading order; the first is the one used for tests."""
+    return (_english if language == "en" else _chinese)(scene.upright())
 
 
 def changed(scene: Scene, rng: Random) -> Iterator[tuple[str, Scene]]:
     """The scene with one attribute made wrong, under the attribute's name; all of them are false of the picture.
 
-    `sides swapped` and `shapes swapped` use the same things otherwise, to test what belongs to what; shapes are
+    `sides swapped` and `shapes swapped` say the same words in another order, to test what belongs to what; shapes are
     swapped only where they differ.
     """
     first, second = scene.first, scene.second
@@ -131,9 +132,8 @@ def draw(scene: Scene, rng: Random) -> tuple[Image.Image, Image.Image]:
 
 def _centres(relation: str, rng: Random) -> tuple[tuple[float, float], tuple[float, float]]:
     """Centres of both objects in units of the picture: far apart along the relation's axis, close along the other."""
-    near, far = rng.uniform(0.22, 0.32), rng.uniform(0.68, 0.78)
-    level = rng.uniform(0.36, 0.64)
-    across = [level + rng.uniform(-0.1, 0.1) for _ in range(2)]
+    near, far = rng.uniform(0.22, 0.30), rng.uniform(0.70, 0.78)
+    across = [rng.uniform(0.42, 0.58) for _ in range(2)]
     along = (near, far) if relation in ("left", "above") else (far, near)
     points = list(zip(along, across))
     if relation in ("above", "below"):
@@ -176,11 +176,13 @@ def _other(values: tuple[str, ...], value: str, rng: Random) -> str:
 
 
 def _english(scene: Scene) -> list[str]:
-    first, second = (f"{_article(thing.colour)} {thing.colour} {thing.shape}" for thing in (scene.first, scene.second))
+    first, second = (f"{thing.colour} {thing.shape}" for thing in (scene.first, scene.second))
+    here, there = _SIDE[scene.relation], _SIDE[INVERSE[scene.relation]]
+    on = "on" if scene.relation in ("left", "right") else "at"
     return [
-        f"{first} {_RELATION[scene.relation]} {second}",
-        f"{_SIDE[scene.relation]} {first} and {_SIDE[INVERSE[scene.relation]]} {second}",
-        f"there is {first} {_SIDE[scene.relation]} and {second} {_SIDE[INVERSE[scene.relation]]}",
+        f"{_article(first)} {first} {_RELATION[scene.relation]} {_article(second)} {second}",
+        f"{first} {on} the {here}, {second} {on} the {there}",
+        f"{here}: {_article(first)} {first}, {there}: {_article(second)} {second}",
     ]
 
 
@@ -189,10 +191,10 @@ def _article(word: str) -> str:
 
 
 def _chinese(scene: Scene) -> list[str]:
-    first, second = (f"{_CHINESE[thing.colour]}色{_CHINESE[thing.shape]}" for thing in (scene.first, scene.second))
+    colours = [_CHINESE[thing.colour] for thing in (scene.first, scene.second)]
+    shapes = [_CHINESE[thing.shape] for thing in (scene.first, scene.second)]
+    (first, second), (one, other) = (
+        [f"{colour}{word}{shape}" for colour, shape in zip(colours, shapes)] for word in ("色", "")
+    )
     here, there = _CHINESE[scene.relation], _CHINESE[INVERSE[scene.relation]]
-    return [
-        f"{first}在{second}的{here}边",
-        f"{here}边是{first}，{there}边是{second}",
-        f"{first}在{here}，{second}在{there}",
-    ]
+    return [f"{first}在{second}{here}边", f"{here}边{one}，{there}边{other}", f"{one}在{here}，{other}在{there}"]

@@ -1,10 +1,12 @@
 """Published weights into a frozen language model, shard by shard."""
 
 from pathlib import Path
+from typing import Any
 
 from vglm_train.checkpoint.filling import fill, indexed, open_shard
 from vglm_train.checkpoint.keymap import KeyMap, rename
 from vglm_train.checkpoint.sat import (
+    CONFIG,
     Fused,
     chatglm_rules,
     check_heads,
@@ -42,6 +44,7 @@ def load_language(model: LanguageModel, config: Language, fused: Fused | None = 
         return
     if is_sat_folder(folder):
         check_heads(folder, {"": config.heads})
+        _check_sop(model, folder / CONFIG)
         fill(model, [sat_shard(folder)], sat_language(config.heads, fused or "thirds"), folder)
     else:
         _load_hub(model, config.heads, folder, fused or "heads")
@@ -63,6 +66,7 @@ def _load_hub(model: LanguageModel, heads: int, folder: Path, fused: Fused) -> N
             f"language.weights: {folder} holds neither a SAT checkpoint (latest, model_config.json) nor weights of "
             "Hugging Face (model.safetensors or pytorch_model.bin, with .index.json if in parts)."
         )
+    _check_sop(model, folder / HUB_CONFIG)
     if (folder / HUB_CONFIG).exists():
         theirs = read_json(folder / HUB_CONFIG).get("num_attention_heads")
         if theirs is not None and theirs != heads:
@@ -71,3 +75,14 @@ def _load_hub(model: LanguageModel, heads: int, folder: Path, fused: Fused) -> N
                 "Correct language.heads."
             )
     fill(model, [open_shard(file) for file in files], hub_chatglm(heads, fused), folder)
+
+
+def _check_sop(model: LanguageModel, file: Path) -> None:
+    """Weights and tokenizer (which tells the model's `sop_id`) must agree where an answer begins."""
+    ours: Any = getattr(model, "sop_id", None)
+    theirs = read_json(file).get("bos_token_id") if file.exists() else None
+    if theirs is not None and theirs != ours:
+        raise UserError(
+            f"{file}: an answer begins with id {theirs} (bos_token_id), but with {ours} in the tokenizer. "
+            "Set language.tokenizer to the one that belongs to these weights."
+        )

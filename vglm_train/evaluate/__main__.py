@@ -65,9 +65,7 @@ def _check_stage(given: argparse.Namespace) -> None:
     stage = json.loads(file.read_text()).get("stage") if file.exists() else None
     fits = {command.STAGE: task for task, command in TASKS.items()}
     if stage in fits and fits[stage] != given.task:
-        raise UserError(
-            f"{given.bundle} is of stage {stage!r}, which --task {given.task} cannot score: --task {fits[stage]}"
-        )
+        raise UserError(f"{given.bundle} is of stage {stage!r}: give --task {fits[stage]}, not --task {given.task}.")
 
 
 def _print(lines: Sequence[str]) -> None:

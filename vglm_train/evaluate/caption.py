@@ -133,7 +133,7 @@ class Captioner:
             self.speaker.prompt(language)
         error = missing()
         if error is not None:
-            self._note(f"{error}. Until then an evaluation gives losses alone.")
+            self._note(str(error))
 
     def __call__(self) -> tuple[dict[str, float], list[Table]]:
         """(scores, a table of examples for each language)."""
@@ -189,8 +189,9 @@ class Captioner:
 
     def _text_scores(self, language: str, captions: Sequence[Caption]) -> TextScores:
         """By rank 0, for all: the libraries keep one core and, for English, a Java program busy."""
-        if missing() is not None:
-            return TextScores({}, {}, (str(missing()),))
+        error = missing()
+        if error is not None:
+            return TextScores({}, {}, (str(error),))
         own = None
         if self.ranks.main:
             references = [self.items[caption.item].captions[language] for caption in captions]

@@ -33,15 +33,17 @@ _BLANK_TOKEN = re.compile(r"<\|blank_(\d+)\|>")
 class ChatGLMTokenizer:
     """Text <-> ids. Every text begins with SentencePiece's blank, as ChatGLM was trained.
 
-    Text is literal: "<sop>" in a question is those five characters. Newlines, tabs and runs of blanks are tokens, so
-    that they come back; how other characters come back depends on the file (the released one makes full-width
-    punctuation half-width). UserError if the file is none of ChatGLM's.
+    Text is literal: "<sop>" in a question is those five characters; only "<n>", "<|tab|>" and "<|blank_2|>" mean what
+    they name. Newlines, tabs and runs of blanks are tokens, so that they come back; how other characters come back
+    depends on the file (the released one makes full-width punctuation half-width). UserError if the file is none of
+    ChatGLM's.
     """
 
     def __init__(self, path: Path, image_tokens: int = 0) -> None:
         try:
             model = path.read_bytes()
-            self._pieces = SentencePieceProcessor(model_proto=model)
+            self._pieces = SentencePieceProcessor()
+            self._pieces.load_from_serialized_proto(model)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); model.language.tokenizer wants {FILE}"

@@ -77,11 +77,8 @@ class HfTokenizer:
         return [], []
 
     def _plain(self) -> None:
-        """After the last call of the tokenizer itself, which sets all of this as it likes."""
-        backend = self.tokenizer.backend_tokenizer
-        backend.encode_special_tokens = True
-        backend.no_truncation()  # a tokenizer.json may carry both
-        backend.no_padding()
+        """After the last call of the tokenizer itself, which takes this back (and ends truncation and padding)."""
+        self.tokenizer.backend_tokenizer.encode_special_tokens = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -87,11 +87,12 @@ def test_logits_and_gradients_are_those_of_transformers(tmp_path, family):
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
     (found,) = torch.autograd.grad((logits * noise).sum(), embeds)
     (wanted,) = torch.autograd.grad((expected * noise).sum(), embeds)
-    torch.testing.assert_close(found, wanted, atol=1e-5, rtol=1e-4)
+    torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4)
     model.recompute(True)
     (again,) = torch.autograd.grad((model.score(embeds, whole)[0] * noise).sum(), embeds)
     assert torch.equal(again, found)
-    assert found.abs().sum(-1)[whole.attention_mask].min() >= 0
+    read = torch.arange(9) < whole.attention_mask.sum(1)[:, None] - 1  # the last place foretells nothing
+    assert (found != 0).any(-1).equal(read)
     assert not any(parameter.requires_grad or parameter.grad is not None for parameter in model.parameters())
 
 
@@ -127,7 +128,9 @@ def test_greedy_is_the_argmax_of_score(tmp_path):
         logits = model.model(inputs_embeds=model.embed(ids)).logits[0, -1]
         answer.append(int(logits.argmax()))
         ids = torch.cat((ids, torch.tensor([[answer[-1]]])), 1)
-    assert model.generate(model.embed(one.input_ids), one, Decoding(max_new=5), 99)[0].tolist() == answer
+    for on in (False, True):
+        model.recompute(on)
+        assert model.generate(model.embed(one.input_ids), one, Decoding(max_new=5), 99)[0].tolist() == answer
 
 
 def test_an_answer_ends_at_its_end_and_is_padded(tmp_path):
@@ -276,6 +279,7 @@ def test_longer_than_its_positions(tmp_path):
         ('{"model_type": "chatglm", "auto_map": {"AutoModel": "m.M"}}', ["'chatglm'", "family=chatglm"]),
         ('{"model_type": "t5"}', ["t5", "seq2seq"]),
         ('{"model_type": "bart"}', ["seq2seq"]),
+        ('{"model_type": "gemma3"}', ["gemma3 sees pictures"]),
         ('{"model_type": "llama", "quantization_config": {"bits": 4}}', ["quantised"]),
         ('{"model_type": "opt", "num_attention_heads": 7}', ["opt"]),
     ],

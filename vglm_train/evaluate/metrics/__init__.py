@@ -29,9 +29,7 @@ def missing() -> UserError | None:
     absent = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
     if not absent:
         return None
-    return UserError(
-        f"caption scores need {', '.join(absent)}: pip install 'vglm_train[eval]', or from a clone '.[eval]'."
-    )
+    return UserError(f"caption scores need {', '.join(absent)}. In a clone: pip install -e '.[eval]'")
 
 
 def text_scores(language: str, references: Sequence[Sequence[str]], outputs: Sequence[str]) -> TextScores:

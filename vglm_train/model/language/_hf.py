@@ -50,6 +50,8 @@ class HuggingFaceLanguage(LanguageModel):
                 f"{source}: model_type {shape.model_type} is not of the family {config.family}; "
                 "set model.language.family to the one it is (chatglm, causal or seq2seq), or take another model."
             )
+        if "text_config" in shape.sub_configs:
+            raise UserError(f"{source}: {shape.model_type} sees pictures itself; give the language model it holds.")
         try:
             self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
         except (ValueError, TypeError, AssertionError) as error:
@@ -93,7 +95,7 @@ class HuggingFaceLanguage(LanguageModel):
                 "of the language model: lower model.prompt's max_prompt or max_answer, or decoding's max_new."
             )
 
-    def continued(self, inputs: dict[str, Tensor], decoding: Decoding, end_id: int, on_token: OnToken | None) -> Tensor:
+    def continued(self, inputs: dict[str, Any], decoding: Decoding, end_id: int, on_token: OnToken | None) -> Tensor:
         """transformers' generate from embeddings -> new ids [b,t], `pad_id` behind `end_id`."""
         if on_token and decoding.beams > 1:
             raise ValueError("beam search knows its answer only at the end: it cannot call on_token")
@@ -172,11 +174,11 @@ def read_config(config: Language) -> dict[str, Any]:
 
 def configuration(content: dict[str, Any], source: str) -> PreTrainedConfig:
     """transformers' configuration of a config.json, without dropout. Raises UserError naming `source`."""
-    kind = content.get("model_type")
+    kind = str(content.get("model_type"))
     if kind not in CONFIG_MAPPING:
         raise UserError(
-            f"{source}: transformers {transformers.__version__} has no model_type {kind!r}. Models that bring their own "
-            "code are not run; take one that transformers knows (for ChatGLM-6B set model.language.family=chatglm)."
+            f"{source}: transformers {transformers.__version__} has no model_type {kind!r}. Code that comes with a "
+            "model is not run; take one that transformers knows (for ChatGLM-6B set model.language.family=chatglm)."
         )
     if content.get("quantization_config"):
         raise UserError(f"{source}: quantised weights are not supported; take the model's bf16 or fp16 release.")
@@ -189,7 +191,10 @@ def configuration(content: dict[str, Any], source: str) -> PreTrainedConfig:
 
 
 def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) -> Any:
-    """A transformers model in `dtype`, never in another first, on torch's default device; `filled` with random weights."""
+    """A transformers model in `dtype`, never in another first, on torch's default device.
+
+    `filled` with random weights, or left as memory is, for weights that are read afterwards.
+    """
     attention = "sdpa" if kind._supports_sdpa else "eager"
     with nullcontext() if filled else no_init_weights():
         model = kind._from_config(shape, dtype=dtype, attn_implementation=attention)
@@ -211,8 +216,8 @@ def first_id(*candidates: int | list[int] | None) -> int:
 
 def blocks_of(stack: nn.Module, number: int) -> Sequence[nn.Module]:
     """The list of `number` blocks in a stack."""
-    lists = (module for module in stack.modules() if isinstance(module, nn.ModuleList))
-    return next(blocks for blocks in lists if len(blocks) == number)  # type: ignore[return-value]
+    lists = (list(module) for module in stack.modules() if isinstance(module, nn.ModuleList))
+    return next(blocks for blocks in lists if len(blocks) == number)
 
 
 @contextmanager

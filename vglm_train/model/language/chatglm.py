@@ -22,6 +22,7 @@ from vglm_train.model.vision import DTYPES
 SOP, PAD = 130004, 3  # as released: <sop> begins the answer
 SMALLER_SOP = -6  # a vocabulary too small for the released id: the sixth from its end
 STD = 0.02
+ALIGNMENT = 16  # elements
 
 
 class Layout(NamedTuple):
@@ -114,8 +115,7 @@ class ChatGlm(LanguageModel):
         self, embeds: Tensor, positions: Tensor, visible: Tensor, rows: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """[b,s,e], positions [b,2,s], visible [b,1,s,t] -> logits [m,v] of flattened places `rows` [m]."""
-        bias = torch.zeros(visible.shape, dtype=self.dtype, device=visible.device)
-        bias.masked_fill_(~visible, float("-inf"))
+        bias = _additive(visible, self.dtype)
         rotation = self.network.get_mixin("chatglm-attn").rotary_emb(positions)
         out = self.network(
             input_ids=positions[:, 0],  # SAT reads its size only
@@ -146,7 +146,7 @@ class Writer:
     def start(self) -> Tensor:
         """Logits [b,v] of the first new ids."""
         b, s = self.embeds.shape[:2]
-        last = torch.arange(b, device=self.embeds.device) * s + self.length - 1
+        last = torch.arange(b, device=self.embeds.device) * s + (self.length - 1).clamp(min=0)
         logits = self.model._logits(self.embeds, self.layout.positions, self.layout.visible, last, self.cache)
         self.cache.advance(s)
         return logits
@@ -166,6 +166,13 @@ class Writer:
         """Rows become those of `rows` [r] int64, repeats allowed."""
         self.cache.select(rows)
         self.context, self.length, self.seen = self.context[rows], self.length[rows], self.seen[rows]
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """[b,1,s,t] bool -> zeros and -inf, made once a pass; aligned, or SDPA would copy it in each block."""
+    *rows, t = visible.shape
+    bias = torch.zeros(*rows, t + -t % ALIGNMENT, dtype=dtype, device=visible.device)[..., :t]
+    return bias.masked_fill_(~visible, float("-inf"))
 
 
 def _positions(place: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

@@ -6,7 +6,7 @@ b rows, s places of the encoder, t places of the decoder, m targets, e embedding
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
+from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, DynamicCache, EncoderDecoderCache
 
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
@@ -43,8 +43,12 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
     ) -> Tensor:
         self.check_length(max(embeds.shape[1], decoding.max_new + 1))
         longest = int(batch.attention_mask.sum(1).max())
-        inputs = {"inputs_embeds": embeds[:, :longest].to(self.dtype)}
-        inputs["attention_mask"] = batch.attention_mask[:, :longest].long()
+        inputs = {
+            "inputs_embeds": embeds[:, :longest].to(self.dtype),
+            "attention_mask": batch.attention_mask[:, :longest].long(),
+            # transformers' own has as many blocks as the encoder, of which T5 may have fewer
+            "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        }
         return self.continued(inputs, decoding, end_id, on_token)
 
     def blocks(self) -> Sequence[nn.Module]:

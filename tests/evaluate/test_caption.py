@@ -1,0 +1,198 @@
+"""Captioning: losses a row, the gap that shows whether a model looks, names, and ranks that share the work."""
+
+import logging
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import speakers
+import torch
+from speakers import captioner, items, speaker
+from torch.nn import functional
+
+from vglm_train.config.language import Decoding, Questions
+from vglm_train.errors import UserError
+from vglm_train.evaluate import metrics
+from vglm_train.evaluate.caption import derangement
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+FAMILIES = ("chatglm", "causal", "seq2seq")
+ALWAYS = {"distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high"}
+EN = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"}
+ZH = {"bleu4", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "cider", "cider_char"}
+
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch, tmp_path):
+    """METEOR takes seconds to start, and is tested in test_metrics.py."""
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory):
+    return speaker(tmp_path_factory.mktemp("untaught"))
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    pupil = speaker(tmp_path_factory.mktemp("taught"))
+    speakers.teach(pupil)
+    return pupil
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_rows_do_not_depend_on_their_neighbours(tmp_path, family):
+    own, pictures = speaker(tmp_path, family), items()
+    pixels, texts = (
+        torch.stack([item.pixels for item in pictures]),
+        [item.captions["en"][n % 2] for n, item in enumerate(pictures)],
+    )
+    losses, outputs = own.losses(pixels, texts, "en"), own.captions(pixels, "en", speakers.DECODING)
+    assert len(set(losses)) == len(outputs) == len(pictures)
+    for n, text in enumerate(texts):
+        assert own.losses(pixels[n : n + 1], [text], "en") == pytest.approx([losses[n]], rel=1e-4)
+        assert own.captions(pixels[n : n + 1], "en", speakers.DECODING) == [outputs[n]]
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
+    own, item = speaker(tmp_path, family), items()[0]
+    batch = own._batch(item.pixels[None], [own.template.encode(own._dialogue("en", item.captions["en"][0]))])
+    logits, targets = own.model.score(batch)
+    expected = functional.cross_entropy(logits, targets).item()
+    assert own.losses(item.pixels[None], [item.captions["en"][0]], "en") == pytest.approx([expected], rel=1e-5)
+
+
+def test_a_model_that_learned_to_look(taught):
+    scores, tables = captioner(taught)()
+    assert scores.keys() == {f"eval/en_{n}" for n in ALWAYS | EN} | {f"eval/zh_{n}" for n in ALWAYS | ZH}
+    for language in speakers.LANGUAGES:
+        assert scores[f"eval/{language}_distinct"] == 100
+        assert scores[f"eval/{language}_loss"] < 0.1
+        low, gap, high = (scores[f"eval/{language}_loss_gap{end}"] for end in ("_low", "", "_high"))
+        assert 0.1 < low < gap < high
+        assert gap == pytest.approx(scores[f"eval/{language}_shuffled_loss"] - scores[f"eval/{language}_loss"])
+        assert scores[f"eval/{language}_rouge_l"] > 99
+    assert scores["eval/en_cider"] > 100
+    assert [table.name for table in tables] == ["captions_en", "captions_zh"]
+    for table, language in zip(tables, speakers.LANGUAGES):
+        assert table.columns == ("image", "reference", "output")
+        assert len(table.rows) == 2
+        for (image, reference, output), item in zip(table.rows, items()):
+            assert image.getpixel((0, 0)) == tuple(item.pixels[:, 0, 0].tolist())
+            assert reference == output == item.captions[language][0]
+
+
+def test_a_model_that_cannot_look_has_no_gap(tmp_path):
+    blind = speaker(tmp_path)
+    torch.nn.init.zeros_(blind.model.projection.weight)
+    scores, _ = captioner(blind)()
+    for language in speakers.LANGUAGES:
+        assert scores[f"eval/{language}_distinct"] == pytest.approx(100 / (6 if language == "en" else 5))
+        assert [scores[f"eval/{language}_loss_gap{end}"] for end in ("_low", "", "_high")] == pytest.approx(
+            [0] * 3, abs=1e-6
+        )
+
+
+def test_each_caption_is_told_with_its_losses(untaught):
+    result = captioner(untaught, batch=4).measure()
+    whole = items()
+    assert [caption.item for caption in result.captions["en"]] == [0, 1, 2, 3, 4, 5]
+    assert [caption.item for caption in result.captions["zh"]] == [0, 1, 2, 3, 4]
+    other = derangement([item.image_id for item in whole])
+    for caption in result.captions["en"]:
+        item = whole[caption.item]
+        texts = [item.captions["en"][0]]
+        assert caption.output == untaught.captions(item.pixels[None], "en", speakers.DECODING)[0]
+        assert [caption.loss] == pytest.approx(untaught.losses(item.pixels[None], texts, "en"), rel=1e-4)
+        shown = whole[other[caption.item]].pixels[None]
+        assert [caption.shuffled_loss] == pytest.approx(untaught.losses(shown, texts, "en"), rel=1e-4)
+    assert "jieba" in result.made_by["zh"]["segmenter"]
+    assert "tokenizer" in result.made_by["en"]
+    assert "java" in result.notes["en"][0]
+
+
+def test_beams_share_the_batch_and_the_model_keeps_its_random_state(untaught):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    beams = captioner(untaught, decoding=Decoding(max_new=6, beams=3), batch=4, languages=("zh",)).measure()
+    assert len(beams.captions["zh"]) == 5
+    sampled = captioner(untaught, decoding=Decoding(max_new=6, sample=True, seed=3), languages=("zh",))
+    assert sampled.measure().captions == sampled.measure().captions
+    assert torch.equal(before, torch.random.get_rng_state())
+
+
+def test_one_picture_alone_has_no_gap(untaught):
+    scores, tables = captioner(untaught, items=items()[:1])()
+    assert {"eval/en_loss", "eval/en_cider"} <= scores.keys()
+    assert not any("gap" in name or "shuffled" in name for name in scores)
+    assert len(tables[0].rows) == 1
+
+
+def test_without_the_libraries_losses_are_given_and_the_log_says_why_once(untaught, monkeypatch, caplog):
+    monkeypatch.setitem(metrics.LIBRARIES, "no_such_library", "no-such-library")
+    with caplog.at_level(logging.WARNING):
+        own = captioner(untaught)
+        first, tables = own()
+        own()
+    assert first.keys() == {f"eval/{language}_{name}" for language in speakers.LANGUAGES for name in ALWAYS}
+    assert len(tables) == 2
+    assert len([record for record in caplog.records if "no-such-library" in record.message]) == 1
+
+
+def test_what_java_would_add_is_said_once(untaught, caplog):
+    with caplog.at_level(logging.WARNING):
+        own = captioner(untaught, languages=("en",))
+        own()
+        own()
+    assert len([record for record in caplog.records if "java" in record.message]) == 1
+
+
+def test_a_question_too_long_is_known_at_once(untaught):
+    own = speakers.Speaker(untaught.model, untaught.template, Questions(en="a wall " * 50), untaught.device)
+    with pytest.raises(UserError, match="max_prompt"):
+        captioner(own)
+
+
+def test_derangement():
+    for count in (2, 3, 10, 101):
+        found = derangement(range(count))
+        assert sorted(found) == list(range(count))
+        assert all(here != there for here, there in enumerate(found))
+        assert found == derangement(range(count))
+    ids = [0, 0, 1, 2, 3, 4, 5, 6]  # a picture that is there twice
+    assert all(ids[there] != ids[here] for here, there in enumerate(derangement(ids)))
+    assert derangement([7]) == [None]
+    assert derangement([7, 7]) == [None, None]
+    assert derangement([]) == []
+
+
+def test_two_ranks_find_what_one_finds(tmp_path):
+    environment = {**os.environ, "PATH": "/nothing", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "speakers.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    (tmp_path / "alone").mkdir()
+    alone = captioner(speaker(tmp_path / "alone", "causal")).measure()
+    for rank in range(2):
+        found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
+        assert found["scores"] == pytest.approx(alone.scores, rel=1e-4, abs=1e-5)
+        assert found["made"].count("Caption(") == 11
+
+
+def _free_port() -> int:
+    import socket
+
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]

@@ -1,0 +1,186 @@
+"""`python -m vglm_train.evaluate`: what it writes and prints, and the mistakes it names."""
+
+import json
+import os
+import subprocess
+import sys
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import speakers
+import tiny
+import torch
+from made_shards import TOKENS, write_source
+
+from vglm_train.checkpoint.bundle import save_bundle
+from vglm_train.config.data import Data, Source
+from vglm_train.config.language import Prompt
+from vglm_train.config.model import Text
+from vglm_train.config.run import Config
+from vglm_train.errors import UserError
+from vglm_train.evaluate import caption_command, metrics
+from vglm_train.evaluate.__main__ import _parse, main
+from vglm_train.model.alignment import build_alignment
+from vglm_train.model.visual_language import VisualLanguageModel
+from vglm_train.prompt.template import Template
+from vglm_train.prompt.text import build_text
+
+ROOT = Path(__file__).resolve().parents[2]
+IMAGES = 5
+DATA = Data(train=(Source(name="a", shards="nowhere"),), languages=("en", "zh"), global_batch=8)
+
+
+@dataclass
+class Loaded:
+    """A stage-two model as it comes out of its bundle."""
+
+    model: VisualLanguageModel
+    template: Template
+    config: Config
+
+
+@pytest.fixture(scope="module")
+def shards(tmp_path_factory) -> Path:
+    return write_source(tmp_path_factory.mktemp("data") / "held_out", [3, 4], captions={"en": 14, "zh": 7})
+
+
+@pytest.fixture(scope="module")
+def aligned(tmp_path_factory) -> Path:
+    """A stage-one bundle."""
+    folder = tmp_path_factory.mktemp("run")
+    (folder / "vocab.txt").write_text("\n".join([*TOKENS, *map(str, range(10))]) + "\n", "utf-8")
+    section = Text(tokenizer=str(folder / "vocab.txt"), max_length=8, processor="plain")
+    qformer = replace(tiny.MODEL.qformer, vocabulary=None)
+    config = tiny.config(model=replace(tiny.MODEL, text=section, qformer=qformer), data=DATA)
+    text = build_text(section, ("en", "zh"))
+    model = build_alignment(config.model, text.vocabulary, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
+    save_bundle(folder / "bundle", config, model, text, {})
+    return folder / "bundle"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory) -> Loaded:
+    own = speakers.speaker(tmp_path_factory.mktemp("speaker"), "causal")
+    return Loaded(own.model, own.template, tiny.config(data=DATA, prompt=Prompt(style="blip2")))
+
+
+@pytest.fixture
+def no_java(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+def caption(loaded: Loaded, shards: Path, *words: str) -> tuple[dict, list[str]]:
+    given = _parse(["BUNDLE", "--task", "caption", "--data", str(shards), "--workers", "0", *words])
+    return caption_command.run(loaded, given, torch.device("cpu"))
+
+
+def test_captions_are_written_with_all_that_made_them(loaded, shards, no_java):
+    report, lines = caption(loaded, shards, "--images", str(IMAGES), "--beams", "2", "--max-new", "5")
+    assert json.loads(json.dumps(report)) == report
+    assert report["images"] == IMAGES
+    assert report["decoding"] == {**report["decoding"], "beams": 2, "max_new": 5, "sample": False}
+    assert report["questions"]["zh"] == "描述这张图片。"
+    assert "jieba" in report["made_by"]["zh"]["segmenter"]
+    assert "nltk" in report["made_by"]["en"]["tokenizer"]
+    assert [(row["key"], row["language"]) for row in report["captions"]] == [
+        (f"{n:06d}", language) for language in ("en", "zh") for n in range(IMAGES)
+    ]
+    row = report["captions"][2]
+    assert row["references"] == ["a photo number 2", "photo 2"]
+    assert row["output"] is not None
+    gaps = [row["shuffled_loss"] - row["loss"] for row in report["captions"][:IMAGES]]
+    assert report["scores"]["eval/en_loss_gap"] == pytest.approx(sum(gaps) / IMAGES)
+    text = "\n".join(lines)
+    for expected in ("en: 5 images, 10 references", "zh: 5 images, 5 references", "cider", "gap", "jieba", "no METEOR"):
+        assert expected in text
+    assert max(map(len, lines)) < 200
+
+
+def test_settings_that_cannot_be_name_the_argument(loaded, shards):
+    for words, message in (
+        (("--beams", "0"), "--beams must be above 0"),
+        (("--max-new", "0"), "--max-new must be above 0"),
+        (("--batch", "0"), "--batch must be above 0"),
+    ):
+        with pytest.raises(UserError, match=message):
+            caption(loaded, shards, *words)
+
+
+def test_beams_replace_sampling(loaded, shards, no_java):
+    sampling = replace(loaded.config.evaluate, decoding=replace(speakers.DECODING, sample=True))
+    config = replace(loaded.config, evaluate=sampling)
+    own = Loaded(loaded.model, loaded.template, config)
+    assert caption(own, shards, "--images", "2", "--beams", "2")[0]["decoding"]["sample"] is False
+    assert caption(own, shards, "--images", "2")[0]["decoding"]["sample"] is True
+
+
+def test_the_command_needs_the_libraries(loaded, shards, monkeypatch):
+    monkeypatch.setitem(metrics.LIBRARIES, "no_such_library", "no-such-library")
+    with pytest.raises(UserError, match=r"no-such-library.*\[eval\]"):
+        caption(loaded, shards)
+
+
+def test_no_captions_in_the_models_languages(loaded, tmp_path, shards):
+    config = replace(loaded.config, data=replace(DATA, languages=("zh",)))
+    english = write_source(tmp_path / "en", [2], captions={"en": 4})
+    with pytest.raises(UserError, match="zh"):
+        caption(Loaded(loaded.model, loaded.template, config), english)
+
+
+def test_retrieval(aligned, shards, tmp_path, capsys):
+    out = tmp_path / "scores.json"
+    words = [str(aligned), "--data", str(shards), "--workers", "0", "--rerank", "2", "--out", str(out)]
+    assert main(words) == 0
+    report, printed = json.loads(out.read_text()), capsys.readouterr().out
+    assert report["rerank"] == 2
+    assert 0 <= report["scores"]["eval/zh_rerank_i2t_r1"] <= 100
+    assert "en: 7 images, 14 captions, per cent" in printed
+    assert printed.endswith(f"{out}\n")
+
+
+@pytest.mark.parametrize(
+    ("stage", "task", "other"), [("align", "caption", "retrieval"), ("generate", "retrieval", "caption")]
+)
+def test_a_bundle_of_the_other_stage(tmp_path, shards, capsys, stage, task, other):
+    (tmp_path / "bundle.json").write_text(json.dumps({"version": 1, "stage": stage}))
+    assert main([str(tmp_path), "--task", task, "--data", str(shards)]) == 2
+    error = capsys.readouterr().err
+    assert f"--task {other}, not --task {task}" in error
+    assert error.count("\n") == 1
+
+
+def test_arguments_of_the_other_task(shards, capsys):
+    for words in (["--task", "caption", "--rerank", "3"], ["--task", "retrieval", "--beams", "3"], ["--beams", "3"]):
+        with pytest.raises(SystemExit) as end:
+            _parse(["BUNDLE", "--data", str(shards), *words])
+        assert end.value.code == 2
+        assert "unrecognized" in capsys.readouterr().err
+
+
+def test_a_folder_that_is_no_bundle(tmp_path, shards, capsys):
+    assert main([str(tmp_path), "--task", "caption", "--data", str(shards)]) == 2
+    assert "not a bundle" in capsys.readouterr().err
+
+
+def test_a_reader_that_has_seen_enough(aligned, shards, tmp_path):
+    """`evaluate ... | true`: the scores are written, and nothing is complained of."""
+    out = tmp_path / "scores.json"
+    words = ["-m", "vglm_train.evaluate", str(aligned), "--data", str(shards), "--workers", "0", "--out", str(out)]
+    reading, writing = os.pipe()
+    os.close(reading)
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONUNBUFFERED": ""}
+    done = subprocess.run(
+        [sys.executable, *words],
+        cwd=ROOT,
+        env=environment,
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert done.returncode == 0, done.stderr
+    assert "Broken" not in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads(out.read_text())["images"] == 7
