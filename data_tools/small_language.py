@@ -36,6 +36,7 @@ from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template, build_template
 
 WITHOUT_HINT = 0.1  # share of the lessons
+SPREAD = 0.68  # standard deviation of a fresh weight, times the square root of the width
 WARMUP = 0.05  # share of the steps
 
 
@@ -61,6 +62,7 @@ def train_language(
     with torch.device(device):
         model = build_language(replace(config, weights=None), sop_id=template.tokenizer.find("<sop>"))
     model.requires_grad_(True)
+    _spread(model, config.width)
     optimizer = torch.optim.AdamW(model.parameters(), lr=lr, betas=(0.9, 0.98), weight_decay=0.01)
     warm = max(1, round(WARMUP * steps))
     schedule = torch.optim.lr_scheduler.SequentialLR(
@@ -72,7 +74,7 @@ def train_language(
         [warm],
     )
     rng, losses = Random(f"lessons {seed}"), []
-    for step in tqdm(range(steps), desc="language model", unit="step"):
+    for step in tqdm(range(steps), desc="language model", unit="step", mininterval=10, disable=None):
         rows = [_encoded(draw(rng), template, rng) for _ in range(batch)]
         lessons = _batch(rows, template, torch.device(device))
         logits, targets = model.score(model.embed(lessons.input_ids), lessons)
@@ -82,9 +84,18 @@ def train_language(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
+        if step % 50 == 0: print(step, loss.item(), flush=True)
         if step >= 0.9 * steps:
             losses.append(loss.detach())
     return model.requires_grad_(False), torch.stack(losses).mean().item()
+
+
+@torch.no_grad()
+def _spread(model: LanguageModel, width: int) -> None:
+    """Weights as large as the width asks for: 0.02 suits thousands of channels, and makes attention even at hundreds."""
+    for parameter in model.parameters():
+        if parameter.dim() == 2:
+            parameter.mul_(SPREAD / width**0.5 / 0.02)
 
 
 def save_language(model: LanguageModel, config: Language, tokenizer: Path, folder: Path) -> None:
