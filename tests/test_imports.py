@@ -55,6 +55,7 @@ FENCED = {
     "transformers": {
         "vglm_train/model/vision/hf.py",
         "vglm_train/model/language/_hf.py",
+        "vglm_train/model/language/_hf_building.py",
         "vglm_train/model/language/causal.py",
         "vglm_train/model/language/seq2seq.py",
         "vglm_train/prompt/text.py",

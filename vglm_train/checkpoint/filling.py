@@ -77,7 +77,7 @@ def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path
     assert all(len(rule.sources) == len(rule.targets) == 1 for rule in table.rules)
     state = module.state_dict(keep_vars=True)
     found = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
-    _check(_converted(found, table, source), state, table, source)
+    _check(found, state, table, source)
     for shard in shards:
         for key in shard.shapes:
             for name, value in table.apply({key: shard.read(key)}).items():
@@ -85,20 +85,21 @@ def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path
     logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
 
 
-def _converted(found: dict[str, Tensor], table: KeyMap, source: Path) -> dict[str, Tensor]:
-    try:
-        return table.apply(found)
-    except KeyMapError as error:
-        raise UserError(f"{source}: these are not weights of the configured model: {error}.") from error
-
-
-def _check(weights: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
-    """Names are given as they stand in the file."""
-    problems, theirs = [], table.inverse()
-    if missing := [_there(theirs, name, state[name]) for name in state if name not in weights]:
+def _check(found: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
+    """Raises UserError with everything that does not fit, under the names of the file."""
+    weights: dict[str, Tensor] = {}
+    theirs, problems = table.inverse(), []
+    for key, tensor in found.items():
+        try:
+            converted = table.apply({key: tensor})
+        except KeyMapError as error:
+            problems.append(str(error) if key in str(error) else f"{key}: {error}")
+            continue
+        problems += [f"unexpected: {key}" for name in converted if name not in state]
+        weights |= converted
+    missing = [_there(theirs, name, state[name]) for name in state if name not in weights]
+    if missing := [name for name in missing if name not in found]:
         problems.append(f"missing: {', '.join(missing)}")
-    if unexpected := [_there(theirs, name, weights[name]) for name in weights if name not in state]:
-        problems.append(f"more than the model has: {', '.join(unexpected)}")
     for name in (name for name in state if name in weights and weights[name].shape != state[name].shape):
         there = _there(theirs, name, state[name])
         problems.append(f"{there} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")

@@ -55,7 +55,11 @@ def hub_chatglm(heads: int, fused: Fused = "heads") -> KeyMap:
     head = rename("lm_head.weight", "network.mixins.chatglm-final.lm_head.weight")
     return KeyMap(
         rules=(*chatglm_rules("", "", heads, fused), head),
-        ignored=("transformer.layers.#.attention.rotary_emb.inv_freq", "transformer.rotary_emb.inv_freq"),
+        ignored=(
+            "transformer.layers.#.attention.rotary_emb.inv_freq",
+            "transformer.rotary_emb.inv_freq",
+            "image_encoder.*",  # of VisualGLM-6B in this layout
+        ),
     )
 
 

@@ -32,7 +32,7 @@ def qkv(source: str, target: str, heads: int, fused: Fused) -> Rule:
 
     def reorder(x: Tensor, outer: int, inner: int) -> tuple[Tensor]:
         if x.shape[0] % (3 * heads):
-            raise KeyMapError(f"{target}: {x.shape[0]} rows are not queries, keys and values of {heads} heads")
+            raise KeyMapError(f"{x.shape[0]} rows are not queries, keys and values of {heads} heads")
         return (x.reshape(outer, inner, -1, *x.shape[1:]).transpose(0, 1).reshape(x.shape),)
 
     return Rule((source,), (target,), lambda x: reorder(x, heads, 3), lambda x: reorder(x, 3, heads))

@@ -32,6 +32,8 @@ FAMILIES = {
     "bloom": transformers.BloomConfig(vocab_size=64, hidden_size=32, n_layer=2, n_head=4),
     "gemma2": transformers.Gemma2Config(**GROUPED, final_logit_softcapping=0.1),
     "cohere": transformers.CohereConfig(**SHAPE, **IDS, num_key_value_heads=2, logit_scale=0.07),
+    "gptj": transformers.GPTJConfig(**SMALL, **IDS, rotary_dim=4),
+    "gemma3": transformers.Gemma3TextConfig(**GROUPED),
     "granite": transformers.GraniteConfig(**SHAPE, num_key_value_heads=2, logits_scaling=7.0, embedding_multiplier=3.0),
 }  # fmt: skip
 ROTARY = ["llama", "qwen2", "qwen3", "glm4", "gemma2"]
@@ -192,6 +194,13 @@ def test_weights_are_in_the_models_dtype_but_rotary_tables_in_fp32(tmp_path, fam
     assert set(tables.values()) == {torch.float32}
 
 
+def test_a_table_is_as_exact_in_a_bf16_model(tmp_path):
+    """transformers computes GPT-J's in the dtype of the weights."""
+    half, full = language(tmp_path, "gptj", "bf16"), language(tmp_path, "gptj")
+    name = "model.transformer.h.0.attn.embed_positions"
+    assert torch.equal(half.get_buffer(name), full.get_buffer(name))
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_built_on_meta_and_materialised_it_has_the_same_tables(tmp_path, family):
     real = language(tmp_path, family, "bf16")
@@ -280,6 +289,7 @@ def test_longer_than_its_positions(tmp_path):
         ('{"model_type": "t5"}', ["t5", "seq2seq"]),
         ('{"model_type": "bart"}', ["seq2seq"]),
         ('{"model_type": "gemma3"}', ["gemma3 sees pictures"]),
+        ('{"model_type": "bert"}', ["bert", "look ahead"]),
         ('{"model_type": "llama", "quantization_config": {"bits": 4}}', ["quantised"]),
         ('{"model_type": "opt", "num_attention_heads": 7}', ["opt"]),
     ],

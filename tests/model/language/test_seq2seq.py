@@ -1,5 +1,6 @@
 """Encoder-decoder models of transformers behind the contract, against transformers itself."""
 
+import json
 from dataclasses import replace
 
 import pytest
@@ -32,7 +33,7 @@ def write_config(folder, family: str) -> None:
     if family == "flan-t5":
         content |= {"tie_word_embeddings": False}  # as published; transformers' class does not write it
     FAMILIES[family].save_pretrained(folder)
-    (folder / "config.json").write_text(__import__("json").dumps(content))
+    (folder / "config.json").write_text(json.dumps(content))
 
 
 def language(tmp_path, family: str, dtype: str = "fp32") -> Seq2SeqLanguage:
@@ -120,6 +121,19 @@ def test_flan_t5_has_a_head_of_its_own_and_does_not_scale(tmp_path):
     assert own.model.lm_head.weight is not own.embeddings.weight
     assert (tied.model.config.scale_decoder_outputs, own.model.config.scale_decoder_outputs) == (True, False)
     assert own.model.encoder.embed_tokens.weight is own.embeddings.weight
+
+
+@pytest.mark.parametrize(("said", "approximate"), [(None, "tanh"), ("gelu", "none")])
+def test_the_activation_is_that_of_config_json(tmp_path, said, approximate):
+    """BLIP-2's Flan-T5 has dense_act_fn "gelu", the exact one, where Google's has the approximation."""
+    write_config(tmp_path, "flan-t5")
+    content = json.loads((tmp_path / "config.json").read_text())
+    del content["dense_act_fn"]
+    (tmp_path / "config.json").write_text(json.dumps(content | ({"dense_act_fn": said} if said else {})))
+    model = Seq2SeqLanguage(Language(family="seq2seq", config=str(tmp_path), tokenizer="t", dtype="fp32"))
+    x = torch.linspace(-3, 3, 50)
+    found = model.blocks()[0].layer[-1].DenseReluDense.act(x)
+    torch.testing.assert_close(found, torch.nn.functional.gelu(x, approximate=approximate), atol=1e-6, rtol=1e-6)
 
 
 def test_fp16_keeps_what_overflows_in_fp32(tmp_path):

@@ -1,33 +1,24 @@
-"""What the two kinds of Hugging Face language models share: building, the head on chosen rows, recompute, decoding.
+"""What the two kinds of Hugging Face language models share: the head on chosen rows, recompute, decoding.
 
-The architecture and its arithmetic are transformers'; no code of a model's folder is ever run.
+The architecture and its arithmetic are transformers'.
 
 b rows, s places, m targets, d width of the head's input, e embedding width, v vocabulary.
 """
 
-import json
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import (
-    CONFIG_MAPPING,
-    GenerationConfig,
-    LogitsProcessor,
-    LogitsProcessorList,
-    PreTrainedConfig,
-)
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
 from transformers.generation.streamers import BaseStreamer
-from transformers.initialization import no_init_weights
 
 from vglm_train.config.language import Decoding, Language
 from vglm_train.errors import UserError
+from vglm_train.model.language._hf_building import build, compute_tables, configuration, read_config, source_of
 from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.language.decoding import repeated_less, sample
 from vglm_train.model.language.gradient import outside
@@ -56,14 +47,14 @@ class HuggingFaceLanguage(LanguageModel):
             self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
         except (ValueError, TypeError, AssertionError) as error:
             raise UserError(f"{source}: transformers cannot build this {shape.model_type}: {error}") from error
-        if self.model.get_output_embeddings() is None:
-            raise UserError(f"{source}: {shape.model_type} has no language-model head of its own; take another model.")
         self.start = int(seq2seq)  # tokens of a decoder's sequence that are not an answer's
+        if reason := self._unfit():
+            raise UserError(f"{source}: {shape.model_type} {reason}; take another model.")
         self._untie(content)
         self.requires_grad_(False).train(False)
         self.embed_width: int = self.embeddings.weight.shape[1]
         self.vocabulary: int = self.embeddings.weight.shape[0]
-        self.pad_id = first_id(shape.pad_token_id, shape.eos_token_id, 0)
+        self.pad_id = first_id(getattr(shape, "pad_token_id", None), getattr(shape, "eos_token_id", None), 0)
         self.model.generation_config = GenerationConfig(
             pad_token_id=self.pad_id, decoder_start_token_id=getattr(shape, "decoder_start_token_id", None)
         )
@@ -89,7 +80,7 @@ class HuggingFaceLanguage(LanguageModel):
     def check_length(self, length: int) -> None:
         """Raises UserError where the model has no positions for so many places."""
         positions = getattr(self.model.config, "max_position_embeddings", None)
-        if positions and length > positions:
+        if positions and 0 < positions < length:
             raise UserError(
                 f"a sequence of {length} places, image and answer included, is longer than the {positions} positions "
                 "of the language model: lower model.prompt's max_prompt or max_answer, or decoding's max_new."
@@ -128,84 +119,29 @@ class HuggingFaceLanguage(LanguageModel):
             for other in others:
                 module, _, key = other.rpartition(".")
                 setattr(self.get_submodule(module), key, self.get_parameter(first))
-        for name, module in self.model.named_modules():
-            tables = {key: table for key, table in module.named_buffers(recurse=False)
-                      if key in module._non_persistent_buffers_set}  # fmt: skip
-            if not tables:
-                continue
-            for table in tables.values():
-                if table.is_floating_point():
-                    table.fill_(float("nan"))
-            with torch.no_grad(), torch.device(device):
-                self.model._init_weights(module)  # transformers' own way of filling what no file holds
-            if any(table.isnan().any() for table in tables.values()):
-                raise UserError(
-                    f"{type(self.model).__name__} cannot be built on the meta device: {name} has tables "
-                    f"({', '.join(tables)}) that cannot be computed again. Build it on the device it runs on."
-                )
+        if lost := compute_tables(self.model):
+            raise UserError(
+                f"{type(self.model).__name__} cannot be built on the meta device: transformers cannot compute "
+                f"{', '.join(lost)} again. Build it on the device it runs on."
+            )
+
+    def _unfit(self) -> str | None:
+        """Why a model that transformers can build cannot be used."""
+        if self.model.get_output_embeddings() is None:
+            return "has no language-model head of its own"
+        if not self.start and any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
+            return "is an encoder, whose words look ahead"
+        try:
+            self.blocks()
+        except StopIteration:
+            return "is not a stack of blocks"
+        return None
 
     def _untie(self, content: dict[str, Any]) -> None:
         """T5's configuration class forgets tie_word_embeddings=false, by which Flan-T5 has a head of its own."""
         head = self.model.get_output_embeddings()
         if content.get("tie_word_embeddings") is False and head.weight is self.embeddings.weight:
             head.weight = nn.Parameter(head.weight.detach().clone())
-
-
-def source_of(config: Language) -> str:
-    """Where config.json is: for messages."""
-    return str(config.config or f"{config.weights}/config.json")
-
-
-def read_config(config: Language) -> dict[str, Any]:
-    """config.json of model.language.weights or .config (a folder or a file). Raises UserError if it cannot be read."""
-    path = Path(str(config.config or config.weights))
-    path = path / "config.json" if path.is_dir() or not config.config else path
-    try:
-        content = json.loads(path.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        field = "config" if config.config else "weights"
-        raise UserError(
-            f"model.language.{field}: cannot read {path} ({error}). Give a Hugging Face folder with config.json."
-        ) from error
-    if not isinstance(content, dict):
-        raise UserError(f"{path} is not a model's configuration; give a Hugging Face folder with config.json.")
-    return content
-
-
-def configuration(content: dict[str, Any], source: str) -> PreTrainedConfig:
-    """transformers' configuration of a config.json, without dropout. Raises UserError naming `source`."""
-    kind = str(content.get("model_type"))
-    if kind not in CONFIG_MAPPING:
-        raise UserError(
-            f"{source}: transformers {transformers.__version__} has no model_type {kind!r}. Code that comes with a "
-            "model is not run; take one that transformers knows (for ChatGLM-6B set model.language.family=chatglm)."
-        )
-    if content.get("quantization_config"):
-        raise UserError(f"{source}: quantised weights are not supported; take the model's bf16 or fp16 release.")
-    plain = {key: value for key, value in content.items() if key not in ("auto_map", "dtype", "torch_dtype")}
-    plain |= {key: 0.0 for key, value in plain.items() if ("drop" in key or "pdrop" in key) and type(value) is float}
-    try:
-        return CONFIG_MAPPING[kind].from_dict(plain)
-    except Exception as error:  # transformers raises many kinds here
-        raise UserError(f"{source} is not a configuration of {kind}: {error}") from error
-
-
-def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) -> Any:
-    """A transformers model in `dtype`, never in another first, on torch's default device.
-
-    `filled` with random weights, or left as memory is, for weights that are read afterwards.
-    """
-    attention = "sdpa" if kind._supports_sdpa else "eager"
-    with nullcontext() if filled else no_init_weights():
-        model = kind._from_config(shape, dtype=dtype, attn_implementation=attention)
-    model.tie_weights()  # part of what is left out where weights are
-    kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
-    if dtype == torch.float16:  # T5's `wo` overflows in fp16
-        kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ())
-    for name, module in model.named_modules():
-        if kept & set(name.split(".")):
-            module.float()
-    return model
 
 
 def first_id(*candidates: int | list[int] | None) -> int:

@@ -22,11 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
 from vglm_train.model.language.cache import KeyValueCache
 
+Rotation = tuple[Tensor, Tensor]
 _TRITON_USER = "sat.model.position_embedding.triton_rotary_embeddings"
 _FLAGS = (
     (torch.backends.cudnn, "enabled"),
@@ -106,19 +108,44 @@ class Rotary(nn.Module):
         self.inv_freq = kept if place.type == "meta" else kept.to(place)
         return self
 
-    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
-        """2-D positions [b,2,s] -> cosines and sines [b,1,s,d] fp32: the first half of d turns by the first row."""
-        angles = positions.transpose(1, 2)[..., None].float() * self.inv_freq  # [b,s,2,d/4]
-        angles = torch.cat((angles, angles), -1).flatten(2)[:, None]
+    def forward(self, positions: Tensor) -> Rotation:
+        """2-D positions [b,2,s] -> cosines and sines [b,s,1,2,d/4] fp32: a row of positions for each half of a head."""
+        angles = positions.transpose(1, 2)[:, :, None, :, None].float() * self.inv_freq
         return angles.cos(), angles.sin()
 
 
-def rotate(x: Tensor, rotation: tuple[Tensor, Tensor]) -> Tensor:
-    """x [b,h,s,d] turned within each half of d, in fp32; back in its own dtype."""
-    cos, sin = rotation
-    first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # [b,h,s,2,d/4] each
-    turned = torch.stack((-second, first), -2).flatten(-3)
-    return (x * cos + turned * sin).to(x.dtype)
+class SplitAndRotate(torch.autograd.Function):
+    """Fused product [b,s,3,h,d] -> q and k, turned within each half of d, and v, [b,s,h,d] each.
+
+    Turned in fp32. One step rather than autograd's many: nothing but cosines and sines is kept, the fused product is
+    let go, and its gradient is written into one buffer.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        q, k, v = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in qkv.unbind(2))
+        _turn(qkv[:, :, 0], cos, sin, q)
+        _turn(qkv[:, :, 1], cos, sin, k)
+        return q, k, v.copy_(qkv[:, :, 2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, q: Tensor, k: Tensor, v: Tensor):  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        grad = q.new_empty(*q.shape[:2], 3, *q.shape[2:])
+        _turn(q, cos, -sin, grad[:, :, 0])
+        _turn(k, cos, -sin, grad[:, :, 1])
+        grad[:, :, 2] = v
+        return grad, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """x [b,s,h,d] turned by cos and sin [b,s,1,2,d/4] into `out`, its like."""
+    first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # [b,s,h,2,d/4] each
+    turned = out.view(*out.shape[:-1], 2, 2, -1)
+    turned[..., 0, :] = (first * cos).addcmul_(second, sin, value=-1)
+    turned[..., 1, :] = (second * cos).addcmul_(first, sin)
 
 
 class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
@@ -137,7 +164,7 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         mask: Tensor,
         *,
         layer_id: int,
-        rotation: tuple[Tensor, Tensor],
+        rotation: Rotation,
         bias: Tensor,
         cache: KeyValueCache | None = None,
         **_: object,
@@ -146,8 +173,7 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # [b,h,s,d] each, without a copy
-        q, k = rotate(q, rotation), rotate(k, rotation)
+        q, k, v = (part.transpose(1, 2) for part in SplitAndRotate.apply(qkv, *rotation))  # [b,h,s,d]
         if cache is not None:
             k, v = cache.append(int(layer_id), k, v)
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
@@ -193,6 +219,7 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
             activation_func=partial(F.gelu, approximate="tanh"),
             hooks={},
             params_dtype=dtype,
+            row_parallel_linear_final_bias=False,  # the same sum, within the matrix product
             skip_init=True,
             device=device,
         )

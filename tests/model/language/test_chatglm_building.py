@@ -1,0 +1,102 @@
+"""SAT neither seeds, sets nor starts anything in the process it is built in. Fresh processes: imports happen once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from textwrap import dedent
+
+ROOT = Path(__file__).resolve().parents[3]
+COMMON = """
+import random, sys
+import numpy as np, torch
+import torch.distributed as dist
+from vglm_train.config.language import Language
+CONFIG = Language(layers=2, width=32, heads=2, mlp_width=64, vocabulary=1200, tokenizer="none", dtype="{dtype}")
+def state():
+    flags = torch.backends.cudnn.enabled, torch.backends.cudnn.benchmark, torch.backends.cudnn.deterministic
+    drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
+    return flags, drawn, torch.backends.cuda.matmul.allow_tf32, torch.get_default_dtype()
+def use(model):
+    embeds = model.embed(torch.arange(6)[None]).detach().requires_grad_()
+    from vglm_train.batch import PromptBatch
+    real = torch.ones(1, 6, dtype=torch.bool)
+    batch = PromptBatch(pixels=torch.zeros(1, 3, 2, 2), valid=real[:, 0], input_ids=torch.arange(6)[None],
+                        attention_mask=real, visual_mask=~real, labels=torch.tensor([[-100] * 4 + [4, 5]]))
+    logits, _ = model.score(embeds, batch)
+    logits.sum().backward()
+    assert embeds.grad.isfinite().all() and embeds.grad.abs().sum() > 0
+"""
+
+
+def run(code: str, dtype: str = "bf16") -> str:
+    code = COMMON.format(dtype=dtype) + dedent(code)
+    environment = {**os.environ, "DS_ACCELERATOR": "cpu", "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for name in ("RANK", "WORLD_SIZE", "LOCAL_RANK", "MASTER_ADDR", "MASTER_PORT"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=ROOT, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+    return done.stdout + done.stderr
+
+
+def test_the_process_is_as_it_was():
+    said = run("""
+        sys.modules["triton"] = None  # as if it were not installed
+        random.seed(3), np.random.seed(4), torch.manual_seed(5)
+        torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
+        torch.backends.cuda.matmul.allow_tf32 = True
+        before = state()
+        from vglm_train.model.language import _sat
+        assert state() == before, "import"
+        _sat.build_network(CONFIG, torch.bfloat16)
+        assert state() == before, "build"
+        from vglm_train.model.language import build_language
+        with torch.device("meta"):
+            meta = build_language(CONFIG)
+        assert {p.device.type for p in meta.parameters()} == {"meta"}
+        torch.manual_seed(5)
+        first, again = build_language(CONFIG), build_language(CONFIG)
+        name = "network.transformer.word_embeddings.weight"
+        assert not torch.equal(first.state_dict()[name], again.state_dict()[name]), "random weights are drawn as ever"
+        torch.manual_seed(5)
+        assert torch.equal(build_language(CONFIG).state_dict()[name], first.state_dict()[name])
+        use(first)
+        assert not dist.is_initialized()
+
+        # process groups of one, and of two whose other member is silent: nothing is sent, no group is made
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+        for backend, store, world in (("gloo", dist.HashStore(), 1), ("fake", FakeStore(), 2)):
+            dist.init_process_group(backend, store=store, rank=world - 1, world_size=world)
+            groups = dict(dist.distributed_c10d._world.pg_map)
+            use(build_language(CONFIG))
+            assert dist.get_world_size() == world
+            assert dict(dist.distributed_c10d._world.pg_map) == groups
+            dist.destroy_process_group()
+    """)
+    assert "[INFO]" not in said, "SAT's announcements are kept off the console"
+
+
+def test_frequencies_are_fp32_in_a_bf16_engine():
+    """DeepSpeed's bf16 block casts every parameter it is given, frozen ones too."""
+    run(
+        """
+        import os
+        import deepspeed
+        from vglm_train import distributed
+        distributed.start("gloo")
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False  # or it is compiled
+        from vglm_train.model.language import build_language
+        model = torch.nn.ModuleDict({"projection": torch.nn.Linear(4, 32), "language": build_language(CONFIG)})
+        optimizer = torch.optim.AdamW(model["projection"].parameters())
+        config = {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": True}, "zero_optimization": {"stage": 1}}
+        engine, *_ = deepspeed.initialize(model=model, optimizer=optimizer, config=config)
+        language = engine.module["language"]
+        assert {p.dtype for p in language.parameters()} == {torch.bfloat16}
+        frequencies = language.network.get_mixin("chatglm-attn").rotary_emb.inv_freq
+        assert frequencies.dtype == torch.float32
+        exact = 10000.0 ** (-torch.arange(0, 8, 2, dtype=torch.float64) / 8)
+        torch.testing.assert_close(frequencies.double(), exact, rtol=1e-6, atol=0)
+        """,
+        dtype="fp32",
+    )

@@ -1,0 +1,111 @@
+"""A transformers model from its config.json: no code of a model's folder is ever run."""
+
+import json
+from collections.abc import Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers.initialization import no_init_weights
+
+from vglm_train.config.language import Language
+from vglm_train.errors import UserError
+
+
+def source_of(config: Language) -> str:
+    """Where config.json is: for messages."""
+    return str(config.config or f"{config.weights}/config.json")
+
+
+def read_config(config: Language) -> dict[str, Any]:
+    """config.json of model.language.weights or .config (a folder or a file). Raises UserError if it cannot be read."""
+    path = Path(str(config.config or config.weights))
+    path = path / "config.json" if path.is_dir() or not config.config else path
+    try:
+        content = json.loads(path.read_text("utf-8"))
+    except (OSError, ValueError) as error:
+        field = "config" if config.config else "weights"
+        raise UserError(
+            f"model.language.{field}: cannot read {path} ({error}). Give a Hugging Face folder with config.json."
+        ) from error
+    if not isinstance(content, dict):
+        raise UserError(f"{path} is not a model's configuration; give a Hugging Face folder with config.json.")
+    return content
+
+
+def configuration(content: dict[str, Any], source: str) -> PreTrainedConfig:
+    """transformers' configuration of a config.json, without dropout. Raises UserError naming `source`."""
+    kind = str(content.get("model_type"))
+    if kind not in CONFIG_MAPPING:
+        raise UserError(
+            f"{source}: transformers {transformers.__version__} has no model_type {kind!r}. Code that comes with a "
+            "model is not run; take one that transformers knows (for ChatGLM-6B set model.language.family=chatglm)."
+        )
+    if content.get("quantization_config"):
+        raise UserError(f"{source}: quantised weights are not supported; take the model's bf16 or fp16 release.")
+    plain = {key: value for key, value in content.items() if key not in ("auto_map", "dtype", "torch_dtype")}
+    plain |= {key: 0.0 for key, value in plain.items() if ("drop" in key or "pdrop" in key) and type(value) is float}
+    try:
+        return CONFIG_MAPPING[kind].from_dict(plain)
+    except Exception as error:  # transformers raises many kinds here
+        raise UserError(f"{source} is not a configuration of {kind}: {error}") from error
+
+
+def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) -> Any:
+    """A transformers model in `dtype`, never in another first, on torch's default device.
+
+    `filled` with random weights, or left as memory is, for weights that are read afterwards.
+    """
+    attention = "sdpa" if kind._supports_sdpa else "eager"
+    with nullcontext() if filled else no_init_weights():
+        model = kind._from_config(shape, dtype=dtype, attn_implementation=attention)
+    model.tie_weights()  # part of what is left out where weights are
+    kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
+    if dtype == torch.float16:  # T5's `wo` overflows in fp16
+        kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ())
+    for name, module in model.named_modules():
+        if kept & set(name.split(".")):
+            module.float()
+    if not any(parameter.is_meta for parameter in model.parameters()):
+        compute_tables(model)  # again, as constructors may have computed them in the dtype of the weights
+    return model
+
+
+@torch.no_grad()
+def compute_tables(model: Any) -> list[str]:
+    """Compute in fp32 what no file holds: rotary tables and their like. Returns names of those that cannot be."""
+    lost, default = [], torch.get_default_dtype()
+    try:
+        torch.set_default_dtype(torch.float32)
+        for name, module in model.named_modules():
+            tables = {key: table for key, table in module.named_buffers(recurse=False)
+                      if key in module._non_persistent_buffers_set}  # fmt: skip
+            lost += [f"{name}.{key}" for key in _not_computed(model, module, tables)] if tables else []
+    finally:
+        torch.set_default_dtype(default)
+    return lost
+
+
+def _not_computed(model: Any, module: nn.Module, tables: Mapping[str, Tensor]) -> list[str]:
+    """Fill the tables by transformers' own way; those that it leaves as they were stay so, and are returned."""
+    before = {key: table.clone() for key, table in tables.items()}
+    weights = list(module.parameters(recurse=False))
+    for weight in weights:
+        weight._is_hf_initialized = True  # type: ignore[attr-defined]  # its sign for: not to be drawn anew
+    found: list[dict[str, Tensor]] = []
+    for mark in (0, 1):
+        for table in tables.values():
+            table.fill_(mark)
+        with next(iter(tables.values())).device:
+            model._init_weights(module)
+        found.append({key: table.clone() for key, table in tables.items()})
+    for weight in weights:
+        del weight._is_hf_initialized  # type: ignore[attr-defined]
+    left = [key for key in tables if not torch.equal(found[0][key], found[1][key])]
+    for key in left:
+        tables[key].copy_(before[key])
+    return left
