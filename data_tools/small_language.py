@@ -52,7 +52,15 @@ Draw = Callable[[Random], Lesson]
 
 
 def train_language(
-    config: Language, template: Template, draw: Draw, *, steps: int, batch: int, lr: float, seed: int, device: str = "cpu"
+    config: Language,
+    template: Template,
+    draw: Draw,
+    *,
+    steps: int,
+    batch: int,
+    lr: float,
+    seed: int,
+    device: str = "cpu",
 ) -> tuple[LanguageModel, float]:
     """Train a ChatGLM of this shape on `steps` batches of lessons. Returns it and the mean loss of the last tenth.
 
@@ -84,7 +92,6 @@ def train_language(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step % 50 == 0: print(step, loss.item(), flush=True)
         if step >= 0.9 * steps:
             losses.append(loss.detach())
     return model.requires_grad_(False), torch.stack(losses).mean().item()
@@ -92,7 +99,7 @@ def train_language(
 
 @torch.no_grad()
 def _spread(model: LanguageModel, width: int) -> None:
-    """Weights as large as the width asks for: 0.02 suits thousands of channels, and makes attention even at hundreds."""
+    """As large as the width asks for: 0.02 suits a thousand channels; at a hundred it makes attention all but even."""
     for parameter in model.parameters():
         if parameter.dim() == 2:
             parameter.mul_(SPREAD / width**0.5 / 0.02)
@@ -150,7 +157,7 @@ def _batch(rows: Sequence[Encoded], template: Template, device: torch.device) ->
 
 
 def lessons(records: Sequence[Record], questions: Questions, languages: Sequence[str]) -> Draw:
-    """Lessons from captions: a caption as the answer, words of another caption of the record, in any language, as hint."""
+    """Lessons from captions: one is the answer, words of another of the same record, in any language, are the hint."""
 
     def draw(rng: Random) -> Lesson:
         record = rng.choice(records)
@@ -179,7 +186,9 @@ def main() -> int:
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
     parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="captions used (default: en zh)")
-    parser.add_argument("--places", type=int, default=32, help="the image's places: model.qformer.queries (default: 32)")
+    parser.add_argument(
+        "--places", type=int, default=32, help="the image's places: model.qformer.queries (default: 32)"
+    )
     parser.add_argument("--pieces", type=int, default=4000, help="size of the tokenizer at most (default: 4000)")
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
