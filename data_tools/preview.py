@@ -24,8 +24,9 @@ from vglm_train.data.evalset import EvalItem, EvalSet
 from vglm_train.data.loader import build
 from vglm_train.data.manifest import Shard
 from vglm_train.data.record import RecordError, parse
+from vglm_train.data.rows import PairRows
 from vglm_train.data.shards import DamagedSample, ShardReader
-from vglm_train.data.stream import read_pair
+from vglm_train.data.stream import read_sample
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.text import TextEncoder, build_text
@@ -58,17 +59,17 @@ class Counts:
 
 def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[Seen | DamagedSample]:
     """The samples of an epoch in training's order, augmented, with the caption that is drawn for them."""
-    dataset = build(config, text, Ranks()).dataset
+    dataset = build(config, PairRows(text, config.data.languages), Ranks()).dataset
     for position in range(dataset.order.samples):
         number, index = dataset.order.locate(epoch, position)
         shard = dataset.shards[number]
         try:
-            pair = read_pair(dataset.reader, shard, index, epoch, dataset.how)
+            sample = read_sample(dataset.reader, shard, index, epoch, dataset.how)
         except DamagedSample as damage:
             yield damage
             continue
-        texts = ((pair.language, pair.caption, pair.ids),)
-        yield Seen(f"{shard.name} {pair.key}", pair.image_id, pair.pixels, texts)
+        texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
+        yield Seen(f"{shard.name} {sample.key}", sample.image_id, sample.pixels, texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | DamagedSample]:
@@ -89,7 +90,7 @@ def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | Dam
 def all_shards(config: Config, text: TextEncoder, split: str) -> Sequence[Shard]:
     """The shards of the split."""
     if split == "train":
-        return build(config, text, Ranks()).dataset.shards
+        return build(config, PairRows(text, config.data.languages), Ranks()).dataset.shards
     return EvalSet(config.data.validation, 1, config.data.languages).shards
 
 

@@ -16,11 +16,13 @@ from vglm_train.data.evalset import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.evaluate.retrieval import Embedder, Retrieval
 from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.prompt.text import build_text
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 YAMLS = sorted(CONFIGS.rglob("*.yaml"))
 PRESETS = sorted((CONFIGS / "pretrain").glob("*_stage1.yaml"))
+STAGE_TWO = sorted((CONFIGS / "pretrain").glob("*_stage2*.yaml"))
 BERT_UNCASED = 30522 + 1  # and [DEC]
 BERT_MULTILINGUAL = 119547 + 3  # and [DEC], [EN], [ZH]
 VOCABULARIES = {"bert-base-uncased": BERT_UNCASED, "bert-base-multilingual-cased": BERT_MULTILINGUAL}
@@ -79,6 +81,12 @@ def test_there_are_configs_to_test():
     assert {name(path) for path in PRESETS} == {
         f"pretrain/{recipe}_stage1.yaml" for recipe in ("blip2_paper", "lavis", "visualglm")
     }
+    assert {path.stem for path in STAGE_TWO} == {
+        "blip2_paper_stage2_opt",
+        "blip2_paper_stage2_flan_t5",
+        "lavis_stage2_opt",
+        "visualglm_stage2",
+    }
 
 
 @pytest.mark.parametrize("path", YAMLS, ids=name)
@@ -122,9 +130,53 @@ def one_leaf_changed(config: Config):
 @pytest.mark.parametrize("path", YAMLS, ids=name)
 def test_builds_on_the_meta_device(path):
     config = load(path)
-    model = meta_model(config, VOCABULARIES.get(config.model.text.tokenizer, BERT_UNCASED))
+    if config.run.stage == "align":
+        model = meta_model(config, VOCABULARIES.get(config.model.text.tokenizer, BERT_UNCASED))
+    else:
+        model = meta_language(config)
+        assert not any(parameter.requires_grad for parameter in model.language.parameters())
     assert all(parameter.is_meta for parameter in model.parameters())
     assert not any(parameter.requires_grad for parameter in model.vision.parameters())
+
+
+def meta_language(config: Config) -> VisualLanguageModel:
+    with torch.device("meta"):
+        return build_visual_language(config.model, config.data.image.mean, config.data.image.std)
+
+
+OPT = (
+    50272 * 2560
+    + (2048 + 2) * 2560
+    + norm(2560)
+    + 32 * (4 * linear(2560, 2560) + linear(2560, 10240) + linear(10240, 2560) + 2 * norm(2560))
+)
+T5_STACK = 24 * (3 * 2048 * 5120 + 4 * 2048 * 2048 + 2 * 2048) + 32 * 32 + 2048
+T5 = 2 * 32128 * 2048 + 2 * T5_STACK + 24 * (4 * 2048 * 2048 + 2048)
+GLM = (
+    2 * 130528 * 4096
+    + 28 * (linear(4096, 3 * 4096) + linear(4096, 4096) + linear(4096, 16384) + linear(16384, 4096) + 2 * norm(4096))
+    + norm(4096)
+)
+
+
+@pytest.mark.parametrize("path", STAGE_TWO, ids=name)
+def test_stage_two_has_the_published_sizes(path):
+    config = load(path)
+    model = meta_language(config)
+    width = {"causal": 2560, "seq2seq": 2048, "chatglm": 4096}[config.model.language.family]
+    assert count(model.language) == {"causal": OPT, "seq2seq": T5, "chatglm": GLM}[config.model.language.family]
+    assert count(model.vision) == eva_g()
+    trained = sum(parameter.numel() for _, parameter in model.trained_parameters())
+    assert trained == qformer_query_side() + norm(1408) + linear(768, width)
+    if width == 2560:
+        assert trained == 107_133_696  # what a public reproduction of BLIP-2 with OPT-2.7B logs
+
+
+def test_stage_two_sizes_in_figures():
+    assert OPT == 2_651_596_800  # "2.7 B"
+    assert pytest.approx(2.85e9, rel=1e-2) == T5  # Flan-T5-XL
+    whole = GLM + eva_g() + qformer_query_side() + linear(768, 4096)
+    assert whole == pytest.approx(7.8e9, rel=2e-3)  # VisualGLM-6B, "7.8 billion parameters"
 
 
 @pytest.mark.parametrize("path", PRESETS, ids=name)
@@ -216,9 +268,19 @@ def test_presets_hold_the_published_values(recipe):
         assert found == value, key
 
 
-@pytest.mark.parametrize(("recipe", "rows"), [("blip2_paper", 105), ("lavis", 100), ("visualglm", 105)])
+@pytest.mark.parametrize(
+    ("recipe", "rows"),
+    [
+        ("blip2_paper_stage1", 105),
+        ("lavis_stage1", 100),
+        ("visualglm_stage1", 105),
+        ("blip2_paper_stage2_opt", 120),
+        ("blip2_paper_stage2_flan_t5", 95),
+        ("lavis_stage2_opt", 64),
+    ],
+)
 def test_presets_run_on_the_published_sixteen_gpus(recipe, rows):
-    config = load(CONFIGS / "pretrain" / f"{recipe}_stage1.yaml")
+    config = load(CONFIGS / "pretrain" / f"{recipe}.yaml")
     check(config, world=16)
     assert split(config, world=16).micro == rows
 

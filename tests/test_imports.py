@@ -20,6 +20,7 @@ LAYERS = [
     {"objective", "checkpoint"},
     {"evaluate"},
     {"engine", "chat"},
+    {"stages"},
     {"run", "describe"},
     {"train"},
 ]

@@ -5,16 +5,16 @@ from collections.abc import Iterable
 import torch
 from torch import nn
 
+from vglm_train import stages
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length, check_vocabulary
+from vglm_train.config.check import check_length
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.loader import count_samples
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import UserError
-from vglm_train.model.alignment import Alignment, build_alignment
-from vglm_train.model.flops import flops_per_pair, image_tokens
-from vglm_train.prompt.text import build_text
+from vglm_train.model.visual import VisualModel
+from vglm_train.stages import Stage
 
 GIB = 2**30
 
@@ -25,38 +25,26 @@ def describe(config: Config, world: int) -> str:
     Where data or tokenizer are not on this machine, it says so and describes the rest. Raises UserError for
     everything that training would refuse.
     """
-    vocabulary, words = _vocabulary(config)
+    stage = stages.build(config)
+    words = stage.tokenizer_line()
     with torch.device("meta"):
-        image = config.data.image
-        model = build_alignment(config.model, vocabulary, image.mean, image.std)
+        model = stage.model()
     folder = RunFolder(config)
     resume = folder.check(config)
     lines = [
         dump(config).rstrip(),
         "",
         *_parameters(model),
+        *stage.notes(model),
         words,
         *_data(config, world),
-        *_memory(config, model, vocabulary, world),
+        *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
     ]
     return "\n".join(lines)
 
 
-def _vocabulary(config: Config) -> tuple[int, str]:
-    """Size of the word table, and a line about the tokenizer."""
-    fixed, name = config.model.qformer.vocabulary, config.model.text.tokenizer
-    try:
-        text = build_text(config.model.text, config.data.languages)
-    except UserError as error:
-        if fixed is None:
-            raise
-        return fixed, f"tokenizer: not checked, {error}"
-    check_vocabulary(config, text.vocabulary)
-    return fixed or text.vocabulary, f"tokenizer: {name}, {text.vocabulary:,} tokens"
-
-
-def _parameters(model: Alignment) -> list[str]:
+def _parameters(model: VisualModel) -> list[str]:
     """Trained and frozen parts with their sizes."""
     lines = []
     for title, trained in (("trained", True), ("frozen", False)):
@@ -69,7 +57,7 @@ def _parameters(model: Alignment) -> list[str]:
     return lines
 
 
-def _parts(model: Alignment) -> dict[str, nn.Module]:
+def _parts(model: VisualModel) -> dict[str, nn.Module]:
     """Children by name, and what the model owns itself."""
     own = nn.ParameterDict(dict(model.named_parameters(recurse=False)))
     return {**dict(model.named_children()), "own": own}
@@ -99,28 +87,16 @@ def _data(config: Config, world: int) -> list[str]:
     ]
 
 
-def _memory(config: Config, model: Alignment, vocabulary: int, world: int) -> list[str]:
-    """Weights and optimizer exactly; activations by a count that was within 11 % of three measured runs on a GPU."""
+def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
+    """Weights and optimizer exactly, activations by the stage's count."""
     frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     micro = config.engine.micro_batch or config.data.global_batch // world
-    kept = _activations(config, vocabulary) * micro
+    kept, cost = stage.activations(model) * micro, stage.cost(model)
     total = (frozen + states + kept) / GIB
     return [
         f"memory a rank: about {total:.1f} GiB (frozen {frozen / GIB:.1f}, weights and optimizer {states / GIB:.1f}, "
         f"activations of {micro} rows {kept / GIB:.1f})",
-        f"arithmetic: {flops_per_pair(config.model, vocabulary) / 1e9:.1f} GFLOP a pair",
+        f"arithmetic: {(cost.sample + stage.places() * cost.place) / 1e9:.1f} GFLOP a pair",
     ]
-
-
-def _activations(config: Config, vocabulary: int) -> float:
-    """Bytes backward keeps for one row: Q-Former passes over queries and text, image keys, word logits."""
-    q, t, size = config.model.qformer.queries, config.model.text.max_length, config.model.qformer
-    low = 2 if config.engine.precision == "bf16" else 4
-    places = q + t + 3 * (q + t) + t
-    block = places * (8 * size.width + 3 * size.mlp_width) * low
-    crossings = -(-size.layers // size.cross_every)
-    image = image_tokens(config.model.vision) * (crossings * 2 * size.width * low * 2 + config.model.vision.width * 8)
-    layers = block if config.engine.recompute else size.layers * block
-    return layers + image + t * vocabulary * (low + 8)

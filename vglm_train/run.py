@@ -7,12 +7,10 @@ from pathlib import Path
 
 import torch
 
-from vglm_train import distributed
-from vglm_train.checkpoint.bundle import save_bundle
-from vglm_train.checkpoint.pretrained import load_pretrained
+from vglm_train import distributed, stages
 from vglm_train.checkpoint.resume import read_state, read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length, check_vocabulary
+from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalSet
 from vglm_train.data.loader import build as build_loader
@@ -23,16 +21,13 @@ from vglm_train.engine.plan import Plan
 from vglm_train.engine.state import RunState
 from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.errors import LostProcess, UserError, explained
-from vglm_train.evaluate.retrieval import Embedder, Retrieval
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.facts import RunFacts
 from vglm_train.log.metrics import Meter
 from vglm_train.log.throughput import Throughput
-from vglm_train.model.alignment import Alignment, build_alignment
-from vglm_train.model.flops import flops_per_pair
-from vglm_train.objective.alignment import AlignmentObjective
-from vglm_train.prompt.text import build_text
+from vglm_train.model.visual import VisualModel
+from vglm_train.objective.base import Objective
 
 log = logging.getLogger(console.LOGGER)
 
@@ -56,9 +51,8 @@ class _Run:
 
     def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
-        self.text = build_text(config.model.text, config.data.languages)
-        check_vocabulary(config, self.text.vocabulary)
-        self.loader = build_loader(config, self.text, ranks)
+        self.stage = stages.build(config)
+        self.loader = build_loader(config, self.stage.rows, ranks)
         check_length(config, self.loader.epoch_samples)
         self.validation = self._validation()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
@@ -70,21 +64,14 @@ class _Run:
             epoch_samples=self.plan.epoch_samples,
             global_batch=self.plan.global_batch,
             candidates=self.plan.micro_batch * ranks.world,
-            vocabulary=config.model.qformer.vocabulary or self.text.vocabulary,
-            weights={
-                "itc": config.objective.itc.weight,
-                "itm": config.objective.itm.weight,
-                "itg": config.objective.itg.weight,
-            },
+            vocabulary=self.stage.vocabulary,
+            weights=dict(self.stage.weights),
         )
         console.setup(ranks)
 
     def train(self) -> int:
         model = self._model()
-        seed, languages = self.config.run.seed, self.text.language_ids.values()
-        objective = AlignmentObjective(
-            model, self.config.objective, self.ranks, seed, dec_id=self.text.dec_id, language_ids=languages
-        )
+        objective = self.stage.objective(model, self.ranks)
         engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks)
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
@@ -96,7 +83,7 @@ class _Run:
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
         try:
             with explained():
-                trainer.fit(self._hooks(engine, objective, outlets))
+                trainer.fit(self._hooks(engine, objective, model, outlets))
         except UserError as error:
             received = stop.release()
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
@@ -110,7 +97,7 @@ class _Run:
             return 128 + stop.received
         if self.ranks.main:
             origin = {"run": self.config.run.name, "step": self.state.step, "samples": self.state.samples}
-            save_bundle(self.folder.bundle, self.config, model, self.text, origin)
+            self.stage.save(self.folder.bundle, model, origin)
             log.info("done: %s", self.folder.bundle)
         self.ranks.barrier()
         return 0
@@ -140,7 +127,8 @@ class _Run:
             self.facts.write(self.folder.path)
         self.ranks.barrier()
         console.setup(self.ranks, self.folder.path)
-        if self.ranks.main and before and before.candidates != self.facts.candidates:
+        itc = self.facts.weights.get("itc")
+        if self.ranks.main and itc and before and before.candidates != self.facts.candidates:
             log.warning(
                 "ITC tells each image from %d texts now, from %d before: ranks or engine.micro_batch changed. "
                 "Its loss cannot be compared with the earlier one.",
@@ -148,13 +136,12 @@ class _Run:
                 before.candidates,
             )
 
-    def _model(self) -> Alignment:
+    def _model(self) -> VisualModel:
         """Random weights are a function of the seed, the same on every rank; then what the configuration names."""
         torch.manual_seed(self.config.run.seed)
-        section, image = self.config.model, self.config.data.image
         with self.ranks.device:
-            model = build_alignment(section, self.text.vocabulary, image.mean, image.std)
-        load_pretrained(model, section)
+            model = self.stage.model()
+        self.stage.load(model)
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
@@ -184,11 +171,12 @@ class _Run:
         return outlets
 
     def _hooks(
-        self, engine: DeepSpeedEngine, objective: AlignmentObjective, outlets: Sequence[sinks.Sink]
+        self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink]
     ) -> list[Hook]:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
-        throughput = Throughput(self.ranks.device, self.ranks.world, flops_per_pair(config.model, self.text.vocabulary))
+        cost = self.stage.cost(model)
+        throughput = Throughput(self.ranks.device, self.ranks.world, cost.sample, cost.place)
         save = hooks.SaveHook(
             self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
         )
@@ -196,14 +184,7 @@ class _Run:
             hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, self.plan.global_batch)
         ]
         if self.validation is not None:
-            judge = self._judge(objective.model, self.validation)
+            items = list(self.validation.items(config.data.workers))
+            judge = self.stage.evaluator(model, items, self.ranks)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, config.checkpoint.best))
         return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
-
-    def _judge(self, model: Alignment, validation: EvalSet) -> Retrieval:
-        config = self.config
-        embedder = Embedder(model, self.text, self.ranks.device, config.engine.precision == "bf16")
-        items = list(validation.items(config.data.workers))
-        return Retrieval(
-            embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, self.ranks
-        )

@@ -13,7 +13,7 @@ from made_shards import sample, write_manifest, write_shard, write_source
 from vglm_train.batch import PairBatch
 from vglm_train.config.model import Text
 from vglm_train.data.loader import Loader
-from vglm_train.data.stream import PairDataset
+from vglm_train.data.stream import StreamDataset
 from vglm_train.errors import UserError
 
 N, G = 31, 12  # samples of `uneven`, rows of a step
@@ -108,7 +108,7 @@ def test_a_sample_changes_from_epoch_to_epoch_and_with_the_seed(loader_of, uneve
 def test_what_a_batch_is(loader_of, uneven: Path) -> None:
     loader = loader_of(uneven)
     batch = take(loader, 1)[0]
-    text = loader.dataset.how.text
+    text = loader.dataset.how.rows.text
     assert (batch.pixels.shape, batch.pixels.dtype) == ((G, 3, 16, 16), torch.uint8)
     assert (batch.text_ids.shape, batch.text_mask.shape) == ((G, 12), (G, 12))
     for ids, mask, image_id in zip(batch.text_ids, batch.text_mask, batch.image_ids):
@@ -167,7 +167,7 @@ def test_wrong_manifest_found_by_a_worker(loader_of, tmp_path: Path) -> None:
 
 
 def test_dead_worker_is_one_clear_message(loader_of, uneven: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(PairDataset, "__getitem__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
+    monkeypatch.setattr(StreamDataset, "__getitem__", lambda self, number: os.kill(os.getpid(), signal.SIGKILL))
     with pytest.raises(UserError, match=r"a loader worker died .* Lower data\.workers"):
         take(loader_of(uneven, workers=1), 1)
 

@@ -17,7 +17,7 @@ from data_tools.demo.scenes import LANGUAGES, all_scenes, draw
 from vglm_train.checkpoint.pretrained import load_bert, load_vision
 from vglm_train.config.data import Image
 from vglm_train.config.load import load
-from vglm_train.config.model import Model, Vision
+from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
@@ -41,7 +41,7 @@ def test_encoder_learns_and_is_read_by_the_model(pictures: Pictures, tmp_path: P
     file = tmp_path / "encoder.safetensors"
     save_encoder(encoder, file)
     vision = build_vision(VISION)
-    load_vision(vision.encoder, Model(vision=Vision(**{**_fields(VISION), "weights": str(file)})))
+    load_vision(vision.encoder, Vision(**{**_fields(VISION), "weights": str(file)}))
     pixels = torch.randn(2, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(vision(pixels), encoder(pixels))

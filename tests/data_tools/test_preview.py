@@ -17,6 +17,7 @@ from data_tools.pack_shards import pack
 from data_tools.preview import Seen, count_tokens, train_samples, validation_samples
 from vglm_train.config.load import load
 from vglm_train.data.loader import build
+from vglm_train.data.rows import PairRows
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.text import build_text
@@ -62,7 +63,8 @@ def test_train_rows_are_those_that_training_reads(run_file: Path, epoch: int) ->
     config = load(run_file)
     text = build_text(config.model.text, config.data.languages)
     seen = list(train_samples(config, text, epoch))
-    batches = islice(build(config, text, Ranks()).batches(consumed=0), 2 * epoch, 2 * epoch + 2)
+    loader = build(config, PairRows(text, config.data.languages), Ranks())
+    batches = islice(loader.batches(consumed=0), 2 * epoch, 2 * epoch + 2)
     for number, batch in enumerate(batches):
         rows = seen[4 * number : 4 * number + 4]
         assert all(isinstance(row, Seen) for row in rows)
@@ -85,7 +87,7 @@ def test_validation_shows_every_caption(run_file: Path) -> None:
 def test_unknown_and_cut_are_counted(run_file: Path) -> None:
     config = load(run_file)
     text = build_text(config.model.text, config.data.languages)
-    shards = build(config, text, Ranks()).dataset.shards
+    shards = build(config, PairRows(text, config.data.languages), Ranks()).dataset.shards
     counts = count_tokens(shards, text, ("en", "zh"))
     assert (counts["en"].captions, counts["en"].tokens, counts["en"].unknown, counts["en"].cut) == (15, 43, 0, 1)
     assert (counts["zh"].captions, counts["zh"].tokens, counts["zh"].unknown, counts["zh"].cut) == (16, 48, 8, 0)

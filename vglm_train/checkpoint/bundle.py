@@ -1,54 +1,65 @@
 """The portable result of a run: safetensors and JSON, enough to evaluate, continue or chat elsewhere.
 
-bundle.json           version, stage, vocabulary size, where the frozen encoder is, what made the bundle
-config.yaml           the resolved configuration it was trained with
-trained.safetensors   what was trained, by name
-vision.safetensors    the frozen encoder, if it is small or was never a file; else bundle.json names file and sha256
-tokenizer/            the Q-Former's tokenizer
+bundle.json            version, stage, vocabulary size, where the frozen towers are, what made the bundle
+config.yaml            the resolved configuration it was trained with
+trained.safetensors    what was trained, by name
+vision.safetensors     the frozen image encoder, language.safetensors the frozen language model: if they are small
+                       or were never files; else bundle.json names where they are
+tokenizer/             the Q-Former's tokenizer (stage align), or the language model's (stage generate)
 """
 
-import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
-from vglm_train.checkpoint.pretrained import load_pretrained
+from vglm_train.checkpoint import frozen
+from vglm_train.checkpoint.language import load_language
+from vglm_train.checkpoint.pretrained import load_strictly, load_vision, read_safetensors
 from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.config.load import dump, load
+from vglm_train.config.model import Model
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.model.visual import VisualModel
+from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
+from vglm_train.prompt.template import Template, build_template
 from vglm_train.prompt.text import TextEncoder, build_text
+from vglm_train.prompt.tokenizers import build_tokenizer
 
-VERSION = 1
-VISION = "vision.encoder."  # prefix of what is frozen
-SMALL = 256 * 2**20  # bytes up to which the frozen encoder travels along
+VERSION = 2
+TOWERS = {"vision": "vision.encoder.", "language": "language."}  # what is frozen, and the prefix of its names
 
 
-def save_bundle(folder: Path, config: Config, model: Alignment, text: TextEncoder, origin: dict) -> None:
+class Tokenizer(Protocol):
+    def save(self, folder: Path) -> None: ...
+
+
+def save_bundle(folder: Path, config: Config, model: VisualModel, tokenizer: Tokenizer, origin: Mapping) -> None:
     """Write a bundle aside and rename it. `origin` says what made it (run name, step, samples, scores)."""
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
-    vision = {name.removeprefix(VISION): weights.pop(name) for name in list(weights) if name.startswith(VISION)}
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    sources = {"vision": config.model.vision.weights, "language": getattr(config.model.language, "weights", None)}
+    towers = {}
+    for tower, prefix in TOWERS.items():
+        own = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
+        if own:
+            towers[tower] = frozen.keep(aside / f"{tower}.safetensors", own, sources[tower])
     save_file(weights, aside / "trained.safetensors")
-    reference = _keep_vision(aside, config, vision)
-    text.save(aside / "tokenizer")
-    document = {
-        "version": VERSION,
-        "stage": config.run.stage,
-        "vocabulary": text.vocabulary,
-        "vision": reference,
-        "origin": origin,
-    }
-    (aside / "config.yaml").write_text(dump(config))
+    tokenizer.save(aside / "tokenizer")
+    _keep_shape(config.model, aside)
+    document = {"version": VERSION, "stage": config.run.stage, "towers": towers, "origin": dict(origin)}
+    (aside / "config.yaml").write_text(dump(config), "utf-8")
     write_text_atomic(aside / "bundle.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
     shutil.rmtree(folder, ignore_errors=True)
     aside.rename(folder)
@@ -56,85 +67,120 @@ def save_bundle(folder: Path, config: Config, model: Alignment, text: TextEncode
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A loaded bundle: the model in eval mode, its text encoder, the configuration and bundle.json."""
+    """A loaded bundle: model in eval mode, configuration, bundle.json, and what turns text to ids in its stage."""
 
-    model: Alignment
-    text: TextEncoder
+    model: Any  # Alignment or VisualLanguageModel
     config: Config
     document: dict
+    prompt: TextEncoder | Template
+
+    @property
+    def text(self) -> TextEncoder:
+        """Of stage align."""
+        assert isinstance(self.prompt, TextEncoder)
+        return self.prompt
+
+    @property
+    def template(self) -> Template:
+        """Of stage generate."""
+        assert isinstance(self.prompt, Template)
+        return self.prompt
 
 
-def load_bundle(folder: Path, device: torch.device, vision_weights: str | None = None) -> Bundle:
+def load_bundle(
+    folder: Path, device: torch.device, vision_weights: str | None = None, language_weights: str | None = None
+) -> Bundle:
     """Read a bundle onto `device`.
 
-    vision_weights: file of the frozen encoder, where the bundle only names it and the file has moved.
+    vision_weights, language_weights: where a frozen tower is now, if the bundle only names it and it has moved.
     Raises UserError for a folder that is no bundle, an unreadable file, or weights that do not fit.
     """
+    document = read_document(folder)
+    config = load(folder / "config.yaml")
+    towers, moved = document["towers"], {"vision": vision_weights, "language": language_weights}
+    files = {name: frozen.find(folder, name, reference, moved[name]) for name, reference in towers.items()}
+    vision = replace(config.model.vision, weights=str(files["vision"]))
+    shape = replace(vision, weights=vision.weights if files["vision"].is_dir() else None)
+    config = replace(config, model=replace(config.model, vision=shape))
+    build = _build_alignment if document["stage"] == "align" else _build_language
+    with device:
+        bundle = build(folder, config, document)
+    load_vision(bundle.model.vision.encoder, vision)
+    if "language" in files:
+        _load_language(bundle, files["language"])
+    _load_trained(bundle.model, folder / "trained.safetensors")
+    bundle.model.to(device).eval()
+    return bundle
+
+
+def read_document(folder: Path) -> dict:
+    """bundle.json. UserError where there is none, or one of another version."""
     path = folder / "bundle.json"
     if not path.exists():
         raise UserError(f"{folder} is not a bundle: there is no {path}. A run writes one to RUN/bundle when it ends.")
-    document = json.loads(path.read_text())
+    document = json.loads(path.read_text("utf-8"))
     if document.get("version") != VERSION:
         raise UserError(f"{path}: version {document.get('version')}, this program reads {VERSION}.")
-    config = load(folder / "config.yaml")
-    section = replace(
-        config.model,
-        vision=replace(config.model.vision, weights=_vision_file(folder, document["vision"], vision_weights)),
-        qformer=replace(config.model.qformer, weights=None),
-        text=replace(config.model.text, tokenizer=str(folder / "tokenizer")),
-    )
-    text = build_text(section.text, config.data.languages)
-    with device:
-        model = build_alignment(section, text.vocabulary, config.data.image.mean, config.data.image.std)
-    load_pretrained(model, section)
-    _load_trained(model, folder / "trained.safetensors")
-    return Bundle(model.to(device).eval(), text, config, document)
+    return document
 
 
-def _keep_vision(folder: Path, config: Config, vision: dict[str, Tensor]) -> dict:
-    source = config.model.vision.weights
-    size = sum(tensor.numel() * tensor.element_size() for tensor in vision.values())
-    if source is not None and (size > SMALL or Path(source).is_dir()):
-        return {"file": str(Path(source).resolve()), "sha256": _sha256(Path(source))}
-    save_file(vision, folder / "vision.safetensors")
-    return {"file": "vision.safetensors"}
-
-
-def _vision_file(folder: Path, reference: dict, override: str | None) -> str:
-    if "sha256" not in reference:
-        return str(folder / reference["file"])
-    file = Path(override or reference["file"])
-    if not file.exists():
-        raise UserError(
-            f"{folder}/bundle.json: the frozen encoder's weights {file} are not there. They are too large to travel "
-            "with the bundle; give their place with --vision-weights."
-        )
-    if _sha256(file) != reference["sha256"]:
-        raise UserError(
-            f"{file} is not the encoder this bundle was trained with: its sha256 differs from bundle.json's."
-        )
-    return str(file)
-
-
-def _load_trained(model: Alignment, file: Path) -> None:
+def read_trained(folder: Path) -> dict[str, Tensor]:
+    """What a bundle's run trained, by name. UserError if it cannot be read."""
+    file = folder / "trained.safetensors"
     try:
-        tensors = load_file(file)
+        return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read ({error}). Copy the bundle again.") from error
+
+
+def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
+    section = replace(config.model.text, tokenizer=str(folder / "tokenizer"))
+    text = build_text(section, config.data.languages)
+    image = config.data.image
+    model: Alignment = build_alignment(config.model, text.vocabulary, image.mean, image.std)
+    return Bundle(model, config, document, text)
+
+
+def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
+    assert config.model.language is not None
+    language = replace(config.model.language, tokenizer=str(folder / "tokenizer"))
+    if language.family != "chatglm":
+        language = replace(language, config=str(folder / "tokenizer"))
+    if "fingerprint" not in document["towers"]["language"]:
+        language = replace(language, weights=None)
+    section = replace(config.model, language=language)
+    tokenizer = build_tokenizer(language)
+    template = build_template(config.prompt, language, tokenizer, section.qformer.queries)
+    image, sop_id = config.data.image, getattr(tokenizer, "sop_id", None)
+    model: VisualLanguageModel = build_visual_language(section, image.mean, image.std, sop_id)
+    return Bundle(model, config, document, template)
+
+
+def _load_language(bundle: Bundle, path: Path) -> None:
+    """The frozen language model: from the bundle's own file, or from the folder it was published in."""
+    if path.name == "language.safetensors":
+        load_strictly(bundle.model.language, read_safetensors(path), path)
+    else:
+        section = bundle.config.model.language
+        assert section is not None
+        load_language(bundle.model.language, replace(section, weights=str(path)))
+
+
+def _keep_shape(config: Model, aside: Path) -> None:
+    """A Hugging Face model's config.json goes along: it is the shape of what the bundle holds or names."""
+    language = config.language
+    if language is None or language.family == "chatglm":
+        return
+    source = Path(str(language.config or language.weights))
+    file = source / "config.json" if source.is_dir() else source
+    shutil.copyfile(file, aside / "tokenizer" / "config.json")
+
+
+def _load_trained(model: VisualModel, file: Path) -> None:
+    tensors = read_trained(file.parent)
     report = model.load_state_dict(tensors, strict=False)
-    missing = sorted(name for name in report.missing_keys if not name.startswith(VISION))
+    missing = sorted(name for name in report.missing_keys if not name.startswith(tuple(TOWERS.values())))
     if missing or report.unexpected_keys:
         raise UserError(
             f"{file} does not fit bundle.json: missing {missing[:3]}, unknown {report.unexpected_keys[:3]}."
         )
-
-
-def _sha256(path: Path) -> str:
-    """Of a file, or of a folder's files in name order."""
-    digest = hashlib.sha256()
-    files = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(2**20):
-                digest.update(block)
-    return digest.hexdigest()

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vglm_train.checkpoint.formats import BERT, EVA, HF_VISION
 from vglm_train.checkpoint.keymap import KeyMapError
-from vglm_train.config.model import Model
+from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment
 
@@ -26,21 +26,21 @@ def load_pretrained(model: Alignment, config: Model) -> None:
     Raises UserError naming the file and every key or shape that does not fit.
     """
     if config.vision.weights:
-        load_vision(model.vision.encoder, config)
+        load_vision(model.vision.encoder, config.vision)
     if config.qformer.weights:
         load_bert(model, Path(config.qformer.weights))
 
 
-def load_vision(encoder: nn.Module, config: Model) -> None:
-    """model.vision.weights into the bare encoder: our own names, or the publisher's.
+def load_vision(encoder: nn.Module, config: Vision) -> None:
+    """The weights that `config` names into the bare encoder: our own names, or the publisher's.
 
     EVA: LAVIS's names, alone or under `visual_encoder.`. CLIP, SigLIP: a Hugging Face folder. Blocks beyond
-    model.vision.depth, and what follows the last block, are left out.
+    its depth, and what follows the last block, are left out.
     """
-    path = Path(str(config.vision.weights))
-    weights = _cut(read_safetensors(path), config.vision.depth)
+    path = Path(str(config.weights))
+    weights = _cut(read_safetensors(path), config.depth)
     if set(weights) != set(encoder.state_dict()):
-        weights = _convert_vision(weights, config.vision.family, path)
+        weights = _convert_vision(weights, config.family, path)
     load_strictly(encoder, weights, path)
 
 

@@ -43,8 +43,11 @@ def check(config: Config, world: int) -> None:
     """What needs no data: batch shares, languages, evaluation, lengths that are not in epochs. Raises FieldError."""
     if not config.data.train:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
-    _check_candidates(config, split(config, world), world)
-    _check_languages(config.data, config.model.text)
+    cut = split(config, world)
+    if config.run.stage == "align":
+        _check_candidates(config, cut, world)
+        _check_languages(config.data, config.model.text)
+    _check_language_model(config)
     _check_evaluation(config)
     if config.run.length.epochs is None and config.optim.warmup.epochs is None:
         check_length(config, epoch_samples=0)
@@ -102,6 +105,27 @@ def _check_languages(data: Data, text: Text) -> None:
         raise FieldError("model.text.tokenizer", "data.languages", reason=reason)
 
 
+def _check_language_model(config: Config) -> None:
+    """It is given where it is used, and its positions hold the longest sequence."""
+    language, stage, prompt = config.model.language, config.run.stage, config.prompt
+    if stage == "align" and language is not None:
+        reason = "stage align trains no language model; leave it out, or set run.stage generate"
+        raise FieldError("model.language", "run.stage", reason=reason)
+    if stage == "align":
+        return
+    if language is None:
+        raise FieldError(
+            "model.language", "run.stage", reason="stage generate needs one: give family, weights, tokenizer"
+        )
+    longest = config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
+    if language.family == "chatglm" and longest > language.positions:
+        reason = (
+            f"the image's {config.model.qformer.queries} places, prompt.max_prompt {prompt.max_prompt} and "
+            f"prompt.max_answer {prompt.max_answer} are {longest}; the model has {language.positions} positions"
+        )
+        raise FieldError("prompt.max_prompt", "prompt.max_answer", "model.language.positions", reason=reason)
+
+
 def _check_evaluation(config: Config) -> None:
     best, every = config.checkpoint.best, config.evaluate.every
     if every is not None and not config.data.validation:
@@ -119,7 +143,10 @@ def _check_evaluation(config: Config) -> None:
 
 
 def scores(config: Config) -> list[str]:
-    """Names of the scores a run can choose its best step by; more is better in all of them."""
+    """Names of the scores a run can choose its best step by; more is better, but for losses."""
+    if config.run.stage == "generate":
+        spoken = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
+        return [f"eval/{language}_{kind}" for language in config.data.languages for kind in spoken]
     kinds = ("", "rerank_") if config.evaluate.rerank else ("",)
     recalls = [f"{kind}{way}_r{k}" for kind in kinds for way in ("i2t", "t2i") for k in (1, 5, 10)]
     names = [f"eval/{language}_{name}" for language in config.data.languages for name in (*recalls, "itm_accuracy")]

@@ -7,15 +7,15 @@ from itertools import count
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from vglm_train.batch import PairBatch
+from vglm_train.batch import Batch
 from vglm_train.config.check import Split, split
 from vglm_train.config.run import Config
 from vglm_train.data.manifest import Manifest, read_source
 from vglm_train.data.plan import Order
-from vglm_train.data.stream import PairDataset, Samples
+from vglm_train.data.rows import Rows
+from vglm_train.data.stream import Samples, StreamDataset
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
-from vglm_train.prompt.text import TextEncoder
 
 GRACE = 60  # seconds
 
@@ -23,11 +23,11 @@ GRACE = 60  # seconds
 class Loader:
     """This rank's share of the stream. `epoch_samples`: samples of all sources together."""
 
-    def __init__(self, dataset: PairDataset, global_batch: int, cut: Split, workers: int, pin: bool) -> None:
+    def __init__(self, dataset: StreamDataset, global_batch: int, cut: Split, workers: int, pin: bool) -> None:
         self.dataset, self.global_batch, self.cut, self.workers, self.pin = dataset, global_batch, cut, workers, pin
         self.epoch_samples = dataset.order.samples
 
-    def batches(self, consumed: int) -> Generator[PairBatch]:
+    def batches(self, consumed: int) -> Generator[Batch]:
         """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
 
         Workers start here. The batches do not depend on how many there are.
@@ -66,7 +66,7 @@ class _From(Sampler[int]):
         return count(self.start)
 
 
-def _unwrapped(batches: Iterator[PairBatch | UserError]) -> Generator[PairBatch]:
+def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
     """Batches, and what went wrong in a worker as an error here. Closing it ends the workers."""
     try:
         with explained():
@@ -91,7 +91,7 @@ def _read_sources(config: Config) -> list[Manifest]:
     return sources
 
 
-def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:
+def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
     data, sources = config.data, _read_sources(config)
     shards = [shard for manifest in sources for shard in manifest.shards]
@@ -99,8 +99,8 @@ def build(config: Config, text: TextEncoder, ranks: Ranks) -> Loader:
         [shard.samples for shard in shards], config.run.seed, " ".join(s.name for s in data.train), data.shuffle_shards
     )
     cut = split(config, ranks.world)
-    how = Samples(config.run.seed, data.languages, text, config.model.vision.image_size, data.image)
-    dataset = PairDataset(shards, order, how, data.global_batch, cut, ranks.rank, ranks.world)
+    how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image)
+    dataset = StreamDataset(shards, order, how, data.global_batch, cut, ranks.rank, ranks.world)
     return Loader(dataset, data.global_batch, cut, data.workers, pin=ranks.device.type == "cuda")
 
 

@@ -1,4 +1,4 @@
-"""The stream: micro-batch number -> PairBatch, the same whichever worker reads it and however often.
+"""The stream: micro-batch number -> Batch, the same whichever worker reads it and however often.
 
 Epochs stand back to back. Global batch g is places [g*G, (g+1)*G) of that line; within it micro-batch m of rank r is
 the `micro` places from g*G + (m*world + r)*micro. So a place in the line is all there is to remember, and any number
@@ -11,21 +11,22 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vglm_train.batch import PairBatch
+from vglm_train.batch import Batch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Image
 from vglm_train.data.manifest import Shard
 from vglm_train.data.plan import Order
-from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.rows import Drawn, Rows
 from vglm_train.data.shards import DamagedSample, ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, open_image, smallest_side, train_pixels
-from vglm_train.prompt.text import TextEncoder
 
 NAMED = 10  # damaged samples a worker names, of one cause in one epoch
 
@@ -34,25 +35,22 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """What a training sample becomes: seed, languages to draw from, text encoder, picture side and augmentation."""
+    """What a training sample becomes: seed, reading of its text, picture side and augmentation."""
 
     seed: int
-    languages: Sequence[str]
-    text: TextEncoder
+    rows: Rows
     size: int
     image: Image
 
 
 @dataclass(frozen=True, slots=True)
-class Pair:
-    """One training sample."""
+class Sample:
+    """One training sample, read and augmented."""
 
     key: str
     pixels: Tensor  # [3,h,w] uint8
-    ids: list[int]
     image_id: int
-    language: str
-    caption: str
+    drawn: Drawn
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
@@ -61,25 +59,13 @@ def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
     return random.Random(int.from_bytes(digest))
 
 
-def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
-    """Language and caption: languages that the record has count the same, then captions of that language."""
-    spoken = [language for language in languages if language in record.captions]
-    if not spoken:
-        found, wanted = ", ".join(record.captions), ", ".join(languages)
-        raise RecordError("caption", f"its captions are in {found}, data.languages is [{wanted}]")
-    language = spoken[int(rng.random() * len(spoken))]
-    captions = record.captions[language]
-    return language, captions[int(rng.random() * len(captions))]
-
-
-def read_pair(reader: ShardReader, shard: Shard, index: int, epoch: int, how: Samples) -> Pair:
+def read_sample(reader: ShardReader, shard: Shard, index: int, epoch: int, how: Samples) -> Sample:
     """Read and augment sample `index` of `shard` as an epoch sees it. DamagedSample where it cannot be used."""
     raw = reader.read(shard, index)
     try:
         record = parse(raw.json)
         rng = sample_rng(how.seed, epoch, raw.key)
-        language, caption = draw_caption(record, how.languages, rng)
-        ids = how.text.encode(caption, language)
+        drawn = how.rows.read(record, rng)
         picture = open_image(raw.image, smallest_side(how.size, how.image.crop_scale))
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
@@ -90,10 +76,10 @@ def read_pair(reader: ShardReader, shard: Shard, index: int, epoch: int, how: Sa
         raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
     pixels = train_pixels(picture, how.size, how.image.crop_scale, how.image.flip, rng)
     image_id = content_id(raw.image) if record.image_id is None else record.image_id
-    return Pair(raw.key, pixels, ids, image_id, language, caption)
+    return Sample(raw.key, pixels, image_id, drawn)
 
 
-class PairDataset(Dataset):
+class StreamDataset(Dataset):
     """Micro-batches of one rank by number, counted from the start of the stream; it has no end.
 
     A mistake of the user's comes back as a UserError value, because a DataLoader would wrap it in a traceback.
@@ -107,7 +93,7 @@ class PairDataset(Dataset):
         self.reader = ShardReader(capacity=2 * order.window)  # a batch may straddle two windows
         self.log = _DamageLog()
 
-    def __getitem__(self, number: int) -> PairBatch | UserError:
+    def __getitem__(self, number: int) -> Batch | UserError:
         try:
             return self._batch(self.first_row(number))
         except UserError as error:
@@ -118,34 +104,26 @@ class PairDataset(Dataset):
         step, part = divmod(number, self.cut.accumulation)
         return step * self.global_batch + (part * self.world + self.rank) * self.cut.micro
 
-    def _batch(self, first: int) -> PairBatch:
-        how, rows = self.how, self.cut.micro
-        pixels = torch.zeros(rows, 3, how.size, how.size, dtype=torch.uint8)
-        image_ids = torch.full((rows,), -1, dtype=torch.int64)
-        valid = torch.zeros(rows, dtype=torch.bool)
-        ids: list[list[int]] = [[] for _ in range(rows)]
+    def _batch(self, first: int) -> Batch:
+        how, number = self.how, self.cut.micro
+        pixels = torch.zeros(number, 3, how.size, how.size, dtype=torch.uint8)
+        image_ids = torch.full((number,), -1, dtype=torch.int64)
+        valid = torch.zeros(number, dtype=torch.bool)
+        rows: list[Any | None] = [None] * number
         damaged: Counter[str] = Counter()
-        for row in range(rows):
+        for row in range(number):
             epoch, place = divmod(first + row, self.order.samples)
             shard, index = self.order.locate(epoch, place)
             try:
-                pair = read_pair(self.reader, self.shards[shard], index, epoch, how)
+                sample = read_sample(self.reader, self.shards[shard], index, epoch, how)
             except DamagedSample as error:
                 damaged[error.cause] += 1
                 self.log.note(error, epoch)
                 continue
-            pixels[row], ids[row], image_ids[row], valid[row] = pair.pixels, pair.ids, pair.image_id, True
-        text_ids, text_mask = how.text.batch(ids)
-        return PairBatch(
-            pixels=pixels,
-            text_ids=text_ids,
-            text_mask=text_mask,
-            image_ids=image_ids,
-            valid=valid,
-            first_row=first,
-            epoch=first // self.order.samples,
-            damaged=dict(damaged),
-        )
+            pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
+        epoch = first // self.order.samples
+        facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch, "damaged": dict(damaged)}
+        return how.rows.batch(rows, image_ids, **facts)
 
 
 class _DamageLog:

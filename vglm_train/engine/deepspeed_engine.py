@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vglm_train.batch import PairBatch
+from vglm_train.batch import Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.parameter_groups import parameter_groups
@@ -61,7 +61,7 @@ class DeepSpeedEngine:
         self._create_moments()
 
     def step(
-        self, batches: Sequence[PairBatch], scales: Sequence[Mapping[str, Tensor]], lr: float
+        self, batches: Sequence[Batch], scales: Sequence[Mapping[str, Tensor]], lr: float
     ) -> tuple[list[LossOutput], Update]:
         """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`.
 
@@ -133,7 +133,7 @@ class _Autocast(nn.Module):
         super().__init__()
         self.objective, self.device_type, self.enabled = objective, device_type, enabled
 
-    def forward(self, batch: PairBatch) -> LossOutput:
+    def forward(self, batch: Batch) -> LossOutput:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
             return self.objective(batch)
 

@@ -67,11 +67,11 @@ class LogHook:
         if not self.cadence.logs(report):
             return
         row = self.meter.row()
-        tokens = row.pop("tokens", 0.0)
+        tokens, places = row.pop("tokens", 0.0), row.pop("places", 0.0)
         terms = {name: row[f"train/loss_{name}"] for name in self.objective.weights if f"train/loss_{name}" in row}
         if terms:
             row["train/loss"] = sum(self.objective.weights[name] * value for name, value in terms.items())
-        row |= self.throughput.row(tokens)
+        row |= self.throughput.row(tokens, places)
         row["data/skipped"] = float(sum(self.state.damaged.values()))
         row |= {f"data/skipped_{cause}": float(count) for cause, count in self.state.damaged.items()}
         row |= {"data/epoch": float(report.epoch), "data/samples": float(self.state.samples)}
@@ -86,10 +86,14 @@ class LogHook:
                 self.meter.add(f"train/loss_{name}", total, units[name])
             for name, (total, count) in output.measures.items():
                 self.meter.add(f"train/{name}", total, count)
-            self.meter.total("tokens", units["itg"])
+            if "padding" in output.measures:
+                self.meter.total("places", output.measures["padding"][1])
+            if self.objective.tokens in units:
+                self.meter.total("tokens", units[self.objective.tokens])
         self.meter.last("train/lr", report.lr)
         self.meter.last("train/grad_norm", report.update.grad_norm)
-        self.meter.last("train/temperature", self.objective.get_parameter("model.temperature").reshape(()))
+        for name, value in self.objective.watched().items():
+            self.meter.last(f"train/{name}", value)
         self.throughput.step(self.samples_per_step, report.wait_seconds)
 
 
@@ -126,7 +130,7 @@ class EvaluateHook:
                 sink.image_table(report.step, table.name, table.columns, table.rows)
         if self.best is None:
             return
-        value = scores[self.best]
+        value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_value, self.state.best_step = value, report.step
 

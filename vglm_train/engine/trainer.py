@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from vglm_train.batch import CAUSES, PairBatch
+from vglm_train.batch import CAUSES, Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
@@ -23,7 +23,7 @@ from vglm_train.objective.base import LossOutput, Objective
 class Loader(Protocol):
     """An endless stream of this rank's micro-batches, from any whole step on."""
 
-    def batches(self, consumed: int) -> Generator[PairBatch]: ...
+    def batches(self, consumed: int) -> Generator[Batch]: ...
 
 
 class StopRequest(Protocol):
@@ -79,7 +79,7 @@ class Trainer:
                 if report.stopping:
                     break
 
-    def _train_step(self, stream: Iterator[PairBatch]) -> StepReport:
+    def _train_step(self, stream: Iterator[Batch]) -> StepReport:
         asked = time.perf_counter()
         batches = [next(stream) for _ in range(self.plan.accumulation)]
         waited = time.perf_counter() - asked
@@ -102,7 +102,7 @@ class Trainer:
             stopping=stop,
         )
 
-    def _facts(self, batches: Sequence[PairBatch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
+    def _facts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """One all-reduce a step: units of each loss, damaged samples by cause, and who was asked to stop."""
         damaged = [float(sum(batch.damaged.get(cause, 0) for batch in batches)) for cause in CAUSES]
         host = torch.tensor([*damaged, float(self.stop.asked())], dtype=torch.float64)

@@ -3,7 +3,20 @@
 p image tokens, c image width, d Q-Former width, q queries, t text places; a product [a,b] x [b,c] is 2abc.
 """
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from torch import nn
+
 from vglm_train.config.model import Model, QFormer, Vision
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Floating point operations of a step, forward and backward: so many a sample, and a place of a sequence."""
+
+    sample: float
+    place: float = 0.0
 
 
 def flops_per_pair(config: Model, vocabulary: int) -> float:
@@ -13,6 +26,20 @@ def flops_per_pair(config: Model, vocabulary: int) -> float:
     Every image is projected once for all passes, also where several ranks project a negative again.
     """
     return vision_flops(config.vision) + 3 * qformer_flops(config, config.qformer.vocabulary or vocabulary)
+
+
+def generation_cost(config: Model, blocks: Sequence[nn.Module], head: int) -> Cost:
+    """Stage two: image, queries and projection a sample; the frozen language model a place, padding included.
+
+    `blocks`: the language model's; `head`: weights of its head, counted at every place though it runs on targets alone.
+    Gradients flow through the frozen model and not into it, so its backward is as long as its forward. Attention's own
+    products, 1 % at such lengths, are left out.
+    """
+    q, width = config.qformer.queries, config.qformer.width
+    keys = 2 * image_tokens(config.vision) * config.vision.width * 2 * width * _crossings(config.qformer)
+    trained = keys + _pass(config, q, 0, 0)
+    weights = sum(parameter.numel() for block in blocks for parameter in block.parameters())
+    return Cost(vision_flops(config.vision) + 3 * trained, 4.0 * (weights + head))
 
 
 def image_tokens(config: Vision) -> int:

@@ -10,9 +10,11 @@ from torch import Tensor, nn
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
+from vglm_train.config.model import Model
+from vglm_train.model.language import build_language
 from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.qformer.qformer import QFormer
-from vglm_train.model.vision import VisionEncoder
+from vglm_train.model.vision import VisionEncoder, build_vision
 from vglm_train.model.visual import VisualModel
 
 
@@ -64,3 +66,17 @@ class VisualLanguageModel(VisualModel):
         """Whether activations of the Q-Former and of the language model are computed again in backward."""
         super().recompute(on)
         self.language.recompute(on)
+
+
+def build_visual_language(
+    config: Model, mean: Sequence[float], std: Sequence[float], sop_id: int | None = None
+) -> VisualLanguageModel:
+    """The model of this configuration with random weights, on torch's current default device (meta included).
+
+    The Q-Former has no text branch. `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. Published
+    weights are read afterwards.
+    """
+    assert config.language is not None
+    vision = build_vision(config.vision)
+    qformer = QFormer(config.qformer, config.vision.width, None)
+    return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id), mean, std)

@@ -52,6 +52,8 @@ class AlignmentObjective(Objective):
     `dec_id`: the token that takes [CLS]'s place for ITG; `language_ids`: tokens that are never ITG targets.
     """
 
+    tokens = "itg"
+
     def __init__(
         self,
         model: Alignment,
@@ -68,6 +70,9 @@ class AlignmentObjective(Objective):
         self.dec_id, self.language_ids = dec_id, tuple(language_ids)
         weights = {"itc": config.itc.weight, "itm": config.itm.weight, "itg": config.itg.weight}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+
+    def watched(self) -> dict[str, Tensor]:
+        return {"temperature": self.model.temperature.detach().reshape(())}
 
     def units(self, batch: PairBatch) -> dict[str, Tensor]:
         """ITC counts pairs, ITM three pairs for each row that has a possible negative, ITG target tokens."""

@@ -10,11 +10,11 @@ from torch import Tensor, nn
 class LossOutput:
     """Sums, not means: the engine divides by the units counted over the whole global batch.
 
-    All are fp32 tensors of shape [] on the device; nothing here has waited for it.
+    Tensors are of shape [] on the device, sums in fp32; nothing here has waited for it.
     """
 
     sums: dict[str, Tensor]  # loss name -> sum over this rank's units, with gradient
-    measures: dict[str, tuple[Tensor, Tensor]]  # name -> (sum, count), without gradient
+    measures: dict[str, tuple[Tensor, Tensor | int]]  # name -> (sum, count), without gradient
 
 
 class Objective(nn.Module):
@@ -22,6 +22,7 @@ class Objective(nn.Module):
 
     model: nn.Module
     weights: dict[str, float]  # loss name -> weight in the total
+    tokens: str  # the loss whose units are text tokens
 
     def units(self, batch: Any) -> dict[str, Tensor]:
         """Loss name -> number of this rank's units in the batch, fp32 []. May use collectives: call it on all ranks."""
@@ -29,3 +30,7 @@ class Objective(nn.Module):
 
     def forward(self, batch: Any) -> LossOutput:
         raise NotImplementedError
+
+    def watched(self) -> dict[str, Tensor]:
+        """Values of the model to be logged as they are, name -> []."""
+        return {}

@@ -21,10 +21,11 @@ class LanguageModel(nn.Module):
     """A frozen language model behind four verbs. Gradients flow through it to the embeddings, never into it.
 
     `embed_width` e is the width of its embeddings, which need not be that of its blocks (OPT-350m).
-    `pad_id` fills what `generate` leaves open behind an answer's end.
+    `pad_id` fills what `generate` leaves open behind an answer's end; `vocabulary` is the number of its embeddings.
     """
 
     embed_width: int
+    vocabulary: int
     pad_id: int
     dtype: torch.dtype
 
@@ -47,10 +48,11 @@ class LanguageModel(nn.Module):
     def generate(
         self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
     ) -> Tensor:
-        """Continue prompts [b,s,e], padded on the right -> new ids [b,t] int64: no start token, `pad_id` behind `end_id`.
+        """Continue prompts [b,s,e], padded on the right -> new ids [b,t] int64, `pad_id` behind `end_id`.
 
-        `batch.labels` is not looked at. `on_token` is called for each step; beam search knows its answer only at the
-        end and refuses it with ValueError. A row's answer does not depend on what else is in the batch.
+        There is no start token among them, and `batch.labels` is not looked at. `on_token` is called for each step;
+        beam search knows its answer only at the end and refuses it with ValueError. A row's answer does not depend on
+        what else is in the batch.
         """
         raise NotImplementedError
 

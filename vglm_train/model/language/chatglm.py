@@ -44,7 +44,8 @@ class ChatGlm(LanguageModel):
     def __init__(self, config: Language, sop_id: int | None = None) -> None:
         super().__init__()
         self.dtype = DTYPES[config.dtype]
-        self.embed_width, self.pad_id, self.heads = config.width, PAD, config.heads
+        self.embed_width, self.vocabulary = config.width, config.vocabulary
+        self.pad_id, self.heads = PAD, config.heads
         released = SOP if config.vocabulary > SOP else config.vocabulary + SMALLER_SOP
         self.sop_id = released if sop_id is None else sop_id
         self.network = build_network(config, self.dtype)

@@ -1,0 +1,64 @@
+"""Stage two's loss: exact over uneven rows, small in memory, and nothing but what trains gets a gradient."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+from tiny_language import CHATGLM, build, prompts
+
+from vglm_train.batch import IGNORED
+from vglm_train.objective.generation import CHUNK, GenerationObjective, token_losses
+
+
+def test_token_losses_are_cross_entropy_in_value_and_gradient():
+    logits = torch.randn(2 * CHUNK + 7, 11, dtype=torch.float64).requires_grad_()
+    targets = torch.randint(0, 11, (len(logits),))
+    weights = torch.rand(len(logits))
+    (token_losses(logits, targets) * weights).sum().backward()
+    found, logits.grad = logits.grad, None
+    losses = F.cross_entropy(logits.float(), targets, reduction="none")
+    assert torch.allclose(token_losses(logits, targets), losses)
+    (losses * weights).sum().backward()
+    assert torch.allclose(found, logits.grad)
+
+
+def test_no_target_at_all_still_reaches_every_parameter():
+    objective = GenerationObjective(build(CHATGLM))
+    batch = prompts(3)
+    batch.labels.fill_(IGNORED)
+    output = objective(batch)
+    assert output.sums["lm"].item() == 0 == objective.units(batch)["lm"].item()
+    output.sums["lm"].backward()
+    assert all(parameter.grad is not None for _, parameter in objective.model.trained_parameters())
+
+
+def test_sum_over_rows_is_the_sum_of_each_row_alone():
+    objective = GenerationObjective(build(CHATGLM)).eval()
+    whole, rows = prompts(4), [prompts(1, first=row) for row in range(4)]
+    together = objective(whole).sums["lm"]
+    apart = sum(objective(row).sums["lm"] for row in rows)
+    assert together.item() == pytest.approx(apart.item(), rel=1e-5)
+    assert objective.units(whole)["lm"] == sum(objective.units(row)["lm"] for row in rows)
+
+
+def test_padding_and_accuracy_are_measured():
+    objective = GenerationObjective(build(CHATGLM))
+    batch = prompts(4)
+    measures = objective(batch).measures
+    pads, places = measures["padding"]
+    assert places == batch.input_ids.numel()
+    assert int(pads) == int((~batch.attention_mask).sum()) > 0
+    right, count = measures["lm_accuracy"]
+    assert 0 <= int(right) <= count == int((batch.labels != IGNORED).sum())
+
+
+def test_frozen_towers_get_no_gradient_and_stay_in_eval_mode():
+    objective = GenerationObjective(build(CHATGLM)).train()
+    before = {name: value.clone() for name, value in objective.model.state_dict().items()}
+    objective(prompts(2)).sums["lm"].backward()
+    model = objective.model
+    trained = {name for name, _ in model.trained_parameters()}
+    assert {name.split(".")[0] for name in trained} == {"vision_norm", "qformer", "projection"}
+    for name, parameter in model.named_parameters():
+        assert (parameter.grad is not None) == (name in trained), name
+    assert not any(module.training for tower in (model.vision, model.language) for module in tower.modules())
+    assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())

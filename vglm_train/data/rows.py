@@ -1,0 +1,57 @@
+"""What a record's text becomes for each stage: a row of ids, and rows a batch."""
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from torch import Tensor
+
+from vglm_train.batch import Batch, PairBatch
+from vglm_train.data.record import Record, RecordError
+from vglm_train.prompt.text import TextEncoder
+
+
+@dataclass(frozen=True, slots=True)
+class Drawn:
+    """What a sample says in one epoch: `row` is what `batch` takes."""
+
+    language: str
+    text: str
+    row: Any
+
+
+class Rows(Protocol):
+    """A stage's reading of records. `read` may draw from `rng`, which belongs to the sample and the epoch."""
+
+    def read(self, record: Record, rng: random.Random) -> Drawn:
+        """RecordError for a record that has nothing to say; UserError for a mistake in the configuration."""
+
+    def batch(self, rows: Sequence[Any | None], image_ids: Tensor, **common: Any) -> Batch:
+        """None stands for a damaged sample; image_ids [b] int64; `common`: the fields that every Batch has."""
+
+
+class PairRows:
+    """Stage one: one of the record's captions as the Q-Former reads it."""
+
+    def __init__(self, text: TextEncoder, languages: Sequence[str]) -> None:
+        self.text, self.languages = text, tuple(languages)
+
+    def read(self, record: Record, rng: random.Random) -> Drawn:
+        language, caption = draw_caption(record, self.languages, rng)
+        return Drawn(language, caption, self.text.encode(caption, language))
+
+    def batch(self, rows: Sequence[list[int] | None], image_ids: Tensor, **common: Any) -> PairBatch:
+        text_ids, text_mask = self.text.batch([ids or [] for ids in rows])
+        return PairBatch(text_ids=text_ids, text_mask=text_mask, image_ids=image_ids, **common)
+
+
+def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
+    """Language and caption: languages that the record has count the same, then captions of that language."""
+    spoken = [language for language in languages if language in record.captions]
+    if not spoken:
+        found, wanted = ", ".join(record.captions), ", ".join(languages)
+        raise RecordError("caption", f"its captions are in {found}, data.languages is [{wanted}]")
+    language = spoken[int(rng.random() * len(spoken))]
+    captions = record.captions[language]
+    return language, captions[int(rng.random() * len(captions))]

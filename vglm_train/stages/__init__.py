@@ -1,0 +1,20 @@
+"""What differs between the stages of training, and nothing else: `build` gives the one a configuration asks for."""
+
+from vglm_train.config.run import Config
+from vglm_train.errors import UserError
+from vglm_train.stages.base import Stage
+
+__all__ = ["Stage", "build"]
+
+
+def build(config: Config) -> Stage:
+    """Tokenizers are read here; models are not built yet. UserError where they do not fit the configuration."""
+    if config.run.stage == "align":
+        from vglm_train.stages.align import Align
+
+        return Align(config)
+    if config.run.stage == "generate":
+        from vglm_train.stages.generate import Generate
+
+        return Generate(config)
+    raise UserError(f"run.stage: {config.run.stage!r} is not built yet")

@@ -1,0 +1,73 @@
+"""The contract of a stage."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vglm_train.config.run import Config
+from vglm_train.data.evalset import EvalItem
+from vglm_train.data.rows import Rows
+from vglm_train.distributed import Ranks
+from vglm_train.engine.hooks import Evaluator
+from vglm_train.model.flops import Cost
+from vglm_train.model.visual import VisualModel
+from vglm_train.objective.base import Objective
+
+
+class Stage:
+    """Parts of a run that depend on what is trained.
+
+    `weights` are the losses' weights. Tokenizers are read when they are first needed, so that a configuration can be
+    described where they are not.
+    """
+
+    config: Config
+    weights: Mapping[str, float]
+
+    @property
+    def rows(self) -> Rows:
+        """What reads records. UserError where a tokenizer is missing or does not fit."""
+        raise NotImplementedError
+
+    @property
+    def vocabulary(self) -> int:
+        """Words a loss chooses from."""
+        raise NotImplementedError
+
+    def tokenizer_line(self) -> str:
+        """For --check: the tokenizer, or why it could not be checked. UserError if nothing can be said without it."""
+        raise NotImplementedError
+
+    def notes(self, model: Any) -> list[str]:
+        """For --check: further lines about the model."""
+        return []
+
+    def model(self) -> VisualModel:
+        """Random weights from torch's generator on its current default device, the meta device included."""
+        raise NotImplementedError
+
+    def load(self, model: Any) -> None:
+        """Read the weights that the configuration names into `model`. UserError where they do not fit."""
+        raise NotImplementedError
+
+    def objective(self, model: Any, ranks: Ranks) -> Objective:
+        raise NotImplementedError
+
+    def evaluator(self, model: Any, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
+        raise NotImplementedError
+
+    def save(self, folder: Path, model: Any, origin: Mapping[str, Any]) -> None:
+        """Write the bundle. `origin` says what made it."""
+        raise NotImplementedError
+
+    def cost(self, model: Any) -> Cost:
+        """Arithmetic of a step, forward and backward."""
+        raise NotImplementedError
+
+    def places(self) -> int:
+        """Places of the longest sequence that `cost` counts by."""
+        return 0
+
+    def activations(self, model: Any) -> float:
+        """Bytes that backward keeps for one row, about."""
+        raise NotImplementedError

@@ -1,0 +1,132 @@
+"""Stage two: the Q-Former's queries learn to speak to a frozen language model."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from vglm_train.checkpoint.bundle import save_bundle
+from vglm_train.checkpoint.earlier import compare, earlier_vision, is_bundle, load_earlier
+from vglm_train.checkpoint.language import load_language
+from vglm_train.checkpoint.pretrained import load_vision
+from vglm_train.config.rules import FieldError
+from vglm_train.config.run import Config
+from vglm_train.data.evalset import EvalItem
+from vglm_train.data.prompt_rows import PromptRows
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.evaluate.caption import Captioner, Speaker
+from vglm_train.model.flops import Cost, generation_cost, image_tokens
+from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
+from vglm_train.objective.generation import GenerationObjective
+from vglm_train.prompt.dialogue import Dialogue
+from vglm_train.prompt.template import Template, build_template
+from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
+from vglm_train.stages.base import Stage
+
+
+class Generate(Stage):
+    def __init__(self, config: Config) -> None:
+        assert config.model.language is not None
+        self.config, self.language = config, config.model.language
+        self.weights = {"lm": 1.0}
+
+    @cached_property
+    def tokenizer(self) -> Tokenizer:
+        tokenizer = build_tokenizer(self.language)
+        if self.language.family == "chatglm":
+            check_tokenizer(tokenizer, self.language.vocabulary, "model.language.vocabulary")
+        return tokenizer
+
+    @cached_property
+    def template(self) -> Template:
+        template = build_template(self.config.prompt, self.language, self.tokenizer, self.config.model.qformer.queries)
+        self._check_questions(template)
+        return template
+
+    def _check_questions(self, template: Template) -> None:
+        """They fit as they are: what is asked of every picture is not to be cut."""
+        for language in self.config.data.languages:
+            question = getattr(self.config.prompt.questions, language)
+            try:
+                template.encode_prompt(Dialogue(question, None, language=language))
+            except UserError as error:
+                raise FieldError(f"prompt.questions.{language}", "prompt.max_prompt", reason=str(error)) from None
+
+    @cached_property
+    def rows(self) -> PromptRows:  # type: ignore[override]
+        return PromptRows(self.template, self.config.prompt.questions, self.config.data.languages)
+
+    @property
+    def vocabulary(self) -> int:
+        return self.tokenizer.vocabulary
+
+    def tokenizer_line(self) -> str:
+        place = self.language.tokenizer or self.language.weights
+        if not self._tokenizer_is_here():
+            return f"tokenizer: not checked, {place} is not here"
+        assert self.template  # its rules
+        return f"tokenizer: {place}, {self.tokenizer.vocabulary:,} tokens"
+
+    def _tokenizer_is_here(self) -> bool:
+        return Path(str(self.language.tokenizer or self.language.weights)).exists()
+
+    def notes(self, model: VisualLanguageModel) -> list[str]:
+        weights = self.config.model.qformer.weights
+        if weights is None:
+            return ["model.qformer.weights: none, the Q-Former starts from random weights"]
+        if is_bundle(weights):
+            return compare(model, Path(weights)).lines(Path(weights))
+        return [f"model.qformer.weights: not checked, {weights} is not a bundle here"]
+
+    def model(self) -> VisualLanguageModel:
+        image = self.config.data.image
+        sop_id = getattr(self.tokenizer, "sop_id", None) if self._tokenizer_is_here() else None
+        return build_visual_language(self.config.model, image.mean, image.std, sop_id)
+
+    def load(self, model: VisualLanguageModel) -> None:
+        vision, weights = self.config.model.vision, self.config.model.qformer.weights
+        if vision.weights is None:
+            vision = replace(vision, weights=earlier_vision(self.config.model))
+        if vision.weights:
+            load_vision(model.vision.encoder, vision)
+        if weights:
+            load_earlier(model, Path(weights))
+        if self.language.weights:
+            load_language(model.language, self.language)
+
+    def objective(self, model: VisualLanguageModel, ranks: Ranks) -> GenerationObjective:
+        return GenerationObjective(model)
+
+    def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Captioner:
+        config = self.config
+        speaker = Speaker(
+            model, self.template, config.prompt.questions, ranks.device, config.engine.precision == "bf16"
+        )
+        return Captioner(speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks)
+
+    def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
+        save_bundle(folder, self.config, model, self.tokenizer, origin)
+
+    def cost(self, model: VisualLanguageModel) -> Cost:
+        language = model.language
+        return generation_cost(self.config.model, language.blocks(), language.embed_width * language.vocabulary)
+
+    def places(self) -> int:
+        prompt = self.config.prompt
+        return self.config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
+
+    def activations(self, model: VisualLanguageModel) -> float:
+        """The queries' pass and image keys, and what backward keeps of a frozen block: no input of a frozen product."""
+        config, size, vision = self.config, self.config.model.qformer, self.config.model.vision
+        low = 2 if config.engine.precision == "bf16" else 4
+        crossings = -(-size.layers // size.cross_every)
+        image = image_tokens(vision) * (crossings * 2 * size.width * low * 2 + vision.width * 8)
+        queries = size.layers * size.queries * (8 * size.width + 3 * size.mlp_width) * low
+        wide = self.language.dtype == "fp32"
+        blocks = model.language.blocks()
+        weights = sum(p.numel() for p in blocks[0].parameters()) / model.language.embed_width  # outputs of its products
+        layer = weights * self.places() * (4 if wide else 2)
+        kept = layer + len(blocks) * model.language.embed_width * self.places() * 2
+        return image + queries + (kept if config.engine.recompute else len(blocks) * layer)
