@@ -3,6 +3,7 @@
 import json
 import logging
 import pickle
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +16,11 @@ from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
 from vglm_train.errors import UserError
 
 logger = logging.getLogger(__name__)
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""Names of safetensors."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,6 +29,7 @@ class Shard:
 
     path: Path
     shapes: Mapping[str, Sequence[int]]
+    dtypes: Mapping[str, torch.dtype]
     read: Callable[[str], Tensor] = field(repr=False)
 
 
@@ -33,21 +40,48 @@ def open_shard(path: Path, part: str | None = None) -> Shard:
     """
     try:
         if path.suffix == ".safetensors":
-            file = safe_open(path, "pt")
-            keys = file.keys()
-            return Shard(path, {key: file.get_slice(key).get_shape() for key in keys}, file.get_tensor)
+            return _safetensors(path)
         content = _torch_file(path)
         content = content if part is None else content[part]
         tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     except FileNotFoundError as error:
         raise UserError(f"{path} is not there. Complete the download.") from error
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise UserError(f"cannot read weights from {path}: {reason}. Download it again.") from error
+        raise UserError(_unreadable(path, error)) from error
     except (KeyError, TypeError, AttributeError) as error:
         wanted = "tensors by name" if part is None else f"tensors by name under {part!r}"
         raise UserError(f"{path} holds no {wanted}: it is another kind of file.") from error
-    return Shard(path, {key: value.shape for key, value in tensors.items()}, tensors.__getitem__)
+    dtypes = {key: value.dtype for key, value in tensors.items()}
+    return Shard(path, {key: value.shape for key, value in tensors.items()}, dtypes, tensors.__getitem__)
+
+
+def parts_of(path: Path) -> list[str]:
+    """Names of the dictionaries that a file of torch.save holds at its top: under which its tensors may stand."""
+    try:
+        content = _torch_file(path)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise UserError(_unreadable(path, error)) from error
+    return [str(key) for key, value in content.items() if isinstance(value, dict)] if isinstance(content, dict) else []
+
+
+def _safetensors(path: Path) -> Shard:
+    file = safe_open(path, "pt")
+    slices = {key: file.get_slice(key) for key in file.keys()}
+    unknown = sorted({part.get_dtype() for part in slices.values()} - set(DTYPES))
+    if unknown:
+        raise ValueError(f"tensors of type {', '.join(unknown)} are not known here")
+    dtypes = {key: DTYPES[part.get_dtype()] for key, part in slices.items()}
+    return Shard(path, {key: part.get_shape() for key, part in slices.items()}, dtypes, file.get_tensor)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if code := re.search(r"Unsupported \w+:? (?:GLOBAL )?([\w.]+)|Trying to load unsupported GLOBAL ([\w.]+)", str(error)):
+        return (
+            f"{path} holds {code[1] or code[2]}, which is code and no tensor: it was not run, and nothing was read. "
+            "Take the weights from their publisher as safetensors, or as a file of tensors alone."
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"cannot read weights from {path}: {reason}. Download it again."
 
 
 def indexed(folder: Path, stem: str, suffix: str) -> list[Path]:

@@ -6,6 +6,8 @@ In a pattern `#` stands for a number and `*` for the rest of a name. They are ca
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -55,11 +57,19 @@ def join_without_key_bias(query: str, value: str, target: str) -> Rule:
 
     def split(x: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = x.chunk(3)
-        if k.any():
+        if not k.is_meta and k.any():  # on the meta device only shapes are asked for
             raise KeyMapError(f"{target}: the bias of the keys is not zero, and the other format has no place for it")
         return q, v
 
     return Rule((query, value), (target,), lambda q, v: (torch.cat((q, torch.zeros_like(q), v)),), split)
+
+
+class Step(NamedTuple):
+    """A rule at one place: the names it takes there and gives here."""
+
+    rule: Rule
+    sources: tuple[str, ...]
+    targets: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,31 +93,43 @@ class KeyMap:
     def apply(self, weights: Weights) -> dict[str, Tensor]:
         """Converted weights. Raises KeyMapError naming keys without a rule, without their partners, or colliding."""
         result: dict[str, Tensor] = {}
-        left, problems = {key for key in weights if not self._dropped(key)}, []
+        for rule, sources, targets in self.steps(weights):
+            result.update(zip(targets, rule.forward(*(weights[part] for part in sources)), strict=True))
+        return result | {copy: result[original] for copy, original in self.repeated(result).items()}
+
+    def steps(self, keys: Iterable[str]) -> list[Step]:
+        """What is to be done with tensors of these names, each rule at each place, in the order of rules.
+
+        Raises KeyMapError as `apply` does.
+        """
+        steps: list[Step] = []
+        left, problems, taken = {key for key in keys if not self.dropped(key)}, [], set()
         for rule in self.rules:
             for place in _places(rule, left):
-                parts = [_fill(source, place) for source in rule.sources]
-                absent = [part for part in parts if part not in left]
+                sources = tuple(_fill(source, place) for source in rule.sources)
+                targets = tuple(_fill(target, place) for target in rule.targets)
+                absent = [source for source in sources if source not in left]
                 if absent:
-                    present = ", ".join(part for part in parts if part not in absent)
+                    present = ", ".join(source for source in sources if source not in absent)
                     problems.append(f"missing beside {present}: {', '.join(absent)}")
-                    left -= set(parts)
-                    continue
-                left -= set(parts)
-                for target, tensor in zip(rule.targets, rule.forward(*(weights[part] for part in parts)), strict=True):
-                    name = _fill(target, place)
-                    if name in result:
-                        problems.append(f"two keys become {name}")
-                    result[name] = tensor
+                else:
+                    steps.append(Step(rule, sources, targets))
+                    problems += [f"two keys become {name}" for name in targets if name in taken]
+                    taken.update(targets)
+                left -= set(sources)
         if left:
             problems.append(f"unexpected: {', '.join(sorted(left))}")
         if problems:
             raise KeyMapError("; ".join(problems))
-        if self.write_copies:
-            result |= {copy: result[original] for copy, original in self.copies.items() if original in result}
-        return result
+        return steps
 
-    def _dropped(self, key: str) -> bool:
+    def repeated(self, names: Iterable[str]) -> dict[str, str]:
+        """Of the way back: names that are written once more -> the name among `names` that they repeat."""
+        present = set(names) if self.write_copies else set()
+        return {copy: original for copy, original in self.copies.items() if original in present}
+
+    def dropped(self, key: str) -> bool:
+        """Whether the table loses this name, on purpose."""
         if any(_regex(pattern).fullmatch(key) for pattern in self.ignored):
             return True
         return not self.write_copies and key in self.copies
@@ -123,6 +145,7 @@ def _places(rule: Rule, keys: Iterable[str]) -> list[tuple[str, ...]]:
     return sorted(found)
 
 
+@cache
 def _regex(pattern: str) -> re.Pattern:
     return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
 
