@@ -45,7 +45,7 @@ def open_shard(path: Path, part: str | None = None) -> Shard:
         content = content if part is None else content[part]
         tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     except FileNotFoundError as error:
-        raise UserError(f"{path} is not there. Complete the download.") from error
+        raise UserError(f"cannot read weights from {path}: it is not there. Complete the download.") from error
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise UserError(_unreadable(path, error)) from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -64,9 +64,29 @@ def parts_of(path: Path) -> list[str]:
     return [str(key) for key, value in content.items() if isinstance(value, dict)] if isinstance(content, dict) else []
 
 
+def open_weights(path: Path) -> list[Shard]:
+    """A file, safetensors or torch.save's (tensors at its top, or under model, module or state_dict), or a folder of
+    Hugging Face with either, in one file or in parts."""
+    if path.is_dir():
+        files = indexed(path, "model", ".safetensors") or indexed(path, "pytorch_model", ".bin")
+        if not files:
+            raise UserError(
+                f"{path} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
+                ".index.json."
+            )
+        return [open_shard(file) for file in files]
+    part = None
+    if path.suffix != ".safetensors" and path.exists():
+        part = next((name for name in ("model", "module", "state_dict") if name in parts_of(path)), None)
+    shard = open_shard(path, part)
+    if not shard.shapes:
+        raise UserError(f"{path} holds no tensors by name: it is another kind of file.")
+    return [shard]
+
+
 def _safetensors(path: Path) -> Shard:
     file = safe_open(path, "pt")
-    slices = {key: file.get_slice(key) for key in file.keys()}
+    slices = {key: file.get_slice(key) for key in list(file.keys())}
     unknown = sorted({part.get_dtype() for part in slices.values()} - set(DTYPES))
     if unknown:
         raise ValueError(f"tensors of type {', '.join(unknown)} are not known here")
@@ -75,9 +95,9 @@ def _safetensors(path: Path) -> Shard:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    if code := re.search(r"Unsupported \w+:? (?:GLOBAL )?([\w.]+)|Trying to load unsupported GLOBAL ([\w.]+)", str(error)):
+    if code := re.search(r"[Uu]nsupported \w+:? (?:GLOBAL )?([\w.]+)", str(error)):
         return (
-            f"{path} holds {code[1] or code[2]}, which is code and no tensor: it was not run, and nothing was read. "
+            f"{path} holds {code[1]}, which is code and no tensor: it was not run, and nothing was read. "
             "Take the weights from their publisher as safetensors, or as a file of tensors alone."
         )
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

@@ -83,6 +83,23 @@ LAVIS_STAGE1 = KeyMap(
 """`Blip2Qformer` of LAVIS, stage one, with its image encoder."""
 
 
+def lavis_stage2(family: str) -> KeyMap:
+    """`Blip2OPT` (causal) or `Blip2T5` (seq2seq) of LAVIS -> `VisualLanguageModel`, with frozen parts or without."""
+    name = {"causal": "opt", "seq2seq": "t5"}[family]
+    return KeyMap(
+        rules=(
+            *eva_rules("visual_encoder.", "vision.encoder."),
+            *bert_rules("Qformer.bert."),  # of which stage two keeps what the queries need
+            *lavis_qformer_rules(),
+            rename("ln_vision.*", "vision_norm.*"),
+            unbatch("query_tokens", "qformer.query_tokens"),
+            rename(f"{name}_proj.*", "projection.*"),
+            rename(f"{name}_model.*", "language.model.*"),
+        ),
+        ignored=("Qformer.bert.embeddings.position_ids",),
+    )
+
+
 BERT = KeyMap(
     rules=(*bert_rules("bert."), *head_rules("cls.predictions.", bias="bias")),
     ignored=(

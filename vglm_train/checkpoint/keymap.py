@@ -103,7 +103,8 @@ class KeyMap:
         Raises KeyMapError as `apply` does.
         """
         steps: list[Step] = []
-        left, problems, taken = {key for key in keys if not self.dropped(key)}, [], set()
+        left, problems = {key for key in keys if not self.dropped(key)}, []
+        taken: set[str] = set()
         for rule in self.rules:
             for place in _places(rule, left):
                 sources = tuple(_fill(source, place) for source in rule.sources)

@@ -1,15 +1,13 @@
 """Published weights into a new model: the frozen encoder's, and BERT's for the Q-Former."""
 
-import json
 import logging
 import re
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from vglm_train.checkpoint.filling import open_weights
 from vglm_train.checkpoint.formats import BERT, EVA, HF_VISION
 from vglm_train.checkpoint.keymap import KeyMapError
 from vglm_train.config.model import Model, Vision
@@ -38,7 +36,7 @@ def load_vision(encoder: nn.Module, config: Vision) -> None:
     its depth, and what follows the last block, are left out.
     """
     path = Path(str(config.weights))
-    weights = _cut(read_safetensors(path), config.depth)
+    weights = _cut(read_weights(path), config.depth)
     if set(weights) != set(encoder.state_dict()):
         weights = _convert_vision(weights, config.family, path)
     load_strictly(encoder, weights, path)
@@ -50,7 +48,7 @@ def load_bert(model: Alignment, path: Path) -> None:
     Tokens that the tokenizer adds get fresh rows; cross-attention, queries and other heads stay as initialised.
     """
     raw = {key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): value
-           for key, value in read_safetensors(path).items()}  # fmt: skip
+           for key, value in read_weights(path).items()}  # fmt: skip
     if not any(key.startswith("bert.") for key in raw):
         raw = {key if key.startswith("cls.") else f"bert.{key}": value for key, value in raw.items()}
     try:
@@ -90,29 +88,12 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, opt
     logger.info("%s: read %d tensors", path, len(weights))
 
 
-def read_safetensors(path: Path) -> dict[str, Tensor]:
-    """A safetensors file, or a Hugging Face folder with one or several. Raises UserError if it cannot be read."""
-    files = [path]
-    if path.is_dir():
-        files = [path / "model.safetensors"]
-        index = path / "model.safetensors.index.json"
-        if index.exists():
-            files = [path / name for name in _listed(index)]
-    weights: dict[str, Tensor] = {}
-    for file in files:
-        try:
-            weights |= load_file(file)
-        except (OSError, SafetensorError, ValueError) as error:
-            raise UserError(f"cannot read weights from {file}: {error}. A safetensors file is expected.") from error
-    return weights
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A file or Hugging Face folder, safetensors or torch files; tensors are mapped, not loaded.
 
-
-def _listed(index: Path) -> list[str]:
-    """Names of the files that model.safetensors.index.json lists."""
-    try:
-        return sorted(set(json.loads(index.read_text())["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read {index}: {error}. Download the folder again.") from error
+    Raises UserError if it cannot be read without running its code.
+    """
+    return {key: shard.read(key) for shard in open_weights(path) for key in shard.shapes}
 
 
 def _cut(weights: dict[str, Tensor], depth: int) -> dict[str, Tensor]:

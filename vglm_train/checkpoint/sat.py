@@ -16,6 +16,7 @@ from vglm_train.errors import UserError
 from vglm_train.model.visual_language import VisualLanguageModel
 
 CONFIG = "model_config.json"
+IMAGE = "mixins.eva.model."  # before the names of VisualGLM's image side
 Fused = Literal["thirds", "heads"]
 """Rows of a fused query, key and value: all queries, all keys, all values (SAT from 0.4.4 on); or q, k and v of each
 head in turn (SAT before that, and ChatGLM-6B's Hugging Face files). Shapes agree: the file does not tell."""
@@ -56,9 +57,9 @@ def sat_language(heads: int, fused: Fused = "thirds", here: str = "") -> KeyMap:
     )
 
 
-def vision_rules(heads: int, fused: Fused) -> tuple[Rule, ...]:
+def vision_rules(heads: int, fused: Fused, image: str = IMAGE) -> tuple[Rule, ...]:
     """SAT's EVA ViT and the norm after it -> `VisualModel`."""
-    there, here = "mixins.eva.model.vit.", "vision.encoder."
+    there, here = f"{image}vit.", "vision.encoder."
     layer, block = f"{there}transformer.layers.#.", f"{here}blocks.#."
     return (
         reshape(f"{there}transformer.word_embeddings.weight", f"{here}class_token", (1, -1), (-1,)),
@@ -74,9 +75,9 @@ def vision_rules(heads: int, fused: Fused) -> tuple[Rule, ...]:
     )
 
 
-def qformer_rules(layers: int, heads: int, fused: Fused) -> tuple[Rule, ...]:
+def qformer_rules(layers: int, heads: int, fused: Fused, image: str = IMAGE) -> tuple[Rule, ...]:
     """SAT's Q-Former, which norms a block's input rather than its output: each last norm stands one block later."""
-    there, layer = "mixins.eva.model.qformer.transformer.", "mixins.eva.model.qformer.transformer.layers.#."
+    there, layer = f"{image}qformer.transformer.", f"{image}qformer.transformer.layers.#."
     block, last = "qformer.blocks.#.", "query_mlp.norm.*"
     shifted = [
         rename(f"{there}layers.{number + 1}.input_layernorm.*", f"qformer.blocks.{number}.{last}")
@@ -101,15 +102,23 @@ def qformer_rules(layers: int, heads: int, fused: Fused) -> tuple[Rule, ...]:
 
 def sat_visualglm(model: VisualLanguageModel, fused: Fused = "thirds") -> KeyMap:
     """VisualGLM's SAT folder -> `VisualLanguageModel` with EVA ViT and ChatGLM, of this model's depth and heads."""
-    vision, qformer, language = (_heads(model)[part] for part in ("eva_args", "qformer_args", ""))
+    return visualglm_table(len(model.qformer.blocks), _heads(model), fused)
+
+
+def visualglm_table(layers: int, heads: dict[str, int], fused: Fused) -> KeyMap:
+    """The same from numbers: blocks of the Q-Former, and heads by section of model_config.json ("": ChatGLM's)."""
     return KeyMap(
-        rules=(
-            *vision_rules(vision, fused),
-            *qformer_rules(len(model.qformer.blocks), qformer, fused),
-            rename("mixins.eva.model.glm_proj.*", "projection.*"),
-            *sat_language(language, fused, "language.").rules,
-        ),
+        rules=(*image_rules(layers, heads, fused), *sat_language(heads[""], fused, "language.").rules),
         ignored=("mixins.chatglm-attn.rotary_emb.inv_freq",),
+    )
+
+
+def image_rules(layers: int, heads: dict[str, int], fused: Fused, image: str = IMAGE) -> tuple[Rule, ...]:
+    """All of VisualGLM but its ChatGLM, under a prefix."""
+    return (
+        *vision_rules(heads["eva_args"], fused, image),
+        *qformer_rules(layers, heads["qformer_args"], fused, image),
+        rename(f"{image}glm_proj.*", "projection.*"),
     )
 
 

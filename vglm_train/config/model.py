@@ -22,7 +22,7 @@ class Vision:
     heads: int = 16
     mlp_width: int = 6144
     dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
-    weights: str | None = None  # a safetensors file, or a Hugging Face folder; none: random
+    weights: str | None = None  # a file (safetensors, or LAVIS's .pth), or a Hugging Face folder; none: random
 
     def __post_init__(self) -> None:
         positive(self, "image_size", "patch", "width", "depth", "heads", "mlp_width")

@@ -1,0 +1,91 @@
+"""Our own portable bundle, read without memory and written from any source."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vglm_train.checkpoint.bundle import TOWERS, VERSION, read_document
+from vglm_train.checkpoint.convert.lazy import below, of_shards, prefixed, total
+from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected
+from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.writing import progress, replaced, write_safetensors
+from vglm_train.checkpoint.filling import open_shard
+from vglm_train.checkpoint.frozen import find, fingerprint
+from vglm_train.checkpoint.sat import read_json
+from vglm_train.config.load import dump, load
+from vglm_train.errors import UserError
+
+TRAINED = "trained.safetensors"
+
+
+def read(folder: Path, options: Options) -> Source:
+    """A bundle of either stage, with its frozen parts wherever they stand."""
+    document = read_document(folder)
+    config = load(folder / "config.yaml")
+    source = Source(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
+    source.origin = document["origin"].get("imported") or {}
+    moved = {"vision": options.vision, "language": options.language}
+    shape = folder / "tokenizer" / "config.json"
+    if config.model.language is not None and config.model.language.family != "chatglm":
+        source.language = read_json(shape)
+    for tower, reference in document["towers"].items():
+        file = find(folder, tower, reference, str(moved[tower]) if moved[tower] else None)
+        if "fingerprint" in reference:
+            source.towers[tower] = file
+        if tower == "vision":
+            found = vision_tensors(file, config.model.vision)
+        else:
+            assert config.model.language is not None
+            found = language_tensors(file, config.model.language)
+            if source.language is not None:
+                found = with_ties(found, expected(config, source.language).language)
+        source.tensors |= prefixed(found, TOWERS[tower])
+    source.tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else None
+    return source
+
+
+def write(source: Source, out: Path, force: bool) -> None:
+    """The bundle that `load_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
+    document: dict[str, Any] = {"version": VERSION, "stage": source.stage, "towers": {}}
+    document["origin"] = {"from": str(source.path.resolve()), "format": source.kind, "imported": source.origin}
+    with replaced(out, total(source.tensors), force) as aside, progress(source.tensors, out.name) as bar:
+        aside.mkdir()
+        trained = source.tensors
+        for tower, prefix in TOWERS.items():
+            trained = {name: tensor for name, tensor in trained.items() if not name.startswith(prefix)}
+            reference = _tower(source, tower, aside, bar)
+            if reference is not None:
+                document["towers"][tower] = reference
+        write_safetensors(aside / TRAINED, trained, bar, {})
+        _tokenizer(source, aside / "tokenizer")
+        (aside / "config.yaml").write_text(dump(source.config), "utf-8")
+        (aside / "bundle.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _tower(source: Source, tower: str, aside: Path, bar: tqdm) -> dict[str, str] | None:
+    """Write a frozen part, or name where it is. Returns the reference."""
+    if tower in source.towers:
+        place = source.towers[tower].resolve()
+        return {"file": str(place), "fingerprint": fingerprint(place)}
+    own = below(source.tensors, TOWERS[tower])
+    if not own:
+        return None
+    write_safetensors(aside / f"{tower}.safetensors", own, bar, {})
+    return {"file": f"{tower}.safetensors"}
+
+
+def _tokenizer(source: Source, folder: Path) -> None:
+    """Its files as they are, and config.json of a Hugging Face language model."""
+    folder.mkdir()
+    place = source.tokenizer
+    if place is not None:
+        files = [place] if place.is_file() else [place / name for name in TOKENIZER_FILES if (place / name).is_file()]
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        if not files:
+            raise UserError(f"{place}: no tokenizer here that is known: {', '.join(TOKENIZER_FILES)}.")
+    if source.language is not None:
+        (folder / "config.json").write_text(json.dumps(source.language, indent=2) + "\n", "utf-8")

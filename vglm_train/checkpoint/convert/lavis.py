@@ -1,0 +1,190 @@
+"""LAVIS: `Blip2Qformer` (stage one), `Blip2OPT` and `Blip2T5` (stage two), as its runner saves them."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, convert, prefixed, total
+from vglm_train.checkpoint.convert.source import (
+    Options,
+    Source,
+    base_model,
+    check,
+    dtype_name,
+    expected,
+    mapped,
+    open_tensors,
+    resized,
+    run_config,
+    tokenizer_of,
+)
+from vglm_train.checkpoint.convert.towers import config_of, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
+from vglm_train.checkpoint.formats import LAVIS_STAGE1, lavis_stage2
+from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
+from vglm_train.config.language import Language, Prompt
+from vglm_train.config.model import QFormer, Vision
+from vglm_train.errors import UserError
+
+VISION, LAYER = "visual_encoder.", "Qformer.bert.encoder.layer."
+RELEASED_HEADS = {768: 12, 1024: 16, 1408: 16}  # width -> heads, which no shape tells
+PROJECTIONS = {"opt_proj.weight": "causal", "t5_proj.weight": "seq2seq"}
+
+
+def is_lavis(names: Mapping[str, object] | set[str]) -> bool:
+    """Whether these are names of a LAVIS file with a Q-Former."""
+    return "query_tokens" in names and any(name.startswith(LAYER) for name in names)
+
+
+def read(path: Path, options: Options) -> Source:
+    """A LAVIS file of either stage. Frozen parts that it lacks are named by `options.vision` and `.language`."""
+    raw = open_tensors(path)
+    family = next((family for key, family in PROJECTIONS.items() if key in raw), None)
+    table = LAVIS_STAGE1 if family is None else lavis_stage2(family)
+    vision, qformer = _vision(raw, options), _qformer(raw, options)
+    model = replace(base_model(options), vision=vision, qformer=qformer, language=None)
+    if "vision_proj.weight" in raw:
+        model = replace(model, contrastive_width=raw["vision_proj.weight"].shape[0])
+    source = Source(path, "lavis", run_config(path, model, "align", options), mapped(table, raw, path))
+    source.dropped = sorted(name for name in raw if table.dropped(name))
+    if family is not None:
+        _language(source, family, options)
+    _frozen_vision(source, options)
+    source.tensors, vision, notes = resized(source.tensors, source.config.model.vision, options.image_size)
+    source.config = replace(source.config, model=replace(source.config.model, vision=vision))
+    source.notes += notes
+    model = expected(source.config, source.language)
+    if source.language is not None:
+        ours = with_ties({name.removeprefix("language."): tensor for name, tensor in source.tensors.items()
+                          if name.startswith("language.")}, model.language)  # fmt: skip
+        source.tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
+        source.tensors |= prefixed(ours, "language.")
+    absent = [{"vision": "vision.encoder.", "language": "language."}[tower] for tower in source.towers]
+    check(source.tensors, model.state_dict(), table, list(raw), path, absent)
+    source.tokenizer = tokenizer_of(options.language, options)
+    return source
+
+
+def table_of(source: Source) -> KeyMap:
+    """Ours -> LAVIS's."""
+    language = source.config.model.language
+    return (LAVIS_STAGE1 if language is None else lavis_stage2(language.family)).inverse()
+
+
+def write(source: Source, out: Path, force: bool) -> list[str]:
+    """One `.pth` file as LAVIS's runner writes it: what is trained, and frozen parts that the bundle holds itself.
+
+    The language model of stage two is never part of it.
+    """
+    language = source.config.model.language
+    if source.config.model.vision.family != "eva" or (language is not None and language.family == "chatglm"):
+        raise UserError(f"{source.path}: LAVIS has EVA encoders, and OPT or T5 as language models.")
+    tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
+    if "vision" in source.towers:
+        tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("vision.encoder.")}
+    theirs = to_lavis(table_of(source), tensors, source.path)
+    with replaced(out, total(theirs), force) as aside, progress(theirs, out.name) as bar:
+        write_torch(aside, theirs, "model", bar)
+    return [
+        f"{len(theirs)} tensors under `model`",
+        *([] if language is None else ["the frozen language model is not in it, as in LAVIS's own"]),
+    ]
+
+
+def to_lavis(table: KeyMap, tensors: Tensors, path: Path) -> Tensors:
+    try:
+        return convert(table, tensors)
+    except KeyMapError as error:
+        raise UserError(f"{path} cannot become a LAVIS file: {error}.") from error
+
+
+def _language(source: Source, family: str, options: Options) -> None:
+    """The language model, which stands elsewhere, or in the file with its shape elsewhere."""
+    inside = any(name.startswith("language.") for name in source.tensors)
+    if options.language is None:
+        raise UserError(
+            f"{source.path} holds what stage two trained, for a frozen {'OPT' if family == 'causal' else 'T5'} that "
+            "stands elsewhere: give its Hugging Face folder with --language."
+        )
+    source.language = config_of(options.language)
+    place = str(options.language.resolve())
+    dtype = dtype_name({n: t for n, t in source.tensors.items() if n.startswith("language.")}) if inside else "fp16"
+    if not inside:
+        source.towers["language"] = options.language
+        dtype = "fp16" if family == "causal" else "bf16"
+    language = Language(family=family, weights=place, dtype=dtype)  # type: ignore[arg-type]
+    config = source.config
+    source.config = replace(
+        config,
+        run=replace(config.run, stage="generate"),
+        model=replace(config.model, language=language),
+        prompt=config.prompt if options.config else Prompt(style="blip2"),
+    )
+
+
+def _frozen_vision(source: Source, options: Options) -> None:
+    """The image encoder, where the file does not hold it."""
+    if any(name.startswith("vision.encoder.") for name in source.tensors):
+        return
+    if options.vision is None:
+        raise UserError(
+            f"{source.path} does not hold the frozen image encoder: give its file with --vision (LAVIS's is "
+            "eva_vit_g.pth)."
+        )
+    config = source.config
+    if options.image_size is None:
+        vision_tensors(options.vision, config.model.vision)  # that it can be read at all
+        source.towers["vision"] = options.vision
+        vision = replace(config.model.vision, weights=str(options.vision.resolve()))
+        source.config = replace(config, model=replace(config.model, vision=vision))
+    else:
+        source.tensors |= prefixed(vision_tensors(options.vision, config.model.vision), "vision.encoder.")
+
+
+def _vision(raw: Mapping[str, Lazy], options: Options) -> Vision:
+    base = base_model(options).vision
+    if f"{VISION}cls_token" not in raw:
+        return replace(base, weights=None)
+    width, patch = raw[f"{VISION}cls_token"].shape[-1], raw[f"{VISION}patch_embed.proj.weight"].shape[-1]
+    inside = {name: tensor for name, tensor in raw.items() if name.startswith(VISION)}
+    return replace(
+        base, family="eva", weights=None, width=width, patch=patch, heads=_heads(base.heads, width, "vision", options),
+        image_size=patch * round((raw[f"{VISION}pos_embed"].shape[1] - 1) ** 0.5),
+        depth=_count(raw, f"{VISION}blocks."), mlp_width=_rows(raw, f"{VISION}blocks.0.mlp.fc1.weight", base.mlp_width),
+        dtype=dtype_name(inside),
+    )  # fmt: skip
+
+
+def _qformer(raw: Mapping[str, Lazy], options: Options) -> QFormer:
+    base = base_model(options).qformer
+    layers = _count(raw, LAYER)
+    crossing = sorted({int(name.removeprefix(LAYER).partition(".")[0]) for name in raw if ".crossattention." in name})
+    _, queries, width = raw["query_tokens"].shape
+    words, positions = (f"Qformer.bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position"))
+    return replace(
+        base, weights=None, layers=layers, width=width, queries=queries,
+        heads=_heads(base.heads, width, "qformer", options),
+        mlp_width=_rows(raw, f"{LAYER}0.intermediate_query.dense.weight", base.mlp_width),
+        cross_every=crossing[1] if len(crossing) > 1 else layers,
+        positions=_rows(raw, positions, base.positions), vocabulary=_rows(raw, words, 0) or None,
+    )  # fmt: skip
+
+
+def _heads(given: int, width: int, section: str, options: Options) -> int:
+    """Attention heads, which no shape tells."""
+    if options.config is not None:
+        return given
+    if width not in RELEASED_HEADS:
+        raise UserError(
+            f"a {section} of width {width} is none of BLIP-2's, and shapes do not tell its attention heads: give a "
+            f"configuration with model.{section}.heads by --config."
+        )
+    return RELEASED_HEADS[width]
+
+
+def _count(raw: Mapping[str, Lazy], prefix: str) -> int:
+    return 1 + max(int(name.removeprefix(prefix).partition(".")[0]) for name in raw if name.startswith(prefix))
+
+
+def _rows(raw: Mapping[str, Lazy], name: str, default: int) -> int:
+    return raw[name].shape[0] if name in raw else default

@@ -1,0 +1,98 @@
+"""Frozen parts that stand in a file or folder of their own, under our names, unread."""
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, below, of_shards, prefixed
+from vglm_train.checkpoint.convert.source import mapped, open_tensors
+from vglm_train.checkpoint.filling import open_shard
+from vglm_train.checkpoint.formats import EVA, HF_VISION
+from vglm_train.checkpoint.hf_language import COMPUTED
+from vglm_train.checkpoint.language import hub_chatglm
+from vglm_train.checkpoint.sat import is_sat_folder, sat_language, sat_shard
+from vglm_train.config.language import Language
+from vglm_train.config.model import Vision
+from vglm_train.errors import UserError
+
+
+def vision_tensors(path: Path, config: Vision) -> Tensors:
+    """An image encoder of the configured family: our own file, LAVIS's EVA, or a Hugging Face folder.
+
+    Blocks beyond the configured depth and what follows the last block are left out.
+    """
+    raw = cut(open_tensors(path), config.depth)
+    if "class_token" in raw or any(name.startswith("tower.") for name in raw):
+        return raw
+    if config.family == "eva":
+        raw = below(raw, "visual_encoder.") or raw
+        return mapped(EVA, raw, path)
+    if not any(name.startswith("vision_model.") for name in raw):
+        raw = prefixed(raw, "vision_model.")
+    return mapped(HF_VISION, raw, path)
+
+
+def language_tensors(path: Path, config: Language) -> Tensors:
+    """A language model of the configured family: our own file, a SAT folder, or a Hugging Face folder."""
+    if path.is_file():
+        return of_shards([open_shard(path)])
+    if config.family != "chatglm":
+        return {name: tensor for name, tensor in prefixed(open_tensors(path), "model.").items()
+                if not COMPUTED.fullmatch(name)}  # fmt: skip
+    if is_sat_folder(path):
+        return mapped(sat_language(config.heads), of_shards([sat_shard(path)]), path)
+    return mapped(hub_chatglm(config.heads), open_tensors(path), path)
+
+
+def cut(weights: Mapping[str, Lazy], depth: int) -> Tensors:
+    """Without an image encoder's blocks from number `depth` on."""
+    kept = {}
+    for key, value in weights.items():
+        block = re.search(r"^(?!text_model).*?(?:blocks|layers)\.(\d+)\.", key)
+        if not block or int(block[1]) < depth:
+            kept[key] = value
+    return kept
+
+
+def with_ties(language: Tensors, model: Any) -> Tensors:
+    """Names that a Hugging Face family ties and the file holds once: the same tensor under each.
+
+    `model`: a `HuggingFaceLanguage`, whose names begin with `model.`
+    Files of a bare decoder lack the family's prefix: it is added.
+    """
+    own = {f"model.{name}" for name in model.model.state_dict()}
+    prefix = f"model.{model.model.base_model_prefix}."
+    named = {}
+    for name, tensor in language.items():
+        longer = f"{prefix}{name.removeprefix('model.')}"
+        named[longer if name not in own and longer in own else name] = tensor
+    pairs = model.model.get_expanded_tied_weights_keys(all_submodels=True)
+    for _ in range(2):  # a name may be tied to one that is itself tied
+        for copy, original in pairs.items():
+            one, other = f"model.{copy}", f"model.{original}"
+            for absent, present in ((one, other), (other, one)):
+                if absent not in named and present in named and absent in own:
+                    named[absent] = named[present]
+    return named
+
+
+def repeated(language: Tensors, model: Any) -> set[str]:
+    """Names whose values another name holds as well, by the family's ties: transformers' files leave them out."""
+    found = set()
+    for copy, original in model.model.get_expanded_tied_weights_keys(all_submodels=True).items():
+        one, other = language.get(f"model.{copy}"), language.get(f"model.{original}")
+        if one is None or other is None:
+            continue
+        if one is other or (one.shape == other.shape and one.read().equal(other.read())):
+            found.add(f"model.{copy}")
+    return found
+
+
+def config_of(folder: Path) -> dict[str, Any]:
+    """config.json of a Hugging Face language model. UserError if there is none."""
+    from vglm_train.checkpoint.sat import read_json
+
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder} is no Hugging Face language model: there is no config.json.")
+    return read_json(folder / "config.json")

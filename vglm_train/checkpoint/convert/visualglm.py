@@ -1,0 +1,191 @@
+"""VisualGLM-6B: the SAT folder, and the Hugging Face folder of the hub (fused products of ChatGLM per head)."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vglm_train.checkpoint.convert import qkv
+from vglm_train.checkpoint.convert.lazy import Tensors, below, convert, of_shards, total
+from vglm_train.checkpoint.convert.source import (
+    Options,
+    Source,
+    base_model,
+    check,
+    dtype_name,
+    expected,
+    mapped,
+    open_tensors,
+    resized,
+    run_config,
+    tokenizer_of,
+)
+from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
+from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.language import HUB_CONFIG, hub_chatglm
+from vglm_train.checkpoint.sat import CONFIG, IMAGE, Fused, image_rules, read_json, sat_shard, visualglm_table
+from vglm_train.config.language import Language, Prompt
+from vglm_train.config.model import QFormer, Vision
+from vglm_train.config.run import Config
+from vglm_train.errors import UserError
+
+HUB_IMAGE = "image_encoder."
+FIXED = {"eva_args": 1e-6, "qformer_args": 1e-12, "": 1e-5}  # layer norm's eps, built in
+SAT_VERSION = "0.4.12"  # whose order of queries, keys and values is written
+
+
+def read_sat(folder: Path, options: Options) -> Source:
+    """A SAT folder with image side and ChatGLM."""
+    content = read_json(folder / CONFIG)
+    raw = of_shards([sat_shard(folder)])
+    heads = {section: _heads(content, section, folder) for section in FIXED}
+    fused, line = _order(raw, content, heads, folder, options)
+    config = _config(content, folder, options, raw, IMAGE)
+    table = visualglm_table(config.model.qformer.layers, heads, fused)
+    source = Source(folder, "visualglm-sat", config, mapped(table, raw, folder), notes=[line])
+    return _finished(source, content, table, list(raw), options)
+
+
+def read_hub(folder: Path, options: Options) -> Source:
+    """The hub's folder: ChatGLM's Hugging Face names per head, the image side under SAT's names in thirds."""
+    content = read_json(folder / HUB_CONFIG)
+    content |= {"eva_args": content.get("eva_config"), "qformer_args": content.get("qformer_config")}
+    raw = open_tensors(folder)
+    heads = {section: _heads(content, section, folder) for section in FIXED}
+    language = {name: tensor for name, tensor in raw.items() if not name.startswith(HUB_IMAGE)}
+    fused, line = qkv.chosen(options.fused, "heads", qkv.told(language, heads[""]), str(folder))
+    image, second = qkv.chosen(None, "thirds", _vision_order(raw, heads, HUB_IMAGE), f"{folder}, image side")
+    config = _config(content, folder, options, raw, HUB_IMAGE)
+    table = hub_table(config.model.qformer.layers, heads, fused, image)
+    source = Source(folder, "visualglm-hub", config, mapped(table, raw, folder), notes=[line, f"image side: {second}"])
+    return _finished(source, content, table, list(raw), options)
+
+
+def hub_table(layers: int, heads: dict[str, int], fused: Fused = "heads", image: Fused = "thirds") -> KeyMap:
+    """VisualGLM-6B's Hugging Face files -> `VisualLanguageModel`."""
+    language = hub_chatglm(heads[""], fused)
+    rules = tuple(replace(rule, targets=tuple(f"language.{name}" for name in rule.targets)) for rule in language.rules)
+    ignored = tuple(name for name in language.ignored if not name.startswith(HUB_IMAGE))
+    return KeyMap(rules=(*image_rules(layers, heads, image, HUB_IMAGE), *rules), ignored=ignored)
+
+
+def write(source: Source, out: Path, force: bool, fused: Fused | None) -> list[str]:
+    """A SAT folder that VisualGLM's own code loads: latest, 1/mp_rank_00_model_states.pt, model_config.json."""
+    model = source.config.model
+    if model.language is None or model.language.family != "chatglm" or model.vision.family != "eva":
+        raise UserError(f"{source.path} is no VisualGLM: its language model is not ChatGLM, or its encoder not EVA.")
+    if model.qformer.cross_every != 2:
+        raise UserError(f"{source.path}: VisualGLM's Q-Former looks at the image in every 2nd block.")
+    order = fused or "thirds"
+    theirs = to_sat(source, order)
+    with replaced(out, total(theirs), force) as aside, progress(theirs, out.name) as bar:
+        (aside / "1").mkdir(parents=True)
+        (aside / "latest").write_text("1", "utf-8")
+        write_torch(aside / "1" / "mp_rank_00_model_states.pt", theirs, "module", bar)
+        content = model_config(source, order)
+        (aside / CONFIG).write_text(json.dumps(content, indent=4, ensure_ascii=False), "utf-8")
+    return [f"{len(theirs)} tensors under `module`", f"queries, keys and values: {order}",
+            "SAT folders hold no tokenizer: keep ice_text.model"]  # fmt: skip
+
+
+def to_sat(source: Source, fused: Fused) -> Tensors:
+    """Under SAT's names."""
+    model = source.config.model
+    assert model.language is not None
+    heads = {"eva_args": model.vision.heads, "qformer_args": model.qformer.heads, "": model.language.heads}
+    try:
+        return convert(visualglm_table(model.qformer.layers, heads, fused).inverse(), source.tensors)
+    except KeyMapError as error:
+        raise UserError(f"{source.path} cannot become a SAT folder: {error}.") from error
+
+
+def model_config(source: Source, fused: Fused) -> dict[str, Any]:
+    """model_config.json: the imported one where there was one, with this model's shapes."""
+    model = source.config.model
+    vision, qformer, language = model.vision, model.qformer, model.language
+    assert language is not None
+    kept = source.origin.get("model_config", {})
+    common = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "model_parallel_size": 1}
+    content = {
+        "model_class": "VisualGLMModel", "tokenizer_type": "THUDM/chatglm-6b", "layernorm_order": "post",
+        "bos_token_id": 130004, "mask_token_id": 130000, "gmask_token_id": 130001, "pad_token_id": 3, **common, **kept,
+        "num_layers": language.layers, "hidden_size": language.width, "num_attention_heads": language.heads,
+        "inner_hidden_size": language.mlp_width, "vocab_size": language.vocabulary,
+        "max_sequence_length": language.positions, "image_length": qformer.queries,
+    }  # fmt: skip
+    content["eva_args"] = {
+        "vocab_size": 1, "layernorm_order": "pre", "use_final_layernorm": False, "layernorm_epsilon": 1e-6,
+        "row_parallel_linear_final_bias": False, "pre_len": 1, "post_len": 0, "in_channels": 3, "num_classes": 1000,
+        **common, **kept.get("eva_args", {}), "num_layers": vision.depth, "hidden_size": vision.width,
+        "num_attention_heads": vision.heads, "inner_hidden_size": vision.mlp_width, "patch_size": vision.patch,
+        "image_size": [vision.image_size, vision.image_size],
+    }  # fmt: skip
+    content["qformer_args"] = {
+        "layernorm_order": "post", "max_sequence_length": 0, "layernorm_epsilon": 1e-12, **common,
+        **kept.get("qformer_args", {}), "num_layers": qformer.layers, "hidden_size": qformer.width,
+        "num_attention_heads": qformer.heads, "inner_hidden_size": qformer.mlp_width, "vocab_size": qformer.queries,
+        "is_decoder": [number % 2 == 0 for number in range(qformer.layers)], "cross_attn_hidden_size": vision.width,
+    }  # fmt: skip
+    return content | {"sat_version": SAT_VERSION if fused == "thirds" else "0.3.6"}
+
+
+def _finished(source: Source, content: dict[str, Any], table: KeyMap, there: list[str], options: Options) -> Source:
+    source.dropped = sorted(name for name in there if table.dropped(name))
+    source.tensors, vision, notes = resized(source.tensors, source.config.model.vision, options.image_size)
+    source.config = replace(source.config, model=replace(source.config.model, vision=vision))
+    source.notes += notes
+    check(source.tensors, expected(source.config).state_dict(), table, there, source.path)
+    source.tokenizer = tokenizer_of(source.path, options)
+    source.origin = {"model_config": {k: v for k, v in content.items() if not k.endswith("_config")}}
+    return source
+
+
+def _order(raw: Tensors, content: dict, heads: dict[str, int], folder: Path, options: Options) -> tuple[Fused, str]:
+    """One order for the whole folder: the image side's zero biases tell it best."""
+    language = {name: tensor for name, tensor in raw.items() if not name.startswith(IMAGE)}
+    told = _vision_order(raw, heads, IMAGE) or qkv.told(language, heads[""])
+    return qkv.chosen(options.fused, qkv.recorded_order(content), told, str(folder))
+
+
+def _vision_order(raw: Tensors, heads: dict[str, int], image: str) -> Fused | None:
+    return qkv.told(below(raw, f"{image}vit."), heads["eva_args"])
+
+
+def _config(content: Mapping[str, Any], folder: Path, options: Options, raw: Tensors, image: str) -> Config:
+    eva, q = content["eva_args"], content["qformer_args"]
+    size = eva["image_size"]
+    inside = {name: tensor for name, tensor in raw.items() if name.startswith(f"{image}vit.")}
+    rest = {name: tensor for name, tensor in raw.items() if not name.startswith(image)}
+    vision = Vision(
+        image_size=size[0] if isinstance(size, list) else size, patch=eva["patch_size"], width=eva["hidden_size"],
+        depth=eva["num_layers"], heads=eva["num_attention_heads"],
+        mlp_width=eva.get("inner_hidden_size") or 4 * eva["hidden_size"], dtype=dtype_name(inside),
+    )  # fmt: skip
+    qformer = QFormer(
+        layers=q["num_layers"], width=q["hidden_size"], heads=q["num_attention_heads"], queries=q["vocab_size"],
+        mlp_width=q.get("inner_hidden_size") or 4 * q["hidden_size"],
+    )  # fmt: skip
+    language = Language(
+        layers=content["num_layers"], width=content["hidden_size"], heads=content["num_attention_heads"],
+        mlp_width=content.get("inner_hidden_size") or 4 * content["hidden_size"], vocabulary=content["vocab_size"],
+        positions=content["max_sequence_length"], tokenizer="tokenizer", dtype=dtype_name(rest),
+    )  # fmt: skip
+    model = replace(base_model(options), vision=vision, qformer=qformer, language=language)
+    config = run_config(folder, model, "generate", options)
+    return config if options.config else replace(config, prompt=Prompt())
+
+
+def _heads(content: Mapping[str, Any], section: str, folder: Path) -> int:
+    """Heads of a section; what is built in is checked beside."""
+    part = content if not section else content.get(section)
+    if not isinstance(part, Mapping) or "num_attention_heads" not in part:
+        raise UserError(f"{folder}: its configuration has no {section or 'shape of ChatGLM'}: it is no VisualGLM.")
+    eps = part.get("layernorm_epsilon", FIXED[section])
+    if eps != FIXED[section]:
+        raise UserError(f"{folder}: {section or 'ChatGLM'}'s layernorm_epsilon is {eps}; {FIXED[section]} is built in.")
+    if section == "qformer_args" and any(
+        crossing != (i % 2 == 0) for i, crossing in enumerate(part.get("is_decoder", []))
+    ):
+        raise UserError(f"{folder}: qformer_args.is_decoder is not every 2nd block from the first on.")
+    return int(part["num_attention_heads"])
