@@ -22,6 +22,7 @@ from vglm_train.checkpoint.convert.source import (
     open_tensors,
     resized,
     run_config,
+    shaped,
     tokenizer_of,
 )
 from vglm_train.checkpoint.convert.towers import repeated, with_ties
@@ -65,13 +66,10 @@ def read(folder: Path, options: Options) -> Source:
     table = HF_BLIP2_RETRIEVAL if retrieval else HF_BLIP2
     computed = [name for name in raw if name.startswith("language_model.") and COMPUTED.fullmatch(name)]
     raw = {name: tensor for name, tensor in raw.items() if name not in computed}
-    model = replace(
-        base_model(options), vision=_vision(content, raw, folder), qformer=_qformer(content, folder, retrieval),
-        contrastive_width=content.get("image_text_hidden_size", 256), language=None,
-    )  # fmt: skip
-    source = Source(
-        folder, str(kind), run_config(folder, model, "align", options, _image(folder)), mapped(table, raw, folder)
-    )
+    vision, qformer = _vision(content, raw, folder), _qformer(content, folder, retrieval)
+    model = shaped(base_model(options), vision, qformer, content.get("image_text_hidden_size", 256))
+    config = run_config(folder, model, "align", options, _image(folder))
+    source = Source(folder, str(kind), config, mapped(table, raw, folder))
     source.dropped = [*computed, *(name for name in raw if table.dropped(name))]
     source.tokenizer = tokenizer_of(folder, options)
     source.origin = {"kept": {name: read_json(folder / name) for name in KEPT if (folder / name).is_file()}}
@@ -151,11 +149,18 @@ def configuration(source: Source, theirs: Tensors) -> dict[str, Any]:
             "num_attention_heads": vision.heads, "image_size": vision.image_size,
         },
         "qformer_config": {
-            **QFORMER, "model_type": "blip_2_qformer", "hidden_size": qformer.width,
-            "num_hidden_layers": qformer.layers, "num_attention_heads": qformer.heads, "intermediate_size": qformer.mlp_width,
-            "max_position_embeddings": qformer.positions, "cross_attention_frequency": qformer.cross_every,
-            "vocab_size": words.shape[0] if words else QFORMER["vocab_size"], "encoder_hidden_size": vision.width,
-            "hidden_dropout_prob": qformer.dropout, "attention_probs_dropout_prob": qformer.dropout,
+            **QFORMER,
+            "model_type": "blip_2_qformer",
+            "hidden_size": qformer.width,
+            "num_hidden_layers": qformer.layers,
+            "num_attention_heads": qformer.heads,
+            "intermediate_size": qformer.mlp_width,
+            "max_position_embeddings": qformer.positions,
+            "cross_attention_frequency": qformer.cross_every,
+            "vocab_size": words.shape[0] if words else QFORMER["vocab_size"],
+            "encoder_hidden_size": vision.width,
+            "hidden_dropout_prob": qformer.dropout,
+            "attention_probs_dropout_prob": qformer.dropout,
             "use_qformer_text_input": retrieval,
         },
     }  # fmt: skip

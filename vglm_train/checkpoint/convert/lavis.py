@@ -16,6 +16,7 @@ from vglm_train.checkpoint.convert.source import (
     open_tensors,
     resized,
     run_config,
+    shaped,
     tokenizer_of,
 )
 from vglm_train.checkpoint.convert.towers import config_of, vision_tensors, with_ties
@@ -42,9 +43,8 @@ def read(path: Path, options: Options) -> Source:
     family = next((family for key, family in PROJECTIONS.items() if key in raw), None)
     table = LAVIS_STAGE1 if family is None else lavis_stage2(family)
     vision, qformer = _vision(raw, options), _qformer(raw, options)
-    model = replace(base_model(options), vision=vision, qformer=qformer, language=None)
-    if "vision_proj.weight" in raw:
-        model = replace(model, contrastive_width=raw["vision_proj.weight"].shape[0])
+    width = raw["vision_proj.weight"].shape[0] if "vision_proj.weight" in raw else None
+    model = shaped(base_model(options), vision, qformer, width)
     source = Source(path, "lavis", run_config(path, model, "align", options), mapped(table, raw, path))
     source.dropped = sorted(name for name in raw if table.dropped(name))
     if family is not None:

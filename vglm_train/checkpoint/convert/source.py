@@ -16,7 +16,8 @@ from vglm_train.checkpoint.filling import open_weights
 from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.sat import Fused
 from vglm_train.config.data import Data, Image
-from vglm_train.config.model import Model, Vision
+from vglm_train.config.language import Language
+from vglm_train.config.model import Model, QFormer, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import build_alignment
@@ -73,6 +74,13 @@ def run_config(path: Path, model: Model, stage: Stage, options: Options, image: 
 
 def base_model(options: Options) -> Model:
     return options.config.model if options.config else Model()
+
+
+def shaped(base: Model, vision: Vision, qformer: QFormer, width: int | None, language: Language | None = None) -> Model:
+    """`base` with the shapes of a source; captions are no longer than its position table. width: contrastive."""
+    text = replace(base.text, max_length=min(base.text.max_length, qformer.positions))
+    width = base.contrastive_width if width is None else width
+    return replace(base, vision=vision, qformer=qformer, text=text, contrastive_width=width, language=language)
 
 
 def expected(config: Config, language: Mapping[str, Any] | None = None, vocabulary: int | None = None) -> Any:

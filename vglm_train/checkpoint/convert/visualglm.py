@@ -19,6 +19,7 @@ from vglm_train.checkpoint.convert.source import (
     open_tensors,
     resized,
     run_config,
+    shaped,
     tokenizer_of,
 )
 from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
@@ -171,7 +172,7 @@ def _config(content: Mapping[str, Any], folder: Path, options: Options, raw: Ten
         mlp_width=content.get("inner_hidden_size") or 4 * content["hidden_size"], vocabulary=content["vocab_size"],
         positions=content["max_sequence_length"], tokenizer="tokenizer", dtype=dtype_name(rest),
     )  # fmt: skip
-    model = replace(base_model(options), vision=vision, qformer=qformer, language=language)
+    model = shaped(base_model(options), vision, qformer, None, language)
     config = run_config(folder, model, "generate", options)
     return config if options.config else replace(config, prompt=Prompt())
 
