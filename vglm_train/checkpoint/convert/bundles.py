@@ -9,7 +9,7 @@ from tqdm import tqdm
 
 from vglm_train.checkpoint.bundle import TOWERS, VERSION, read_document
 from vglm_train.checkpoint.convert.lazy import below, of_shards, prefixed, total
-from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected
+from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected, tokenizer_of
 from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
 from vglm_train.checkpoint.convert.writing import progress, replaced, write_safetensors
 from vglm_train.checkpoint.filling import open_shard
@@ -43,7 +43,7 @@ def read(folder: Path, options: Options) -> Source:
             if source.language is not None:
                 found = with_ties(found, expected(config, source.language).language)
         source.tensors |= prefixed(found, TOWERS[tower])
-    source.tokenizer = folder / "tokenizer" if (folder / "tokenizer").is_dir() else None
+    source.tokenizer = tokenizer_of(folder / "tokenizer", options)
     return source
 
 
@@ -51,7 +51,9 @@ def write(source: Source, out: Path, force: bool) -> None:
     """The bundle that `load_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
     document: dict[str, Any] = {"version": VERSION, "stage": source.stage, "towers": {}}
     document["origin"] = {"from": str(source.path.resolve()), "format": source.kind, "imported": source.origin}
-    with replaced(out, total(source.tensors), force) as aside, progress(source.tensors, out.name) as bar:
+    outside = tuple(TOWERS[tower] for tower in source.towers)
+    written = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(outside)}
+    with replaced(out, total(written), force) as aside, progress(written, out.name) as bar:
         aside.mkdir()
         trained = source.tensors
         for tower, prefix in TOWERS.items():

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
-from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, convert, prefixed, total
+from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, below, convert, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     Source,
@@ -19,7 +20,7 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import config_of, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.towers import config_of, hugging_face_language, vision_tensors, with_ties
 from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
 from vglm_train.checkpoint.formats import LAVIS_STAGE1, lavis_stage2
 from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
@@ -29,7 +30,8 @@ from vglm_train.errors import UserError
 
 VISION, LAYER = "visual_encoder.", "Qformer.bert.encoder.layer."
 RELEASED_HEADS = {768: 12, 1024: 16, 1408: 16}  # width -> heads, which no shape tells
-PROJECTIONS = {"opt_proj.weight": "causal", "t5_proj.weight": "seq2seq"}
+Family = Literal["causal", "seq2seq"]
+PROJECTIONS: dict[str, Family] = {"opt_proj.weight": "causal", "t5_proj.weight": "seq2seq"}
 
 
 def is_lavis(names: Mapping[str, object] | set[str]) -> bool:
@@ -55,12 +57,10 @@ def read(path: Path, options: Options) -> Source:
     source.notes += notes
     model = expected(source.config, source.language)
     if source.language is not None:
-        ours = with_ties({name.removeprefix("language."): tensor for name, tensor in source.tensors.items()
-                          if name.startswith("language.")}, model.language)  # fmt: skip
-        source.tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
-        source.tensors |= prefixed(ours, "language.")
-    absent = [{"vision": "vision.encoder.", "language": "language."}[tower] for tower in source.towers]
-    check(source.tensors, model.state_dict(), table, list(raw), path, absent)
+        language = with_ties(below(source.tensors, "language."), model.language)
+        rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
+        source.tensors = rest | prefixed(language, "language.")
+    check(source.tensors, model.state_dict(), table, list(raw), path)
     source.tokenizer = tokenizer_of(options.language, options)
     return source
 
@@ -98,7 +98,7 @@ def to_lavis(table: KeyMap, tensors: Tensors, path: Path) -> Tensors:
         raise UserError(f"{path} cannot become a LAVIS file: {error}.") from error
 
 
-def _language(source: Source, family: str, options: Options) -> None:
+def _language(source: Source, family: Family, options: Options) -> None:
     """The language model, which stands elsewhere, or in the file with its shape elsewhere."""
     inside = any(name.startswith("language.") for name in source.tensors)
     if options.language is None:
@@ -107,12 +107,12 @@ def _language(source: Source, family: str, options: Options) -> None:
             "stands elsewhere: give its Hugging Face folder with --language."
         )
     source.language = config_of(options.language)
-    place = str(options.language.resolve())
-    dtype = dtype_name({n: t for n, t in source.tensors.items() if n.startswith("language.")}) if inside else "fp16"
     if not inside:
         source.towers["language"] = options.language
-        dtype = "fp16" if family == "causal" else "bf16"
-    language = Language(family=family, weights=place, dtype=dtype)  # type: ignore[arg-type]
+        source.tensors |= prefixed(hugging_face_language(options.language), "language.")
+    own = {name: tensor for name, tensor in source.tensors.items() if name.startswith("language.")}
+    place = str(options.language.resolve())
+    language = Language(family=family, weights=place, dtype=dtype_name(own))
     config = source.config
     source.config = replace(
         config,
@@ -132,13 +132,13 @@ def _frozen_vision(source: Source, options: Options) -> None:
             "eva_vit_g.pth)."
         )
     config = source.config
+    found = vision_tensors(options.vision, config.model.vision)
+    source.tensors |= prefixed(found, "vision.encoder.")
+    vision = replace(config.model.vision, dtype=dtype_name(found))
     if options.image_size is None:
-        vision_tensors(options.vision, config.model.vision)  # that it can be read at all
         source.towers["vision"] = options.vision
-        vision = replace(config.model.vision, weights=str(options.vision.resolve()))
-        source.config = replace(config, model=replace(config.model, vision=vision))
-    else:
-        source.tensors |= prefixed(vision_tensors(options.vision, config.model.vision), "vision.encoder.")
+        vision = replace(vision, weights=str(options.vision.resolve()))
+    source.config = replace(config, model=replace(config.model, vision=vision))
 
 
 def _vision(raw: Mapping[str, Lazy], options: Options) -> Vision:

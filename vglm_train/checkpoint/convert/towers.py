@@ -38,11 +38,16 @@ def language_tensors(path: Path, config: Language) -> Tensors:
     if path.is_file():
         return of_shards([open_shard(path)])
     if config.family != "chatglm":
-        return {name: tensor for name, tensor in prefixed(open_tensors(path), "model.").items()
-                if not COMPUTED.fullmatch(name)}  # fmt: skip
+        return hugging_face_language(path)
     if is_sat_folder(path):
         return mapped(sat_language(config.heads), of_shards([sat_shard(path)]), path)
     return mapped(hub_chatglm(config.heads), open_tensors(path), path)
+
+
+def hugging_face_language(folder: Path) -> Tensors:
+    """Any language model of transformers, without tables that every version computes."""
+    found = prefixed(open_tensors(folder), "model.")
+    return {name: tensor for name, tensor in found.items() if not COMPUTED.fullmatch(name)}
 
 
 def cut(weights: Mapping[str, Lazy], depth: int) -> Tensors:
