@@ -146,8 +146,9 @@ def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
     language = replace(config.model.language, tokenizer=str(folder / "tokenizer"))
     if language.family != "chatglm":
         language = replace(language, config=str(folder / "tokenizer"))
-    if "fingerprint" not in document["towers"]["language"]:
-        language = replace(language, weights=None)
+    reference = document["towers"]["language"]
+    if "fingerprint" not in reference:  # named all the same: what is read needs no random weights first
+        language = replace(language, weights=str(folder / reference["file"]))
     section = replace(config.model, language=language)
     tokenizer = build_tokenizer(language)
     template = build_template(config.prompt, language, tokenizer, section.qformer.queries)

@@ -25,7 +25,7 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import repeated, with_ties
+from vglm_train.checkpoint.convert.towers import head_of_its_own, repeated, with_ties
 from vglm_train.checkpoint.convert.writing import progress, replaced, write_sharded
 from vglm_train.checkpoint.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
 from vglm_train.checkpoint.hf_language import COMPUTED
@@ -82,6 +82,8 @@ def read(folder: Path, options: Options) -> Source:
     ours = expected(source.config, source.language)
     if not retrieval:
         language = with_ties(below(source.tensors, "language."), ours.language)
+        if source.language is not None and head_of_its_own(language, ours.language):
+            source.language["tie_word_embeddings"] = False  # Flan-T5's, which transformers 5 writes as true
         rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
         source.tensors = rest | prefixed(language, "language.")
     check(source.tensors, ours.state_dict(), table, list(raw), folder, NEW_IN_RETRIEVAL if retrieval else ())

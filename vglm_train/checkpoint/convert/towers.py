@@ -94,6 +94,13 @@ def repeated(language: Tensors, model: Any) -> set[str]:
     return found
 
 
+def head_of_its_own(language: Tensors, model: Any) -> bool:
+    """Whether the file holds a head whose values are not the embeddings', although the family ties them."""
+    head = next((name for name in model.model.state_dict() if name.endswith("lm_head.weight")), None)
+    pairs = model.model.get_expanded_tied_weights_keys(all_submodels=True)
+    return head in pairs and f"model.{head}" not in repeated(language, model)
+
+
 def config_of(folder: Path) -> dict[str, Any]:
     """config.json of a Hugging Face language model. UserError if there is none."""
     from vglm_train.checkpoint.sat import read_json

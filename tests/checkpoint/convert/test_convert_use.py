@@ -1,0 +1,161 @@
+"""What an import gives is a bundle like any other: it is loaded, speaks, and a run can begin with it."""
+
+import json
+from dataclasses import replace
+
+import blip2_folders
+import pytest
+import tiny
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, pre_tokenizers
+from tokenizers.models import WordLevel
+
+from vglm_train.batch import PromptBatch
+from vglm_train.checkpoint.__main__ import main
+from vglm_train.checkpoint.bundle import load_bundle
+from vglm_train.checkpoint.formats import EVA
+from vglm_train.config.language import Decoding
+from vglm_train.config.load import dump
+from vglm_train.model.vision import build_vision
+
+CPU = torch.device("cpu")
+PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
+
+
+def tokenizer(folder):
+    """Words w4 ... w62, and <image>, as processors of BLIP-2 have it."""
+    names = ["<pad>", "<unk>", "</s>", "<s>", *(f"w{number}" for number in range(4, 63)), "<image>"]
+    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    marks = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(folder)
+
+
+@pytest.fixture(scope="module", params=["opt", "t5"])
+def case(request, tmp_path_factory):
+    root = tmp_path_factory.mktemp(request.param)
+    theirs = blip2_folders.generation(request.param)
+    theirs.generation_config.eos_token_id = 2
+    theirs.save_pretrained(root / "there")
+    tokenizer(root / "there")
+    assert main(["import", str(root / "there"), "--out", str(root / "bundle")]) == 0
+    return theirs, root
+
+
+def test_the_bundle_writes_what_transformers_writes(case):
+    theirs, root = case
+    bundle = load_bundle(root / "bundle", CPU)
+    ids = torch.tensor([[blip2_folders.IMAGE] * 4 + [2, 9, 17, 30]]).expand(2, -1)
+    everything = torch.ones_like(ids, dtype=torch.bool)
+    batch = PromptBatch(
+        pixels=PIXELS, valid=torch.ones(2, dtype=torch.bool), input_ids=ids, attention_mask=everything,
+        visual_mask=ids == blip2_folders.IMAGE, labels=ids[:, :0],
+    )  # fmt: skip
+    answer = bundle.model.generate(batch, Decoding(max_new=12), bundle.template.end_id)
+    expected = blip2_folders.written(theirs, PIXELS)
+    expected = expected[:, 1:] if theirs.config.text_config.is_encoder_decoder else expected[:, ids.shape[1] :]
+    for mine, wanted in zip(answer.tolist(), expected.tolist(), strict=True):
+        assert upto(mine, 2) == upto(wanted, 2)
+
+
+def upto(ids, end):
+    return ids[: ids.index(end) + 1] if end in ids else ids
+
+
+def test_tokenizer_and_token_of_the_image_travel(case, tmp_path):
+    _, root = case
+    assert main(["export", str(root / "bundle"), "--format", "hf-blip2", "--out", str(tmp_path / "back")]) == 0
+    back = transformers.AutoTokenizer.from_pretrained(tmp_path / "back")
+    assert back.get_vocab()["<image>"] == blip2_folders.IMAGE
+    config = json.loads((tmp_path / "back" / "config.json").read_text())
+    assert config["image_token_index"] == blip2_folders.IMAGE
+    assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 2
+    transformers.BlipImageProcessor.from_pretrained(tmp_path / "back")
+
+
+def test_a_head_of_its_own_stays_so(tmp_path):
+    """Flan-T5's head is not its embeddings, which transformers 5 does not write into config.json."""
+    theirs = blip2_folders.generation("t5")
+    head = torch.randn(64, 48, generator=torch.Generator().manual_seed(8))
+    theirs.save_pretrained(tmp_path / "there")
+    tokenizer(tmp_path / "there")
+    weights = load_file(tmp_path / "there" / "model.safetensors")
+    save_file({**weights, "language_model.lm_head.weight": head}, tmp_path / "there" / "model.safetensors", {"format": "pt"})
+    assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle")]) == 0
+    network = load_bundle(tmp_path / "bundle", CPU).model.language.model
+    assert torch.equal(network.lm_head.weight, head)
+    assert torch.equal(network.shared.weight, theirs.language_model.shared.weight)
+    assert main(["export", str(tmp_path / "bundle"), "--format", "hf-blip2", "--out", str(tmp_path / "back")]) == 0
+    assert main(["diff", str(tmp_path / "there"), str(tmp_path / "back")]) == 0
+    assert main(["import", str(tmp_path / "back"), "--out", str(tmp_path / "again")]) == 0
+    assert main(["diff", str(tmp_path / "bundle"), str(tmp_path / "again")]) == 0
+
+
+def vocabulary(folder):
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *(f"w{n}" for n in range(45))]))
+    return str(folder / "vocab.txt")
+
+
+def run_file(folder, **vision):
+    """A run of stage one with a vocabulary of 49 words and [DEC]."""
+    text = replace(tiny.MODEL.text, tokenizer=vocabulary(folder))
+    model = replace(tiny.MODEL, text=text, vision=replace(tiny.MODEL.vision, **vision))
+    (folder / "run.yaml").write_text(dump(tiny.config(model=model)))
+    return str(folder / "run.yaml")
+
+
+def test_eva_as_lavis_publishes_it(tmp_path, capsys):
+    """`eva_vit_g.pth`: half precision, a block too many, a head; the bundle is what the run would begin with."""
+    torch.manual_seed(7)
+    deep = build_vision(replace(tiny.MODEL.vision, depth=2)).encoder
+    weights = {name: value.half() for name, value in EVA.inverse().apply(deep.state_dict()).items()}
+    torch.save(weights | {"norm.weight": torch.ones(24), "head.bias": torch.ones(3)}, tmp_path / "eva_vit_g.pth")
+    command = ["import", str(tmp_path / "eva_vit_g.pth"), "--out", str(tmp_path / "bundle")]
+    assert main(command) == 2
+    assert "part of a model" in capsys.readouterr().err
+    assert main([*command, "--config", run_file(tmp_path)]) == 0
+    model = load_bundle(tmp_path / "bundle", CPU).model
+    for name, value in model.vision.encoder.state_dict().items():
+        assert torch.equal(value, deep.state_dict()[name].half().float()), name
+
+
+@pytest.mark.parametrize("files", ["safetensors", "bin"])
+def test_bert_into_the_qformer(tmp_path, files):
+    config = transformers.BertConfig(
+        vocab_size=49, hidden_size=32, num_hidden_layers=2, num_attention_heads=2, intermediate_size=48,
+        max_position_embeddings=16,
+    )  # fmt: skip
+    theirs = transformers.BertForPreTraining(config)
+    theirs.save_pretrained(tmp_path / "bert")
+    if files == "bin":
+        (tmp_path / "bert" / "model.safetensors").unlink()
+        torch.save(theirs.state_dict(), tmp_path / "bert" / "pytorch_model.bin")
+    command = ["import", str(tmp_path / "bert"), "--out", str(tmp_path / "bundle"), "--config", run_file(tmp_path)]
+    assert main(command) == 0
+    model = load_bundle(tmp_path / "bundle", CPU).model
+    up = theirs.bert.encoder.layer[1].intermediate.dense.weight
+    assert torch.equal(model.qformer.blocks[1].text_mlp.up.weight, up)
+    assert torch.equal(model.qformer.blocks[1].query_mlp.up.weight, up)
+    assert torch.equal(model.qformer.embeddings.words.weight[:49], theirs.bert.embeddings.word_embeddings.weight)
+
+
+@pytest.mark.parametrize("family", ["clip", "siglip"])
+def test_encoders_of_hugging_face(tmp_path, family):
+    kinds = {
+        "clip": (transformers.CLIPVisionConfig, transformers.CLIPVisionModel),
+        "siglip": (transformers.SiglipVisionConfig, transformers.SiglipVisionModel),
+    }
+    shape = {"hidden_size": 24, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 2}
+    configuration, kind = kinds[family]
+    theirs = kind(configuration(**shape, image_size=16, patch_size=8)).eval()
+    theirs.save_pretrained(tmp_path / "there")
+    run = run_file(tmp_path, family=family)
+    assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle"), "--config", run]) == 0
+    model = load_bundle(tmp_path / "bundle", CPU).model
+    with torch.no_grad():
+        expected = theirs(PIXELS, output_hidden_states=True).hidden_states[1]
+        torch.testing.assert_close(model.encode_image(PIXELS), expected, atol=1e-4, rtol=1e-4)
+    command = ["export", str(tmp_path / "bundle"), "--format", "lavis", "--out", str(tmp_path / "x.pth")]
+    assert main(command) == 2
