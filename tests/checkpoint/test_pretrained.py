@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from vglm_train.checkpoint.formats import BERT, EVA
 from vglm_train.checkpoint.pretrained import load_pretrained
@@ -55,6 +55,15 @@ def test_eva_under_lavis_names(tmp_path, prefix):
 def test_encoder_among_all_of_blip2s_weights(tmp_path):
     path, published = eva_file(tmp_path, prefix="visual_encoder.", **{"ln_vision.weight": torch.ones(24)})
     assert torch.equal(loaded(with_vision(path)).vision(PIXELS), published(PIXELS))
+
+
+@pytest.mark.parametrize("part", [None, "model"])
+def test_eva_as_a_torch_file(tmp_path, part):
+    """LAVIS's `eva_vit_g.pth`, and what its runner saves."""
+    path, published = eva_file(tmp_path, prefix="visual_encoder." if part else "")
+    weights = load_file(path)
+    torch.save({part: weights} if part else weights, tmp_path / "eva.pth")
+    assert torch.equal(loaded(with_vision(tmp_path / "eva.pth")).vision(PIXELS), published(PIXELS))
 
 
 def test_eva_under_our_own_names(tmp_path):

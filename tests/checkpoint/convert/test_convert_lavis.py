@@ -13,7 +13,7 @@ from vglm_train.batch import PairBatch
 from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.bundle import read_trained
 from vglm_train.checkpoint.convert import bundles
-from vglm_train.checkpoint.convert.source import Options
+from vglm_train.checkpoint.convert.source import Options, interpolate
 from vglm_train.checkpoint.formats import lavis_stage2
 from vglm_train.config.load import dump
 from vglm_train.config.run import Contrastive, Objective
@@ -98,6 +98,17 @@ def test_report_tells_what_became_of_every_key(stage1, tmp_path, capsys):
     for name in ("position_ids", "cls.predictions.decoder.weight", "Qformer.cls.predictions.bias"):
         assert name in out
     assert "new (0): none" in out
+
+
+def test_other_image_sizes(stage1, tmp_path):
+    _, root, config = stage1
+    out = tmp_path / "bundle"
+    command = ["import", str(root / "a.pth"), "--out", str(out), "--config", config, "--image-size"]
+    assert main([*command, "84"]) == 0
+    before, after = (load_file(folder / "vision.safetensors")["positions"] for folder in (root / "bundle", out))
+    assert after.shape[0] == 1 + 6 * 6
+    assert torch.equal(after, interpolate(before, round((len(before) - 1) ** 0.5), 6))
+    assert bundles.read(out, Options()).config.model.vision.image_size == 84
 
 
 def test_heads_are_asked_for(stage1, tmp_path, capsys):

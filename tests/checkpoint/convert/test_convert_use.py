@@ -14,11 +14,13 @@ from tokenizers.models import WordLevel
 
 from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle import load_bundle
+from vglm_train.checkpoint.bundle import load_bundle, save_bundle
 from vglm_train.checkpoint.formats import EVA
 from vglm_train.config.language import Decoding
-from vglm_train.config.load import dump
+from vglm_train.config.load import dump, load
+from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
+from vglm_train.prompt.text import build_text
 
 CPU = torch.device("cpu")
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -82,7 +84,9 @@ def test_a_head_of_its_own_stays_so(tmp_path):
     theirs.save_pretrained(tmp_path / "there")
     tokenizer(tmp_path / "there")
     weights = load_file(tmp_path / "there" / "model.safetensors")
-    save_file({**weights, "language_model.lm_head.weight": head}, tmp_path / "there" / "model.safetensors", {"format": "pt"})
+    save_file(
+        {**weights, "language_model.lm_head.weight": head}, tmp_path / "there" / "model.safetensors", {"format": "pt"}
+    )
     assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle")]) == 0
     network = load_bundle(tmp_path / "bundle", CPU).model.language.model
     assert torch.equal(network.lm_head.weight, head)
@@ -159,3 +163,53 @@ def test_encoders_of_hugging_face(tmp_path, family):
         torch.testing.assert_close(model.encode_image(PIXELS), expected, atol=1e-4, rtol=1e-4)
     command = ["export", str(tmp_path / "bundle"), "--format", "lavis", "--out", str(tmp_path / "x.pth")]
     assert main(command) == 2
+
+
+def test_a_run_s_own_bundle_of_stage_one(tmp_path):
+    """Ours -> LAVIS -> ours, and ours -> Hugging Face -> ours but for what that class lacks."""
+    config = load(run_file(tmp_path))
+    text = build_text(config.model.text, ("en",))
+    model = blip2_folders.randomised(build_alignment(config.model, text.vocabulary, (0.5,) * 3, (0.5,) * 3))
+    for block in model.vision.encoder.blocks:
+        block.attention.qkv.bias.data.chunk(3)[1].zero_()
+    save_bundle(tmp_path / "run", config, model, text, {"name": "tiny"})
+    run = str(tmp_path / "run")
+    assert main(["export", run, "--format", "lavis", "--out", str(tmp_path / "x.pth")]) == 0
+    again = [
+        "import",
+        str(tmp_path / "x.pth"),
+        "--out",
+        str(tmp_path / "again"),
+        "--config",
+        str(tmp_path / "run.yaml"),
+    ]
+    assert main([*again, "--tokenizer", config.model.text.tokenizer]) == 0
+    assert main(["diff", run, str(tmp_path / "again")]) == 0
+    found = load_bundle(tmp_path / "again", CPU)
+    assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.model.state_dict().items())
+    assert found.text.vocabulary == text.vocabulary
+    assert main(["export", run, "--format", "hf-blip2-retrieval", "--out", str(tmp_path / "hf")]) == 0
+    assert main(["import", str(tmp_path / "hf"), "--out", str(tmp_path / "from_hf")]) == 0
+    lost = {"temperature", *(name for name in model.state_dict() if name.startswith("caption_head."))}
+    ours, back = (load_file(folder / "trained.safetensors") for folder in (tmp_path / "run", tmp_path / "from_hf"))
+    assert ours.keys() == back.keys()
+    assert {name for name in ours if not torch.equal(ours[name], back[name])} <= lost
+
+
+def test_a_run_s_own_bundle_of_stage_two(case, tmp_path):
+    """A model that stands in memory, saved as a run saves it, in transformers' hands: the same logits."""
+    theirs, root = case
+    bundle = load_bundle(root / "bundle", CPU)
+    language = replace(bundle.config.model.language, config=str(root / "bundle" / "tokenizer"), weights=None)
+    config = replace(bundle.config, model=replace(bundle.config.model, language=language))
+    save_bundle(tmp_path / "run", config, bundle.model, bundle.template.tokenizer, {"name": "tiny"})
+    assert main(["export", str(tmp_path / "run"), "--format", "hf-blip2", "--out", str(tmp_path / "hf")]) == 0
+    back, report = transformers.Blip2ForConditionalGeneration.from_pretrained(
+        tmp_path / "hf", output_loading_info=True, dtype=torch.float32
+    )
+    assert not report["missing_keys"]
+    assert not report["unexpected_keys"]
+    expected = blip2_folders.logits(theirs, PIXELS)
+    torch.testing.assert_close(blip2_folders.logits(back.eval(), PIXELS), expected, atol=1e-4, rtol=1e-4)
+    assert main(["import", str(tmp_path / "hf"), "--out", str(tmp_path / "again")]) == 0
+    assert main(["diff", str(tmp_path / "run"), str(tmp_path / "again")]) == 0
