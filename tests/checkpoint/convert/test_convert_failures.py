@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import blip2_folders
@@ -218,6 +219,29 @@ def test_a_disk_that_is_really_full(bundle, small_disk, capsys, monkeypatch):
         command = ["export", str(bundle), "--format", kind, "--out", str(small_disk / "x")]
         refused(capsys, command, "the disk is full")
         assert list(small_disk.iterdir()) == []
+
+
+def test_a_killed_conversion(folder, tmp_path):
+    """kill -9 half-way: no target; the next conversion to the same place leaves nothing but the target."""
+    out = tmp_path / "out" / "bundle"
+    out.parent.mkdir()
+    script = (
+        "import os, sys\n"
+        "from vglm_train.checkpoint.__main__ import main\n"
+        "from vglm_train.checkpoint.convert import writing\n"
+        "real, count = writing._write, iter(range(10**6))\n"
+        "def write(stream, tensor):\n"
+        "    real(stream, tensor)\n"
+        "    if next(count) == 20: os.kill(os.getpid(), 9)\n"
+        "writing._write = write\n"
+        "main(sys.argv[1:])\n"
+    )
+    command = [sys.executable, "-c", script, "import", str(folder), "--out", str(out)]
+    assert subprocess.run(command, check=False, capture_output=True).returncode == -9
+    assert not out.exists()
+    assert [path.name[:11] for path in out.parent.iterdir()] == ["bundle.tmp-"]
+    assert main(["import", str(folder), "--out", str(out)]) == 0
+    assert [path.name for path in out.parent.iterdir()] == ["bundle"]
 
 
 def test_what_a_format_has_no_place_for(bundle, tmp_path, capsys):

@@ -8,6 +8,7 @@ import pytest
 import tiny
 import torch
 import transformers
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, pre_tokenizers
 from tokenizers.models import WordLevel
@@ -74,7 +75,23 @@ def test_tokenizer_and_token_of_the_image_travel(case, tmp_path):
     config = json.loads((tmp_path / "back" / "config.json").read_text())
     assert config["image_token_index"] == blip2_folders.IMAGE
     assert json.loads((tmp_path / "back" / "generation_config.json").read_text())["eos_token_id"] == 2
-    transformers.BlipImageProcessor.from_pretrained(tmp_path / "back")
+    processor = transformers.Blip2Processor.from_pretrained(tmp_path / "back")
+    inputs = processor(images=Image.new("RGB", (30, 20)), text="w9 w17", return_tensors="pt")
+    assert inputs["input_ids"][0].tolist()[: blip2_folders.LENGTH] == [blip2_folders.IMAGE] * blip2_folders.LENGTH
+    assert inputs["pixel_values"].shape == (1, 3, 16, 16)
+
+
+def test_opt_ends_its_answers_with_a_new_line(tmp_path):
+    """Where the tokenizer has one: OPT's has, as a byte of its own."""
+    theirs = blip2_folders.generation("opt")
+    theirs.save_pretrained(tmp_path / "there")
+    names = ["<pad>", "<unk>", "</s>", "<s>", "\n", *(f"w{number}" for number in range(5, 60))]
+    backend = Tokenizer(WordLevel({name: number for number, name in enumerate(names)}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Split("\n", "isolated")
+    marks = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(tmp_path / "there")
+    assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle")]) == 0
+    assert load_bundle(tmp_path / "bundle", CPU).template.end_id == 4
 
 
 def test_a_head_of_its_own_stays_so(tmp_path):

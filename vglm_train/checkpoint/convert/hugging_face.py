@@ -15,6 +15,7 @@ from vglm_train.checkpoint.convert.source import (
     Options,
     Source,
     base_model,
+    blip2_prompt,
     check,
     dtype_name,
     expected,
@@ -32,7 +33,7 @@ from vglm_train.checkpoint.hf_language import COMPUTED
 from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.sat import read_json
 from vglm_train.config.data import Image
-from vglm_train.config.language import Language, Prompt
+from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
@@ -122,6 +123,11 @@ def write(source: Source, out: Path, force: bool, limit: int) -> list[str]:
             _write_json(aside / "generation_config.json", {"_from_model_config": True, **ids})
         if not (aside / "preprocessor_config.json").exists():
             _write_json(aside / "preprocessor_config.json", preprocessor(source.config))
+        if not (aside / "processor_config.json").exists():
+            queries = source.config.model.qformer.queries
+            _write_json(
+                aside / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": queries}
+            )
     notes = [f"{len(theirs)} tensors, {configuration(source, theirs)['architectures'][0]}"]
     return notes + ([f"lost, as this class has no place for it: {', '.join(lost)}"] if lost else [])
 
@@ -212,7 +218,7 @@ def _language(source: Source, content: dict[str, Any], options: Options) -> None
         config,
         run=replace(config.run, stage="generate"),
         model=replace(config.model, language=language),
-        prompt=config.prompt if options.config else Prompt(style="blip2"),
+        prompt=blip2_prompt(language, source.tokenizer, options),
     )
 
 

@@ -10,6 +10,7 @@ from vglm_train.checkpoint.convert.source import (
     Options,
     Source,
     base_model,
+    blip2_prompt,
     check,
     dtype_name,
     expected,
@@ -24,7 +25,7 @@ from vglm_train.checkpoint.convert.towers import config_of, hugging_face_languag
 from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
 from vglm_train.checkpoint.formats import LAVIS_STAGE1, lavis_stage2
 from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
-from vglm_train.config.language import Language, Prompt
+from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.errors import UserError
 
@@ -118,7 +119,7 @@ def _language(source: Source, family: Family, options: Options) -> None:
         config,
         run=replace(config.run, stage="generate"),
         model=replace(config.model, language=language),
-        prompt=config.prompt if options.config else Prompt(style="blip2"),
+        prompt=blip2_prompt(language, tokenizer_of(options.language, options), options),
     )
 
 

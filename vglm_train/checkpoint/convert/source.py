@@ -16,12 +16,13 @@ from vglm_train.checkpoint.filling import open_weights
 from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.sat import Fused
 from vglm_train.config.data import Data, Image
-from vglm_train.config.language import Language
+from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import Model, QFormer, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import build_alignment
 from vglm_train.model.visual_language import build_visual_language
+from vglm_train.prompt.tokenizers import build_tokenizer
 
 TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json",
                    "vocab.json", "vocab.txt", "merges.txt", "spiece.model", "tokenizer.model", "ice_text.model",
@@ -177,6 +178,17 @@ def dtype_name(tensors: Mapping[str, Lazy]) -> Dtype:
         name = names.get(tensor.dtype, "fp32")
         counts[name] = counts.get(name, 0) + tensor.size
     return max(counts, key=counts.__getitem__) if counts else "fp32"
+
+
+def blip2_prompt(language: Language, tokenizer: Path | None, options: Options) -> Prompt:
+    """The person's, or BLIP-2's: OPT was taught to end an answer with a new line, where its tokenizer has one."""
+    if options.config is not None:
+        return options.config.prompt
+    if language.family != "causal" or tokenizer is None:
+        return Prompt(style="blip2")
+    words = build_tokenizer(replace(language, tokenizer=str(tokenizer)))
+    ids = words.encode("\n")
+    return Prompt(style="blip2", end="\n" if len(ids) == 1 and words.decode(ids) == "\n" else None)
 
 
 def tokenizer_of(folder: Path | None, options: Options) -> Path | None:

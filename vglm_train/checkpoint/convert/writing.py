@@ -1,6 +1,7 @@
 """Files and folders that are there whole or not at all, written a tensor at a time."""
 
 import errno
+import glob
 import json
 import os
 import shutil
@@ -32,8 +33,8 @@ def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
     behind and `out` is as it was.
     """
     check_target(out, size, force)
+    _tidy(out)
     aside = out.with_name(f"{out.name}.tmp-{os.getpid()}")
-    _remove(aside)
     try:
         yield aside
         _sync(aside)
@@ -155,6 +156,14 @@ def _over(aside: Path, out: Path) -> None:
     if aside.is_dir():
         out.unlink()
     aside.replace(out)
+
+
+def _tidy(out: Path) -> None:
+    """Remove what conversions to the same place left behind when they were killed."""
+    for left in out.parent.glob(f"{glob.escape(out.name)}.tmp-*"):
+        number = left.name.rpartition("-")[2]
+        if number.isdigit() and not Path(f"/proc/{number}").exists():
+            _remove(left)
 
 
 def _sync(path: Path) -> None:
