@@ -17,7 +17,7 @@ from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.bundle import load_bundle, save_bundle
 from vglm_train.checkpoint.formats import EVA
-from vglm_train.config.language import Decoding
+from vglm_train.config.language import Decoding, Language, Prompt
 from vglm_train.config.load import dump, load
 from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
@@ -211,6 +211,30 @@ def test_a_run_s_own_bundle_of_stage_one(tmp_path):
     ours, back = (load_file(folder / "trained.safetensors") for folder in (tmp_path / "run", tmp_path / "from_hf"))
     assert ours.keys() == back.keys()
     assert {name for name in ours if not torch.equal(ours[name], back[name])} <= lost
+
+
+def test_a_language_model_behind_an_earlier_bundle(tmp_path):
+    """A frozen language model, and the Q-Former and encoder of stage one: what stage two would begin with."""
+    config = load(run_file(tmp_path))
+    text = build_text(config.model.text, ("en",))
+    earlier = blip2_folders.randomised(build_alignment(config.model, text.vocabulary, (0.5,) * 3, (0.5,) * 3))
+    save_bundle(tmp_path / "one", config, earlier, text, {"name": "tiny"})
+    blip2_folders.generation("opt").language_model.save_pretrained(tmp_path / "opt")
+    tokenizer(tmp_path / "opt")
+    language = Language(family="causal", weights=str(tmp_path / "opt"), dtype="fp32")
+    qformer = replace(config.model.qformer, weights=str(tmp_path / "one"))
+    run = replace(
+        config, run=replace(config.run, stage="generate"), prompt=Prompt(style="blip2"),
+        model=replace(config.model, qformer=qformer, language=language),
+    )  # fmt: skip
+    (tmp_path / "two.yaml").write_text(dump(run))
+    command = ["import", str(tmp_path / "opt"), "--out", str(tmp_path / "two"), "--config", str(tmp_path / "two.yaml")]
+    assert main(command) == 0
+    model = load_bundle(tmp_path / "two", CPU).model
+    state = earlier.state_dict()
+    shared = [name for name in model.state_dict() if name in state]
+    assert {name.partition(".")[0] for name in shared} == {"vision", "vision_norm", "qformer"}
+    assert all(torch.equal(model.state_dict()[name], state[name]) for name in shared)
 
 
 def test_a_run_s_own_bundle_of_stage_two(case, tmp_path):

@@ -15,9 +15,11 @@ from torch import Tensor
 from vglm_train.checkpoint.convert.lazy import of_tensors, prefixed
 from vglm_train.checkpoint.convert.source import Options, Source, check, expected, resized, tokenizer_of
 from vglm_train.checkpoint.convert.towers import config_of, language_tensors, vision_tensors, with_ties
+from vglm_train.checkpoint.earlier import earlier_vision, load_earlier
 from vglm_train.checkpoint.keymap import KeyMap
 from vglm_train.checkpoint.pretrained import load_bert
 from vglm_train.config.language import Language
+from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import build_alignment
 from vglm_train.model.qformer.qformer import QFormer
@@ -39,9 +41,7 @@ def read(path: Path, kind: str, part: Part, options: Options) -> Source:
         )
     if config.run.stage not in STAGES[part]:
         raise UserError(f"{path} ({kind}) has no place in a model of stage {config.run.stage} (run.stage of --config).")
-    named = {"vision": config.model.vision.weights, "bert": config.model.qformer.weights,
-             "language": getattr(config.model.language, "weights", None), part: str(path)}  # fmt: skip
-    given: dict[str, Path] = {str(name): Path(place) for name, place in named.items() if place}
+    given = _given(config) | {str(part): path}
     source, vocabulary = Source(path, kind, config, {}), None
     if config.run.stage == "align":
         text = replace(config.model.text, tokenizer=str(options.tokenizer or config.model.text.tokenizer))
@@ -61,6 +61,16 @@ def read(path: Path, kind: str, part: Part, options: Options) -> Source:
     source.config = replace(source.config, model=replace(source.config.model, vision=vision))
     source.notes += notes
     return source
+
+
+def _given(config: Config) -> dict[str, Path]:
+    """Part -> the weights that the configuration names for it; what an earlier bundle holds is named too."""
+    model = config.model
+    named = {"vision": model.vision.weights, "bert": model.qformer.weights,
+             "language": getattr(model.language, "weights", None)}  # fmt: skip
+    if config.run.stage == "generate":
+        named |= {"vision": model.vision.weights or earlier_vision(model), "earlier": named.pop("bert")}
+    return {name: Path(place) for name, place in named.items() if place}
 
 
 def _language(source: Source, given: Mapping[str, Path], options: Options) -> None:
@@ -104,4 +114,6 @@ def _begun(source: Source, model: Any, given: Mapping[str, Path], vocabulary: in
     else:
         qformer = QFormer(config.model.qformer, vision.width, None)
         begun = VisualLanguageModel(build_vision(vision), qformer, model.language, image.mean, image.std)
+        if "earlier" in given:
+            load_earlier(begun, given["earlier"])
     return {name: value for name, value in begun.state_dict().items() if not value.is_meta}
