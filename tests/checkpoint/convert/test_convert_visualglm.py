@@ -194,6 +194,11 @@ def test_chatglm_alone_needs_a_run(case, tmp_path, capsys):
     for name in (name for name in found if name.startswith("language.")):
         assert torch.equal(found[name], whole[name])
     assert "qformer.query_tokens" in read_trained(tmp_path / "bundle")
+    older = reordered(folder, tmp_path / "older", "heads")
+    (older / "model_config.json").unlink()
+    command = ["import", str(older), "--out", str(tmp_path / "asked"), "--config", str(tmp_path / "run.yaml")]
+    assert main([*command, "--format", "chatglm-sat", "--qkv", "heads"]) == 0
+    assert main(["diff", str(tmp_path / "asked"), str(tmp_path / "bundle")]) == 0
 
 
 def test_positions_for_other_sizes():

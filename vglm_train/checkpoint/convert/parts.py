@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vglm_train.checkpoint.convert.lazy import of_tensors, prefixed
 from vglm_train.checkpoint.convert.source import Options, Source, check, expected, resized, tokenizer_of
-from vglm_train.checkpoint.convert.towers import config_of, language_tensors, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.towers import chatglm_order, config_of, language_tensors, vision_tensors, with_ties
 from vglm_train.checkpoint.earlier import earlier_vision, load_earlier
 from vglm_train.checkpoint.keymap import KeyMap
 from vglm_train.checkpoint.pretrained import load_bert
@@ -50,7 +50,7 @@ def read(path: Path, kind: str, part: Part, options: Options) -> Source:
     else:
         _language(source, given, options)
     model = expected(config, source.language, vocabulary)
-    _frozen(source, model, given)
+    _frozen(source, model, given, options)
     source.fresh = [name for name in model.state_dict() if name not in source.tensors]
     begun = _begun(source, model, given, vocabulary)
     source.tensors |= of_tensors({name: begun[name] for name in source.fresh if name in begun})
@@ -85,7 +85,7 @@ def _language(source: Source, given: Mapping[str, Path], options: Options) -> No
     source.config = replace(source.config, model=replace(source.config.model, language=language))
 
 
-def _frozen(source: Source, model: Any, given: Mapping[str, Path]) -> None:
+def _frozen(source: Source, model: Any, given: Mapping[str, Path], options: Options) -> None:
     """Frozen towers from their files. A Hugging Face encoder stays where it is, as its config.json says more."""
     section = source.config.model
     if "vision" in given:
@@ -95,7 +95,11 @@ def _frozen(source: Source, model: Any, given: Mapping[str, Path]) -> None:
         place = str(given["vision"].resolve()) if section.vision.family != "eva" else None
         source.config = replace(source.config, model=replace(section, vision=replace(section.vision, weights=place)))
     if "language" in given and section.language is not None:
-        found = language_tensors(given["language"], section.language)
+        fused = None
+        if section.language.family == "chatglm":
+            fused, line = chatglm_order(given["language"], section.language.heads, options.fused)
+            source.notes.append(line)
+        found = language_tensors(given["language"], section.language, fused)
         source.tensors |= prefixed(with_ties(found, model.language) if source.language else found, "language.")
 
 

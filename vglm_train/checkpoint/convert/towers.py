@@ -5,13 +5,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from vglm_train.checkpoint.convert import qkv
 from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, below, of_shards, prefixed
 from vglm_train.checkpoint.convert.source import mapped, open_tensors
 from vglm_train.checkpoint.filling import open_shard
 from vglm_train.checkpoint.formats import EVA, HF_VISION
 from vglm_train.checkpoint.hf_language import COMPUTED
 from vglm_train.checkpoint.language import hub_chatglm
-from vglm_train.checkpoint.sat import is_sat_folder, sat_language, sat_shard
+from vglm_train.checkpoint.sat import CONFIG, Fused, is_sat_folder, read_json, sat_language, sat_shard
 from vglm_train.config.language import Language
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
@@ -33,15 +34,29 @@ def vision_tensors(path: Path, config: Vision) -> Tensors:
     return mapped(HF_VISION, raw, path)
 
 
-def language_tensors(path: Path, config: Language) -> Tensors:
-    """A language model of the configured family: our own file, a SAT folder, or a Hugging Face folder."""
+def language_tensors(path: Path, config: Language, fused: Fused | None = None) -> Tensors:
+    """A language model of the configured family: our own file, a SAT folder, or a Hugging Face folder.
+
+    fused: the order of ChatGLM's queries, keys and values, if it is not the layout's own.
+    """
     if path.is_file():
         return of_shards([open_shard(path)])
     if config.family != "chatglm":
         return hugging_face_language(path)
     if is_sat_folder(path):
-        return mapped(sat_language(config.heads), of_shards([sat_shard(path)]), path)
-    return mapped(hub_chatglm(config.heads), open_tensors(path), path)
+        return mapped(sat_language(config.heads, fused or "thirds"), of_shards([sat_shard(path)]), path)
+    return mapped(hub_chatglm(config.heads, fused or "heads"), open_tensors(path), path)
+
+
+def chatglm_order(path: Path, heads: int, given: Fused | None) -> tuple[Fused, str]:
+    """The order of a ChatGLM's queries, keys and values, and a line that says why. UserError as `qkv.chosen`."""
+    sat = is_sat_folder(path)
+    raw = of_shards([sat_shard(path)]) if sat else open_tensors(path)
+    own = {name: tensor for name, tensor in raw.items() if name.startswith("transformer.")}
+    recorded: Fused = "heads"
+    if sat:
+        recorded = qkv.recorded_order(read_json(path / CONFIG) if (path / CONFIG).is_file() else {})
+    return qkv.chosen(given, recorded, qkv.told(own, heads), str(path))
 
 
 def hugging_face_language(folder: Path) -> Tensors:
@@ -103,8 +118,6 @@ def head_of_its_own(language: Tensors, model: Any) -> bool:
 
 def config_of(folder: Path) -> dict[str, Any]:
     """config.json of a Hugging Face language model. UserError if there is none."""
-    from vglm_train.checkpoint.sat import read_json
-
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder} is no Hugging Face language model: there is no config.json.")
     return read_json(folder / "config.json")
