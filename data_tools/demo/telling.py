@@ -14,7 +14,6 @@ from torch import Tensor
 from data_tools.demo.lessons import KINDS, question
 from data_tools.demo.pairs import Share
 from data_tools.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, all_scenes, captions
-from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.bundle import Bundle, load_bundle
 from vglm_train.config.data import Source
 from vglm_train.config.language import Decoding
@@ -72,18 +71,8 @@ def say(bundle: Bundle, pixels: Tensor | None, questions: Sequence[str], languag
     answers: list[str] = []
     for start in range(0, len(questions), BATCH):
         part = [Dialogue(text, None, language=language) for text in questions[start : start + BATCH]]
-        fields = template.collate([template.encode_prompt(dialogue) for dialogue in part])
-        if pixels is None:
-            fields["visual_mask"] = torch.zeros_like(fields["visual_mask"])
-        images = torch.empty(0) if pixels is None else pixels[start : start + BATCH]
-        batch = PromptBatch(
-            pixels=images,
-            valid=torch.ones(len(part), dtype=torch.bool),
-            input_ids=fields["input_ids"],
-            attention_mask=fields["attention_mask"],
-            visual_mask=fields["visual_mask"],
-            labels=fields["labels"],
-        )
+        rows = [template.encode_prompt(dialogue) for dialogue in part]
+        batch = template.batch(rows, None if pixels is None else pixels[start : start + BATCH])
         if pixels is None:
             model = bundle.model.language
             ids = model.generate(model.embed(batch.input_ids), batch, decoding, template.end_id)
