@@ -157,7 +157,7 @@ def test_another_shape_than_the_weights(told) -> None:
 def test_stages_and_language_models_that_do_not_go_together(told, refused, config: Path) -> None:
     said = told("causal", "model.language=null", "model.text.max_length=16")
     assert said.endswith("stage generate needs one: give family, weights, tokenizer")
-    said = told("causal", "run.stage=align", "model.text.max_length=16")
+    said = told("causal", "run.stage=align")
     assert "model.language: stage align trains no language model; leave it out, or set run.stage generate" in said
     said = refused(config, "run.stage=generate")
     assert said.endswith("model.language: stage generate needs one: give family, weights, tokenizer")
