@@ -58,7 +58,7 @@ PANELS = (
     Panel("damaged samples", ["data/skipped"], noisy=False),
 )
 RECALL = re.compile(r"eval/[a-z]+_((?:rerank_|shuffled_)?)(?:i2t|t2i)_r(\d+)")
-SPOKEN = re.compile(r"eval/[a-z]+_(distinct|cider|bleu\d|rouge_l|meteor|loss)\w*")
+SPOKEN = re.compile(r"eval/[a-z]+_(?:shuffled_)?(distinct|cider|bleu\d|rouge_\w|meteor|loss)\w*")
 KINDS = {"": "ITC", "rerank_": "re-ranked by ITM", "shuffled_": "images shuffled"}
 
 
