@@ -219,6 +219,7 @@ def test_an_empty_answer_is_damage(speaking_config, tmp_path: Path) -> None:
     assert "the answer to 'a photo' is empty" in (tmp_path / "run" / "log.txt").read_text()
 
 
+@pytest.mark.slow
 def test_two_processes_say_it_once(speaking_config, tmp_path: Path) -> None:
     process = runs.start(runs.command(speaking_config["causal"], tmp_path / "run", 2, "model.qformer.queries=6"))
     output, _ = process.communicate(timeout=120)

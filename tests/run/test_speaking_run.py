@@ -142,6 +142,8 @@ def test_check_says_what_is_carried_over(
     for part in ("text_mlp.up.weight", "qformer.embeddings.words.weight", "temperature", "matching_head.weight"):
         assert part in dropped
     assert new == "  new (2): projection.bias, projection.weight"
+    assert f"image encoder: {aligned / 'vision.safetensors'}" in lines
+    assert f"language model: {speaking_config['chatglm'].with_name('chatglm')}" in lines
     assert any(line.startswith("tokenizer: ") and line.endswith("400 tokens") for line in lines)
     assert not (tmp_path / "run").exists()
 

@@ -93,12 +93,18 @@ class Generate(Stage):
 
     def notes(self, model: VisualLanguageModel) -> list[str]:
         weights = self.config.model.qformer.weights
-        earlier_vision(self.config.model)  # its rules
+        towers = {"image encoder": self._vision_weights(), "language model": self.language.weights}
+        lines = [f"{tower}: {place or 'random weights'}" for tower, place in towers.items()]
         if weights is None:
-            return ["model.qformer.weights: none, the Q-Former starts from random weights"]
+            return [*lines, "model.qformer.weights: none, the Q-Former starts from random weights"]
         if is_bundle(weights):
-            return compare(model, Path(weights)).lines(Path(weights))
-        return [f"model.qformer.weights: not checked, {weights} is not a bundle here"]
+            return [*lines, *compare(model, Path(weights)).lines(Path(weights))]
+        return [*lines, f"model.qformer.weights: not checked, {weights} is not a bundle here"]
+
+    def _vision_weights(self) -> str | None:
+        """As configured, or those that came with the earlier bundle; UserError where that one does not fit."""
+        earlier = earlier_vision(self.config.model)
+        return self.config.model.vision.weights or earlier
 
     def model(self) -> VisualLanguageModel:
         image = self.config.data.image
@@ -137,9 +143,8 @@ class Generate(Stage):
         return max(len(self._asked(self.template, language).input_ids) for language in self.config.data.languages)
 
     def load(self, model: VisualLanguageModel) -> None:
-        vision, weights = self.config.model.vision, self.config.model.qformer.weights
-        earlier = earlier_vision(self.config.model)
-        vision = replace(vision, weights=vision.weights or earlier)
+        weights = self.config.model.qformer.weights
+        vision = replace(self.config.model.vision, weights=self._vision_weights())
         if vision.weights:
             load_vision(model.vision.encoder, vision)
         if weights:
