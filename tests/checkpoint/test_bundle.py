@@ -97,6 +97,18 @@ def test_stage_two_comes_back_and_moves(spoken: dict[str, Path], tmp_path: Path,
     assert torch.equal(spoken_logits(found.model, found.template), spoken_logits(model, stage.template))
 
 
+def test_a_language_model_of_random_weights_travels_whatever_its_size(
+    spoken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(frozen, "SMALL", 0)
+    folder = Path(load(spoken["causal"]).model.language.weights)
+    words = ["weights=null", f"config={folder / 'config.json'}", f"tokenizer={folder}"]
+    stage, model = built(spoken["causal"], *(f"model.language.{word}" for word in words))
+    stage.save(tmp_path / "bundle", model, {})
+    found = load_bundle(tmp_path / "bundle", CPU)
+    assert torch.equal(spoken_logits(found.model, found.template), spoken_logits(model, stage.template))
+
+
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tower that came from a file is too large to travel."""
