@@ -27,7 +27,7 @@ ZH = {"bleu4", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "cider", "cider_
 
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch, tmp_path):
-    """METEOR takes seconds to start, and is tested in test_metrics.py."""
+    """METEOR takes seconds to start, and is tested in test_text_scores.py."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
 
 

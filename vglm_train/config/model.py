@@ -82,7 +82,8 @@ class Model:
 
     def __post_init__(self) -> None:
         positive(self, "contrastive_width")
-        if self.text.max_length > self.qformer.positions:
+        reads = self.language is None  # with a language model the Q-Former has no text branch
+        if reads and self.text.max_length > self.qformer.positions:
             reason = (
                 f"{self.text.max_length} is longer than qformer.positions {self.qformer.positions}: "
                 "a token beyond the position table has no embedding"
