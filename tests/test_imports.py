@@ -60,7 +60,6 @@ FENCED = {
         "vglm_train/model/language/seq2seq.py",
         "vglm_train/prompt/text.py",
         "vglm_train/prompt/tokenizers.py",
-        "data_tools/demo/language.py",
     },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/ice_text.py"},
     "webdataset": {"vglm_train/data/shards.py", "data_tools/_packing.py"},
