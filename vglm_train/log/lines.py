@@ -53,6 +53,12 @@ def _headlines(row: Row) -> list[tuple[str, float]]:
     return [(n, v) for n, v in sorted(row.items()) if "shuffled" not in n and not n.endswith(DETAILS)]
 
 
+def _losses(row: Row) -> str:
+    terms = [f"{term} {row[f'train/loss_{term}']:.4f}" for term in TERMS if f"train/loss_{term}" in row]
+    total = f"loss {row['train/loss']:.4f}" if "train/loss" in row else ""
+    return " = ".join(part for part in (total, " + ".join(terms)) if part)
+
+
 def _measures(row: Row) -> list[str]:
     shown = (
         ("train/itc_accuracy", "itc right {:.0%}"),
