@@ -65,6 +65,6 @@ def _begin(source: Source) -> None:
     shape = source.config.model.qformer
     assert shape.vocabulary is not None
     torch.manual_seed(source.config.run.seed)
-    head = CaptionHead(shape.width, shape.vocabulary)
+    head = CaptionHead(shape.width, shape.vocabulary, shape.spread)
     begun = {f"caption_head.{name}": value for name, value in head.state_dict().items()}
     source.tensors |= of_tensors(begun | {"temperature": torch.full((1,), TEMPERATURE)})
