@@ -5,8 +5,8 @@
 Compares files with manifest.json (missing, extra, size, sha256, samples), decodes every picture and record, reports
 caption lengths (English in words, Chinese in characters), pictures that occur more than once, and damage by cause with
 shard and key. The exit status is 1 when something is wrong; a picture occurring twice is not wrong, it counts as one
-picture in training. `--write-manifest` writes a new manifest.json and indices of the shards as they are, also for shards of other
-tools (KEY.jpg|png|webp + KEY.json with a record).
+picture in training. `--write-manifest` writes a new manifest.json and indices of the shards as they are, also for
+shards of other tools (KEY.jpg|png|webp + KEY.json with a record).
 """
 
 import json

@@ -10,7 +10,8 @@ from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
-from vglm_train.data.loader import count_samples
+from vglm_train.data.loader import read_mixture
+from vglm_train.data.mixture import Mixture
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import UserError
 from vglm_train.model.visual import VisualModel
@@ -70,9 +71,9 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 def _data(config: Config, world: int) -> list[str]:
     """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
     try:
-        samples = count_samples(config)
+        mixture, samples = read_mixture(config)
     except UserError as error:
-        lines, samples = [f"data: not here: {error}"], 0
+        lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:
             return [*lines, "steps: not known without data, since lengths are in epochs"]
     else:
@@ -84,6 +85,18 @@ def _data(config: Config, world: int) -> list[str]:
         *lines,
         f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x "
         f"{plan.accumulation} micro-batches{epochs}; warm-up {plan.warmup_samples // plan.global_batch:,} steps",
+        *_mixture(mixture, plan.total_samples),
+    ]
+
+
+def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
+    """Shares of the stream, and how often each pool will be read, where there is more than one."""
+    pools = mixture.shares() if mixture else []
+    return [
+        f"share: {100 * share:.2f} % {pool.name}: {pool.order.samples:,} samples, each read "
+        f"{share * rows / pool.order.samples:.2f} times"
+        for pool, share in pools
+        if len(pools) > 1
     ]
 
 

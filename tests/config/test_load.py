@@ -153,7 +153,11 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
     [
         ("data.image.flip=1", "data.image.flip", "expected true or false, found the number 1"),
         ("data.train={name: a}", "data.train", "expected a list such as [..., ...], found a mapping"),
-        ("data.train=[a]", "data.train.0", "expected a mapping with keys such as name, shards; found the text 'a'"),
+        (
+            "data.train=[a]",
+            "data.train.0",
+            "expected a mapping with keys such as name, shards, weight; found the text 'a'",
+        ),
         ("data.train=[{name: a}]", "data.train.0.shards", "is missing and has no default; give it"),
         ("data.languages=[english]", "data.languages.0", "expected one of en, zh; found the text 'english'"),
         ("optim.betas=[0.9]", "optim.betas", "expected a list of exactly 2, found a list of 1"),
