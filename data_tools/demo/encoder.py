@@ -82,7 +82,7 @@ def train_encoder(
             asked += int(on.sum())
             for name, logits in says.items():
                 told[name] += int(((logits.argmax(-1) == true[name]) & on).sum())
-    return reader.encoder, {name: right / asked for name, right in told.items()}
+    return reader.encoder, {name: right / max(1, asked) for name, right in told.items()}
 
 
 def _rise_and_fall(step: int, steps: int) -> float:

@@ -22,21 +22,26 @@ VALIDATION, TEST = 200, 400  # scenes held out; all others train
 def splits(seed: int) -> dict[str, list[Scene]]:
     """Every scene in exactly one of test, val and train.
 
-    Training scenes of the same colours and shapes stand next to each other, so that a shard holds them together and a
-    batch, drawn from few shards, has negatives that differ in nothing but place or in what belongs to what. Among
-    random scenes such pairs are so rare that a model never learns to tell them apart.
+    Training scenes of the same shapes stand together, and among them those of the same colours. So a shard holds them
+    together, and a batch, drawn from few shards, has negatives that differ in nothing but colours, place, or what
+    belongs to what. Among random scenes these are so rare that a model learns shapes and stops there.
     """
     scenes = all_scenes(seed)
     training = scenes[TEST + VALIDATION :]
-    first_seen = {parts: place for place, parts in reversed(list(enumerate(map(_parts, training))))}
-    training.sort(key=lambda scene: first_seen[_parts(scene)])
+    places: dict[object, int] = {}
+    for place, scene in enumerate(training):
+        for parts in (_shapes(scene), (_shapes(scene), _colours(scene))):
+            places.setdefault(parts, place)
+    training.sort(key=lambda scene: (places[_shapes(scene)], places[_shapes(scene), _colours(scene)]))
     return {"test": scenes[:TEST], "val": scenes[TEST : TEST + VALIDATION], "train": training}
 
 
-def _parts(scene: Scene) -> tuple[frozenset[str], tuple[str, ...]]:
-    """Which colours and which shapes, whatever belongs to what."""
-    things = (scene.first, scene.second)
-    return frozenset(thing.colour for thing in things), tuple(sorted(thing.shape for thing in things))
+def _shapes(scene: Scene) -> tuple[str, ...]:
+    return tuple(sorted((scene.first.shape, scene.second.shape)))
+
+
+def _colours(scene: Scene) -> tuple[str, ...]:
+    return tuple(sorted((scene.first.colour, scene.second.colour)))
 
 
 def write_records(folder: Path, seed: int, train: int | None = None) -> Pictures:

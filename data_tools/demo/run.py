@@ -36,7 +36,7 @@ CONFIG = ROOT / "configs" / "demo.yaml"
 WORK = Path("demo_run")
 MARK = WORK / "made-by-demo"  # what is deleted at the start of the next run bears it
 THREADS = 4  # more do not help matrices this small
-SHARD = 64  # training scenes; with data.shuffle_shards it says among how many scenes a batch is drawn
+SHARD = 32  # training scenes; with data.shuffle_shards it says among how many scenes a batch is drawn
 
 ABOUT_ENCODER = """\
 A small EVA ViT learns, for each patch of the training pictures, to tell of what stands on it the colour, the shape and
