@@ -270,6 +270,16 @@ def test_dump_loads_back_to_an_equal_run(write):
     assert "照片" in dump(load(write(SMALL), ["data.train.0.shards=照片"]))
 
 
+def test_shares_by_language(write):
+    config = load(write(SMALL), ["data.languages=[zh, en]", "data.balance={zh: 1, en: 2.5}"])
+    assert config.data.balance == {"zh": 1.0, "en": 2.5}
+    assert load(write(dump(config))) == config
+    path = write(SMALL)
+    assert "data.balance.de: expected one of en, zh; found the text 'de'" in mistake(path, "data.balance={de: 1}")
+    assert "data.balance.en: expected a number, found the text 'x'" in mistake(path, "data.balance={en: x}")
+    assert "data.balance: expected a mapping such as {en: ...}" in mistake(path, "data.balance=[en]")
+
+
 def test_loading_takes_no_torch():
     code = "import sys, vglm_train.config.load, vglm_train.config.check; print(*sorted(sys.modules))"
     result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
