@@ -25,7 +25,7 @@ from vglm_train.data.record import RecordError, content_id, parse
 from vglm_train.data.rows import Drawn, Rows
 from vglm_train.data.shards import DamagedSample, ShardReader
 from vglm_train.errors import UserError
-from vglm_train.image import ImageError, open_image, smallest_side, train_pixels
+from vglm_train.image import ImageError, crop_pixels
 
 NAMED = 10  # damaged samples a worker names, of one cause in one epoch
 
@@ -66,7 +66,7 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         record = parse(raw.json)
         rng = sample_rng(how.seed, place.epoch, raw.key)
         drawn = how.rows.read(record, rng, language)
-        picture = open_image(raw.image, smallest_side(how.size, how.image.crop_scale))
+        pixels = crop_pixels(raw.image, how.size, how.image.crop_scale, how.image.flip, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageError as error:
@@ -74,7 +74,6 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
     except UserError as error:
         raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
-    pixels = train_pixels(picture, how.size, how.image.crop_scale, how.image.flip, rng)
     image_id = content_id(raw.image) if record.image_id is None else record.image_id
     return Sample(raw.key, pixels, image_id, drawn)
 
