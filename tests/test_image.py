@@ -236,7 +236,7 @@ def test_pixels_of_a_small_picture_are_those_of_its_crop(orientation: int) -> No
 
 @pytest.mark.parametrize(("width", "turn"), [(700, 1), (1500, 1), (2600, 6), (4100, 1)])
 def test_pixels_of_a_large_photo_decoded_small(shared: Path, width: int, turn: int) -> None:
-    """Photos enlarged with grain, over many crops: within 2 of 255 levels on average, 99 % of values within 10."""
+    """Photos enlarged with grain, over many crops: within 2 of 255 levels on average, 99 % of values within 12."""
     photo = Image.open(sorted((shared / "data/flickr/images").glob("*.jpg"))[3]).convert("RGB")
     height = width * photo.height // photo.width
     grain = np.random.default_rng(0).normal(0, 4, (height, width, 1))
@@ -251,7 +251,7 @@ def test_pixels_of_a_large_photo_decoded_small(shared: Path, width: int, turn: i
         small = crop_pixels(data, 224, (0.5, 1.0), True, random.Random(seed)).float()
         difference = (full - small).abs()
         assert difference.mean() < 2
-        assert difference.quantile(0.99) < 10
+        assert difference.quantile(0.99) < 12
 
 
 def test_train_pixels_are_the_crop_resized() -> None:
