@@ -1,7 +1,7 @@
 """Speed, memory and start of the data stream: `python -m benchmarks.stream [decode | start]`.
 
-decode  samples a second of one core against a plain webdataset and PIL pipeline (`plain` below) over the same shards.
-        The photos are those of a folder, shrunk to a short side of 256 pixels, and enlarged with grain.
+decode  samples a second of one core's time against a plain webdataset and PIL pipeline (`plain` below) over the same
+        shards. The photos are those of a folder, shrunk to a short side of 256 pixels, and enlarged with grain.
 start   a generated manifest of 10,000 shards and 10 million records (one shard under 10,000 names): time from reading
         the manifest to the first batch, and memory of the loader workers at its start and after many shards.
 """
@@ -121,21 +121,22 @@ def stream(source: Path, batch: int, workers: int) -> loader.Loader:
 
 
 def decode(folder: Path, number: int, rounds: int) -> None:
-    print(f"{'short side':>10} {'plain/s':>9} {'ours/s':>9} {'ratio':>6}   one core, median of {rounds} rounds")
+    print(f"samples a second of one core's time, median of {rounds} rounds")
+    print(f"{'short side':>10} {'plain/s':>9} {'ours/s':>9} {'ratio':>6}")
     with tempfile.TemporaryDirectory() as temporary:
         for short, grain in ((256, 0.0), (1333, 4.0), (2000, 4.0), (3000, 4.0)):
             count = number if short < 1000 else max(8, number // 8)
             source = write_source(Path(temporary) / str(short), photos(folder, count, short, grain))
-            rates = ([], [])
+            rates: tuple[list[float], list[float]] = ([], [])
             for _ in range(rounds):  # in turns, so that what else the machine does falls on both
-                began = time.perf_counter()
+                began = time.process_time()
                 seen = sum(1 for _ in plain(source / "shard-000000.tar"))
-                rates[0].append(seen / (time.perf_counter() - began))
+                rates[0].append(seen / (time.process_time() - began))
                 dataset = stream(source, seen, 0).dataset
-                began = time.perf_counter()
+                began = time.process_time()
                 for row in range(seen):
                     read_sample(dataset.reader, dataset.mixture.locate(row), dataset.how)
-                rates[1].append(seen / (time.perf_counter() - began))
+                rates[1].append(seen / (time.process_time() - began))
             theirs, ours = map(statistics.median, rates)
             print(f"{short:10} {theirs:9.1f} {ours:9.1f} {ours / theirs:6.2f}", flush=True)
 

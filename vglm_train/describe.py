@@ -1,19 +1,21 @@
 """What a run would do, in words: `train.py CONFIG.yaml --check`. Builds the model on the meta device only."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from vglm_train import stages
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length
+from vglm_train.config.check import check_length, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.loader import read_mixture
 from vglm_train.data.mixture import Mixture
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import UserError
+from vglm_train.log.facts import RunFacts
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
@@ -41,8 +43,20 @@ def describe(config: Config, world: int) -> str:
         *_data(config, world),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
+        *(_shift(config, folder.path, world) if resume else ()),
     ]
     return "\n".join(lines)
+
+
+def _shift(config: Config, folder: Path, world: int) -> list[str]:
+    """That the losses of a continued run will shift, if they will: with the rows that pairs are told apart from."""
+    before, now = RunFacts.read(folder), split(config, world).micro * world
+    if before is None or not before.weights.get("itc") or before.candidates == now:
+        return []
+    return [
+        f"candidates: ITC told each image from {before.candidates} texts so far and will from {now}: its loss, and "
+        "ITM's, will shift. Choose engine.micro_batch so that processes x micro_batch stays the same to avoid it."
+    ]
 
 
 def _parameters(model: VisualModel) -> list[str]:
