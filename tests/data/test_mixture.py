@@ -5,6 +5,7 @@ from collections import Counter
 from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
+from typing import cast
 
 import pytest
 from hypothesis import given, settings
@@ -12,10 +13,12 @@ from hypothesis import strategies as st
 from made_shards import sample, write_manifest, write_shard
 
 from vglm_train.batch import PairBatch
+from vglm_train.config.check import Split
 from vglm_train.config.data import Data, Source
 from vglm_train.data.loader import Loader
 from vglm_train.data.manifest import Manifest, Shard
 from vglm_train.data.mixture import Mixture, Pool, build_mixture
+from vglm_train.data.stream import Samples, StreamDataset
 from vglm_train.data.turns import PERIOD, Turns, whole_weights
 from vglm_train.errors import UserError
 
@@ -225,3 +228,34 @@ def lines(batches: list[PairBatch]) -> dict[int, tuple]:
         for batch in batches
         for row in range(len(batch.image_ids))
     }
+
+
+WHOLE = 24  # rows of a step
+RUNS = st.lists(
+    st.tuples(st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 3]), st.integers(1, 5)), min_size=1, max_size=5
+)
+
+
+@given(counts=st.lists(st.lists(SPOKEN, min_size=1, max_size=3), min_size=1, max_size=3), starts=RUNS)
+@settings(max_examples=60, deadline=None)
+def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts) -> None:
+    """Starts of (processes, micro-batches of a step, steps until it is stopped), sources of a few samples among them.
+
+    Workers have no part in it: `test_same_batches_for_any_number_of_workers`.
+    """
+    mixture = made(counts, weights=[1, 2, 3][: len(counts)], languages=("en", "zh"))
+    consumed, seen = 0, {}
+    for world, accumulation, steps in starts:
+        cut = Split(WHOLE // world // accumulation if WHOLE % (world * accumulation) == 0 else WHOLE // world, 1)
+        cut = Split(cut.micro, WHOLE // world // cut.micro)
+        for rank in range(world):
+            dataset = StreamDataset(mixture, 1, cast(Samples, None), WHOLE, cut, rank, world)
+            first = consumed // WHOLE * cut.accumulation
+            for number in range(first, first + steps * cut.accumulation):
+                for row in range(dataset.first_row(number), dataset.first_row(number) + cut.micro):
+                    assert row not in seen
+                    seen[row] = mixture.locate(row)
+        consumed += steps * WHOLE
+    assert sorted(seen) == list(range(consumed))
+    read = Counter((place.pool.name, place.epoch, place.shard.name, place.nth) for place in seen.values())
+    assert set(read.values()) == {1}
