@@ -18,14 +18,12 @@ from random import Random
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
 from data_tools import _files
 from data_tools.ice_text import train_ice_text
 from data_tools.vocabulary import captions
-from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.checkpoint.language import hub_chatglm
 from vglm_train.config.language import Language, Prompt, Questions
 from vglm_train.data.record import Record, parse
@@ -84,7 +82,7 @@ def train_language(
     rng, losses = Random(f"lessons {seed}"), []
     for step in tqdm(range(steps), desc="language model", unit="step", mininterval=10, disable=None):
         rows = [_encoded(draw(rng), template, rng) for _ in range(batch)]
-        lessons = _batch(rows, template, torch.device(device))
+        lessons = template.batch(rows, None).to(torch.device(device))
         logits, targets = model.score(model.embed(lessons.input_ids), lessons)
         loss = functional.cross_entropy(logits.float(), targets)
         optimizer.zero_grad()
@@ -136,24 +134,6 @@ def _encoded(lesson: Lesson, template: Template, rng: Random) -> Encoded:
     for place, token in zip(sorted(rng.sample(range(places), len(kept))), kept):
         row.input_ids[start + place] = token
     return row
-
-
-def _batch(rows: Sequence[Encoded], template: Template, device: torch.device) -> PromptBatch:
-    """Prompts without a picture: the image's places are read like any others."""
-    fields: dict[str, Tensor] = template.collate(rows)
-    valid = torch.ones(len(rows), dtype=torch.bool)
-    no_image = torch.zeros_like(fields["visual_mask"])
-    pixels = torch.empty(0)
-    batch = PromptBatch(
-        pixels=pixels,
-        valid=valid,
-        input_ids=fields["input_ids"],
-        attention_mask=fields["attention_mask"],
-        visual_mask=no_image,
-        labels=fields["labels"],
-    )
-    assert (batch.labels != IGNORED).any()
-    return batch.to(device)
 
 
 def lessons(records: Sequence[Record], questions: Questions, languages: Sequence[str]) -> Draw:

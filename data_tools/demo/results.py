@@ -130,7 +130,7 @@ def where(work: Path) -> Iterator[str]:
     yield f"curves             {work / 'run' / 'report' / 'report.html'} (and curves.png)"
     yield f"metrics            {work / 'run' / 'metrics.jsonl'}"
     yield f"W&B, offline       {offline} (wandb sync uploads it)"
-    yield f"trained model      {work / 'run' / 'bundle'}"
+    yield f"trained models     {work / 'run' / 'bundle'}, {work / 'run2' / 'bundle'}"
     yield f"pictures and texts {work / 'preview.png'}, {work / 'data'}"
     yield f"these results      {work / 'results.json'}"
 

@@ -1,10 +1,11 @@
-"""The whole of stage one on drawn scenes, in minutes on a CPU.
+"""Both stages on drawn scenes, in minutes on a CPU.
 
     python -m data_tools.demo.run [--quick] [--seed N]
 
 Draws pictures with English and Chinese captions, packs them to shards, trains a small image encoder on the training
 pictures, freezes it, and trains a Q-Former with the same train.py and DeepSpeed as any other run. Then it scores
-pictures and captions that were held out. Everything is made anew in demo_run/ under the current folder. The exit
+pictures and captions that were held out. A small language model learns sentences, is frozen, and stage two teaches the
+Q-Former to make it tell held-out pictures. Everything is made anew in demo_run/ under the current folder. The exit
 status is 1 when a promised score is not reached.
 """
 
@@ -24,15 +25,18 @@ import torch
 
 from data_tools._files import command, write_json
 from data_tools.demo.encoder import Pictures, save_encoder, train_encoder
-from data_tools.demo.language import write_bert
+from data_tools.demo.lessons import teach
 from data_tools.demo.pairs import ceilings, score_pairs
 from data_tools.demo.records import splits, write_records
 from data_tools.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table, where
+from data_tools.demo.telling import Telling, tell
+from data_tools.demo.told import told_json, told_tables, untold
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "demo.yaml"
+SECOND = ROOT / "configs" / "demo_stage2.yaml"
 WORK = Path("demo_run")
 MARK = WORK / "made-by-demo"  # what is deleted at the start of the next run bears it
 THREADS = 4  # more do not help matrices this small
@@ -44,16 +48,24 @@ the side of the picture. It sees no caption and no held-out picture, and is froz
 such as EVA-CLIP takes its place in a real run."""
 
 
+ABOUT_LANGUAGE = """\
+A small ChatGLM learns the words of the training scenes from text alone: it reads a scene as five words ("red circle
+left blue star") where the image's places will be, and describes it or answers a question about it. It never sees a
+picture and is frozen from then on. A published ChatGLM-6B takes its place in a real run. Stage two shows it pictures
+with captions only, never a question."""
+
+
 class Demo:
     """The steps, in order; each prints what it does and how long it took."""
 
     def __init__(self, seed: int, quick: bool) -> None:
         self.seed, self.quick = seed, quick
         self.config = load(CONFIG)
-        self.encoder_steps = 250 if quick else 1000
+        self.encoder_steps, self.lessons = (250, 60) if quick else (1000, 600)
         self.changes = [f"run.seed={seed}"]
         if quick:
             self.changes += ["run.length.steps=120", "optim.warmup.steps=30", "evaluate.every=120"]
+        self.changes_two = [f"run.seed={seed}", *(["run.length.steps=20", "optim.warmup.steps=5"] if quick else [])]
         self.times: dict[str, float] = {}
 
     def run(self) -> int:
@@ -69,10 +81,19 @@ class Demo:
             _python(ROOT / "train.py", CONFIG, *self.changes)
         with self._step("evaluate"):
             results = self._evaluate()
+        with self._step("train the language model"):
+            print(ABOUT_LANGUAGE, flush=True)
+            loss = teach(splits(self.seed)["train"], load(SECOND), self.lessons, self.seed)
+            print(f"loss of its last lessons: {loss:.3f} nats a token")
+        with self._step("train stage two"):
+            _python(ROOT / "train.py", SECOND, *self.changes_two)
+        with self._step("describe"):
+            telling = tell(WORK / "run2" / "bundle", WORK / "shards" / "test", splits(self.seed)["test"], self.seed)
         with self._step("report"):
             _python("-m", "vglm_train.report", WORK / "run")
-        write_json(WORK / "results.json", {"seed": self.seed, "seconds": self.times, **as_json(results)})
-        return self._tell(results)
+        found = {"seed": self.seed, "seconds": self.times, **as_json(results), "told": told_json(telling)}
+        write_json(WORK / "results.json", found)
+        return self._tell(results, telling)
 
     def _pack(self) -> None:
         records = WORK / "data" / "records.jsonl"
@@ -82,8 +103,6 @@ class Demo:
             _python("-m", "data_tools.pack_shards", records, *where_to)
         _python("-m", "data_tools.check_shards", WORK / "shards" / "test")
         _python("-m", "data_tools.vocabulary", records, "--out", WORK / "vocab.txt")
-        words = len((WORK / "vocab.txt").read_text("utf-8").splitlines())
-        write_bert(WORK / "bert.safetensors", self.config.model.qformer, words, self.seed)
 
     def _train_encoder(self, pictures: Pictures) -> None:
         vision, image = self.config.model.vision, self.config.data.image
@@ -103,9 +122,9 @@ class Demo:
         pairs = score_pairs(bundle, shards, scenes, self.seed)
         return Results(found["images"], found["scores"], found["chance"], ceilings(scenes), pairs)
 
-    def _tell(self, results: Results) -> int:
-        broken = broken_promises(results, self.quick)
-        for part in (retrieval_table(results), pairs_table(results), where(WORK)):
+    def _tell(self, results: Results, telling: Telling) -> int:
+        broken = broken_promises(results, self.quick) + ([] if self.quick else untold(telling))
+        for part in (retrieval_table(results), pairs_table(results), told_tables(telling), where(WORK)):
             print("", *part, sep="\n")
         spent = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.times.items())
         print(f"\nseconds: {spent}; together {sum(self.times.values()):.0f}")

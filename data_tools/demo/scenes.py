@@ -171,6 +171,11 @@ def _point(centre: tuple[float, float], radius: float, angle: float) -> tuple[fl
     return centre[0] + radius * math.cos(angle), centre[1] + radius * math.sin(angle)
 
 
+def name(word: str) -> str:
+    """The Chinese word for a colour, a shape or a side."""
+    return _CHINESE[word]
+
+
 def _other(values: tuple[str, ...], value: str, rng: Random) -> str:
     return rng.choice([other for other in values if other != value])
 

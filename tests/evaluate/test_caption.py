@@ -27,7 +27,7 @@ ZH = {"bleu4", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "cider", "cider_
 
 @pytest.fixture(autouse=True)
 def no_java(monkeypatch, tmp_path):
-    """METEOR takes seconds to start, and is tested in test_metrics.py."""
+    """METEOR takes seconds to start, and is tested in test_text_scores.py."""
     monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
 
 
@@ -60,7 +60,8 @@ def test_rows_do_not_depend_on_their_neighbours(tmp_path, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
     own, item = speaker(tmp_path, family), items()[0]
-    batch = own._batch(item.pixels[None], [own.template.encode(own._dialogue("en", item.captions["en"][0]))])
+    rows = [own.template.encode(own._dialogue("en", item.captions["en"][0]))]
+    batch = own.template.batch(rows, item.pixels[None])
     logits, targets = own.model.score(batch)
     expected = functional.cross_entropy(logits, targets).item()
     assert own.losses(item.pixels[None], [item.captions["en"][0]], "en") == pytest.approx([expected], rel=1e-5)

@@ -143,7 +143,7 @@ def test_retrieval(aligned, shards, tmp_path, capsys):
     ("stage", "task", "other"), [("align", "caption", "retrieval"), ("generate", "retrieval", "caption")]
 )
 def test_a_bundle_of_the_other_stage(tmp_path, shards, capsys, stage, task, other):
-    (tmp_path / "bundle.json").write_text(json.dumps({"version": 1, "stage": stage}))
+    (tmp_path / "bundle.json").write_text(json.dumps({"version": 2, "stage": stage}))
     assert main([str(tmp_path), "--task", task, "--data", str(shards)]) == 2
     error = capsys.readouterr().err
     assert f"--task {other}, not --task {task}" in error

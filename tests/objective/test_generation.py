@@ -40,6 +40,16 @@ def test_sum_over_rows_is_the_sum_of_each_row_alone():
     assert objective.units(whole)["lm"] == sum(objective.units(row)["lm"] for row in rows)
 
 
+@pytest.mark.parametrize("wrong", [5, 3])
+def test_as_many_places_as_the_image_has_tokens_in_every_row(wrong):
+    """One row has too many, another too few; their sum alone would be right."""
+    model, batch = build(CHATGLM), prompts(2)
+    batch.visual_mask[0] = torch.arange(batch.visual_mask.shape[1]) < wrong
+    batch.visual_mask[1] = torch.arange(batch.visual_mask.shape[1]) < 8 - wrong
+    with pytest.raises(ValueError, match=rf"\[{wrong}, {8 - wrong}\] places for 2 images of 4 tokens each"):
+        model.score(batch)
+
+
 def test_padding_and_accuracy_are_measured():
     objective = GenerationObjective(build(CHATGLM))
     batch = prompts(4)

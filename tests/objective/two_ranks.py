@@ -59,8 +59,10 @@ def step(ranks: Ranks, bf16: bool = False) -> dict[str, Tensor]:
     return found
 
 
-def launch(folder: Path, world: int, *arguments: str, **environment: str) -> list[dict[str, Tensor]]:
-    """Start `world` processes of this file; what each found."""
+def launch(
+    folder: Path, world: int, *arguments: str, script: Path = HERE / "two_ranks.py", **environment: str
+) -> list[dict[str, Tensor]]:
+    """Start `world` processes of this file, or of another; what each found."""
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = s.getsockname()[1]
@@ -74,7 +76,7 @@ def launch(folder: Path, world: int, *arguments: str, **environment: str) -> lis
         "MASTER_PORT": str(port),
         **environment,
     }
-    command = [sys.executable, str(HERE / "two_ranks.py"), str(folder), *arguments]
+    command = [sys.executable, str(script), str(folder), *arguments]
     ranks = [
         subprocess.Popen(command, env={**shared, "RANK": str(r), "LOCAL_RANK": str(r)}, stderr=subprocess.PIPE)
         for r in range(world)

@@ -198,3 +198,30 @@ def test_it_runs_as_a_module_without_torch(tmp_path):
     code = "import sys, vglm_train.report.__main__ as m; m.main(sys.argv[1:]); sys.exit('torch' in sys.modules)"
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     assert (tmp_path / "report" / "curves.png").exists()
+
+
+def speaking_run(folder: Path, gap: float) -> Path:
+    """A run of stage two; its vocabulary and candidates mean nothing to its loss."""
+    sink = JsonlSink(folder, None)
+    facts("speaks", weights={"lm": 1.0}, total_steps=200).write(folder)
+    for step in range(10, 201, 10):
+        row = {"train/loss": 5 - step / 100, "train/loss_lm": 5 - step / 100, "train/lm_accuracy": 0.4}
+        sink.write(step, {**row, "train/padding": 0.35, "perf/data_wait_fraction": 0.01})
+    for language in ("en", "zh"):
+        scores = {"cider": 40.0, "loss": 3.0, "shuffled_loss": 3 + gap, "loss_gap": gap, "loss_gap_low": gap - 0.1}
+        sink.write(200, {f"eval/{language}_{name}": value for name, value in {**scores, "loss_gap_high": 0.5}.items()})
+    sink.close()
+    return folder
+
+
+def test_a_run_of_stage_two_is_judged_by_what_it_has(tmp_path, capsys):
+    run = judged(speaking_run(tmp_path / "looks", 0.3))
+    assert "LM 4.900 at first (step 10), 3.000 now, 40% of the tokens foretold: learning." in texts(run, "ok")
+    assert "Held-out, zh: another image costs +0.300 nats a token, 95 % [+0.200, +0.500]: the model" in texts(run, "ok")
+    assert "35% of the places are padding" in texts(run, "fact")
+    blind = judged(speaking_run(tmp_path / "blind", 0.05))
+    assert "en: another image costs +0.050" in texts(blind, "fact")
+    assert "not yet told from a model that does not look" in texts(blind, "fact")
+    page = report([tmp_path / "looks"], None).read_text("utf-8")
+    assert "public run" not in capsys.readouterr().out + page
+    assert "Black: the published curve" not in page

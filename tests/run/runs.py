@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import random
 import subprocess
 import sys
 import time
@@ -123,3 +124,35 @@ def losses(run_folder: Path) -> list[tuple]:
         row = json.loads(line)
         found += [(row["step"], k, v) for k, v in sorted(row.items()) if k.startswith(("train/", "eval/", "data/"))]
     return found
+
+
+def kill_at_ten_moments(arguments: list[str], folder: Path, seed: int) -> None:
+    """Start and kill it ten times; three of the moments are while a checkpoint is being written."""
+    chance, slow = random.Random(seed), slow_disk(folder.with_name(f"{folder.name}_slow"))
+    unfinished = 0
+    for number in range(10):
+        process = start(arguments, **(slow if number % 3 == 2 else {}))
+        if number % 3 == 2:
+            unfinished += _kill_while_saving(process, folder, (number - 2) / 6)
+        else:
+            wait_for(folder, min(29, _newest(folder) + chance.randint(1, 5)))
+            time.sleep(chance.random() * 0.3)
+            kill(process)
+    assert unfinished == 3
+
+
+def _newest(folder: Path) -> int:
+    pointer = folder / "checkpoints" / "latest"
+    return int(pointer.read_text().removeprefix("step-")) if pointer.exists() else 0
+
+
+def _kill_while_saving(process, folder: Path, delay: float) -> bool:
+    """Kill `delay` seconds after a half-written checkpoint is seen; whether one was left, or one not named yet."""
+    place, end = folder / "checkpoints", time.monotonic() + 120
+    while not list(place.glob("*.tmp")):
+        assert process.poll() is None, process.communicate()[0]
+        assert time.monotonic() < end, "no checkpoint was written"
+        time.sleep(0.01)
+    time.sleep(delay)
+    kill(process)
+    return bool(list(place.glob("*.tmp"))) or sorted(place.glob("step-*"))[-1].name != f"step-{_newest(folder):08d}"

@@ -1,13 +1,10 @@
 """What people get wrong, as they get it wrong: one error that says where and what to do, and nothing half-made left."""
 
 import json
-import logging
-import os
 import shutil
 import signal
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from unittest.mock import patch
 
 import psutil
 import pytest
@@ -40,43 +37,9 @@ log:
   wandb:
     mode: offline
 """
+pytestmark = pytest.mark.usefixtures("alone")
+
 LATEST = "checkpoints/step-00000030"
-
-
-@pytest.fixture(autouse=True)
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each start as from a fresh shell, but for the process group, which DeepSpeed cannot do without once it had one.
-
-    Afterwards the log is as tests of other packages expect it.
-    """
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    with patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}):
-        for name in names:
-            os.environ.pop(name, None)
-        monkeypatch.setattr("vglm_train.distributed.stop", lambda: None)
-        yield
-    logger = logging.getLogger("vglm_train")
-    logger.propagate = True
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
-
-
-@pytest.fixture
-def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Start train.py with these words; what follows `error: `, which is the last it says."""
-
-    def start(*words: object) -> str:
-        assert main([str(word) for word in words]) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert "Traceback" not in said.err
-        before, _, error = said.err.partition("error: ")
-        assert before == "" or before.endswith("\n")
-        assert "error: " not in error
-        return error.removesuffix("\n")
-
-    return start
 
 
 @pytest.fixture

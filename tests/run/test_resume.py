@@ -2,10 +2,7 @@
 
 import json
 import os
-import random
 import signal
-import time
-from pathlib import Path
 
 import pytest
 
@@ -51,39 +48,10 @@ def test_a_finished_run_has_nothing_left_to_do(config, straight):
 @pytest.mark.timeout(1800)
 @pytest.mark.parametrize("processes", [1, 2])
 def test_killed_at_ten_moments(config, straight, tmp_path, processes):
-    """Three of the ten moments are while a checkpoint is being written."""
     folder = tmp_path / "run"
     arguments = runs.command(config, folder, processes, WANDB)
-    chance, slow = random.Random(processes), runs.slow_disk(tmp_path / "slow")
-    unfinished = 0
-    for number in range(10):
-        process = runs.start(arguments, **(slow if number % 3 == 2 else {}))
-        if number % 3 == 2:
-            unfinished += _kill_while_saving(process, folder, (number - 2) / 6)
-        else:
-            newest = _newest(folder)
-            runs.wait_for(folder, min(29, newest + chance.randint(1, 5)))
-            time.sleep(chance.random() * 0.3)
-            runs.kill(process)
-    assert unfinished == 3
+    runs.kill_at_ten_moments(arguments, folder, processes)
     runs.finish(runs.start(arguments))
     assert runs.losses(folder) == runs.losses(straight[processes])
     assert not list((folder / "checkpoints").glob("*.tmp"))
     assert logged_steps(folder / "wandb", wandb_run_id(folder)) == set(range(1, 31))
-
-
-def _newest(folder: Path) -> int:
-    pointer = folder / "checkpoints" / "latest"
-    return int(pointer.read_text().removeprefix("step-")) if pointer.exists() else 0
-
-
-def _kill_while_saving(process, folder: Path, delay: float) -> bool:
-    """Kill `delay` seconds after a half-written checkpoint is seen; whether one was left, or one not named yet."""
-    place, end = folder / "checkpoints", time.monotonic() + 120
-    while not list(place.glob("*.tmp")):
-        assert process.poll() is None, process.communicate()[0]
-        assert time.monotonic() < end, "no checkpoint was written"
-        time.sleep(0.01)
-    time.sleep(delay)
-    runs.kill(process)
-    return bool(list(place.glob("*.tmp"))) or sorted(place.glob("step-*"))[-1].name != f"step-{_newest(folder):08d}"

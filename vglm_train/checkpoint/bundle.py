@@ -114,13 +114,20 @@ def load_bundle(
 
 
 def read_document(folder: Path) -> dict:
-    """bundle.json. UserError where there is none, or one of another version."""
+    """bundle.json. UserError where there is none, it cannot be read, or is of another version."""
     path = folder / "bundle.json"
     if not path.exists():
         raise UserError(f"{folder} is not a bundle: there is no {path}. A run writes one to RUN/bundle when it ends.")
-    document = json.loads(path.read_text("utf-8"))
-    if document.get("version") != VERSION:
-        raise UserError(f"{path}: version {document.get('version')}, this program reads {VERSION}.")
+    try:
+        document = json.loads(path.read_text("utf-8"))
+        version = document.get("version")
+    except (OSError, ValueError, AttributeError) as error:
+        raise UserError(f"{path}: cannot be read ({error}). Copy the bundle again.") from error
+    if version != VERSION:
+        raise UserError(
+            f"{path}: version {version}, this program reads {VERSION}. Train again, or use the program's "
+            "version that wrote it."
+        )
     return document
 
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from vglm_train.checkpoint.bundle import TOWERS, read_document, read_trained
+from vglm_train.checkpoint.frozen import fingerprint
 from vglm_train.config.load import load
 from vglm_train.config.model import Model
 from vglm_train.errors import UserError
@@ -84,12 +85,26 @@ def earlier_vision(config: Model) -> str | None:
             f"model.vision.weights: {folder} was trained behind {reference['file']}; a random encoder would make its "
             "Q-Former useless. Name that file here."
         )
-    return str(folder / reference["file"]) if inside else None
+    if inside:
+        return str(folder / reference["file"])
+    given = Path(str(ours.weights))
+    if given.exists() and fingerprint(given) != reference["fingerprint"]:
+        logger.warning(
+            "model.vision.weights: %s is not the file that %s was trained behind (%s): their fingerprints differ. "
+            "The same weights in another file are no harm.",
+            given,
+            folder,
+            reference["file"],
+        )
+    return None
 
 
 def compare(model: VisualModel, folder: Path) -> Carried:
-    """What `load_earlier` would do. Raises UserError for names or shapes that do not belong together."""
-    return _compare(model, read_trained(folder), folder)
+    """What `load_earlier` would do.
+
+    Raises UserError for a folder that is no bundle, and for names or shapes that do not belong together.
+    """
+    return _compare(model, _trained(folder), folder)
 
 
 def load_earlier(model: VisualModel, folder: Path) -> Carried:
@@ -97,7 +112,7 @@ def load_earlier(model: VisualModel, folder: Path) -> Carried:
 
     Raises UserError as `compare` does, before anything is copied.
     """
-    tensors = read_trained(folder)
+    tensors = _trained(folder)
     carried = _compare(model, tensors, folder)
     state = model.state_dict()
     with torch.no_grad():
@@ -106,6 +121,14 @@ def load_earlier(model: VisualModel, folder: Path) -> Carried:
     for line in carried.lines(folder):
         logger.info(line)
     return carried
+
+
+def _trained(folder: Path) -> dict[str, Tensor]:
+    try:
+        read_document(folder)
+        return read_trained(folder)
+    except UserError as error:
+        raise UserError(f"model.qformer.weights: {error}") from error
 
 
 def _compare(model: VisualModel, tensors: dict[str, Tensor], folder: Path) -> Carried:

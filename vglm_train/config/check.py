@@ -45,10 +45,10 @@ def check(config: Config, world: int) -> None:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
+    _check_language_model(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
         _check_languages(config.data, config.model.text)
-    _check_language_model(config)
     _check_evaluation(config)
     if config.run.length.epochs is None and config.optim.warmup.epochs is None:
         check_length(config, epoch_samples=0)

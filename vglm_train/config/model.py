@@ -43,11 +43,13 @@ class QFormer:
     cross_every: int = 2
     positions: int = 512  # longest text the position table holds
     dropout: float = 0.1
+    spread: float = 0.02  # standard deviation of fresh weights: BERT's, for 768 channels; 128 learn sooner from 0.06
     vocabulary: int | None = None  # none: what the tokenizer has
     weights: str | None = None  # BERT weights, or a bundle of an earlier stage, to start from; none: random
 
     def __post_init__(self) -> None:
         positive(self, "layers", "width", "heads", "mlp_width", "queries", "cross_every", "positions", "vocabulary")
+        positive(self, "spread")
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
         below_one(self, "dropout")
         not_empty(self, "weights")
@@ -80,7 +82,8 @@ class Model:
 
     def __post_init__(self) -> None:
         positive(self, "contrastive_width")
-        if self.text.max_length > self.qformer.positions:
+        reads = self.language is None  # with a language model the Q-Former has no text branch
+        if reads and self.text.max_length > self.qformer.positions:
             reason = (
                 f"{self.text.max_length} is longer than qformer.positions {self.qformer.positions}: "
                 "a token beyond the position table has no embedding"

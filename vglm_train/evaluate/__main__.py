@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.bundle import load_bundle
+from vglm_train.checkpoint.bundle import load_bundle, read_document
 from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained
@@ -25,7 +25,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         with explained():
             _check_stage(given)
             device = torch.device("cuda" if use_gpu() else "cpu")
-            bundle = load_bundle(Path(given.bundle), device, given.vision_weights)
+            bundle = load_bundle(
+                Path(given.bundle), device, given.vision_weights, getattr(given, "language_weights", None)
+            )
             report, lines = TASKS[given.task].run(bundle, given, device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -61,10 +63,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _check_stage(given: argparse.Namespace) -> None:
     """Before weights are loaded. UserError where the task is for models of another stage."""
-    file = Path(given.bundle) / "bundle.json"
-    stage = json.loads(file.read_text()).get("stage") if file.exists() else None
+    stage = read_document(Path(given.bundle))["stage"]
     fits = {command.STAGE: task for task, command in TASKS.items()}
-    if stage in fits and fits[stage] != given.task:
+    if fits[stage] != given.task:
         raise UserError(f"{given.bundle} is of stage {stage!r}: give --task {fits[stage]}, not --task {given.task}.")
 
 

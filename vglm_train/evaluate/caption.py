@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional
 from tqdm import tqdm
 
-from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.batch import IGNORED
 from vglm_train.config.language import Decoding, Questions
 from vglm_train.data.evalset import EvalItem
 from vglm_train.distributed import Ranks
@@ -54,7 +54,7 @@ class Speaker:
     @torch.no_grad()
     def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
         """uint8 [n,3,h,w] -> n captions."""
-        batch = self._batch(pixels, [self.prompt(language)] * len(pixels))
+        batch = self.template.batch([self.prompt(language)] * len(pixels), pixels).to(self.device)
         with self.autocast:
             ids = self.model.generate(batch, decoding, self.template.end_id)
         return [self.template.decode(row) for row in ids.tolist()]
@@ -63,7 +63,7 @@ class Speaker:
     def losses(self, pixels: Tensor, captions: Sequence[str], language: str) -> list[float]:
         """uint8 [n,3,h,w] and a caption each -> mean cross-entropy of each caption's targets, in nats."""
         rows = [self.template.encode(self._dialogue(language, caption)) for caption in captions]
-        batch = self._batch(pixels, rows)
+        batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
             logits, targets = self.model.score(batch)
         each = functional.cross_entropy(logits.float(), targets, reduction="none")
@@ -73,18 +73,6 @@ class Speaker:
 
     def _dialogue(self, language: str, answer: str | None) -> Dialogue:
         return Dialogue(getattr(self.questions, language), answer, language=language)
-
-    def _batch(self, pixels: Tensor, rows: Sequence[Encoded]) -> PromptBatch:
-        texts = self.template.collate(rows)
-        batch = PromptBatch(
-            pixels=pixels,
-            valid=torch.ones(len(rows), dtype=torch.bool),
-            input_ids=texts["input_ids"],
-            attention_mask=texts["attention_mask"],
-            visual_mask=texts["visual_mask"],
-            labels=texts["labels"],
-        )
-        return batch.to(self.device)
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,8 @@ from collections.abc import Callable
 from vglm_train.log.rows import Row
 
 TERMS = ("itc", "itm", "itg", "lm")
+# endings of scores that say more of what another score says
+DETAILS = ("_r5", "_r10", "_bleu1", "_bleu2", "_bleu3", "_corpus", "_rouge_1", "_rouge_2", "_char", "_low", "_high")
 
 
 class Progress:
@@ -47,8 +49,8 @@ def duration(seconds: float) -> str:
 
 
 def _headlines(row: Row) -> list[tuple[str, float]]:
-    """Of an evaluation's many recalls, those at 1; all are in metrics.jsonl."""
-    return [(n, v) for n, v in sorted(row.items()) if "shuffled" not in n and not n.endswith(("_r5", "_r10"))]
+    """Of an evaluation's many scores, one of each kind; all are in metrics.jsonl."""
+    return [(n, v) for n, v in sorted(row.items()) if "shuffled" not in n and not n.endswith(DETAILS)]
 
 
 def _losses(row: Row) -> str:

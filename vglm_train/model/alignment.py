@@ -23,12 +23,12 @@ TEMPERATURE = 0.07
 class CaptionHead(nn.Module):
     """BERT's masked-language head; the decoder is tied to the word embeddings, which are passed in."""
 
-    def __init__(self, width: int, vocabulary: int) -> None:
+    def __init__(self, width: int, vocabulary: int, spread: float) -> None:
         super().__init__()
         self.transform = nn.Linear(width, width)
         self.norm = LayerNorm(width, EPS)
         self.bias = nn.Parameter(torch.zeros(vocabulary))
-        nn.init.normal_(self.transform.weight, std=0.02)
+        nn.init.normal_(self.transform.weight, std=spread)
         nn.init.zeros_(self.transform.bias)
 
     def forward(self, hidden: Tensor, words: Tensor) -> Tensor:
@@ -60,7 +60,7 @@ class Alignment(VisualModel):
         self.image_projection = nn.Linear(width, contrastive_width)
         self.text_projection = nn.Linear(width, contrastive_width)
         self.matching_head = nn.Linear(width, 2)
-        self.caption_head = CaptionHead(width, vocabulary)
+        self.caption_head = CaptionHead(width, vocabulary, qformer.spread)
         self.temperature = nn.Parameter(torch.full((1,), TEMPERATURE))  # [1]: DeepSpeed refuses 0-d parameters
 
     def image_embeds(self, queries: Tensor) -> Tensor:

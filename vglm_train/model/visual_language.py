@@ -43,11 +43,12 @@ class VisualLanguageModel(VisualModel):
 
         ValueError where the places are not exactly as many as the tokens.
         """
-        places = int(batch.visual_mask.sum()) if not batch.visual_mask.is_cuda else None
-        if places is not None and places != visual.shape[0] * visual.shape[1]:
-            raise ValueError(
-                f"the prompts have {places} places for {visual.shape[0]} images of {visual.shape[1]} tokens each"
-            )
+        if not batch.visual_mask.is_cuda:  # a GPU would have to be waited for
+            places = batch.visual_mask.sum(1).tolist()
+            if places != [visual.shape[1]] * visual.shape[0]:
+                raise ValueError(
+                    f"the prompts have {places} places for {visual.shape[0]} images of {visual.shape[1]} tokens each"
+                )
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         return text.masked_scatter(batch.visual_mask[..., None], visual.to(text.dtype))
 

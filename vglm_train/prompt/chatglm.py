@@ -22,6 +22,7 @@ FILE = "ice_text.model"
 CONFIG = "tokenizer_config.json"
 LONGEST_BLANK = 80
 SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
+RELEASED_SOP = {130528: 130004, 150528: 150004}  # vocabulary of the released weights -> where their answers begin
 NEWLINE, TAB = "<n>", "<|tab|>"
 BLANKS = tuple(f"<|blank_{n}|>" for n in range(2, LONGEST_BLANK + 1))
 

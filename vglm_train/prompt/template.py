@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from vglm_train.batch import IGNORED
+from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.rules import FieldError
 from vglm_train.errors import UserError
@@ -98,6 +98,20 @@ class Template(ABC):
             visual[number, start : start + places] = True
             labels[number, : len(row.labels)] = torch.tensor(row.labels, dtype=torch.int64)
         return {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
+
+    def batch(self, rows: Sequence[Encoded], pixels: Tensor | None) -> PromptBatch:
+        """`collate` with a picture each, pixels [b,3,h,w]. None: no pictures, the image's places are read as ids."""
+        fields = self.collate(rows)
+        if pixels is None:
+            pixels, fields["visual_mask"] = torch.empty(0), torch.zeros_like(fields["visual_mask"])
+        return PromptBatch(
+            pixels=pixels,
+            valid=torch.ones(len(rows), dtype=torch.bool),
+            input_ids=fields["input_ids"],
+            attention_mask=fields["attention_mask"],
+            visual_mask=fields["visual_mask"],
+            labels=fields["labels"],
+        )
 
     def _check(self, row: Encoded) -> None:
         start, places = row.visual

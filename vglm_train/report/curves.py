@@ -16,6 +16,7 @@ from matplotlib.ft2font import FT2Font
 from vglm_train.log.alarms import ITM_BAND
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun, Series
+from vglm_train.report.verdict import speaks
 
 COLUMNS = 3
 STYLES = ("-", "--", ":", "-.")
@@ -44,6 +45,8 @@ PANELS = (
     Panel("ITM loss", ["train/loss_itm"], band=ITM_BAND),
     Panel("ITG loss", ["train/loss_itg"]),
     Panel("LM loss", ["train/loss_lm"]),
+    Panel("LM accuracy", ["train/lm_accuracy"]),
+    Panel("share of padding", ["train/padding"]),
     Panel("ITC accuracy", ["train/itc_accuracy"]),
     Panel("ITM accuracy", ["train/itm_accuracy"], level=(2 / 3, "blind guess")),
     Panel("temperature", ["train/temperature"], noisy=False),
@@ -55,6 +58,7 @@ PANELS = (
     Panel("damaged samples", ["data/skipped"], noisy=False),
 )
 RECALL = re.compile(r"eval/[a-z]+_((?:rerank_|shuffled_)?)(?:i2t|t2i)_r(\d+)")
+SPOKEN = re.compile(r"eval/[a-z]+_(?:shuffled_)?(distinct|cider|bleu\d|rouge_\w|meteor|loss)\w*")
 KINDS = {"": "ITC", "rerank_": "re-ranked by ITM", "shuffled_": "images shuffled"}
 
 
@@ -63,16 +67,21 @@ def draw(runs: Sequence[LoggedRun], path: Path) -> None:
     names = set().union(*(run.names() for run in runs))
     panels = [panel for panel in [*PANELS, *_evaluations(names)] if names & set(panel.names)]
     with matplotlib.rc_context({"font.family": fonts(), "axes.formatter.useoffset": False}):
-        rows = math.ceil((len(panels) + 2) / COLUMNS)
+        beside = 2 * any(not speaks(run) for run in runs)  # the public run is one of stage one
+        rows = math.ceil((len(panels) + beside) / COLUMNS)
         figure = Figure(figsize=(6 * COLUMNS, 3.8 * rows + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
         labels = [label(number, run) for number, run in enumerate(runs, 1)]
-        _beside_reference(axes[0], runs, labels, "epochs")
-        _beside_reference(axes[1], runs, labels, "steps")
-        for panel, place in zip(panels, axes[2:]):
+        for unit, place in zip(("epochs", "steps")[:beside], axes):
+            _beside_reference(place, runs, labels, unit)
+        for panel, place in zip(panels, axes[beside:]):
             _panel(place, panel, runs)
-        for place in axes[len(panels) + 2 :]:
+        if not beside:
+            for number, text in enumerate(labels):
+                axes[0].plot([], [], color=f"C{number % 10}", label=text)
+            axes[0].legend(fontsize="small")
+        for place in axes[len(panels) + beside :]:
             place.set_axis_off()
         figure.savefig(path, dpi=90)
 
@@ -99,11 +108,14 @@ def _characters(font: str) -> set[int]:
 
 
 def _evaluations(names: Iterable[str]) -> list[Panel]:
-    """Recall at 1 by kind, ITM accuracy, and every other score that is no recall."""
+    """Recall at 1 by kind, ITM accuracy, scores of captions by kind, and every other score that is no recall."""
     groups: dict[str, list[str]] = {}
     for name in sorted(name for name in names if name.startswith("eval/")):
-        match = RECALL.fullmatch(name)
-        if match is None:
+        match, spoken = RECALL.fullmatch(name), SPOKEN.fullmatch(name)
+        if spoken:
+            kind = "loss gap" if "_loss_gap" in name else spoken[1]
+            groups.setdefault(f"held-out {kind}", []).append(name)
+        elif match is None:
             title = "held-out ITM accuracy, %" if name.endswith("itm_accuracy") else f"held-out {name[5:]}"
             groups.setdefault(title, []).append(name)
         elif match[2] == "1":

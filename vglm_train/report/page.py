@@ -11,7 +11,7 @@ from PIL import Image
 from vglm_train.log.rows import Cell, Table
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun
-from vglm_train.report.verdict import Line
+from vglm_train.report.verdict import Line, speaks
 
 STYLE = """
 body { font-family: sans-serif; margin: 2em auto; max-width: 1200px; line-height: 1.4; color: #222 }
@@ -33,7 +33,9 @@ def page(runs: Sequence[LoggedRun], verdicts: Sequence[list[Line]], curves: Path
         parts += [f'<li class="{line.kind}">{escape(line.text)}</li>' for line in lines]
         parts.append("</ul>")
     picture = base64.b64encode(curves.read_bytes()).decode()
-    parts.append("<h2>Curves</h2><p>Black: the published curve of " + escape(reference.SOURCE) + ".</p>")
+    parts.append("<h2>Curves</h2>")
+    if any(not speaks(run) for run in runs):
+        parts.append(f"<p>Black: the published curve of {escape(reference.SOURCE)}.</p>")
     parts.append(f'<img class="curves" alt="curves" src="data:image/png;base64,{picture}">')
     parts += ["<h2>Last values</h2>", _last_values(runs)]
     parts += [_examples(run) for run in runs]

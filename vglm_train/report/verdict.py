@@ -8,6 +8,7 @@ from vglm_train.log.facts import RunFacts
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun
 
+PADDED = 0.3  # share of the places worth a word
 TERMS = {"itc": "ln(candidates)", "itm": "ln 2", "itg": "ln(vocabulary)"}
 
 
@@ -24,10 +25,47 @@ def judge(run: LoggedRun) -> list[Line]:
     lines = [_progress(run)]
     if run.facts is None:
         lines.append(Line("fact", "No facts.json: planned length and batch are unknown, so losses cannot be judged."))
+    elif speaks(run):
+        lines += [*_speaking(run), *_looking(run)]
     else:
         lines += [*_start(run, run.facts), *_learning(run, run.facts), *_reference(run, run.facts)]
         lines += [Line("warn", text) for text in _alarms(run, run.facts)]
     return [*lines, *_troubles(run)]
+
+
+def speaks(run: LoggedRun) -> bool:
+    """Whether it is a run of stage two."""
+    return run.facts is not None and "lm" in run.facts.weights
+
+
+def _speaking(run: LoggedRun) -> list[Line]:
+    """The language model's loss has no expected start: it knows its language, and how well differs."""
+    steps, losses = run.series("train/loss_lm")
+    if not steps:
+        return [Line("fact", "No row holds train/loss_lm yet.")]
+    now, accuracy = run.recent("train/loss_lm"), run.recent("train/lm_accuracy")
+    assert now is not None, "there are steps"
+    right = "" if accuracy is None else f", {accuracy:.0%} of the tokens foretold"
+    text = f"LM {losses[0]:.3f} at first (step {steps[0]:.0f}), {now:.3f} now{right}"
+    lines = [Line("ok", f"{text}: learning.") if now < losses[0] else Line("fact", f"{text}: not learning yet.")]
+    padding = run.recent("train/padding")
+    if padding is not None and padding > PADDED:
+        lines.append(Line("fact", f"{padding:.0%} of the places are padding: texts of a batch differ much in length."))
+    return lines
+
+
+def _looking(run: LoggedRun) -> list[Line]:
+    """Whether another image makes the reference dearer, by the interval of the newest evaluation."""
+    lines = []
+    for name in sorted(name for name in run.names() if name.endswith("_loss_gap")):
+        gap, low, high = (run.last(f"{name}{end}") for end in ("", "_low", "_high"))
+        if gap is None or low is None or high is None:
+            continue
+        language = name.removeprefix("eval/").removesuffix("_loss_gap")
+        text = f"Held-out, {language}: another image costs {gap:+.3f} nats a token, 95 % [{low:+.3f}, {high:+.3f}]"
+        looks = "the model looks at its picture" if low > 0 else "not yet told from a model that does not look"
+        lines.append(Line("ok" if low > 0 else "fact", f"{text}: {looks}."))
+    return lines or [Line("fact", "No evaluation tells yet whether the model looks at its pictures.")]
 
 
 def _progress(run: LoggedRun) -> Line:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.checkpoint.bundle import save_bundle
+from vglm_train.checkpoint.earlier import is_bundle
 from vglm_train.checkpoint.pretrained import load_pretrained
 from vglm_train.config.check import check_vocabulary
 from vglm_train.config.rules import FieldError
@@ -57,6 +58,10 @@ class Align(Stage):
         return build_alignment(self.config.model, self.vocabulary, image.mean, image.std)
 
     def load(self, model: Alignment) -> None:
+        weights = self.config.model.qformer.weights
+        if is_bundle(weights):
+            reason = f"{weights} is a bundle; stage align starts from BERT's weights, or from random ones with null"
+            raise FieldError("model.qformer.weights", "run.stage", reason=reason)
         load_pretrained(model, self.config.model)
 
     def objective(self, model: Alignment, ranks: Ranks) -> AlignmentObjective:

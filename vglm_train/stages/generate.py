@@ -20,8 +20,9 @@ from vglm_train.evaluate.caption import Captioner, Speaker
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.objective.generation import GenerationObjective
+from vglm_train.prompt.chatglm import RELEASED_SOP
 from vglm_train.prompt.dialogue import Dialogue
-from vglm_train.prompt.template import Template, build_template
+from vglm_train.prompt.template import Encoded, Template, build_template
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
 from vglm_train.stages.base import Stage
 
@@ -37,7 +38,21 @@ class Generate(Stage):
         tokenizer = build_tokenizer(self.language)
         if self.language.family == "chatglm":
             check_tokenizer(tokenizer, self.language.vocabulary, "model.language.vocabulary")
+            self._check_sop(tokenizer)
         return tokenizer
+
+    def _check_sop(self, tokenizer: Tokenizer) -> None:
+        """Weights and tokenizer agree where an answer begins, as far as the vocabulary's size tells."""
+        released, found = RELEASED_SOP.get(self.language.vocabulary), tokenizer.find("<sop>")
+        if self.language.weights and released not in (None, found):
+            reason = (
+                f"<sop> is id {found} in {self._tokenizer_place()}, but {released} in ChatGLM-6B's vocabulary of "
+                f"{self.language.vocabulary}: it is not the tokenizer of these weights"
+            )
+            raise FieldError("model.language.tokenizer", "model.language.vocabulary", reason=reason)
+
+    def _tokenizer_place(self) -> str:
+        return str(self.language.tokenizer or self.language.weights)
 
     @cached_property
     def template(self) -> Template:
@@ -48,11 +63,15 @@ class Generate(Stage):
     def _check_questions(self, template: Template) -> None:
         """They fit as they are: what is asked of every picture is not to be cut."""
         for language in self.config.data.languages:
-            question = getattr(self.config.prompt.questions, language)
             try:
-                template.encode_prompt(Dialogue(question, None, language=language))
+                self._asked(template, language)
             except UserError as error:
                 raise FieldError(f"prompt.questions.{language}", "prompt.max_prompt", reason=str(error)) from None
+
+    def _asked(self, template: Template, language: str) -> Encoded:
+        return template.encode_prompt(
+            Dialogue(getattr(self.config.prompt.questions, language), None, language=language)
+        )
 
     @cached_property
     def rows(self) -> PromptRows:  # type: ignore[override]
@@ -63,32 +82,69 @@ class Generate(Stage):
         return self.tokenizer.vocabulary
 
     def tokenizer_line(self) -> str:
-        place = self.language.tokenizer or self.language.weights
+        place = self._tokenizer_place()
         if not self._tokenizer_is_here():
             return f"tokenizer: not checked, {place} is not here"
         assert self.template  # its rules
         return f"tokenizer: {place}, {self.tokenizer.vocabulary:,} tokens"
 
     def _tokenizer_is_here(self) -> bool:
-        return Path(str(self.language.tokenizer or self.language.weights)).exists()
+        return Path(self._tokenizer_place()).exists()
 
     def notes(self, model: VisualLanguageModel) -> list[str]:
         weights = self.config.model.qformer.weights
+        towers = {"image encoder": self._vision_weights(), "language model": self.language.weights}
+        lines = [f"{tower}: {place or 'random weights'}" for tower, place in towers.items()]
         if weights is None:
-            return ["model.qformer.weights: none, the Q-Former starts from random weights"]
+            return [*lines, "model.qformer.weights: none, the Q-Former starts from random weights"]
         if is_bundle(weights):
-            return compare(model, Path(weights)).lines(Path(weights))
-        return [f"model.qformer.weights: not checked, {weights} is not a bundle here"]
+            return [*lines, *compare(model, Path(weights)).lines(Path(weights))]
+        return [*lines, f"model.qformer.weights: not checked, {weights} is not a bundle here"]
+
+    def _vision_weights(self) -> str | None:
+        """As configured, or those that came with the earlier bundle; UserError where that one does not fit."""
+        earlier = earlier_vision(self.config.model)
+        return self.config.model.vision.weights or earlier
 
     def model(self) -> VisualLanguageModel:
         image = self.config.data.image
-        sop_id = getattr(self.tokenizer, "sop_id", None) if self._tokenizer_is_here() else None
-        return build_visual_language(self.config.model, image.mean, image.std, sop_id)
+        here = self._tokenizer_is_here()
+        sop_id = getattr(self.tokenizer, "sop_id", None) if here else None
+        model = build_visual_language(self.config.model, image.mean, image.std, sop_id)
+        if here:
+            check_tokenizer(self.tokenizer, model.language.vocabulary, "model.language")
+            self._check_positions(model.language.positions)
+        return model
+
+    def _check_positions(self, positions: int | None) -> None:
+        """They hold the longest sequence of training, and of an evaluation during it."""
+        if positions is None:
+            return
+        prompt, queries, apart = self.config.prompt, self.config.model.qformer.queries, self.template.separate_answer
+        before, asked = queries + prompt.max_prompt, self._longest_question()
+        longest = max(before, prompt.max_answer) if apart else before + prompt.max_answer
+        if longest > positions:
+            reason = (
+                f"{prompt.max_prompt}, the image's {queries} places and prompt.max_answer {prompt.max_answer} make "
+                f"sequences of {longest}; the language model has {positions} positions"
+            )
+            raise FieldError("prompt.max_prompt", "prompt.max_answer", reason=reason)
+        new = self.config.evaluate.decoding.max_new
+        longest = max(asked, new + 1) if apart else asked + new
+        if self.config.data.validation and longest > positions:
+            reason = (
+                f"{new} ids behind {asked} of picture and question make {longest}; the language model has {positions} "
+                "positions"
+            )
+            raise FieldError("evaluate.decoding.max_new", reason=reason)
+
+    def _longest_question(self) -> int:
+        """Places of picture and question."""
+        return max(len(self._asked(self.template, language).input_ids) for language in self.config.data.languages)
 
     def load(self, model: VisualLanguageModel) -> None:
-        vision, weights = self.config.model.vision, self.config.model.qformer.weights
-        if vision.weights is None:
-            vision = replace(vision, weights=earlier_vision(self.config.model))
+        weights = self.config.model.qformer.weights
+        vision = replace(self.config.model.vision, weights=self._vision_weights())
         if vision.weights:
             load_vision(model.vision.encoder, vision)
         if weights:

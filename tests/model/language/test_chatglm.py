@@ -62,6 +62,15 @@ def test_no_target_at_all(model, batch):
     assert targets.shape == (0,)
 
 
+def test_an_answer_without_sop_is_refused(model, batch):
+    """All of it would be context, where the logits of a place see the id they are to foretell."""
+    batch.input_ids[1, 10] = 5
+    with pytest.raises(ValueError, match=r"row 1 has an answer but no <sop> \(id 114\)"):
+        model.score(model.embed(batch.input_ids), batch)
+    batch.labels[1] = IGNORED
+    model.score(model.embed(batch.input_ids), batch)
+
+
 def test_what_stands_in_padding_changes_nothing(model, batch):
     embeds = model.embed(batch.input_ids)
     logits, _ = model.score(embeds, batch)

@@ -54,6 +54,7 @@ class HuggingFaceLanguage(LanguageModel):
         self.requires_grad_(False).train(False)
         self.embed_width: int = self.embeddings.weight.shape[1]
         self.vocabulary: int = self.embeddings.weight.shape[0]
+        self.positions: int | None = getattr(shape, "max_position_embeddings", None) or None
         self.pad_id = first_id(getattr(shape, "pad_token_id", None), getattr(shape, "eos_token_id", None), 0)
         self.model.generation_config = GenerationConfig(
             pad_token_id=self.pad_id, decoder_start_token_id=getattr(shape, "decoder_start_token_id", None)
@@ -79,11 +80,10 @@ class HuggingFaceLanguage(LanguageModel):
 
     def check_length(self, length: int) -> None:
         """Raises UserError where the model has no positions for so many places."""
-        positions = getattr(self.model.config, "max_position_embeddings", None)
-        if positions and 0 < positions < length:
+        if self.positions and self.positions < length:
             raise UserError(
-                f"a sequence of {length} places, image and answer included, is longer than the {positions} positions "
-                "of the language model: lower model.prompt's max_prompt or max_answer, or decoding's max_new."
+                f"a sequence of {length} places, image and answer included, is longer than the {self.positions} "
+                "positions of the language model: lower prompt.max_prompt, prompt.max_answer, or decoding's max_new."
             )
 
     def continued(self, inputs: dict[str, Any], decoding: Decoding, end_id: int, on_token: OnToken | None) -> Tensor:

@@ -21,12 +21,14 @@ class LanguageModel(nn.Module):
     """A frozen language model behind four verbs. Gradients flow through it to the embeddings, never into it.
 
     `embed_width` e is the width of its embeddings, which need not be that of its blocks (OPT-350m).
-    `pad_id` fills what `generate` leaves open behind an answer's end; `vocabulary` is the number of its embeddings.
+    `pad_id` fills what `generate` leaves open behind an answer's end; `vocabulary` is the number of its embeddings;
+    `positions` the places of the longest sequence, None where there is no such limit.
     """
 
     embed_width: int
     vocabulary: int
     pad_id: int
+    positions: int | None
     dtype: torch.dtype
 
     def train(self, mode: bool = True) -> Self:

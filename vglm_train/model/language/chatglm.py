@@ -45,7 +45,7 @@ class ChatGlm(LanguageModel):
         super().__init__()
         self.dtype = DTYPES[config.dtype]
         self.embed_width, self.vocabulary = config.width, config.vocabulary
-        self.pad_id, self.heads = PAD, config.heads
+        self.pad_id, self.heads, self.positions = PAD, config.heads, config.positions
         released = SOP if config.vocabulary > SOP else config.vocabulary + SMALLER_SOP
         self.sop_id = released if sop_id is None else sop_id
         self.network = build_network(config, self.dtype)
@@ -71,10 +71,14 @@ class ChatGlm(LanguageModel):
         return self.network.transformer.word_embeddings(input_ids).to(outside(self.dtype))
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        """See LanguageModel; the logits of place i-1 foretell the label of place i. fp32 of an fp16 model."""
+        """See LanguageModel; the logits of place i-1 foretell the label of place i. fp32 of an fp16 model.
+
+        ValueError where a row has targets but no <sop>: all of it would be context, in which every place sees the rest.
+        """
         is_target = batch.labels != IGNORED
         places = is_target.flatten().nonzero()[:, 0]  # [m]; place 0 of a row is never a target
         layout = self.layout(batch)
+        self._check_sop(is_target, layout)
         gate = HalfGate(self.dtype)
         with torch.autocast(embeds.device.type, enabled=False):
             logits = self._logits(gate.enter(embeds), layout.positions, layout.visible, places - 1)
@@ -110,6 +114,17 @@ class ChatGlm(LanguageModel):
         seen = (place < context[:, None, None]) | (place <= place[:, None])  # [b,s,s]
         seen = seen & real[:, None, :] | (place == place[:, None])  # padding sees itself: no row is empty
         return Layout(context, length, positions, seen[:, None])
+
+    def _check_sop(self, is_target: Tensor, layout: Layout) -> None:
+        """On the CPU only: a GPU would have to be waited for."""
+        if is_target.is_cuda:
+            return
+        leaks = is_target.any(1) & (layout.context >= layout.length)
+        if leaks.any():
+            raise ValueError(
+                f"row {int(leaks.nonzero()[0])} has an answer but no <sop> (id {self.sop_id}): the model would read it "
+                "from its context. The tokenizer is not this model's."
+            )
 
     def _logits(
         self, embeds: Tensor, positions: Tensor, visible: Tensor, rows: Tensor, cache: KeyValueCache | None = None

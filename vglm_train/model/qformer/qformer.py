@@ -42,7 +42,7 @@ class QFormer(nn.Module):
     def __init__(self, config: QFormerConfig, image_width: int, vocabulary: int | None) -> None:
         super().__init__()
         width, text = config.width, vocabulary is not None
-        self.dropout, self.recompute = config.dropout, False
+        self.dropout, self.spread, self.recompute = config.dropout, config.spread, False
         self.query_tokens = nn.Parameter(torch.empty(config.queries, width))
         self.embeddings = TextEmbeddings(vocabulary, config.positions, width) if vocabulary is not None else None
         self.norm = LayerNorm(width, EPS)
@@ -51,15 +51,15 @@ class QFormer(nn.Module):
             for number in range(config.layers)
         )
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
-        self.reset()
+        self.reset(config.spread)
 
     @torch.no_grad()
-    def reset(self) -> None:
-        """BERT's initialisation: normal of 0.02, zero biases."""
-        nn.init.normal_(self.query_tokens, std=0.02)
+    def reset(self, spread: float) -> None:
+        """BERT's initialisation: normal of deviation `spread`, zero biases."""
+        nn.init.normal_(self.query_tokens, std=spread)
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Embedding):
-                nn.init.normal_(module.weight, std=0.02)
+                nn.init.normal_(module.weight, std=spread)
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 

@@ -1,0 +1,73 @@
+"""Stage two's step under DeepSpeed, one process and two: answers of uneven lengths, accumulation, both ZeRO stages."""
+
+import sys
+from pathlib import Path
+
+import pytest
+import tiny_language
+import torch
+from objective import two_ranks
+from torch import Tensor
+
+from vglm_train import distributed
+from vglm_train.batch import IGNORED
+
+HERE = Path(__file__).parent
+sys.path.insert(0, str(HERE))
+import spoken_ranks  # noqa: E402
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """What each of two ranks found, all cases."""
+    return two_ranks.launch(tmp_path_factory.mktemp("ranks"), 2, script=HERE / "spoken_ranks.py", DS_ACCELERATOR="cpu")
+
+
+@pytest.fixture(scope="module", params=["global", "micro"])
+def wanted(request: pytest.FixtureRequest) -> tuple[str, dict[str, Tensor]]:
+    return request.param, spoken_ranks.reference(request.param)
+
+
+def test_the_case_is_worth_testing(wanted: tuple[str, dict[str, Tensor]]) -> None:
+    """Every weight has a gradient, micro-batches have unequal numbers of targets, and the means differ."""
+    mean, gradients = wanted
+    batches = [tiny_language.prompts(2, first=row) for row in range(0, 8, 2)]
+    targets = [int((batch.labels != IGNORED).sum()) for batch in batches]
+    assert len(set(targets)) > 2
+    assert targets[0] + targets[2] != targets[1] + targets[3]
+    assert sum(bool(value.any()) for value in gradients.values()) > len(gradients) - 3
+    other = spoken_ranks.reference("micro" if mean == "global" else "global")
+    assert not torch.allclose(gradients["projection.weight"], other["projection.weight"], rtol=1e-2)
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_one_process(wanted: tuple[str, dict[str, Tensor]], zero: int) -> None:
+    mean, gradients = wanted
+    compare(spoken_ranks.step(distributed.start("gloo"), zero, mean), gradients)
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_two_processes(wanted: tuple[str, dict[str, Tensor]], apart: list[dict[str, Tensor]], zero: int) -> None:
+    mean, gradients = wanted
+    case = f"{zero}/{mean}/"
+    found = [
+        {name.removeprefix(case): value for name, value in rank.items() if name.startswith(case)} for rank in apart
+    ]
+    for each in found:
+        compare(each, gradients)
+    assert found[0]["tokens"] != found[1]["tokens"]
+
+
+def compare(found: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
+    names = set(found) - {"loss", "tokens"}
+    assert names == set(gradients)
+    assert len(names) > 35
+    largest = max(float(value.abs().max()) for value in gradients.values())
+    for name in names:
+        scale = max(float(gradients[name].abs().max()), 1e-3 * largest)  # some are zero but for rounding
+        assert float((found[name] - gradients[name]).abs().max()) < 1e-5 * scale, name
+    whole = tiny_language.prompts(8)
+    with torch.no_grad():
+        logits, targets = tiny_language.build(tiny_language.CHATGLM).score(whole)
+        loss = torch.nn.functional.cross_entropy(logits, targets)
+    assert torch.allclose(found["loss"], loss, rtol=1e-5)
