@@ -58,7 +58,7 @@ class LogHook:
         state: RunState,
         objective: Objective,
         samples_per_step: int,
-        names: Sequence[Sequence[str]],
+        names: Sequence[Sequence[str]] = (),
     ) -> None:
         """`names`: of sources, and of languages, whose shares of the samples are told."""
         self.meter, self.throughput, self.sinks, self.cadence, self.state = meter, throughput, sinks, cadence, state
