@@ -8,9 +8,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools._files import sha256
+from vglm_train.data.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.manifest import Shard
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.shards import DamagedSample, ShardReader, read_table
+from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.tar import Table
 from vglm_train.image import ImageError, open_image
 
 NAMED = 100  # damaged samples of one shard that are named; all are counted
@@ -25,6 +27,7 @@ class Found:
     damage: Counter[str] = field(default_factory=Counter)
     named: list[tuple[str, str, str]] = field(default_factory=list)  # cause, key, reason
     lengths: dict[str, Counter[int]] = field(default_factory=dict)  # language -> caption length -> captions
+    index_agrees: bool = True  # or there is none of this shard
 
 
 def caption_length(caption: str, language: str) -> int:
@@ -43,12 +46,15 @@ def check_sample(reader: ShardReader, index: int, found: Found) -> None:
     found.image_ids[index] = content_id(raw.image) if record.image_id is None else record.image_id
 
 
-def check_shard(folder: Path, name: str) -> Found:
-    """Hash a shard and decode every sample in it."""
+def check_shard(folder: Path, write: bool, name: str) -> Found:
+    """Hash a shard and decode every sample in it. `write`: also write its index anew."""
     path = folder / name
-    table = read_table(path)
-    shard = Shard(name, path, len(table), path.stat().st_size, sha256(path))
+    table = make_index(path)
+    shard = Shard(name, path, len(table), path.stat().st_size, sha256(path), count_languages(table))
+    if write:
+        write_index(path, table, shard.sha256)
     found = Found(shard, np.full(len(table), -1, dtype=np.int64))
+    found.index_agrees = _same(read_index(index_path(path), shard.sha256), table)
     reader = ShardReader(capacity=1)
     for index in range(len(table)):
         try:
@@ -60,6 +66,14 @@ def check_shard(folder: Path, name: str) -> Found:
         except ImageError as error:
             _note(found, "bomb" if error.cause == "bomb" else "image", table.key(index), str(error))
     return found
+
+
+def _same(index: Table | None, table: Table) -> bool:
+    """Whether an index of this very tar says what the tar says."""
+    if index is None:
+        return True
+    names = ("keys", "places", "extensions", "languages")
+    return all(np.array_equal(getattr(index, name), getattr(table, name)) for name in names)
 
 
 def _note(found: Found, cause: str, key: str, reason: str) -> None:

@@ -12,6 +12,7 @@ from webdataset.writer import TarWriter
 
 from data_tools._files import replacing, sha256, write_json
 from data_tools._images import prepare
+from vglm_train.data.index import count_languages, make_index, write_index
 from vglm_train.data.record import Record, RecordError, content_id, parse
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
@@ -123,7 +124,7 @@ def _sample(plan: Plan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
 
 
 def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
-    """Write one shard and its part file; both appear whole or not at all. Returns the part."""
+    """Write one shard, its index and its part file; each appears whole or not at all. Returns the part."""
     skipped: list[dict[str, Any]] = []
     languages: Counter[str] = Counter()
     samples = 0
@@ -139,9 +140,11 @@ def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
             tar.write(members)
             samples += 1
             languages.update({language: len(texts) for language, texts in record.captions.items()})
-    digest = sha256(path)
+    digest, table = sha256(path), make_index(path)
+    write_index(path, table, digest)
     part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,
-            "captions": dict(sorted(languages.items())), "skipped": skipped}  # fmt: skip
+            "languages": count_languages(table), "captions": dict(sorted(languages.items())),
+            "skipped": skipped}  # fmt: skip
     write_json(plan.parts / f"{path.stem}.json", part)
     return part
 

@@ -5,8 +5,8 @@
 Compares files with manifest.json (missing, extra, size, sha256, samples), decodes every picture and record, reports
 caption lengths (English in words, Chinese in characters), pictures that occur more than once, and damage by cause with
 shard and key. The exit status is 1 when something is wrong; a picture occurring twice is not wrong, it counts as one
-picture in training. `--write-manifest` writes a new manifest.json of the shards as they are, also for shards of other
-tools (KEY.jpg|png|webp + KEY.json with a record).
+picture in training. `--write-manifest` writes a new manifest.json and indices of the shards as they are, also for
+shards of other tools (KEY.jpg|png|webp + KEY.json with a record).
 """
 
 import json
@@ -23,8 +23,9 @@ import numpy as np
 from data_tools import _files
 from data_tools._checking import Found, check_shard
 from data_tools._pool import spread
+from vglm_train.data.index import index_path
 from vglm_train.data.manifest import NAME, Manifest, Shard
-from vglm_train.data.shards import read_table
+from vglm_train.data.tar import read_table
 from vglm_train.errors import UserError
 
 SHOWN = 10  # damaged samples of one cause, and problems, on the console
@@ -49,6 +50,10 @@ def compare(manifest: Manifest, found: dict[str, Found], present: Sequence[str])
             yield f"{shard.name}: sha256 {real.sha256}, the manifest says {shard.sha256}: its content changed"
         if real.samples != shard.samples:
             yield f"{shard.name}: {real.samples} samples, the manifest says {shard.samples}"
+        if shard.languages is not None and dict(shard.languages) != real.languages:
+            yield f"{shard.name}: samples by language {real.languages}, the manifest says {dict(shard.languages)}"
+        if not found[shard.name].index_agrees:
+            yield f"{index_path(Path(shard.name))}: not the index of {shard.name}; --write-manifest writes it anew"
     listed = {shard.name for shard in manifest.shards}
     yield from (f"{name}: extra, the manifest does not list it" for name in present if name not in listed)
 
@@ -92,12 +97,12 @@ def _spread_of(lengths: Counter[int]) -> dict[str, int]:
     }
 
 
-def check(folder: Path, names: Sequence[str], workers: int) -> list[Found]:
-    """Read the shards `names` of `folder` in full, in parallel; in their order."""
+def check(folder: Path, names: Sequence[str], workers: int, write: bool = False) -> list[Found]:
+    """Read the shards `names` of `folder` in full, in parallel; in their order. `write`: also write their indices."""
     sizes = {name: (folder / name).stat().st_size for name in names}
     done: dict[str, Found] = {}
     with _files.progress(sum(sizes.values()), "B", "check") as bar:
-        for name, found in spread(partial(check_shard, folder), names, workers, check_shard.__module__):
+        for name, found in spread(partial(check_shard, folder, write), names, workers, check_shard.__module__):
             done[name] = found
             bar.update(sizes[name])
     return [done[name] for name in names]
@@ -167,7 +172,7 @@ def run(path: Path, workers: int, new_manifest: bool = False) -> dict[str, Any]:
         raise UserError(f"{folder}: no *.tar in it, so there is nothing to write a manifest of")
     manifest = None if new_manifest else Manifest.read(path)
     names = present if manifest is None else [s.name for s in manifest.shards if s.path.is_file()]
-    founds = check(folder, names, workers)
+    founds = check(folder, names, workers, write=new_manifest)
     by_name = {found.shard.name: found for found in founds}
     problems = [] if manifest is None else list(compare(manifest, by_name, present))
     problems += [

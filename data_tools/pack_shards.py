@@ -3,10 +3,11 @@
     python -m data_tools.pack_shards records.jsonl --out shards/train --split train
 
 Shard i holds a fixed range of the records, as KEY.jpg|png|webp + KEY.json, where KEY is the record's line number in the
-records file. A finished shard is renamed into place and described in OUT/.parts; the same command after a kill keeps
-finished shards and does the rest, and the bytes are those of an uninterrupted run. `manifest.json` is written last:
-a folder without it is not a data set yet. Pictures are decoded in full; a damaged one is left out, counted by cause and
-named in `skipped.jsonl`. JPEG, PNG and WEBP bytes pass through untouched, BMP, TIFF and GIF (first frame) become PNG.
+records file. NAME.idx beside NAME.tar says where each sample lies and which languages it has, so that training need not
+look. A finished shard is renamed into place and described in OUT/.parts; the same command after a kill keeps finished
+shards and does the rest, and the bytes are those of an uninterrupted run. `manifest.json` is written last: a folder
+without it is not a data set yet. Pictures are decoded in full; a damaged one is left out, counted by cause and named in
+`skipped.jsonl`. JPEG, PNG and WEBP bytes pass through untouched, BMP, TIFF and GIF (first frame) become PNG.
 """
 
 import fcntl
@@ -25,6 +26,7 @@ from data_tools import _files
 from data_tools._files import at_least_one, command, progress, replacing, sync_folder, write_json
 from data_tools._packing import Job, Options, Plan, make_plan, pack_shard, shard_name
 from data_tools._pool import spread
+from vglm_train.data.index import index_path
 from vglm_train.data.manifest import NAME, Manifest, Shard
 from vglm_train.errors import UserError
 
@@ -103,6 +105,7 @@ def _finish(plan: Plan, parts: list[dict[str, Any]]) -> Manifest:
     for part in parts:
         if not part["samples"]:
             (plan.out / part["name"]).unlink(missing_ok=True)
+            index_path(plan.out / part["name"]).unlink(missing_ok=True)
     if skipped:
         with replacing(plan.out / "skipped.jsonl") as file:
             file.writelines(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n" for entry in skipped)
@@ -112,7 +115,9 @@ def _finish(plan: Plan, parts: list[dict[str, Any]]) -> Manifest:
         "skipped": dict(sorted(Counter(entry["cause"] for entry in skipped).items())),
         "pack": plan.identity(),
     }
-    shards = [Shard(p["name"], plan.out / p["name"], p["samples"], p["bytes"], p["sha256"]) for p in kept]
+    shards = [
+        Shard(p["name"], plan.out / p["name"], p["samples"], p["bytes"], p["sha256"], p.get("languages")) for p in kept
+    ]
     manifest = Manifest(plan.out / NAME, tuple(shards), extra)
     manifest.write()
     sync_folder(plan.out)

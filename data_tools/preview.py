@@ -60,16 +60,15 @@ class Counts:
 def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[Seen | DamagedSample]:
     """The samples of an epoch in training's order, augmented, with the caption that is drawn for them."""
     dataset = build(config, PairRows(text, config.data.languages), Ranks()).dataset
-    for position in range(dataset.order.samples):
-        number, index = dataset.order.locate(epoch, position)
-        shard = dataset.shards[number]
+    for position in range(dataset.epoch_samples):
+        place = dataset.mixture.locate(epoch * dataset.epoch_samples + position)
         try:
-            sample = read_sample(dataset.reader, shard, index, epoch, dataset.how)
+            sample = read_sample(dataset.reader, place, dataset.how)
         except DamagedSample as damage:
             yield damage
             continue
         texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield Seen(f"{shard.name} {sample.key}", sample.image_id, sample.pixels, texts)
+        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | DamagedSample]:
@@ -90,7 +89,7 @@ def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | Dam
 def all_shards(config: Config, text: TextEncoder, split: str) -> Sequence[Shard]:
     """The shards of the split."""
     if split == "train":
-        return build(config, PairRows(text, config.data.languages), Ranks()).dataset.shards
+        return build(config, PairRows(text, config.data.languages), Ranks()).dataset.mixture.shards()
     return EvalSet(config.data.validation, 1, config.data.languages).shards
 
 

@@ -62,7 +62,7 @@ FENCED = {
         "vglm_train/prompt/tokenizers.py",
     },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/ice_text.py"},
-    "webdataset": {"vglm_train/data/shards.py", "data_tools/_packing.py"},
+    "webdataset": {"vglm_train/data/tar.py", "data_tools/_packing.py"},
     "datasets": {"data_tools/sources.py"},
     "wandb": {"vglm_train/log/sinks.py"},
     "yaml": {"vglm_train/config/document.py", "vglm_train/config/load.py"},

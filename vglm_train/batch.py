@@ -24,6 +24,7 @@ class Batch:
     first_row: int = 0  # place of row 0 in the stream (all epochs, all ranks): keys the noise of a step
     epoch: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples of this micro-batch
+    drawn: dict[str, int] = field(default_factory=dict)  # source, and language of the caption drawn -> samples
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied asynchronously from pinned memory."""

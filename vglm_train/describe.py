@@ -1,18 +1,21 @@
 """What a run would do, in words: `train.py CONFIG.yaml --check`. Builds the model on the meta device only."""
 
 from collections.abc import Iterable
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from vglm_train import stages
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length
+from vglm_train.config.check import check_length, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
-from vglm_train.data.loader import count_samples
+from vglm_train.data.loader import read_mixture
+from vglm_train.data.mixture import Mixture
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import UserError
+from vglm_train.log.facts import RunFacts
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
@@ -40,8 +43,20 @@ def describe(config: Config, world: int) -> str:
         *_data(config, world),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
+        *(_shift(config, folder.path, world) if resume else ()),
     ]
     return "\n".join(lines)
+
+
+def _shift(config: Config, folder: Path, world: int) -> list[str]:
+    """That the losses of a continued run will shift, if they will: with the rows that pairs are told apart from."""
+    before, now = RunFacts.read(folder), split(config, world).micro * world
+    if before is None or not before.weights.get("itc") or before.candidates == now:
+        return []
+    return [
+        f"candidates: ITC told each image from {before.candidates} texts so far and will from {now}: its loss, and "
+        "ITM's, will shift. Choose engine.micro_batch so that processes x micro_batch stays the same to avoid it."
+    ]
 
 
 def _parameters(model: VisualModel) -> list[str]:
@@ -70,9 +85,9 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 def _data(config: Config, world: int) -> list[str]:
     """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
     try:
-        samples = count_samples(config)
+        mixture, samples = read_mixture(config)
     except UserError as error:
-        lines, samples = [f"data: not here: {error}"], 0
+        lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:
             return [*lines, "steps: not known without data, since lengths are in epochs"]
     else:
@@ -84,6 +99,18 @@ def _data(config: Config, world: int) -> list[str]:
         *lines,
         f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x "
         f"{plan.accumulation} micro-batches{epochs}; warm-up {plan.warmup_samples // plan.global_batch:,} steps",
+        *_mixture(mixture, plan.total_samples),
+    ]
+
+
+def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
+    """Shares of the stream, and how often each pool will be read, where there is more than one."""
+    pools = mixture.shares() if mixture else []
+    return [
+        f"share: {100 * share:.2f} % {pool.name}: {pool.order.samples:,} samples, each read "
+        f"{share * rows / pool.order.samples:.2f} times"
+        for pool, share in pools
+        if len(pools) > 1
     ]
 
 

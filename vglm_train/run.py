@@ -180,8 +180,9 @@ class _Run:
         save = hooks.SaveHook(
             self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
         )
+        names, rows = (self.loader.sources, self.loader.languages), self.plan.global_batch
         chain: list[Hook] = [
-            hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, self.plan.global_batch)
+            hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
         ]
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))

@@ -125,6 +125,13 @@ def test_one_row_at_a_time_has_no_negatives(run):
     check(run("engine.micro_batch=1", "objective.itc.weight=0", "objective.itm.weight=0"), 1)
 
 
+def test_rows_that_run_at_once_come_from_one_source(run):
+    config = run("data.mix=batch", "data.mix_rows=4", "data.global_batch=8", "engine.micro_batch=4")
+    check(config, 1)
+    with pytest.raises(FieldError, match="give a multiple of 8"):
+        check(config, 2)
+
+
 def test_a_word_table_too_small_for_the_tokenizer(run):
     with pytest.raises(FieldError, match=r"the 30523 tokens of .*bert-base-uncased") as caught:
         check_vocabulary(run("model.qformer.vocabulary=30522"), 30523)

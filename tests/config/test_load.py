@@ -153,7 +153,11 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
     [
         ("data.image.flip=1", "data.image.flip", "expected true or false, found the number 1"),
         ("data.train={name: a}", "data.train", "expected a list such as [..., ...], found a mapping"),
-        ("data.train=[a]", "data.train.0", "expected a mapping with keys such as name, shards; found the text 'a'"),
+        (
+            "data.train=[a]",
+            "data.train.0",
+            "expected a mapping with keys such as name, shards, weight; found the text 'a'",
+        ),
         ("data.train=[{name: a}]", "data.train.0.shards", "is missing and has no default; give it"),
         ("data.languages=[english]", "data.languages.0", "expected one of en, zh; found the text 'english'"),
         ("optim.betas=[0.9]", "optim.betas", "expected a list of exactly 2, found a list of 1"),
@@ -264,6 +268,16 @@ def test_dump_loads_back_to_an_equal_run(write):
     assert dump(load(write(text))) == text
     assert config.run.folder == "null"
     assert "照片" in dump(load(write(SMALL), ["data.train.0.shards=照片"]))
+
+
+def test_shares_by_language(write):
+    config = load(write(SMALL), ["data.languages=[zh, en]", "data.balance={zh: 1, en: 2.5}"])
+    assert config.data.balance == {"zh": 1.0, "en": 2.5}
+    assert load(write(dump(config))) == config
+    path = write(SMALL)
+    assert "data.balance.de: expected one of en, zh; found the text 'de'" in mistake(path, "data.balance={de: 1}")
+    assert "data.balance.en: expected a number, found the text 'x'" in mistake(path, "data.balance={en: x}")
+    assert "data.balance: expected a mapping such as {en: ...}" in mistake(path, "data.balance=[en]")
 
 
 def test_loading_takes_no_torch():

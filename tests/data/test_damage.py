@@ -17,8 +17,8 @@ from vglm_train.batch import CAUSES
 from vglm_train.data.loader import Loader
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.rows import draw_caption
-from vglm_train.data.shards import read_table
 from vglm_train.data.stream import sample_rng
+from vglm_train.data.tar import read_table
 
 PER_SHARD, SHARDS = 8, 3
 N = PER_SHARD * SHARDS

@@ -182,3 +182,13 @@ def test_languages_that_no_source_has(loader_of, tmp_path: Path) -> None:
 def test_missing_manifest_is_found_before_anything_is_read(loader_of, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no manifest"):
         loader_of(tmp_path)
+
+
+def test_fewer_shards_than_workers_and_fewer_samples_than_a_step(loader_of, tmp_path: Path) -> None:
+    """One shard of five samples, two ranks with three workers each, steps of twelve: two epochs and more in a step."""
+    folder = write_source(tmp_path / "one", [5])
+    batches = [b for rank in range(2) for b in take(loader_of(folder, rank=rank, world=2, workers=3, micro=2), 6)]
+    found = line(batches)
+    assert sorted(found) == list(range(24))
+    for epoch in range(4):
+        assert sorted(found[epoch * 5 + place] for place in range(5)) == list(range(5))

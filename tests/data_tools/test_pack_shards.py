@@ -62,7 +62,8 @@ def test_members_manifest_and_counts(records: Path, tmp_path: Path) -> None:
     line = json.loads(records.read_text("utf-8").splitlines()[4])
     assert record == {**line, "image": "000000005.png"}
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        "manifest.json", "shard-000000.tar", "shard-000001.tar", "shard-000002.tar"]  # fmt: skip
+        "manifest.json", "shard-000000.idx", "shard-000000.tar", "shard-000001.idx", "shard-000001.tar",
+        "shard-000002.idx", "shard-000002.tar"]  # fmt: skip
 
 
 def test_bytes_do_not_depend_on_workers(records: Path, tmp_path: Path) -> None:

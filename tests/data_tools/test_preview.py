@@ -87,7 +87,7 @@ def test_validation_shows_every_caption(run_file: Path) -> None:
 def test_unknown_and_cut_are_counted(run_file: Path) -> None:
     config = load(run_file)
     text = build_text(config.model.text, config.data.languages)
-    shards = build(config, PairRows(text, config.data.languages), Ranks()).dataset.shards
+    shards = build(config, PairRows(text, config.data.languages), Ranks()).dataset.mixture.shards()
     counts = count_tokens(shards, text, ("en", "zh"))
     assert (counts["en"].captions, counts["en"].tokens, counts["en"].unknown, counts["en"].cut) == (15, 43, 0, 1)
     assert (counts["zh"].captions, counts["zh"].tokens, counts["zh"].unknown, counts["zh"].cut) == (16, 48, 8, 0)

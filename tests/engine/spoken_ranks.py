@@ -41,6 +41,8 @@ def config(zero: int, mean: str) -> Config:
 class Stream:
     """A rank's micro-batches of the first step."""
 
+    sources, languages = ("made",), ("en", "zh")
+
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
 

@@ -44,6 +44,7 @@ def check(config: Config, world: int) -> None:
     if not config.data.train:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
     cut = split(config, world)
+    _check_mixture(config.data, cut, world)
     _check_language_model(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
@@ -86,6 +87,17 @@ def _check_candidates(config: Config, cut: Split, world: int) -> None:
         reason = "one row at a time has no other row to be told apart from; ITC and ITM need at least 2 in all ranks"
         field = "engine.micro_batch" if config.engine.micro_batch else "data.global_batch"
         raise FieldError(field, reason=reason)
+
+
+def _check_mixture(data: Data, cut: Split, world: int) -> None:
+    """Rows that all ranks run at once come from one source, where batches are not mixed."""
+    together, rows = world * cut.micro, data.mix_rows or data.global_batch
+    if data.mix == "batch" and rows % together:
+        reason = (
+            f"{rows} rows come from one source, but {world} x {cut.micro} rows run at once: give a multiple of "
+            f"{together}, or another engine.micro_batch"
+        )
+        raise FieldError("data.mix_rows", "engine.micro_batch", reason=reason)
 
 
 def _check_languages(data: Data, text: Text) -> None:

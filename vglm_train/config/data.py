@@ -1,9 +1,9 @@
 """What is read: sources of shards, how a picture is cropped, how many rows make a step."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Literal, get_args
 
-from vglm_train.config.rules import FieldError, not_empty, not_negative, positive, unique
+from vglm_train.config.rules import FieldError, multiple, not_empty, not_negative, positive, unique
 
 Language = Literal["en", "zh"]
 
@@ -14,9 +14,11 @@ class Source:
 
     name: str
     shards: str  # folder that holds manifest.json, or the path of a manifest
+    weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
         not_empty(self, "name", "shards")
+        positive(self, "weight")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -43,7 +45,10 @@ class Image:
 class Data:
     train: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
-    languages: tuple[Language, ...] = ("en",)  # captions drawn at equal weight among these
+    languages: tuple[Language, ...] = ("en",)  # captions drawn at equal weight among those that a record has
+    balance: dict[Language, float] | None = None  # shares of drawn captions by language, held whatever the records have
+    mix: Literal["sample", "batch"] = "sample"  # batch: rows come from one source at a time
+    mix_rows: int | None = None  # for mix batch: rows that come from one source; null: global_batch
     image: Image = field(default_factory=Image)
     global_batch: int = 1680
     workers: int = 4
@@ -55,7 +60,30 @@ class Data:
         unique("validation", [source.name for source in self.validation], "the name")
         not_empty(self, "languages")
         unique("languages", self.languages, "the language")
-        positive(self, "global_batch", "shuffle_shards")
+        positive(self, "global_batch", "shuffle_shards", "mix_rows")
+        self._check_mixture()
         not_negative(self, "workers")
         if not 0 <= self.max_damaged <= 1:
             raise FieldError("max_damaged", reason=f"must be a fraction from 0 to 1, found {self.max_damaged}")
+
+    def _check_mixture(self) -> None:
+        without = [index for index, source in enumerate(self.train) if source.weight is None]
+        if 0 < len(without) < len(self.train):
+            raise FieldError(f"train.{without[0]}.weight", reason="is missing; give all sources a weight, or none")
+        for index, source in enumerate(self.train):
+            if source.name in get_args(Language):
+                reason = f"{source.name!r} is a language; shares of sources and languages are logged under their names"
+                raise FieldError(f"train.{index}.name", reason=reason)
+        if self.balance is not None:
+            if set(self.balance) != set(self.languages):
+                names = "[" + ", ".join(self.languages) + "]"
+                reason = f"must give a share to each of languages {names}, found {', '.join(self.balance) or 'none'}"
+                raise FieldError("balance", "languages", reason=reason)
+            for language, share in self.balance.items():
+                if share <= 0:
+                    raise FieldError(f"balance.{language}", reason=f"must be above 0, found {share}")
+        if self.mix_rows is not None and self.mix == "sample":
+            raise FieldError("mix_rows", "mix", reason="is for mix batch only; leave it out, or set mix: batch")
+        if self.mix_rows is not None:
+            why = "a step takes whole turns of the sources"
+            multiple(self, "global_batch", "mix_rows", why)

@@ -44,6 +44,8 @@ def located(path: Path | str, overrides: Sequence[str] = ()) -> Iterator[None]:
 def _plain(value: Any) -> Any:
     if dataclasses.is_dataclass(value):
         return {f.name: _plain(getattr(value, f.name)) for f in dataclasses.fields(value)}
+    if isinstance(value, dict):
+        return dict(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
@@ -59,6 +61,8 @@ def _build(kind: Any, item: Item, path: str) -> Any:
         return _build(kind, item, path)
     if origin is tuple:
         return _list(inner, item, path)
+    if origin is dict:
+        return _mapping(inner, item, path)
     if origin is Literal:
         return _choice(inner, item, path)
     return _value(kind, item, path)
@@ -91,6 +95,18 @@ def _list(inner: tuple, item: Item, path: str) -> tuple:
     if len(inner) != len(item.value):
         _fail(item, path, f"expected a list of exactly {len(inner)}, found {item.describe()}")
     return tuple(_build(k, entry, f"{path}.{i}") for i, (k, entry) in enumerate(zip(inner, item.value)))
+
+
+def _mapping(inner: tuple, item: Item, path: str) -> dict:
+    """Names of a Literal -> values."""
+    names = get_args(inner[0])
+    if not isinstance(item.value, dict):
+        _fail(item, path, f"expected a mapping such as {{{names[0]}: ...}}, found {item.describe()}")
+    keys = {name: Item(name, entry.where, entry.order) for name, entry in item.value.items()}
+    return {
+        _choice(names, keys[name], _join(path, name)): _build(inner[1], entry, _join(path, name))
+        for name, entry in item.value.items()
+    }
 
 
 def _choice(choices: tuple, item: Item, path: str) -> Any:

@@ -9,9 +9,10 @@ from torch.utils.data import DataLoader, Sampler
 
 from vglm_train.batch import Batch
 from vglm_train.config.check import Split, split
+from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.manifest import Manifest, read_source
-from vglm_train.data.plan import Order
+from vglm_train.data.mixture import Mixture, build_mixture
 from vglm_train.data.rows import Rows
 from vglm_train.data.stream import Samples, StreamDataset
 from vglm_train.distributed import Ranks
@@ -21,11 +22,15 @@ GRACE = 60  # seconds
 
 
 class Loader:
-    """This rank's share of the stream. `epoch_samples`: samples of all sources together."""
+    """This rank's share of the stream. `epoch_samples`: samples of all sources together; `Batch.drawn`
+    counts by the names in `sources` and `languages`."""
 
-    def __init__(self, dataset: StreamDataset, global_batch: int, cut: Split, workers: int, pin: bool) -> None:
-        self.dataset, self.global_batch, self.cut, self.workers, self.pin = dataset, global_batch, cut, workers, pin
-        self.epoch_samples = dataset.order.samples
+    def __init__(self, dataset: StreamDataset, data: Data, cut: Split, pin: bool) -> None:
+        self.dataset, self.cut, self.pin = dataset, cut, pin
+        self.global_batch, self.workers = data.global_batch, data.workers
+        self.epoch_samples = dataset.epoch_samples
+        self.sources = tuple(source.name for source in data.train)
+        self.languages: tuple[str, ...] = tuple(data.languages)
 
     def batches(self, consumed: int) -> Generator[Batch]:
         """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
@@ -79,11 +84,6 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
         del batches  # an error's traceback would keep the workers waiting
 
 
-def count_samples(config: Config) -> int:
-    """Samples in an epoch of data.train, from the manifests alone. UserError names what is wrong."""
-    return sum(manifest.samples for manifest in _read_sources(config))
-
-
 def _read_sources(config: Config) -> list[Manifest]:
     data = config.data
     sources = [read_source(source.name, source.shards, data.languages) for source in data.train]
@@ -93,15 +93,18 @@ def _read_sources(config: Config) -> list[Manifest]:
 
 def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
-    data, sources = config.data, _read_sources(config)
-    shards = [shard for manifest in sources for shard in manifest.shards]
-    order = Order(
-        [shard.samples for shard in shards], config.run.seed, " ".join(s.name for s in data.train), data.shuffle_shards
-    )
+    data = config.data
+    mixture, samples = read_mixture(config)
     cut = split(config, ranks.world)
     how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image)
-    dataset = StreamDataset(shards, order, how, data.global_batch, cut, ranks.rank, ranks.world)
-    return Loader(dataset, data.global_batch, cut, data.workers, pin=ranks.device.type == "cuda")
+    dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world)
+    return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
+
+
+def read_mixture(config: Config) -> tuple[Mixture, int]:
+    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong."""
+    manifests = _read_sources(config)
+    return build_mixture(config.data, manifests, config.run.seed), sum(manifest.samples for manifest in manifests)
 
 
 def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> None:

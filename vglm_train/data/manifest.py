@@ -22,6 +22,7 @@ class Shard:
     samples: int
     bytes: int
     sha256: str
+    languages: Mapping[str, int] | None = field(default=None, hash=False)  # samples that have captions, by language
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +79,7 @@ class Manifest:
 
     def write(self) -> None:
         """Write to `path`, whole or not at all."""
-        entries = [{"name": s.name, "samples": s.samples, "bytes": s.bytes, "sha256": s.sha256} for s in self.shards]
+        entries = [_entry(shard) for shard in self.shards]
         head = json.dumps({"version": VERSION, **self.extra}, ensure_ascii=False, indent=2)[:-2]
         lines = ",\n".join(f"    {json.dumps(entry, ensure_ascii=False)}" for entry in entries)
         aside = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
@@ -125,7 +126,20 @@ def _shard(file: Path, number: int, entry: Any) -> Shard:
         value = fields.get(key)
         if type(value) is not kind or (isinstance(value, int) and value < 0):
             raise _wrong(file, f"shards.{number}.{key} must be {'text' if kind is str else 'a count'}, found {value!r}")
-    return Shard(fields["name"], file.parent / fields["name"], fields["samples"], fields["bytes"], fields["sha256"])
+    languages = fields.get("languages")
+    if languages is not None and not _are_counts(languages):
+        raise _wrong(file, f"shards.{number}.languages must be counts by language, found {languages!r}")
+    name = fields["name"]
+    return Shard(name, file.parent / name, fields["samples"], fields["bytes"], fields["sha256"], languages)
+
+
+def _are_counts(value: Any) -> bool:
+    return isinstance(value, dict) and all(type(count) is int and count >= 0 for count in value.values())
+
+
+def _entry(shard: Shard) -> dict[str, Any]:
+    entry = {"name": shard.name, "samples": shard.samples, "bytes": shard.bytes, "sha256": shard.sha256}
+    return entry if shard.languages is None else {**entry, "languages": dict(shard.languages)}
 
 
 def _wrong(file: Path, reason: str) -> UserError:

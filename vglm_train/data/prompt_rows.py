@@ -20,8 +20,8 @@ class PromptRows:
     def __init__(self, template: Template, questions: Questions, languages: Sequence[str]) -> None:
         self.template, self.questions, self.languages = template, questions, tuple(languages)
 
-    def read(self, record: Record, rng: random.Random) -> Drawn:
-        language, caption = draw_caption(record, self.languages, rng)
+    def read(self, record: Record, rng: random.Random, language: str | None = None) -> Drawn:
+        language, caption = draw_caption(record, (language,) if language else self.languages, rng)
         dialogue = Dialogue(getattr(self.questions, language), caption.strip(), language=language)
         try:
             return Drawn(language, caption, self.template.encode(dialogue, split=rng.random()))

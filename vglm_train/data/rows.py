@@ -24,8 +24,9 @@ class Drawn:
 class Rows(Protocol):
     """A stage's reading of records. `read` may draw from `rng`, which belongs to the sample and the epoch."""
 
-    def read(self, record: Record, rng: random.Random) -> Drawn:
-        """RecordError for a record that has nothing to say; UserError for a mistake in the configuration."""
+    def read(self, record: Record, rng: random.Random, language: str | None = None) -> Drawn:
+        """`language`: the one that it is to be. RecordError for a record that has nothing to say; UserError for a
+        mistake in the configuration."""
 
     def batch(self, rows: Sequence[Any | None], image_ids: Tensor, **common: Any) -> Batch:
         """None stands for a damaged sample; image_ids [b] int64; `common`: the fields that every Batch has."""
@@ -37,8 +38,8 @@ class PairRows:
     def __init__(self, text: TextEncoder, languages: Sequence[str]) -> None:
         self.text, self.languages = text, tuple(languages)
 
-    def read(self, record: Record, rng: random.Random) -> Drawn:
-        language, caption = draw_caption(record, self.languages, rng)
+    def read(self, record: Record, rng: random.Random, language: str | None = None) -> Drawn:
+        language, caption = draw_caption(record, (language,) if language else self.languages, rng)
         return Drawn(language, caption, self.text.encode(caption, language))
 
     def batch(self, rows: Sequence[list[int] | None], image_ids: Tensor, **common: Any) -> PairBatch:

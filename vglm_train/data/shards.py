@@ -1,31 +1,17 @@
-"""Tar shards read at random: a table of where each sample lies, then its bytes by offset.
-
-A table is made by one walk over a shard's headers. The walk is our own because every loader worker does it for every
-shard: 30 microseconds a sample against the standard library's 155, where decoding takes 2,000 but is shared among all
-workers. Names are split into key and extension by webdataset's own rule.
-"""
+"""Tar shards read at random: a table of where each sample lies, then its bytes by offset."""
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
-from webdataset.tariterators import base_plus_ext
 
+from vglm_train.data.index import LANGUAGES, find_languages, index_path, read_index
 from vglm_train.data.manifest import Shard
 from vglm_train.data.recent import Recent
+from vglm_train.data.tar import IMAGE_EXTENSIONS, Table, walk_table
 from vglm_train.errors import UserError
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
 OPEN_FILES = 64  # of one reader
-BLOCK = 512  # bytes: headers and data of a tar lie on multiples of it
-_REGULAR = b"0\0" + b"7"  # type flags of plain files
-_DATALESS = b"123456"  # links, devices, folders
-_EXTENDED = b"xL"  # pax and GNU headers that speak of the next member
-_ASIDE = b"gK"  # of all members, or of a link: nothing we need
 
 
 class DamagedSample(Exception):  # noqa: N818  (an event to be counted, not a fault)
@@ -44,39 +30,6 @@ class RawSample(NamedTuple):
     image: bytes
     extension: str
     json: bytes
-
-
-class Member(NamedTuple):
-    """A plain file in a tar."""
-
-    name: str
-    offset: int  # of its first byte
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Table:
-    """Where the n samples of a shard lie, in the order of the file."""
-
-    keys: NDArray[np.bytes_]  # [n] UTF-8
-    places: NDArray[np.int64]  # [n,4] offset and size of image, then of JSON; size -1: there is none
-    extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
-    cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
-
-    def __len__(self) -> int:
-        return len(self.keys)
-
-    def key(self, index: int) -> str:
-        return self.keys[index].decode("utf-8", "surrogateescape")
-
-
-def read_table(path: Path) -> Table:
-    """Walk over the headers of a tar. A damaged header ends the walk as the end of the file would."""
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        return _table(handle)
-    finally:
-        os.close(handle)
 
 
 class ShardReader:
@@ -107,8 +60,21 @@ class ShardReader:
         except OSError as error:
             raise UserError(f"{shard.path}: the shard cannot be read: {error.strerror}") from None
 
+    def nth(self, shard: Shard, nth: int, language: str) -> int:
+        """Index of the `nth` sample of `shard` that has a caption in `language`."""
+        table = self._tables[shard]
+        if table.languages is None:
+            table = self._tables.values[shard] = find_languages(table, self._handles[shard])
+        assert table.languages is not None
+        spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
+        if nth >= len(spoken):
+            counted = (shard.languages or {}).get(language, shard.samples)
+            reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(spoken)}"
+            raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
+        return int(spoken[nth])
+
     def _checked_table(self, shard: Shard) -> Table:
-        table = _table(self._handles[shard])
+        table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])
         if len(table) > shard.samples:
             raise UserError(
                 f"{shard.path}: holds {len(table)} samples, its manifest says {shard.samples}. "
@@ -122,107 +88,3 @@ def _open(shard: Shard) -> int:
         return os.open(shard.path, os.O_RDONLY)
     except OSError as error:
         raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None
-
-
-def _table(handle: int) -> Table:
-    walk = _Walk(handle)
-    keys: list[bytes] = []
-    places: list[list[int]] = []
-    extensions: list[int] = []
-    for member in walk:
-        key, extension = base_plus_ext(member.name)
-        if key is None or key.rpartition("/")[2].startswith("__"):  # webdataset's own marks
-            continue
-        encoded = key.encode("utf-8", "surrogateescape")
-        if not keys or keys[-1] != encoded:
-            keys.append(encoded)
-            places.append([0, -1, 0, -1])
-            extensions.append(0)
-        extension = extension.lower()
-        if extension in IMAGE_EXTENSIONS and places[-1][1] < 0:
-            places[-1][:2] = member.offset, member.size
-            extensions[-1] = IMAGE_EXTENSIONS.index(extension)
-        elif extension == "json":
-            places[-1][2:] = member.offset, member.size
-    table = np.array(places, dtype=np.int64).reshape(-1, 4)
-    incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
-    cut = walk.cut and (incomplete or walk.beyond)
-    return Table(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut)
-
-
-class _Walk:
-    """The plain files of a tar: v7, ustar, GNU and pax headers. Afterwards `cut` and `beyond` tell how it ended."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self.end = os.fstat(handle).st_size
-        self.cut = True  # no end mark was met
-        self.beyond = False  # the last member's data reach beyond the end of the file
-
-    def __iter__(self) -> Iterator[Member]:
-        offset, name, length = 0, None, None  # what an extended header says of the next member
-        while header := _header(os.pread(self.handle, BLOCK, offset)):
-            if header.kind == b"":
-                self.cut = False
-                return
-            data = offset + BLOCK
-            size = 0 if header.kind in _DATALESS else header.size
-            if header.kind in _EXTENDED:
-                name, length = self._extended(header, data, name, length)
-            elif header.kind not in _ASIDE:
-                size = size if length is None else length
-                if header.kind in _REGULAR:
-                    self.beyond = data + size > self.end
-                    yield Member(header.name if name is None else name, data, size)
-                name = length = None
-            offset = data + -(-size // BLOCK) * BLOCK
-
-    def _extended(
-        self, header: "_Header", data: int, name: str | None, length: int | None
-    ) -> tuple[str | None, int | None]:
-        """Name and size that a GNU long name or a pax header gives for the next member."""
-        content = os.pread(self.handle, header.size, data)
-        if header.kind == b"L":
-            return _text(content), length
-        if b" path=" not in content and b" size=" not in content:  # webdataset's writer notes the time only
-            return name, length
-        while content:
-            digits, _, rest = content.partition(b" ")
-            if not digits.isdigit():
-                break
-            record, content = rest[: int(digits) - len(digits) - 2], content[int(digits) :]
-            key, _, value = record.partition(b"=")
-            if key == b"path":
-                name = value.decode("utf-8", "surrogateescape")
-            elif key == b"size":
-                length = int(value)
-        return name, length
-
-
-class _Header(NamedTuple):
-    name: str
-    size: int
-    kind: bytes  # one byte; none: the end mark
-
-
-def _header(block: bytes) -> _Header | None:
-    """A header block; None where there is none or it is damaged."""
-    if len(block) < BLOCK:
-        return None
-    if not block.strip(b"\0"):
-        return _Header("", 0, b"")
-    try:
-        checksum = int(block[148:156].strip(b"\0 "), 8)
-        size = int.from_bytes(block[125:136]) if block[124] == 0x80 else int(block[124:136].strip(b"\0 ") or b"0", 8)
-    except ValueError:
-        return None
-    if checksum != sum(block) - sum(block[148:156]) + 8 * 0x20:
-        return None
-    name = _text(block[:100])
-    if block[257:263] == b"ustar\0" and block[345]:
-        name = f"{_text(block[345:500])}/{name}"
-    return _Header(name, size, block[156:157])
-
-
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")

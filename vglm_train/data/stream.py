@@ -1,15 +1,15 @@
 """The stream: micro-batch number -> Batch, the same whichever worker reads it and however often.
 
-Epochs stand back to back. Global batch g is places [g*G, (g+1)*G) of that line; within it micro-batch m of rank r is
-the `micro` places from g*G + (m*world + r)*micro. So a place in the line is all there is to remember, and any number
-of ranks and workers reads the same samples. A damaged sample leaves its row empty and is counted.
+The stream is one line of places; what stands at each is `Mixture`'s to say. Global batch g is places [g*G, (g+1)*G);
+within it micro-batch m of rank r is the `micro` places from g*G + (m*world + r)*micro. So a place in the line is all
+there is to remember, and any number of ranks and workers reads the same samples. A damaged sample leaves its row empty
+and is counted.
 """
 
 import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,13 +20,12 @@ from torch.utils.data import Dataset
 from vglm_train.batch import Batch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Image
-from vglm_train.data.manifest import Shard
-from vglm_train.data.plan import Order
+from vglm_train.data.mixture import Mixture, Place
 from vglm_train.data.record import RecordError, content_id, parse
 from vglm_train.data.rows import Drawn, Rows
 from vglm_train.data.shards import DamagedSample, ShardReader
 from vglm_train.errors import UserError
-from vglm_train.image import ImageError, open_image, smallest_side, train_pixels
+from vglm_train.image import ImageError, crop_pixels
 
 NAMED = 10  # damaged samples a worker names, of one cause in one epoch
 
@@ -59,14 +58,15 @@ def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
     return random.Random(int.from_bytes(digest))
 
 
-def read_sample(reader: ShardReader, shard: Shard, index: int, epoch: int, how: Samples) -> Sample:
-    """Read and augment sample `index` of `shard` as an epoch sees it. DamagedSample where it cannot be used."""
-    raw = reader.read(shard, index)
+def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
+    """Read and augment the sample at a place of the stream. DamagedSample where it cannot be used."""
+    shard, language = place.shard, place.pool.language
+    raw = reader.read(shard, place.nth if language is None else reader.nth(shard, place.nth, language))
     try:
         record = parse(raw.json)
-        rng = sample_rng(how.seed, epoch, raw.key)
-        drawn = how.rows.read(record, rng)
-        picture = open_image(raw.image, smallest_side(how.size, how.image.crop_scale))
+        rng = sample_rng(how.seed, place.epoch, raw.key)
+        drawn = how.rows.read(record, rng, language)
+        pixels = crop_pixels(raw.image, how.size, how.image.crop_scale, how.image.flip, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageError as error:
@@ -74,7 +74,6 @@ def read_sample(reader: ShardReader, shard: Shard, index: int, epoch: int, how: 
         raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
     except UserError as error:
         raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
-    pixels = train_pixels(picture, how.size, how.image.crop_scale, how.image.flip, rng)
     image_id = content_id(raw.image) if record.image_id is None else record.image_id
     return Sample(raw.key, pixels, image_id, drawn)
 
@@ -86,11 +85,13 @@ class StreamDataset(Dataset):
     """
 
     def __init__(
-        self, shards: Sequence[Shard], order: Order, how: Samples, global_batch: int, cut: Split, rank: int, world: int
+        self, mixture: Mixture, epoch_samples: int, how: Samples, global_batch: int, cut: Split, rank: int, world: int
     ) -> None:
-        self.shards, self.order, self.how = tuple(shards), order, how
+        """`epoch_samples`: samples of all sources together."""
+        self.mixture, self.epoch_samples, self.how = mixture, epoch_samples, how
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
-        self.reader = ShardReader(capacity=2 * order.window)  # a batch may straddle two windows
+        windows = [pool.order.window for pool, _ in mixture.shares()]
+        self.reader = ShardReader(capacity=2 * sum(windows))  # a batch may straddle two windows of each pool
         self.log = _DamageLog()
 
     def __getitem__(self, number: int) -> Batch | UserError:
@@ -111,19 +112,20 @@ class StreamDataset(Dataset):
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
         damaged: Counter[str] = Counter()
+        drawn: Counter[str] = Counter()
+        epoch = first // self.epoch_samples
         for row in range(number):
-            epoch, place = divmod(first + row, self.order.samples)
-            shard, index = self.order.locate(epoch, place)
+            place = self.mixture.locate(first + row)
             try:
-                sample = read_sample(self.reader, self.shards[shard], index, epoch, how)
+                sample = read_sample(self.reader, place, how)
             except DamagedSample as error:
                 damaged[error.cause] += 1
                 self.log.note(error, epoch)
                 continue
+            drawn.update((place.source, sample.drawn.language))
             pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
-        epoch = first // self.order.samples
-        facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch, "damaged": dict(damaged)}
-        return how.rows.batch(rows, image_ids, **facts)
+        facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch}
+        return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
 
 
 class _DamageLog:

@@ -2,7 +2,7 @@
 
 import signal
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import FrameType
 from typing import Protocol
@@ -58,9 +58,11 @@ class LogHook:
         state: RunState,
         objective: Objective,
         samples_per_step: int,
+        names: Sequence[Sequence[str]] = (),
     ) -> None:
+        """`names`: of sources, and of languages, whose shares of the samples are told."""
         self.meter, self.throughput, self.sinks, self.cadence, self.state = meter, throughput, sinks, cadence, state
-        self.objective, self.samples_per_step = objective, samples_per_step
+        self.objective, self.samples_per_step, self.names = objective, samples_per_step, names
 
     def after_step(self, report: StepReport) -> None:
         self._add(report)
@@ -75,6 +77,7 @@ class LogHook:
         row["data/skipped"] = float(sum(self.state.damaged.values()))
         row |= {f"data/skipped_{cause}": float(count) for cause, count in self.state.damaged.items()}
         row |= {"data/epoch": float(report.epoch), "data/samples": float(self.state.samples)}
+        row |= shares(self.state.drawn, self.names)
         row["train/steps_not_finite"] = float(self.state.skipped)
         for sink in self.sinks:
             sink.write(report.step, row)
@@ -95,6 +98,16 @@ class LogHook:
         for name, value in self.objective.watched().items():
             self.meter.last(f"train/{name}", value)
         self.throughput.step(self.samples_per_step, report.wait_seconds)
+
+
+def shares(drawn: Mapping[str, int], names: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Shares within each list of names, of all samples since the run began; nothing where a list has one name."""
+    row: dict[str, float] = {}
+    for group in names:
+        total = sum(drawn.get(name, 0) for name in group)
+        if len(group) > 1 and total:
+            row |= {f"data/share_{name}": drawn.get(name, 0) / total for name in group}
+    return row
 
 
 class Evaluator(Protocol):

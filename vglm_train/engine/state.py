@@ -15,6 +15,7 @@ class RunState:
     skipped_in_row: int = 0  # steps without an update because something was not finite, up to now
     skipped: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples
+    drawn: dict[str, int] = field(default_factory=dict)  # source, language of the caption drawn -> samples
     best_value: float | None = None
     best_step: int | None = None
 

@@ -21,7 +21,10 @@ from vglm_train.objective.base import LossOutput, Objective
 
 
 class Loader(Protocol):
-    """An endless stream of this rank's micro-batches, from any whole step on."""
+    """An endless stream of this rank's micro-batches, from any whole step on. Names: what `Batch.drawn` counts."""
+
+    sources: tuple[str, ...]
+    languages: tuple[str, ...]
 
     def batches(self, consumed: int) -> Generator[Batch]: ...
 
@@ -103,12 +106,17 @@ class Trainer:
         )
 
     def _facts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """One all-reduce a step: units of each loss, damaged samples by cause, and who was asked to stop."""
+        """One all-reduce a step: units of each loss, damaged samples by cause, samples by source and by language of the
+        caption drawn, and who was asked to stop."""
         damaged = [float(sum(batch.damaged.get(cause, 0) for batch in batches)) for cause in CAUSES]
-        host = torch.tensor([*damaged, float(self.stop.asked())], dtype=torch.float64)
+        drawn = [float(sum(batch.drawn.get(name, 0) for batch in batches)) for name in self._drawn_names()]
+        host = torch.tensor([*damaged, *drawn, float(self.stop.asked())], dtype=torch.float64)
         counts = [torch.stack([u[name] for u in units]).sum().double() for name in units[0]]
         device = host.to(self.ranks.device, non_blocking=True)
         return self.ranks.all_sum(torch.cat([torch.stack(counts), device]))
+
+    def _drawn_names(self) -> list[str]:
+        return [*self.loader.sources, *self.loader.languages]
 
     def _scales(self, units: Sequence[Mapping[str, Tensor]], facts: Tensor) -> list[dict[str, Tensor]]:
         """For each micro-batch, the factor of each loss's sum: its weight over its number of units.
@@ -125,13 +133,15 @@ class Trainer:
 
     def _account(self, update: Update, facts: Tensor, losses: list[str]) -> bool:
         """Bring the state up to date; returns whether any rank was asked to stop."""
-        *damaged, stop = facts[len(losses) :].tolist()
+        *counts, stop = facts[len(losses) :].tolist()
         state = self.state
         state.step += 1
         state.samples += self.plan.global_batch
-        for cause, count in zip(CAUSES, damaged):
+        for cause, count in zip(CAUSES, counts):
             if count:
                 state.damaged[cause] = state.damaged.get(cause, 0) + int(count)
+        for name, count in zip(self._drawn_names(), counts[len(CAUSES) :]):
+            state.drawn[name] = state.drawn.get(name, 0) + int(count)
         state.skipped += not update.applied
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         return stop > 0

@@ -1,0 +1,196 @@
+"""Speed, memory and start of the data stream: `python -m benchmarks.stream [decode | start]`.
+
+decode  samples a second of one core's time against a plain webdataset and PIL pipeline (`plain` below) over the same
+        shards. The photos are those of a folder, shrunk to a short side of 256 pixels, and enlarged with grain.
+start   a generated manifest of 10,000 shards and 10 million records (one shard under 10,000 names): time from reading
+        the manifest to the first batch, and memory of the loader workers at its start and after many shards.
+"""
+
+import argparse
+import hashlib
+import io
+import json
+import math
+import random
+import statistics
+import tempfile
+import time
+from collections.abc import Iterator
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import psutil
+import torch
+import webdataset
+from PIL import Image
+from torch import Tensor
+
+from vglm_train.config.data import Data, Source
+from vglm_train.config.data import Image as Augmentation
+from vglm_train.config.model import Model, Text, Vision
+from vglm_train.config.run import Config, Run
+from vglm_train.data import loader
+from vglm_train.data.index import make_index, write_index
+from vglm_train.data.manifest import Manifest, Shard
+from vglm_train.data.rows import PairRows
+from vglm_train.data.stream import read_sample
+from vglm_train.distributed import Ranks
+from vglm_train.prompt.text import build_text
+
+PHOTOS = Path(__file__).resolve().parents[1] / "../shared/data/flickr/images"
+SIZE, SCALE = 224, (0.5, 1.0)
+MEAN, STD = torch.tensor(Augmentation().mean).view(3, 1, 1), torch.tensor(Augmentation().std).view(3, 1, 1)
+
+
+def plain(shard: Path) -> Iterator[Tensor]:
+    """What one writes without this project: decode, random crop, bicubic resize, mirror, float, normalise."""
+
+    def pixels(image: Image.Image) -> Tensor:
+        for _ in range(10):
+            area = image.width * image.height * random.uniform(*SCALE)
+            ratio = math.exp(random.uniform(math.log(3 / 4), math.log(4 / 3)))
+            w, h = round(math.sqrt(area * ratio)), round(math.sqrt(area / ratio))
+            if w <= image.width and h <= image.height:
+                break
+        else:
+            w = h = min(image.width, image.height)
+        left, top = random.randint(0, image.width - w), random.randint(0, image.height - h)
+        image = image.crop((left, top, left + w, top + h)).resize((SIZE, SIZE), Image.Resampling.BICUBIC)
+        if random.random() < 0.5:
+            image = image.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
+        array = torch.from_numpy(np.array(image)).permute(2, 0, 1).float() / 255
+        return (array - MEAN) / STD
+
+    dataset = webdataset.WebDataset(str(shard), shardshuffle=False, empty_check=False).decode("pilrgb")
+    for image, _ in dataset.to_tuple("jpg", "json"):
+        yield pixels(image)
+
+
+def photos(folder: Path, number: int, short: int, grain: float) -> Iterator[bytes]:
+    """JPEGs of a short side of `short` pixels, with noise of `grain` levels where they are enlarged."""
+    rng = np.random.default_rng(0)
+    for path in sorted(folder.glob("*.jpg"))[:number]:
+        image = Image.open(path).convert("RGB")
+        factor = short / min(image.size)
+        image = image.resize((round(image.width * factor), round(image.height * factor)), Image.Resampling.BICUBIC)
+        if grain:
+            noise = rng.normal(0, grain, (image.height, image.width, 1)).astype(np.float32)
+            image = Image.fromarray((np.asarray(image) + noise).clip(0, 255).astype(np.uint8))
+        out = io.BytesIO()
+        image.save(out, "JPEG", quality=92)
+        yield out.getvalue()
+
+
+def write_source(folder: Path, images: Iterator[bytes], names: int = 1) -> Path:
+    """One shard of the images with its index, under so many names, and the manifest."""
+    folder.mkdir()
+    first = folder / "shard-000000.tar"
+    samples = 0
+    with webdataset.TarWriter(str(first)) as tar:
+        for number, image in enumerate(images):
+            record = {"id": str(number), "captions": {"en": [f"a photo {number}"]}}
+            tar.write({"__key__": f"{number:06d}", "jpg": image, "json": json.dumps(record).encode()})
+            samples += 1
+    digest = hashlib.sha256(first.read_bytes()).hexdigest()
+    write_index(first, make_index(first), digest)
+    shards = []
+    for number in range(names):
+        path = folder / f"shard-{number:06d}.tar"
+        if number:
+            path.hardlink_to(first)
+            path.with_suffix(".idx").hardlink_to(first.with_suffix(".idx"))
+        shards.append(Shard(path.name, path, samples, first.stat().st_size, digest, {"en": samples}))
+    Manifest(folder / "manifest.json", tuple(shards)).write()
+    return folder
+
+
+def stream(source: Path, batch: int, workers: int) -> loader.Loader:
+    """The project's loader, as a run of one process builds it."""
+    vocabulary = source.parent / "vocab.txt"
+    vocabulary.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo"]) + "\n")
+    text = Text(tokenizer=str(vocabulary), processor="plain")
+    data = Data(
+        train=(Source(name="photos", shards=str(source)),),
+        global_batch=batch,
+        workers=workers,
+        image=Augmentation(crop_scale=SCALE),
+    )
+    config = Config(run=Run(name="stream"), data=data, model=Model(vision=Vision(image_size=SIZE), text=text))
+    return loader.build(config, PairRows(build_text(text, ("en",)), ("en",)), Ranks())
+
+
+def decode(folder: Path, number: int, rounds: int) -> None:
+    print(f"samples a second of one core's time, median of {rounds} rounds")
+    print(f"{'short side':>10} {'plain/s':>9} {'ours/s':>9} {'ratio':>6}")
+    with tempfile.TemporaryDirectory() as temporary:
+        for short, grain in ((256, 0.0), (1333, 4.0), (2000, 4.0), (3000, 4.0)):
+            count = number if short < 1000 else max(8, number // 8)
+            source = write_source(Path(temporary) / str(short), photos(folder, count, short, grain))
+            rates: tuple[list[float], list[float]] = ([], [])
+            for _ in range(rounds):  # in turns, so that what else the machine does falls on both
+                began = time.process_time()
+                seen = sum(1 for _ in plain(source / "shard-000000.tar"))
+                rates[0].append(seen / (time.process_time() - began))
+                dataset = stream(source, seen, 0).dataset
+                began = time.process_time()
+                for row in range(seen):
+                    read_sample(dataset.reader, dataset.mixture.locate(row), dataset.how)
+                rates[1].append(seen / (time.process_time() - began))
+            theirs, ours = map(statistics.median, rates)
+            print(f"{short:10} {theirs:9.1f} {ours:9.1f} {ours / theirs:6.2f}", flush=True)
+
+
+def start(folder: Path, shards: int, batches: int, workers: int) -> None:
+    with tempfile.TemporaryDirectory() as temporary:
+        images = list(islice(photos(folder, 50, 32, 0.0), 50)) * 20
+        for names in (10, shards):
+            source = write_source(Path(temporary) / str(names), iter(images), names)
+            began = time.perf_counter()
+            made = stream(source, 256, workers)
+            read = time.perf_counter() - began
+            iterator = made.batches(0)
+            next(iterator)
+            first = time.perf_counter() - began
+            before = [memory(child) for child in psutil.Process().children()]
+            for _ in range(batches):
+                next(iterator)
+            after = [memory(child) for child in psutil.Process().children()]
+            iterator.close()
+            print(
+                f"{names} shards, {made.epoch_samples:,} records: plan {read:.2f} s, first batch after {first:.2f} s; "
+                f"a worker's RSS / own memory in MiB: {worst(before)} at first, {worst(after)} "
+                f"after {batches} batches of 256",
+                flush=True,
+            )
+
+
+def memory(process: psutil.Process) -> tuple[float, float]:
+    """Resident memory with what is shared with the parent (its libraries), and without, in MiB."""
+    found = process.memory_full_info()
+    return found.rss / 2**20, found.uss / 2**20
+
+
+def worst(found: list[tuple[float, float]]) -> str:
+    return " / ".join(f"{max(values):.0f}" for values in zip(*found))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(prog="benchmarks.stream", description=__doc__.partition("\n")[0])
+    parser.add_argument("what", nargs="?", choices=("decode", "start"), help="default: both")
+    parser.add_argument("--photos", type=Path, default=PHOTOS, help="folder of JPEGs")
+    parser.add_argument("--number", type=int, default=200, help="photos of the smallest size")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--shards", type=int, default=10_000)
+    parser.add_argument("--batches", type=int, default=300)
+    parser.add_argument("--workers", type=int, default=2)
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    if given.what != "start":
+        decode(given.photos, given.number, given.rounds)
+    if given.what != "decode":
+        start(given.photos, given.shards, given.batches, given.workers)
+
+
+if __name__ == "__main__":
+    main()

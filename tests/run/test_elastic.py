@@ -1,0 +1,93 @@
+"""A run goes on with another number of processes and workers: the same samples, the same weights, the same losses."""
+
+import json
+import os
+import signal
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import torch
+from made_shards import write_source
+from safetensors.torch import load_file
+
+from run import runs
+
+STEPS = 12
+NOISE = 2e-4  # relative: sums of fp32 in another order, through twelve updates. No dropout, whose masks go by rank
+ALONE = ("engine.micro_batch=4", "data.workers=0")
+PAIR = ("engine.micro_batch=2", "data.workers=3")  # four rows at once, as alone: negatives stay the same
+
+
+def mixture(folder: Path, zero: int) -> tuple[str, ...]:
+    """Overrides: a second source of one shard and five samples, fewer than workers want; no evaluation."""
+    second = write_source(folder / "second", [5], captions={"en": 10, "zh": 5})
+    return (
+        f"data.train.1={{name: second, shards: {second}, weight: 1}}", "data.train.0.weight=3",
+        f"run.length={{steps: {STEPS}}}", "data.validation=[]", "evaluate.every=null", "checkpoint.every=4",
+        f"engine.zero={zero}", "checkpoint.keep=9", "model.qformer.dropout=0",
+    )  # fmt: skip
+
+
+def go(config: Path, folder: Path, processes: int, *overrides: str, until: int | None = None) -> None:
+    """Run to the end, or ask it to stop once step `until` is logged."""
+    process = runs.start(runs.command(config, folder, processes, *overrides))
+    if until is not None:
+        runs.wait_for(folder, until)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=120)
+        assert "the same command continues" in output, output
+    else:
+        runs.finish(process)
+
+
+def rows(folder: Path) -> dict[int, dict[str, float]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in found if "train/loss" in row}
+
+
+@pytest.mark.parametrize(("zero", "first", "then"), [(2, (1, ALONE), (2, PAIR)), (1, (2, PAIR), (1, ALONE))])
+def test_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, zero: int, first, then) -> None:
+    common = mixture(tmp_path, zero)
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    go(config, straight, 1, *common, *ALONE)
+    go(config, broken, first[0], *common, *first[1], until=3)
+    go(config, broken, then[0], *common, *then[1])
+    whole, parts = rows(straight), rows(broken)
+    assert list(parts) == list(whole) == list(range(1, STEPS + 1))
+    for step, row in whole.items():
+        for name in ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_itg", "train/grad_norm"):
+            assert parts[step][name] == pytest.approx(row[name], rel=NOISE), (step, name)
+        for name in ("data/samples", "data/share_made", "data/share_second", "data/share_en", "data/share_zh"):
+            assert parts[step][name] == row[name], (step, name)
+    state = json.loads((broken / "checkpoints" / f"step-{STEPS:08d}" / "state.json").read_text())
+    assert state["samples"] == STEPS * 8
+    assert Counter(state["drawn"])["second"] == STEPS * 2
+    words = [runs.finish(runs.start(runs.command(config, broken, 1, *common, f"engine.micro_batch={n}", "--check")))
+             for n in (4, 8)]  # fmt: skip
+    assert "will shift" not in words[0]
+    assert "told each image from 4 texts so far and will from 8: its loss, and ITM's, will shift" in words[1]
+    assert "share: 75.00 % made: 100 samples, each read 0.72 times" in words[1]
+
+
+def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
+    """Weights and both moments, bit for bit, from one process to two and from two to one, at ZeRO 1 and 2."""
+    for zero in (1, 2):
+        files = [tmp_path / f"{zero}-{number}.safetensors" for number in range(3)]
+        _load_and_save(1, zero, "new", files[0])
+        _load_and_save(2, zero, files[0], files[1])
+        _load_and_save(1, zero, files[1], files[2])
+        first = load_file(files[0])
+        assert first["adam_step"].item() == 2
+        for file in files[1:]:
+            found = load_file(file)
+            assert found.keys() == first.keys()
+            assert all(torch.equal(found[name], first[name]) for name in first)
+
+
+def _load_and_save(processes: int, zero: int, source: object, target: Path) -> None:
+    script = str(runs.ROOT / "tests" / "run" / "load_and_save.py")
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
+    found = os.pathsep.join((str(runs.ROOT), str(runs.ROOT / "tests")))
+    runs.finish(runs.start([*launcher, script, str(zero), str(source), str(target)], PYTHONPATH=found))
