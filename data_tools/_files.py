@@ -20,7 +20,12 @@ BLOCK = 1 << 20
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file aside and rename it onto `path` once it is whole and on disk; an error leaves `path` as it was."""
+    """Write a file aside and rename it onto `path` once it is whole and on disk; an error leaves `path` as it was.
+
+    UserError where `path` is a folder or a device: /dev/null or /dev/stdout must not become a file.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: no ordinary file, so it cannot be written anew; give a file's name")
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(aside, "wb") as file:
