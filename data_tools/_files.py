@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, unread
 
 BLOCK = 1 << 20
 
@@ -87,8 +87,10 @@ def at_least_one(text: str) -> int:
 
 def command(main: Callable[[], int]) -> None:
     """Run a command: a user's mistake, or a full disk, is one line and status 2, Ctrl-C is status 130."""
+    status = 0
     try:
-        status = main()
+        with unread():
+            status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

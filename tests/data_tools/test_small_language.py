@@ -1,12 +1,13 @@
 """A small language model from captions, and what its command refuses."""
 
 import json
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from data_tools import small_language
+from data_tools import _files, small_language
 from vglm_train.errors import UserError
 
 
@@ -42,3 +43,11 @@ def test_a_folder_with_other_files_is_left_alone(
     with pytest.raises(UserError, match=r"holds 'records.jsonl' and would be replaced"):
         call(monkeypatch, records, tmp_path)
     assert records.is_file()
+
+
+def test_a_device_is_not_written_over(tmp_path: Path) -> None:
+    device = tmp_path / "device"
+    os.mkfifo(device)
+    with pytest.raises(UserError, match="no ordinary file"), _files.replacing(device):
+        pass
+    assert device.is_fifo()
