@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from vglm_train.config.check import check
 from vglm_train.config.load import load, located
 from vglm_train.config.run import Config
-from vglm_train.errors import LostProcess, UserError, explained
+from vglm_train.errors import LostProcess, UserError, explained, unread
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -49,7 +49,9 @@ def _say(error: UserError) -> int:
 def _describe(config: Config, world: int) -> int:
     from vglm_train.describe import describe
 
-    print(describe(config, world))
+    text = describe(config, world)
+    with unread():
+        print(text)
     return 0
 
 

@@ -13,14 +13,19 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, unread
 
 BLOCK = 1 << 20
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file aside and rename it onto `path` once it is whole and on disk; an error leaves `path` as it was."""
+    """Write a file aside and rename it onto `path` once it is whole and on disk; an error leaves `path` as it was.
+
+    UserError where `path` is a folder or a device: /dev/null or /dev/stdout must not become a file.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: no ordinary file, so it cannot be written anew; give a file's name")
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         with open(aside, "wb") as file:
@@ -82,8 +87,10 @@ def at_least_one(text: str) -> int:
 
 def command(main: Callable[[], int]) -> None:
     """Run a command: a user's mistake, or a full disk, is one line and status 2, Ctrl-C is status 130."""
+    status = 0
     try:
-        status = main()
+        with unread():
+            status = main()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         status = 2

@@ -34,7 +34,7 @@ def train_ice_text(sentences: Iterable[str], out: Path, size: int) -> int:
     UserError where there is nothing to learn from or `size` has no room for the characters.
     """
     if size <= END:
-        raise UserError(f"--size {size}: {END} pieces are ChatGLM's special tokens, blanks and bytes; give more")
+        raise UserError(f"{size} pieces are too few: {END} are ChatGLM's special tokens, blanks and bytes; give more")
     lines = list(_lines(sentences))
     if not lines:
         raise UserError("no sentences to learn pieces from")
@@ -75,7 +75,7 @@ def _trained(lines: list[str], size: int) -> bytes:
         )
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1].rpartition("] ")[2].partition(". ")[0]
-        raise UserError(f"--size {size + END}: no vocabulary could be learned: {reason}; give a larger one") from error
+        raise UserError(f"{size + END} pieces: no vocabulary could be learned: {reason}; give more") from error
     return model.getvalue()
 
 

@@ -9,12 +9,16 @@ on Hugging Face (config.json, model.safetensors, ice_text.model) and goes into `
 that `model.language` needs beside it are printed.
 """
 
+import argparse
 import json
+import os
 import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 from random import Random
+from tempfile import TemporaryDirectory
 
 import torch
 from safetensors.torch import save_file
@@ -36,6 +40,7 @@ from vglm_train.prompt.template import Encoded, Template, build_template
 WITHOUT_HINT = 0.1  # share of the lessons
 SPREAD = 0.68  # standard deviation of a fresh weight, times the square root of the width
 WARMUP = 0.05  # share of the steps
+FILES = {"config.json", "ice_text.model", "model.safetensors"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +80,7 @@ def train_language(
         optimizer,
         [
             torch.optim.lr_scheduler.LinearLR(optimizer, 0.05, total_iters=warm),
-            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, steps - warm, eta_min=0.02 * lr),
+            torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, max(1, steps - warm), eta_min=0.02 * lr),
         ],
         [warm],
     )
@@ -90,7 +95,7 @@ def train_language(
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         schedule.step()
-        if step >= 0.9 * steps:
+        if step + 1 > 0.9 * steps:
             losses.append(loss.detach())
     return model.requires_grad_(False), torch.stack(losses).mean().item()
 
@@ -103,8 +108,17 @@ def _spread(model: LanguageModel, width: int) -> None:
             parameter.mul_(SPREAD / width**0.5 / 0.02)
 
 
+def may_replace(folder: Path) -> None:
+    """UserError where `folder` is a file, or holds anything but an earlier small language model."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder}: a file; give a folder")
+    if folder.exists() and (others := {path.name for path in folder.iterdir()} - FILES):
+        raise UserError(f"--out {folder}: the folder holds {min(others)!r} and would be replaced; give a new one")
+
+
 def save_language(model: LanguageModel, config: Language, tokenizer: Path, folder: Path) -> None:
     """Write the folder as ChatGLM-6B's is on Hugging Face; whole or absent."""
+    may_replace(folder)
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -160,12 +174,14 @@ def read_records(path: Path, languages: Sequence[str], split: str) -> list[Recor
     return found
 
 
-def main() -> int:
+def _parsed() -> argparse.Namespace:
     parser = _files.parser("data_tools.small_language", __doc__)
     parser.add_argument("records", type=Path, help="records file of data_tools.convert")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
-    parser.add_argument("--languages", nargs="+", default=["en", "zh"], help="captions used (default: en zh)")
+    parser.add_argument(
+        "--languages", nargs="+", choices=["en", "zh"], default=["en", "zh"], help="captions used (default: en zh)"
+    )
     parser.add_argument(
         "--places", type=int, default=32, help="the image's places: model.qformer.queries (default: 32)"
     )
@@ -173,16 +189,30 @@ def main() -> int:
     parser.add_argument("--layers", type=int, default=4)
     parser.add_argument("--width", type=int, default=256)
     parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--steps", type=int, default=2000)
-    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--steps", type=_files.at_least_one, default=2000)
+    parser.add_argument("--batch", type=_files.at_least_one, default=64)
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--max-prompt", type=int, default=64)
     parser.add_argument("--max-answer", type=int, default=64)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
-    args.out.mkdir(parents=True, exist_ok=True)
-    pieces_file = args.out.with_name(args.out.name + ".ice_text.model")
-    pieces = train_ice_text((text for _, text in captions(args.records, args.split)), pieces_file, args.pieces)
+    return parser.parse_args()
+
+
+def main() -> int:
+    args = _parsed()
+    args.out = Path(os.path.abspath(args.out)) if args.out.name in ("", "..") else args.out
+    may_replace(args.out)
+    with TemporaryDirectory(prefix="small_language-") as aside:
+        return _make(args, Path(aside) / "ice_text.model")
+
+
+def _make(args: argparse.Namespace, pieces_file: Path) -> int:
+    """Tokenizer (written to `pieces_file`), lessons, training, folder; prints what `model.language` needs."""
+    prompt = Prompt(max_prompt=args.max_prompt, max_answer=args.max_answer)
+    asked = [getattr(prompt.questions, language) for language in args.languages]
+    sentences = chain((text for _, text in captions(args.records, args.split)), asked)
+    records = read_records(args.records, args.languages, args.split)
+    pieces = train_ice_text(sentences, pieces_file, args.pieces)
     config = Language(
         tokenizer=str(pieces_file),
         dtype="fp32",
@@ -192,15 +222,13 @@ def main() -> int:
         mlp_width=4 * args.width,
         vocabulary=pieces,
     )
-    prompt = Prompt(max_prompt=args.max_prompt, max_answer=args.max_answer)
     template = build_template(prompt, config, build_chatglm(pieces_file), args.places)
-    draw = lessons(read_records(args.records, args.languages, args.split), prompt.questions, args.languages)
+    draw = lessons(records, prompt.questions, args.languages)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, loss = train_language(
         config, template, draw, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, device=device
     )
     save_language(model, config, pieces_file, args.out)
-    pieces_file.unlink()
     shape = {"family": "chatglm", "weights": str(args.out), "layers": args.layers, "width": args.width}
     shape |= {"heads": args.heads, "mlp_width": 4 * args.width, "vocabulary": pieces}
     print(f"loss of the last tenth {loss:.3f} nats a token\nmodel.language: {json.dumps(shape)}")

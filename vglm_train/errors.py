@@ -1,5 +1,7 @@
 """The one exception type that is shown to a user without a traceback."""
 
+import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -16,6 +18,16 @@ class UserError(Exception):
 
 class LostProcess(UserError):  # noqa: N818  (what happened to another process, not here)
     """Another process of the run ended first. What that one says, if it could, is the reason."""
+
+
+@contextmanager
+def unread() -> Iterator[None]:
+    """Within it, a reader that has read enough (`| head`) is no error: what is still printed goes nowhere."""
+    try:
+        yield
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextmanager

@@ -59,11 +59,11 @@ def test_long_sentences_are_learnt_from(tmp_path):
 @pytest.mark.parametrize(
     ("sentences", "size", "message"),
     [
-        (SENTENCES, 344, "--size 344: 344 pieces are ChatGLM's special tokens"),
+        (SENTENCES, 344, "344 pieces are too few: 344 are ChatGLM's special tokens"),
         (
             SENTENCES,
             350,
-            "--size 350: no vocabulary could be learned: Vocabulary size is smaller .*; give a larger one",
+            "350 pieces: no vocabulary could be learned: Vocabulary size is smaller .*; give more",
         ),
         (["", " \n"], 400, "no sentences"),
     ],

@@ -12,7 +12,7 @@ import torch
 from vglm_train.checkpoint.bundle import load_bundle, read_document
 from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.distributed import use_gpu
-from vglm_train.errors import UserError, explained
+from vglm_train.errors import UserError, explained, unread
 from vglm_train.evaluate import caption_command, retrieval_command
 
 TASKS = {"retrieval": retrieval_command, "caption": caption_command}
@@ -21,9 +21,13 @@ TASKS = {"retrieval": retrieval_command, "caption": caption_command}
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake to mend."""
     given = _parse(argv)
+    data = Path(given.data)
+    name = data.parent.name if data.name == "manifest.json" else data.name
+    out = Path(given.out) if given.out else Path(given.bundle).resolve().parent / f"{given.task}-{name}.json"
     try:
         with explained():
             _check_stage(given)
+            _check_out(out)
             device = torch.device("cuda" if use_gpu() else "cpu")
             bundle = load_bundle(
                 Path(given.bundle), device, given.vision_weights, getattr(given, "language_weights", None)
@@ -32,21 +36,20 @@ def main(argv: Sequence[str] | None = None) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    data = Path(given.data)
-    name = data.parent.name if data.name == "manifest.json" else data.name
-    out = Path(given.out) if given.out else Path(given.bundle).resolve().parent / f"{given.task}-{name}.json"
     write_text_atomic(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    _print([*lines, str(out)])
+    with unread():
+        print("\n".join([*lines, str(out)]))
     return 0
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The task says which arguments there are."""
-    task = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    prog = "python -m vglm_train.evaluate"
+    task = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     task.add_argument("--task", choices=list(TASKS), default="retrieval", help="what to measure (default retrieval)")
     chosen = task.parse_known_args(argv)[0].task
     parser = argparse.ArgumentParser(
-        prog="python -m vglm_train.evaluate",
+        prog=prog,
         description=f"Score a bundle on held-out data. Arguments are those of --task {chosen}.",
         parents=[task],
         allow_abbrev=False,
@@ -61,20 +64,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
+def _check_out(out: Path) -> None:
+    """Before the scoring, which takes long. UserError where the result cannot be written."""
+    if (out.exists() and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
+        raise UserError(f"--out {out}: cannot be written; give a file's name in a folder that exists.")
+
+
 def _check_stage(given: argparse.Namespace) -> None:
     """Before weights are loaded. UserError where the task is for models of another stage."""
     stage = read_document(Path(given.bundle))["stage"]
     fits = {command.STAGE: task for task, command in TASKS.items()}
     if fits[stage] != given.task:
         raise UserError(f"{given.bundle} is of stage {stage!r}: give --task {fits[stage]}, not --task {given.task}.")
-
-
-def _print(lines: Sequence[str]) -> None:
-    """A reader that has seen enough, such as `head`, is no error."""
-    try:
-        print("\n".join(lines), flush=True)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python flushes once more at its end
 
 
 if __name__ == "__main__":

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, unread
 from vglm_train.report.curves import draw
 from vglm_train.report.page import page
 from vglm_train.report.runs import read_runs
@@ -43,9 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report, or ./report for several)")
     given = parser.parse_args(arguments)
     try:
-        report(given.runs, given.out)
+        with unread():
+            report(given.runs, given.out)
     except UserError as error:
-        print(error, file=sys.stderr)
+        print(f"error: {error}", file=sys.stderr)
         return 2
     return 0
 
