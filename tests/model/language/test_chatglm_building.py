@@ -18,10 +18,11 @@ def state():
     drawn = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state().tolist()
     return flags, drawn, torch.backends.cuda.matmul.allow_tf32, torch.get_default_dtype()
 def use(model):
-    embeds = model.embed(torch.arange(6)[None]).detach().requires_grad_()
+    ids = torch.tensor([[0, 1, 2, model.sop_id, 4, 5]])
+    embeds = model.embed(ids).detach().requires_grad_()
     from vglm_train.batch import PromptBatch
     real = torch.ones(1, 6, dtype=torch.bool)
-    batch = PromptBatch(pixels=torch.zeros(1, 3, 2, 2), valid=real[:, 0], input_ids=torch.arange(6)[None],
+    batch = PromptBatch(pixels=torch.zeros(1, 3, 2, 2), valid=real[:, 0], input_ids=ids,
                         attention_mask=real, visual_mask=~real, labels=torch.tensor([[-100] * 4 + [4, 5]]))
     logits, _ = model.score(embeds, batch)
     logits.sum().backward()
