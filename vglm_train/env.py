@@ -12,7 +12,8 @@ from types import ModuleType
 GIB = 2**30
 BACKBONE = (
     "deepspeed", "SwissArmyTransformer", "transformers", "tokenizers", "huggingface-hub", "datasets", "webdataset",
-    "wandb", "numpy", "pillow", "pyyaml", "safetensors", "tqdm", "matplotlib",
+    "wandb", "numpy", "pillow", "pyyaml", "safetensors", "tqdm", "sentencepiece", "protobuf",
+    "matplotlib",
 )  # fmt: skip
 INSTALL = {
     "torch": "https://pytorch.org/get-started/locally says which build fits the GPU driver",
