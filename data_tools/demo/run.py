@@ -163,7 +163,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(
         prog="python -m data_tools.demo.run", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--quick", action="store_true", help="two minutes: shows that it runs, promises little")
+    parser.add_argument("--quick", action="store_true", help="shows that it runs, promises little")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, encoder and run (default 0)")
     given = parser.parse_args()
     os.environ["DS_ACCELERATOR"] = "cpu"
