@@ -36,7 +36,7 @@ class LanguageModel(nn.Module):
         return super().train(False)
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        """Ids [b,s] -> [b,s,e] in the model's dtype."""
+        """Ids [b,s] -> [b,s,e] in the model's dtype; fp32 of an fp16 model, whose gradients would vanish."""
         raise NotImplementedError
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
