@@ -7,72 +7,32 @@ failure costs no other; the exit status is 1 if any failed. Run it where the pro
 """
 
 import argparse
-import json
 import math
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from benchmarks.stage1 import HEADER, Step, measure, product_rate, profile
+from benchmarks.stage2_cases import CASES, ROOT, USUAL, Case, configure
 from vglm_train import distributed, stages
 from vglm_train.batch import IGNORED, PromptBatch
-from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.model.flops import generation_cost
+from vglm_train.model.flops import generation_cost, vision_flops
 from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.objective.generation import GenerationObjective
+from vglm_train.objective.generation import GenerationObjective, token_losses
 
-ROOT = Path(__file__).resolve().parents[1]
-RANDOM = [f"model.{part}.weights=null" for part in ("vision", "qformer", "language")]
-TINY = [
-    *(f"model.vision.{shape}" for shape in ("image_size=28", "width=32", "depth=1", "heads=2", "mlp_width=64")),
-    *(f"model.qformer.{shape}" for shape in ("layers=2", "width=32", "heads=2", "mlp_width=64", "queries=4")),
-]
-TINY_CHATGLM = [f"model.language.{shape}" for shape in ("layers=2", "width=32", "heads=2", "mlp_width=64")]
-TINY_SHAPES = {
-    "opt": {"hidden_size": 32, "word_embed_proj_dim": 32, "ffn_dim": 64, "num_hidden_layers": 2},
-    "t5": {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_decoder_layers": 2, "num_heads": 2},
-}
 LR = 1e-4
-
-
-@dataclass(frozen=True, slots=True)
-class Case:
-    """A language model, how long its sequences are, and what other code reached on one H200."""
-
-    preset: str
-    dtype: str  # of the frozen towers
-    rows: int
-    prompt: int  # places of text before the answer; the image's are added
-    answer: int  # places of the answer, all of them targets
-    recompute: bool  # whether recomputation is measured as well
-    others: str
-
-    def overrides(self) -> list[str]:
-        towers = [f"model.{tower}.dtype={self.dtype}" for tower in ("vision", "language")]
-        return [*RANDOM, *towers, "model.language.tokenizer=nowhere", "optim.clip=1.0"]
-
-
-VISUALGLM, LAVIS = "configs/pretrain/visualglm_stage2.yaml", "configs/pretrain/lavis_stage2_opt.yaml"
-FLAN_T5 = "configs/pretrain/blip2_paper_stage2_flan_t5.yaml"
-SAT = "VisualGLM's own code on such a card: 139 images/s in 80 GiB, with recompute 101 in 29"
-CASES = {
-    "chatglm-fp16": Case(VISUALGLM, "fp16", 64, 16, 48, True, SAT),
-    "chatglm-bf16": Case(VISUALGLM, "bf16", 64, 16, 48, False, SAT),
-    "opt-fp16": Case(LAVIS, "fp16", 128, 1, 31, False, "LAVIS's own code on such a card: 257 images/s in 35 GiB"),
-    "opt-bf16": Case(LAVIS, "bf16", 128, 1, 31, False, "LAVIS's own code on such a card: 257 images/s in 35 GiB"),
-    "t5-bf16": Case(FLAN_T5, "bf16", 128, 16, 16, False, "nothing to compare with"),
-}
-USUAL = ["chatglm-fp16", "chatglm-bf16", "opt-fp16", "t5-bf16"]
+PARTS = ("image encoder", "Q-Former", "language model")
+PLAIN = ("first_row", "epoch", "damaged", "drawn")  # fields of a batch that are no tensors
 
 
 class Journal:
@@ -89,24 +49,6 @@ class Journal:
             f"    loss {losses[0]:.3f} at first, {losses[-1]:.3f} at last (an even guess costs "
             f"{math.log(vocabulary):.3f}), {broken} of {len(losses)} not finite, {self.skipped} updates skipped"
         )
-
-
-def configure(case: Case, arguments: argparse.Namespace, folder: Path) -> Config:
-    """The preset with random weights; `folder` takes the config.json of a toy shape."""
-    overrides = [*case.overrides(), f"data.global_batch={arguments.batch or case.rows}"]
-    if arguments.tiny:
-        overrides += TINY
-        name = Path(case.preset).stem
-        if case.preset == VISUALGLM:
-            overrides += [*TINY_CHATGLM, "model.language.vocabulary=200"]
-        else:
-            kind, source = ("opt", "opt-2.7b") if name.endswith("opt") else ("t5", "flan-t5-xl")
-            shape = json.loads((ROOT / "configs/language" / source / "config.json").read_text("utf-8"))
-            heads = {"num_attention_heads": 2} if kind == "opt" else {}
-            shape |= {**TINY_SHAPES[kind], **heads, "vocab_size": 200}
-            (folder / "config.json").write_text(json.dumps(shape), "utf-8")
-            overrides.append(f"model.language.config={folder}")
-    return load(ROOT / case.preset, overrides)
 
 
 def build_objective(config: Config, ranks: Ranks) -> GenerationObjective:
@@ -131,20 +73,19 @@ def scale_head(model: VisualLanguageModel) -> None:
         head.mul_(head.shape[1] ** -0.5)
 
 
-def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -> float:
-    """Of one step. An encoder's blocks work on the encoder's places, a decoder's and the head on the decoder's."""
+def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -> dict[str, float]:
+    """Of each part in one step. An encoder works on its own places, a decoder and the head on the decoder's."""
     language, rows = model.language, batch.valid.shape[0]
     blocks, head = language.blocks(), language.embed_width * language.vocabulary
-    if batch.labels.shape == batch.input_ids.shape:
-        cost = generation_cost(config.model, blocks, head)
-        return rows * cost.sample + batch.input_ids.numel() * cost.place
-    middle = len(blocks) // 2
-    encoder, decoder = (
-        generation_cost(config.model, blocks[:middle], 0),
-        generation_cost(config.model, blocks[middle:], head),
-    )
-    read, written = batch.input_ids.numel() * encoder.place, batch.labels.numel() * decoder.place
-    return rows * encoder.sample + read + written
+    whole = generation_cost(config.model, blocks, head)
+    places = batch.input_ids.numel() * whole.place
+    if batch.labels.shape != batch.input_ids.shape:
+        middle = len(blocks) // 2
+        reading = generation_cost(config.model, blocks[:middle], 0).place
+        writing = generation_cost(config.model, blocks[middle:], head).place
+        places = batch.input_ids.numel() * reading + batch.labels.numel() * writing
+    image = vision_flops(config.model.vision)
+    return dict(zip(PARTS, (rows * image, rows * (whole.sample - image), places), strict=True))
 
 
 def batches(config: Config, case: Case, model: VisualLanguageModel, number: int) -> list[PromptBatch]:
@@ -207,39 +148,63 @@ def engine_step(objective: GenerationObjective, engine: DeepSpeedEngine, journal
     return step
 
 
+def part_steps(objective: GenerationObjective, first: PromptBatch) -> dict[str, Step]:
+    """The parts of a step alone, forward and backward where there is one."""
+    model, device = objective.model, first.pixels.device.type
+    features = model.encode_image(first.pixels)
+    with torch.no_grad(), torch.autocast(device, torch.bfloat16):
+        visual = model.visual_tokens(features)
+    visual.requires_grad_()
+
+    def image(batch: PromptBatch) -> None:
+        model.encode_image(batch.pixels)
+
+    def bridge(_: PromptBatch) -> None:
+        with torch.autocast(device, torch.bfloat16):
+            tokens = model.visual_tokens(features)
+        tokens.float().sum().backward()
+
+    def language(batch: PromptBatch) -> None:
+        with torch.autocast(device, torch.bfloat16):
+            logits, targets = model.language.score(model.fuse(visual, batch), batch)
+        token_losses(logits, targets).mean().backward()
+
+    return dict(zip(PARTS, (image, bridge, language), strict=True))
+
+
 def cut(batch: PromptBatch, rows: int) -> list[PromptBatch]:
     """Micro-batches of `rows` rows."""
     tensors = {f.name: getattr(batch, f.name).split(rows) for f in fields(batch) if f.name not in PLAIN}
     return [replace(batch, **dict(zip(tensors, part))) for part in zip(*tensors.values())]
 
 
-PLAIN = ("first_row", "epoch", "damaged", "drawn")  # fields of a batch that are no tensors
-
-
 def run_case(name: str, arguments: argparse.Namespace) -> None:
     """Build one model and measure its variants; prints as it goes."""
     ranks, case = distributed.start(), CASES[name]
     with tempfile.TemporaryDirectory() as folder:
-        config = configure(case, arguments, Path(folder))
+        config = configure(case, arguments.batch, arguments.tiny, Path(folder))
         objective = build_objective(config, ranks)
     device, model = ranks.device, objective.model
     data = batches(config, case, model, 4)
     rate, flops = product_rate(device), step_flops(config, model, data[0])
-    rows, places, targets = *data[0].input_ids.shape, data[0].labels.ne(IGNORED).sum().item()
+    whole, (rows, places) = sum(flops.values()), data[0].input_ids.shape
+    targets = int(data[0].labels.ne(IGNORED).sum())
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
     print(f"\n{name}: {rows} rows of {places} places, {targets} targets; {case.others}")
     print(f"{card}, torch {torch.__version__}, {rate / 1e12:.0f} TFLOP/s in bf16 products", end=", ")
-    print(f"{flops / rows / 1e9:.0f} GFLOP an image\n{HEADER}", flush=True)
+    print(f"{whole / rows / 1e9:.0f} GFLOP an image\n{HEADER}", flush=True)
 
     def report(label: str, step: Step, journal: Journal) -> None:
-        print(measure(label, step, data, arguments.steps, flops / rate).row())
+        print(measure(label, step, data, arguments.steps, whole / rate).row())
         print(journal.line(model.language.vocabulary), flush=True)
         if arguments.profile:
             print(profile(step, data[0]), flush=True)
 
+    for part, step in part_steps(objective, data[0]).items() if arguments.parts else ():
+        print(measure(f"{part} alone", step, data, arguments.steps, flops[part] / rate).row(), flush=True)
+    model.zero_grad()
     if not arguments.no_bare:
         report("bare loop", bare_step(objective, device, journal := Journal()), journal)
-        model.zero_grad()
     engine = DeepSpeedEngine(objective, config, rows // (arguments.micro or rows), ranks)
     for recompute in [False, True] if case.recompute else [False]:
         model.recompute(recompute)
@@ -270,6 +235,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--batch", type=int, help="rows a step; none: the model's own")
     parser.add_argument("--micro", type=int, help="rows the engine runs at once; none: all")
     parser.add_argument("--steps", type=int, default=8, help="steps measured")
+    parser.add_argument("--parts", action="store_true", help="also measure the parts of a step alone")
     parser.add_argument("--no-bare", action="store_true", help="leave out the loop without an engine")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")

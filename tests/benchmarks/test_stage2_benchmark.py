@@ -22,7 +22,7 @@ def run(*options: str) -> subprocess.CompletedProcess:
 
 
 @pytest.mark.parametrize(
-    ("name", "options", "rows"), [("chatglm-fp16", (), 3), ("t5-bf16", ("--micro", "2", "--no-bare"), 1)]
+    ("name", "options", "rows"), [("chatglm-fp16", ("--parts",), 3), ("t5-bf16", ("--micro", "2", "--no-bare"), 1)]
 )
 def test_a_toy_size_on_the_cpu(name, options, rows):
     done = run("--only", name, *options)
@@ -32,6 +32,7 @@ def test_a_toy_size_on_the_cpu(name, options, rows):
     assert len(measured) == rows
     for images, milliseconds, *_ in measured:
         assert abs(float(images) * float(milliseconds) / 1000 - 4) < 0.1
+    assert done.stdout.count(" alone ") == (3 if "--parts" in options else 0)
     losses = [float(loss) for loss in re.findall(r"loss ([\d.]+) at first", done.stdout)]
     assert len(losses) == rows
     assert all(abs(loss - math.log(200)) < 1 for loss in losses)
@@ -52,7 +53,7 @@ def test_a_model_that_fails_costs_no_other(monkeypatch):
 
 def test_micro_batches_hold_every_row_once(tmp_path):
     case = stage2.CASES["opt-bf16"]
-    config = stage2.configure(case, stage2.parse(TOY), tmp_path)
+    config = stage2.configure(case, 4, True, tmp_path)
     model = stage2.build_objective(config, Ranks()).model
     (batch,) = stage2.batches(config, case, model, 1)
     parts = stage2.cut(batch, 2)
