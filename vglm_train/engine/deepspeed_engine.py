@@ -149,7 +149,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
             "stage": config.engine.zero,
             "contiguous_gradients": True,
             "parameter_alignment": True,  # an odd-sized parameter would leave all that follow it misaligned
-            "overlap_comm": True,
+            "overlap_comm": world > 1,  # alone there is nothing to overlap, and it waits for the device after backward
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
         },

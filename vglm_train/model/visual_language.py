@@ -50,7 +50,9 @@ class VisualLanguageModel(VisualModel):
                     f"the prompts have {places} places for {visual.shape[0]} images of {visual.shape[1]} tokens each"
                 )
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
-        return text.masked_scatter(batch.visual_mask[..., None], visual.to(text.dtype))
+        # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
+        places = batch.visual_mask.byte().argsort(dim=1, descending=True, stable=True)[:, : visual.shape[1]]  # [b,q]
+        return text.scatter(1, places[..., None].expand_as(visual), visual.to(text.dtype))
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
