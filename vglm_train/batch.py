@@ -13,14 +13,15 @@ IGNORED = -100  # a label that is no target
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One rank's micro-batch, `b` rows.
+    """One rank's micro-batch, `b` rows and their `n` pictures in the order of the rows; n is b but for dialogues.
 
     A damaged sample leaves its row in place with `valid` False (the number of rows never changes); such a row
     takes part in no loss, neither as an anchor nor as a candidate.
     """
 
-    pixels: Tensor  # [b,3,h,w] uint8, normalised on the device; float is taken as normalised already
+    pixels: Tensor  # [n,3,h,w] uint8, normalised on the device; float is taken as normalised already
     valid: Tensor  # [b] bool
+    features: Tensor | None = None  # [n,p,c] the frozen encoder's outputs, where they were stored; pixels is empty then
     first_row: int = 0  # place of row 0 in the stream (all epochs, all ranks): keys the noise of a step
     epoch: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples of this micro-batch
@@ -58,5 +59,5 @@ class PromptBatch(Batch):
 
     input_ids: Tensor  # [b,s] int64; the image's places hold an id that is never looked up
     attention_mask: Tensor  # [b,s] bool, True where a token or a piece of image stands
-    visual_mask: Tensor  # [b,s] bool, True on the image's places, q a row (a damaged row's too)
+    visual_mask: Tensor  # [b,s] bool, True on the images' places, q a picture (a damaged row has one)
     labels: Tensor  # [b,t] int64, IGNORED where there is no target

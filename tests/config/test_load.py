@@ -139,7 +139,7 @@ def test_tab_indentation(write):
         ("length: {epochs: ten}", "length.epochs", "a number", "the text 'ten'"),
         ("length: {epochs: .inf}", "length.epochs", "a number", "the text '.inf'"),
         ("length: {epochs: '1e-4'}", "length.epochs", "a number", "the text '1e-4'"),
-        ("stage: aline", "stage", "one of align, generate;", "the text 'aline' (did you mean align?)"),
+        ("stage: aline", "stage", "one of align, generate, finetune;", "the text 'aline' (did you mean align?)"),
     ],
 )
 def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expected, found):
@@ -156,9 +156,9 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
         (
             "data.train=[a]",
             "data.train.0",
-            "expected a mapping with keys such as name, shards, weight; found the text 'a'",
+            "expected a mapping with keys such as name, shards, table; found the text 'a'",
         ),
-        ("data.train=[{name: a}]", "data.train.0.shards", "is missing and has no default; give it"),
+        ("data.train=[{name: a}]", "data.train.0.shards", "give one of shards (a folder of them) and table (a file)"),
         ("data.languages=[english]", "data.languages.0", "expected one of en, zh; found the text 'english'"),
         ("optim.betas=[0.9]", "optim.betas", "expected a list of exactly 2, found a list of 1"),
         ("log.wandb.mode=ofline", "log.wandb.mode", "did you mean offline?"),

@@ -9,16 +9,62 @@ Language = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Fields:
+    """Which keys or columns of a table hold what; null: the first known one that the table has."""
+
+    image: str | None = None
+    question: str | None = None
+    answer: str | None = None
+    turns: str | None = None  # a dialogue: LLaVA's conversations, or messages
+    group: str | None = None  # patient, study or page: what a split must keep together
+    kind: str | None = None  # closed, open, report: how an answer is scored
+    language: str | None = None
+
+    def __post_init__(self) -> None:
+        not_empty(self, "image", "question", "answer", "turns", "group", "kind", "language")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """A folder of shards with its manifest.json."""
+    """Where samples come from: a folder of shards with its manifest.json, or a table as people have it."""
 
     name: str
-    shards: str  # folder that holds manifest.json, or the path of a manifest
+    shards: str | None = None  # folder that holds manifest.json, or the path of a manifest
+    table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
+    images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
+    fields: Fields = field(default_factory=Fields)  # of a table
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards")
+        not_empty(self, "name", "shards", "table", "images")
         positive(self, "weight")
+        if (self.shards is None) == (self.table is None):
+            raise FieldError("shards", "table", reason="give one of shards (a folder of them) and table (a file)")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Holdout:
+    """Rows of data.train's tables that are kept for validation, chosen by a hash of what is kept together."""
+
+    by: Literal["group", "image", "row"]  # group: no patient in both; image: no picture in both
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share < 1:
+            raise FieldError("share", reason=f"must be between 0 and 1, found {self.share}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Features:
+    """The frozen encoder's outputs on disk, so that later epochs skip the encoder."""
+
+    folder: str
+    limit_gib: float = 100.0
+    views: int = 1  # augmented versions of each picture; 1 wants crop_scale [1, 1] and no flip
+
+    def __post_init__(self) -> None:
+        not_empty(self, "folder")
+        positive(self, "limit_gib", "views")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,6 +91,8 @@ class Image:
 class Data:
     train: tuple[Source, ...] = ()
     validation: tuple[Source, ...] = ()
+    holdout: Holdout | None = None  # tables only: part of train kept for validation
+    features: Features | None = None  # none: the encoder runs every time
     languages: tuple[Language, ...] = ("en",)  # captions drawn at equal weight among those that a record has
     balance: dict[Language, float] | None = None  # shares of drawn captions by language, held whatever the records have
     mix: Literal["sample", "batch"] = "sample"  # batch: rows come from one source at a time

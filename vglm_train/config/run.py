@@ -7,6 +7,7 @@ from vglm_train.config.data import Data
 from vglm_train.config.language import Decoding, Prompt
 from vglm_train.config.model import Model
 from vglm_train.config.rules import FieldError, below_one, not_empty, not_negative, positive
+from vglm_train.config.tuning import Tuning
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -36,7 +37,9 @@ class Length:
 class Run:
     name: str
     folder: str | None = None  # none: runs/NAME
-    stage: Literal["align", "generate"] = "align"  # Q-Former alone; Q-Former before a frozen language model
+    stage: Literal["align", "generate", "finetune"] = (
+        "align"  # Q-Former alone; before a frozen language model; a domain
+    )
     seed: int = 42
     length: Length = field(default_factory=lambda: Length(epochs=10))
 
@@ -178,9 +181,11 @@ class Evaluate:
     rerank: int = 16  # align: candidates re-scored by ITM; 0: ITC only
     decoding: Decoding = field(default_factory=Decoding)  # generate: how captions are written
     table: int = 16  # validation images shown in the W&B table
+    task: Literal["caption", "vqa", "report"] = "caption"  # finetune: what is asked of validation images
+    patience: int | None = None  # evaluations without a better checkpoint.best before the run ends; none: to the end
 
     def __post_init__(self) -> None:
-        positive(self, "every", "images")
+        positive(self, "every", "images", "patience")
         not_negative(self, "rerank", "table")
 
 
@@ -189,7 +194,8 @@ class Config:
     run: Run
     model: Model = field(default_factory=Model)
     data: Data = field(default_factory=Data)
-    prompt: Prompt = field(default_factory=Prompt)  # stage generate only
+    prompt: Prompt = field(default_factory=Prompt)  # stages generate and finetune
+    tuning: Tuning = field(default_factory=Tuning)  # stage finetune only
     objective: Objective = field(default_factory=Objective)
     optim: Optim = field(default_factory=Optim)
     engine: Engine = field(default_factory=Engine)

@@ -38,7 +38,7 @@ class EvalSet(Dataset):
     def __init__(
         self, sources: Sequence[Source], size: int, languages: Sequence[str], images: int | None = None
     ) -> None:
-        manifests = [read_source(source.name, source.shards, languages) for source in sources]
+        manifests = [read_source(source.name, str(source.shards), languages) for source in sources]
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.size, self.languages = size, tuple(languages)
         total = sum(shard.samples for shard in self.shards)

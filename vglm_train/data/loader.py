@@ -86,7 +86,7 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
 
 def _read_sources(config: Config) -> list[Manifest]:
     data = config.data
-    sources = [read_source(source.name, source.shards, data.languages) for source in data.train]
+    sources = [read_source(source.name, str(source.shards), data.languages) for source in data.train]
     _check_languages(data.languages, sources)
     return sources
 

@@ -20,7 +20,9 @@ class RecordError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """`captions`: language -> captions, none of them blank; `group`: a patient or page, never split."""
+    """`captions`: language -> captions, none of them blank; `turns`: a dialogue, (question, answer) each, oldest first,
+    where a question holds <image> for each picture that it brings; `group`: a patient or page, never split.
+    """
 
     id: str
     image: str
@@ -29,6 +31,9 @@ class Record:
     source: str | None = None
     split: str | None = None
     group: str | None = None
+    turns: tuple[tuple[str, str], ...] = ()
+    kind: str | None = None  # closed, open, report: how the answer is scored
+    language: str | None = None  # of the turns; None: found in their text
 
 
 def parse(data: bytes | str | Mapping[str, Any]) -> Record:

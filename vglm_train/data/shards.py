@@ -30,6 +30,7 @@ class RawSample(NamedTuple):
     image: bytes
     extension: str
     json: bytes
+    more: tuple[bytes, ...] = ()  # further pictures of a dialogue, in order
 
 
 class ShardReader:

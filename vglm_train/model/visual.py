@@ -9,6 +9,7 @@ from types import MethodType
 import torch
 from torch import Tensor, nn
 
+from vglm_train.batch import Batch
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer.layers import Block
 from vglm_train.model.qformer.qformer import Keys, QFormer
@@ -37,6 +38,10 @@ class VisualModel(nn.Module):
         if pixels.dtype == torch.uint8:
             pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
         return self.vision(pixels)
+
+    def image_features(self, batch: Batch) -> Tensor:
+        """Frozen features [n,p,c] of a batch's pictures: those that came with it, or the encoder's."""
+        return self.encode_image(batch.pixels) if batch.features is None else batch.features
 
     def image_keys(self, features: Tensor) -> Keys:
         """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images."""

@@ -56,13 +56,13 @@ class VisualLanguageModel(VisualModel):
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
-        visual = self.visual_tokens(self.encode_image(batch.pixels))
+        visual = self.visual_tokens(self.image_features(batch))
         return self.language.score(self.fuse(visual, batch), batch)
 
     @torch.no_grad()
     def generate(self, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None) -> Tensor:
         """Answers [b,t] to prompts with images; see LanguageModel.generate."""
-        visual = self.visual_tokens(self.encode_image(batch.pixels))
+        visual = self.visual_tokens(self.image_features(batch))
         return self.language.generate(self.fuse(visual, batch), batch, decoding, end_id, on_token)
 
     def recompute(self, on: bool) -> None:
