@@ -51,8 +51,9 @@ class VisualLanguageModel(VisualModel):
                 )
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
-        places = batch.visual_mask.byte().argsort(dim=1, descending=True, stable=True)[:, : visual.shape[1]]  # [b,q]
-        return text.scatter(1, places[..., None].expand_as(visual), visual.to(text.dtype))
+        order = torch.argsort(batch.visual_mask.byte(), dim=1, descending=True, stable=True)
+        where = order[:, : visual.shape[1], None]  # [b,q,1]
+        return text.scatter(1, where.expand_as(visual), visual.to(text.dtype))
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
