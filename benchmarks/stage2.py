@@ -173,7 +173,7 @@ def part_steps(objective: GenerationObjective, first: PromptBatch) -> dict[str, 
 
 def cut(batch: PromptBatch, rows: int) -> list[PromptBatch]:
     """Micro-batches of `rows` rows."""
-    values = {field.name: getattr(batch, field.name) for field in fields(batch)}
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
     tensors = {name: value.split(rows) for name, value in values.items() if isinstance(value, Tensor)}
     return [replace(batch, **dict(zip(tensors, part))) for part in zip(*tensors.values())]
 

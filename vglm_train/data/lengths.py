@@ -72,11 +72,10 @@ class TextLengths:
 
 def drawn_length(spoken: Spoken, index: int, languages: Sequence[str], random: Callable[[], float]) -> int:
     """Length of the caption that `draw` gives of sample `index`."""
-    counts = dict(zip(LANGUAGES, spoken.counts[index].tolist()))
-    drawn = draw(counts, languages, random)
+    counts = spoken.counts[index].tolist()
+    drawn = draw(dict(zip(LANGUAGES, counts)), languages, random)
     if drawn is None:
         return 0
     language, number = drawn
-    before = LANGUAGES.index(language)
-    start = int(spoken.starts[index]) + int(spoken.counts[index, :before].sum())
-    return int(spoken.lengths[start + number])
+    before = sum(counts[: LANGUAGES.index(language)])
+    return int(spoken.lengths[int(spoken.starts[index]) + before + number])
