@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -131,15 +131,12 @@ class QuestionSet(Dataset):
         images = (raw.image, *raw.more)
         place = self._places(record)[nth]
         if isinstance(place, str):
-            dialogue, answers, kind = (
-                Dialogue("", None, language=place, images=len(images)),
-                record.captions[place],
-                "report",
-            )
+            dialogue = Dialogue("", None, language=place, images=len(images))
+            answers, kind = record.captions[place], "report"
         else:
             dialogue = dialogue_of(record, place, len(images))
             answers = _answers(fields, dialogue)
-            kind = record.kind if record.kind in ("closed", "open", "report") else _kind(answers)
+            kind = record.kind or _kind(answers)
         pixels = [eval_pixels(open_image(image), self.size) for image in images[: dialogue.images]]
         return Asked(
             key=f"{raw.key}:{nth}" if nth else raw.key,
@@ -147,7 +144,7 @@ class QuestionSet(Dataset):
             group=record.group,
             pixels=torch.stack(pixels),
             dialogue=replace(dialogue, answer=None),
-            kind=kind,  # type: ignore[arg-type]  (one of the three)
+            kind=cast(Kind, kind if kind in get_args(Kind) else _kind(answers)),
             answers=answers,
             type=None if fields.get("type") is None else str(fields["type"]),
         )

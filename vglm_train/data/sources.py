@@ -6,7 +6,6 @@ from dataclasses import dataclass
 import numpy as np
 
 from vglm_train.config.data import Data, Holdout, Source
-from vglm_train.config.rules import FieldError
 from vglm_train.data.manifest import Manifest, check_spoken, read_source
 from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.table import Table
@@ -27,12 +26,8 @@ def training(data: Data) -> list[Part]:
 
 
 def validating(data: Data) -> list[Part]:
-    """data.validation, and what is held out of data.train's tables. FieldError where there is no table to cut."""
-    tables = [source for source in data.train if source.table]
-    if data.holdout is not None and not tables:
-        reason = "keeps rows of tables for validation, but data.train has shards only; give data.validation instead"
-        raise FieldError("data.holdout", "data.train", reason=reason)
-    kept = [Part(source, data.holdout, True) for source in tables] if data.holdout is not None else []
+    """data.validation, and what is held out of data.train's tables."""
+    kept = [Part(source, data.holdout, True) for source in data.train if source.table and data.holdout]
     return [*map(Part, data.validation), *kept]
 
 

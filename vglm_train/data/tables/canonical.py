@@ -34,7 +34,9 @@ def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
     RecordError where it cannot be trained on; NoPicture where that is all it lacks.
     """
     pictures = _pictures(value(row, columns.image or columns.image_id))
-    record = {name: str(found) for name in ("id", "group", "type", "split") if (found := _field(row, columns, name))}
+    record: dict[str, Any] = {
+        name: str(found) for name in ("id", "group", "type", "split") if (found := _field(row, columns, name))
+    }
     said = value(row, columns.turns)
     if said is not None:
         record["turns"], inside = _turns(said)

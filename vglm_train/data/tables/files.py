@@ -200,7 +200,7 @@ class SeparatedTable(_File):
 
     def row(self, offset: int, size: int) -> dict[str, Any]:
         try:
-            cells = next(self._reader(StringIO(self.text(offset, size), newline="")), [])
+            cells: list[str] = next(self._reader(StringIO(self.text(offset, size), newline="")), [])
         except csv.Error as error:
             raise RecordError("record", f"not a row of a table: {error}") from None
         values = self._values(cells)

@@ -7,6 +7,7 @@ from vglm_train.errors import UserError
 
 ENDINGS = (".jpg", ".png", ".jpeg", ".webp")  # tried where a name has none of them
 SUGGESTED = 3  # folders above the table that are looked into
+FOLDERS = 50  # of one folder at most
 
 
 def find(folder: Path, name: str) -> Path | None:
@@ -25,7 +26,7 @@ def check(table: Path, folder: Path, names: Sequence[str]) -> int:
     found = _count(folder, names)
     if found or not names:
         return found
-    best = max(_near(table, folder, names[0]), key=lambda near: _count(near, names), default=folder)
+    best = max(_near(table, folder), key=lambda near: _count(near, names), default=folder)
     there = _count(best, names)
     hint = (
         f"{there} of them are in {best}: set images: {best} in the source"
@@ -42,13 +43,10 @@ def _count(folder: Path, names: Iterable[str]) -> int:
     return sum(find(folder, name) is not None for name in names)
 
 
-def _near(table: Path, folder: Path, name: str) -> list[Path]:
-    """Folders where people keep pictures: around the table and here; below them, those one step down."""
-    above = [Path.cwd(), folder, folder.parent, *list(table.absolute().parents)[:SUGGESTED]]
-    near = list(dict.fromkeys(above))
-    for each in list(near):
-        try:
-            near += sorted(below for below in each.iterdir() if below.is_dir() and not below.name.startswith("."))[:50]
-        except OSError:
-            continue
+def _near(table: Path, folder: Path) -> list[Path]:
+    """Folders where people keep pictures: here and above the table, and one step down from the nearest of these."""
+    above = list(table.absolute().parents)[:SUGGESTED]
+    near = [Path.cwd(), folder, folder.parent, *above]
+    for each in (Path.cwd(), *above[:2]):
+        near += [below for below in sorted(each.iterdir()) if below.is_dir()][:FOLDERS]
     return list(dict.fromkeys(near))
