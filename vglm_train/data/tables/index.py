@@ -65,7 +65,8 @@ def build_index(file: TableFile, columns: Columns) -> Index:
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft()
-    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, file=sys.stderr)
+    interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, mininterval=interval)
     with bar:
         for span in file.scan():
             draft.add(span, columns)
