@@ -102,7 +102,7 @@ class _Draft:
             for other in names[1:]:
                 self.more.extend((len(self.states), other))
             group = hashed(record["group"]) if "group" in record else 0
-            content = hashed(json.dumps([record.get("turns"), record.get("captions"), names], ensure_ascii=False))
+            content = hashed(_said(record) + str(names))
             languages, turns = _languages(record), len(record.get("turns", ())) // 2
         self.groups.append(group)
         self.pictures.append(picture)
@@ -122,6 +122,13 @@ class _Draft:
             turns=np.array(self.turns, dtype=np.uint16),
             states=np.array(self.states, dtype=np.uint8),
         )
+
+
+def _said(record: dict[str, Any]) -> str:
+    """All its text: equal records say the same."""
+    if "turns" in record:
+        return "\0".join([turn["text"] for turn in record["turns"]])
+    return "\0".join([text for texts in record["captions"].values() for text in texts])
 
 
 def _languages(record: dict[str, Any]) -> int:
