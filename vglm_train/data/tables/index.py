@@ -21,6 +21,7 @@ from vglm_train.data.tables.fields import Columns
 from vglm_train.data.tables.files import Span, TableFile
 
 VERSION = 1
+SPLITS = 255  # that are told apart; a key with more is something else
 KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
 LANGUAGES: tuple[str, ...] = get_args(Language)  # bit n of a row's `languages` stands for entry n
 
@@ -37,6 +38,8 @@ class Index:
     languages: NDArray[np.uint8]  # [n] bits; 0: the row is damaged
     turns: NDArray[np.uint16]  # [n] questions with answers; 0: captions, or damaged
     states: NDArray[np.uint8]  # [n] index into STATES
+    splits: NDArray[np.uint8]  # [n] index into split_names
+    split_names: NDArray[np.str_]  # what rows say their split is; the first is that of rows that say nothing: ""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -85,10 +88,11 @@ class _Draft:
         self.places, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
+        self.splits, self.split_names = array("B"), {"": 0}
 
     def add(self, span: Span, columns: Columns) -> None:
         self.places.extend((span.offset, span.size))
-        group = picture = content = languages = turns = 0
+        group = picture = content = languages = turns = split = 0
         try:
             if span.values is None:
                 raise RecordError("record", "not readable")
@@ -102,8 +106,10 @@ class _Draft:
             for other in names[1:]:
                 self.more.extend((len(self.states), other))
             group = hashed(record["group"]) if "group" in record else 0
+            split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
             content = hashed(_said(record) + str(names))
             languages, turns = _languages(record), len(record.get("turns", ())) // 2
+        self.splits.append(split)
         self.groups.append(group)
         self.pictures.append(picture)
         self.contents.append(content)
@@ -121,6 +127,8 @@ class _Draft:
             languages=np.array(self.languages, dtype=np.uint8),
             turns=np.array(self.turns, dtype=np.uint16),
             states=np.array(self.states, dtype=np.uint8),
+            splits=np.array(self.splits, dtype=np.uint8),
+            split_names=np.array(list(self.split_names)[: SPLITS + 1]),
         )
 
 
