@@ -14,6 +14,8 @@ from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalSet
 from vglm_train.data.loader import build as build_loader
+from vglm_train.data.sources import validating
+from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
@@ -76,6 +78,7 @@ class _Run:
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
         self._claim()
+        self._tell_leaks()
         if self.resume_from:
             log.info("continuing from %s", self.resume_from)
         outlets = self._sinks()
@@ -114,9 +117,17 @@ class _Run:
 
     def _validation(self) -> EvalSet | None:
         data, size = self.config.data, self.config.model.vision.image_size
-        if not data.validation:
+        parts = validating(data)
+        if not parts:
             return None
-        return EvalSet(data.validation, size, data.languages, self.config.evaluate.images)
+        return EvalSet(parts, size, data.languages, self.config.evaluate.images)
+
+    def _tell_leaks(self) -> None:
+        """Of tables, what training and validation share: scores are too good then."""
+        if self.validation is not None and self.ranks.main:
+            leaks = find_leaks(side(self.loader.dataset.mixture.shards()), side(self.validation.shards))
+            for line in leaks.lines():
+                log.warning("%s", line)
 
     def _state(self) -> RunState:
         if self.resume_from is None:

@@ -60,6 +60,7 @@ def check(config: Config, world: int) -> None:
     _check_lengths(config)
     _check_language_model(config)
     _check_tuning(config)
+    _check_split(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
         _check_languages(config.data, config.model.text)
@@ -175,6 +176,21 @@ def _check_tuning(config: Config) -> None:
     ):
         if given != default:
             raise FieldError(field, "run.stage", reason=f"belongs to stage finetune; this is {config.run.stage}")
+
+
+def _check_split(config: Config) -> None:
+    """Fine-tuning on a few hundred rows is judged by rows it has not seen; only tables can be cut."""
+    data = config.data
+    if config.run.stage == "finetune" and data.holdout is None and not data.validation:
+        reason = (
+            "nothing is kept for validation, so nobody would know whether the model learned or memorised. Write "
+            "holdout: {by: group} (patient or study; or image, where no two pictures belong together), or name a "
+            "table or shards of other patients as validation"
+        )
+        raise FieldError("data.holdout", "data.validation", reason=reason)
+    if data.holdout is not None and not any(source.table for source in data.train):
+        reason = "keeps rows of tables for validation, but train has shards only; give validation instead"
+        raise FieldError("data.holdout", "data.train", reason=reason)
 
 
 def _check_evaluation(config: Config) -> None:

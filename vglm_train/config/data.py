@@ -33,13 +33,16 @@ class Source:
     table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
     images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
     fields: Fields = field(default_factory=Fields)  # of a table
+    split: str | None = None  # of a table whose rows say theirs (key split): the one to read
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards", "table", "images")
+        not_empty(self, "name", "shards", "table", "images", "split")
         positive(self, "weight")
         if (self.shards is None) == (self.table is None):
             raise FieldError("shards", "table", reason="give one of shards (a folder of them) and table (a file)")
+        if self.table is None and (self.images or self.split or self.fields != Fields()):
+            raise FieldError("table", "shards", reason="images, split and fields are of a table; these are shards")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
