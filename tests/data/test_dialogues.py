@@ -49,7 +49,9 @@ TALK = {"image": ["a", "b"], "turns": turns("<image>one", "two", "<image>three",
 def rows(folder: Path, family: str, **prompt) -> PromptRows:
     words_folder(folder, WORDS)
     language = Language(family=family, config="config.json", tokenizer=str(folder))
-    template = build_template(Prompt(style="blip2", **prompt), language, build_tokenizer(language), PLACES)
+    template = build_template(
+        Prompt(style="blip2", max_images=3, **prompt), language, build_tokenizer(language), PLACES
+    )
     return PromptRows(template, Questions(en="one"), ("en",))
 
 
@@ -154,7 +156,8 @@ def test_captions_stay_as_they_were(tmp_path: Path) -> None:
     ("record", "images", "cause", "reason"),
     [
         (TALK, 3, "record", "2 <image> marks for 3 pictures"),
-        ({"turns": turns("狗", "红")}, 1, "caption", r"its dialogue is in zh, data.languages is \[en\]"),
+        ({"turns": turns("one", "two")}, 4, "record", r"it shows 4 pictures, prompt\.max_images is 3"),
+        ({"turns": turns("狗", "红")}, 1, "caption", r"its dialogue is in zh, data\.languages is \[en\]"),
         ({"turns": turns("狗", "红"), "captions": {"zh": ["红"]}}, 1, "caption", "its captions are in zh"),
     ],
 )
