@@ -1,5 +1,7 @@
 """Rows with several pictures through the whole model."""
 
+from dataclasses import replace
+
 import pytest
 import tiny_language
 import torch
@@ -63,3 +65,23 @@ def test_a_picture_split_between_rows(model: VisualLanguageModel) -> None:
     given.visual_mask[0, 1], given.visual_mask[1, 1 + QUERIES] = False, True
     with pytest.raises(ValueError, match="the prompts have"):
         model.score(given)
+
+
+@torch.no_grad()
+def test_queries_read_the_question_and_nothing_of_its_padding() -> None:
+    base = tiny_language.CHATGLM
+    reading = replace(base, qformer=replace(base.qformer, reads_question=True, spread=0.3))
+    model = tiny_language.build(reading).eval()
+    assert model.qformer.blocks[-1].text_mlp is None
+    features = model.encode_image(torch.full((2, 3, 16, 16), 90, dtype=torch.uint8))
+    ids = torch.tensor([[2, 7, 8, 3], [2, 9, 3, 0]])
+    mask = ids != 0
+    found = model.visual_tokens(features, ids, mask)
+    assert not torch.allclose(found[0], found[1]), "one picture, two questions"
+    short = model.visual_tokens(features[1:], ids[1:, :3], mask[1:, :3])
+    torch.testing.assert_close(found[1:], short, atol=1e-5, rtol=0)  # sums over fewer places
+    given = batch([ONE, ONE], torch.full((2, 3, 16, 16), 90, dtype=torch.uint8))
+    asked = replace(given, question_ids=ids, question_mask=mask)
+    scored, _ = model.score(asked)
+    expected, _ = model.language.score(model.fuse(found, given), given)
+    assert torch.equal(scored, expected)

@@ -7,10 +7,12 @@ import torch
 from made_tokenizers import ice_text, words_folder
 
 from vglm_train.config.language import Language, Prompt
+from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, MarkMismatch, Placed, Turn, place, without_oldest
 from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.text import TextEncoder, build_text
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 NO, PAD = -100, 1
@@ -39,11 +41,11 @@ ASK_ZH, ANSWER_ZH, N = [10, 12], [11, 12], 4
 GMASK, SOP, EOP, PAD_ZH = 18, 21, 22, 3
 
 
-def hf(folder: Path, family: str, places: int = 2, **prompt) -> Template:
+def hf(folder: Path, family: str, places: int = 2, text: TextEncoder | None = None, **prompt) -> Template:
     front, behind = ("<s>", "") if family == "causal" else ("", "</s>")
     words_folder(folder, WORDS, front, behind)
     language = Language(family=family, config="config.json", tokenizer=str(folder))
-    return build_template(Prompt(style="blip2", **prompt), language, build_tokenizer(language), places)
+    return build_template(Prompt(style="blip2", **prompt), language, build_tokenizer(language), places, text)
 
 
 def chatglm(folder: Path, places: int = 2, **prompt) -> Template:
@@ -207,3 +209,25 @@ def test_a_batch_of_unequal_pictures(tmp_path):
     assert batch["attention_mask"].sum(1).tolist() == [15, 2, 11]
     batch = made.batch([rows[0], rows[2]], torch.zeros(3, 3, 2, 2))
     assert batch.visual_mask.sum() == 3 * 2
+
+
+@pytest.fixture
+def reader(tmp_path: Path) -> TextEncoder:
+    """[PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, is 5, it 6, which 7."""
+    file = tmp_path / "vocab.txt"
+    file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "is", "it", "which"]) + "\n")
+    return build_text(Text(tokenizer=str(file), max_length=6))
+
+
+@pytest.mark.parametrize("family", ["causal", "seq2seq"])
+def test_the_question_for_a_q_former_that_reads(tmp_path, reader, family):
+    made = hf(tmp_path, family, text=reader)
+    dialogue = Dialogue("<image> Is it?", "yes", (Turn("<image>Which", "one red"),))
+    row = made.encode(dialogue, whole=True)
+    assert row.question == made.encode_prompt(dialogue).question == (2, 5, 6, 1, 3)  # [CLS] is it ? [SEP]
+    assert [label for label in row.labels if label != NO][1:] == [EOS], "one question, one answer a sequence"
+    assert made.lessons(dialogue, whole=True) == [0, 1]
+    other = made.encode(Dialogue("", "yes"))
+    batch = made.collate([row, None, other])
+    assert batch["question_ids"].tolist() == [[2, 5, 6, 1, 3], [2, 5, 6, 1, 3], [2, 3, 0, 0, 0], [2, 3, 0, 0, 0]]
+    assert batch["question_mask"].sum(1).tolist() == [5, 5, 2, 2]
