@@ -20,6 +20,7 @@ from torch.utils.data import Dataset
 from vglm_train.batch import Batch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Image
+from vglm_train.data.features import FeatureStore
 from vglm_train.data.mixture import Mixture, Place
 from vglm_train.data.record import RecordError, content_id, parse
 from vglm_train.data.rows import Drawn, Rows
@@ -40,6 +41,25 @@ class Samples:
     rows: Rows
     size: int
     image: Image
+    stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
+
+    def picture(self, image: bytes, epoch: int, rng: random.Random) -> Tensor:
+        """uint8 pixels [3,h,w] of an encoded picture, or its stored features [p,c]. ImageError where it has none."""
+        if self.stored is not None:
+            return self.stored.read(image, epoch)
+        return crop_pixels(image, self.size, self.image.crop_scale, self.image.flip, rng)
+
+    def blank(self, number: int) -> Tensor:
+        """Room for so many pictures, zero."""
+        if self.stored is not None:
+            return torch.zeros(number, *self.stored.shape, dtype=self.stored.dtype)
+        return torch.zeros(number, 3, self.size, self.size, dtype=torch.uint8)
+
+    def fields(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The fields of a Batch that hold them."""
+        if self.stored is not None:
+            return {"pixels": torch.empty(0, dtype=torch.uint8), "features": pictures}
+        return {"pixels": pictures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +67,7 @@ class Sample:
     """One training sample, read and augmented."""
 
     key: str
-    pixels: Tensor  # [3,h,w] uint8
+    pixels: Tensor  # [3,h,w] uint8, or features [p,c] where they are stored
     image_id: int
     drawn: Drawn
 
@@ -66,7 +86,7 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         record = parse(raw.json)
         rng = sample_rng(how.seed, place.epoch, raw.key)
         drawn = how.rows.read(record, rng, language)
-        pixels = crop_pixels(raw.image, how.size, how.image.crop_scale, how.image.flip, rng)
+        pixels = how.picture(raw.image, place.epoch, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageError as error:
@@ -107,7 +127,7 @@ class StreamDataset(Dataset):
 
     def _batch(self, first: int) -> Batch:
         how, number = self.how, self.cut.micro
-        pixels = torch.zeros(number, 3, how.size, how.size, dtype=torch.uint8)
+        pictures = how.blank(number)
         image_ids = torch.full((number,), -1, dtype=torch.int64)
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
@@ -123,8 +143,9 @@ class StreamDataset(Dataset):
                 self.log.note(error, epoch)
                 continue
             drawn.update((place.source, sample.drawn.language))
-            pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
-        facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch}
+            pictures[row], rows[row] = sample.pixels, sample.drawn.row
+            image_ids[row], valid[row] = sample.image_id, True
+        facts = {**how.fields(pictures), "valid": valid, "first_row": first, "epoch": epoch}
         return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
 
 

@@ -1,0 +1,287 @@
+"""Before training: which pictures' features are not stored yet, and the encoder run over those, each rank its share."""
+
+import logging
+import shutil
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from vglm_train.config.run import Config
+from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
+from vglm_train.data.features.store import FeatureStore, Writer, row_key
+from vglm_train.data.manifest import Shard
+from vglm_train.data.shards import DamagedSample, RawSample, ShardReader
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError, explained
+from vglm_train.image import ImageError, crop_pixels
+
+CHUNK = 64  # samples that are looked at, and pictures that are encoded, at once
+GIB = 2**30
+PATIENCE = 60  # seconds for what another machine wrote to be seen here
+
+# A picture: number of its sample, which of the sample's pictures, digest
+PICTURE = np.dtype([("sample", "<i8"), ("nth", "<i4"), ("digest", "S16")])
+
+logger = logging.getLogger(__name__)
+Item = TypeVar("Item")
+Encode = Callable[[Tensor], Tensor]
+
+
+def prepare(config: Config, encoder: Encoder, encode: Encode, shards: Sequence[Shard], ranks: Ranks) -> FeatureStore:
+    """The store of data.features, holding every view of every picture of `shards`. All ranks call it.
+
+    `encode`: uint8 pixels [n,3,h,w] on the rank's device -> [n,p,c], by `encoder`. Pictures that are not stored yet are
+    encoded now, each once, shared out over the ranks, with a progress bar on the main one. UserError where they would
+    not fit data.features.limit_gib or the disk, and where the encoder trains.
+    """
+    features = config.data.features
+    assert features is not None
+    if any(weight.requires_grad for weight in encoder.parameters()):
+        raise UserError(
+            "data.features: the image encoder trains in this run, so what it gives changes with every step. "
+            "Leave data.features out, or the image encoder frozen."
+        )
+    identity = Identity.of(config, encoder, str(ranks.from_main(fingerprint(encoder) if ranks.main else None)))
+    store = FeatureStore(Path(features.folder), identity, features.views)
+    known = store.done()
+    fresh = [shard for shard in shards if _name(shard) not in known]
+    if ranks.from_main(bool(fresh)):
+        _Filling(config, store, fresh, ranks).run(encode)
+        if ranks.main:
+            store.mark_done(map(_name, fresh))
+    ranks.barrier()
+    return store
+
+
+@dataclass(frozen=True, slots=True)
+class _Filling:
+    config: Config
+    store: FeatureStore
+    shards: Sequence[Shard]  # those that are not known to be stored whole
+    ranks: Ranks
+
+    def run(self, encode: Encode) -> None:
+        pictures = self._pictures()
+        missing = self._missing(pictures)
+        if self.ranks.main:
+            logger.info(
+                "features: %d rows of %d pictures are stored in %s, %d (%.2f GiB) are to be computed",
+                len(pictures) * self.store.views - len(missing),
+                len(pictures),
+                self.store.folder,
+                len(missing),
+                len(missing) * self.store.row_bytes / GIB,
+            )
+        self._check_room(len(missing))
+        self._encode(missing, encode)
+        self.ranks.barrier()
+        self._check_whole(pictures)
+
+    def _pictures(self) -> NDArray:
+        """Every picture of the shards, once (PICTURE). Each rank reads its share of the files."""
+        looking = _Looking(self.shards)
+        own = range(self.ranks.rank, len(looking), self.ranks.world)
+        found = [np.zeros(0, PICTURE), *self._loaded(looking, own, "looking for stored features", CHUNK)]
+        everyone = np.concatenate(self.ranks.gather_objects(np.concatenate(found)))
+        everyone.sort(order=["sample", "nth"])
+        _, first = np.unique(everyone["digest"], return_index=True)
+        return everyone[np.sort(first)]
+
+    def _missing(self, pictures: NDArray) -> list[tuple[int, int, bytes, int]]:
+        """Sample, picture of it, digest and view of each row that is not stored."""
+        every = [(*_plain(picture), view) for picture in pictures for view in range(self.store.views)]
+        held = self.store.holds(_keys((digest, view) for _, _, digest, view in every))
+        return [row for row, there in zip(every, held) if not there]
+
+    def _check_room(self, rows: int) -> None:
+        """The main rank looks; all raise."""
+        self.ranks.barrier()
+        problem = self.ranks.from_main(self._lack_of_room(rows * self.store.row_bytes) if self.ranks.main else None)
+        if problem:
+            raise UserError(str(problem))
+
+    def _lack_of_room(self, needed: int) -> str | None:
+        features = self.config.data.features
+        assert features is not None
+        used = self.store.used()
+        total, others = sum(used.values()), [name for name in used if name != self.store.folder.name]
+        if needed and total + needed > features.limit_gib * GIB:
+            more = f" ({', '.join(others)} there are of other encoders or augmentations)" if others else ""
+            return (
+                f"data.features.limit_gib: {features.limit_gib:g} is not enough: {needed / GIB:.2f} GiB of features "
+                f"are to be added to {total / GIB:.2f} GiB in {features.folder}{more}. Raise the limit, "
+                "lower data.features.views, or delete folders that are no longer needed."
+            )
+        free = shutil.disk_usage(self.store.folder).free
+        if needed > free:
+            return (
+                f"data.features.folder: {needed / GIB:.2f} GiB of features are to be added, but {features.folder} has "
+                f"{free / GIB:.2f} GiB free. Make room, or give another folder."
+            )
+        return None
+
+    def _encode(self, missing: Sequence[tuple[int, int, bytes, int]], encode: Encode) -> None:
+        decoding = _Decoding(self.config, self.store.identity, self.shards, missing)
+        own = range(self.ranks.rank, len(decoding), self.ranks.world)
+        waiting: tuple[NDArray, Tensor] | None = None  # its features may still be computed while the next are prepared
+        with Writer(self.store) as writer:
+            for keys, pixels, damaged in self._loaded(decoding, own, "encoding pictures", CHUNK):
+                for key, cause in damaged:
+                    writer.add_damaged(key, cause)
+                coming = (keys, encode(pixels.to(self.ranks.device))) if len(keys) else None
+                if waiting is not None:
+                    writer.add(waiting[0], waiting[1].cpu())
+                waiting = coming
+            if waiting is not None:
+                writer.add(waiting[0], waiting[1].cpu())
+
+    def _check_whole(self, pictures: NDArray) -> None:
+        """What all ranks wrote is seen here."""
+        keys = _keys((_plain(picture)[2], view) for picture in pictures for view in range(self.store.views))
+        end = time.monotonic() + PATIENCE
+        while True:
+            self.store.refresh()
+            lacking = len(keys) - int(self.store.holds(keys).sum())
+            if not lacking:
+                return
+            if time.monotonic() > end:
+                raise UserError(
+                    f"data.features.folder: {lacking} of {len(keys)} rows that were written are not seen in "
+                    f"{self.store.folder}. All machines of the run must see the same folder."
+                )
+            time.sleep(1)
+
+    def _loaded(self, items: "_Items[Item]", own: range, what: str, size: int) -> Iterator[Item]:
+        """items[n] for n in `own`, read by data.workers processes, with a bar."""
+        loader = DataLoader(
+            items,
+            batch_size=None,
+            sampler=own,
+            collate_fn=_unchanged,
+            num_workers=min(self.config.data.workers, len(own)),
+            generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
+        )
+        share = f"{what}, process 1 of {self.ranks.world}" if self.ranks.world > 1 else what
+        total = min(size * len(own), items.total)
+        with explained(), tqdm(total=total, desc=share, disable=None if self.ranks.main else True) as bar:
+            for item in loader:
+                if isinstance(item, UserError):
+                    raise item
+                yield item
+                bar.update(min(size, total - bar.n))
+
+
+def _unchanged(item: Item) -> Item:
+    """torch would make tensors of arrays."""
+    return item
+
+
+class _Items(Dataset[Item]):
+    """Numbered pieces of work over `total` things; a UserError is given back, as a loader would wrap it."""
+
+    total: int
+
+    def __len__(self) -> int:
+        return (self.total + CHUNK - 1) // CHUNK
+
+    def __getitem__(self, number: int) -> Item | UserError:  # type: ignore[override]
+        try:
+            return self.make(range(number * CHUNK, min((number + 1) * CHUNK, self.total)))
+        except UserError as error:
+            return error
+
+    def make(self, places: range) -> Item:
+        raise NotImplementedError
+
+
+class _Samples:
+    """All samples of some shards, numbered through."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.shards, self.reader = shards, ShardReader(capacity=4)
+        self.starts = np.cumsum([0, *(shard.samples for shard in shards)])
+
+    def read(self, number: int) -> tuple[bytes, ...]:
+        """The pictures of a sample as they are encoded; none of a sample that cannot be read."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        try:
+            raw = self.reader.read(self.shards[shard], number - int(self.starts[shard]))
+        except DamagedSample:  # training counts it
+            return ()
+        return _pictures(raw)
+
+
+class _Looking(_Items[NDArray]):
+    """Pictures (PICTURE) of 64 samples."""
+
+    def __init__(self, shards: Sequence[Shard]) -> None:
+        self.samples = _Samples(shards)
+        self.total = int(self.samples.starts[-1])
+
+    def make(self, places: range) -> NDArray:
+        found = [
+            (number, nth, picture_digest(image))
+            for number in places
+            for nth, image in enumerate(self.samples.read(number))
+        ]
+        return np.array(found, PICTURE)
+
+
+Decoded = tuple[NDArray, Tensor, list[tuple[bytes, str]]]
+
+
+class _Decoding(_Items[Decoded]):
+    """Keys and pixels of 64 rows that are to be made, and the key and cause of those that cannot be decoded."""
+
+    def __init__(
+        self,
+        config: Config,
+        identity: Identity,
+        shards: Sequence[Shard],
+        rows: Sequence[tuple[int, int, bytes, int]],
+    ) -> None:
+        self.config, self.identity, self.rows = config, identity, rows
+        self.samples, self.total = _Samples(shards), len(rows)
+
+    def make(self, places: range) -> Decoded:
+        size, how = self.identity.size, self.config.data.image
+        made: list[tuple[bytes, int]] = []
+        pixels: list[Tensor] = []
+        damaged = []
+        for sample, nth, digest, view in (self.rows[place] for place in places):
+            image = self.samples.read(sample)[nth]
+            try:
+                crop = self.identity.crop(digest, view)
+                pixels.append(crop_pixels(image, size, how.crop_scale, how.flip, crop))
+                made.append((digest, view))
+            except ImageError as error:
+                damaged.append((row_key(digest, view), error.cause))
+        return _keys(made), torch.stack(pixels) if pixels else torch.empty(0), damaged
+
+
+def _pictures(raw: RawSample) -> tuple[bytes, ...]:
+    return (raw.image, *raw.more)
+
+
+def _plain(picture: np.void) -> tuple[int, int, bytes]:
+    """numpy cuts zeros off the end of bytes."""
+    return int(picture["sample"]), int(picture["nth"]), bytes(picture["digest"]).ljust(16, b"\0")
+
+
+def _keys(rows: Iterable[tuple[bytes, int]]) -> NDArray:
+    return np.array([row_key(digest, view) for digest, view in rows], "S20")
+
+
+def _name(shard: Shard) -> str:
+    """What tells a shard that has been looked through from any other."""
+    words = f"{shard.path.resolve()} {shard.name} {shard.samples} {shard.bytes} {shard.sha256}"
+    return picture_digest(words.encode("utf-8", "surrogateescape")).hex()
