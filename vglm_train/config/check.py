@@ -45,6 +45,7 @@ def check(config: Config, world: int) -> None:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
+    _check_features(config)
     _check_language_model(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
@@ -98,6 +99,13 @@ def _check_mixture(data: Data, cut: Split, world: int) -> None:
             f"{together}, or another engine.micro_batch"
         )
         raise FieldError("data.mix_rows", "engine.micro_batch", reason=reason)
+
+
+def _check_features(config: Config) -> None:
+    """What is stored once must not change."""
+    if config.data.features is not None and config.tuning.vision_blocks is not None:
+        reason = "are of a frozen image encoder, but tuning.vision_blocks trains its last blocks; leave one of them out"
+        raise FieldError("data.features", "tuning.vision_blocks", reason=reason)
 
 
 def _check_languages(data: Data, text: Text) -> None:
