@@ -10,6 +10,7 @@ the device. The pictures' files, 100 KB each, are read and hashed as in training
 
 import argparse
 import gc
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
@@ -135,6 +136,12 @@ def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ra
         yield batch.features.to(ranks.device, non_blocking=True)
 
 
+def in_memory() -> Path | None:
+    """A folder in memory with room for a store beside what loader workers hand over; None if there is none."""
+    shm = Path("/dev/shm")
+    return shm if shm.is_dir() and shutil.disk_usage(shm).free > 4 * 2**30 else None
+
+
 def discard(reading: Iterator[Tensor]) -> None:
     next(reading)
 
@@ -187,15 +194,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--batch", type=int, help="rows a step")
     parser.add_argument("--steps", type=int, default=20, help="steps measured")
     parser.add_argument("--workers", type=int, default=6, help="loader workers")
-    parser.add_argument("--folder", type=Path, help="where the store is made, and deleted (default: memory)")
+    parser.add_argument(
+        "--folder", type=Path, help="where the store is made, and deleted (default: memory, if there is room)"
+    )
     parser.add_argument("--compile", action="store_true", help="compile the Q-Former's blocks")
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
     arguments = parser.parse_args(argv)
     ranks = distributed.start()
-    shm = Path("/dev/shm")
     name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}")
-    with tempfile.TemporaryDirectory(dir=arguments.folder or (shm if shm.is_dir() else None)) as folder:
+    with tempfile.TemporaryDirectory(dir=arguments.folder or in_memory()) as folder:
         for stage in [arguments.stage] if arguments.stage else ["align", "generate"]:
             run(stage, arguments, Path(folder), ranks)
             gc.collect()

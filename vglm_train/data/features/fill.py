@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
 from vglm_train.data.features.store import FeatureStore, Writer, row_key
@@ -52,21 +54,31 @@ def prepare(config: Config, encoder: Encoder, encode: Encode, shards: Sequence[S
         )
     identity = Identity.of(config, encoder, str(ranks.from_main(fingerprint(encoder) if ranks.main else None)))
     store = FeatureStore(Path(features.folder), identity, features.views)
-    known = store.done()
-    fresh = [shard for shard in shards if _name(shard) not in known]
-    if ranks.from_main(bool(fresh)):
-        _Filling(config, store, fresh, ranks).run(encode)
+    fresh = _fresh(store, shards, config.data, ranks)
+    if fresh:
+        _Filling(config, store, [shards[number] for number in fresh], ranks).run(encode)
         if ranks.main:
-            store.mark_done(map(_name, fresh))
+            store.mark_done(_name(shards[number], config.data) for number in fresh)
     ranks.barrier()
     return store
+
+
+def _fresh(store: FeatureStore, shards: Sequence[Shard], data: Data, ranks: Ranks) -> list[int]:
+    """Numbers of the shards that are not known to be stored whole, as the main rank sees it."""
+    found: object = None
+    if ranks.main:
+        known = store.done()
+        found = [number for number, shard in enumerate(shards) if _name(shard, data) not in known]
+    found = ranks.from_main(found)
+    assert isinstance(found, list)
+    return found
 
 
 @dataclass(frozen=True, slots=True)
 class _Filling:
     config: Config
     store: FeatureStore
-    shards: Sequence[Shard]  # those that are not known to be stored whole
+    shards: Sequence[Shard]
     ranks: Ranks
 
     def run(self, encode: Encode) -> None:
@@ -172,7 +184,9 @@ class _Filling:
         )
         share = f"{what}, process 1 of {self.ranks.world}" if self.ranks.world > 1 else what
         total = min(size * len(own), items.total)
-        with explained(), tqdm(total=total, desc=share, disable=None if self.ranks.main else True) as bar:
+        interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+        bar = tqdm(total=total, desc=share, delay=2, mininterval=interval, disable=not self.ranks.main)
+        with explained(), bar:
             for item in loader:
                 if isinstance(item, UserError):
                     raise item
@@ -281,7 +295,11 @@ def _keys(rows: Iterable[tuple[bytes, int]]) -> NDArray:
     return np.array([row_key(digest, view) for digest, view in rows], "S20")
 
 
-def _name(shard: Shard) -> str:
-    """What tells a shard that has been looked through from any other."""
+def _name(shard: Shard, data: Data) -> str:
+    """What tells a shard that has been looked through from any other. A table has no hash: its time of change serves,
+    and where its rows and pictures are looked for.
+    """
     words = f"{shard.path.resolve()} {shard.name} {shard.samples} {shard.bytes} {shard.sha256}"
+    if not shard.sha256:
+        words += f" {shard.path.stat().st_mtime_ns} {data.train} {data.holdout}"
     return picture_digest(words.encode("utf-8", "surrogateescape")).hex()
