@@ -10,6 +10,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -43,20 +44,24 @@ class Samples:
     image: Image
     stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
 
-    def picture(self, image: bytes, epoch: int, rng: random.Random) -> Tensor:
-        """uint8 pixels [3,h,w] of an encoded picture, or its stored features [p,c]. ImageError where it has none."""
-        if self.stored is not None:
-            return self.stored.read(image, epoch)
-        return crop_pixels(image, self.size, self.image.crop_scale, self.image.flip, rng)
+    def pictures(self, images: Sequence[bytes], epoch: int, rng: random.Random) -> Tensor:
+        """Encoded pictures of one sample -> uint8 pixels [k,3,h,w], or their stored features [k,p,c].
 
-    def blank(self, number: int) -> Tensor:
-        """Room for so many pictures, zero."""
+        ImageError where one cannot be decoded.
+        """
         if self.stored is not None:
-            return torch.zeros(number, *self.stored.shape, dtype=self.stored.dtype)
-        return torch.zeros(number, 3, self.size, self.size, dtype=torch.uint8)
+            return torch.stack([self.stored.read(image, epoch) for image in images])
+        size, scale, flip = self.size, self.image.crop_scale, self.image.flip
+        return torch.stack([crop_pixels(image, size, scale, flip, rng) for image in images])
+
+    def blank(self) -> Tensor:
+        """What stands for a damaged row's picture [1,...]."""
+        if self.stored is not None:
+            return torch.zeros(1, *self.stored.shape, dtype=self.stored.dtype)
+        return torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
 
     def fields(self, pictures: Tensor) -> dict[str, Tensor]:
-        """The fields of a Batch that hold them."""
+        """The fields of a Batch that hold pictures [n,...]."""
         if self.stored is not None:
             return {"pixels": torch.empty(0, dtype=torch.uint8), "features": pictures}
         return {"pixels": pictures}
@@ -67,7 +72,7 @@ class Sample:
     """One training sample, read and augmented."""
 
     key: str
-    pixels: Tensor  # [3,h,w] uint8, or features [p,c] where they are stored
+    pixels: Tensor  # [k,3,h,w] uint8: the pictures that its row shows; features [k,p,c] where they are stored
     image_id: int
     drawn: Drawn
 
@@ -86,7 +91,7 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         record = parse(raw.json)
         rng = sample_rng(how.seed, place.epoch, raw.key)
         drawn = how.rows.read(record, rng, language)
-        pixels = how.picture(raw.image, place.epoch, rng)
+        pixels = how.pictures((raw.image,), place.epoch, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageError as error:
@@ -127,7 +132,7 @@ class StreamDataset(Dataset):
 
     def _batch(self, first: int) -> Batch:
         how, number = self.how, self.cut.micro
-        pictures = how.blank(number)
+        pixels = [how.blank()] * number  # a damaged row's picture
         image_ids = torch.full((number,), -1, dtype=torch.int64)
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
@@ -143,9 +148,8 @@ class StreamDataset(Dataset):
                 self.log.note(error, epoch)
                 continue
             drawn.update((place.source, sample.drawn.language))
-            pictures[row], rows[row] = sample.pixels, sample.drawn.row
-            image_ids[row], valid[row] = sample.image_id, True
-        facts = {**how.fields(pictures), "valid": valid, "first_row": first, "epoch": epoch}
+            pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
+        facts = {**how.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
         return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
 
 

@@ -17,7 +17,7 @@ from vglm_train.config.model import Text
 from vglm_train.config.run import Config
 from vglm_train.data import loader
 from vglm_train.data.features import FeatureStore, prepare
-from vglm_train.data.features import fill as filling
+from vglm_train.data.features.pictures import Items
 from vglm_train.data.loader import Loader
 from vglm_train.data.rows import PairRows
 from vglm_train.distributed import Ranks
@@ -138,7 +138,7 @@ def test_another_encoder_or_transform_has_a_store_of_its_own(config_of: ConfigOf
 def test_what_was_computed_before_an_end_is_not_computed_again(
     config_of: ConfigOf, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(filling, "CHUNK", 8)
+    monkeypatch.setattr(Items, "size", 8)
     config, first, rest = config_of(), Encode(batches=5), Encode()
     with pytest.raises(KeyboardInterrupt):
         fill(config, first)

@@ -4,37 +4,30 @@ import logging
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader
 from tqdm import tqdm
 
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
-from vglm_train.data.features.store import FeatureStore, Writer, row_key
+from vglm_train.data.features.pictures import PICTURE, Decoding, Item, Items, Looking, Row, plain, row_keys, unchanged
+from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.manifest import Shard
-from vglm_train.data.shards import DamagedSample, RawSample, ShardReader
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
-from vglm_train.image import ImageError, crop_pixels
 
-CHUNK = 64  # samples that are looked at, and pictures that are encoded, at once
 GIB = 2**30
 PATIENCE = 60  # seconds for what another machine wrote to be seen here
 
-# A picture: number of its sample, which of the sample's pictures, digest
-PICTURE = np.dtype([("sample", "<i8"), ("nth", "<i4"), ("digest", "S16")])
-
 logger = logging.getLogger(__name__)
-Item = TypeVar("Item")
 Encode = Callable[[Tensor], Tensor]
 
 
@@ -100,18 +93,18 @@ class _Filling:
 
     def _pictures(self) -> NDArray:
         """Every picture of the shards, once (PICTURE). Each rank reads its share of the files."""
-        looking = _Looking(self.shards)
+        looking = Looking(self.shards)
         own = range(self.ranks.rank, len(looking), self.ranks.world)
-        found = [np.zeros(0, PICTURE), *self._loaded(looking, own, "looking for stored features", CHUNK)]
+        found = [np.zeros(0, PICTURE), *self._loaded(looking, own, "looking for stored features")]
         everyone = np.concatenate(self.ranks.gather_objects(np.concatenate(found)))
         everyone.sort(order=["sample", "nth"])
         _, first = np.unique(everyone["digest"], return_index=True)
         return everyone[np.sort(first)]
 
-    def _missing(self, pictures: NDArray) -> list[tuple[int, int, bytes, int]]:
+    def _missing(self, pictures: NDArray) -> list[Row]:
         """Sample, picture of it, digest and view of each row that is not stored."""
-        every = [(*_plain(picture), view) for picture in pictures for view in range(self.store.views)]
-        held = self.store.holds(_keys((digest, view) for _, _, digest, view in every))
+        every = [(*plain(picture), view) for picture in pictures for view in range(self.store.views)]
+        held = self.store.holds(row_keys((digest, view) for _, _, digest, view in every))
         return [row for row, there in zip(every, held) if not there]
 
     def _check_room(self, rows: int) -> None:
@@ -141,12 +134,12 @@ class _Filling:
             )
         return None
 
-    def _encode(self, missing: Sequence[tuple[int, int, bytes, int]], encode: Encode) -> None:
-        decoding = _Decoding(self.config, self.store.identity, self.shards, missing)
+    def _encode(self, missing: Sequence[Row], encode: Encode) -> None:
+        decoding = Decoding(self.config.data.image, self.store.identity, self.shards, missing)
         own = range(self.ranks.rank, len(decoding), self.ranks.world)
         waiting: tuple[NDArray, Tensor] | None = None  # its features may still be computed while the next are prepared
         with Writer(self.store) as writer:
-            for keys, pixels, damaged in self._loaded(decoding, own, "encoding pictures", CHUNK):
+            for keys, pixels, damaged in self._loaded(decoding, own, "encoding pictures"):
                 for key, cause in damaged:
                     writer.add_damaged(key, cause)
                 coming = (keys, encode(pixels.to(self.ranks.device))) if len(keys) else None
@@ -158,7 +151,7 @@ class _Filling:
 
     def _check_whole(self, pictures: NDArray) -> None:
         """What all ranks wrote is seen here."""
-        keys = _keys((_plain(picture)[2], view) for picture in pictures for view in range(self.store.views))
+        keys = row_keys((plain(picture)[2], view) for picture in pictures for view in range(self.store.views))
         end = time.monotonic() + PATIENCE
         while True:
             self.store.refresh()
@@ -172,18 +165,18 @@ class _Filling:
                 )
             time.sleep(1)
 
-    def _loaded(self, items: "_Items[Item]", own: range, what: str, size: int) -> Iterator[Item]:
+    def _loaded(self, items: Items[Item], own: range, what: str) -> Iterator[Item]:
         """items[n] for n in `own`, read by data.workers processes, with a bar."""
         loader = DataLoader(
             items,
             batch_size=None,
             sampler=own,
-            collate_fn=_unchanged,
+            collate_fn=unchanged,
             num_workers=min(self.config.data.workers, len(own)),
             generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
         )
         share = f"{what}, process 1 of {self.ranks.world}" if self.ranks.world > 1 else what
-        total = min(size * len(own), items.total)
+        total = min(items.size * len(own), items.total)
         interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
         bar = tqdm(total=total, desc=share, delay=2, mininterval=interval, disable=not self.ranks.main)
         with explained(), bar:
@@ -191,108 +184,7 @@ class _Filling:
                 if isinstance(item, UserError):
                     raise item
                 yield item
-                bar.update(min(size, total - bar.n))
-
-
-def _unchanged(item: Item) -> Item:
-    """torch would make tensors of arrays."""
-    return item
-
-
-class _Items(Dataset[Item]):
-    """Numbered pieces of work over `total` things; a UserError is given back, as a loader would wrap it."""
-
-    total: int
-
-    def __len__(self) -> int:
-        return (self.total + CHUNK - 1) // CHUNK
-
-    def __getitem__(self, number: int) -> Item | UserError:  # type: ignore[override]
-        try:
-            return self.make(range(number * CHUNK, min((number + 1) * CHUNK, self.total)))
-        except UserError as error:
-            return error
-
-    def make(self, places: range) -> Item:
-        raise NotImplementedError
-
-
-class _Samples:
-    """All samples of some shards, numbered through."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards, self.reader = shards, ShardReader(capacity=4)
-        self.starts = np.cumsum([0, *(shard.samples for shard in shards)])
-
-    def read(self, number: int) -> tuple[bytes, ...]:
-        """The pictures of a sample as they are encoded; none of a sample that cannot be read."""
-        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
-        try:
-            raw = self.reader.read(self.shards[shard], number - int(self.starts[shard]))
-        except DamagedSample:  # training counts it
-            return ()
-        return _pictures(raw)
-
-
-class _Looking(_Items[NDArray]):
-    """Pictures (PICTURE) of 64 samples."""
-
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.samples = _Samples(shards)
-        self.total = int(self.samples.starts[-1])
-
-    def make(self, places: range) -> NDArray:
-        found = [
-            (number, nth, picture_digest(image))
-            for number in places
-            for nth, image in enumerate(self.samples.read(number))
-        ]
-        return np.array(found, PICTURE)
-
-
-Decoded = tuple[NDArray, Tensor, list[tuple[bytes, str]]]
-
-
-class _Decoding(_Items[Decoded]):
-    """Keys and pixels of 64 rows that are to be made, and the key and cause of those that cannot be decoded."""
-
-    def __init__(
-        self,
-        config: Config,
-        identity: Identity,
-        shards: Sequence[Shard],
-        rows: Sequence[tuple[int, int, bytes, int]],
-    ) -> None:
-        self.config, self.identity, self.rows = config, identity, rows
-        self.samples, self.total = _Samples(shards), len(rows)
-
-    def make(self, places: range) -> Decoded:
-        size, how = self.identity.size, self.config.data.image
-        made: list[tuple[bytes, int]] = []
-        pixels: list[Tensor] = []
-        damaged = []
-        for sample, nth, digest, view in (self.rows[place] for place in places):
-            image = self.samples.read(sample)[nth]
-            try:
-                crop = self.identity.crop(digest, view)
-                pixels.append(crop_pixels(image, size, how.crop_scale, how.flip, crop))
-                made.append((digest, view))
-            except ImageError as error:
-                damaged.append((row_key(digest, view), error.cause))
-        return _keys(made), torch.stack(pixels) if pixels else torch.empty(0), damaged
-
-
-def _pictures(raw: RawSample) -> tuple[bytes, ...]:
-    return (raw.image, *raw.more)
-
-
-def _plain(picture: np.void) -> tuple[int, int, bytes]:
-    """numpy cuts zeros off the end of bytes."""
-    return int(picture["sample"]), int(picture["nth"]), bytes(picture["digest"]).ljust(16, b"\0")
-
-
-def _keys(rows: Iterable[tuple[bytes, int]]) -> NDArray:
-    return np.array([row_key(digest, view) for digest, view in rows], "S20")
+                bar.update(min(items.size, total - bar.n))
 
 
 def _name(shard: Shard, data: Data) -> str:
