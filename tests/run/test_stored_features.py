@@ -6,6 +6,9 @@ import pytest
 
 from run import runs
 from train import main
+from vglm_train import stages
+from vglm_train.config.load import load
+from vglm_train.model.flops import vision_flops
 
 WHOLE = ("data.image.crop_scale=[1, 1]", "data.image.flip=false")
 SHORT = (
@@ -31,6 +34,24 @@ def test_stage_one_on_two_ranks(config: Path, tmp_path: Path) -> None:
     same_losses(plain, cached)
     assert "0 rows of 100 pictures are stored" in said
     assert len(list((tmp_path / "features").glob("*/part-*.rows"))) == 2, "each rank encoded its share, once"
+
+
+def test_what_check_says(config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stored = f"data.features={{folder: {tmp_path / 'features'}, limit_gib: 3}}"
+    said = []
+    for overrides in (WHOLE, (*WHOLE, stored)):
+        assert main([str(config), *overrides, "--check"]) == 0
+        said.append(capsys.readouterr().out)
+    assert (
+        f"features: up to 0.0 GiB of 100 pictures x 1 views in {tmp_path / 'features'}, whose limit is 3 GiB" in said[1]
+    )
+    assert not (tmp_path / "features").exists()
+
+
+def test_the_encoder_is_not_counted(config: Path, tmp_path: Path) -> None:
+    plain, stored = (load(config, (*WHOLE, *more)) for more in ((), (f"data.features={{folder: {tmp_path}}}",)))
+    costs = [stages.build(each).cost(None).sample for each in (plain, stored)]
+    assert costs[0] - costs[1] == pytest.approx(vision_flops(plain.model.vision))
 
 
 @pytest.mark.usefixtures("alone")
