@@ -56,11 +56,14 @@ class Holdout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """The frozen encoder's outputs on disk, so that later epochs skip the encoder."""
+    """The frozen encoder's outputs on disk, so that later epochs skip the encoder.
+
+    Epoch n reads version n % views of each picture; odd ones are mirrored where image.flip is on.
+    """
 
     folder: str
     limit_gib: float = 100.0
-    views: int = 1  # augmented versions of each picture, epoch % views is read; 1 wants crop_scale [1, 1] and no flip
+    views: int = 1  # augmented versions of each picture; 1 wants crop_scale [1, 1] and no flip
 
     def __post_init__(self) -> None:
         not_empty(self, "folder")

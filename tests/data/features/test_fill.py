@@ -159,6 +159,13 @@ def test_views_are_crops_of_their_own(config_of: ConfigOf) -> None:
     assert torch.equal(three.read(jpeg(0), 3), zero)
 
 
+def test_odd_views_are_mirrored(config_of: ConfigOf) -> None:
+    store = fill(config_of(Image(crop_scale=(1.0, 1.0), flip=True), views=2))
+    pixels = eval_pixels(open_image(jpeg(WIDE, (60, 20))), 16)
+    for view, expected in enumerate(MODEL.encode_image(torch.stack((pixels, pixels.flip(-1))))):
+        assert torch.allclose(store.read(jpeg(WIDE, (60, 20)), view), expected, atol=1e-5)
+
+
 def test_the_stream_reads_the_view_of_its_epoch(config_of: ConfigOf) -> None:
     config = config_of(Image(crop_scale=(0.3, 0.6), flip=True), views=2)
     batches = stored_batches(config, 3 * SAMPLES // 10)

@@ -70,7 +70,7 @@ class Identity:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     def crop(self, digest: bytes, view: int) -> random.Random:
-        """What view `view` of a picture draws; with one view nothing is drawn."""
+        """What view `view` of a picture draws its crop by; with one view nothing is drawn."""
         text = f"{self.seed} {view} ".encode() + digest
         return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
 

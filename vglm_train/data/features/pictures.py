@@ -102,7 +102,8 @@ class Decoding(Items[Decoded]):
             image = self.samples.read(sample)[nth]
             try:
                 crop = self.identity.crop(digest, view)
-                pixels.append(crop_pixels(image, size, how.crop_scale, how.flip, crop))
+                whole = crop_pixels(image, size, how.crop_scale, False, crop)
+                pixels.append(whole.flip(-1) if how.flip and view % 2 else whole)  # alike in all pictures of a dialogue
                 made.append((digest, view))
             except ImageError as error:
                 damaged.append((row_key(digest, view), error.cause))
