@@ -13,6 +13,7 @@ from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalSet
+from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
 from vglm_train.data.sources import validating
 from vglm_train.data.tables.leaks import find_leaks, side
@@ -73,6 +74,9 @@ class _Run:
 
     def train(self) -> int:
         model = self._model()
+        if self.config.data.features is not None:
+            shards = self.loader.dataset.mixture.shards()
+            self.loader.read_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
         objective = self.stage.objective(model, self.ranks)
         engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks)
         if self.resume_from:

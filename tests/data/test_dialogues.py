@@ -173,10 +173,10 @@ def test_every_picture_has_its_crop_and_one_sample_its_side() -> None:
     sides = set()
     for seed in range(12):
         mine, same = random.Random(seed), random.Random(seed)
-        found = sample_pixels(pictures, how, mine)
+        found = sample_pixels(pictures, how.size, how.image, mine)
         first = crop_pixels(pictures[0], 16, (0.3, 1.0), True, same)
         assert torch.equal(found[0], first)
-        assert torch.equal(sample_pixels(pictures[:1], how, random.Random(seed))[0], first)
+        assert torch.equal(sample_pixels(pictures[:1], how.size, how.image, random.Random(seed))[0], first)
         mirrored = not torch.equal(first, crop_pixels(pictures[0], 16, (0.3, 1.0), False, random.Random(seed)))
         for picture, pixels in zip(pictures[1:], found[1:]):
             crop = crop_pixels(picture, 16, (0.3, 1.0), False, same)

@@ -58,6 +58,7 @@ def check(config: Config, world: int) -> None:
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
     _check_lengths(config)
+    _check_features(config)
     _check_language_model(config)
     _check_tuning(config)
     _check_split(config)
@@ -127,6 +128,13 @@ def _check_lengths(config: Config) -> None:
     if config.data.mix == "batch" and length_window(config) > 1:
         reason = "above 1 it would mix the sources that mix batch keeps apart; set 0 or 1"
         raise FieldError("data.length_window", "data.mix", reason=reason)
+
+
+def _check_features(config: Config) -> None:
+    """What is stored once must not change."""
+    if config.data.features is not None and config.tuning.vision_blocks is not None:
+        reason = "are of a frozen image encoder, but tuning.vision_blocks trains its last blocks; leave one of them out"
+        raise FieldError("data.features", "tuning.vision_blocks", reason=reason)
 
 
 def _check_languages(data: Data, text: Text) -> None:

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -11,6 +12,7 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
+from vglm_train.data.features import FeatureStore
 from vglm_train.data.lengths import ByLength, TextLengths
 from vglm_train.data.manifest import Manifest
 from vglm_train.data.mixture import Mixture, build_mixture
@@ -33,6 +35,10 @@ class Loader:
         self.epoch_samples = dataset.epoch_samples
         self.sources = tuple(source.name for source in data.train)
         self.languages: tuple[str, ...] = tuple(data.languages)
+
+    def read_features(self, store: FeatureStore) -> None:
+        """From now on pictures are their stored features."""
+        self.dataset.how = replace(self.dataset.how, stored=store)
 
     def batches(self, consumed: int) -> Generator[Batch]:
         """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.

@@ -183,7 +183,8 @@ class Generate(Stage):
 
     def cost(self, model: VisualLanguageModel) -> Cost:
         language = model.language
-        return generation_cost(self.config.model, language.blocks(), language.embed_width * language.vocabulary)
+        head = language.embed_width * language.vocabulary
+        return self.stored(generation_cost(self.config.model, language.blocks(), head))
 
     def places(self) -> int:
         prompt = self.config.prompt
