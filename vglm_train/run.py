@@ -116,7 +116,7 @@ class _Run:
         data, size = self.config.data, self.config.model.vision.image_size
         if not data.validation:
             return None
-        return EvalSet(data.validation, size, data.languages, self.config.evaluate.images)
+        return EvalSet(data.validation, size, data.languages, self.config.evaluate.images, data.cache)
 
     def _state(self) -> RunState:
         if self.resume_from is None:

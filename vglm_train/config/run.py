@@ -168,6 +168,7 @@ class Wandb:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
     every: int = 10  # steps
+    samples: bool = False  # samples-RANK.jsonl in the run folder: which samples each step read
     wandb: Wandb = field(default_factory=Wandb)
 
     def __post_init__(self) -> None:

@@ -5,9 +5,12 @@ from typing import NamedTuple
 
 import numpy as np
 
+from vglm_train.config.data import Cache
 from vglm_train.data.index import LANGUAGES, find_languages, index_path, read_index
-from vglm_train.data.manifest import Shard
+from vglm_train.data.manifest import Shard, remake
 from vglm_train.data.recent import Recent
+from vglm_train.data.remote.download import Unreachable
+from vglm_train.data.remote.store import Store
 from vglm_train.data.tar import IMAGE_EXTENSIONS, Table, walk_table
 from vglm_train.errors import UserError
 
@@ -34,15 +37,22 @@ class RawSample(NamedTuple):
 
 
 class ShardReader:
-    """Samples of any shard by index; keeps the tables of the last `capacity` shards, and fewer of them open."""
+    """Samples of any shard by index; keeps the tables of the last `capacity` shards, and fewer of them open.
 
-    def __init__(self, capacity: int) -> None:
-        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), _open, os.close)
+    `cache`: where remote shards are fetched to.
+    """
+
+    def __init__(self, capacity: int, cache: Cache | None = None) -> None:
+        self.store = Store(cache or Cache())
+        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), self._open, os.close)
         self._tables: Recent[Shard, Table] = Recent(capacity, self._checked_table)
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
-        table = self._tables[shard]
+        try:
+            table = self._tables[shard]
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, f"sample {index}", str(error)) from None
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
             raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
@@ -58,14 +68,19 @@ class ShardReader:
         try:
             handle = self._handles[shard]
             return RawSample(key, os.pread(handle, image_size, image), extension, os.pread(handle, json_size, json))
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, key, str(error)) from None
         except OSError as error:
-            raise UserError(f"{shard.path}: the shard cannot be read: {error.strerror}") from None
+            raise UserError(f"{shard.where}: the shard cannot be read: {error.strerror}") from None
 
     def nth(self, shard: Shard, nth: int, language: str) -> int:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
-        table = self._tables[shard]
-        if table.languages is None:
-            table = self._tables.values[shard] = find_languages(table, self._handles[shard])
+        try:
+            table = self._tables[shard]
+            if table.languages is None:
+                table = self._tables.values[shard] = find_languages(table, self._handles[shard])
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, f"{language} sample {nth}", str(error)) from None
         assert table.languages is not None
         spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
         if nth >= len(spoken):
@@ -75,17 +90,19 @@ class ShardReader:
         return int(spoken[nth])
 
     def _checked_table(self, shard: Shard) -> Table:
+        if shard.url is not None:
+            self._handles[shard]  # fetched, its index too
         table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])
         if len(table) > shard.samples:
             raise UserError(
-                f"{shard.path}: holds {len(table)} samples, its manifest says {shard.samples}. "
-                f"Run python -m data_tools.check_shards {shard.path.parent} --write-manifest."
+                f"{shard.where}: holds {len(table)} samples, its manifest says {shard.samples}: {remake(shard.where)}."
             )
         return table
 
-
-def _open(shard: Shard) -> int:
-    try:
-        return os.open(shard.path, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None
+    def _open(self, shard: Shard) -> int:
+        if shard.url is not None:
+            return self.store.open(shard)
+        try:
+            return os.open(shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None
