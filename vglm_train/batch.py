@@ -27,7 +27,7 @@ class Batch:
     epoch: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples of this micro-batch
     drawn: dict[str, int] = field(default_factory=dict)  # source, and language of the caption drawn -> samples
-    keys: tuple[str, ...] = ()  # SOURCE/KEY of each row, damaged ones too; empty where nobody asked (log.samples)
+    keys: tuple[str, ...] = ()  # SOURCE/SHARD/KEY of each row, damaged ones too; empty where nobody asked (log.samples)
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied asynchronously from pinned memory."""

@@ -25,6 +25,7 @@ from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.facts import RunFacts
 from vglm_train.log.metrics import Meter
+from vglm_train.log.samples import SampleLog, forget_samples
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
@@ -137,6 +138,7 @@ class _Run:
             self.folder.claim(self.config)
             before = RunFacts.read(self.folder.path) if self.resume_from else None
             self.facts.write(self.folder.path)
+            forget_samples(self.folder.path, self.state.step)
         self.ranks.barrier()
         console.setup(self.ranks, self.folder.path)
         itc = self.facts.weights.get("itc")
@@ -198,6 +200,8 @@ class _Run:
         chain: list[Hook] = [
             hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
         ]
+        if config.log.samples:
+            chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
             best = (config.checkpoint.best, config.evaluate.patience)

@@ -132,11 +132,11 @@ class StreamDataset(Dataset):
             try:
                 sample = read_sample(self.reader, place, how)
             except DamagedSample as error:
-                keys.append(f"{place.source}/{error.key}")
+                keys.append(f"{place.source}/{error.shard}/{error.key}")
                 damaged[error.cause] += 1
                 self.log.note(error, epoch)
                 continue
-            keys.append(f"{place.source}/{sample.key}")
+            keys.append(f"{place.source}/{place.shard.name}/{sample.key}")
             drawn.update((place.source, sample.drawn.language))
             pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
         facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch}

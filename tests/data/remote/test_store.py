@@ -6,7 +6,6 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -24,22 +23,6 @@ from vglm_train.data.tar import read_table
 from vglm_train.errors import UserError
 
 FIRST, SECOND = "shard-000000.tar", "shard-000001.tar"
-
-
-@pytest.fixture
-def folder(tmp_path: Path) -> Path:
-    return write_source(tmp_path / "served", [5, 3])
-
-
-@pytest.fixture
-def server(folder: Path) -> Iterator[BadServer]:
-    with serve(folder) as server:
-        yield server
-
-
-@pytest.fixture
-def cache(tmp_path: Path) -> Cache:
-    return Cache(folder=str(tmp_path / "cache"), retries=3, timeout_s=0.3, backoff_s=0.02)
 
 
 def shards_of(server: BadServer, cache: Cache) -> list[Shard]:

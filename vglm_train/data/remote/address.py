@@ -1,7 +1,7 @@
 """How a place that is not a local path is written: http(s)://, s3://, pipe:COMMAND, brace lists."""
 
-import re
 import shlex
+from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
 from braceexpand import braceexpand
@@ -9,7 +9,6 @@ from braceexpand import braceexpand
 from vglm_train.errors import UserError
 
 REMOTE = ("http://", "https://", "s3://", "pipe:")
-_LIST = re.compile(r"\{[^{}]*(\.\.|,)[^{}]*\}")
 
 
 def is_remote(address: str) -> bool:
@@ -21,14 +20,17 @@ def shards_of(address: str) -> list[str] | None:
 
     A command with {} in it is a folder: its manifest and shards have names.
     """
-    if address.startswith("pipe:") and "{}" in address:
+    command = address.startswith("pipe:")
+    if (command and "{}" in address) or (not is_remote(address) and Path(address).is_dir()):
         return None
-    if not _LIST.search(address):
+    if "{" not in address:
         path = urlsplit(address).path if address.startswith("http") else address
-        return [address] if path.endswith(".tar") or address.startswith("pipe:") else None
+        return [address] if command or path.endswith(".tar") else None
     try:
         return list(braceexpand(address))
     except ValueError as error:
+        if command:  # braces of the shell's own
+            return [address]
         raise UserError(f"{shown(address)}: not a brace list such as {{000..099}}.tar: {error}") from None
 
 

@@ -75,11 +75,11 @@ class _Transfer:
             for chunk in watched(part.chunks, self.how.timeout_s):
                 self._write(chunk)
             self._write(b"")
-            size = self.out.tell()
-            if part.total is not None and size < part.total:
-                raise Failed(f"the connection was dropped after {size} of {part.total} bytes")
-            if part.total is None and self.expected and size < self.expected and not (last and size):
-                raise Failed(f"it ended after {size} of {self.expected} bytes")
+        size = self.out.tell()
+        if part.total is not None and size < part.total:
+            raise Failed(f"the connection was dropped after {size} of {part.total} bytes")
+        if part.total is None and self.expected and size < self.expected and not (last and size):
+            raise Failed(f"it ended after {size} of {self.expected} bytes")
 
     def _write(self, chunk: bytes) -> None:
         try:

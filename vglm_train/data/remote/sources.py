@@ -8,16 +8,18 @@ import os
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 from tqdm import tqdm
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.index import count_languages, make_index
+from vglm_train.data.index import count_languages, find_languages, write_index
 from vglm_train.data.manifest import NAME, Manifest, Shard
 from vglm_train.data.remote.address import is_remote, shards_of, shown, split_manifest, within
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
 from vglm_train.data.remote.store import Store, locked
+from vglm_train.data.tar import walk_table
 from vglm_train.errors import UserError
 
 AT_ONCE = 8  # shards that are fetched to be counted
@@ -83,7 +85,9 @@ def _counted(source: Source, addresses: Sequence[str], store: Store, count: bool
                 _count(source, addresses, store, file)
     manifest = Manifest.read(file)
     shards = [_placed(shard, address, store) for shard, address in zip(manifest.shards, addresses)]
-    return dataclasses.replace(manifest, shards=tuple(shards), origin=f"{shown(source.shards)} (counted in {file})")
+    return dataclasses.replace(
+        manifest, shards=tuple(shards), origin=f"{shown(str(source.shards))} (counted in {file})"
+    )
 
 
 def _facts(path: Path, name: str) -> tuple[int, int]:
@@ -113,16 +117,21 @@ def _count(source: Source, addresses: Sequence[str], store: Store, file: Path) -
 
 
 def _count_one(address: str, store: Store) -> Shard:
-    path = Path(address)
-    if is_remote(address):
+    """A shard as the manifest would list it. Its copy stays in the cache under the name that it is read by later."""
+    path, remote = Path(address), is_remote(address)
+    if remote:
         path = store.path(address, "")
         try:
-            os.close(store.open(Shard(shown(address), path, 0, 0, "", url=address)))
+            handle = store.open(Shard(shown(address), path, 0, 0, "", url=address))
         except Unreachable as error:
             raise Unreachable(f"{shown(address)}: {error}") from None
-    table = make_index(path)
-    with open(path, "rb") as content:
-        digest, size = hashlib.file_digest(content, "sha256").hexdigest(), path.stat().st_size
-    if is_remote(address):
-        os.replace(path, store.path(address, digest))
+    else:
+        handle = os.open(path, os.O_RDONLY)
+    with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
+        table = find_languages(walk_table(handle), handle)
+        digest, size = hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(handle).st_size
+    if remote:
+        with suppress(FileNotFoundError):
+            os.replace(path, store.path(address, digest))
+            write_index(store.path(address, digest), table, digest)
     return Shard(shown(address), path, len(table), size, digest, count_languages(table))

@@ -91,6 +91,8 @@ def _lost(error: BaseException, timeout: float) -> str:
     text = f"{error!r} {error}"
     for sign, words in (
         ("timed out", f"no byte for {timeout:g} s"),
+        ("Read timeout", f"no byte for {timeout:g} s"),
+        ("Connect timeout", f"no answer for {timeout:g} s"),
         ("refused", "the connection was refused"),
         ("NameResolution", "the name of the host is not known"),
         ("Name or service", "the name of the host is not known"),
