@@ -111,6 +111,25 @@ def test_a_server_that_is_gone(folder: Path, cache: Cache) -> None:
     assert time.monotonic() - began < 5
 
 
+def test_a_server_that_is_down_is_not_waited_for_with_every_shard(tmp_path: Path, cache: Cache) -> None:
+    folder = write_source(tmp_path / "many", [2] * 4)
+    names = [f"shard-00000{number}.tar" for number in range(4)]
+    with serve(folder) as server:
+        shards, store = shards_of(server, cache), Store(cache)
+        server.plans |= {name: [503] * 99 for name in names[:2]}
+        server.plans[names[2]] = [500]
+        for shard in shards[:2]:
+            with pytest.raises(Unreachable):
+                store.fetch(shard)
+        for shard in shards[2:]:
+            store.fetch(shard)
+        assert [len(server.requests[name]) for name in names] == [4, 2, 2, 1]
+        server.plans[names[3]] = [503] * 3
+        shards[3].path.unlink()
+        store.fetch(shards[3])  # since it answered again, with all patience
+        assert len(server.requests[names[3]]) == 5
+
+
 def test_a_shard_cut_on_its_server_is_read_as_far_as_it_goes(server: BadServer, cache: Cache, caplog) -> None:
     shard = shards_of(server, cache)[0]
     image = int(read_table(Path(shard.path.parent.parent / "served" / FIRST)).places[3][0])

@@ -52,6 +52,13 @@ def within(folder: str, name: str) -> str:
     return folder + (quote(name) if folder.startswith("http") else name)
 
 
+def server_of(address: str) -> str:
+    """What may be down as a whole: the host, the bucket, or the program and its first argument."""
+    if address.startswith("pipe:"):
+        return " ".join(address.split()[:2])
+    return "/".join(address.split("/")[:3])
+
+
 def shown(address: str) -> str:
     """For logs and messages: without passwords and signatures."""
     if not address.startswith("http"):

@@ -27,28 +27,44 @@ def _largest(pool: Pool) -> int:
     return sum(sorted((shard.bytes for shard in pool.shards if shard.url), reverse=True)[: pool.order.window])
 
 
+class _Window:
+    """Where one pool stands."""
+
+    def __init__(self, pool: Pool, room: int) -> None:
+        self.pool, self.room = pool, room
+        self.numbers = {shard: number for number, shard in enumerate(pool.shards)}
+        self.now: frozenset[Shard] = frozenset()
+        self.wanted: Sequence[Shard] = ()  # remote ones of this window and the next, as far as there is room
+
+    def move(self, epoch: int, shard: Shard) -> None:
+        """To the window of `shard`."""
+        window, then = self.pool.order.following(epoch, self.numbers[shard])
+        shards = self.pool.shards
+        self.now = frozenset(shards[number] for number in window)
+        self.wanted = _within([shards[number] for number in dict.fromkeys((*window, *then))], self.room)
+
+
 class Ahead:
     """Fetches the shards of each pool's current window and of the next, as far as the cache holds both, in a thread of
     this process. Other processes do the same; a shard is fetched by whoever comes to it first."""
 
     def __init__(self, mixture: Mixture, store: Store) -> None:
         self.store = store
-        remote = {pool.name: pool for pool, _ in mixture.shares() if any(shard.url for shard in pool.shards)}
-        self.share = store.limit // max(1, len(remote))  # bytes of the cache for each pool
-        self.numbers = {name: {shard: n for n, shard in enumerate(pool.shards)} for name, pool in remote.items()}
-        self.current: dict[str, frozenset[Shard]] = {}  # pool -> shards of the window that it reads
-        self.wanted: dict[str, Sequence[Shard]] = {}
+        pools = sum(any(shard.url for shard in pool.shards) for pool, _ in mixture.shares())
+        self.room = store.limit // max(1, pools)  # bytes of the cache for each
+        self._windows: dict[int, _Window] = {}  # by the pool's id, which is this process's: filled when first read
         self._thread: threading.Thread | None = None
 
     def at(self, place: Place) -> None:
         """A sample at this place is about to be read."""
-        name = place.pool.name
-        if name not in self.numbers or place.shard in self.current.get(name, ()):
+        if place.shard.url is None:
             return
-        window, then = place.pool.order.following(place.epoch, self.numbers[name][place.shard])
-        shards = place.pool.shards
-        self.current[name] = frozenset(shards[n] for n in window)
-        self.wanted[name] = _within([shards[n] for n in dict.fromkeys((*window, *then))], self.share)
+        window = self._windows.get(id(place.pool))
+        if window is None:
+            window = self._windows[id(place.pool)] = _Window(place.pool, self.room)
+        if place.shard in window.now:
+            return
+        window.move(place.epoch, place.shard)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._fetch, daemon=True)
             self._thread.start()
@@ -62,7 +78,7 @@ class Ahead:
 
     def _due(self) -> list[Shard]:
         """In turns, so that no pool waits for another's next window."""
-        lists = list(self.wanted.values())
+        lists = [window.wanted for window in list(self._windows.values())]
         longest = max(map(len, lists), default=0)
         turns = chain.from_iterable((shards[n] for shards in lists if n < len(shards)) for n in range(longest))
         return [shard for shard in turns if not shard.path.exists()]

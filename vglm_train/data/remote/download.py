@@ -18,7 +18,11 @@ logger = logging.getLogger(__name__)
 
 
 class Unreachable(Exception):  # noqa: N818  (counted, like a damaged sample)
-    """A file that was given up."""
+    """A file that was given up. `silent`: its server may be down; it did not refuse this file alone."""
+
+    def __init__(self, reason: str, silent: bool = False) -> None:
+        super().__init__(reason)
+        self.silent = silent
 
 
 class _Disk(Exception):  # noqa: N818  (an OSError that is no server's)
@@ -41,7 +45,7 @@ def download(address: str, out: BinaryIO, how: Cache, expected: int | None = Non
             tries, kept = (1, size) if size - kept >= PROGRESS else (tries + 1, kept)
             if failure.final or tries > how.retries:
                 after = f" ({tries} tries in {time.monotonic() - began:.1f} s)" if tries > 1 else ""
-                raise Unreachable(f"{failure.reason}{after}") from None
+                raise Unreachable(f"{failure.reason}{after}", silent=not failure.final) from None
             transfer.wait(failure, tries, size)
         except _Disk as full:
             raise full.args[0] from None

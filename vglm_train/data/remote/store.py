@@ -14,6 +14,7 @@ import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import BinaryIO, cast
 
@@ -21,6 +22,7 @@ from vglm_train.config.data import Cache
 from vglm_train.data.index import SUFFIX as INDEX
 from vglm_train.data.index import make_index, write_index
 from vglm_train.data.manifest import Shard
+from vglm_train.data.remote.address import server_of
 from vglm_train.data.remote.download import Unreachable, download
 from vglm_train.errors import UserError
 
@@ -51,8 +53,9 @@ class Store:
                 Path(file.name).unlink()
         except OSError as error:
             raise UserError(f"data.cache.folder {self.folder}: cannot be written to: {error.strerror}.") from None
-        for mark in self.folder.glob("*.failed"):
-            mark.unlink(missing_ok=True)
+        for pattern in ("*.failed", "*.down"):
+            for mark in self.folder.glob(pattern):
+                mark.unlink(missing_ok=True)
         for mark in self.folder.glob("*.short"):
             mark.with_suffix(".tar").unlink(missing_ok=True)
             mark.unlink(missing_ok=True)
@@ -113,8 +116,15 @@ class Store:
 
     def _bring(self, shard: Shard, part: BinaryIO) -> None:
         """Until its bytes are the manifest's, or it is clear that the server's are not."""
+        url, down = shard.url or "", self.folder / f"{_digest(server_of(shard.url or ''))}.down"
         for last in (False, True):
-            download(shard.url or "", part, self.cache, shard.bytes or None)
+            try:
+                download(url, part, self._patience(down), shard.bytes or None)
+            except Unreachable as error:
+                if error.silent:
+                    down.touch()
+                raise
+            down.unlink(missing_ok=True)
             size = part.seek(0, os.SEEK_END)
             if not shard.bytes or self._is_right(shard, part, size):
                 return
@@ -124,6 +134,14 @@ class Store:
             if last:
                 raise Unreachable(reason)
             logger.warning("%s: %s; fetched once more", shard.where, reason)
+
+    def _patience(self, down: Path) -> Cache:
+        """One retry for a server that was down for another shard a moment ago: all shards of a window must not wait
+        through all tries one after another."""
+        with suppress(FileNotFoundError):
+            if time.time() - down.stat().st_mtime < REST:
+                return replace(self.cache, retries=min(1, self.cache.retries))
+        return self.cache
 
     def _is_right(self, shard: Shard, part: BinaryIO, size: int) -> bool:
         """Whether it can be read: the manifest's bytes, or fewer. Then its index is written, for all workers."""
