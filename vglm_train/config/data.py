@@ -33,10 +33,10 @@ class Source:
     # folder that holds manifest.json, a manifest, or shards as a brace list ({000..099}.tar); a path, http(s)://,
     # s3://BUCKET/..., or pipe:COMMAND that writes to its output what stands for {}
     shards: str | None = None
-    manifest: str | None = None  # where it is not beside the shards: a path, http(s):// or s3://
     table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
     images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
     fields: Fields = field(default_factory=Fields)  # of a table
+    manifest: str | None = None  # of shards, where it is not beside them: a path, http(s):// or s3://
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:

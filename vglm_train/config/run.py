@@ -168,8 +168,8 @@ class Wandb:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
     every: int = 10  # steps
-    samples: bool = False  # samples-RANK.jsonl in the run folder: which samples each step read
     wandb: Wandb = field(default_factory=Wandb)
+    samples: bool = False  # samples-RANK.jsonl in the run folder: which samples each step read
 
     def __post_init__(self) -> None:
         positive(self, "every")
