@@ -6,12 +6,12 @@ from typing import NamedTuple
 import numpy as np
 
 from vglm_train.config.data import Cache
-from vglm_train.data.index import LANGUAGES, find_languages, index_path, read_index
+from vglm_train.data.index import LANGUAGES, index_path, read_index, read_spoken
 from vglm_train.data.manifest import Shard, remake
 from vglm_train.data.recent import Recent
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.store import Store
-from vglm_train.data.tar import IMAGE_EXTENSIONS, Table, walk_table
+from vglm_train.data.tar import IMAGE_EXTENSIONS, Spoken, Table, walk_table
 from vglm_train.errors import UserError
 
 OPEN_FILES = 64  # of one reader
@@ -49,10 +49,7 @@ class ShardReader:
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
-        try:
-            table = self._tables[shard]
-        except Unreachable as error:
-            raise DamagedSample("unreachable", shard.name, f"sample {index}", str(error)) from None
+        table = self._table(shard, f"sample {index}")
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
             raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
@@ -75,12 +72,9 @@ class ShardReader:
 
     def nth(self, shard: Shard, nth: int, language: str) -> int:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
-        try:
-            table = self._tables[shard]
-            if table.languages is None:
-                table = self._tables.values[shard] = find_languages(table, self._handles[shard])
-        except Unreachable as error:
-            raise DamagedSample("unreachable", shard.name, f"{language} sample {nth}", str(error)) from None
+        table = self._table(shard, f"{language} sample {nth}")
+        if table.languages is None:
+            table, _ = self.spoken(shard)
         assert table.languages is not None
         spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
         if nth >= len(spoken):
@@ -88,6 +82,25 @@ class ShardReader:
             reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(spoken)}"
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
         return int(spoken[nth])
+
+    def spoken(self, shard: Shard) -> tuple[Table, Spoken]:
+        """The table of `shard` and what its records say; they are read where no index tells. DamagedSample where the
+        shard cannot be had."""
+        table = self._table(shard, "every sample")
+        if table.spoken is None:
+            try:
+                table = self._tables.values[shard] = read_spoken(table, self._handles[shard])
+            except Unreachable as error:
+                raise DamagedSample("unreachable", shard.name, "every sample", str(error)) from None
+        assert table.spoken is not None
+        return table, table.spoken
+
+    def _table(self, shard: Shard, sample: str) -> Table:
+        """DamagedSample, named `sample`, where the shard cannot be had."""
+        try:
+            return self._tables[shard]
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, sample, str(error)) from None
 
     def _checked_table(self, shard: Shard) -> Table:
         if shard.url is not None:

@@ -175,6 +175,20 @@ def test_the_next_window_is_fetched_ahead(loader_of, tmp_path: Path, cache: Cach
         assert all(len(asked) == 1 for asked in server.requests.values())
 
 
+@pytest.mark.parametrize("world", [1, 2])
+def test_ordered_by_length_without_a_shard(loader_of, tmp_path: Path, cache: Cache, world: int) -> None:
+    """What cannot be had has no length; all else is read once."""
+    folder = write_source(tmp_path / "many", [12] * 4)
+    with serve(folder) as server:
+        (folder / "shard-000002.tar").unlink()
+        options = {"train": (Source(name="source0", shards=server.url),), "cache": cache, "length_window": 2}
+        loaders = [loader_of(folder, rank=rank, world=world, **options) for rank in range(world)]
+        batches = [batch for loader in loaders for batch in islice(loader.batches(0), 4)]
+        found = [int(n) for batch in batches for n in batch.image_ids[batch.valid]]
+        assert sorted(found) == [*range(24), *range(36, 48)]
+        assert sum(batch.damaged.get("unreachable", 0) for batch in batches) == 12
+
+
 def test_a_limit_of_one_window_still_reads_everything(loader_of, tmp_path: Path, cache: Cache) -> None:
     folder = write_source(tmp_path / "many", [12] * 8)
     size = sum((folder / f"shard-00000{n}.tar").stat().st_size for n in range(2))

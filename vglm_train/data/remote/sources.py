@@ -14,7 +14,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.index import count_languages, find_languages, write_index
+from vglm_train.data.index import count_languages, read_spoken, write_index
 from vglm_train.data.manifest import NAME, Manifest, Shard
 from vglm_train.data.remote.address import is_remote, shards_of, shown, split_manifest, within
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
@@ -128,7 +128,7 @@ def _count_one(address: str, store: Store) -> Shard:
     else:
         handle = os.open(path, os.O_RDONLY)
     with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
-        table = find_languages(walk_table(handle), handle)
+        table = read_spoken(walk_table(handle), handle)
         digest, size = hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(handle).st_size
     if remote:
         with suppress(FileNotFoundError):
