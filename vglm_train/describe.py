@@ -99,7 +99,7 @@ def _features(config: Config, model: VisualModel, samples: int) -> list[str]:
 def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
     try:
-        mixture, samples = read_mixture(config)
+        mixture, samples = read_mixture(config, count=False)
     except UserError as error:
         lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:

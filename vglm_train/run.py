@@ -28,6 +28,7 @@ from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.facts import RunFacts
 from vglm_train.log.metrics import Meter
+from vglm_train.log.samples import SampleLog, forget_samples
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
@@ -124,7 +125,7 @@ class _Run:
         parts = validating(data)
         if not parts:
             return None
-        return EvalSet(parts, size, data.languages, self.config.evaluate.images)
+        return EvalSet(parts, size, data.languages, self.config.evaluate.images, data.cache)
 
     def _tell_leaks(self) -> None:
         """Of tables, what training and validation share: scores are too good then."""
@@ -152,6 +153,7 @@ class _Run:
             self.folder.claim(self.config)
             before = RunFacts.read(self.folder.path) if self.resume_from else None
             self.facts.write(self.folder.path)
+            forget_samples(self.folder.path, self.state.step)
         self.ranks.barrier()
         console.setup(self.ranks, self.folder.path)
         itc = self.facts.weights.get("itc")
@@ -213,6 +215,8 @@ class _Run:
         chain: list[Hook] = [
             hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
         ]
+        if config.log.samples:
+            chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
             best = (config.checkpoint.best, config.evaluate.patience)

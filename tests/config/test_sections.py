@@ -2,7 +2,7 @@
 
 import pytest
 
-from vglm_train.config.data import Data, Features, Image, Source
+from vglm_train.config.data import Cache, Data, Features, Image, Source
 from vglm_train.config.model import Model, QFormer, Text, Vision
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import (
@@ -40,6 +40,12 @@ BAD = [
     (Model, {"text": Text(max_length=513)}, "text.max_length", "longer than qformer.positions 512"),
     (Source, {"name": "", "shards": "a"}, "name", "empty"),
     (Source, {"name": "a", "shards": ""}, "shards", "empty"),
+    (Source, {"name": "a", "shards": "a", "manifest": ""}, "manifest", "empty"),
+    (Source, {"name": "a", "table": "a.csv", "manifest": "m.json"}, "manifest", "the source is a table"),
+    (Cache, {"folder": ""}, "folder", "empty"),
+    (Cache, {"limit_gib": 0.0}, "limit_gib", "above 0"),
+    (Cache, {"retries": -1}, "retries", "negative"),
+    (Cache, {"timeout_s": 0.0}, "timeout_s", "above 0"),
     (Image, {"crop_scale": (0.0, 1.0)}, "crop_scale", "0 < smallest"),
     (Image, {"crop_scale": (0.9, 0.5)}, "crop_scale", "smallest <= largest"),
     (Image, {"crop_scale": (0.5, 1.5)}, "crop_scale", "[0.5, 1.5]"),

@@ -26,23 +26,29 @@ class Fields:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where samples come from: a folder of shards with its manifest.json, or a table as people have it."""
+    """Where samples come from: shards with their manifest.json (here, on a server, or out of a command), or a table as
+    people have it."""
 
     name: str
-    shards: str | None = None  # folder that holds manifest.json, or the path of a manifest
+    # folder that holds manifest.json, a manifest, or shards as a brace list ({000..099}.tar); a path, http(s)://,
+    # s3://BUCKET/..., or pipe:COMMAND that writes to its output what stands for {}
+    shards: str | None = None
     table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
     images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
     fields: Fields = field(default_factory=Fields)  # of a table
     split: str | None = None  # of a table whose rows say theirs (key split): the one to read
+    manifest: str | None = None  # of shards, where it is not beside them: a path, http(s):// or s3://
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards", "table", "images", "split")
+        not_empty(self, "name", "shards", "manifest", "table", "images", "split")
         positive(self, "weight")
         if (self.shards is None) == (self.table is None):
             raise FieldError("shards", "table", reason="give one of shards (a folder of them) and table (a file)")
         if self.table is None and (self.images or self.split or self.fields != Fields()):
             raise FieldError("table", "shards", reason="images, split and fields are of a table; these are shards")
+        if self.manifest is not None and self.shards is None:
+            raise FieldError("manifest", "table", reason="lists shards, but the source is a table; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -71,6 +77,22 @@ class Features:
     def __post_init__(self) -> None:
         not_empty(self, "folder")
         positive(self, "limit_gib", "views")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Cache:
+    """Copies of remote shards on a local disk, shared by all processes of a host, and patience with servers."""
+
+    folder: str | None = None  # null: vglm_train/shards in $XDG_CACHE_HOME or ~/.cache
+    limit_gib: float = 50.0  # the shard unused for longest goes first
+    retries: int = 5  # after the first try, of one shard; whoever brings 16 MiB has his tries again
+    timeout_s: float = 30.0  # to connect, and without a byte
+    backoff_s: float = 1.0  # before the first retry; doubles up to a minute, times 0.5 to 1.5 at random
+
+    def __post_init__(self) -> None:
+        not_empty(self, "folder")
+        positive(self, "limit_gib", "timeout_s")
+        not_negative(self, "retries", "backoff_s")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -104,6 +126,7 @@ class Data:
     mix: Literal["sample", "batch"] = "sample"  # batch: rows come from one source at a time
     mix_rows: int | None = None  # for mix batch: rows that come from one source; null: global_batch
     image: Image = field(default_factory=Image)
+    cache: Cache = field(default_factory=Cache)
     global_batch: int = 1680
     workers: int = 4
     shuffle_shards: int = 16  # shards whose samples are permuted together

@@ -63,8 +63,8 @@ class TextLengths:
         shard, language = place.shard, place.pool.language
         if isinstance(shard, TableShard):  # a table's rows are read one by one, and it has no index of texts
             return 0
-        table, spoken = self.reader.spoken(shard)
         try:
+            table, spoken = self.reader.spoken(shard)
             index = place.nth if language is None else self.reader.nth(shard, place.nth, language)
         except DamagedSample:
             return 0

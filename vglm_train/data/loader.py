@@ -16,6 +16,8 @@ from vglm_train.data.features import FeatureStore
 from vglm_train.data.lengths import ByLength, TextLengths
 from vglm_train.data.manifest import Manifest
 from vglm_train.data.mixture import Mixture, build_mixture
+from vglm_train.data.remote.ahead import check_room
+from vglm_train.data.remote.store import Store
 from vglm_train.data.rows import Rows
 from vglm_train.data.sources import open_part, training
 from vglm_train.data.stream import Samples, StreamDataset
@@ -92,9 +94,9 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
         del batches  # an error's traceback would keep the workers waiting
 
 
-def _read_sources(config: Config) -> list[Manifest]:
+def _read_sources(config: Config, count: bool) -> list[Manifest]:
     data = config.data
-    sources = [open_part(part, data.languages) for part in training(data)]
+    sources = [open_part(part, data.languages, data.cache, count) for part in training(data)]
     _check_languages(data.languages, sources)
     return sources
 
@@ -103,9 +105,13 @@ def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
     data = config.data
     mixture, samples = read_mixture(config)
+    if any(shard.url for shard in mixture.shards()):
+        store = Store(data.cache)
+        store.begin()
+        check_room(mixture, store)
     cut = split(config, ranks.world)
-    how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image)
-    dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world)
+    how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image, config.log.samples)
+    dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
     if window := length_window(config):
         length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
@@ -113,9 +119,12 @@ def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
 
 
-def read_mixture(config: Config) -> tuple[Mixture, int]:
-    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong."""
-    manifests = _read_sources(config)
+def read_mixture(config: Config, count: bool = True) -> tuple[Mixture, int]:
+    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong.
+
+    `count`: shards that no manifest lists are fetched and counted, once.
+    """
+    manifests = _read_sources(config, count)
     return build_mixture(config.data, manifests, config.run.seed), sum(manifest.samples for manifest in manifests)
 
 
@@ -126,7 +135,7 @@ def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> N
         return
     missing = [language for language in languages if not any(count and count.get(language) for count in counts)]
     if missing:
-        places = ", ".join(str(manifest.path) for manifest in sources)
+        places = ", ".join(manifest.where for manifest in sources)
         raise UserError(
             f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {places}). "
             "Leave it out, or add a source that has it."

@@ -5,8 +5,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vglm_train.config.data import Data, Holdout, Source
+from vglm_train.config.data import Cache, Data, Holdout, Source
 from vglm_train.data.manifest import Manifest, check_spoken, read_source
+from vglm_train.data.remote.sources import manifest_of
 from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.table import Table
 
@@ -31,12 +32,18 @@ def validating(data: Data) -> list[Part]:
     return [*map(Part, data.validation), *kept]
 
 
-def open_part(part: Part | Source, languages: Sequence[str]) -> Manifest:
-    """The manifest of a source or a part of it. UserError where it cannot be read or has nothing in `languages`."""
+def open_part(
+    part: Part | Source, languages: Sequence[str], cache: Cache | None = None, count: bool = True
+) -> Manifest:
+    """The manifest of a source or a part of it. UserError where it cannot be read or has nothing in `languages`.
+
+    `cache`: where remote shards go; `count`: shards that no manifest lists are fetched and counted, once.
+    """
     part = Part(part) if isinstance(part, Source) else part
     source = part.source
     if source.table is None:
-        return read_source(source.name, str(source.shards), languages)
+        elsewhere = manifest_of(source, cache or Cache(), count)
+        return read_source(source.name, str(source.shards), languages, elsewhere)
     table = Table(source)
     rows = table.usable(source.split)
     if part.holdout is not None:

@@ -23,11 +23,12 @@ from torch.utils.data import Dataset
 
 from vglm_train.batch import Batch
 from vglm_train.config.check import Split
-from vglm_train.config.data import Image
+from vglm_train.config.data import Cache, Image
 from vglm_train.data.features import FeatureStore
 from vglm_train.data.mixture import Mixture, Place
 from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.remote.ahead import Ahead
 from vglm_train.data.rows import Drawn, Rows, Visit
 from vglm_train.data.shards import ShardReader
 from vglm_train.errors import UserError
@@ -46,6 +47,7 @@ class Samples:
     rows: Rows
     size: int
     image: Image
+    keys: bool = False  # batches tell the keys of their samples
     stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
 
     def pictures(self, images: Sequence[bytes], epoch: int, rng: random.Random) -> Tensor:
@@ -105,7 +107,7 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         cause = "bomb" if error.cause == "bomb" else "image"
         raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
     except UserError as error:
-        raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
+        raise UserError(f"{shard.where}, sample {raw.key}: {error}") from None
     image_id = content_id(raw.image) if record.image_id is None else record.image_id
     return Sample(raw.key, pixels, image_id, drawn)
 
@@ -130,18 +132,28 @@ class StreamDataset(Dataset):
     """
 
     def __init__(
-        self, mixture: Mixture, epoch_samples: int, how: Samples, global_batch: int, cut: Split, rank: int, world: int
+        self,
+        mixture: Mixture,
+        epoch_samples: int,
+        how: Samples,
+        global_batch: int,
+        cut: Split,
+        rank: int,
+        world: int,
+        cache: Cache | None = None,
     ) -> None:
-        """`epoch_samples`: samples of all sources together."""
+        """`epoch_samples`: samples of all sources together; `cache`: for remote shards."""
         self.mixture, self.epoch_samples, self.how = mixture, epoch_samples, how
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
         windows = [pool.order.window for pool, _ in mixture.shares()]
-        self.reader = ShardReader(capacity=2 * sum(windows))  # a batch may straddle two windows of each pool
+        self.reader = ShardReader(2 * sum(windows), cache)  # a batch may straddle two windows of each pool
+        self.ahead = Ahead(mixture, self.reader.store)
         self.seats: Callable[[int], NDArray[np.int64]] | None = None  # step -> places of its rows; None: as they come
         self.log = _DamageLog()
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
+            self.ahead.at(self.mixture.locate(self.first_row(number)))  # before lengths are looked up
             return self._batch(self.first_row(number), self.places(number))
         except UserError as error:
             return error
@@ -165,20 +177,25 @@ class StreamDataset(Dataset):
         image_ids = torch.full((number,), -1, dtype=torch.int64)
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
+        keys: list[str] = []
         damaged: Counter[str] = Counter()
         drawn: Counter[str] = Counter()
         epoch = first // self.epoch_samples
         for row, where in enumerate(places):
             place = self.mixture.locate(where)
+            self.ahead.at(place)
             try:
                 sample = read_sample(self.reader, place, how)
             except DamagedSample as error:
+                keys.append(f"{place.source}/{error.shard}/{error.key}")
                 damaged[error.cause] += 1
                 self.log.note(error, epoch)
                 continue
+            keys.append(f"{place.source}/{place.shard.name}/{sample.key}")
             drawn.update((place.source, sample.drawn.language))
             pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
         facts = {**how.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
+        facts["keys"] = tuple(keys) if how.keys else ()
         return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
 
 
