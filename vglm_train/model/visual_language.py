@@ -4,6 +4,7 @@ n images, b rows, p image tokens, c image width, q queries, e embedding width, s
 """
 
 from collections.abc import Sequence
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -33,6 +34,12 @@ class VisualLanguageModel(VisualModel):
         self.image_length, width = qformer.query_tokens.shape
         self.projection = nn.Linear(width, language.embed_width)
         self.language = language
+
+    def train(self, mode: bool = True) -> Self:
+        """A Q-Former of which nothing trains stays in eval mode: its dropout would only be noise."""
+        super().train(mode)
+        self.qformer.train(mode and any(p.requires_grad for p in self.qformer.parameters()))
+        return self
 
     def visual_tokens(self, features: Tensor) -> Tensor:
         """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e]."""

@@ -68,10 +68,11 @@ class HuggingFaceLanguage(LanguageModel):
         return self.embeddings(input_ids).to(outside(self.dtype))
 
     def recompute(self, on: bool) -> None:
+        random = any(getattr(adapter, "dropout", 0.0) > 0 for adapter in self.adapters())  # nothing else here is
         for block in self.blocks():
             vars(block).pop("forward", None)
-            if on:  # nothing in a frozen model is random, so no RNG state needs to be kept
-                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            if on:
+                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random)
                 block.forward = forward  # type: ignore[method-assign]
 
     def own_dtype(self) -> AbstractContextManager:

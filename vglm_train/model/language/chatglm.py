@@ -16,7 +16,7 @@ from vglm_train.model.language._sat import Driver, build_network
 from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.decoding import write
-from vglm_train.model.language.gradient import HalfGate, outside
+from vglm_train.model.language.gradient import outside
 from vglm_train.model.vision import DTYPES
 
 SOP, PAD = 130004, 3  # as released: <sop> begins the answer
@@ -79,7 +79,7 @@ class ChatGlm(LanguageModel):
         places = is_target.flatten().nonzero()[:, 0]  # [m]; place 0 of a row is never a target
         layout = self.layout(batch)
         self._check_sop(is_target, layout)
-        gate = HalfGate(self.dtype)
+        gate = self.gate()
         with torch.autocast(embeds.device.type, enabled=False):
             logits = self._logits(gate.enter(embeds), layout.positions, layout.visible, places - 1)
             return gate.leave(logits), batch.labels.flatten()[places]
