@@ -126,7 +126,7 @@ def test_backward_ends_at_the_lowest_update():
     apply_tuning(model, Tuning(rules=FROZEN, lora=Lora(rank=2, layers=(1,))))
     seen = {}
     for number, block in enumerate(model.language.blocks()):
-        block.register_forward_hook(lambda _m, _i, out, n=number: seen.update({n: out[0].requires_grad}))
+        block.mlp.register_forward_hook(lambda _m, _i, out, n=number: seen.update({n: out.requires_grad}))
     GenerationObjective(model.train())(tiny_language.prompts(3))
     assert seen == {0: False, 1: True}
 

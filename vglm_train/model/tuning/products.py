@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from torch import nn
 
@@ -27,7 +27,8 @@ class Product(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         """Inputs and outputs."""
-        o, i = self.module.weight.shape  # type: ignore[union-attr]
+        weight: Any = self.module.weight
+        o, i = weight.shape
         return (int(o), int(i)) if self.transposed else (int(i), int(o))
 
 
@@ -55,7 +56,7 @@ def chosen_blocks(model: LanguageModel, layers: Sequence[int], field: str) -> li
     if wrong := [layer for layer in layers if not 0 <= layer < len(blocks)]:
         reason = f"there is no block {wrong[0]}: the language model has {len(blocks)}, 0 to {len(blocks) - 1}"
         raise FieldError(field, reason=reason)
-    return [blocks[layer] for layer in layers] or list(blocks)
+    return [blocks[layer] for layer in layers] or [blocks[n] for n in range(len(blocks))]
 
 
 def targets(found: Sequence[Product], patterns: Sequence[str]) -> list[Product]:
