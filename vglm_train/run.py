@@ -92,15 +92,25 @@ class _Run:
         finally:
             for outlet in outlets:
                 outlet.close()
-        if stop.received is not None and self.state.step < self.plan.steps:
+        if stop.received is not None and self.state.step < self.plan.steps and not self.state.ended:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
             return 128 + stop.received
+        step = self._best(engine)
         if self.ranks.main:
-            origin = {"run": self.config.run.name, "step": self.state.step, "samples": self.state.samples}
+            origin = {"run": self.config.run.name, "step": step, "samples": step * self.plan.global_batch}
             self.stage.save(self.folder.bundle, model, origin)
             log.info("done: %s", self.folder.bundle)
         self.ranks.barrier()
         return 0
+
+    def _best(self, engine: DeepSpeedEngine) -> int:
+        """The step whose weights are the run's result, now in the model: the best, where that was asked for."""
+        step, best = self.state.step, self.state.best_step
+        if self.config.checkpoint.best is None or best is None or best == step:
+            return step
+        log.info("the bundle holds step %d, the best by %s", best, self.config.checkpoint.best)
+        engine.load_state(read_tensors(self.folder.checkpoints.of(best), engine.trained_shapes()))
+        return best
 
     def _validation(self) -> EvalSet | None:
         data, size = self.config.data, self.config.model.vision.image_size
@@ -112,7 +122,9 @@ class _Run:
         if self.resume_from is None:
             return RunState()
         try:
-            return RunState.from_dict(read_state(self.resume_from))
+            state = RunState.from_dict(read_state(self.resume_from))
+            state.ended &= self.config.evaluate.patience is not None  # taken away, the run goes on
+            return state
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self.resume_from}: state.json is not of this program's making ({error}). "
@@ -142,6 +154,8 @@ class _Run:
         with self.ranks.device:
             model = self.stage.model()
         self.stage.load(model)
+        for line in self.stage.tune(model):
+            log.info("%s", line)
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
@@ -186,6 +200,7 @@ class _Run:
         ]
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
+            best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
-            chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, config.checkpoint.best))
+            chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))
         return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
