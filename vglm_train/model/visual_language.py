@@ -4,7 +4,7 @@ n images, b rows, p image tokens, c image width, q queries, e embedding width, s
 """
 
 from collections.abc import Sequence
-from typing import Self
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -77,14 +77,18 @@ class VisualLanguageModel(VisualModel):
 
 
 def build_visual_language(
-    config: Model, mean: Sequence[float], std: Sequence[float], sop_id: int | None = None
+    config: Model,
+    mean: Sequence[float],
+    std: Sequence[float],
+    sop_id: int | None = None,
+    quantize: Literal["nf4"] | None = None,
 ) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
     The Q-Former has no text branch. `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. Published
-    weights are read afterwards.
+    weights are read afterwards. `quantize`: the language model's blocks in four bits, see `build_language`.
     """
     assert config.language is not None
     vision = build_vision(config.vision)
     qformer = QFormer(config.qformer, config.vision.width, None)
-    return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id), mean, std)
+    return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id, quantize), mean, std)

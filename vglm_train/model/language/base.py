@@ -27,6 +27,7 @@ class LanguageModel(nn.Module):
     `embed_width` e is the width of its embeddings, which need not be that of its blocks (OPT-350m).
     `pad_id` fills what `generate` leaves open behind an answer's end; `vocabulary` is the number of its embeddings;
     `positions` the places of the longest sequence, None where there is no such limit.
+    `home` is where a model on the meta device gets memory when its weights are read; None: on the default device.
     """
 
     embed_width: int
@@ -34,6 +35,7 @@ class LanguageModel(nn.Module):
     pad_id: int
     positions: int | None
     dtype: torch.dtype
+    home: torch.device | None = None
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: `model.train()` must not wake a frozen model's dropout; adapters' it does."""
@@ -75,6 +77,12 @@ class LanguageModel(nn.Module):
         what else is in the batch.
         """
         raise NotImplementedError
+
+    def materialise(self, device: torch.device) -> None:
+        """Give a model on the meta device memory on `device`, with tables that no file holds; see `Nf4Linear`.
+
+        A family whose tables are real in any case needs nothing: its weights get memory one by one.
+        """
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order (for a seq2seq model the encoder's, then the decoder's)."""

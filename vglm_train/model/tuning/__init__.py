@@ -1,6 +1,7 @@
 """What of a stage-two model trains on a domain, and what is added to it for that."""
 
 from vglm_train.config.tuning import Tuning
+from vglm_train.model.language.products import quantize_blocks
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.model.tuning.rules import Resolved, apply_rules, is_adapter, table
 from vglm_train.model.visual_language import VisualLanguageModel
@@ -14,6 +15,8 @@ def apply_tuning(model: VisualLanguageModel, config: Tuning, seed: int = 0) -> l
     The model may be on the meta device. Fresh weights are a function of `seed` and their names. Call it once.
     FieldError, naming the field below `tuning`, for what does not fit the model; the model is then of no more use.
     """
+    if config.quantize:
+        quantize_blocks(model.language)
     if config.lora:
         attach_lora(model.language, config.lora, seed)
     return apply_rules(model, config.rules)

@@ -11,8 +11,8 @@ from vglm_train.config.tuning import Lora
 from vglm_train.model.language.adapter import Adapter
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.gradient import HalfGate
+from vglm_train.model.language.products import Product, products, targets
 from vglm_train.model.tuning.drawing import drawn
-from vglm_train.model.tuning.products import Product, products, targets
 
 ALIGNED = 8  # columns: a half-precision product of fewer reads unaligned rows, many times slower
 
@@ -83,16 +83,16 @@ def attach_lora(model: LanguageModel, config: Lora, seed: int) -> list[Product]:
         update = LowRank(*product.size, config.rank, config.alpha / config.rank, config.dropout)
         bound = product.size[0] ** -0.5
         update.lora_a = nn.Parameter(drawn(update.lora_a.shape, seed, product.name).mul_(2 * bound).sub_(bound))
-        add_update(product.module, update)
+        add_update(product, update)
     return chosen
 
 
-def add_update(module: nn.Module, update: LowRank) -> None:
-    """From now on `module`, a product, gives the sum of its output and of the update's."""
-    update.to(module.weight.device)  # type: ignore[union-attr,arg-type]
-    update.requires_grad_(True)
+def add_update(product: Product, update: LowRank) -> None:
+    """From now on the product gives the sum of its output and of the update's."""
+    module = product.module
+    update.to(product.device)
     module.add_module("adapter", update)
-    update.handle = module.register_forward_hook(_add)  # type: ignore[assignment]
+    update.handle = module.register_forward_hook(_add)
 
 
 def _add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
