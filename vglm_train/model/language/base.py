@@ -88,6 +88,17 @@ class LanguageModel(nn.Module):
         """The transformer blocks in order (for a seq2seq model the encoder's, then the decoder's)."""
         raise NotImplementedError
 
+    def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
+        """Of each block, in order: its attention to its own sequence, that one's heads of keys, a head's width."""
+        raise NotImplementedError
+
+    def read_prefixes(self, length: int) -> None:
+        """From now on attentions see the `Prefix` that is their child `adapter`, of `length` places where it is.
+
+        UserError where the family's attention lets nothing be added.
+        """
+        raise NotImplementedError
+
     def recompute(self, on: bool) -> None:
         """Whether activations are computed again in backward instead of kept."""
         raise NotImplementedError

@@ -3,6 +3,7 @@
 from vglm_train.config.tuning import Tuning
 from vglm_train.model.language.products import quantize_blocks
 from vglm_train.model.tuning.lora import attach_lora
+from vglm_train.model.tuning.prefix import attach_prefix
 from vglm_train.model.tuning.rules import Resolved, apply_rules, is_adapter, table
 from vglm_train.model.visual_language import VisualLanguageModel
 
@@ -19,4 +20,6 @@ def apply_tuning(model: VisualLanguageModel, config: Tuning, seed: int = 0) -> l
         quantize_blocks(model.language)
     if config.lora:
         attach_lora(model.language, config.lora, seed)
+    if config.prefix:
+        attach_prefix(model.language, config.prefix, seed)
     return apply_rules(model, config.rules)
