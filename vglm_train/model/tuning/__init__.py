@@ -5,6 +5,7 @@ from vglm_train.model.language.products import quantize_blocks
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.model.tuning.prefix import attach_prefix
 from vglm_train.model.tuning.rules import Resolved, apply_rules, is_adapter, table
+from vglm_train.model.tuning.vision import train_blocks
 from vglm_train.model.visual_language import VisualLanguageModel
 
 __all__ = ["Resolved", "apply_tuning", "is_adapter", "table"]
@@ -22,4 +23,5 @@ def apply_tuning(model: VisualLanguageModel, config: Tuning, seed: int = 0) -> l
         attach_lora(model.language, config.lora, seed)
     if config.prefix:
         attach_prefix(model.language, config.prefix, seed)
-    return apply_rules(model, config.rules)
+    vision = train_blocks(model, config.vision_blocks) if config.vision_blocks else {}
+    return apply_rules(model, config.rules, vision)
