@@ -8,9 +8,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.config.tuning import Lora
+from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Adapter
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.gradient import HalfGate
+from vglm_train.model.language.nf4 import Nf4Linear
 from vglm_train.model.language.products import Product, products, targets
 from vglm_train.model.tuning.drawing import drawn
 
@@ -99,7 +101,23 @@ def _add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tenso
     return output + module.adapter(inputs[0])  # type: ignore[operator]
 
 
-def remove_update(module: nn.Module) -> None:
-    """`module` is what it was before `add_update`."""
-    module.adapter.handle.remove()  # type: ignore[union-attr,operator]
-    del module.adapter
+def remove_update(product: Product) -> None:
+    """The product is what it was before `add_update`."""
+    product.module.adapter.handle.remove()
+    del product.module.adapter
+
+
+@torch.no_grad()
+def merge(model: LanguageModel) -> list[str]:
+    """Fold every update into its product's weight and remove it; names of the products.
+
+    UserError for products in four bits, whose steps are wider than most updates: nothing is changed then.
+    """
+    changed = [product for product in products(model) if isinstance(getattr(product.module, "adapter", None), LowRank)]
+    if any(isinstance(product.module, Nf4Linear) for product in changed):
+        raise UserError("updates merge into weights in full: load the language model without tuning.quantize first.")
+    for product in changed:
+        weight, delta = product.module.weight, product.module.adapter.delta()
+        weight.copy_(weight.float() + (delta.T if product.transposed else delta))
+        remove_update(product)
+    return [product.name for product in changed]
