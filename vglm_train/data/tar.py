@@ -30,6 +30,14 @@ class Member(NamedTuple):
     size: int
 
 
+class Spoken(NamedTuple):
+    """What the records of a shard say: how many captions, and how long. See data/index.py."""
+
+    counts: NDArray[np.uint8]  # [n,languages] captions
+    lengths: NDArray[np.uint8]  # [captions] about how many tokens each has, sample by sample, language by language
+    starts: NDArray[np.int64]  # [n] where in `lengths` a sample begins
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Where the n samples of a shard lie, in the order of the file."""
@@ -39,6 +47,7 @@ class Table:
     extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
     cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
     languages: NDArray[np.uint8] | None = None  # [n] bits, see data/index.py; None: nobody has looked
+    spoken: Spoken | None = None  # None: nobody has looked
 
     def __len__(self) -> int:
         return len(self.keys)
