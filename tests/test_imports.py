@@ -56,6 +56,7 @@ FENCED = {
         "vglm_train/model/vision/hf.py",
         "vglm_train/model/language/_hf.py",
         "vglm_train/model/language/_hf_building.py",
+        "vglm_train/model/language/_hf_prefix.py",
         "vglm_train/model/language/causal.py",
         "vglm_train/model/language/seq2seq.py",
         "vglm_train/prompt/text.py",

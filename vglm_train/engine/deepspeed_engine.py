@@ -36,11 +36,19 @@ class Update:
 class DeepSpeedEngine:
     """One objective under DeepSpeed; every method is called by all ranks together."""
 
-    def __init__(self, objective: nn.Module, config: Config, accumulation: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        objective: nn.Module,
+        config: Config,
+        accumulation: int,
+        ranks: Ranks,
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        """scales: names of the objective's parameters that do not train at the learning rate -> times it."""
         deepspeed = _import_deepspeed()
         optim = config.optim
         adamw = torch.optim.AdamW(
-            parameter_groups(objective, optim),
+            parameter_groups(objective, optim, scales),
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
@@ -63,14 +71,14 @@ class DeepSpeedEngine:
     def step(
         self, batches: Sequence[Batch], scales: Sequence[Mapping[str, Tensor]], lr: float
     ) -> tuple[list[LossOutput], Update]:
-        """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`.
+        """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
         scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
         """
         assert len(batches) == self.accumulation
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         outputs = []
         for batch, scale in zip(batches, scales):
             output = self._engine(batch)
