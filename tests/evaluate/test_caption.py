@@ -22,7 +22,7 @@ ROOT = HERE.parents[1]
 FAMILIES = ("chatglm", "causal", "seq2seq")
 ALWAYS = {"distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high"}
 EN = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"}
-ZH = {"bleu4", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "cider", "cider_char"}
+ZH = {"bleu4", "bleu4_word", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "rouge_l_char", "cider", "cider_char"}
 
 
 @pytest.fixture(autouse=True)

@@ -6,7 +6,7 @@ only knows how captions sound has none, and good n-gram scores all the same.
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -51,10 +51,15 @@ class Speaker:
         """What comes before an answer. UserError where it is longer than prompt.max_prompt."""
         return self.template.encode_prompt(self._dialogue(language, None))
 
-    @torch.no_grad()
     def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
         """uint8 [n,3,h,w] -> n captions."""
-        batch = self.template.batch([self.prompt(language)] * len(pixels), pixels).to(self.device)
+        return self.answers([self._dialogue(language, None)] * len(pixels), pixels, decoding)
+
+    @torch.no_grad()
+    def answers(self, dialogues: Sequence[Dialogue], pixels: Tensor, decoding: Decoding) -> list[str]:
+        """b dialogues to be answered, and their pictures in that order, uint8 [n,3,h,w] -> b answers."""
+        rows = [self.template.encode_prompt(dialogue) for dialogue in dialogues]
+        batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
             ids = self.model.generate(batch, decoding, self.template.end_id)
         return [self.template.decode(row) for row in ids.tolist()]
@@ -194,7 +199,7 @@ class Captioner:
         self.said.add(note)
 
 
-def derangement(image_ids: Sequence[int], seed: int = 0) -> list[int | None]:
+def derangement(image_ids: Sequence[Hashable], seed: int = 0) -> list[int | None]:
     """Another image for each, every one used once: place [n] -> place, the same at every call.
 
     None where only the same image (by `image_ids`) was to be had, as when there is one alone.
