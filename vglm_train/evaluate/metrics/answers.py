@@ -20,8 +20,8 @@ HAN_YES = ("是的", "对的", "有的", "正确", "存在", "可以", "是", "�
 HAN_NO = ("不是", "没有", "不存在", "不可以", "不正确", "不能", "不会", "不对", "错误", "没", "无", "否", "不")
 # 是, 有 and negations say yes or no wherever they stand; 能, 会, 对 do so only where a clause begins: 可能 is neither
 CLAUSE = re.compile(r"[^\w\s]+")
-LEADING = re.compile("|".join(sorted((*HAN_YES, *HAN_NO), key=len, reverse=True)))
-INNER = re.compile(r"没有|不是|不存在|未见|未发现|无(?!法|论)|否|不|(?<!所)(?<!具)有(?!限)|存在|是(?!否)")
+LEADING = re.compile("(?!无[法论]|对[称比于])(?:" + "|".join(sorted((*HAN_YES, *HAN_NO), key=len, reverse=True)) + ")")
+INNER = re.compile(r"没有|不是|不存在|未见|未发现|无(?![法论])|否|不|(?<!所)(?<!具)有(?!限)|存在|是(?!否)")
 REFUSED_BEFORE = frozenset({"not", "no", "不", "非", "无"})
 
 
