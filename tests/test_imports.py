@@ -63,7 +63,7 @@ FENCED = {
     },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/ice_text.py"},
     "webdataset": {"vglm_train/data/tar.py", "data_tools/_packing.py"},
-    "datasets": {"data_tools/sources.py"},
+    "datasets": {"data_tools/sources.py", "vglm_train/data/tables/saved.py"},
     "wandb": {"vglm_train/log/sinks.py"},
     "yaml": {"vglm_train/config/document.py", "vglm_train/config/load.py"},
     "matplotlib": {"vglm_train/report/curves.py"},

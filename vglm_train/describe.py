@@ -32,12 +32,14 @@ def describe(config: Config, world: int) -> str:
     words = stage.tokenizer_line()
     with torch.device("meta"):
         model = stage.model()
+        tuned = stage.tune(model)
     folder = RunFolder(config)
     resume = folder.check(config)
     lines = [
         dump(config).rstrip(),
         "",
         *_parameters(model),
+        *tuned,
         *stage.notes(model),
         words,
         *_data(config, world),

@@ -14,6 +14,8 @@ from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalSet
 from vglm_train.data.loader import build as build_loader
+from vglm_train.data.sources import validating
+from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
@@ -76,6 +78,7 @@ class _Run:
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
         self._claim()
+        self._tell_leaks()
         if self.resume_from:
             log.info("continuing from %s", self.resume_from)
         outlets = self._sinks()
@@ -92,27 +95,47 @@ class _Run:
         finally:
             for outlet in outlets:
                 outlet.close()
-        if stop.received is not None and self.state.step < self.plan.steps:
+        if stop.received is not None and self.state.step < self.plan.steps and not self.state.ended:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
             return 128 + stop.received
+        step = self._best(engine)
         if self.ranks.main:
-            origin = {"run": self.config.run.name, "step": self.state.step, "samples": self.state.samples}
+            origin = {"run": self.config.run.name, "step": step, "samples": step * self.plan.global_batch}
             self.stage.save(self.folder.bundle, model, origin)
             log.info("done: %s", self.folder.bundle)
         self.ranks.barrier()
         return 0
 
+    def _best(self, engine: DeepSpeedEngine) -> int:
+        """The step whose weights are the run's result, now in the model: the best, where that was asked for."""
+        step, best = self.state.step, self.state.best_step
+        if self.config.checkpoint.best is None or best is None or best == step:
+            return step
+        log.info("the bundle holds step %d, the best by %s", best, self.config.checkpoint.best)
+        engine.load_state(read_tensors(self.folder.checkpoints.of(best), engine.trained_shapes()))
+        return best
+
     def _validation(self) -> EvalSet | None:
         data, size = self.config.data, self.config.model.vision.image_size
-        if not data.validation:
+        parts = validating(data)
+        if not parts:
             return None
-        return EvalSet(data.validation, size, data.languages, self.config.evaluate.images)
+        return EvalSet(parts, size, data.languages, self.config.evaluate.images)
+
+    def _tell_leaks(self) -> None:
+        """Of tables, what training and validation share: scores are too good then."""
+        if self.validation is not None and self.ranks.main:
+            leaks = find_leaks(side(self.loader.dataset.mixture.shards()), side(self.validation.shards))
+            for line in leaks.lines():
+                log.warning("%s", line)
 
     def _state(self) -> RunState:
         if self.resume_from is None:
             return RunState()
         try:
-            return RunState.from_dict(read_state(self.resume_from))
+            state = RunState.from_dict(read_state(self.resume_from))
+            state.ended &= self.config.evaluate.patience is not None  # taken away, the run goes on
+            return state
         except (ValueError, TypeError) as error:
             raise UserError(
                 f"{self.resume_from}: state.json is not of this program's making ({error}). "
@@ -142,6 +165,8 @@ class _Run:
         with self.ranks.device:
             model = self.stage.model()
         self.stage.load(model)
+        for line in self.stage.tune(model):
+            log.info("%s", line)
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
@@ -186,6 +211,7 @@ class _Run:
         ]
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
+            best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
-            chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, config.checkpoint.best))
+            chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))
         return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]

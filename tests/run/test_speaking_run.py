@@ -8,6 +8,7 @@ from statistics import fmean
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from run import runs, speaking
@@ -176,6 +177,23 @@ def test_the_best_step_is_kept(
     kept = sorted(p.name for p in (tmp_path / "run" / "checkpoints").iterdir())
     assert kept == sorted({"latest", f"step-{step:08d}", "step-00000012"})
     assert len(judged) == 6
+    state = load_file(tmp_path / "run" / "checkpoints" / f"step-{step:08d}" / "tensors.safetensors")
+    given = load_file(tmp_path / "run" / "bundle" / "trained.safetensors")
+    assert all(torch.equal(given[name], state[f"weight/model.{name}"]) for name in given), "the best is the result"
+
+
+def test_a_run_ends_when_its_score_no_longer_rises(speaking_config: dict[str, Path], tmp_path: Path) -> None:
+    words = ["checkpoint.best=eval/en_loss", "evaluate.patience=2", "evaluate.every=2", "run.length.steps=40"]
+    words += ["optim={lr: 1.0, min_lr: 1.0, warmup: {steps: 6}}", "data.languages=[en]", "checkpoint.every=100"]
+    run = tmp_path / "run"
+    assert train(speaking_config["causal"], run, *words) == 0
+    judged = {row["step"]: row["eval/en_loss"] for row in rows(run) if "eval/en_loss" in row}
+    best = min(judged, key=lambda step: judged[step])
+    assert max(judged) == best + 4 < 40
+    origin = json.loads((run / "bundle" / "bundle.json").read_text())["origin"]
+    assert origin["step"] == best
+    assert train(speaking_config["causal"], run, *words) == 0
+    assert max(row["step"] for row in rows(run)) == best + 4, "the same command does not go on"
 
 
 def test_a_language_model_in_low_precision(finished: Finished, tmp_path: Path) -> None:

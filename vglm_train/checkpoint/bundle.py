@@ -22,7 +22,7 @@ from torch import Tensor
 
 from vglm_train.checkpoint import frozen
 from vglm_train.checkpoint.language import load_language
-from vglm_train.checkpoint.pretrained import load_strictly, load_vision, read_weights
+from vglm_train.checkpoint.pretrained import load_vision
 from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.config.load import dump, load
 from vglm_train.config.model import Model
@@ -166,12 +166,9 @@ def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
 
 def _load_language(bundle: Bundle, path: Path) -> None:
     """The frozen language model: from the bundle's own file, or from the folder it was published in."""
-    if path.name == "language.safetensors":
-        load_strictly(bundle.model.language, read_weights(path), path)
-    else:
-        section = bundle.config.model.language
-        assert section is not None
-        load_language(bundle.model.language, replace(section, weights=str(path)))
+    section = bundle.config.model.language
+    assert section is not None
+    load_language(bundle.model.language, replace(section, weights=str(path)))
 
 
 def _keep_shape(config: Model, aside: Path) -> None:

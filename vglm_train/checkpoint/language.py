@@ -5,6 +5,7 @@ from typing import Any
 
 from vglm_train.checkpoint.filling import fill, indexed, open_shard
 from vglm_train.checkpoint.keymap import KeyMap, rename
+from vglm_train.checkpoint.pretrained import load_strictly, read_weights
 from vglm_train.checkpoint.sat import (
     CONFIG,
     Fused,
@@ -20,6 +21,7 @@ from vglm_train.errors import UserError
 from vglm_train.model.language import LanguageModel
 
 HUB_CONFIG = "config.json"
+OWN = "language.safetensors"  # of a bundle
 
 
 def load_language(model: LanguageModel, config: Language, fused: Fused | None = None) -> None:
@@ -32,6 +34,9 @@ def load_language(model: LanguageModel, config: Language, fused: Fused | None = 
     if config.weights is None:
         return
     folder = Path(config.weights)
+    if folder.name == OWN:
+        load_strictly(model, read_weights(folder), folder)
+        return
     if not folder.is_dir():
         raise UserError(
             f"language.weights: {folder} is not a folder. Give the folder that the model was downloaded to."

@@ -47,6 +47,10 @@ class Checkpoints:
             )
         return path
 
+    def of(self, step: int) -> Path:
+        """Where the checkpoint of a step stands, if there is one."""
+        return self.folder / f"step-{step:08d}"
+
     def steps(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
         found = sorted(p for p in self.folder.glob("step-*") if _STEP.fullmatch(p.name))
@@ -58,7 +62,7 @@ class Checkpoints:
         Raises UserError where the disk is full; the checkpoints before it are whole.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        final = self.folder / f"step-{step:08d}"
+        final = self.of(step)
         if self.latest() == final:  # a function of the step, so it holds the same already
             return final
         aside = final.with_suffix(".tmp")
@@ -83,7 +87,7 @@ class Checkpoints:
 
     def prune(self, keep: int, also: Iterable[int] = ()) -> None:
         """Delete all but the newest `keep` checkpoints and those of the steps in `also`, and what a kill left."""
-        kept = {p.name for p in self.steps()[-keep:]} | {f"step-{step:08d}" for step in also}
+        kept = {p.name for p in self.steps()[-keep:]} | {self.of(step).name for step in also}
         latest = self.latest()
         for path in self.folder.glob("step-*"):
             if path.name not in kept and path != latest:

@@ -13,6 +13,7 @@ from vglm_train.config.data import Data
 from vglm_train.config.model import Text
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config, Length
+from vglm_train.config.tuning import Tuning
 
 ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
 
@@ -46,6 +47,8 @@ def check(config: Config, world: int) -> None:
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
     _check_language_model(config)
+    _check_tuning(config)
+    _check_split(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
         _check_languages(config.data, config.model.text)
@@ -127,7 +130,7 @@ def _check_language_model(config: Config) -> None:
         return
     if language is None:
         raise FieldError(
-            "model.language", "run.stage", reason="stage generate needs one: give family, weights, tokenizer"
+            "model.language", "run.stage", reason=f"stage {stage} needs one: give family, weights, tokenizer"
         )
     longest = config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
     if language.family == "chatglm" and longest > language.positions:
@@ -138,9 +141,39 @@ def _check_language_model(config: Config) -> None:
         raise FieldError("prompt.max_prompt", "prompt.max_answer", "model.language.positions", reason=reason)
 
 
+def _check_tuning(config: Config) -> None:
+    """Sections of stage finetune are given to that stage."""
+    if config.run.stage == "finetune":
+        return
+    for field, given, default in (
+        ("tuning", config.tuning, Tuning()),
+        ("evaluate.task", config.evaluate.task, "caption"),
+    ):
+        if given != default:
+            raise FieldError(field, "run.stage", reason=f"belongs to stage finetune; this is {config.run.stage}")
+
+
+def _check_split(config: Config) -> None:
+    """Fine-tuning on a few hundred rows is judged by rows it has not seen; only tables can be cut."""
+    data = config.data
+    if config.run.stage == "finetune" and data.holdout is None and not data.validation:
+        reason = (
+            "nothing is kept for validation, so nobody would know whether the model learned or memorised. Write "
+            "holdout: {by: group} (patient or study; or image, where no two pictures belong together), or name a "
+            "table or shards of other patients as validation"
+        )
+        raise FieldError("data.holdout", "data.validation", reason=reason)
+    if data.holdout is not None and not any(source.table for source in data.train):
+        reason = "keeps rows of tables for validation, but train has shards only; give validation instead"
+        raise FieldError("data.holdout", "data.train", reason=reason)
+
+
 def _check_evaluation(config: Config) -> None:
     best, every = config.checkpoint.best, config.evaluate.every
-    if every is not None and not config.data.validation:
+    if config.evaluate.patience is not None and best is None:
+        reason = "counts evaluations without a better checkpoint.best, which is null; name a score there"
+        raise FieldError("evaluate.patience", "checkpoint.best", reason=reason)
+    if every is not None and not (config.data.validation or config.data.holdout):
         reason = "is empty, but evaluate.every asks for scores during training; give a source, or evaluate.every null"
         raise FieldError("data.validation", "evaluate.every", reason=reason)
     if best is not None and every is None:
@@ -156,7 +189,7 @@ def _check_evaluation(config: Config) -> None:
 
 def scores(config: Config) -> list[str]:
     """Names of the scores a run can choose its best step by; more is better, but for losses."""
-    if config.run.stage == "generate":
+    if config.run.stage != "align":
         spoken = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
         return [f"eval/{language}_{kind}" for language in config.data.languages for kind in spoken]
     kinds = ("", "rerank_") if config.evaluate.rerank else ("",)

@@ -11,6 +11,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 
 from vglm_train.config.document import Item, read
+from vglm_train.config.inherit import inherit
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
@@ -22,9 +23,10 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """The run described by the YAML file at `path`, with overrides such as "optim.lr=1e-4" applied in order.
 
     Raises UserError that names file and line (or the override), the key, and the reason: unknown or repeated keys,
-    wrong types, values out of range, combinations within a section. Rules across sections: config.check.
+    wrong types, values out of range, combinations within a section. Rules across sections: config.check. For
+    `model.bundle` see config.inherit.
     """
-    return _section(Config, read(Path(path), overrides), "")
+    return _section(Config, inherit(read(Path(path), overrides)), "")
 
 
 def dump(config: Config) -> str:

@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vglm_train.config.data import Source
-from vglm_train.data.manifest import read_source
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
+from vglm_train.data.sources import Part, open_part
 from vglm_train.image import ImageError, eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
@@ -36,9 +37,9 @@ class EvalSet(Dataset):
     """
 
     def __init__(
-        self, sources: Sequence[Source], size: int, languages: Sequence[str], images: int | None = None
+        self, sources: Sequence[Source | Part], size: int, languages: Sequence[str], images: int | None = None
     ) -> None:
-        manifests = [read_source(source.name, str(source.shards), languages) for source in sources]
+        manifests = [open_part(source, languages) for source in sources]
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.size, self.languages = size, tuple(languages)
         total = sum(shard.samples for shard in self.shards)

@@ -11,9 +11,10 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
-from vglm_train.data.manifest import Manifest, read_source
+from vglm_train.data.manifest import Manifest
 from vglm_train.data.mixture import Mixture, build_mixture
 from vglm_train.data.rows import Rows
+from vglm_train.data.sources import open_part, training
 from vglm_train.data.stream import Samples, StreamDataset
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
@@ -86,7 +87,7 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
 
 def _read_sources(config: Config) -> list[Manifest]:
     data = config.data
-    sources = [read_source(source.name, str(source.shards), data.languages) for source in data.train]
+    sources = [open_part(part, data.languages) for part in training(data)]
     _check_languages(data.languages, sources)
     return sources
 

@@ -21,9 +21,10 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Image
 from vglm_train.data.mixture import Mixture, Place
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
 from vglm_train.data.rows import Drawn, Rows
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 

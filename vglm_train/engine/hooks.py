@@ -1,5 +1,6 @@
 """What happens between steps: log, evaluate, save, stop. Each hook decides for itself whether it is due."""
 
+import logging
 import signal
 import time
 from collections.abc import Mapping, Sequence
@@ -17,11 +18,14 @@ from vglm_train.engine.state import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import Table
+from vglm_train.log import console
 from vglm_train.log.alarms import not_finite
 from vglm_train.log.metrics import Meter
 from vglm_train.log.sinks import Sink
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective
+
+log = logging.getLogger(console.LOGGER)
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,9 +131,11 @@ class EvaluateHook:
         cadence: Cadence,
         state: RunState,
         best: str | None,
+        patience: int | None = None,
     ) -> None:
+        """`best`: the score that the best step is chosen by; `patience`: evaluations without a better one."""
         self.evaluate, self.module, self.sinks, self.cadence = evaluate, module, sinks, cadence
-        self.state, self.best = state, best
+        self.state, self.best, self.patience = state, best, patience
 
     def after_step(self, report: StepReport) -> None:
         if not self.cadence.evaluates(report):
@@ -146,6 +152,11 @@ class EvaluateHook:
         value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_value, self.state.best_step = value, report.step
+        if self.patience and self.cadence.evaluate:
+            waited = (report.step - (self.state.best_step or 0)) // self.cadence.evaluate
+            self.state.ended = waited >= self.patience and not report.done
+            if self.state.ended:
+                log.info("%s has not risen in %d evaluations: the run ends here", self.best, waited)
 
 
 class SaveHook:
@@ -165,7 +176,7 @@ class SaveHook:
         self.keep, self.sinks, self.ranks = keep, sinks, ranks
 
     def after_step(self, report: StepReport) -> None:
-        if self.cadence.saves(report) or self.state.best_step == report.step:
+        if self.cadence.saves(report) or self.state.best_step == report.step or self.state.ended:
             self.save(report.step)
 
     def save(self, step: int) -> None:

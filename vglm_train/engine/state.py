@@ -18,6 +18,7 @@ class RunState:
     drawn: dict[str, int] = field(default_factory=dict)  # source, language of the caption drawn -> samples
     best_value: float | None = None
     best_step: int | None = None
+    ended: bool = False  # before its plan, since scores no longer rose
 
     def to_dict(self) -> dict:
         """JSON-ready, with the version of this format."""

@@ -72,10 +72,10 @@ class Trainer:
         self.engine, self.objective, self.loader, self.stop = engine, objective, loader, stop
 
     def fit(self, hooks: Sequence[Hook]) -> None:
-        """Train to the end of the plan, or to the end of the step in which any rank was asked to stop."""
+        """Train to the end of the plan, or of the step in which a hook ended the run or any rank was asked to stop."""
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.samples)) as batches:
-            while self.state.step < self.plan.steps:
+            while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:
                     hook.after_step(report)

@@ -1,7 +1,6 @@
 """What differs between the stages of training, and nothing else: `build` gives the one a configuration asks for."""
 
 from vglm_train.config.run import Config
-from vglm_train.errors import UserError
 from vglm_train.stages.base import Stage
 
 __all__ = ["Stage", "build"]
@@ -17,4 +16,6 @@ def build(config: Config) -> Stage:
         from vglm_train.stages.generate import Generate
 
         return Generate(config)
-    raise UserError(f"run.stage: {config.run.stage!r} is not built yet")
+    from vglm_train.stages.finetune import Finetune
+
+    return Finetune(config)

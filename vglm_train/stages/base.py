@@ -50,6 +50,10 @@ class Stage:
         """Read the weights that the configuration names into `model`. UserError where they do not fit."""
         raise NotImplementedError
 
+    def tune(self, model: Any) -> list[str]:
+        """Say what of `model` trains, once its weights are read, or on the meta device; lines about it."""
+        return []
+
     def objective(self, model: Any, ranks: Ranks) -> Objective:
         raise NotImplementedError
 

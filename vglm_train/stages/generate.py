@@ -131,7 +131,7 @@ class Generate(Stage):
             raise FieldError("prompt.max_prompt", "prompt.max_answer", reason=reason)
         new = self.config.evaluate.decoding.max_new
         longest = max(asked, new + 1) if apart else asked + new
-        if self.config.data.validation and longest > positions:
+        if (self.config.data.validation or self.config.data.holdout) and longest > positions:
             reason = (
                 f"{new} ids behind {asked} of picture and question make {longest}; the language model has {positions} "
                 "positions"

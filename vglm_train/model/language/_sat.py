@@ -144,8 +144,8 @@ def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
     """x [b,s,h,d] turned by cos and sin [b,s,1,2,d/4] into `out`, its like."""
     first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # [b,s,h,2,d/4] each
     turned = out.view(*out.shape[:-1], 2, 2, -1)
-    turned[..., 0, :] = (first * cos).addcmul_(second, sin, value=-1)
-    turned[..., 1, :] = (second * cos).addcmul_(first, sin)
+    torch.addcmul(first * cos, second, sin, value=-1, out=turned[..., 0, :])
+    torch.addcmul(second * cos, first, sin, out=turned[..., 1, :])
 
 
 class Attention(ChatGLMAttnMixin):  # type: ignore[misc]

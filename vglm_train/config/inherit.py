@@ -1,0 +1,94 @@
+"""`model.bundle: FOLDER`: model, prompt and image normalisation of a finished run, as if they were written out.
+
+What the YAML says beside it goes over what the bundle says. The resolved configuration names files and no bundle.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+from vglm_train.config.document import Item, read
+from vglm_train.errors import UserError
+
+KEY = "bundle"
+MERGE = "python -m vglm_train.checkpoint merge {} --out MERGED"
+
+
+def inherit(root: Item) -> Item:
+    """The document with `model.bundle` replaced by what that bundle was made with. UserError where it is none."""
+    model = root.step("model")
+    given = model.step(KEY) if model else None
+    if model is None or given is None:
+        return root
+    assert isinstance(model.value, dict)
+    del model.value[KEY]
+    if given.value is None:
+        return root
+    folder, origin = Path(str(given.value)), f"{given.where}: model.{KEY}"
+    document = _document(folder, origin)
+    if document["stage"] == "finetune":
+        raise UserError(f"{origin}: {folder} is what a fine-tuning added to another; {MERGE.format(folder)} makes one")
+    theirs = read(folder / "config.yaml")
+    _point(theirs, folder, document)
+    base = _pick(theirs, given)
+    return _over(base, root)
+
+
+def _document(folder: Path, origin: str) -> dict[str, Any]:
+    try:
+        document = json.loads((folder / "bundle.json").read_text("utf-8"))
+        if not isinstance(document["towers"], dict) or not isinstance(document["stage"], str):
+            raise TypeError("no stage")
+    except (OSError, ValueError, KeyError, TypeError):
+        reason = "is no bundle: it holds no bundle.json that can be read. A run writes one to RUN/bundle when it ends"
+        raise UserError(f"{origin}: {folder} {reason}") from None
+    return document
+
+
+def _point(theirs: Item, folder: Path, document: dict[str, Any]) -> None:
+    """Weights and tokenizers to where they lie now."""
+    for tower, reference in document["towers"].items():
+        file = reference["file"] if "fingerprint" in reference else str(folder / reference["file"])
+        _set(theirs, f"model.{tower}.weights", file)
+    _set(theirs, "model.qformer.weights", str(folder))
+    if document["stage"] == "align":
+        _set(theirs, "model.text.tokenizer", str(folder / "tokenizer"))
+        return
+    _set(theirs, "model.language.tokenizer", str(folder / "tokenizer"))
+    family = _below(theirs, "model.language.family")
+    if family is not None and family.value != "chatglm":
+        _set(theirs, "model.language.config", str(folder / "tokenizer"))
+
+
+def _below(item: Item | None, path: str) -> Item | None:
+    for part in path.split("."):
+        item = item.step(part) if item else None
+    return item
+
+
+def _set(root: Item, path: str, value: str) -> None:
+    parent, _, name = path.rpartition(".")
+    section = _below(root, parent)
+    if section is not None and isinstance(section.value, dict):
+        section.value[name] = Item(value, section.where, section.order)
+
+
+def _pick(theirs: Item, given: Item) -> Item:
+    """What a run takes over: sections model and prompt, and of data the languages and the normalisation."""
+    image = {name: _below(theirs, f"data.image.{name}") for name in ("mean", "std")}
+    kept = {name: item for name, item in image.items() if item is not None}
+    data: dict[str, Item] = {"image": Item(kept, given.where, given.order)}
+    if languages := _below(theirs, "data.languages"):
+        data["languages"] = languages
+    sections = {name: item for name in ("model", "prompt") if (item := theirs.step(name)) is not None}
+    return Item({**sections, "data": Item(data, given.where, given.order)}, given.where, given.order)
+
+
+def _over(base: Item, top: Item) -> Item:
+    """Mappings are joined, everything else of `top` takes the place of `base`'s."""
+    if not isinstance(base.value, dict) or not isinstance(top.value, dict):
+        return top
+    joined = dict(base.value)
+    for name, item in top.value.items():
+        joined[name] = _over(joined[name], item) if name in joined else item
+    return Item(joined, top.where, top.order)
