@@ -69,7 +69,7 @@ def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[See
             yield damage
             continue
         texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, texts)
+        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | DamagedSample]:

@@ -1,6 +1,7 @@
-"""The index of a shard, NAME.idx beside NAME.tar: its table, and which samples have captions in which language.
+"""The index of a shard, NAME.idx beside NAME.tar: its table, and which samples are in which language.
 
-One line of JSON, then the arrays of `Table` as they lie in memory (little-endian). A reader takes it instead of walking
+One line of JSON, then the arrays of `Table` as they lie in memory (little-endian); `more`, places of the further
+pictures of dialogues, is the last, and left out where there are none. A reader takes it instead of walking
 over the tar's headers if it names the shard's sha256 of the manifest; without it everything works, only later.
 """
 
@@ -41,11 +42,11 @@ def find_languages(table: Table, handle: int) -> Table:
     for index, (offset, size) in enumerate(table.places[:, 2:].tolist()):
         if size >= 0:
             found[index] = _bits(os.pread(handle, size, offset))
-    return Table(table.keys, table.places, table.extensions, table.cut, found)
+    return Table(table.keys, table.places, table.extensions, table.cut, found, table.more)
 
 
 def count_languages(table: Table) -> dict[str, int]:
-    """Samples that have a caption, by language; languages that none has are left out."""
+    """Samples that have a caption or a dialogue, by language; languages that none has are left out."""
     assert table.languages is not None
     counts = {name: int((table.languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)}
     return {name: count for name, count in counts.items() if count}
@@ -66,11 +67,14 @@ def write_index(shard: Path, table: Table, sha256: str) -> None:
         "extensions": IMAGE_EXTENSIONS,
         "languages": LANGUAGES,
     }
+    if len(table.more):
+        head["more"] = len(table.more)
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with open(aside, "wb") as out:
         out.write(json.dumps(head).encode() + b"\n")
         for array in (table.places.astype("<i8"), table.extensions, table.languages, table.keys):
             out.write(array.tobytes() if len(table) else b"")
+        out.write(table.more.astype("<i8").tobytes())
         out.flush()
         os.fsync(out.fileno())
     os.replace(aside, path)
@@ -92,10 +96,11 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
         known = (VERSION, sha256, list(IMAGE_EXTENSIONS), list(LANGUAGES))
         if (head["version"], head["sha256"], head["extensions"], head["languages"]) != known:
             return None
-        samples, key_bytes = int(head["samples"]), int(head["key_bytes"])
+        samples, key_bytes, pictures = int(head["samples"]), int(head["key_bytes"]), int(head.get("more", 0))
     except (ValueError, KeyError, TypeError):
         return None
-    if len(body) != samples * (32 + 1 + 1 + key_bytes):
+    own = samples * (32 + 1 + 1 + key_bytes)
+    if len(body) != own + 24 * pictures:
         return None
     places, extensions, languages = (
         _part(body, "<i8", 0, 4 * samples),
@@ -103,7 +108,8 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
         _part(body, "u1", 33 * samples, samples),
     )
     keys = _part(body, f"S{max(1, key_bytes)}", 34 * samples, samples)
-    return Table(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages)
+    more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
+    return Table(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, more)
 
 
 def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray:
@@ -112,7 +118,7 @@ def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray:
 
 def _bits(record: bytes) -> int:
     try:
-        captions = parse(record).captions
+        spoken = parse(record).spoken
     except RecordError:
         return 0
-    return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in captions)
+    return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in spoken)

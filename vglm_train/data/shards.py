@@ -41,7 +41,9 @@ class ShardReader:
         extension = IMAGE_EXTENSIONS[table.extensions[index]]
         try:
             handle = self._handles[shard]
-            return RawSample(key, os.pread(handle, image_size, image), extension, os.pread(handle, json_size, json))
+            more = tuple(os.pread(handle, length, offset) for offset, length in table.further(index))
+            first, record = os.pread(handle, image_size, image), os.pread(handle, json_size, json)
+            return RawSample(key, first, extension, record, more)
         except OSError as error:
             raise UserError(f"{shard.path}: the shard cannot be read: {error.strerror}") from None
 

@@ -10,6 +10,7 @@ import hashlib
 import logging
 import random
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -23,7 +24,7 @@ from vglm_train.config.data import Image
 from vglm_train.data.mixture import Mixture, Place
 from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.rows import Drawn, Rows
+from vglm_train.data.rows import Drawn, Rows, Visit
 from vglm_train.data.shards import ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
@@ -48,7 +49,7 @@ class Sample:
     """One training sample, read and augmented."""
 
     key: str
-    pixels: Tensor  # [3,h,w] uint8
+    pixels: Tensor  # [k,3,h,w] uint8: the pictures that its row shows
     image_id: int
     drawn: Drawn
 
@@ -66,8 +67,11 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
     try:
         record = parse(raw.json)
         rng = sample_rng(how.seed, place.epoch, raw.key)
-        drawn = how.rows.read(record, rng, language)
-        pixels = crop_pixels(raw.image, how.size, how.image.crop_scale, how.image.flip, rng)
+        if record.more and len(record.more) != len(raw.more):
+            reason = f"the record names {1 + len(record.more)} pictures, {1 + len(raw.more)} are there"
+            raise DamagedSample("image", shard.name, raw.key, reason)
+        drawn = how.rows.read(record, rng, language, Visit(raw.key, place.epoch, 1 + len(raw.more)))
+        pixels = sample_pixels((raw.image, *raw.more)[: drawn.images], how, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageError as error:
@@ -77,6 +81,20 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
     image_id = content_id(raw.image) if record.image_id is None else record.image_id
     return Sample(raw.key, pixels, image_id, drawn)
+
+
+def sample_pixels(pictures: Sequence[bytes], how: Samples, rng: random.Random) -> Tensor:
+    """The pictures of one sample, augmented -> uint8 [k,3,h,w]: a crop each, and all mirrored or none.
+
+    A single one is drawn as `crop_pixels` draws it. ImageError as `open_image`.
+    """
+    size, scale = how.size, how.image.crop_scale
+    if not pictures:
+        return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    first = crop_pixels(pictures[0], size, scale, False, rng)
+    mirrored = how.image.flip and rng.random() < 0.5
+    pixels = torch.stack([first, *(crop_pixels(picture, size, scale, False, rng) for picture in pictures[1:])])
+    return pixels.flip(-1) if mirrored else pixels
 
 
 class StreamDataset(Dataset):
@@ -108,7 +126,7 @@ class StreamDataset(Dataset):
 
     def _batch(self, first: int) -> Batch:
         how, number = self.how, self.cut.micro
-        pixels = torch.zeros(number, 3, how.size, how.size, dtype=torch.uint8)
+        pixels = [torch.zeros(1, 3, how.size, how.size, dtype=torch.uint8)] * number  # a damaged row's picture
         image_ids = torch.full((number,), -1, dtype=torch.int64)
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
@@ -125,7 +143,7 @@ class StreamDataset(Dataset):
                 continue
             drawn.update((place.source, sample.drawn.language))
             pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
-        facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch}
+        facts = {"pixels": torch.cat(pixels), "valid": valid, "first_row": first, "epoch": epoch}
         return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
 
 

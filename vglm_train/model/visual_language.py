@@ -39,16 +39,15 @@ class VisualLanguageModel(VisualModel):
         return self.projection(self.qformer.queries(self.image_keys(features))[0])
 
     def fuse(self, visual: Tensor, batch: PromptBatch) -> Tensor:
-        """Visual tokens [n,q,e] at the image's places of the embedded ids -> [b,s,e] in the language model's dtype.
+        """Visual tokens [n,q,e] at the images' places of the embedded ids -> [b,s,e] in the language model's dtype.
 
-        ValueError where the places are not exactly as many as the tokens.
+        The images of a row stand in its places in order, row after row. ValueError where the places are not exactly as
+        many as the tokens.
         """
         if not batch.visual_mask.is_cuda:  # a GPU would have to be waited for
-            places = batch.visual_mask.sum(1).tolist()
-            if places != [visual.shape[1]] * visual.shape[0]:
-                raise ValueError(
-                    f"the prompts have {places} places for {visual.shape[0]} images of {visual.shape[1]} tokens each"
-                )
+            (n, q), places = visual.shape[:2], batch.visual_mask.sum(1).tolist()
+            if sum(places) != n * q or any(count % q for count in places):
+                raise ValueError(f"the prompts have {places} places for {n} images of {q} tokens each")
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         return text.masked_scatter(batch.visual_mask[..., None], visual.to(text.dtype))
 
