@@ -60,7 +60,7 @@ def test_rows_do_not_depend_on_their_neighbours(tmp_path, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
     own, item = speaker(tmp_path, family), items()[0]
-    rows = [own.template.encode(own._dialogue("en", item.captions["en"][0]))]
+    rows = [own.template.encode(own.dialogue("en", item.captions["en"][0]))]
     batch = own.template.batch(rows, item.pixels[None])
     logits, targets = own.model.score(batch)
     expected = functional.cross_entropy(logits, targets).item()

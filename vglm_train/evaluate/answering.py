@@ -39,7 +39,7 @@ class Answerer:
         failed: list[tuple[str, str]] = []
         for item in self.items:
             try:
-                self.speaker.template.encode_prompt(item.dialogue)
+                self.speaker.template.encode_prompt(self._asked(item))
             except UserError as error:
                 failed.append((item.key, str(error)))
         if failed:
@@ -60,16 +60,21 @@ class Answerer:
 
     def _pairs(self, name: str) -> list[Pair] | None:
         if name == MODEL:
-            return [(item.dialogue, item.pixels) for item in self.items]
+            return [(self._asked(item), item.pixels) for item in self.items]
         if name == BLANK:
             grey = (self.speaker.model.mean.cpu() * 255).round().to(torch.uint8)  # nothing, once it is normalised
-            return [(item.dialogue, grey.expand_as(item.pixels)) for item in self.items]
+            return [(self._asked(item), grey.expand_as(item.pixels)) for item in self.items]
         others = swapped(self.items)
         if others is None:
             return None
         return [
-            (item.dialogue, _as_many(self.items[o].pixels, len(item.pixels))) for item, o in zip(self.items, others)
+            (self._asked(item), _as_many(self.items[o].pixels, len(item.pixels))) for item, o in zip(self.items, others)
         ]
+
+    def _asked(self, item: Asked) -> Dialogue:
+        """What training asks of pictures that come without a question."""
+        dialogue = item.dialogue
+        return dialogue if dialogue.question else self.speaker.dialogue(dialogue.language, None, dialogue.images)
 
     def _distinct(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[int]]:
         """Equal questions about equal pictures are asked once, unless answers are drawn. Pairs, and whose is whose."""

@@ -49,11 +49,11 @@ class Speaker:
 
     def prompt(self, language: str) -> Encoded:
         """What comes before an answer. UserError where it is longer than prompt.max_prompt."""
-        return self.template.encode_prompt(self._dialogue(language, None))
+        return self.template.encode_prompt(self.dialogue(language, None))
 
     def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
         """uint8 [n,3,h,w] -> n captions."""
-        return self.answers([self._dialogue(language, None)] * len(pixels), pixels, decoding)
+        return self.answers([self.dialogue(language, None)] * len(pixels), pixels, decoding)
 
     @torch.no_grad()
     def answers(self, dialogues: Sequence[Dialogue], pixels: Tensor, decoding: Decoding) -> list[str]:
@@ -67,7 +67,7 @@ class Speaker:
     @torch.no_grad()
     def losses(self, pixels: Tensor, captions: Sequence[str], language: str) -> list[float]:
         """uint8 [n,3,h,w] and a caption each -> mean cross-entropy of each caption's targets, in nats."""
-        rows = [self.template.encode(self._dialogue(language, caption)) for caption in captions]
+        rows = [self.template.encode(self.dialogue(language, caption)) for caption in captions]
         batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
             logits, targets = self.model.score(batch)
@@ -76,8 +76,9 @@ class Speaker:
         sums = torch.zeros(len(rows), device=each.device).index_add_(0, owner, each)
         return (sums / torch.bincount(owner, minlength=len(rows))).tolist()
 
-    def _dialogue(self, language: str, answer: str | None) -> Dialogue:
-        return Dialogue(getattr(self.questions, language), answer, language=language)
+    def dialogue(self, language: str, answer: str | None, images: int | None = None) -> Dialogue:
+        """What training asks of pictures that come with captions alone."""
+        return Dialogue(getattr(self.questions, language), answer, language=language, images=images)
 
 
 @dataclass(frozen=True, slots=True)

@@ -46,7 +46,7 @@ class QuestionTask:
         parser.add_argument(
             "--train", help="table or shards that the commonest answers are taken from (default: --data)"
         )
-        parser.add_argument("--only", action="append", default=[], help="ask these: NAME=PATTERN, or @FILE of keys")
+        parser.add_argument("--only", action="append", default=[], help="ask these: NAME=PATTERN, or @FILE")
         parser.add_argument("--exclude", action="append", default=[], help="do not ask these")
         parser.add_argument(
             "--subset", action="append", default=[], nargs=2, metavar=("NAME", "WHICH"),
@@ -146,6 +146,7 @@ def _rows(items: Sequence[Asked], found: Examined) -> Iterator[dict]:
     for place, item in enumerate(items):
         yield {
             "key": item.key,
+            "picture": item.picture,
             "question": item.dialogue.question,
             "kind": item.kind,
             "type": item.type,

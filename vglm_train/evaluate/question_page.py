@@ -142,5 +142,5 @@ def _case(given: Page, place: int) -> list[Cell]:
         " | ".join(dict.fromkeys(item.answers)),
         *(given.found.outputs[who][place] for who in HEADS if who in given.found.outputs),
         ", ".join(f"{name} {100 * value / count:.0f}" for name, (value, count) in earned.items() if count),
-        item.key,
+        f"{item.key} {item.picture}",
     ]

@@ -41,7 +41,8 @@ class Section:
 
 def section(name: str, places: Sequence[int], items: Sequence[Asked], marks: Mapping[str, Sequence[Marks]]) -> Section:
     """Items `places`. `marks`: who answered -> what each of all items earned."""
-    columns = sorted({(metric, who) for who, each in marks.items() for place in places for metric in each[place]})
+    metrics = dict.fromkeys(metric for each in marks.values() for place in places for metric in each[place])
+    columns = [(metric, who) for metric in metrics for who in (MODEL, *BASELINES) if who in marks]
     pairs = np.array(
         [[marks[who][place].get(metric, (0.0, 0.0)) for metric, who in columns] for place in places]
     ).reshape(len(places), len(columns), 2)

@@ -1,4 +1,4 @@
-"""Which questions count: NAME=PATTERN, or @FILE with a key or picture a line."""
+"""Which questions count: NAME=PATTERN, or @FILE with the key or the picture of a question a line."""
 
 from collections.abc import Callable, Sequence
 from fnmatch import fnmatchcase
@@ -9,6 +9,7 @@ from vglm_train.errors import UserError
 
 NAMES: dict[str, Callable[[Asked], str | None]] = {
     "key": lambda item: item.key,
+    "picture": lambda item: item.picture,
     "type": lambda item: item.type,
     "kind": lambda item: item.kind,
     "group": lambda item: item.group,
@@ -19,22 +20,21 @@ NAMES: dict[str, Callable[[Asked], str | None]] = {
 
 def matching(items: Sequence[Asked], wanted: str, argument: str) -> list[int]:
     """Places of the items that `wanted` names; * and ? stand for anything. UserError where it names none."""
+    name = "picture"
     if wanted.startswith("@"):
         listed = _read(Path(wanted[1:]), argument)
-        found = [place for place, item in enumerate(items) if _is_listed(item, listed)]
+        found = [place for place, item in enumerate(items) if item.key in listed or item.picture in listed]
     else:
         name, equals, pattern = wanted.partition("=")
         if not equals or name not in NAMES:
-            reason = f"must be one of {', '.join(NAMES)} with =PATTERN, or @FILE with a key a line"
+            reason = f"must be one of {', '.join(NAMES)} with =PATTERN, or @FILE with a key or picture a line"
             raise UserError(f"{argument} {wanted}: {reason}.")
         found = [
             place for place, item in enumerate(items) if fnmatchcase((NAMES[name](item) or "").lower(), pattern.lower())
         ]
     if not found:
-        example = ", ".join(sorted({NAMES[name](item) or "none" for item in items})[:5]) if wanted[0] != "@" else (
-            ", ".join(item.key for item in items[:3])
-        )  # fmt: skip
-        raise UserError(f"{argument} {wanted}: fits none of {len(items)} questions. There are, for example: {example}.")
+        known = sorted({NAMES[name](item) or "none" for item in items})
+        raise UserError(f"{argument} {wanted}: fits none of {len(items)} questions. There are: {', '.join(known[:5])}.")
     return found
 
 
@@ -51,8 +51,6 @@ def _read(file: Path, argument: str) -> set[str]:
     try:
         return {line.strip() for line in file.read_text("utf-8").splitlines() if line.strip()}
     except (OSError, ValueError) as error:
-        raise UserError(f"{argument} @{file}: cannot be read ({error}); give a text file with a key a line.") from error
-
-
-def _is_listed(item: Asked, listed: set[str]) -> bool:
-    return item.key in listed
+        raise UserError(
+            f"{argument} @{file}: cannot be read ({error}); give a text file with a key or picture a line."
+        ) from error
