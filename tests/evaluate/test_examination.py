@@ -1,6 +1,12 @@
 """Questions to real small models: what is shown, who answered what, and that looking can be told from not looking."""
 
+import json
+import os
+import socket
+import subprocess
+import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import speakers
@@ -12,11 +18,14 @@ from vglm_train.config.language import Decoding
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.answering import Answerer, swapped
-from vglm_train.evaluate.examination import Examiner, fitting
+from vglm_train.evaluate.examination import Examiner, examiner, fitting
 from vglm_train.evaluate.judgement import judge
 from vglm_train.evaluate.majority import Majority
 from vglm_train.evaluate.metrics.answers import commonest
 from vglm_train.evaluate.sections import parts, section
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
 
 
 @pytest.fixture(autouse=True)
@@ -45,14 +54,14 @@ def taught(tmp_path_factory):
     return pupil
 
 
-def examiner(of, items, task="vqa", **changes) -> Examiner:
+def whole_examiner(of, items, task="vqa", **changes) -> Examiner:
     answerer = Answerer(of, items, Decoding(max_new=4), Ranks(), batch=5)
     return Examiner(task, answerer, Majority.of(items, "these"), **changes)
 
 
 def test_a_model_that_looks(taught):
     items = [item for item in colour_questions() if item.type == "colour"]
-    found = examiner(taught, items).measure()
+    found = whole_examiner(taught, items).measure()
     assert found.scores["model"]["accuracy"] == 100
     assert found.scores["shuffled"]["accuracy"] == 0  # every picture has a colour of its own
     assert found.scores["majority"]["accuracy"] == pytest.approx(100 / 6)
@@ -66,7 +75,7 @@ def test_a_model_that_cannot_look(tmp_path):
     blind = speakers.speaker(tmp_path, "causal")
     torch.nn.init.zeros_(blind.model.projection.weight)
     items = colour_questions()
-    found = examiner(blind, items).measure()
+    found = whole_examiner(blind, items).measure()
     assert found.outputs["model"] == found.outputs["shuffled"] == found.outputs["blank"]
     whole = section("all", range(len(items)), items, found.marks)
     gains = whole.gains["accuracy"]
@@ -77,7 +86,7 @@ def test_a_model_that_cannot_look(tmp_path):
 def test_what_is_shown(untaught):
     """Outputs are those of each question alone with the picture that is said."""
     items = colour_questions()[:5]
-    outputs = examiner(untaught, items).answerer.outputs()
+    outputs = whole_examiner(untaught, items).answerer.outputs()
     others = swapped(items)
     grey = torch.full((1, 3, 16, 16), 128, dtype=torch.uint8)  # its mean is 0.5
     for n, (item, other) in enumerate(zip(items, others)):
@@ -100,14 +109,14 @@ def test_pictures_change_places_not_questions():
 
 
 def test_one_picture_has_no_other(untaught):
-    scores, _ = examiner(untaught, colour_questions()[:2])()
+    scores, _ = whole_examiner(untaught, colour_questions()[:2])()
     assert not any("shuffled" in name for name in scores)
     assert "eval/vqa_blank_accuracy" in scores
 
 
 def test_names_and_examples(untaught):
     items = colour_questions()
-    scores, tables = examiner(untaught, items, examples=3)()
+    scores, tables = whole_examiner(untaught, items, examples=3)()
     kinds = {"accuracy", "closed", "exact", "recall", "f1", "distinct"}
     assert scores.keys() == {
         f"eval/vqa_{who}{kind}" for who in ("", "majority_", "shuffled_", "blank_") for kind in kinds
@@ -119,7 +128,7 @@ def test_names_and_examples(untaught):
 
 
 def test_report_names(untaught):
-    scores, _ = examiner(untaught, reports(), "report", seen=("model",))()
+    scores, _ = whole_examiner(untaught, reports(), "report", seen=("model",))()
     own = {name.removeprefix("eval/report_") for name in scores if "majority" not in name}
     texts = {f"en_{name}" for name in ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider")}
     always = {"f1", "recall", "normal", "normal_truth", "distinct", "distinct_truth"}
@@ -129,7 +138,7 @@ def test_report_names(untaught):
 
 def test_text_scores_of_each_report_are_marks(untaught):
     items = reports()
-    found = examiner(untaught, items, "report").measure()
+    found = whole_examiner(untaught, items, "report").measure()
     whole = section("all", range(6), items, found.marks)
     for name in ("en_rouge_l", "en_cider"):
         assert whole.scores[name]["model"].value == pytest.approx(found.scores["model"][name])
@@ -140,6 +149,42 @@ def test_questions_that_do_not_fit_are_told_before_anything_is_asked(untaught):
     items = [*colour_questions()[:3], asked(4, "a plain wall " * 40, "blue")]
     with pytest.raises(UserError, match=r"1 of 4 questions cannot be asked; 004: .*max_prompt"):
         Answerer(untaught, items, Decoding(), Ranks())
+
+
+def test_during_training(untaught):
+    scores, tables = examiner("vqa", untaught, [*colour_questions(), *reports()], Decoding(max_new=3), 2, Ranks())()
+    assert {name.split("_")[1] for name in scores} == {
+        "majority", "shuffled", "accuracy", "closed", "exact", "recall", "f1", "distinct",
+    }  # fmt: skip
+    assert len(tables[0].rows) == 2
+    with pytest.raises(UserError, match=r"evaluate\.task vqa: the validation data has no such question"):
+        examiner("vqa", untaught, reports(), Decoding(), 0, Ranks())
+
+
+def test_two_ranks_find_what_one_finds(tmp_path):
+    environment = {**os.environ, "PATH": "/nothing", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "asked.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    (tmp_path / "alone").mkdir()
+    alone = speakers.speaker(tmp_path / "alone", "causal")
+    for task, items in (("vqa", colour_questions()), ("report", reports())):
+        expected, _ = examiner(task, alone, items, Decoding(max_new=3), 0, Ranks())()
+        for rank in range(2):
+            assert json.loads((tmp_path / f"{task}{rank}.json").read_text()) == pytest.approx(expected, abs=1e-6)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
 
 
 def test_majority():

@@ -5,9 +5,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
+from vglm_train.config.language import Decoding
 from vglm_train.data.questions import Asked
-from vglm_train.evaluate.answering import MODEL, SEEN, Answerer
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.evaluate.answering import MODEL, SEEN, SHUFFLED, Answerer
 from vglm_train.evaluate.base import Table, picture
+from vglm_train.evaluate.caption import Speaker
 from vglm_train.evaluate.majority import Majority
 from vglm_train.evaluate.marks import Marks, marks, options, total
 from vglm_train.evaluate.metrics import TextScores, missing, text_scores
@@ -111,6 +115,20 @@ class Examiner:
         if self.answerer.ranks.main and note not in self.said:
             logger.warning("%s", note)
         self.said.add(note)
+
+
+def examiner(
+    task: Task, speaker: Speaker, items: Sequence[Asked], decoding: Decoding, examples: int, ranks: Ranks
+) -> Examiner:
+    """For a run that trains: the picture and another one are shown, and no Java is started.
+
+    UserError where no item is what `task` is about, or a question is too long.
+    """
+    own = fitting(items, task)
+    if not own:
+        raise UserError(f"evaluate.task {task}: the validation data has no such question; caption asks for captions.")
+    answerer = Answerer(speaker, own, decoding, ranks)
+    return Examiner(task, answerer, Majority.of(own, "the validation data itself"), examples, (MODEL, SHUFFLED))
 
 
 def fitting(items: Sequence[Asked], task: Task) -> list[Asked]:

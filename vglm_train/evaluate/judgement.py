@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vglm_train.evaluate.answering import BLANK, MODEL, SHUFFLED
-from vglm_train.evaluate.sections import MAJORITY, Score, Section
+from vglm_train.evaluate.sections import BASELINES, MAJORITY, Score, Section
 
 WORDS = {
     MAJORITY: "always giving the commonest answer",
@@ -29,7 +29,8 @@ def judge(task: str, section: Section) -> list[Line]:
         return []
     own = section.scores[chief][MODEL]
     lines = []
-    for who, gain in section.gains[chief].items():
+    for who in (who for who in BASELINES if who in section.gains.get(chief, {})):
+        gain = section.gains[chief][who]
         theirs = section.scores[chief][who]
         text = f"{section.name}: {chief} {own.value:.1f} % against {theirs.value:.1f} % for {WORDS[who]}: {shown(gain)}"
         assert gain.low is not None

@@ -24,7 +24,7 @@ from vglm_train.evaluate.majority import Majority
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.question_page import Page, page
-from vglm_train.evaluate.sections import Section, parts, section
+from vglm_train.evaluate.sections import BASELINES, Section, parts, section
 from vglm_train.evaluate.selection import matching, select
 
 STAGES = ("generate", "finetune")
@@ -160,11 +160,19 @@ def _rows(items: Sequence[Asked], found: Examined) -> Iterator[dict]:
 
 
 def _lines(found: Examined, sections: Sequence[Section], verdict: Sequence[Line]) -> Iterator[str]:
-    columns = list(found.scores)
+    columns = [MODEL, *(who for who in BASELINES if who in found.scores)]
+    head = f"  {'per cent':24}" + "".join(f"{who:>10}" for who in columns)
     for part in sections:
-        yield f"{part.name}: {part.items} questions, per cent"
-        yield f"  {'':24}" + "".join(f"{who:>10}" for who in columns)
+        yield from (f"{part.name}: {part.items} questions", head)
         for metric, row in part.scores.items():
-            cells = "".join(f"{row[who].value:10.1f}" if who in row else " " * 10 for who in columns)
-            yield f"  {metric:24}{cells}"
+            yield _line(metric, {who: score.value for who, score in row.items()}, columns)
+    yield from ("all texts together", head)
+    for metric in found.scores[MODEL]:
+        if metric not in sections[0].scores:
+            values = {who: scores[metric] for who, scores in found.scores.items() if metric in scores}
+            yield _line(metric, values, columns)
     yield from (f"{'+' if line.kind == 'ok' else '!'} {line.text}" for line in verdict)
+
+
+def _line(metric: str, values: dict[str, float], columns: Sequence[str]) -> str:
+    return f"  {metric:24}" + "".join(f"{values[who]:10.1f}" if who in values else " " * 10 for who in columns)
