@@ -39,7 +39,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake to mend."""
     given = _parse(argv)
     data = Path(given.data)
-    name = data.parent.name if data.name == "manifest.json" else data.name
+    name = data.parent.name if data.name == "manifest.json" else data.name.removesuffix(data.suffix * data.is_file())
     out = Path(given.out) if given.out else Path(given.bundle).resolve().parent / f"{given.task}-{name}.json"
     given.out = str(out)
     try:
@@ -86,6 +86,8 @@ def _check_out(out: Path) -> None:
     """Before the scoring, which takes long. UserError where the result cannot be written."""
     if (out.exists() and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise UserError(f"--out {out}: cannot be written; give a file's name in a folder that exists.")
+    if out.suffix == ".html":
+        raise UserError(f"--out {out}: names the JSON file; a page gets the same name with .html.")
 
 
 def _check_stage(given: argparse.Namespace) -> None:
