@@ -33,13 +33,16 @@ class Source:
     table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
     images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
     fields: Fields = field(default_factory=Fields)  # of a table
+    split: str | None = None  # of a table whose rows say theirs (key split): the one to read
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards", "table", "images")
+        not_empty(self, "name", "shards", "table", "images", "split")
         positive(self, "weight")
         if (self.shards is None) == (self.table is None):
             raise FieldError("shards", "table", reason="give one of shards (a folder of them) and table (a file)")
+        if self.table is None and (self.images or self.split or self.fields != Fields()):
+            raise FieldError("table", "shards", reason="images, split and fields are of a table; these are shards")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +104,7 @@ class Data:
     global_batch: int = 1680
     workers: int = 4
     shuffle_shards: int = 16  # shards whose samples are permuted together
+    length_window: int | None = None  # global batches sorted by text length together; 0: off; none: see length_window
     max_damaged: float = 0.01  # fraction of samples read; above it the run stops
 
     def __post_init__(self) -> None:
@@ -110,7 +114,7 @@ class Data:
         unique("languages", self.languages, "the language")
         positive(self, "global_batch", "shuffle_shards", "mix_rows")
         self._check_mixture()
-        not_negative(self, "workers")
+        not_negative(self, "workers", "length_window")
         if not 0 <= self.max_damaged <= 1:
             raise FieldError("max_damaged", reason=f"must be a fraction from 0 to 1, found {self.max_damaged}")
 

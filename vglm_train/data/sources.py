@@ -38,9 +38,9 @@ def open_part(part: Part | Source, languages: Sequence[str]) -> Manifest:
     if source.table is None:
         return read_source(source.name, str(source.shards), languages)
     table = Table(source)
-    rows = table.usable()
+    rows = table.usable(source.split)
     if part.holdout is not None:
-        rows = rows[held(table, part.holdout)[rows] == part.validation]
+        rows = rows[held(table, rows, part.holdout) == part.validation]
     manifest = table.manifest(np.ascontiguousarray(rows))
     check_spoken(manifest, source.name, languages)
     return manifest

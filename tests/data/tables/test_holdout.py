@@ -105,3 +105,15 @@ def test_leaks_are_found_under_other_names(folder: Path) -> None:
     assert few.pictures is None
     assert "check_table" in list(few.lines())[-1]
     assert not find_leaks(sides[0], [(sides[1][0][0], np.zeros(0, np.int64))])
+
+
+def test_rows_that_say_their_split(folder: Path) -> None:
+    rows = [row | {"split": "train" if n % 4 else "test"} for n, row in enumerate(rows_of(folder))]
+    table = str(made_tables.write_json(folder / "t.json", rows))
+    assert open_part(Source(name="made", table=table, split="test"), ("en",)).samples == 20
+    for split, reason in (
+        (None, r"several splits: test \(20\), train \(60\)"),
+        ("val", "no rows of split 'val'; it has test"),
+    ):
+        with pytest.raises(UserError, match=reason):
+            open_part(Source(name="made", table=table, split=split), ("en",))

@@ -4,9 +4,10 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vglm_train.data.language import detect_language
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.fields import Columns, value
+from vglm_train.prompt.chinese import is_chinese
+from vglm_train.prompt.dialogue import IMAGE
 
 Turns = list[dict[str, str]]
 ROLES = {
@@ -16,8 +17,7 @@ ROLES = {
 }  # fmt: skip
 LANGUAGES = {"zh": "zh", "chinese": "zh", "cn": "zh", "en": "en", "english": "en"}
 KINDS = {"closed": "closed", "yes/no": "closed", "open": "open", "number": "open", "other": "open", "report": "report"}
-SEEN = 400  # characters that the language is told from
-MARK = "<image>"  # where a picture stands in a question
+SEEN = 100  # characters that the language is told from
 
 
 class NoPicture(RecordError):  # noqa: N818  (says what was found)
@@ -34,9 +34,11 @@ def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
     RecordError where it cannot be trained on; NoPicture where that is all it lacks.
     """
     pictures = _pictures(value(row, columns.image or columns.image_id))
-    record: dict[str, Any] = {
-        name: str(found) for name in ("id", "group", "type", "split") if (found := _field(row, columns, name))
-    }
+    record: dict[str, Any] = {}
+    for name, names in columns.kept:
+        found = value(row, names)
+        if found is not None and not isinstance(found, list | dict):
+            record[name] = str(found)
     said = value(row, columns.turns)
     if said is not None:
         record["turns"], inside = _turns(said)
@@ -52,11 +54,6 @@ def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
         raise NoPicture
     names = [picture if isinstance(picture, str) else "" for picture in pictures]
     return {**record, "image": names[0] if len(names) == 1 else names}, pictures
-
-
-def _field(row: Mapping[str, Any], columns: Columns, name: str) -> Any:
-    found = value(row, getattr(columns, name))
-    return None if isinstance(found, list | dict) else found
 
 
 def _pictures(found: Any) -> list[str | bytes]:
@@ -85,17 +82,17 @@ def _turns(said: Any) -> tuple[Turns, list[str | bytes]]:
     pictures: list[str | bytes] = []
     for each in said:
         fields = each if isinstance(each, dict) else {}
-        given = value(fields, ("role", "from"))
-        role = ROLES.get(str(given).lower())
+        given = value(fields, ("from", "role"))
+        role = ROLES.get(given) or ROLES.get(str(given).lower())
         if role is None:
             raise RecordError("record", f"a turn is of {given!r}; known are {', '.join(ROLES)}")
-        text, inside = _content(value(fields, ("text", "value", "content")))
-        pictures += inside
-        if role == "system":
-            continue
+        text = value(fields, ("value", "text", "content"))
+        if not isinstance(text, str):
+            text, inside = _content(text)
+            pictures += inside
         if turns and turns[-1]["role"] == role:
             turns[-1]["text"] += "\n" + text
-        else:
+        elif role != "system":
             turns.append({"role": role, "text": text})
     return _whole(turns), pictures
 
@@ -124,7 +121,7 @@ def _content(content: Any) -> tuple[str, list[str | bytes]]:
             texts.append(str(fields["text"]))
             continue
         pictures += _pictures(value(fields, ("image", "image_url", "path", "url")))
-        texts.append(MARK)
+        texts.append(IMAGE)
     return "\n".join(texts), pictures
 
 
@@ -161,7 +158,7 @@ def _answered(question: Any, answers: list[str] | dict[str, list[str]]) -> dict[
     if question is None:
         spoken: dict[str, list[str]] = {}
         for text in answers:
-            spoken.setdefault(detect_language(text), []).append(text)
+            spoken.setdefault(_told(text), []).append(text)
         return {"captions": spoken}
     commonest = Counter(answers).most_common(1)[0][0]
     turns = [{"role": "user", "text": str(question)}, {"role": "assistant", "text": commonest}]
@@ -173,8 +170,13 @@ def _language(given: Any, record: Mapping[str, Any]) -> str:
     if known is not None:
         return known
     if "turns" in record:
-        return detect_language("\n".join(turn["text"].replace(MARK, "") for turn in record["turns"][:2])[:SEEN])
+        return _told(" ".join(turn["text"] for turn in record["turns"][:2]).replace(IMAGE, ""))
     return next(iter(record["captions"]))
+
+
+def _told(text: str) -> str:
+    """From the beginning of a long text, which may be one of hundreds of thousands."""
+    return "zh" if not text.isascii() and is_chinese(text[:SEEN]) else "en"
 
 
 def _kind(row: Mapping[str, Any], columns: Columns, record: Mapping[str, Any]) -> str | None:

@@ -48,12 +48,18 @@ class Columns:
     image_id: tuple[str, ...]
     split: tuple[str, ...]
 
+    @property
+    def kept(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
+        """What a record takes as it stands, with the keys that it may be under."""
+        named = (("id", self.id), ("group", self.group), ("type", self.type), ("split", self.split))
+        return tuple((name, keys) for name, keys in named if keys)
+
 
 def value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """What the row holds under the first of the names that has something; None where none has."""
     for name in names:
         found = row.get(name)
-        if found is not None and found not in ("", [], {}):
+        if found or found == 0:
             return found
     return None
 

@@ -131,9 +131,7 @@ def _elements(window: Window) -> Iterator[Span]:
         window.take("]")
         return
     while True:
-        window.peek()
-        start = window.offset
-        value = window.value()
+        start, value = window.value()
         yield Span(start, window.offset - start, value if isinstance(value, dict) else None)
         if window.take(",", "]") == "]":
             return
@@ -143,12 +141,12 @@ def _object(window: Window, path: Path) -> Iterator[Span]:
     """Rows under one of LISTS. Returns (as a generator does) whether there was such a list."""
     window.take("{")
     while window.peek() not in ("}", ""):
-        key = window.value()
+        _, key = window.value()
         window.take(":")
         if key in LISTS and window.peek() == "[":
             yield from _elements(window)
             return True
-        value = window.value()
+        _, value = window.value()
         if key == "images" and isinstance(value, list) and value and isinstance(value[0], dict):
             raise UserError(
                 f"{path}: a COCO file, whose pictures and captions stand apart. Bring them together with "

@@ -14,42 +14,40 @@ from vglm_train.errors import UserError
 _SALT = np.uint64(0x9E3779B97F4A7C15)
 
 
-def held(table: Table, holdout: Holdout) -> NDArray[np.bool_]:
-    """[rows of the table] True: kept for validation. UserError where nothing, or nothing else, would be."""
-    keys = _keys(table, holdout)
+def held(table: Table, rows: NDArray[np.int64], holdout: Holdout) -> NDArray[np.bool_]:
+    """[rows] True: kept for validation. UserError where nothing, or nothing else, would be."""
+    keys = _keys(table, rows, holdout)
     kept = _spread(keys) < np.uint64(min(holdout.share * 2.0**64, 2.0**64 - 2048))
-    usable = table.usable()
-    together = len(np.unique(keys[usable]))
-    chosen = int(kept[usable].sum())
-    if chosen in (0, len(usable)):
+    together, chosen = len(np.unique(keys)), int(kept.sum())
+    if chosen in (0, len(rows)):
         raise UserError(
-            f"{table.path}: data.holdout.share {holdout.share:g} by {holdout.by} keeps {chosen} of {len(usable)} rows "
+            f"{table.path}: data.holdout.share {holdout.share:g} by {holdout.by} keeps {chosen} of {len(rows)} rows "
             f"for validation, since there are {together} different {holdout.by}s. Give another share, or a table of "
             "its own as data.validation."
         )
     if holdout.by != "group":
-        _check_groups(table, kept, holdout.by)
+        _check_groups(table, rows, kept, holdout.by)
     return kept
 
 
-def _keys(table: Table, holdout: Holdout) -> NDArray[np.uint64]:
+def _keys(table: Table, rows: NDArray[np.int64], holdout: Holdout) -> NDArray[np.uint64]:
     index = table.index
     if holdout.by == "row":
-        return index.contents
+        return index.contents[rows]
     if holdout.by == "image":
-        return _together(table)
-    without = int((index.groups[table.usable()] == 0).sum())
+        return _together(table)[rows]
     if not table.columns.group:
         raise UserError(
             f"{table.path}: data.holdout.by is group, but no key of the rows is known to hold one (patient, study, "
             f"group); they have {', '.join(map(repr, table.keys))}. Name it as fields.group of the source, or, if no "
             "two pictures belong together, hold out by image."
         )
-    if without == len(table.usable()):
+    groups = index.groups[rows]
+    if not groups.any():
         raise UserError(
             f"{table.path}: data.holdout.by is group, but {table.columns.group[0]!r} is empty in every row."
         )
-    return np.where(index.groups == 0, _together(table), index.groups)
+    return np.where(groups == 0, _together(table)[rows], groups)
 
 
 def _together(table: Table) -> NDArray[np.uint64]:
@@ -78,16 +76,13 @@ def _spread(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
     return x ^ (x >> np.uint64(31))
 
 
-def _check_groups(table: Table, kept: NDArray[np.bool_], by: str) -> None:
+def _check_groups(table: Table, rows: NDArray[np.int64], kept: NDArray[np.bool_], by: str) -> None:
     """No patient on both sides, where the table says who is one."""
-    groups, usable = table.index.groups, np.zeros(len(kept), dtype=bool)
-    usable[table.usable()] = True
-    named = usable & (groups != 0)
-    shared = np.intersect1d(groups[kept & named], groups[~kept & named])
+    groups = table.index.groups[rows]
+    shared = np.intersect1d(groups[kept & (groups != 0)], groups[~kept & (groups != 0)])
     if len(shared):
-        row = int(np.flatnonzero(named & (groups == shared[0]))[0])
         raise UserError(
-            f"{table.path}: held out by {by}, {len(shared)} groups (key "
-            f"{table.columns.group[0]!r}) would have rows in both training and validation, for instance that of row "
-            f"{row}: their answers would be known. Set data.holdout.by: group."
+            f"{table.path}: held out by {by}, {len(shared)} groups (key {table.columns.group[0]!r}) would have rows in "
+            f"both training and validation, for instance that of row {rows[groups == shared[0]][0]}: the model would "
+            "be judged on patients that it knows. Set data.holdout.by: group."
         )

@@ -21,6 +21,7 @@ from vglm_train.data.tables.fields import Columns
 from vglm_train.data.tables.files import Span, TableFile
 
 VERSION = 1
+SPLITS = 255  # that are told apart; a key with more is something else
 KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
 LANGUAGES: tuple[str, ...] = get_args(Language)  # bit n of a row's `languages` stands for entry n
 
@@ -37,6 +38,8 @@ class Index:
     languages: NDArray[np.uint8]  # [n] bits; 0: the row is damaged
     turns: NDArray[np.uint16]  # [n] questions with answers; 0: captions, or damaged
     states: NDArray[np.uint8]  # [n] index into STATES
+    splits: NDArray[np.uint8]  # [n] index into split_names
+    split_names: NDArray[np.str_]  # what rows say their split is; the first is that of rows that say nothing: ""
 
     def __len__(self) -> int:
         return len(self.places)
@@ -65,7 +68,8 @@ def build_index(file: TableFile, columns: Columns) -> Index:
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft()
-    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, file=sys.stderr)
+    interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, mininterval=interval)
     with bar:
         for span in file.scan():
             draft.add(span, columns)
@@ -84,10 +88,11 @@ class _Draft:
         self.places, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
+        self.splits, self.split_names = array("B"), {"": 0}
 
     def add(self, span: Span, columns: Columns) -> None:
         self.places.extend((span.offset, span.size))
-        group = picture = content = languages = turns = 0
+        group = picture = content = languages = turns = split = 0
         try:
             if span.values is None:
                 raise RecordError("record", "not readable")
@@ -101,8 +106,10 @@ class _Draft:
             for other in names[1:]:
                 self.more.extend((len(self.states), other))
             group = hashed(record["group"]) if "group" in record else 0
-            content = hashed(json.dumps([record.get("turns"), record.get("captions"), names], ensure_ascii=False))
+            split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
+            content = hashed(_said(record) + str(names))
             languages, turns = _languages(record), len(record.get("turns", ())) // 2
+        self.splits.append(split)
         self.groups.append(group)
         self.pictures.append(picture)
         self.contents.append(content)
@@ -120,7 +127,16 @@ class _Draft:
             languages=np.array(self.languages, dtype=np.uint8),
             turns=np.array(self.turns, dtype=np.uint16),
             states=np.array(self.states, dtype=np.uint8),
+            splits=np.array(self.splits, dtype=np.uint8),
+            split_names=np.array(list(self.split_names)[: SPLITS + 1]),
         )
+
+
+def _said(record: dict[str, Any]) -> str:
+    """All its text: equal records say the same."""
+    if "turns" in record:
+        return "\0".join([turn["text"] for turn in record["turns"]])
+    return "\0".join([text for texts in record["captions"].values() for text in texts])
 
 
 def _languages(record: dict[str, Any]) -> int:

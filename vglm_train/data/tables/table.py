@@ -92,9 +92,21 @@ class Table:
         except OSError as error:
             raise DamagedSample("image", shard, key, f"{path}: {error.strerror}") from None
 
-    def usable(self) -> NDArray[np.int64]:
-        """Rows that become samples: all but those without a picture; damaged ones too, so that they are counted."""
-        return np.flatnonzero(self.index.states != STATES.index("text"))
+    def usable(self, split: str | None = None) -> NDArray[np.int64]:
+        """Rows that become samples: all but those without a picture; damaged ones too, so that they are counted.
+
+        UserError where `split` has none, or the table has several and none is asked for.
+        """
+        pictured = self.index.states != STATES.index("text")
+        names = self.index.split_names.tolist()
+        counts = {name: int((pictured & (self.index.splits == number)).sum()) for number, name in enumerate(names)}
+        counts = {name: count for name, count in counts.items() if name and count}
+        listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
+        if split is not None and split not in counts:
+            raise UserError(f"{self.path}: no rows of split {split!r}; it has {listed or 'no splits'}.")
+        if split is None and len(counts) > 1:
+            raise UserError(f"{self.path}: its rows are of several splits: {listed}. Set split in the source to one.")
+        return np.flatnonzero(pictured if split is None else pictured & (self.index.splits == names.index(split)))
 
     def manifest(self, rows: NDArray[np.int64]) -> Manifest:
         """Those rows as shards."""

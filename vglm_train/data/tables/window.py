@@ -36,11 +36,15 @@ class Window:
     def peek(self) -> str:
         """The next character that is not blank; empty at the end of the file."""
         while True:
+            character = self.text[self.place : self.place + 1]
+            if character and character not in " \t\r\n":
+                return character
             found = _BLANK.match(self.text, self.place)
             assert found is not None
-            self._advance(found.end())
-            if self.place < len(self.text) or not self._more():
-                return self.text[self.place : self.place + 1]
+            self.offset += found.end() - self.place
+            self.place = found.end()
+            if self.place == len(self.text) and not self._more():
+                return ""
 
     def take(self, *expected: str) -> str:
         """Step over the next character, which must be one of those. NotJson else."""
@@ -48,12 +52,14 @@ class Window:
         if found not in expected:
             wanted = " or ".join(expected)
             raise NotJson(f"expected {wanted}, found {found or 'the end of the file'}", self.offset)
-        self._advance(self.place + 1)
+        self.place += 1
+        self.offset += 1
         return found
 
-    def value(self) -> Any:
-        """The next value, stepped over. NotJson where there is none."""
+    def value(self) -> tuple[int, Any]:
+        """The byte where the next value begins, and the value, stepped over. NotJson where there is none."""
         self.peek()
+        start = self.offset
         while True:
             try:
                 value, end = _DECODER.raw_decode(self.text, self.place)
@@ -66,7 +72,7 @@ class Window:
                 continue
             self.chunk = CHUNK
             self._advance(end)
-            return value
+            return start, value
 
     def _is_wrong(self, error: Exception) -> bool:
         """Whether more text cannot mend it: it went wrong before the window's end."""
