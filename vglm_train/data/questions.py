@@ -47,6 +47,7 @@ class Asked:
     kind: Kind
     answers: tuple[str, ...]  # that are right: one, VQAv2's ten, a picture's captions
     type: str | None = None  # what the row calls it: plane, abnormality, ...
+    picture: str = ""  # the first picture, as the row names it
 
 
 class QuestionSet(Dataset):
@@ -147,6 +148,7 @@ class QuestionSet(Dataset):
             kind=cast(Kind, kind if kind in get_args(Kind) else _kind(answers)),
             answers=answers,
             type=None if fields.get("type") is None else str(fields["type"]),
+            picture=record.image,
         )
 
 
