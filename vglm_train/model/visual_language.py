@@ -63,9 +63,10 @@ class VisualLanguageModel(VisualModel):
                 raise ValueError(f"the prompts have {places} places for {n} images of {q} tokens each")
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
-        order = torch.argsort(batch.visual_mask.byte(), dim=1, descending=True, stable=True)
-        where = order[:, : visual.shape[1], None]  # [b,q,1]
-        return text.scatter(1, where.expand_as(visual), visual.to(text.dtype))
+        order = torch.argsort(batch.visual_mask.flatten().byte(), descending=True, stable=True)
+        where = order[: visual.shape[0] * visual.shape[1], None]  # [n*q,1] places of all rows, row after row
+        tokens = visual.flatten(0, 1).to(text.dtype)
+        return text.flatten(0, 1).scatter(0, where.expand_as(tokens), tokens).view_as(text)
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
