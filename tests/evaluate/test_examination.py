@@ -108,6 +108,19 @@ def test_pictures_change_places_not_questions():
     assert swapped([]) is None
 
 
+def test_several_pictures(untaught):
+    """Another item's pictures are as many, whatever that one has; each question gets its own answer in a batch."""
+    items = colour_questions()[:6:2]
+    dialogue = replace(items[1].dialogue, images=2)
+    items[1] = replace(items[1], pixels=torch.cat([items[1].pixels, items[2].pixels]), dialogue=dialogue)
+    outputs = whole_examiner(untaught, items).answerer.outputs()
+    for n, (item, other) in enumerate(zip(items, swapped(items))):
+        k, shown = len(item.pixels), items[other].pixels
+        assert outputs["model"][n] == untaught.answers([item.dialogue], item.pixels, Decoding(max_new=4))[0]
+        pictures = torch.cat([shown] * 2)[:k]
+        assert outputs["shuffled"][n] == untaught.answers([item.dialogue], pictures, Decoding(max_new=4))[0]
+
+
 def test_one_picture_has_no_other(untaught):
     scores, _ = whole_examiner(untaught, colour_questions()[:2])()
     assert not any("shuffled" in name for name in scores)
