@@ -16,6 +16,7 @@ from vglm_train.data.mixture import Mixture
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import UserError
 from vglm_train.log.facts import RunFacts
+from vglm_train.model.language.nf4 import held_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
@@ -139,7 +140,7 @@ def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
     """Weights and optimizer exactly, activations by the stage's count."""
-    frozen = sum(p.numel() * p.element_size() for p in model.parameters() if not p.requires_grad)
+    frozen = held_bytes(model)
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     micro = config.engine.micro_batch or config.data.global_batch // world

@@ -62,7 +62,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(objective, ranks.device.type, config.engine.precision == "bf16"),
             optimizer=adamw,
-            config=_deepspeed_config(config, accumulation, ranks.world),
+            config=_deepspeed_config(config, accumulation, ranks.world, sum(p.numel() for p in self._trained.values())),
             dist_init_required=False,
         )
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
@@ -146,7 +146,7 @@ class _Autocast(nn.Module):
             return self.objective(batch)
 
 
-def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
+def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict:
     return {
         "train_batch_size": config.data.global_batch,
         "train_micro_batch_size_per_gpu": config.data.global_batch // (world * accumulation),
@@ -160,7 +160,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
             # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are
             # waited for in turn; there is one bucket, which is full only when backward ends anyway
             "overlap_comm": False,
-            "reduce_bucket_size": BUCKET,
+            "reduce_bucket_size": max(1, min(BUCKET, trained)),  # a buffer: adapters need none of most of a gigabyte
             "allgather_bucket_size": BUCKET,
         },
         "steps_per_print": None,

@@ -30,7 +30,8 @@ class LowRank(Adapter):
 
     def forward(self, x: Tensor) -> Tensor:
         """The product's input [...,i] -> what is added to its output [...,o], both in the frozen model's dtype."""
-        x = F.dropout(x, self.dropout, self.training)
+        if self.training and self.dropout:
+            x = F.dropout(x, self.dropout)
         return _Update.apply(x, self.lora_a, self.lora_b, self.scale, self.gate)
 
     def delta(self) -> Tensor:
