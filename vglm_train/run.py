@@ -12,10 +12,8 @@ from vglm_train.checkpoint.resume import read_state, read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalSet
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
-from vglm_train.data.sources import validating
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
@@ -58,7 +56,7 @@ class _Run:
         self.stage = stages.build(config)
         self.loader = build_loader(config, self.stage.rows, ranks)
         check_length(config, self.loader.epoch_samples)
-        self.validation = self._validation()
+        self.validation = self.stage.held_out()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.state = self._state()
         self.facts = RunFacts(
@@ -119,13 +117,6 @@ class _Run:
         log.info("the bundle holds step %d, the best by %s", best, self.config.checkpoint.best)
         engine.load_state(read_tensors(self.folder.checkpoints.of(best), engine.trained_shapes()))
         return best
-
-    def _validation(self) -> EvalSet | None:
-        data, size = self.config.data, self.config.model.vision.image_size
-        parts = validating(data)
-        if not parts:
-            return None
-        return EvalSet(parts, size, data.languages, self.config.evaluate.images, data.cache)
 
     def _tell_leaks(self) -> None:
         """Of tables, what training and validation share: scores are too good then."""

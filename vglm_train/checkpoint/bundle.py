@@ -71,7 +71,7 @@ def save_bundle(
     tokenizer.save(aside / "tokenizer")
     if questions is not None:
         questions.save(aside / QUESTIONS)
-    _keep_shape(config.model, aside)
+    keep_shape(config.model, aside)
     document = {"version": VERSION, "stage": config.run.stage, "towers": towers, "origin": dict(origin)}
     (aside / "config.yaml").write_text(dump(config), "utf-8")
     write_text_atomic(aside / "bundle.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -190,7 +190,7 @@ def _load_language(bundle: Bundle, path: Path) -> None:
     load_language(bundle.model.language, replace(section, weights=str(path)))
 
 
-def _keep_shape(config: Model, aside: Path) -> None:
+def keep_shape(config: Model, aside: Path) -> None:
     """A Hugging Face model's config.json goes along: it is the shape of what the bundle holds or names."""
     language = config.language
     if language is None or language.family == "chatglm":

@@ -15,6 +15,17 @@ from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config, Length
 from vglm_train.config.tuning import Tuning
 
+TEXT_SCORES = {
+    "en": ("rouge_l", "cider", "bleu4"),
+    "zh": ("rouge_l", "rouge_l_char", "cider", "cider_char", "bleu4", "bleu4_word"),
+}
+QUESTION_SCORES = {
+    "vqa": ("accuracy", "closed", "exact", "recall", "f1", "v2"),
+    "report": (
+        "f1", "recall", "finding_recall", "finding_precision",
+        *(f"{language}_{kind}" for language, kinds in TEXT_SCORES.items() for kind in kinds),
+    ),
+}  # fmt: skip
 ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
 
 
@@ -224,6 +235,8 @@ def _check_evaluation(config: Config) -> None:
 
 def scores(config: Config) -> list[str]:
     """Names of the scores a run can choose its best step by; more is better, but for losses."""
+    if config.evaluate.task != "caption":
+        return [f"eval/{config.evaluate.task}_{kind}" for kind in QUESTION_SCORES[config.evaluate.task]]
     if config.run.stage != "align":
         spoken = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
         return [f"eval/{language}_{kind}" for language in config.data.languages for kind in spoken]

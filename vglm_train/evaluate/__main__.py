@@ -10,8 +10,10 @@ from typing import Protocol
 
 import torch
 
-from vglm_train.checkpoint.bundle import Bundle, load_bundle, read_document
+from vglm_train.checkpoint.bundle import Bundle, read_document
+from vglm_train.checkpoint.merging import parse_weighted
 from vglm_train.checkpoint.resume import write_text_atomic
+from vglm_train.checkpoint.tuned import open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained, unread
 from vglm_train.evaluate import caption_command, retrieval_command
@@ -47,9 +49,10 @@ def main(argv: Sequence[str] | None = None) -> int:
             _check_stage(given)
             _check_out(out)
             device = torch.device("cuda" if use_gpu() else "cpu")
-            bundle = load_bundle(
-                Path(given.bundle), device, given.vision_weights, getattr(given, "language_weights", None)
-            )
+            language = getattr(given, "language_weights", None)
+            adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
+            base = getattr(given, "base", None)
+            bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
             report, lines = TASKS[given.task].run(bundle, given, device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

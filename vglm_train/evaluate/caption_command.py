@@ -26,6 +26,10 @@ EXAMPLES = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of this task alone."""
     parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
+    parser.add_argument("--base", help="the bundle that a fine-tuning began with, where it has moved")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
+    )
     parser.add_argument("--beams", type=int, help="beam search of this width (default: the bundle's configuration)")
     parser.add_argument("--max-new", type=int, help="ids of a caption at most (default: the bundle's configuration)")
     parser.add_argument("--batch", type=int, default=32, help="images at once, shared by the beams (default 32)")

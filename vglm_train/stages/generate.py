@@ -16,6 +16,7 @@ from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem
 from vglm_train.data.prompt_rows import PromptRows
 from vglm_train.distributed import Ranks
+from vglm_train.engine.hooks import Evaluator
 from vglm_train.errors import UserError
 from vglm_train.evaluate.caption import Captioner, Speaker
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
@@ -119,15 +120,19 @@ class Generate(Stage):
         return self.config.model.vision.weights or earlier
 
     def model(self) -> VisualLanguageModel:
-        image = self.config.data.image
         here = self._tokenizer_is_here()
         sop_id = getattr(self.tokenizer, "sop_id", None) if here else None
         words = None if self.text is None else self.text.vocabulary
-        model = build_visual_language(self.config.model, image.mean, image.std, sop_id, words)
+        model = self.build(sop_id, words)
         if here:
             check_tokenizer(self.tokenizer, model.language.vocabulary, "model.language")
             self._check_positions(model.language.positions)
         return model
+
+    def build(self, sop_id: int | None, words: int | None) -> VisualLanguageModel:
+        """The bare model; see `build_visual_language`."""
+        image = self.config.data.image
+        return build_visual_language(self.config.model, image.mean, image.std, sop_id, words)
 
     def _check_positions(self, positions: int | None) -> None:
         """They hold the longest sequence of training, and of an evaluation during it."""
@@ -171,11 +176,13 @@ class Generate(Stage):
     def objective(self, model: VisualLanguageModel, ranks: Ranks) -> GenerationObjective:
         return GenerationObjective(model)
 
-    def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Captioner:
-        config = self.config
-        speaker = Speaker(
-            model, self.template, config.prompt.questions, ranks.device, config.engine.precision == "bf16"
-        )
+    def speaker(self, model: VisualLanguageModel, ranks: Ranks) -> Speaker:
+        """What answers in an evaluation."""
+        autocast = self.config.engine.precision == "bf16"
+        return Speaker(model, self.template, self.config.prompt.questions, ranks.device, autocast)
+
+    def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
+        config, speaker = self.config, self.speaker(model, ranks)
         return Captioner(speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks)
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
