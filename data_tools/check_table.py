@@ -135,7 +135,8 @@ def _commonest(answers: Counter[str]) -> dict[str, Any]:
 
 def compare(first: Looked, second: Looked) -> dict[str, Any]:
     """What stands in both tables as JSON values."""
-    leaks = find_leaks(*([(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)), read=0)
+    sides = [[(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)]
+    leaks = find_leaks(sides[0], sides[1], read=0)
     known = {seen.content: name for seen, name in zip(first.seen, first.names)}
     same = [(known[seen.content], name) for seen, name in zip(second.seen, second.names) if seen.content in known]
     alike = [
