@@ -32,7 +32,6 @@ from vglm_train.objective.generation import GenerationObjective, token_losses
 
 LR = 1e-4
 PARTS = ("image encoder", "Q-Former", "language model")
-PLAIN = ("first_row", "epoch", "damaged", "drawn")  # fields of a batch that are no tensors
 
 
 class Journal:
@@ -174,7 +173,8 @@ def part_steps(objective: GenerationObjective, first: PromptBatch) -> dict[str, 
 
 def cut(batch: PromptBatch, rows: int) -> list[PromptBatch]:
     """Micro-batches of `rows` rows."""
-    tensors = {f.name: getattr(batch, f.name).split(rows) for f in fields(batch) if f.name not in PLAIN}
+    values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    tensors = {name: value.split(rows) for name, value in values.items() if isinstance(value, Tensor)}
     return [replace(batch, **dict(zip(tensors, part))) for part in zip(*tensors.values())]
 
 

@@ -70,7 +70,7 @@ def test_keys_end_at_the_first_dot_and_the_first_picture_counts(tmp_path: Path) 
     with tarfile.open(path, "w") as tar:
         for name in ("a.seg.png", "a.webp", "a.png", "a.json"):
             add(tar, name, name.encode())
-    assert read_all(shard_of(path, 1)) == [("a", b"a.webp", "webp", b"a.json")]
+    assert read_all(shard_of(path, 1)) == [("a", b"a.webp", "webp", b"a.json", ())]
 
 
 def test_missing_members(tmp_path: Path) -> None:

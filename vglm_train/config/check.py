@@ -51,6 +51,7 @@ def check(config: Config, world: int) -> None:
     _check_split(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
+    if config.run.stage == "align" or config.model.qformer.reads_question:
         _check_languages(config.data, config.model.text)
     _check_evaluation(config)
     if config.run.length.epochs is None and config.optim.warmup.epochs is None:
@@ -132,10 +133,11 @@ def _check_language_model(config: Config) -> None:
         raise FieldError(
             "model.language", "run.stage", reason=f"stage {stage} needs one: give family, weights, tokenizer"
         )
-    longest = config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
+    places = config.model.qformer.queries * prompt.max_images
+    longest = places + prompt.max_prompt + prompt.max_answer
     if language.family == "chatglm" and longest > language.positions:
         reason = (
-            f"the image's {config.model.qformer.queries} places, prompt.max_prompt {prompt.max_prompt} and "
+            f"{places} places of pictures, prompt.max_prompt {prompt.max_prompt} and "
             f"prompt.max_answer {prompt.max_answer} are {longest}; the model has {language.positions} positions"
         )
         raise FieldError("prompt.max_prompt", "prompt.max_answer", "model.language.positions", reason=reason)

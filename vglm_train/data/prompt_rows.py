@@ -32,7 +32,7 @@ class PromptRows:
             language, caption = draw_caption(record, wanted, rng)
             question = getattr(self.questions, language)
             dialogue = Dialogue(question, caption.strip(), language=language, images=visit.images)
-            return _drawn(dialogue, self.template.encode(dialogue, split=rng.random()))
+            return self._drawn(dialogue, self.template.encode(dialogue, split=rng.random()))
         except EmptyAnswer as error:
             raise RecordError("caption", str(error)) from None
         except MarkMismatch as error:
@@ -45,7 +45,13 @@ class PromptRows:
         lessons = self.template.lessons(dialogue_of(record, images=visit.images), whole=True)
         turn = lessons[(content_id(visit.key.encode("utf-8", "surrogateescape")) + visit.epoch) % len(lessons)]
         dialogue = dialogue_of(record, turn, visit.images)
-        return _drawn(dialogue, self.template.encode(dialogue, split=rng.random(), whole=True))
+        return self._drawn(dialogue, self.template.encode(dialogue, split=rng.random(), whole=True))
+
+    def _drawn(self, dialogue: Dialogue, row: Encoded) -> Drawn:
+        images, most = len(row.visual), self.template.prompt.max_images
+        if images > most:
+            raise RecordError("record", f"it shows {images} pictures, prompt.max_images is {most}")
+        return Drawn(dialogue.language, dialogue.answer or "", row, images)
 
     def batch(self, rows: Sequence[Encoded | None], image_ids: Tensor, **common: Any) -> PromptBatch:
         fields: dict[str, Any] = {**self.template.collate(rows), **common}
@@ -63,7 +69,3 @@ def dialogue_of(record: Record, turn: int = -1, images: int = 1) -> Dialogue:
     history = tuple(turns[: range(len(turns))[turn]])
     seen = sum(len(placed.images) for placed in place(whole)[: len(history) + 1])
     return Dialogue(last.question, last.answer, history, record.language or "en", seen)
-
-
-def _drawn(dialogue: Dialogue, row: Encoded) -> Drawn:
-    return Drawn(dialogue.language, dialogue.answer or "", row, len(row.visual))

@@ -19,7 +19,10 @@ from vglm_train.model.visual import VisualModel
 
 
 class VisualLanguageModel(VisualModel):
-    """The queries of a Q-Former without text branch become places of a language model's input."""
+    """The queries of a Q-Former become places of a language model's input.
+
+    They read the image alone, or the question with it (InstructBLIP, arXiv:2305.06500) if the Q-Former has a text side.
+    """
 
     def __init__(
         self,
@@ -34,9 +37,19 @@ class VisualLanguageModel(VisualModel):
         self.projection = nn.Linear(width, language.embed_width)
         self.language = language
 
-    def visual_tokens(self, features: Tensor) -> Tensor:
-        """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e]."""
-        return self.projection(self.qformer.queries(self.image_keys(features))[0])
+    def visual_tokens(self, features: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e].
+
+        ids [n,u], mask [n,u] bool: a question for each image, where the Q-Former reads it.
+        """
+        keys = self.image_keys(features)
+        if ids is None or mask is None:
+            return self.projection(self.qformer.queries(keys)[0])
+        return self.projection(self.qformer.joint(keys, ids, mask, "full")[0])
+
+    def _visual(self, batch: PromptBatch) -> Tensor:
+        """What the language model reads of a batch's images [n,q,e]."""
+        return self.visual_tokens(self.image_features(batch), batch.question_ids, batch.question_mask)
 
     def fuse(self, visual: Tensor, batch: PromptBatch) -> Tensor:
         """Visual tokens [n,q,e] at the images' places of the embedded ids -> [b,s,e] in the language model's dtype.
@@ -53,14 +66,12 @@ class VisualLanguageModel(VisualModel):
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
-        visual = self.visual_tokens(self.image_features(batch))
-        return self.language.score(self.fuse(visual, batch), batch)
+        return self.language.score(self.fuse(self._visual(batch), batch), batch)
 
     @torch.no_grad()
     def generate(self, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None) -> Tensor:
         """Answers [b,t] to prompts with images; see LanguageModel.generate."""
-        visual = self.visual_tokens(self.image_features(batch))
-        return self.language.generate(self.fuse(visual, batch), batch, decoding, end_id, on_token)
+        return self.language.generate(self.fuse(self._visual(batch), batch), batch, decoding, end_id, on_token)
 
     def recompute(self, on: bool) -> None:
         """Whether activations of the Q-Former and of the language model are computed again in backward."""
@@ -69,14 +80,16 @@ class VisualLanguageModel(VisualModel):
 
 
 def build_visual_language(
-    config: Model, mean: Sequence[float], std: Sequence[float], sop_id: int | None = None
+    config: Model, mean: Sequence[float], std: Sequence[float], sop_id: int | None = None, words: int | None = None
 ) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
-    The Q-Former has no text branch. `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. Published
-    weights are read afterwards.
+    `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. `words`: of the Q-Former's own tokenizer, for
+    one that reads the question; else it has no text side. Published weights are read afterwards.
     """
     assert config.language is not None
     vision = build_vision(config.vision)
-    qformer = QFormer(config.qformer, config.vision.width, None)
+    words = config.qformer.vocabulary or words if config.qformer.reads_question else None
+    assert words or not config.qformer.reads_question, "a Q-Former that reads needs the size of its vocabulary"
+    qformer = QFormer(config.qformer, config.vision.width, words, writes=False)
     return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id), mean, std)

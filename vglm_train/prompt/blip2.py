@@ -79,11 +79,11 @@ class CausalTemplate(Blip2Template):
             first = max(1, len(given) - len(context.pieces[-1]))
             labels[first:] = given[first:]
         edges = [0, *(start + self.image_length for start in starts)]  # where the pieces begin
-        for piece, first, behind in context.answers if whole else ():
+        for piece, first, behind in context.answers if whole and self.learns_history else ():
             start, end = edges[piece] + first, edges[piece] + behind
             labels[start : end + 1] = [*given[start:end], self.end_id]
         labels = [*labels[: len(given)], *answer]
-        return Encoded([*given, *answer], starts, labels, shorter or cut)
+        return Encoded([*given, *answer], starts, labels, shorter or cut, self._question(dialogue))
 
 
 class SeqToSeqTemplate(Blip2Template):
@@ -110,7 +110,8 @@ class SeqToSeqTemplate(Blip2Template):
         first = self._prefix(len(kept), context.length, split)
         given = Context([*pieces, [*last[:close], *kept[:first], *last[close:]]])
         labels, cut = self._ended(words[first:])
-        return Encoded(self._joined(given), self._starts(given), labels, shorter or cut)
+        question = self._question(dialogue)
+        return Encoded(self._joined(given), self._starts(given), labels, shorter or cut, question)
 
     def _prefix(self, words: int, used: int, split: float | None) -> int:
         """How many of the words are given: 1 to their midpoint, as far as max_prompt has room; 0 without a split."""

@@ -7,6 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,6 +17,7 @@ from vglm_train.config.language import Language, Prompt
 from vglm_train.config.rules import FieldError
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Placed, place, without_oldest
+from vglm_train.prompt.text import TextEncoder
 from vglm_train.prompt.tokenizers import HfTokenizer, Tokenizer
 
 
@@ -32,6 +34,7 @@ class Encoded:
     visual: tuple[int, ...]  # first place of each picture, in order; each has the template's `image_length` places
     labels: list[int]
     cut: bool = False  # history, question or answer was too long and is not all there
+    question: tuple[int, ...] = ()  # the question's ids for a Q-Former that reads it
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,15 +65,19 @@ class Template(ABC):
     turn that goes stand before the first one that is left.
 
     `learns_history`: the model reads no answer before it has foretold it, so that one sequence can teach all answers
-    of a dialogue. Where it is False, the context sees itself whole (a prefix, an encoder), and a sequence teaches its
-    last answer alone.
+    of a dialogue. Where it is False, the context sees itself whole (a prefix, an encoder) or the Q-Former reads the
+    question, and a sequence teaches its last answer alone.
     """
 
     separate_answer = False  # labels are a sequence of their own
     learns_history = False
 
-    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, image_length: int) -> None:
-        self.prompt, self.tokenizer, self.image_length = prompt, tokenizer, image_length
+    def __init__(
+        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+    ) -> None:
+        """`image_length`: places of a picture; `text`: of a Q-Former that reads the question."""
+        self.prompt, self.tokenizer, self.image_length, self.text = prompt, tokenizer, image_length, text
+        self.learns_history = self.learns_history and text is None
         self.end_id = _end_id(prompt, tokenizer)
         self._fit([Placed("", (0,))], "en")  # UserError at the start where max_prompt has no room for the frame
 
@@ -94,7 +101,7 @@ class Template(ABC):
                 f"the question with its history is {context.length} ids long, and prompt.max_prompt is "
                 f"{self.prompt.max_prompt}; ask more briefly, drop history or raise prompt.max_prompt"
             )
-        return Encoded(self._joined(context), self._starts(context), [])
+        return Encoded(self._joined(context), self._starts(context), [], question=self._question(dialogue))
 
     def lessons(self, dialogue: Dialogue, whole: bool = False) -> list[int]:
         """The turns that sequences end with, ascending, which together teach each answer of a dialogue once.
@@ -120,8 +127,9 @@ class Template(ABC):
     def collate(self, rows: Sequence[Encoded | None]) -> dict[str, Tensor]:
         """b rows, padded on the right to the longest.
 
-        input_ids, attention_mask, visual_mask [b,s] and labels [b,t]; t is s for a decoder-only model. A damaged row
-        (None) is one picture's places alone, without labels. ValueError where a picture has not all its places.
+        input_ids, attention_mask, visual_mask [b,s] and labels [b,t]; t is s for a decoder-only model. question_ids,
+        question_mask [n,u] if the Q-Former reads. A damaged row (None) is one picture's places alone, without labels.
+        ValueError where a picture has not all its places.
         """
         given = [row or Encoded(self._places(), (0,), []) for row in rows]
         length = max(len(row.input_ids) for row in given)
@@ -136,21 +144,28 @@ class Template(ABC):
             for start in row.visual:
                 visual[number, start : start + self.image_length] = True
             labels[number, : len(row.labels)] = torch.tensor(row.labels, dtype=torch.int64)
-        return {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
+        batch = {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
+        return batch if self.text is None else {**batch, **self._questions(given)}
 
     def batch(self, rows: Sequence[Encoded], pixels: Tensor | None) -> PromptBatch:
         """`collate` with the pictures of all rows in turn, pixels [n,3,h,w]. None: their places are read as ids."""
-        fields = self.collate(rows)
+        fields: dict[str, Any] = dict(self.collate(rows))
         if pixels is None:
             pixels, fields["visual_mask"] = torch.empty(0), torch.zeros_like(fields["visual_mask"])
-        return PromptBatch(
-            pixels=pixels,
-            valid=torch.ones(len(rows), dtype=torch.bool),
-            input_ids=fields["input_ids"],
-            attention_mask=fields["attention_mask"],
-            visual_mask=fields["visual_mask"],
-            labels=fields["labels"],
-        )
+        return PromptBatch(pixels=pixels, valid=torch.ones(len(rows), dtype=torch.bool), **fields)
+
+    def _question(self, dialogue: Dialogue) -> tuple[int, ...]:
+        """What a Q-Former reads: the question alone, in words."""
+        if self.text is None:
+            return ()
+        return tuple(self.text.encode(place(dialogue)[-1].question, dialogue.language))
+
+    def _questions(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        assert self.text is not None
+        nothing = (self.text.cls_id, self.text.sep_id)
+        ids, mask = self.text.batch([row.question or nothing for row in rows for _ in row.visual])
+        longest = max(1, int(mask.sum(1).max())) if len(mask) else 1
+        return {"question_ids": ids[:, :longest], "question_mask": mask[:, :longest]}
 
     def _check(self, row: Encoded) -> None:
         edges = [-self.image_length, *row.visual, len(row.input_ids)]
@@ -213,7 +228,9 @@ class Template(ABC):
         return tuple(end + number * self.image_length for number, end in enumerate(ends))
 
 
-def build_template(prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int) -> Template:
+def build_template(
+    prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+) -> Template:
     """The template of a language model's family. FieldError, a UserError, where sections do not go together."""
     from vglm_train.prompt.blip2 import CausalTemplate, SeqToSeqTemplate
     from vglm_train.prompt.visualglm import VisualGLMTemplate
@@ -226,9 +243,11 @@ def build_template(prompt: Prompt, language: Language, tokenizer: Tokenizer, ima
         reason = f"needs a seq2seq language model, which reads the first words apart; family is {language.family}"
         raise FieldError("prompt.prefix_split", "model.language.family", reason=reason)
     if language.family == "chatglm":
-        return VisualGLMTemplate(prompt, tokenizer, image_length)
+        return VisualGLMTemplate(prompt, tokenizer, image_length, text)
     assert isinstance(tokenizer, HfTokenizer)
-    return {"causal": CausalTemplate, "seq2seq": SeqToSeqTemplate}[language.family](prompt, tokenizer, image_length)
+    return {"causal": CausalTemplate, "seq2seq": SeqToSeqTemplate}[language.family](
+        prompt, tokenizer, image_length, text
+    )
 
 
 def _end_id(prompt: Prompt, tokenizer: Tokenizer) -> int:

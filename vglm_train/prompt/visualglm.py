@@ -14,6 +14,7 @@ from vglm_train.config.language import Prompt
 from vglm_train.prompt.chatglm import ChatGLMTokenizer
 from vglm_train.prompt.dialogue import Dialogue, Placed, place
 from vglm_train.prompt.template import Context, Encoded, Template
+from vglm_train.prompt.text import TextEncoder
 from vglm_train.prompt.tokenizers import Tokenizer
 
 MARKS = {"zh": ("问：", "答："), "en": ("Q:", "A:")}
@@ -28,9 +29,11 @@ class VisualGLMTemplate(Template):
 
     tokenizer: ChatGLMTokenizer
 
-    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, image_length: int) -> None:
+    def __init__(
+        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+    ) -> None:
         assert isinstance(tokenizer, ChatGLMTokenizer)
-        super().__init__(prompt, tokenizer, image_length)
+        super().__init__(prompt, tokenizer, image_length, text)
 
     def context(self, turns: Sequence[Placed], language: str) -> Context:
         """All ids before the answer: [gMASK] and <sop> are the last. A picture that leads a question precedes 问：."""
@@ -52,7 +55,8 @@ class VisualGLMTemplate(Template):
         answer, cut = self._ended(words)
         prompt = self._joined(context)
         labels = [*[IGNORED] * (len(prompt) - 1), self.tokenizer.sop_id, *answer]
-        return Encoded([*prompt, *answer], self._starts(context), labels, shorter or cut)
+        starts, question = self._starts(context), self._question(dialogue)
+        return Encoded([*prompt, *answer], starts, labels, shorter or cut, question)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer's new ids, with the punctuation VisualGLM's chat gives it."""
