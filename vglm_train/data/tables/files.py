@@ -173,8 +173,9 @@ class SeparatedTable(_File):
 
     def _reader(self, lines: Iterator[str]) -> Any:
         csv.field_size_limit(LONGEST_CELL)
-        quoting = csv.QUOTE_MINIMAL if self.quoted else csv.QUOTE_NONE
-        return csv.reader(lines, delimiter=self.delimiter, quoting=quoting)
+        if not self.quoted:
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+        return csv.reader(lines, delimiter=self.delimiter)
 
     def scan(self) -> Iterator[Span]:
         with open(self.path, "rb") as file:
