@@ -24,9 +24,9 @@ from data_tools import _files
 from data_tools._looking import NEAR, Seen, look, look_at, near
 from data_tools._pool import spread
 from vglm_train.config.data import Fields, Source
+from vglm_train.data.index import LANGUAGES
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.canonical import canonical
-from vglm_train.data.tables.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks
 from vglm_train.data.tables.pictures import find
 from vglm_train.data.tables.table import Table

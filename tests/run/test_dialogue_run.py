@@ -14,6 +14,9 @@ from safetensors.torch import load_file
 from run import speaking
 from train import main
 from vglm_train.checkpoint.bundle import load_bundle
+from vglm_train.checkpoint.convert.exporting import export_weights
+from vglm_train.checkpoint.convert.source import Options
+from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -79,6 +82,8 @@ def test_a_q_former_that_reads_the_question(
     shown = [visual(found, question) for question in ("a photo", "photo 7", "a photo")]
     assert torch.equal(shown[0], shown[2])
     assert not torch.allclose(shown[0], shown[1])
+    with pytest.raises(UserError, match=r"its Q-Former reads the question .*; hf-blip2 has no place for that"):
+        export_weights(tmp_path / "run/bundle", "hf-blip2", tmp_path / "out", Options(), force=False)
 
 
 def visual(bundle: Any, question: str) -> torch.Tensor:

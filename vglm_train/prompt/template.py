@@ -110,7 +110,7 @@ class Template(ABC):
         template `learns_history`, the last turns of as few sequences as max_prompt has room for.
         """
         turns = place(dialogue)
-        if not (whole and self.learns_history):
+        if not (whole and self.learns_history) or len(turns) == 1:
             return list(range(len(turns)))
         ends, end = [], len(turns)
         while end:
