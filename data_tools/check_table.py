@@ -24,9 +24,9 @@ from data_tools import _files
 from data_tools._looking import NEAR, Seen, look, look_at, near
 from data_tools._pool import spread
 from vglm_train.config.data import Fields, Source
+from vglm_train.data.index import LANGUAGES
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.canonical import canonical
-from vglm_train.data.tables.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks
 from vglm_train.data.tables.pictures import find
 from vglm_train.data.tables.table import Table
@@ -135,7 +135,8 @@ def _commonest(answers: Counter[str]) -> dict[str, Any]:
 
 def compare(first: Looked, second: Looked) -> dict[str, Any]:
     """What stands in both tables as JSON values."""
-    leaks = find_leaks(*([(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)), read=0)
+    sides = [[(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)]
+    leaks = find_leaks(sides[0], sides[1], read=0)
     known = {seen.content: name for seen, name in zip(first.seen, first.names)}
     same = [(known[seen.content], name) for seen, name in zip(second.seen, second.names) if seen.content in known]
     alike = [

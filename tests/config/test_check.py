@@ -146,6 +146,17 @@ def test_a_word_table_too_small_for_the_tokenizer(run):
     check_vocabulary(run(), 30523)
 
 
+def test_fine_tuning_wants_rows_it_has_not_seen(run):
+    tuned = ("run.stage=finetune", "model.language={family: causal, weights: opt}", "data.languages=[en]")
+    refused = refusal(run(*tuned, "data.train=[{name: few, table: few.json}]"))
+    assert refused.fields == ("data.holdout", "data.validation")
+    assert "holdout: {by: group}" in refused.reason
+    cut = "data.holdout={by: image}"
+    check(run(*tuned, "data.train=[{name: few, table: few.json}]", cut), 1)
+    check(run(*tuned, "data.validation=[{name: other, shards: shards/other}]"), 1)
+    assert "shards only" in refusal(run(*tuned, cut)).reason
+
+
 def test_combinations_that_are_allowed(run):
     check(run("model.text.language_token=true"), 1)
     check(run("model.vision.dtype=fp16", "engine.precision=fp32"), 1)

@@ -41,7 +41,7 @@ def test_visualglm_json(speaking_config: dict[str, Path], table: Path, tmp_path:
     assert all(row["data/skipped"] == MISSING * (n + 1) for n, row in enumerate(rows)), [
         r["data/skipped"] for r in rows
     ][:4]
-    assert rows[-1]["train/loss"] < 0.7 * rows[0]["train/loss"]
+    assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.5
 
 
 def test_beside_shards(speaking_config: dict[str, Path], config: Path, table: Path, tmp_path: Path) -> None:

@@ -27,9 +27,8 @@ def inherit(root: Item) -> Item:
     folder, origin = Path(str(given.value)), f"{given.where}: model.{KEY}"
     document = _document(folder, origin)
     if document["stage"] == "finetune":
-        raise UserError(
-            f"{origin}: {folder} is what a fine-tuning added to another; {MERGE.format(document.get('base', 'BASE'), folder)} makes one"
-        )
+        how = MERGE.format(document.get("base", "BASE"), folder)
+        raise UserError(f"{origin}: {folder} is what a fine-tuning added to another; {how} makes one")
     theirs = read(folder / "config.yaml")
     _point(theirs, folder, document)
     base = _pick(theirs, given)

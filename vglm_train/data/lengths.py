@@ -58,11 +58,11 @@ class TextLengths:
         self.mixture, self.reader, self.seed, self.languages = mixture, reader, seed, tuple(languages)
 
     def __call__(self, row: int) -> int:
-        """0 where nothing can be drawn: such a sample is damaged; and for all rows of tables."""
+        """0 where nothing can be drawn: such a sample is damaged. Of a table, what `Index.lengths` says."""
         place = self.mixture.locate(row)
         shard, language = place.shard, place.pool.language
-        if isinstance(shard, TableShard):  # a table's rows are read one by one, and it has no index of texts
-            return 0
+        if isinstance(shard, TableShard):
+            return shard.length(place.nth if language is None else shard.nth(place.nth, language))
         try:
             table, spoken = self.reader.spoken(shard)
             index = place.nth if language is None else self.reader.nth(shard, place.nth, language)

@@ -16,13 +16,13 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vglm_train.config.data import Source
+from vglm_train.data.index import LANGUAGES
 from vglm_train.data.manifest import Shard
 from vglm_train.data.prompt_rows import dialogue_of
 from vglm_train.data.raw import DamagedSample, RawSample
 from vglm_train.data.record import Record, RecordError, content_id, parse
 from vglm_train.data.shards import ShardReader
 from vglm_train.data.sources import Part, open_part
-from vglm_train.data.tables.index import LANGUAGES
 from vglm_train.data.tables.table import TableShard
 from vglm_train.image import ImageError, eval_pixels, open_image
 from vglm_train.prompt.dialogue import Dialogue, MarkMismatch

@@ -142,3 +142,11 @@ def test_index_of_a_large_table_is_kept(folder: Path, monkeypatch) -> None:
     assert len(opened(path).index) == 3
     assert len(opened(path, fields=Fields(question="label")).index) == 3
     assert len(list((folder / "cache").rglob("*.npz"))) == 3
+
+
+def test_lengths_without_reading(folder: Path) -> None:
+    rows = made_tables.visualglm(NAMES)
+    rows[2]["label"] = "照片" * 100
+    rows[3] = {"img": NAMES[3], "prompt": None, "label": "eight by8"}
+    shard, *_ = opened(made_tables.write_json(folder / "t.json", rows)).manifest(np.arange(5)).shards
+    assert [shard.length(n) for n in range(4)] == [5, 5, 203, 3]  # a token is four letters, or one of other scripts

@@ -35,8 +35,8 @@ def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
     """
     pictures = _pictures(value(row, columns.image or columns.image_id))
     record: dict[str, Any] = {}
-    for name, names in columns.kept:
-        found = value(row, names)
+    for name, keys in columns.kept:
+        found = value(row, keys)
         if found is not None and not isinstance(found, list | dict):
             record[name] = str(found)
     said = value(row, columns.turns)

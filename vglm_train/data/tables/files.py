@@ -7,7 +7,7 @@ scripts load whole), a CSV record by record.
 import csv
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
@@ -137,7 +137,7 @@ def _elements(window: Window) -> Iterator[Span]:
             return
 
 
-def _object(window: Window, path: Path) -> Iterator[Span]:
+def _object(window: Window, path: Path) -> Generator[Span, None, bool]:
     """Rows under one of LISTS. Returns (as a generator does) whether there was such a list."""
     window.take("{")
     while window.peek() not in ("}", ""):
@@ -165,7 +165,7 @@ class SeparatedTable(_File):
         with open(path, "rb") as file:
             head = file.readline().decode("utf-8-sig", "replace")
         self.delimiter = delimiter or max(",;\t", key=head.count)
-        self.quoting = csv.QUOTE_NONE if delimiter == "\t" else csv.QUOTE_MINIMAL
+        self.quoted = delimiter != "\t"
         self.columns = [name.strip() for name in next(self._reader(iter([head])), [])]
         repeated = {name for name in self.columns if self.columns.count(name) > 1}
         if repeated:
@@ -173,7 +173,9 @@ class SeparatedTable(_File):
 
     def _reader(self, lines: Iterator[str]) -> Any:
         csv.field_size_limit(LONGEST_CELL)
-        return csv.reader(lines, delimiter=self.delimiter, quoting=self.quoting)
+        if not self.quoted:
+            return csv.reader(lines, delimiter=self.delimiter, quoting=csv.QUOTE_NONE)
+        return csv.reader(lines, delimiter=self.delimiter)
 
     def scan(self) -> Iterator[Span]:
         with open(self.path, "rb") as file:

@@ -8,13 +8,13 @@ import zipfile
 from array import array
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from vglm_train.config.data import Language
+from vglm_train.data.index import LANGUAGES, about_tokens
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.canonical import NoPicture, canonical
 from vglm_train.data.tables.fields import Columns
@@ -23,7 +23,6 @@ from vglm_train.data.tables.files import Span, TableFile
 VERSION = 1
 SPLITS = 255  # that are told apart; a key with more is something else
 KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
-LANGUAGES: tuple[str, ...] = get_args(Language)  # bit n of a row's `languages` stands for entry n
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,8 +34,9 @@ class Index:
     pictures: NDArray[np.uint64]  # [n] the first picture: its path as written, or its bytes
     contents: NDArray[np.uint64]  # [n] texts and pictures: equal rows are one
     more: NDArray[np.uint64]  # [m,2] row, hash of a further picture
-    languages: NDArray[np.uint8]  # [n] bits; 0: the row is damaged
+    languages: NDArray[np.uint8]  # [n] bit n for entry n of LANGUAGES; 0: the row is damaged
     turns: NDArray[np.uint16]  # [n] questions with answers; 0: captions, or damaged
+    lengths: NDArray[np.uint16]  # [n] about how many tokens are said: of a dialogue all, of captions the mean
     states: NDArray[np.uint8]  # [n] index into STATES
     splits: NDArray[np.uint8]  # [n] index into split_names
     split_names: NDArray[np.str_]  # what rows say their split is; the first is that of rows that say nothing: ""
@@ -88,11 +88,11 @@ class _Draft:
         self.places, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
-        self.splits, self.split_names = array("B"), {"": 0}
+        self.lengths, self.splits, self.split_names = array("H"), array("B"), {"": 0}
 
     def add(self, span: Span, columns: Columns) -> None:
         self.places.extend((span.offset, span.size))
-        group = picture = content = languages = turns = split = 0
+        group = picture = content = languages = turns = split = length = 0
         try:
             if span.values is None:
                 raise RecordError("record", "not readable")
@@ -107,9 +107,12 @@ class _Draft:
                 self.more.extend((len(self.states), other))
             group = hashed(record["group"]) if "group" in record else 0
             split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
-            content = hashed(_said(record) + str(names))
+            said = _said(record)
+            content = hashed("\0".join(said) + str(names))
+            length = sum(map(about_tokens, said)) // (1 if "turns" in record else len(said))
             languages, turns = _languages(record), len(record.get("turns", ())) // 2
         self.splits.append(split)
+        self.lengths.append(min(length, 2**16 - 1))
         self.groups.append(group)
         self.pictures.append(picture)
         self.contents.append(content)
@@ -126,17 +129,18 @@ class _Draft:
             more=np.array(self.more, dtype=np.uint64).reshape(-1, 2),
             languages=np.array(self.languages, dtype=np.uint8),
             turns=np.array(self.turns, dtype=np.uint16),
+            lengths=np.array(self.lengths, dtype=np.uint16),
             states=np.array(self.states, dtype=np.uint8),
             splits=np.array(self.splits, dtype=np.uint8),
             split_names=np.array(list(self.split_names)[: SPLITS + 1]),
         )
 
 
-def _said(record: dict[str, Any]) -> str:
-    """All its text: equal records say the same."""
+def _said(record: dict[str, Any]) -> list[str]:
+    """All its texts: equal records say the same."""
     if "turns" in record:
-        return "\0".join([turn["text"] for turn in record["turns"]])
-    return "\0".join([text for texts in record["captions"].values() for text in texts])
+        return [turn["text"] for turn in record["turns"]]
+    return [text for texts in record["captions"].values() for text in texts]
 
 
 def _languages(record: dict[str, Any]) -> int:

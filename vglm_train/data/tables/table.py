@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.config.data import Source
+from vglm_train.data.index import LANGUAGES
 from vglm_train.data.manifest import Manifest, Shard
 from vglm_train.data.raw import DamagedSample, RawSample
 from vglm_train.data.record import RecordError
@@ -19,7 +20,7 @@ from vglm_train.data.tables import pictures
 from vglm_train.data.tables.canonical import canonical
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.files import open_file
-from vglm_train.data.tables.index import LANGUAGES, STATES, Index, build_index
+from vglm_train.data.tables.index import STATES, Index, build_index
 from vglm_train.errors import UserError
 
 SHARD = 1000  # rows that stand for a shard
@@ -146,6 +147,10 @@ class TableShard(Shard):
         """As ShardReader.nth."""
         spoken = self.table.index.languages[self.rows] >> LANGUAGES.index(language) & 1
         return int(np.flatnonzero(spoken)[nth])
+
+    def length(self, index: int) -> int:
+        """About how many tokens a sample says."""
+        return int(self.table.index.lengths[self.rows[index]])
 
 
 def _beside(path: Path) -> Path:
