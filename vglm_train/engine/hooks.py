@@ -161,9 +161,8 @@ class EvaluateHook:
         if self.best is None:
             return
         if self.best not in scores:
-            raise UserError(
-                f"checkpoint.best: {self.best} is not among what the validation data gives: {', '.join(sorted(scores))}."
-            )
+            found = ", ".join(sorted(scores))
+            raise UserError(f"checkpoint.best: {self.best} is not among what the validation data gives: {found}.")
         value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_value, self.state.best_step = value, report.step
