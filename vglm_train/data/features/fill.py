@@ -93,7 +93,7 @@ class _Filling:
 
     def _pictures(self) -> NDArray:
         """Every picture of the shards, once (PICTURE). Each rank reads its share of the files."""
-        looking = Looking(self.shards)
+        looking = Looking(self.shards, self.config.data.cache)
         own = range(self.ranks.rank, len(looking), self.ranks.world)
         found = [np.zeros(0, PICTURE), *self._loaded(looking, own, "looking for stored features")]
         everyone = np.concatenate(self.ranks.gather_objects(np.concatenate(found)))
@@ -135,7 +135,7 @@ class _Filling:
         return None
 
     def _encode(self, missing: Sequence[Row], encode: Encode) -> None:
-        decoding = Decoding(self.config.data.image, self.store.identity, self.shards, missing)
+        decoding = Decoding(self.config.data, self.store.identity, self.shards, missing)
         own = range(self.ranks.rank, len(decoding), self.ranks.world)
         waiting: tuple[NDArray, Tensor] | None = None  # its features may still be computed while the next are prepared
         with Writer(self.store) as writer:
@@ -191,7 +191,7 @@ def _name(shard: Shard, data: Data) -> str:
     """What tells a shard that has been looked through from any other. A table has no hash: its time of change serves,
     and where its rows and pictures are looked for.
     """
-    words = f"{shard.path.resolve()} {shard.name} {shard.samples} {shard.bytes} {shard.sha256}"
-    if not shard.sha256:
+    words = f"{shard.url or shard.path.resolve()} {shard.name} {shard.samples} {shard.bytes} {shard.sha256}"
+    if not shard.sha256 and shard.url is None:
         words += f" {shard.path.stat().st_mtime_ns} {data.train} {data.holdout}"
     return picture_digest(words.encode("utf-8", "surrogateescape")).hex()

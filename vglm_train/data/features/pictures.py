@@ -9,11 +9,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from vglm_train.config.data import Image
+from vglm_train.config.data import Cache, Data
 from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.features.store import row_key
 from vglm_train.data.manifest import Shard
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.raw import DamagedSample
+from vglm_train.data.shards import ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 
@@ -53,8 +54,8 @@ class Items(Dataset[Item]):
 class _Samples:
     """All samples of some shards, numbered through."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.shards, self.reader = shards, ShardReader(capacity=4)
+    def __init__(self, shards: Sequence[Shard], cache: Cache) -> None:
+        self.shards, self.reader = shards, ShardReader(4, cache)
         self.starts = np.cumsum([0, *(shard.samples for shard in shards)])
 
     def read(self, number: int) -> tuple[bytes, ...]:
@@ -62,16 +63,20 @@ class _Samples:
         shard = int(np.searchsorted(self.starts, number, side="right")) - 1
         try:
             raw = self.reader.read(self.shards[shard], number - int(self.starts[shard]))
-        except DamagedSample:  # training counts it
-            return ()
+        except DamagedSample as damage:
+            if damage.cause == "unreachable":
+                raise UserError(
+                    f"{damage}. Its features cannot be stored; start again once it can be reached."
+                ) from None
+            return ()  # training counts it
         return (raw.image, *raw.more)
 
 
 class Looking(Items[NDArray]):
     """Pictures (PICTURE) of 64 samples."""
 
-    def __init__(self, shards: Sequence[Shard]) -> None:
-        self.samples = _Samples(shards)
+    def __init__(self, shards: Sequence[Shard], cache: Cache) -> None:
+        self.samples = _Samples(shards, cache)
         self.total = int(self.samples.starts[-1])
 
     def make(self, places: range) -> NDArray:
@@ -89,9 +94,9 @@ Decoded = tuple[NDArray, Tensor, list[tuple[bytes, str]]]
 class Decoding(Items[Decoded]):
     """Keys and pixels of 64 rows that are to be made, and the key and cause of those that cannot be decoded."""
 
-    def __init__(self, image: Image, identity: Identity, shards: Sequence[Shard], rows: Sequence[Row]) -> None:
-        self.image, self.identity, self.rows = image, identity, rows
-        self.samples, self.total = _Samples(shards), len(rows)
+    def __init__(self, data: Data, identity: Identity, shards: Sequence[Shard], rows: Sequence[Row]) -> None:
+        self.image, self.identity, self.rows = data.image, identity, rows
+        self.samples, self.total = _Samples(shards, data.cache), len(rows)
 
     def make(self, places: range) -> Decoded:
         size, how = self.identity.size, self.image
