@@ -24,9 +24,10 @@ from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem, EvalSet
 from vglm_train.data.loader import build
 from vglm_train.data.manifest import Shard
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.rows import PairRows
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
 from vglm_train.data.stream import read_sample
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
@@ -69,7 +70,7 @@ def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[See
             yield damage
             continue
         texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, texts)
+        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | DamagedSample]:

@@ -62,4 +62,8 @@ class PromptBatch(Batch):
     input_ids: Tensor  # [b,s] int64; the image's places hold an id that is never looked up
     attention_mask: Tensor  # [b,s] bool, True where a token or a piece of image stands
     visual_mask: Tensor  # [b,s] bool, True on the images' places, q a picture (a damaged row has one)
-    labels: Tensor  # [b,t] int64, IGNORED where there is no target
+    labels: (
+        Tensor  # [b,t] int64, IGNORED where there is no target; where an earlier answer ends, the end and not the id
+    )
+    question_ids: Tensor | None = None  # [n,u] int64, for a Q-Former that reads: of each picture its row's question
+    question_mask: Tensor | None = None  # [n,u] bool, True where a token stands

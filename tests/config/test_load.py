@@ -158,6 +158,11 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
             "data.train.0",
             "expected a mapping with keys such as name, shards, table; found the text 'a'",
         ),
+        (
+            "data.train=[{name: a, shards: b, split: test}]",
+            "data.train.0.table",
+            "images, split and fields are of a table",
+        ),
         ("data.train=[{name: a}]", "data.train.0.shards", "give one of shards (a folder of them) and table (a file)"),
         ("data.languages=[english]", "data.languages.0", "expected one of en, zh; found the text 'english'"),
         ("optim.betas=[0.9]", "optim.betas", "expected a list of exactly 2, found a list of 1"),

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vglm_train.config.data import Cache, Data, Image, Source
+from vglm_train.config.data import Cache, Data, Features, Image, Source
 from vglm_train.config.model import Model, QFormer, Text, Vision
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import (
@@ -70,6 +70,20 @@ BAD = [
     (Data, {"balance": {"en": -1.0}}, "balance.en", "above 0"),
     (Data, {"mix_rows": 2}, "mix_rows", "mix batch only"),
     (Data, {"mix": "batch", "mix_rows": 7, "global_batch": 16}, "global_batch", "not a multiple"),
+    (
+        Data,
+        {"features": Features(folder="f")},
+        "features.views",
+        "draw another every epoch; set image.crop_scale [1, 1]",
+    ),
+    (
+        Data,
+        {"features": Features(folder="f", views=2), "image": Image(crop_scale=(1.0, 1.0), flip=False)},
+        "features.views",
+        "2 versions would all be the same",
+    ),
+    (Features, {"folder": ""}, "folder", "empty"),
+    (Features, {"folder": "f", "views": 0}, "views", "above 0"),
     (Data, {"max_damaged": 1.5}, "max_damaged", "fraction"),
     (Length, {}, "epochs", "exactly one of epochs, steps, samples; found none"),
     (Length, {"epochs": 1, "steps": 1}, "epochs", "found epochs and steps"),

@@ -10,11 +10,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.manifest import read_source
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.remote.sources import manifest_of
 from vglm_train.data.remote.store import Store
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
+from vglm_train.data.sources import Part, open_part
 from vglm_train.image import ImageError, eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
@@ -39,14 +39,14 @@ class EvalSet(Dataset):
 
     def __init__(
         self,
-        sources: Sequence[Source],
+        sources: Sequence[Source | Part],
         size: int,
         languages: Sequence[str],
         images: int | None = None,
         cache: Cache | None = None,
     ) -> None:
         cache = cache or Cache()
-        manifests = [read_source(s.name, str(s.shards), languages, manifest_of(s, cache)) for s in sources]
+        manifests = [open_part(source, languages, cache) for source in sources]
         if any(shard.url for manifest in manifests for shard in manifest.shards):
             Store(cache).begin()
         self.shards = [shard for manifest in manifests for shard in manifest.shards]

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -11,13 +12,14 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
+from vglm_train.data.features import FeatureStore
 from vglm_train.data.lengths import ByLength, TextLengths
-from vglm_train.data.manifest import Manifest, read_source
+from vglm_train.data.manifest import Manifest
 from vglm_train.data.mixture import Mixture, build_mixture
 from vglm_train.data.remote.ahead import check_room
-from vglm_train.data.remote.sources import manifest_of
 from vglm_train.data.remote.store import Store
 from vglm_train.data.rows import Rows
+from vglm_train.data.sources import open_part, training
 from vglm_train.data.stream import Samples, StreamDataset
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
@@ -35,6 +37,10 @@ class Loader:
         self.epoch_samples = dataset.epoch_samples
         self.sources = tuple(source.name for source in data.train)
         self.languages: tuple[str, ...] = tuple(data.languages)
+
+    def read_features(self, store: FeatureStore) -> None:
+        """From now on pictures are their stored features."""
+        self.dataset.how = replace(self.dataset.how, stored=store)
 
     def batches(self, consumed: int) -> Generator[Batch]:
         """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
@@ -90,10 +96,7 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
 
 def _read_sources(config: Config, count: bool) -> list[Manifest]:
     data = config.data
-    sources = [
-        read_source(source.name, str(source.shards), data.languages, manifest_of(source, data.cache, count))
-        for source in data.train
-    ]
+    sources = [open_part(part, data.languages, data.cache, count) for part in training(data)]
     _check_languages(data.languages, sources)
     return sources
 

@@ -120,13 +120,18 @@ def read_source(name: str, folder: str, languages: Sequence[str], manifest: Mani
     manifest.check_files()
     if manifest.samples == 0:
         raise UserError(f"{manifest.where}: source {name!r} is an empty split: its shards hold no sample at all.")
+    check_spoken(manifest, name, languages)
+    return manifest
+
+
+def check_spoken(manifest: Manifest, name: str, languages: Sequence[str]) -> None:
+    """Source `name` speaks one of `languages`, if anybody has counted. UserError else."""
     counts = manifest.captions
     if counts and not any(counts.get(language) for language in languages):
         raise UserError(
             f"{manifest.where}: source {name!r} has captions in {', '.join(counts)} only, but data.languages is "
             f"[{', '.join(languages)}]. Set data.languages to what the source has."
         )
-    return manifest
 
 
 def _bytes(file: Path) -> bytes:

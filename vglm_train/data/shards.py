@@ -1,39 +1,21 @@
 """Tar shards read at random: a table of where each sample lies, then its bytes by offset."""
 
 import os
-from typing import NamedTuple
 
 import numpy as np
 
 from vglm_train.config.data import Cache
 from vglm_train.data.index import LANGUAGES, index_path, read_index, read_spoken
 from vglm_train.data.manifest import Shard, remake
+from vglm_train.data.raw import DamagedSample, RawSample
 from vglm_train.data.recent import Recent
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.store import Store
+from vglm_train.data.tables.table import TableShard
 from vglm_train.data.tar import IMAGE_EXTENSIONS, Spoken, Table, walk_table
 from vglm_train.errors import UserError
 
 OPEN_FILES = 64  # of one reader
-
-
-class DamagedSample(Exception):  # noqa: N818  (an event to be counted, not a fault)
-    """A sample that cannot be had. `cause` is one of vglm_train.batch.CAUSES."""
-
-    def __init__(self, cause: str, shard: str, key: str, reason: str) -> None:
-        super().__init__(cause, shard, key, reason)  # as they are, for pickle
-        self.cause, self.shard, self.key, self.reason = cause, shard, key, reason
-
-    def __str__(self) -> str:
-        return f"{self.shard}, key {self.key} ({self.cause}): {self.reason}"
-
-
-class RawSample(NamedTuple):
-    key: str
-    image: bytes
-    extension: str
-    json: bytes
-    more: tuple[bytes, ...] = ()  # further pictures of a dialogue, in order
 
 
 class ShardReader:
@@ -49,6 +31,8 @@ class ShardReader:
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
+        if isinstance(shard, TableShard):
+            return shard.read(index)
         table = self._table(shard, f"sample {index}")
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
@@ -64,7 +48,9 @@ class ShardReader:
         extension = IMAGE_EXTENSIONS[table.extensions[index]]
         try:
             handle = self._handles[shard]
-            return RawSample(key, os.pread(handle, image_size, image), extension, os.pread(handle, json_size, json))
+            more = tuple(os.pread(handle, length, offset) for offset, length in table.further(index))
+            first, record = os.pread(handle, image_size, image), os.pread(handle, json_size, json)
+            return RawSample(key, first, extension, record, more)
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, key, str(error)) from None
         except OSError as error:
@@ -72,6 +58,8 @@ class ShardReader:
 
     def nth(self, shard: Shard, nth: int, language: str) -> int:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
+        if isinstance(shard, TableShard):
+            return shard.nth(nth, language)
         table = self._table(shard, f"{language} sample {nth}")
         if table.languages is None:
             table, _ = self.spoken(shard)

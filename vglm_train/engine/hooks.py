@@ -160,6 +160,9 @@ class EvaluateHook:
                 sink.image_table(report.step, table.name, table.columns, table.rows)
         if self.best is None:
             return
+        if self.best not in scores:
+            found = ", ".join(sorted(scores))
+            raise UserError(f"checkpoint.best: {self.best} is not among what the validation data gives: {found}.")
         value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_value, self.state.best_step = value, report.step
