@@ -32,7 +32,7 @@ def server(folder: Path) -> Iterator[BadServer]:
 
 def words(tmp_path: Path, shards: str, epochs: int = 1, **cache: float) -> list[str]:
     """Overrides of a run of whole epochs that notes its samples."""
-    patience = {"retries": 3, "timeout_s": 0.5, "backoff_s": 0.05} | cache
+    patience = {"retries": 3, "timeout_s": 2, "backoff_s": 0.05} | cache
     return [
         f"data.train.0.shards={shards}", f"run.length={{steps: {epochs * EACH * SHARDS // BATCH}}}",
         "data.validation=[]", "evaluate.every=null", "log.samples=true", f"data.cache.folder={tmp_path / 'cache'}",
@@ -77,7 +77,7 @@ def test_a_server_that_misbehaves(
         (NAMES[0], "WARNING: {}: try 1 of 4: the connection was dropped"),
         (NAMES[0], "WARNING: {}: try 2 of 4: the connection was dropped"),
         (NAMES[1], "WARNING: {}: try 1 of 4: the server answers 500 Internal Server Error; 0 of "),
-        (NAMES[2], "WARNING: {}: try 1 of 4: no byte for 0.5 s"),
+        (NAMES[2], "WARNING: {}: try 1 of 4: no byte for 2 s"),
         (NAMES[3], f"WARNING: {{}}: has {server.cut[NAMES[3]]} bytes on its server, the manifest says "),
         (NAMES[4], "ERROR: {}: the server answers 404 Not Found: given up for 10 minutes; its 20 samples count as"),
     ):
@@ -90,7 +90,7 @@ def test_a_server_that_misbehaves(
 def test_a_server_that_is_gone_ends_the_run(config: Path, tmp_path: Path, server: BadServer) -> None:
     server.plans |= {name: [503] * 10_000 for name in NAMES}
     run = tmp_path / "run"
-    patience = words(tmp_path, server.url, epochs=10, retries=1, timeout_s=0.2)
+    patience = words(tmp_path, server.url, epochs=10, retries=1)
     process = runs.start(runs.command(config, run, 1, *patience, "data.global_batch=40"))
     output, _ = process.communicate(timeout=120)
     errors = [line for line in output.splitlines() if line.startswith("error: ")]

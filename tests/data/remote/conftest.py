@@ -25,7 +25,7 @@ def server(folder: Path) -> Iterator[BadServer]:
 
 @pytest.fixture
 def cache(tmp_path: Path) -> Cache:
-    return Cache(folder=str(tmp_path / "cache"), retries=3, timeout_s=0.3, backoff_s=0.02)
+    return Cache(folder=str(tmp_path / "cache"), retries=3, timeout_s=1, backoff_s=0.02)
 
 
 @pytest.fixture

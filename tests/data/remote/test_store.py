@@ -42,8 +42,8 @@ def arrived(shard: Shard, folder: Path) -> bool:
         ("drop", "the connection was dropped"),
         (500, "the server answers 500 Internal Server Error"),
         (429, "the server answers 429 Too Many Requests"),
-        ("stall", "no byte for 0.3 s"),
-        ("drip", "bytes in 0 s"),
+        ("stall", "no byte for 1 s"),
+        ("drip", "bytes in 1 s"),
     ],
 )
 def test_bad_moments_are_named_and_overcome(
