@@ -26,6 +26,8 @@ def chatglm(seed: int = 0, **changes):
             # as initialised, all prompts get one answer, and a fault in attention would not show
             if parameter.dim() == 2:
                 parameter.mul_(8 if "query_key_value" in name else 20 if "attention.dense" in name else 5)
+    if model.dtype != torch.float32:  # the same weights: torch draws others in half precision
+        model.load_state_dict(chatglm(seed, **{**changes, "dtype": "fp32"}).state_dict())
     return model
 
 

@@ -8,7 +8,7 @@ from torch import nn
 
 from vglm_train import stages
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length, split
+from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.loader import read_mixture
@@ -101,8 +101,16 @@ def _data(config: Config, world: int) -> list[str]:
         *lines,
         f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x "
         f"{plan.accumulation} micro-batches{epochs}; warm-up {plan.warmup_samples // plan.global_batch:,} steps",
+        *_lengths(config),
         *_mixture(mixture, plan.total_samples),
     ]
+
+
+def _lengths(config: Config) -> list[str]:
+    """That texts of like length run together, where they do."""
+    window = length_window(config)
+    among = "within a step" if window == 1 else f"within {window} steps, each of which has texts of one length"
+    return [f"lengths: texts of like length run together, {among}"] if window else []
 
 
 def _mixture(mixture: Mixture | None, rows: int) -> list[str]:

@@ -63,7 +63,8 @@ def test_a_record_of_turns_and_back() -> None:
     record = parse({**TALK, "id": "7", "kind": "open", "group": "g"})
     assert (record.image, record.more, record.captions) == ("a", ("b",), {})
     assert record.turns == (("<image>one", "two"), ("<image>three", "four"))
-    assert (record.language, record.kind, record.spoken) == ("en", "open", {"en": 2})
+    said = "<image>one\ntwo\n<image>three\nfour"
+    assert (record.language, record.kind, record.texts) == ("en", "open", {"en": (said,)})
     assert parse(as_fields(record)) == parse(json.dumps(as_fields(record))) == record
     alone = {"id": "", "image": "a", "image_id": None, "captions": {"en": ["x"]}, "source": None, "split": None}
     assert as_fields(parse({"image": "a", "captions": {"en": "x"}})) == {**alone, "group": None}
@@ -74,7 +75,7 @@ def test_the_language_of_turns() -> None:
     assert parse({"turns": turns("一只狗", "a dog")}).language == "zh"
     assert parse({"turns": turns("狗", "红"), "language": "en"}).language == "en"
     both = parse({"turns": turns("狗", "红"), "captions": {"en": ["a", "b"], "zh": ["狗"]}})
-    assert both.spoken == {"en": 2, "zh": 2}
+    assert both.texts == {"en": ("a", "b"), "zh": ("狗\n红",)}
 
 
 def test_a_question_that_nobody_answers_is_left_out() -> None:

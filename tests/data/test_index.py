@@ -34,6 +34,10 @@ def test_says_what_the_tar_says(made: Manifest) -> None:
     shard = made.shards[0]
     table, index = make_index(shard.path), read_index(index_path(shard.path), shard.sha256)
     assert index is not None
+    assert index.spoken is not None
+    for one, other in zip(table.spoken, index.spoken, strict=True):
+        assert np.array_equal(one, other)
+    assert index.spoken.lengths.tolist() == [2, 2, 2, 2, 2]
     for name in ("keys", "places", "extensions", "languages"):
         assert np.array_equal(getattr(table, name), getattr(index, name))
     assert index.languages.tolist() == [1, 2, 3, 0, 2, 0]
@@ -69,7 +73,7 @@ def test_a_wrong_index_is_not_taken(made: Manifest, harm: str) -> None:
             "cut": content[:-1],
             "other": content.replace(shard.sha256.encode(), b"0" * 64),
             "text": b"hello",
-            "version": content.replace(b'"version": 1', b'"version": 9'),
+            "version": content.replace(b'"version": 2', b'"version": 9'),
         }[harm]
     )
     assert read_index(path, shard.sha256) is None

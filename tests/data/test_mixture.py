@@ -15,6 +15,7 @@ from made_shards import sample, write_manifest, write_shard
 from vglm_train.batch import PairBatch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Data, Source
+from vglm_train.data.lengths import ByLength
 from vglm_train.data.loader import Loader
 from vglm_train.data.manifest import Manifest, Shard
 from vglm_train.data.mixture import Mixture, Pool, build_mixture
@@ -230,32 +231,51 @@ def lines(batches: list[PairBatch]) -> dict[int, tuple]:
     }
 
 
+def some_length(row: int) -> int:
+    return row * 7919 % 13
+
+
 WHOLE = 24  # rows of a step
 RUNS = st.lists(
     st.tuples(st.sampled_from([1, 2, 3, 4]), st.sampled_from([1, 2, 3]), st.integers(1, 5)), min_size=1, max_size=5
 )
 
 
-@given(counts=st.lists(st.lists(SPOKEN, min_size=1, max_size=3), min_size=1, max_size=3), starts=RUNS)
-@settings(max_examples=60, deadline=None)
-def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts) -> None:
+@given(
+    counts=st.lists(st.lists(SPOKEN, min_size=1, max_size=3), min_size=1, max_size=3),
+    starts=RUNS,
+    window=st.integers(0, 3),
+)
+@settings(max_examples=90, deadline=None)
+def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts, window) -> None:
     """Starts of (processes, micro-batches of a step, steps until it is stopped), sources of a few samples among them.
+
+    Above window 0, like lengths meet: whole windows are read once, and a step has its samples whoever runs it.
 
     Workers have no part in it: `test_same_batches_for_any_number_of_workers`.
     """
     mixture = made(counts, weights=[1, 2, 3][: len(counts)], languages=("en", "zh"))
-    consumed, seen = 0, {}
+    consumed, seen, steps_of = 0, {}, {}
     for world, accumulation, steps in starts:
         cut = Split(WHOLE // world // accumulation if WHOLE % (world * accumulation) == 0 else WHOLE // world, 1)
         cut = Split(cut.micro, WHOLE // world // cut.micro)
         for rank in range(world):
             dataset = StreamDataset(mixture, 1, cast(Samples, None), WHOLE, cut, rank, world)
+            if window:
+                dataset.seats = ByLength(some_length, WHOLE, window, 5).batch
             first = consumed // WHOLE * cut.accumulation
             for number in range(first, first + steps * cut.accumulation):
-                for row in range(dataset.first_row(number), dataset.first_row(number) + cut.micro):
+                for row in dataset.places(number):
                     assert row not in seen
                     seen[row] = mixture.locate(row)
+                    steps_of.setdefault(number // cut.accumulation, set()).add(row)
         consumed += steps * WHOLE
-    assert sorted(seen) == list(range(consumed))
+    whole = consumed // (WHOLE * max(1, window)) * WHOLE * max(1, window)
+    assert set(seen) >= set(range(whole))
+    assert max(seen) < whole + WHOLE * max(1, window)
+    assert len(seen) == consumed
+    if window:
+        alone = ByLength(some_length, WHOLE, window, 5)
+        assert steps_of == {step: set(alone.batch(step).tolist()) for step in steps_of}
     read = Counter((place.pool.name, place.epoch, place.shard.name, place.nth) for place in seen.values())
     assert set(read.values()) == {1}

@@ -108,13 +108,18 @@ def kill(process: subprocess.Popen) -> None:
     process.communicate()
 
 
+def python_path(*folders: Path) -> str:
+    """Folders to import from, before those that this process was told."""
+    return os.pathsep.join([*map(str, folders), os.environ.get("PYTHONPATH", "")])
+
+
 def slow_disk(folder: Path) -> dict[str, str]:
     """Environment of a process for which every fsync takes 0.2 s: time to die while a checkpoint is written."""
     folder.mkdir()
     (folder / "sitecustomize.py").write_text(
         "import os, time\nfsync = os.fsync\nos.fsync = lambda file: (time.sleep(0.2), fsync(file))[1]\n"
     )
-    return {"PYTHONPATH": str(folder)}
+    return {"PYTHONPATH": python_path(folder)}
 
 
 def losses(run_folder: Path) -> list[tuple]:

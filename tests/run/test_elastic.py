@@ -89,5 +89,5 @@ def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
 def _load_and_save(processes: int, zero: int, source: object, target: Path) -> None:
     script = str(runs.ROOT / "tests" / "run" / "load_and_save.py")
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
-    found = os.pathsep.join((str(runs.ROOT), str(runs.ROOT / "tests")))
+    found = runs.python_path(runs.ROOT, runs.ROOT / "tests")
     runs.finish(runs.start([*launcher, script, str(zero), str(source), str(target)], PYTHONPATH=found))

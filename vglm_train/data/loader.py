@@ -8,9 +8,10 @@ import torch
 from torch.utils.data import DataLoader, Sampler
 
 from vglm_train.batch import Batch
-from vglm_train.config.check import Split, split
+from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
+from vglm_train.data.lengths import ByLength, TextLengths
 from vglm_train.data.manifest import Manifest, read_source
 from vglm_train.data.mixture import Mixture, build_mixture
 from vglm_train.data.rows import Rows
@@ -98,6 +99,10 @@ def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     cut = split(config, ranks.world)
     how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image)
     dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world)
+    if window := length_window(config):
+        length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
+        block = mixture.block if data.mix == "batch" else None
+        dataset.seats = ByLength(length, data.global_batch, window, config.run.seed, block).batch
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
 
 

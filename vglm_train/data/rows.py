@@ -1,7 +1,7 @@
 """What a record's text becomes for each stage: a row of ids, and rows a batch."""
 
 import random
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -62,10 +62,19 @@ class PairRows:
 
 def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """Language and caption: languages that the record has count the same, then captions of that language."""
-    spoken = [language for language in languages if language in record.captions]
-    if not spoken:
+    counts = {language: len(captions) for language, captions in record.captions.items()}
+    drawn = draw(counts, languages, rng.random)
+    if drawn is None:
         found, wanted = ", ".join(record.captions) or "no language", ", ".join(languages)
         raise RecordError("caption", f"its captions are in {found}, data.languages is [{wanted}]")
-    language = spoken[int(rng.random() * len(spoken))]
-    captions = record.captions[language]
-    return language, captions[int(rng.random() * len(captions))]
+    language, number = drawn
+    return language, record.captions[language][number]
+
+
+def draw(counts: Mapping[str, int], languages: Sequence[str], random: Callable[[], float]) -> tuple[str, int] | None:
+    """The language and the number of the caption that `draw_caption` takes, of so many captions by language."""
+    spoken = [language for language in languages if counts.get(language)]
+    if not spoken:
+        return None
+    language = spoken[int(random() * len(spoken))]
+    return language, int(random() * counts[language])

@@ -5,10 +5,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from vglm_train.data.index import LANGUAGES, find_languages, index_path, read_index
+from vglm_train.data.index import LANGUAGES, index_path, read_index, read_spoken
 from vglm_train.data.manifest import Shard
 from vglm_train.data.recent import Recent
-from vglm_train.data.tar import IMAGE_EXTENSIONS, Table, walk_table
+from vglm_train.data.tar import IMAGE_EXTENSIONS, Spoken, Table, walk_table
 from vglm_train.errors import UserError
 
 OPEN_FILES = 64  # of one reader
@@ -67,7 +67,7 @@ class ShardReader:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
         table = self._tables[shard]
         if table.languages is None:
-            table = self._tables.values[shard] = find_languages(table, self._handles[shard])
+            table, _ = self.spoken(shard)
         assert table.languages is not None
         spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
         if nth >= len(spoken):
@@ -75,6 +75,14 @@ class ShardReader:
             reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(spoken)}"
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
         return int(spoken[nth])
+
+    def spoken(self, shard: Shard) -> tuple[Table, Spoken]:
+        """The table of `shard` and what its records say; they are read where no index tells."""
+        table = self._tables[shard]
+        if table.spoken is None:
+            table = self._tables.values[shard] = read_spoken(table, self._handles[shard])
+        assert table.spoken is not None
+        return table, table.spoken
 
     def _checked_table(self, shard: Shard) -> Table:
         table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])

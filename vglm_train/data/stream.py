@@ -2,19 +2,22 @@
 
 The stream is one line of places; what stands at each is `Mixture`'s to say. Global batch g is places [g*G, (g+1)*G);
 within it micro-batch m of rank r is the `micro` places from g*G + (m*world + r)*micro. So a place in the line is all
-there is to remember, and any number of ranks and workers reads the same samples. A damaged sample leaves its row empty
-and is counted.
+there is to remember, and any number of ranks and workers reads the same samples. Where like lengths are to meet,
+`lengths.ByLength` says in which order a global batch takes its places. A damaged sample leaves its row empty and is
+counted.
 """
 
 import hashlib
 import logging
 import random
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -110,11 +113,12 @@ class StreamDataset(Dataset):
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
         windows = [pool.order.window for pool, _ in mixture.shares()]
         self.reader = ShardReader(capacity=2 * sum(windows))  # a batch may straddle two windows of each pool
+        self.seats: Callable[[int], NDArray[np.int64]] | None = None  # step -> places of its rows; None: as they come
         self.log = _DamageLog()
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
-            return self._batch(self.first_row(number))
+            return self._batch(self.first_row(number), self.places(number))
         except UserError as error:
             return error
 
@@ -123,7 +127,15 @@ class StreamDataset(Dataset):
         step, part = divmod(number, self.cut.accumulation)
         return step * self.global_batch + (part * self.world + self.rank) * self.cut.micro
 
-    def _batch(self, first: int) -> Batch:
+    def places(self, number: int) -> Sequence[int]:
+        """Places in the stream of the rows of micro-batch `number`."""
+        first = self.first_row(number)
+        if self.seats is None:
+            return range(first, first + self.cut.micro)
+        step, start = divmod(first, self.global_batch)
+        return self.seats(step)[start : start + self.cut.micro].tolist()
+
+    def _batch(self, first: int, places: Sequence[int]) -> Batch:
         how, number = self.how, self.cut.micro
         pixels = [torch.zeros(1, 3, how.size, how.size, dtype=torch.uint8)] * number  # a damaged row's picture
         image_ids = torch.full((number,), -1, dtype=torch.int64)
@@ -132,8 +144,8 @@ class StreamDataset(Dataset):
         damaged: Counter[str] = Counter()
         drawn: Counter[str] = Counter()
         epoch = first // self.epoch_samples
-        for row in range(number):
-            place = self.mixture.locate(first + row)
+        for row, where in enumerate(places):
+            place = self.mixture.locate(where)
             try:
                 sample = read_sample(self.reader, place, how)
             except DamagedSample as error:

@@ -32,6 +32,14 @@ class Member(NamedTuple):
     size: int
 
 
+class Spoken(NamedTuple):
+    """What the records of a shard say: how many captions, and how long. See data/index.py."""
+
+    counts: NDArray[np.uint8]  # [n,languages] captions
+    lengths: NDArray[np.uint8]  # [captions] about how many tokens each has, sample by sample, language by language
+    starts: NDArray[np.int64]  # [n] where in `lengths` a sample begins
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
     """Where the n samples of a shard lie, in the order of the file."""
@@ -41,6 +49,7 @@ class Table:
     extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
     cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
     languages: NDArray[np.uint8] | None = None  # [n] bits, see data/index.py; None: nobody has looked
+    spoken: Spoken | None = None  # None: nobody has looked
     more: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
     # [m,3] sample, offset and size of every further picture, KEY.1.jpg and on, in the order of samples and numbers
 
@@ -93,7 +102,7 @@ def walk_table(handle: int) -> Table:
     table = np.array(places, dtype=np.int64).reshape(-1, 4)
     incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
     cut = walk.cut and (incomplete or walk.beyond)
-    return Table(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, None, more)
+    return Table(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
 
 
 def _place_numbered(

@@ -149,7 +149,9 @@ def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
             "stage": config.engine.zero,
             "contiguous_gradients": True,
             "parameter_alignment": True,  # an odd-sized parameter would leave all that follow it misaligned
-            "overlap_comm": True,
+            # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are
+            # waited for in turn; there is one bucket, which is full only when backward ends anyway
+            "overlap_comm": False,
             "reduce_bucket_size": BUCKET,
             "allgather_bucket_size": BUCKET,
         },

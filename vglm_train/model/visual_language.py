@@ -62,7 +62,10 @@ class VisualLanguageModel(VisualModel):
             if sum(places) != n * q or any(count % q for count in places):
                 raise ValueError(f"the prompts have {places} places for {n} images of {q} tokens each")
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
-        return text.masked_scatter(batch.visual_mask[..., None], visual.to(text.dtype))
+        # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
+        order = torch.argsort(batch.visual_mask.byte(), dim=1, descending=True, stable=True)
+        where = order[:, : visual.shape[1], None]  # [b,q,1]
+        return text.scatter(1, where.expand_as(visual), visual.to(text.dtype))
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""

@@ -198,7 +198,7 @@ class Driver(BaseMixin):  # type: ignore[misc]
         options["output_this_layer"] = {}  # what SAT keeps there would outlive the block
         run = partial(old_impl, **options)
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(run, hidden, mask, *args, use_reentrant=False)
+            return checkpoint(run, hidden, mask, *args, use_reentrant=False, preserve_rng_state=False)
         return run(hidden, mask, *args)
 
 
