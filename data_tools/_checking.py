@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from data_tools._files import sha256
 from vglm_train.data.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.manifest import Shard
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
 from vglm_train.data.tar import Table
 from vglm_train.image import ImageError, open_image
 

@@ -146,7 +146,7 @@ def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
                 continue
             tar.write(members)
             samples += 1
-            languages.update({language: len(texts) for language, texts in record.texts.items()})
+            languages.update(record.spoken)
     digest, table = sha256(path), make_index(path)
     write_index(path, table, digest)
     part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,

@@ -132,6 +132,12 @@ def test_rows_that_run_at_once_come_from_one_source(run):
         check(config, 2)
 
 
+def test_features_are_of_an_encoder_that_stays(run):
+    stored = ("data.features={folder: f}", "data.image={crop_scale: [1, 1], flip: false}")
+    check(run(*stored), 1)
+    assert refusal(run(*stored, "tuning.vision_blocks={last: 2}")).fields == ("data.features", "tuning.vision_blocks")
+
+
 def test_a_word_table_too_small_for_the_tokenizer(run):
     with pytest.raises(FieldError, match=r"the 30523 tokens of .*bert-base-uncased") as caught:
         check_vocabulary(run("model.qformer.vocabulary=30522"), 30523)

@@ -162,7 +162,7 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
         ("data.languages=[english]", "data.languages.0", "expected one of en, zh; found the text 'english'"),
         ("optim.betas=[0.9]", "optim.betas", "expected a list of exactly 2, found a list of 1"),
         ("log.wandb.mode=ofline", "log.wandb.mode", "did you mean offline?"),
-        ("log=null", "log", "expected a mapping with keys such as every, wandb; found nothing (null)"),
+        ("log=null", "log", "expected a mapping with keys such as every, wandb, samples; found nothing (null)"),
         ("run.seed=", "run.seed", "expected a whole number, found nothing (null)"),
         ("run.sead=1", "run.sead", "Did you mean run.seed?"),
         ("run.seed.x=1", "run.seed", "has no keys below it; it is the number 7 at run.yaml:3"),

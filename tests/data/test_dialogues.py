@@ -63,8 +63,7 @@ def test_a_record_of_turns_and_back() -> None:
     record = parse({**TALK, "id": "7", "kind": "open", "group": "g"})
     assert (record.image, record.more, record.captions) == ("a", ("b",), {})
     assert record.turns == (("<image>one", "two"), ("<image>three", "four"))
-    said = "<image>one\ntwo\n<image>three\nfour"
-    assert (record.language, record.kind, record.texts) == ("en", "open", {"en": (said,)})
+    assert (record.language, record.kind, record.spoken) == ("en", "open", {"en": 2})
     assert parse(as_fields(record)) == parse(json.dumps(as_fields(record))) == record
     alone = {"id": "", "image": "a", "image_id": None, "captions": {"en": ["x"]}, "source": None, "split": None}
     assert as_fields(parse({"image": "a", "captions": {"en": "x"}})) == {**alone, "group": None}
@@ -75,7 +74,7 @@ def test_the_language_of_turns() -> None:
     assert parse({"turns": turns("一只狗", "a dog")}).language == "zh"
     assert parse({"turns": turns("狗", "红"), "language": "en"}).language == "en"
     both = parse({"turns": turns("狗", "红"), "captions": {"en": ["a", "b"], "zh": ["狗"]}})
-    assert both.texts == {"en": ("a", "b"), "zh": ("狗\n红",)}
+    assert both.spoken == {"en": 2, "zh": 2}
 
 
 def test_a_question_that_nobody_answers_is_left_out() -> None:
@@ -174,10 +173,10 @@ def test_every_picture_has_its_crop_and_one_sample_its_side() -> None:
     sides = set()
     for seed in range(12):
         mine, same = random.Random(seed), random.Random(seed)
-        found = sample_pixels(pictures, how, mine)
+        found = sample_pixels(pictures, how.size, how.image, mine)
         first = crop_pixels(pictures[0], 16, (0.3, 1.0), True, same)
         assert torch.equal(found[0], first)
-        assert torch.equal(sample_pixels(pictures[:1], how, random.Random(seed))[0], first)
+        assert torch.equal(sample_pixels(pictures[:1], how.size, how.image, random.Random(seed))[0], first)
         mirrored = not torch.equal(first, crop_pixels(pictures[0], 16, (0.3, 1.0), False, random.Random(seed)))
         for picture, pixels in zip(pictures[1:], found[1:]):
             crop = crop_pixels(picture, 16, (0.3, 1.0), False, same)

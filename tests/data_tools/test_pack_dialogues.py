@@ -25,7 +25,7 @@ def test_packing_dialogues(tmp_path: Path) -> None:
     ]
     (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
     manifest = pack(tmp_path / "records.jsonl", tmp_path / "out", Options(None, 10, None))
-    assert (manifest.samples, manifest.captions) == (2, {"en": 2})
+    assert (manifest.samples, manifest.captions) == (2, {"en": 3})
     assert manifest.extra["skipped"] == {"missing image": 1}
     raw = ShardReader(1).read(manifest.shards[0], 0)
     record = parse(raw.json)

@@ -1,4 +1,4 @@
-"""`python -m vglm_train.checkpoint import | export | inspect | diff`: weights in and out."""
+"""`python -m vglm_train.checkpoint import | export | merge | inspect | diff`: weights in and out."""
 
 import argparse
 import sys
@@ -11,6 +11,7 @@ from vglm_train.checkpoint.convert.formats import FORMATS, WRITTEN
 from vglm_train.checkpoint.convert.importing import import_weights
 from vglm_train.checkpoint.convert.inspecting import inspect
 from vglm_train.checkpoint.convert.source import Options
+from vglm_train.checkpoint.merging import merge_bundle, parse_weighted
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
@@ -26,6 +27,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         elif given.command == "export":
             shard = int(given.shard_gb * 10**9)
             lines = export_weights(given.bundle, given.format, given.out, options, given.force, shard, given.qkv)
+        elif given.command == "merge":
+            language = str(given.language) if given.language else None
+            weighted = [parse_weighted(text) for text in given.adapter]
+            lines = merge_bundle(given.bundle, weighted, given.out, given.force, language)
         elif given.command == "inspect":
             lines = inspect(given.path, given.format)
         else:
@@ -67,7 +72,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     going.add_argument("--shard-gb", type=float, default=5.0, help="hf: largest file of weights, GB (default 5)")
     going.add_argument("--vision", type=Path, help="the frozen encoder's weights, where they have moved")
     going.add_argument("--language", type=Path, help="the frozen language model's folder, where it has moved")
-    for command in (coming, going):
+    merging = commands.add_parser("merge", help="adapters into the weights of a bundle")
+    merging.add_argument("bundle", type=Path)
+    merging.add_argument(
+        "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="repeat it for a weighted sum"
+    )
+    merging.add_argument("--out", type=Path, required=True, help="the bundle to write")
+    merging.add_argument("--language", type=Path, help="the frozen language model's folder, where it has moved")
+    for command in (coming, going, merging):
         command.add_argument("--force", action="store_true", help="replace what is at --out")
     looking = commands.add_parser("inspect", help="what a file or folder is")
     looking.add_argument("path", type=Path)

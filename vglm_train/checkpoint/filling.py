@@ -135,7 +135,7 @@ def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path
     for shard in shards:
         for key in shard.shapes:
             for name, value in table.apply({key: shard.read(key)}).items():
-                _set(module, name, state[name], value)
+                place(module, name, state[name], value)
     logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
 
 
@@ -173,7 +173,8 @@ def _there(theirs: KeyMap, name: str, tensor: Tensor) -> str:
     return there
 
 
-def _set(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
+def place(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
+    """Give the tensor `old`, `name` in `module`, a value; one on the meta device gets memory on the default device."""
     if not old.is_meta:
         with torch.no_grad():
             old.copy_(value)

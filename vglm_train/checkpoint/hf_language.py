@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vglm_train.checkpoint.filling import Shard, indexed, open_shard
+from vglm_train.checkpoint.filling import Shard, indexed, open_shard, place
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 
@@ -102,6 +102,9 @@ def _write(network: nn.Module, name: str, value: Tensor, written: dict[int, str]
     """`written`: tensors that have their values -> under which name; a second, other value ends a tie."""
     owner, _, last = name.rpartition(".")
     old = getattr(network.get_submodule(owner), last)
+    if old.is_meta:
+        place(network, name, old, value)
+        return
     value = value.to(old.device, old.dtype)
     if id(old) not in written:
         old.copy_(value)
@@ -117,7 +120,7 @@ def _write(network: nn.Module, name: str, value: Tensor, written: dict[int, str]
 def _copy_absent(network: nn.Module, found: set[str], alike: Mapping[str, set[str]]) -> None:
     """Weights that the model holds apart and the file tied."""
     state = network.state_dict(keep_vars=True)
-    for name in set(state) - found:
+    for name in set(state) & set(alike) - found:
         sources = [state[other] for other in sorted(found & alike[name])]
         if not any(state[name] is source for source in sources):
             state[name].copy_(sources[0])

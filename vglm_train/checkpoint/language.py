@@ -1,7 +1,10 @@
 """Published weights into a frozen language model, shard by shard."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from vglm_train.checkpoint.filling import fill, indexed, open_shard
 from vglm_train.checkpoint.keymap import KeyMap, rename
@@ -33,8 +36,16 @@ def load_language(model: LanguageModel, config: Language, fused: Fused | None = 
     """
     if config.weights is None:
         return
-    folder = Path(config.weights)
+    with model.home or nullcontext():
+        _load(model, config, Path(config.weights), fused)
+    if model.home is not None:
+        model.to(model.home)  # tables that no file holds
+
+
+def _load(model: LanguageModel, config: Language, folder: Path, fused: Fused | None) -> None:
     if folder.name == OWN:
+        if any(parameter.is_meta for parameter in model.parameters()):
+            model.materialise(torch.get_default_device())
         load_strictly(model, read_weights(folder), folder)
         return
     if not folder.is_dir():

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from vglm_train.checkpoint.filling import open_weights
+from vglm_train.checkpoint.filling import open_weights, place
 from vglm_train.checkpoint.formats import BERT, EVA, HF_VISION
 from vglm_train.checkpoint.keymap import KeyMapError
 from vglm_train.config.model import Model, Vision
@@ -71,7 +71,7 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, opt
 
     Raises UserError naming all missing, unexpected and misshapen keys; `optional` ones may be missing.
     """
-    state = module.state_dict()
+    state = module.state_dict(keep_vars=True)
     problems = []
     if missing := sorted(set(state) - set(weights) - (optional or set())):
         problems.append(f"missing: {', '.join(missing)}")
@@ -82,9 +82,8 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, opt
             problems.append(f"{key} is {list(weights[key].shape)}, the model has {list(state[key].shape)}")
     if problems:
         raise UserError(f"{path} does not fit the configured model: {'; '.join(problems)}. Check the model section.")
-    with torch.no_grad():
-        for key, value in weights.items():
-            state[key].copy_(value)
+    for key, value in weights.items():
+        place(module, key, state[key], value)
     logger.info("%s: read %d tensors", path, len(weights))
 
 

@@ -58,8 +58,10 @@ def check(config: Config, world: int) -> None:
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
     _check_lengths(config)
+    _check_features(config)
     _check_language_model(config)
     _check_tuning(config)
+    _check_split(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
     if config.run.stage == "align" or config.model.qformer.reads_question:
@@ -128,6 +130,13 @@ def _check_lengths(config: Config) -> None:
         raise FieldError("data.length_window", "data.mix", reason=reason)
 
 
+def _check_features(config: Config) -> None:
+    """What is stored once must not change."""
+    if config.data.features is not None and config.tuning.vision_blocks is not None:
+        reason = "are of a frozen image encoder, but tuning.vision_blocks trains its last blocks; leave one of them out"
+        raise FieldError("data.features", "tuning.vision_blocks", reason=reason)
+
+
 def _check_languages(data: Data, text: Text) -> None:
     if "zh" not in data.languages:
         return
@@ -177,6 +186,21 @@ def _check_tuning(config: Config) -> None:
     ):
         if given != default:
             raise FieldError(field, "run.stage", reason=f"belongs to stage finetune; this is {config.run.stage}")
+
+
+def _check_split(config: Config) -> None:
+    """Fine-tuning on a few hundred rows is judged by rows it has not seen; only tables can be cut."""
+    data = config.data
+    if config.run.stage == "finetune" and data.holdout is None and not data.validation:
+        reason = (
+            "nothing is kept for validation, so nobody would know whether the model learned or memorised. Write "
+            "holdout: {by: group} (patient or study; or image, where no two pictures belong together), or name a "
+            "table or shards of other patients as validation"
+        )
+        raise FieldError("data.holdout", "data.validation", reason=reason)
+    if data.holdout is not None and not any(source.table for source in data.train):
+        reason = "keeps rows of tables for validation, but train has shards only; give validation instead"
+        raise FieldError("data.holdout", "data.train", reason=reason)
 
 
 def _check_evaluation(config: Config) -> None:

@@ -1,9 +1,9 @@
-"""The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples speak, at what length.
+"""The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples have, how long their texts.
 
-One line of JSON, then the arrays of `Table` as they lie in memory (little-endian); places of the further pictures of
-dialogues are the last, and left out where there are none. A reader takes it instead of walking over the tar's headers
-if it names the shard's sha256 of the manifest; without it everything works, only later. Version 1 knows no lengths:
-where they are wanted the records are read.
+One line of JSON, then the arrays of `Table` as they lie in memory (little-endian); `more`, places of the further
+pictures of dialogues, is the last, and left out where there are none. A reader takes it instead of walking
+over the tar's headers if it names the shard's sha256 of the manifest; without it everything works, only later. Version
+1 knows no lengths: where they are wanted the records are read.
 """
 
 import json
@@ -118,8 +118,8 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
     except (ValueError, KeyError, TypeError):
         return None
     end = samples * (32 + 1 + 1 + key_bytes)
-    last = end + (0 if captions is None else samples * len(LANGUAGES) + captions)
-    if len(body) != last + 24 * pictures:
+    own = end + (0 if captions is None else samples * len(LANGUAGES) + captions)
+    if len(body) != own + 24 * pictures:
         return None
     places, extensions, languages = (
         _part(body, "<i8", 0, 4 * samples),
@@ -130,8 +130,8 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
     spoken = None
     if captions is not None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
-        spoken = _spoken(counts, _part(body, "u1", last - captions, captions))
-    more = _part(body, "<i8", last, 3 * pictures).astype(np.int64).reshape(-1, 3)
+        spoken = _spoken(counts, _part(body, "u1", own - captions, captions))
+    more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
     return Table(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, spoken, more)
 
 
@@ -144,9 +144,10 @@ def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray:
 
 
 def _captions(record: bytes) -> list[tuple[str, ...]]:
-    """Captions of each of LANGUAGES, a dialogue as one."""
+    """Captions, and turns as one text each, of each of LANGUAGES."""
     try:
-        texts = parse(record).texts
+        found = parse(record)
     except RecordError:
         return []
-    return [texts.get(name, ()) for name in LANGUAGES]
+    turns = {found.language: tuple(f"{question} {answer}" for question, answer in found.turns)}
+    return [found.captions.get(name, ()) + turns.get(name, ()) for name in LANGUAGES]

@@ -46,10 +46,12 @@ class Record:
     more: tuple[str, ...] = ()  # further pictures of a dialogue, in order
 
     @property
-    def texts(self) -> dict[str, tuple[str, ...]]:
-        """What can be learnt by language: captions, or the dialogue as one text, which goes before them."""
-        said = "\n".join(text for turn in self.turns for text in turn)
-        return {**self.captions, self.language: (said,)} if self.language and said else self.captions
+    def spoken(self) -> dict[str, int]:
+        """Captions and turns by language."""
+        counts = {language: len(texts) for language, texts in self.captions.items()}
+        if self.language and self.turns:
+            counts[self.language] = counts.get(self.language, 0) + len(self.turns)
+        return counts
 
 
 def parse(data: bytes | str | Mapping[str, Any]) -> Record:

@@ -36,11 +36,19 @@ class Update:
 class DeepSpeedEngine:
     """One objective under DeepSpeed; every method is called by all ranks together."""
 
-    def __init__(self, objective: nn.Module, config: Config, accumulation: int, ranks: Ranks) -> None:
+    def __init__(
+        self,
+        objective: nn.Module,
+        config: Config,
+        accumulation: int,
+        ranks: Ranks,
+        scales: Mapping[str, float] | None = None,
+    ) -> None:
+        """scales: names of the objective's parameters that do not train at the learning rate -> times it."""
         deepspeed = _import_deepspeed()
         optim = config.optim
         adamw = torch.optim.AdamW(
-            parameter_groups(objective, optim),
+            parameter_groups(objective, optim, scales),
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
@@ -54,7 +62,7 @@ class DeepSpeedEngine:
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(objective, ranks.device.type, config.engine.precision == "bf16"),
             optimizer=adamw,
-            config=_deepspeed_config(config, accumulation, ranks.world),
+            config=_deepspeed_config(config, accumulation, ranks.world, sum(p.numel() for p in self._trained.values())),
             dist_init_required=False,
         )
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
@@ -63,14 +71,14 @@ class DeepSpeedEngine:
     def step(
         self, batches: Sequence[Batch], scales: Sequence[Mapping[str, Tensor]], lr: float
     ) -> tuple[list[LossOutput], Update]:
-        """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`.
+        """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
         scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
         """
         assert len(batches) == self.accumulation
         for group in self._engine.optimizer.param_groups:
-            group["lr"] = lr
+            group["lr"] = lr * group["scale"]
         outputs = []
         for batch, scale in zip(batches, scales):
             output = self._engine(batch)
@@ -138,7 +146,7 @@ class _Autocast(nn.Module):
             return self.objective(batch)
 
 
-def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
+def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict:
     return {
         "train_batch_size": config.data.global_batch,
         "train_micro_batch_size_per_gpu": config.data.global_batch // (world * accumulation),
@@ -152,7 +160,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int) -> dict:
             # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are
             # waited for in turn; there is one bucket, which is full only when backward ends anyway
             "overlap_comm": False,
-            "reduce_bucket_size": BUCKET,
+            "reduce_bucket_size": max(1, min(BUCKET, trained)),  # a buffer: adapters need none of most of a gigabyte
             "allgather_bucket_size": BUCKET,
         },
         "steps_per_print": None,

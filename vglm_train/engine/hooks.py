@@ -21,6 +21,7 @@ from vglm_train.evaluate.base import Table
 from vglm_train.log import console
 from vglm_train.log.alarms import not_finite
 from vglm_train.log.metrics import Meter
+from vglm_train.log.samples import SampleLog
 from vglm_train.log.sinks import Sink
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective
@@ -102,6 +103,16 @@ class LogHook:
         for name, value in self.objective.watched().items():
             self.meter.last(f"train/{name}", value)
         self.throughput.step(self.samples_per_step, report.wait_seconds)
+
+
+class SampleHook:
+    """Notes which samples each step read."""
+
+    def __init__(self, samples: SampleLog) -> None:
+        self.samples = samples
+
+    def after_step(self, report: StepReport) -> None:
+        self.samples.write(report.step, report.keys)
 
 
 def shares(drawn: Mapping[str, int], names: Sequence[Sequence[str]]) -> dict[str, float]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from torch import nn
 
 from vglm_train.config.model import Model, QFormer, Vision
+from vglm_train.model.language.nf4 import number_of_weights
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +39,7 @@ def generation_cost(config: Model, blocks: Sequence[nn.Module], head: int) -> Co
     q, width = config.qformer.queries, config.qformer.width
     keys = 2 * image_tokens(config.vision) * config.vision.width * 2 * width * _crossings(config.qformer)
     trained = keys + _pass(config, q, 0, 0)
-    weights = sum(parameter.numel() for block in blocks for parameter in block.parameters())
+    weights = sum(number_of_weights(block) for block in blocks)
     return Cost(vision_flops(config.vision) + 3 * trained, 4.0 * (weights + head))
 
 

@@ -4,6 +4,7 @@ n images, b rows, p image tokens, c image width, q queries, e embedding width, s
 """
 
 from collections.abc import Sequence
+from typing import Literal, Self
 
 import torch
 from torch import Tensor, nn
@@ -37,6 +38,12 @@ class VisualLanguageModel(VisualModel):
         self.projection = nn.Linear(width, language.embed_width)
         self.language = language
 
+    def train(self, mode: bool = True) -> Self:
+        """A Q-Former of which nothing trains stays in eval mode: its dropout would only be noise."""
+        super().train(mode)
+        self.qformer.train(mode and any(p.requires_grad for p in self.qformer.parameters()))
+        return self
+
     def visual_tokens(self, features: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
         """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e].
 
@@ -63,9 +70,9 @@ class VisualLanguageModel(VisualModel):
                 raise ValueError(f"the prompts have {places} places for {n} images of {q} tokens each")
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
-        order = torch.argsort(batch.visual_mask.byte(), dim=1, descending=True, stable=True)
-        where = order[:, : visual.shape[1], None]  # [b,q,1]
-        return text.scatter(1, where.expand_as(visual), visual.to(text.dtype))
+        order = torch.argsort(batch.visual_mask.flatten().byte(), descending=True, stable=True)
+        where = order[: visual.shape[0] * visual.shape[1]]  # [n*q] places of the flattened batch
+        return text.flatten(0, 1).index_copy(0, where, visual.flatten(0, 1).to(text.dtype)).view_as(text)
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
@@ -83,16 +90,22 @@ class VisualLanguageModel(VisualModel):
 
 
 def build_visual_language(
-    config: Model, mean: Sequence[float], std: Sequence[float], sop_id: int | None = None, words: int | None = None
+    config: Model,
+    mean: Sequence[float],
+    std: Sequence[float],
+    sop_id: int | None = None,
+    words: int | None = None,
+    quantize: Literal["nf4"] | None = None,
 ) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
     `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. `words`: of the Q-Former's own tokenizer, for
-    one that reads the question; else it has no text side. Published weights are read afterwards.
+    one that reads the question; else it has no text side. `quantize`: the language model's blocks in four bits, see
+    `build_language`. Published weights are read afterwards.
     """
     assert config.language is not None
     vision = build_vision(config.vision)
     words = config.qformer.vocabulary or words if config.qformer.reads_question else None
     assert words or not config.qformer.reads_question, "a Q-Former that reads needs the size of its vocabulary"
     qformer = QFormer(config.qformer, config.vision.width, words, writes=False)
-    return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id), mean, std)
+    return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id, quantize), mean, std)

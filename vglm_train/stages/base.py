@@ -1,6 +1,7 @@
 """The contract of a stage."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ from vglm_train.data.evalset import EvalItem
 from vglm_train.data.rows import Rows
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
-from vglm_train.model.flops import Cost
+from vglm_train.model.flops import Cost, vision_flops
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 
@@ -67,6 +68,12 @@ class Stage:
     def cost(self, model: Any) -> Cost:
         """Arithmetic of a step, forward and backward."""
         raise NotImplementedError
+
+    def stored(self, cost: Cost) -> Cost:
+        """`cost` without the image encoder's part, where data.features spares it."""
+        if self.config.data.features is None:
+            return cost
+        return replace(cost, sample=cost.sample - vision_flops(self.config.model.vision))
 
     def places(self) -> int:
         """Places of the longest sequence that `cost` counts by."""

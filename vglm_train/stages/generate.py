@@ -145,7 +145,7 @@ class Generate(Stage):
             raise FieldError("prompt.max_prompt", "prompt.max_answer", reason=reason)
         new = self.config.evaluate.decoding.max_new
         longest = max(asked, new + 1) if apart else asked + new
-        if self.config.data.validation and longest > positions:
+        if (self.config.data.validation or self.config.data.holdout) and longest > positions:
             reason = (
                 f"{new} ids behind {asked} of picture and question make {longest}; the language model has {positions} "
                 "positions"
@@ -183,7 +183,8 @@ class Generate(Stage):
 
     def cost(self, model: VisualLanguageModel) -> Cost:
         language = model.language
-        return generation_cost(self.config.model, language.blocks(), language.embed_width * language.vocabulary)
+        head = language.embed_width * language.vocabulary
+        return self.stored(generation_cost(self.config.model, language.blocks(), head))
 
     def places(self) -> int:
         prompt = self.config.prompt

@@ -1,18 +1,40 @@
 """Frozen language models."""
 
+from typing import Literal
+
+import torch
+
 from vglm_train.config.language import Language
 from vglm_train.model.language.base import LanguageModel
+from vglm_train.model.language.products import draw_weights, quantize_blocks
 
 __all__ = ["LanguageModel", "build_language"]
 
 
-def build_language(config: Language, sop_id: int | None = None) -> LanguageModel:
+def build_language(
+    config: Language, sop_id: int | None = None, quantize: Literal["nf4"] | None = None
+) -> LanguageModel:
     """The language model of this configuration on torch's current default device (meta included), in its own dtype.
 
     Weights are random where `config.weights` is None; otherwise they are whatever memory held until
     `checkpoint.language.load_language` has read them. `sop_id`: ChatGLM's <sop> in a vocabulary that is not the
     released one; see `ChatGlm`.
+    With `quantize` the blocks' products are in four bits (`Nf4Linear`), and no more than one of them is ever held in
+    full: a model that weights are read into stays on the meta device until then, see `LanguageModel.home`.
     """
+    if quantize is None:
+        return _build(config, sop_id)
+    device = torch.get_default_device()
+    with torch.device("meta"):
+        model = _build(config, sop_id)
+    quantize_blocks(model)
+    model.home = device
+    if config.weights is None and device.type != "meta":
+        draw_weights(model, device)
+    return model
+
+
+def _build(config: Language, sop_id: int | None) -> LanguageModel:
     # each family brings a library of its own: only the one in use is imported
     if config.family == "chatglm":
         from vglm_train.model.language.chatglm import ChatGlm

@@ -67,11 +67,22 @@ class HuggingFaceLanguage(LanguageModel):
     def embed(self, input_ids: Tensor) -> Tensor:
         return self.embeddings(input_ids).to(outside(self.dtype))
 
+    def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
+        from vglm_train.model.language._hf_prefix import self_attention
+
+        return [self_attention(block, self.model.config) for block in self.blocks()]
+
+    def read_prefixes(self, length: int) -> None:
+        from vglm_train.model.language._hf_prefix import use_prefixes
+
+        use_prefixes(self.model)
+
     def recompute(self, on: bool) -> None:
+        random = any(getattr(adapter, "dropout", 0.0) > 0 for adapter in self.adapters())  # nothing else here is
         for block in self.blocks():
             vars(block).pop("forward", None)
-            if on:  # nothing in a frozen model is random, so no RNG state needs to be kept
-                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=False)
+            if on:
+                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random)
                 block.forward = forward  # type: ignore[method-assign]
 
     def own_dtype(self) -> AbstractContextManager:

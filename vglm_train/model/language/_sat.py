@@ -26,6 +26,7 @@ from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
+from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
 
 Rotation = tuple[Tensor, Tensor]
@@ -169,14 +170,17 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         cache: KeyValueCache | None = None,
         **_: object,
     ) -> Tensor:
-        """hidden [b,s,h*d], additive `bias` [b,1,s,t] -> [b,s,h*d]; SAT's own mask is not looked at."""
+        """hidden [b,s,h*d], additive `bias` [b,1,s,t] or wider -> [b,s,h*d]; SAT's own mask is not looked at."""
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
         q, k, v = (part.transpose(1, 2) for part in SplitAndRotate.apply(qkv, *rotation))  # [b,h,s,d]
         if cache is not None:
             k, v = cache.append(int(layer_id), k, v)
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+        if isinstance(prefix := getattr(layer, "adapter", None), Prefix):
+            k, v = prefix.appended(k, v)
+        # a block without prefix looks at the first columns only, which leaves them aligned
+        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., : k.shape[2]])
         return layer.dense(x.transpose(1, 2).reshape(b, s, width))
 
 

@@ -3,7 +3,7 @@
 b rows, s places of the sequence, t places of the labels, m targets, e embedding width, v vocabulary.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Self
 
 import torch
@@ -11,6 +11,8 @@ from torch import Tensor, nn
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
+from vglm_train.model.language.adapter import Adapter
+from vglm_train.model.language.gradient import HalfGate
 
 OnToken = Callable[
     [Tensor], None
@@ -20,9 +22,12 @@ OnToken = Callable[
 class LanguageModel(nn.Module):
     """A frozen language model behind four verbs. Gradients flow through it to the embeddings, never into it.
 
+    Only adapters (`model/tuning`), which are added to it, train.
+
     `embed_width` e is the width of its embeddings, which need not be that of its blocks (OPT-350m).
     `pad_id` fills what `generate` leaves open behind an answer's end; `vocabulary` is the number of its embeddings;
     `positions` the places of the longest sequence, None where there is no such limit.
+    `home` is where a model on the meta device gets memory when its weights are read; None: on the default device.
     """
 
     embed_width: int
@@ -30,10 +35,25 @@ class LanguageModel(nn.Module):
     pad_id: int
     positions: int | None
     dtype: torch.dtype
+    home: torch.device | None = None
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode: `model.train()` must not wake a frozen model's dropout."""
-        return super().train(False)
+        """Stays in eval mode: `model.train()` must not wake a frozen model's dropout; adapters' it does."""
+        super().train(False)
+        for adapter in self.adapters():
+            adapter.train(mode)
+        return self
+
+    def adapters(self) -> Iterator[Adapter]:
+        """What was added to the model, in its order."""
+        return (module for module in self.modules() if isinstance(module, Adapter))
+
+    def gate(self) -> HalfGate:
+        """The gate of one forward pass, by which adapters' weights enter as well as embeddings."""
+        gate = HalfGate(self.dtype)
+        for adapter in self.adapters():
+            adapter.gate = gate  # kept: blocks may be computed again in backward
+        return gate
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Ids [b,s] -> [b,s,e] in the model's dtype; fp32 of an fp16 model, whose gradients would vanish."""
@@ -58,8 +78,25 @@ class LanguageModel(nn.Module):
         """
         raise NotImplementedError
 
+    def materialise(self, device: torch.device) -> None:
+        """Give a model on the meta device memory on `device`, with tables that no file holds; see `Nf4Linear`.
+
+        A family whose tables are real in any case needs nothing: its weights get memory one by one.
+        """
+
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order (for a seq2seq model the encoder's, then the decoder's)."""
+        raise NotImplementedError
+
+    def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
+        """Of each block, in order: its attention to its own sequence, that one's heads of keys, a head's width."""
+        raise NotImplementedError
+
+    def read_prefixes(self, length: int) -> None:
+        """From now on attentions see the `Prefix` that is their child `adapter`, of `length` places where it is.
+
+        UserError where the family's attention lets nothing be added.
+        """
         raise NotImplementedError
 
     def recompute(self, on: bool) -> None:

@@ -13,7 +13,6 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
 from vglm_train.model.language._hf import HuggingFaceLanguage, blocks_of, head_on
 from vglm_train.model.language.base import OnToken
-from vglm_train.model.language.gradient import HalfGate
 
 
 class CausalLanguage(HuggingFaceLanguage):
@@ -31,7 +30,7 @@ class CausalLanguage(HuggingFaceLanguage):
         self.check_length(s)
         row, place = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
         targets = batch.labels[row, place + 1]
-        gate = HalfGate(self.dtype)
+        gate = self.gate()
         embeds = gate.enter(embeds)
         # padding stands right of everything that is asked for: no mask is needed, and plainly causal attention is fast
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), row * s + place):

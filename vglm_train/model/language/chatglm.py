@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.batch import IGNORED, PromptBatch
@@ -16,7 +17,7 @@ from vglm_train.model.language._sat import Driver, build_network
 from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.decoding import write
-from vglm_train.model.language.gradient import HalfGate, outside
+from vglm_train.model.language.gradient import outside
 from vglm_train.model.vision import DTYPES
 
 SOP, PAD = 130004, 3  # as released: <sop> begins the answer
@@ -48,6 +49,7 @@ class ChatGlm(LanguageModel):
         self.pad_id, self.heads, self.positions = PAD, config.heads, config.positions
         released = SOP if config.vocabulary > SOP else config.vocabulary + SMALLER_SOP
         self.sop_id = released if sop_id is None else sop_id
+        self.prefix = 0  # places that attention may see beyond those of the sequence
         self.network = build_network(config, self.dtype)
         if config.weights is None:
             self.reset()
@@ -79,7 +81,7 @@ class ChatGlm(LanguageModel):
         places = is_target.flatten().nonzero()[:, 0]  # [m]; place 0 of a row is never a target
         layout = self.layout(batch)
         self._check_sop(is_target, layout)
-        gate = HalfGate(self.dtype)
+        gate = self.gate()
         with torch.autocast(embeds.device.type, enabled=False):
             logits = self._logits(gate.enter(embeds), layout.positions, layout.visible, places - 1)
             return gate.leave(logits), batch.labels.flatten()[places]
@@ -96,6 +98,12 @@ class ChatGlm(LanguageModel):
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""
         return self.network.transformer.layers
+
+    def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
+        return [(block.attention, self.heads, self.embed_width // self.heads) for block in self.blocks()]  # type: ignore[misc]
+
+    def read_prefixes(self, length: int) -> None:
+        self.prefix = max(self.prefix, length)
 
     def recompute(self, on: bool) -> None:
         """Whether a block's activations are computed again in backward instead of kept."""
@@ -130,7 +138,7 @@ class ChatGlm(LanguageModel):
         self, embeds: Tensor, positions: Tensor, visible: Tensor, rows: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
         """[b,s,e], positions [b,2,s], visible [b,1,s,t] -> logits [m,v] of flattened places `rows` [m]."""
-        bias = _additive(visible, self.dtype)
+        bias = _additive(F.pad(visible, (0, self.prefix), value=True), self.dtype)
         rotation = self.network.get_mixin("chatglm-attn").rotary_emb(positions)
         out = self.network(
             input_ids=positions[:, 0],  # SAT reads its size only

@@ -25,6 +25,13 @@ class HalfGate:
             return embeds.to(self.dtype)
         return _Enter.apply(embeds, self)
 
+    def outside(self, grad: Tensor) -> Tensor:
+        """A gradient found between the logits' gate and the embeddings' -> what it is outside of both, in fp32."""
+        if self.dtype != torch.float16:
+            return grad.float()
+        assert self.scale is not None, "the logits must leave through the gate that the embeddings entered by"
+        return grad.float() / self.scale
+
     def leave(self, logits: Tensor) -> Tensor:
         """fp16 logits -> fp32; other dtypes as they are."""
         if self.dtype != torch.float16:
@@ -45,8 +52,7 @@ class _Enter(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        assert ctx.gate.scale is not None, "the logits must leave through the gate that the embeddings entered by"
-        return (grad.float() / ctx.gate.scale).to(ctx.dtype), None
+        return ctx.gate.outside(grad).to(ctx.dtype), None
 
 
 class _Leave(torch.autograd.Function):

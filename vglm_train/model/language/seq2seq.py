@@ -12,7 +12,6 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
 from vglm_train.model.language._hf import HuggingFaceLanguage, blocks_of, head_on
 from vglm_train.model.language.base import OnToken
-from vglm_train.model.language.gradient import HalfGate
 
 
 class Seq2SeqLanguage(HuggingFaceLanguage):
@@ -27,7 +26,7 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         self.check_length(max(embeds.shape[1], batch.labels.shape[1]))
         chosen = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
-        gate = HalfGate(self.dtype)
+        gate = self.gate()
         embeds = gate.enter(embeds)
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
             logits = self.model(

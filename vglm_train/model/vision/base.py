@@ -1,29 +1,69 @@
-"""The contract of every image encoder: frozen for good, in its own dtype."""
+"""The contract of every image encoder: frozen in its own dtype, but for last blocks that a run may train."""
 
-from typing import Self
+from collections.abc import Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
 
+class Encoder(nn.Module):
+    """A stack of blocks over tokens; calling it does all in turn."""
+
+    blocks: Sequence[nn.Module]
+
+    def stem(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [n,3,h,w] -> what the first block reads [n,p,c]."""
+        raise NotImplementedError
+
+    def step(self, block: Any, x: Tensor) -> Tensor:
+        """One of the blocks: [n,p,c] -> [n,p,c]."""
+        return block(x)
+
+
 class VisionEncoder(nn.Module):
     """A frozen image encoder. Holds no gradient, no dropout and keeps its dtype whatever happens around it.
+
+    After `train_last` this is so up to the blocks that train; those are fp32 and run under the autocast around them.
 
     `width` is the number of channels c of its output, `num_patches` the number of its tokens p
     (class token included, where there is one).
     """
 
-    def __init__(self, encoder: nn.Module, width: int, num_patches: int, dtype: torch.dtype) -> None:
+    def __init__(self, encoder: Encoder, width: int, num_patches: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.encoder = encoder.to(dtype).requires_grad_(False).eval()
+        self.encoder: Encoder = encoder.to(dtype).requires_grad_(False).eval()
         self.width, self.num_patches, self.dtype = width, num_patches, dtype
+        self.trained: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: `model.train()` must not wake a frozen tower's dropout."""
         return super().train(False)
 
-    @torch.no_grad()
+    def train_last(self, count: int) -> list[nn.Module]:
+        """Let the last `count` blocks train, in fp32: gradients of fp16 weights would vanish. Returns them in order."""
+        self.trained = [block.float().requires_grad_(True) for block in list(self.encoder.blocks)[-count:]]
+        return self.trained
+
     def forward(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels [n,3,h,w] -> [n,p,c] in the encoder's own dtype, before any final norm."""
+        """Normalised pixels [n,3,h,w] -> [n,p,c] before any final norm, in the encoder's own dtype.
+
+        Of an encoder with trained blocks in fp32, and with gradient.
+        """
+        x = self._frozen(pixels)
+        if self.trained:
+            x = x.float()
+            for block in self.trained:
+                x = self.encoder.step(block, x)
+        return x
+
+    @torch.no_grad()
+    def _frozen(self, pixels: Tensor) -> Tensor:
+        encoder = self.encoder
         with torch.autocast(pixels.device.type, enabled=False):
-            return self.encoder(pixels.to(self.dtype))
+            if not self.trained:
+                return encoder(pixels.to(self.dtype))
+            x = encoder.stem(pixels.to(self.dtype))
+            for block in list(encoder.blocks)[: -len(self.trained)]:
+                x = encoder.step(block, x)
+            return x

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
+from vglm_train.model.vision.base import Encoder
 
 EPS = 1e-6
 
@@ -54,7 +55,7 @@ class Block(nn.Module):
         return x + self.mlp(self.norm2(x))
 
 
-class EvaVit(nn.Module):
+class EvaVit(Encoder):
     """EVA ViT of any size; g/14 is 1408 wide, 40 blocks deep (BLIP-2 keeps 39), 16 heads, 6144 in the MLP.
 
     An ordinary trainable module: `VisionEncoder` freezes it.
@@ -90,12 +91,16 @@ class EvaVit(nn.Module):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block."""
+        x = self.stem(pixels)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+    def stem(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""
         n, _, h, w = pixels.shape
         s = self.patch
         # a convolution with stride = kernel is a matrix product over cut patches, and faster as one
         cut = pixels.view(n, 3, h // s, s, w // s, s).permute(0, 2, 4, 1, 3, 5).reshape(n, -1, 3 * s * s)
         x = F.linear(cut, self.patches.weight.flatten(1), self.patches.bias)
-        x = torch.cat((self.class_token.expand(n, 1, -1), x), 1) + self.positions  # [n,p,c]
-        for block in self.blocks:
-            x = block(x)
-        return x
+        return torch.cat((self.class_token.expand(n, 1, -1), x), 1) + self.positions  # [n,p,c]

@@ -1,6 +1,7 @@
 """CLIP and SigLIP image towers from transformers, without what follows their last block."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -8,6 +9,7 @@ from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
+from vglm_train.model.vision.base import Encoder
 
 # where config.json and ours name the same number
 NAMES = {
@@ -19,7 +21,7 @@ NAMES = {
 }
 
 
-class HfVision(nn.Module):
+class HfVision(Encoder):
     """The first `depth` blocks of a CLIP or SigLIP tower."""
 
     def __init__(self, config: Vision) -> None:
@@ -39,6 +41,20 @@ class HfVision(nn.Module):
         tower.post_layernorm = nn.Identity()  # the trained vision_norm takes its place
         self.tower = tower
         self.num_patches: int = tower.embeddings.num_positions
+
+    @property
+    def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
+        """Those kept, in order."""
+        return self.tower.encoder.layers
+
+    def step(self, block: Any, x: Tensor) -> Tensor:
+        """One of the blocks: [n,p,c] -> [n,p,c]."""
+        return block(x, attention_mask=None)
+
+    def stem(self, pixels: Tensor) -> Tensor:
+        """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""
+        x = self.tower.embeddings(pixels)
+        return self.tower.pre_layrnorm(x) if hasattr(self.tower, "pre_layrnorm") else x
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block kept."""

@@ -1,0 +1,74 @@
+"""Trained keys and values in the attention of transformers' models: SDPA that looks whether its module has some.
+
+h heads, s new places, t places so far, d width of a head.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vglm_train.errors import UserError
+from vglm_train.model.language.adapter import Prefix
+from vglm_train.model.language.nf4 import Nf4Linear
+
+NAME = "prefixed_sdpa"
+KEYS = ("k_proj", "k", "key")  # last names of the product that makes keys
+WIDTHS = ("head_dim", "key_value_proj_dim", "head_size")
+
+
+def prefixed_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' SDPA over keys and values [b,h,t,d], and behind them those of the module's adapter."""
+    prefix = getattr(module, "adapter", None)
+    if not isinstance(prefix, Prefix):
+        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+    s, t = query.shape[2], key.shape[2]
+    causal = options.pop("is_causal", None)
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    if attention_mask is None and causal and s > 1:
+        attention_mask = torch.ones(s, t, dtype=torch.bool, device=query.device).tril(t - s)[None, None]
+    if attention_mask is not None:
+        attention_mask = prefix.seen(attention_mask)
+    if options.get("position_bias") is not None:
+        options["position_bias"] = prefix.seen(options["position_bias"])
+    key, value = prefix.appended(key, value)
+    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=False, **options)
+
+
+AttentionInterface.register(NAME, prefixed_sdpa)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def use_prefixes(model: Any) -> None:
+    """Let a transformers model attend by `prefixed_sdpa`. UserError for one whose attention cannot be replaced."""
+    before = model.config._attn_implementation
+    if before == "sdpa":
+        model.set_attn_implementation(NAME)
+    if model.config._attn_implementation != NAME:
+        raise UserError(
+            f"tuning.prefix: the attention of {type(model).__name__} is its own ({before}), where transformers lets "
+            "nothing be added. Take tuning.lora."
+        )
+
+
+def self_attention(block: nn.Module, shape: Any) -> tuple[nn.Module, int, int]:
+    """A block's attention to its own sequence, its heads of keys and their width. `shape`: the model's config."""
+    for module in block.modules():
+        products = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear | Nf4Linear)}
+        fused = hasattr(module, "c_attn")  # GPT-2's product is a class of its own
+        if "attention" not in type(module).__name__.lower() or not (products or fused):
+            continue
+        width = next((getattr(module, name) for name in WIDTHS if hasattr(module, name)), None)
+        heads = getattr(shape, "num_attention_heads", 1)
+        width = width or shape.hidden_size // heads
+        keys = next((products[name] for name in KEYS if name in products), None)
+        if keys is None:
+            return module, getattr(shape, "num_key_value_heads", None) or heads, width
+        outputs = keys.outputs if isinstance(keys, Nf4Linear) else keys.out_features
+        return module, int(outputs) // width, width
+    raise UserError(f"tuning.prefix: no attention was found in {type(block).__name__}. Take tuning.lora.")
