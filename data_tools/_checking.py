@@ -10,8 +10,9 @@ from numpy.typing import NDArray
 from data_tools._files import sha256
 from vglm_train.data.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.manifest import Shard
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
 from vglm_train.data.tar import Table
 from vglm_train.image import ImageError, open_image
 
@@ -39,7 +40,8 @@ def check_sample(reader: ShardReader, index: int, found: Found) -> None:
     """Decode one sample as training would. Raises DamagedSample, RecordError or ImageError."""
     raw = reader.read(found.shard, index)
     record = parse(raw.json)
-    open_image(raw.image)
+    for picture in (raw.image, *raw.more):
+        open_image(picture)
     for language, captions in record.captions.items():
         lengths = found.lengths.setdefault(language, Counter())
         lengths.update(caption_length(caption, language) for caption in captions)
@@ -72,7 +74,7 @@ def _same(index: Table | None, table: Table) -> bool:
     """Whether an index of this very tar says what the tar says."""
     if index is None:
         return True
-    names = ("keys", "places", "extensions", "languages")
+    names = ("keys", "places", "extensions", "languages", "more")
     return all(np.array_equal(getattr(index, name), getattr(table, name)) for name in names)
 
 

@@ -9,6 +9,7 @@ from data_tools._files import nearest
 from data_tools.sources import Row
 from vglm_train.config.data import Language
 from vglm_train.errors import UserError
+from vglm_train.prompt.chinese import is_chinese
 
 LANGUAGES: tuple[str, ...] = get_args(Language)
 IMAGE_NAMES = (
@@ -26,8 +27,6 @@ IMAGE_NAMES = (
 )
 CAPTION_NAMES = ("captions", "caption", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "TEXT")
 LANGUAGE_NAME = re.compile(rf"(?:captions?|text)_({'|'.join(LANGUAGES)})")
-IDEOGRAPH = re.compile("[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]")
-WORD = re.compile("[^\\W\\d_\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f]+")
 UNREADABLE = {
     "json": "not a JSON object",
     "encoding": "not in the file's text encoding; csv and tsv have --encoding, for instance gb18030",
@@ -48,8 +47,7 @@ def detect_language(caption: str) -> str:
 
     "穿T恤的人" is Chinese; "a sign that says 中国" is English.
     """
-    ideographs = len(IDEOGRAPH.findall(caption))
-    return "zh" if ideographs and ideographs >= len(WORD.findall(caption)) else "en"
+    return "zh" if is_chinese(caption) else "en"
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,7 @@ from webdataset.writer import TarWriter
 from data_tools._files import replacing, sha256, write_json
 from data_tools._images import prepare
 from vglm_train.data.index import count_languages, make_index, write_index
-from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.record import Record, RecordError, as_fields, content_id, parse
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 
@@ -109,18 +109,25 @@ def _lines(plan: Plan, job: Job) -> Iterator[tuple[int, bytes]]:
 def _sample(plan: Plan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
     """A record and its members for the tar writer. RecordError, ImageError or OSError say why there is none."""
     record = parse(line)
-    path = plan.records.parent / record.image
+    pictures = [_read(plan.records.parent / name) for name in (record.image, *record.more)]
+    identity = content_id(pictures[0]) if record.image_id is None else record.image_id
+    members: dict[str, bytes] = {}
+    for number, data in enumerate(pictures):
+        kind, image = prepare(data, plan.options.resize_short_side)
+        members[f"{number}.{kind}" if number else kind] = image
+    first, *more = [f"{key}.{member}" for member in members]
+    packed = replace(record, image=first, more=tuple(more), image_id=identity)
+    text = json.dumps(as_fields(packed), ensure_ascii=False, sort_keys=True)
+    return record, {"__key__": key, **members, "json": text.encode("utf-8", "replace")}
+
+
+def _read(path: Path) -> bytes:
     try:
-        data = path.read_bytes()
+        return path.read_bytes()
     except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
         raise
     except OSError as error:  # a lost network drive must not pass for missing pictures
         raise UserError(f"{path}: cannot be read: {error.strerror}; mend that and run the same command again") from None
-    kind, image = prepare(data, plan.options.resize_short_side)
-    identity = content_id(data) if record.image_id is None else record.image_id
-    content = {**asdict(record), "image": f"{key}.{kind}", "image_id": identity}
-    text = json.dumps(content, ensure_ascii=False, sort_keys=True)
-    return record, {"__key__": key, kind: image, "json": text.encode("utf-8", "replace")}
 
 
 def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
@@ -139,7 +146,7 @@ def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
                 continue
             tar.write(members)
             samples += 1
-            languages.update({language: len(texts) for language, texts in record.captions.items()})
+            languages.update(record.spoken)
     digest, table = sha256(path), make_index(path)
     write_index(path, table, digest)
     part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,

@@ -18,14 +18,16 @@ from torch import Tensor
 from data_tools import _files
 from data_tools._drawing import Cell, advice, draw_sheet, find_face
 from vglm_train.config.check import check
+from vglm_train.config.data import Cache
 from vglm_train.config.load import load, located
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem, EvalSet
 from vglm_train.data.loader import build
 from vglm_train.data.manifest import Shard
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.rows import PairRows
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
 from vglm_train.data.stream import read_sample
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
@@ -68,14 +70,16 @@ def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[See
             yield damage
             continue
         texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, texts)
+        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | DamagedSample]:
     """The validation samples in order, with every caption."""
     if not config.data.validation:
         raise UserError("data.validation is empty; give it a source, or preview --split train")
-    items = EvalSet(config.data.validation, config.model.vision.image_size, config.data.languages)
+    items = EvalSet(
+        config.data.validation, config.model.vision.image_size, config.data.languages, cache=config.data.cache
+    )
     for number in range(len(items)):
         item = items[number]
         if isinstance(item, EvalItem):
@@ -90,15 +94,17 @@ def all_shards(config: Config, text: TextEncoder, split: str) -> Sequence[Shard]
     """The shards of the split."""
     if split == "train":
         return build(config, PairRows(text, config.data.languages), Ranks()).dataset.mixture.shards()
-    return EvalSet(config.data.validation, 1, config.data.languages).shards
+    return EvalSet(config.data.validation, 1, config.data.languages, cache=config.data.cache).shards
 
 
-def count_tokens(shards: Sequence[Shard], text: TextEncoder, languages: Sequence[str]) -> dict[str, Counts]:
+def count_tokens(
+    shards: Sequence[Shard], text: TextEncoder, languages: Sequence[str], cache: Cache | None = None
+) -> dict[str, Counts]:
     """Tokens, [UNK] and cut captions of samples spread evenly over the shards; their pictures are not decoded."""
     total = sum(shard.samples for shard in shards)
     step = -(-total // COUNTED)
     counts = {language: Counts() for language in languages}
-    reader, passed = ShardReader(capacity=2), 0
+    reader, passed = ShardReader(2, cache), 0
     for shard in shards:
         for index in range(-passed % step, shard.samples, step):
             try:
@@ -181,7 +187,8 @@ def preview(config: Config, split: str, rows: int, epoch: int, font: Path | None
         yield ""
     yield from (f"damaged, not shown: {damage}" for damage in damaged)
     yield f"ITC and ITM read the tokens as they stand; ITG reads {text.tokenizer.bos_token} in place of the first."
-    yield from report(count_tokens(all_shards(config, text, split), text, config.data.languages), config)
+    counts = count_tokens(all_shards(config, text, split), text, config.data.languages, config.data.cache)
+    yield from report(counts, config)
     if (warning := advice(face)) is not None:
         yield warning
     yield f"written: {out}"

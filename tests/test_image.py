@@ -263,6 +263,13 @@ def test_train_pixels_are_the_crop_resized() -> None:
     assert np.array_equal(pixels.permute(1, 2, 0).numpy(), expected)
 
 
+def test_a_crop_of_all_is_the_whole_picture() -> None:
+    rng = random.Random(1)
+    before = rng.getstate()
+    assert random_crop(300, 100, (1.0, 1.0), rng) == (0, 0, 300, 100)
+    assert rng.getstate() == before
+
+
 def test_flip_is_half_the_time_and_an_option() -> None:
     image = quarters()
     left = [train_pixels(image, 8, (1.0, 1.0), True, random.Random(n))[:, 0, 0].tolist() for n in range(400)]

@@ -6,8 +6,9 @@ from typing import Self
 import torch
 from torch import Tensor
 
-# Why a sample could not be used: damaged picture, decompression bomb, tar member cut short, no caption, bad JSON.
-CAUSES = ("image", "bomb", "truncated", "caption", "record")
+# Why a sample could not be used: damaged picture, decompression bomb, tar member cut short, no caption, bad JSON, shard
+# that no server gave.
+CAUSES = ("image", "bomb", "truncated", "caption", "record", "unreachable")
 IGNORED = -100  # a label that is no target
 
 
@@ -26,6 +27,7 @@ class Batch:
     epoch: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples of this micro-batch
     drawn: dict[str, int] = field(default_factory=dict)  # source, and language of the caption drawn -> samples
+    keys: tuple[str, ...] = ()  # SOURCE/SHARD/KEY of each row, damaged ones too; empty where nobody asked (log.samples)
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied asynchronously from pinned memory."""
@@ -60,4 +62,8 @@ class PromptBatch(Batch):
     input_ids: Tensor  # [b,s] int64; the image's places hold an id that is never looked up
     attention_mask: Tensor  # [b,s] bool, True where a token or a piece of image stands
     visual_mask: Tensor  # [b,s] bool, True on the images' places, q a picture (a damaged row has one)
-    labels: Tensor  # [b,t] int64, IGNORED where there is no target
+    labels: (
+        Tensor  # [b,t] int64, IGNORED where there is no target; where an earlier answer ends, the end and not the id
+    )
+    question_ids: Tensor | None = None  # [n,u] int64, for a Q-Former that reads: of each picture its row's question
+    question_mask: Tensor | None = None  # [n,u] bool, True where a token stands

@@ -43,7 +43,7 @@ def describe(config: Config, world: int) -> str:
         *tuned,
         *stage.notes(model),
         words,
-        *_data(config, world),
+        *_data(config, model, world),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
         *(_shift(config, folder.path, world) if resume else ()),
@@ -85,10 +85,22 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters)
 
 
-def _data(config: Config, world: int) -> list[str]:
+def _features(config: Config, model: VisualModel, samples: int) -> list[str]:
+    """What stored features would take, were every sample's picture another."""
+    features, vision = config.data.features, model.vision
+    if features is None:
+        return []
+    size = samples * features.views * vision.num_patches * vision.width * vision.dtype.itemsize
+    return [
+        f"features: up to {size / GIB:.1f} GiB of {samples:,} pictures x {features.views} views in {features.folder}, "
+        f"whose limit is {features.limit_gib:g} GiB"
+    ]
+
+
+def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
     try:
-        mixture, samples = read_mixture(config)
+        mixture, samples = read_mixture(config, count=False)
     except UserError as error:
         lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:
@@ -96,6 +108,7 @@ def _data(config: Config, world: int) -> list[str]:
     else:
         check_length(config, samples)
         lines = [f"data: {samples:,} pairs an epoch; captions in {', '.join(config.data.languages)}"]
+        lines += _features(config, model, samples)
     plan = Plan.of(config, samples, world)
     epochs = f", {plan.total_samples / samples:.2f} epochs" if samples else ""
     return [

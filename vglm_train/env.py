@@ -13,7 +13,7 @@ GIB = 2**30
 BACKBONE = (
     "deepspeed", "SwissArmyTransformer", "transformers", "tokenizers", "huggingface-hub", "datasets", "webdataset",
     "wandb", "numpy", "pillow", "pyyaml", "safetensors", "tqdm", "sentencepiece", "protobuf",
-    "matplotlib",
+    "matplotlib", "requests", "urllib3", "braceexpand",
 )  # fmt: skip
 INSTALL = {
     "torch": "https://pytorch.org/get-started/locally says which build fits the GPU driver",

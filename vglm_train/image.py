@@ -96,7 +96,13 @@ def eval_pixels(image: Image.Image, size: int) -> Tensor:
 
 
 def random_crop(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a crop, drawn as torchvision's RandomResizedCrop draws it."""
+    """Left, top, right, bottom of a crop, drawn as torchvision's RandomResizedCrop draws it.
+
+    With `scale` (1, 1) it is the whole picture, as in evaluation, and nothing is drawn; torchvision would cut off what
+    lies beyond 3:4 or 4:3.
+    """
+    if scale[0] >= 1:
+        return 0, 0, width, height
     low, high = (math.log(r) for r in RATIO)
     for _ in range(ATTEMPTS):
         area = width * height * (scale[0] + rng.random() * (scale[1] - scale[0]))

@@ -12,8 +12,9 @@ from vglm_train.checkpoint.resume import read_state, read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalSet
+from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
+from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
@@ -25,6 +26,7 @@ from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.facts import RunFacts
 from vglm_train.log.metrics import Meter
+from vglm_train.log.samples import SampleLog, forget_samples
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
@@ -54,7 +56,7 @@ class _Run:
         self.stage = stages.build(config)
         self.loader = build_loader(config, self.stage.rows, ranks)
         check_length(config, self.loader.epoch_samples)
-        self.validation = self._validation()
+        self.validation = self.stage.held_out()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.state = self._state()
         self.facts = RunFacts(
@@ -71,11 +73,15 @@ class _Run:
 
     def train(self) -> int:
         model = self._model()
+        if self.config.data.features is not None:
+            shards = self.loader.dataset.mixture.shards()
+            self.loader.read_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
         objective = self.stage.objective(model, self.ranks)
         engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks)
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
         self._claim()
+        self._tell_leaks()
         if self.resume_from:
             log.info("continuing from %s", self.resume_from)
         outlets = self._sinks()
@@ -112,11 +118,12 @@ class _Run:
         engine.load_state(read_tensors(self.folder.checkpoints.of(best), engine.trained_shapes()))
         return best
 
-    def _validation(self) -> EvalSet | None:
-        data, size = self.config.data, self.config.model.vision.image_size
-        if not data.validation:
-            return None
-        return EvalSet(data.validation, size, data.languages, self.config.evaluate.images)
+    def _tell_leaks(self) -> None:
+        """Of tables, what training and validation share: scores are too good then."""
+        if self.validation is not None and self.ranks.main:
+            leaks = find_leaks(side(self.loader.dataset.mixture.shards()), side(self.validation.shards))
+            for line in leaks.lines():
+                log.warning("%s", line)
 
     def _state(self) -> RunState:
         if self.resume_from is None:
@@ -137,6 +144,7 @@ class _Run:
             self.folder.claim(self.config)
             before = RunFacts.read(self.folder.path) if self.resume_from else None
             self.facts.write(self.folder.path)
+            forget_samples(self.folder.path, self.state.step)
         self.ranks.barrier()
         console.setup(self.ranks, self.folder.path)
         itc = self.facts.weights.get("itc")
@@ -198,6 +206,8 @@ class _Run:
         chain: list[Hook] = [
             hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
         ]
+        if config.log.samples:
+            chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
             best = (config.checkpoint.best, config.evaluate.patience)

@@ -141,3 +141,56 @@ def test_a_large_encoder_is_to_be_named(
     stage.load(model)
     (warning,) = [record.message for record in caplog.records if record.levelno == logging.WARNING]
     assert warning.startswith(f"model.vision.weights: {other} is not the file that {folder} was trained behind")
+
+
+def reading(data: Path, *more: str) -> tuple[str, ...]:
+    """Overrides for a Q-Former that reads the question, by stage one's tokenizer."""
+    text = load(data / "run.yaml").model.text
+    return ("model.qformer.reads_question=true", f"model.text.tokenizer={text.tokenizer}", "model.text.max_length=10",
+            "model.text.processor=plain", "model.text.language_token=true", *more)  # fmt: skip
+
+
+def test_a_q_former_that_reads_keeps_its_text_side(config: Path, aligned: Path, data: Path) -> None:
+    stage, model = build(config, *reading(data))
+    stage.load(model)
+    theirs, ours = read_trained(aligned), model.state_dict()
+    names = {name for name in theirs if name.startswith("qformer.")}
+    last = {name for name in names if name.startswith("qformer.blocks.1.text_mlp.")}
+    assert len(last) == 6
+    assert set(compare(model, aligned).kept) >= names - last
+    assert all(torch.equal(ours[name], theirs[name]) for name in names - last)
+    assert not last & set(ours)
+
+
+def test_a_text_side_from_stage_one_beside_a_later_bundle(
+    config: Path, aligned: Path, data: Path, tmp_path: Path
+) -> None:
+    stage, model = build(config)
+    stage.load(model)
+    stage.save(tmp_path / "later", model, {})
+    overrides = reading(data, f"model.qformer.weights={tmp_path / 'later'}")
+    stage, model = build(config, *overrides)
+    new = compare(model, tmp_path / "later").new
+    assert all("text_mlp" in name or "embeddings" in name for name in new)
+    stage, model = build(config, *overrides, f"model.qformer.text_weights={aligned}")
+    stage.load(model)
+    theirs, ours = read_trained(aligned), model.state_dict()
+    assert new
+    assert all(torch.equal(ours[name], theirs[name]) for name in new)
+    stage, model = build(config, *overrides, f"model.qformer.text_weights={tmp_path / 'later'}")
+    with pytest.raises(
+        UserError, match=r"model\.qformer\.text_weights: .*later does not fit: qformer\..* is not there"
+    ):
+        stage.load(model)
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("model.qformer.text_weights=there", "text_weights: is read with reads_question alone"),
+        ("model.qformer={reads_question: true}", "reads_question"),
+    ],
+)
+def test_reading_where_it_means_nothing(data: Path, override: str, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        load(data / "run.yaml", [override])

@@ -132,12 +132,29 @@ def test_rows_that_run_at_once_come_from_one_source(run):
         check(config, 2)
 
 
+def test_features_are_of_an_encoder_that_stays(run):
+    stored = ("data.features={folder: f}", "data.image={crop_scale: [1, 1], flip: false}")
+    check(run(*stored), 1)
+    assert refusal(run(*stored, "tuning.vision_blocks={last: 2}")).fields == ("data.features", "tuning.vision_blocks")
+
+
 def test_a_word_table_too_small_for_the_tokenizer(run):
     with pytest.raises(FieldError, match=r"the 30523 tokens of .*bert-base-uncased") as caught:
         check_vocabulary(run("model.qformer.vocabulary=30522"), 30523)
     assert caught.value.fields[0] == "model.qformer.vocabulary"
     check_vocabulary(run("model.qformer.vocabulary=30523"), 30523)
     check_vocabulary(run(), 30523)
+
+
+def test_fine_tuning_wants_rows_it_has_not_seen(run):
+    tuned = ("run.stage=finetune", "model.language={family: causal, weights: opt}", "data.languages=[en]")
+    refused = refusal(run(*tuned, "data.train=[{name: few, table: few.json}]"))
+    assert refused.fields == ("data.holdout", "data.validation")
+    assert "holdout: {by: group}" in refused.reason
+    cut = "data.holdout={by: image}"
+    check(run(*tuned, "data.train=[{name: few, table: few.json}]", cut), 1)
+    check(run(*tuned, "data.validation=[{name: other, shards: shards/other}]"), 1)
+    assert "shards only" in refusal(run(*tuned, cut)).reason
 
 
 def test_combinations_that_are_allowed(run):

@@ -103,7 +103,7 @@ def test_what_is_no_bundle_is_named_with_its_line(made: Path) -> None:
 
 def test_a_fine_tuned_bundle_is_to_be_merged_first(made: Path) -> None:
     write(Path("made"), stage="finetune")
-    with pytest.raises(UserError, match=r"checkpoint merge made --out"):
+    with pytest.raises(UserError, match=r"checkpoint merge BASE --adapter made --out"):
         load(made)
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from vglm_train.config.data import Data, Image, Source
+from vglm_train.config.data import Cache, Data, Features, Image, Source
 from vglm_train.config.model import Model, QFormer, Text, Vision
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import (
@@ -40,6 +40,12 @@ BAD = [
     (Model, {"text": Text(max_length=513)}, "text.max_length", "longer than qformer.positions 512"),
     (Source, {"name": "", "shards": "a"}, "name", "empty"),
     (Source, {"name": "a", "shards": ""}, "shards", "empty"),
+    (Source, {"name": "a", "shards": "a", "manifest": ""}, "manifest", "empty"),
+    (Source, {"name": "a", "table": "a.csv", "manifest": "m.json"}, "manifest", "the source is a table"),
+    (Cache, {"folder": ""}, "folder", "empty"),
+    (Cache, {"limit_gib": 0.0}, "limit_gib", "above 0"),
+    (Cache, {"retries": -1}, "retries", "negative"),
+    (Cache, {"timeout_s": 0.0}, "timeout_s", "above 0"),
     (Image, {"crop_scale": (0.0, 1.0)}, "crop_scale", "0 < smallest"),
     (Image, {"crop_scale": (0.9, 0.5)}, "crop_scale", "smallest <= largest"),
     (Image, {"crop_scale": (0.5, 1.5)}, "crop_scale", "[0.5, 1.5]"),
@@ -64,6 +70,20 @@ BAD = [
     (Data, {"balance": {"en": -1.0}}, "balance.en", "above 0"),
     (Data, {"mix_rows": 2}, "mix_rows", "mix batch only"),
     (Data, {"mix": "batch", "mix_rows": 7, "global_batch": 16}, "global_batch", "not a multiple"),
+    (
+        Data,
+        {"features": Features(folder="f")},
+        "features.views",
+        "draw another every epoch; set image.crop_scale [1, 1]",
+    ),
+    (
+        Data,
+        {"features": Features(folder="f", views=2), "image": Image(crop_scale=(1.0, 1.0), flip=False)},
+        "features.views",
+        "2 versions would all be the same",
+    ),
+    (Features, {"folder": ""}, "folder", "empty"),
+    (Features, {"folder": "f", "views": 0}, "views", "above 0"),
     (Data, {"max_damaged": 1.5}, "max_damaged", "fraction"),
     (Length, {}, "epochs", "exactly one of epochs, steps, samples; found none"),
     (Length, {"epochs": 1, "steps": 1}, "epochs", "found epochs and steps"),

@@ -43,7 +43,7 @@ def loader_of(vocabulary: Path) -> LoaderOf:
         defaults = {"languages": ("en", "zh"), "global_batch": 12, "workers": 0, "shuffle_shards": 2}
         config = Config(
             run=Run(name="test", seed=data.pop("seed", 7)),
-            data=Data(train=sources, **{**defaults, **data}),
+            data=Data(**{"train": sources, **defaults, **data}),
             model=Model(vision=Vision(image_size=16, patch=8), text=text),
             engine=Engine(micro_batch=micro),
         )

@@ -9,7 +9,7 @@ import webdataset
 from made_shards import sample, write_manifest, write_shard
 
 from vglm_train.data.manifest import Shard
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import DamagedSample, RawSample, ShardReader
 from vglm_train.data.tar import read_table
 from vglm_train.errors import UserError
 
@@ -20,9 +20,9 @@ def shard_of(path: Path, samples: int) -> Shard:
     return write_manifest(path.parent, {path.name: samples}).shards[0]
 
 
-def read_all(shard: Shard) -> list[tuple[str, bytes, str, bytes]]:
+def read_all(shard: Shard) -> list[RawSample]:
     reader = ShardReader(1)
-    return [tuple(reader.read(shard, index)) for index in range(shard.samples)]
+    return [reader.read(shard, index) for index in range(shard.samples)]
 
 
 def add(tar: tarfile.TarFile, name: str, content: bytes = b"", **fields) -> None:
@@ -48,9 +48,9 @@ def test_every_tar_form(tmp_path: Path, form: int) -> None:
             add(tar, f"{key}.json", key.encode())
     found = read_all(shard_of(path, len(keys)))
     assert [key for key, *_ in found] == keys
-    assert [image for _, image, _, _ in found] == [b"picture" * (100 * n) for n in range(len(keys))]
-    assert [json.decode() for *_, json in found] == keys
-    assert {extension for _, _, extension, _ in found} == {"jpg"}
+    assert [image for _, image, *_ in found] == [b"picture" * (100 * n) for n in range(len(keys))]
+    assert [json.decode() for *_, json, _ in found] == keys
+    assert {extension for _, _, extension, *_ in found} == {"jpg"}
 
 
 def test_same_samples_as_webdataset(tmp_path: Path) -> None:
@@ -59,18 +59,18 @@ def test_same_samples_as_webdataset(tmp_path: Path) -> None:
     theirs = list(webdataset.WebDataset(str(path), shardshuffle=False))
     ours = read_all(shard_of(path, 20))
     assert [key for key, *_ in ours] == [each["__key__"] for each in theirs]
-    assert [image for _, image, _, _ in ours] == [each["jpg"] for each in theirs]
-    assert [json for *_, json in ours] == [each["json"] for each in theirs]
+    assert [image for _, image, *_ in ours] == [each["jpg"] for each in theirs]
+    assert [json for *_, json, _ in ours] == [each["json"] for each in theirs]
 
 
 def test_keys_end_at_the_first_dot_and_the_first_picture_counts(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     write_shard(path, [{"__key__": "a", "png": b"P", "jpg": b"J", "json": b"{}", "seg.png": b"mask"}])
-    assert read_all(shard_of(path, 1)) in ([("a", b"J", "jpg", b"{}")], [("a", b"P", "png", b"{}")])
+    assert read_all(shard_of(path, 1)) in ([("a", b"J", "jpg", b"{}", ())], [("a", b"P", "png", b"{}", ())])
     with tarfile.open(path, "w") as tar:
         for name in ("a.seg.png", "a.webp", "a.png", "a.json"):
             add(tar, name, name.encode())
-    assert read_all(shard_of(path, 1)) == [("a", b"a.webp", "webp", b"a.json")]
+    assert read_all(shard_of(path, 1)) == [("a", b"a.webp", "webp", b"a.json", ())]
 
 
 def test_missing_members(tmp_path: Path) -> None:

@@ -22,7 +22,7 @@ ROOT = HERE.parents[1]
 FAMILIES = ("chatglm", "causal", "seq2seq")
 ALWAYS = {"distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high"}
 EN = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"}
-ZH = {"bleu4", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "cider", "cider_char"}
+ZH = {"bleu4", "bleu4_word", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "rouge_l_char", "cider", "cider_char"}
 
 
 @pytest.fixture(autouse=True)
@@ -60,7 +60,7 @@ def test_rows_do_not_depend_on_their_neighbours(tmp_path, family):
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
     own, item = speaker(tmp_path, family), items()[0]
-    rows = [own.template.encode(own._dialogue("en", item.captions["en"][0]))]
+    rows = [own.template.encode(own.dialogue("en", item.captions["en"][0]))]
     batch = own.template.batch(rows, item.pixels[None])
     logits, targets = own.model.score(batch)
     expected = functional.cross_entropy(logits, targets).item()

@@ -140,7 +140,12 @@ def test_retrieval(aligned, shards, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(
-    ("stage", "task", "other"), [("align", "caption", "retrieval"), ("generate", "retrieval", "caption")]
+    ("stage", "task", "other"),
+    [
+        ("align", "caption", "retrieval"),
+        ("align", "vqa", "retrieval"),
+        ("generate", "retrieval", "caption or vqa or report"),
+    ],
 )
 def test_a_bundle_of_the_other_stage(tmp_path, shards, capsys, stage, task, other):
     (tmp_path / "bundle.json").write_text(json.dumps({"version": 2, "stage": stage}))
@@ -148,6 +153,11 @@ def test_a_bundle_of_the_other_stage(tmp_path, shards, capsys, stage, task, othe
     error = capsys.readouterr().err
     assert f"--task {other}, not --task {task}" in error
     assert error.count("\n") == 1
+
+
+def test_the_result_is_no_page(aligned, shards, tmp_path, capsys):
+    assert main([str(aligned), "--data", str(shards), "--out", str(tmp_path / "a.html")]) == 2
+    assert "names the JSON file" in capsys.readouterr().err
 
 
 def test_arguments_of_the_other_task(shards, capsys):

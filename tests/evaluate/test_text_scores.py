@@ -17,7 +17,17 @@ EN_REFERENCES = [
 ]
 ZH_REFERENCES = [["一只红色的狗在草地上奔跑。", "狗在跑。"], ["两只猫在睡觉。"], ["一辆红色的汽车停着。"]]
 EN_NAMES = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"}
-ZH_NAMES = {"bleu4", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "cider", "cider_char"}
+ZH_NAMES = {
+    "bleu4",
+    "bleu4_word",
+    "bleu4_corpus",
+    "rouge_1",
+    "rouge_2",
+    "rouge_l",
+    "rouge_l_char",
+    "cider",
+    "cider_char",
+}
 
 
 @pytest.fixture

@@ -58,7 +58,7 @@ def test_chinese(folder):
     prompt = [*OPEN, PAD, PAD, *CLOSE, 10, 12, 13, 15, N, 11, 12, MASK]
     assert row == Encoded(
         input_ids=[*prompt, SOP, 24, 13, EOP],
-        visual=(3, 2),
+        visual=(3,),
         labels=[*[NO] * 17, SOP, 24, 13, EOP],
         cut=False,
     )
@@ -68,7 +68,7 @@ def test_english(folder):
     row = template(folder, places=1).encode(Dialogue("what?", "a dog"))
     assert row == Encoded(
         input_ids=[6, 7, 8, PAD, 6, 9, 7, 8, 16, 18, 22, 23, N, 17, 18, MASK, SOP, 20, 21, EOP],
-        visual=(3, 1),
+        visual=(3,),
         labels=[NO] * 16 + [SOP, 20, 21, EOP],
     )
 
@@ -79,7 +79,7 @@ def test_history(folder):
     first = [*ASK_ZH, 13, 15, N, *ANSWER_ZH, 14, N]
     second = [*ASK_ZH, 14, 15, N, *ANSWER_ZH, 13, N]
     asked = [*ASK_ZH, 13, N, *ANSWER_ZH]
-    assert row == Encoded([*OPEN, PAD, PAD, *CLOSE, *first, *second, *asked, MASK, SOP], (3, 2), [])
+    assert row == Encoded([*OPEN, PAD, PAD, *CLOSE, *first, *second, *asked, MASK, SOP], (3,), [])
 
 
 def test_history_in_english(folder):

@@ -71,6 +71,57 @@ def test_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, 
     assert "share: 75.00 % made: 100 samples, each read 0.72 times" in words[1]
 
 
+EPOCHS = (
+    "run.length={steps: 25}", "checkpoint.every=4", "data.validation=[]", "evaluate.every=null", "engine.zero=2",
+    "model.qformer.dropout=0", "log.samples=true",
+)  # fmt: skip
+THREE_WORKERS = ("engine.micro_batch=4", "data.workers=3")
+
+
+@pytest.fixture(scope="module")
+def unbroken(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of two epochs of 100 samples by one process that nobody stopped."""
+    folder = tmp_path_factory.mktemp("unbroken") / "run"
+    go(config, folder, 1, *EPOCHS, *ALONE)
+    return folder
+
+
+def consumed(folder: Path) -> dict[int, list[str]]:
+    """Step -> what all ranks noted that they read in it."""
+    found: dict[int, list[str]] = {}
+    for path in sorted(folder.glob("samples-*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(row["step"], []).extend(row["keys"])
+    return {step: sorted(keys) for step, keys in sorted(found.items())}
+
+
+@pytest.mark.parametrize(("first", "then"), [((2, PAIR), (1, THREE_WORKERS)), ((1, THREE_WORKERS), (2, PAIR))])
+def test_killed_and_continued_reads_every_sample_of_an_epoch_once(
+    config: Path, unbroken: Path, tmp_path: Path, first, then
+) -> None:
+    """kill -9 in the second epoch, at a step that was not saved: what was read after the checkpoint is read again, and
+    counts once."""
+    folder = tmp_path / "run"
+    process = runs.start(runs.command(config, folder, first[0], *EPOCHS, *first[1]))
+    runs.wait_for(folder, 14)
+    runs.kill(process)
+    read = consumed(folder)
+    assert 14 <= max(read) < 25
+    go(config, folder, then[0], *EPOCHS, *then[1])
+    whole, parts = consumed(unbroken), consumed(folder)
+    assert list(parts) == list(range(1, 26))
+    assert parts == whole
+    keys = [key for step in parts.values() for key in step]
+    assert set(Counter(keys).values()) == {2}
+    assert len(set(keys)) == 100
+    assert keys[0].startswith("made/shard-00000")
+    losses = rows(unbroken)
+    for step, row in rows(folder).items():
+        for name in ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_itg", "train/grad_norm"):
+            assert row[name] == pytest.approx(losses[step][name], rel=NOISE), (step, name)
+
+
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     """Weights and both moments, bit for bit, from one process to two and from two to one, at ZeRO 1 and 2."""
     for zero in (1, 2):

@@ -6,6 +6,7 @@ trained.safetensors    what was trained, by name
 vision.safetensors     the frozen image encoder, language.safetensors the frozen language model: if they are small
                        or were never files; else bundle.json names where they are
 tokenizer/             the Q-Former's tokenizer (stage align), or the language model's (stage generate)
+question_tokenizer/    the Q-Former's, where it reads questions before a language model
 """
 
 import json
@@ -36,6 +37,7 @@ from vglm_train.prompt.text import TextEncoder, build_text
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 VERSION = 2
+QUESTIONS = "question_tokenizer"
 TOWERS = {"vision": "vision.encoder.", "language": "language."}  # what is frozen, and the prefix of its names
 
 
@@ -43,8 +45,18 @@ class Tokenizer(Protocol):
     def save(self, folder: Path) -> None: ...
 
 
-def save_bundle(folder: Path, config: Config, model: VisualModel, tokenizer: Tokenizer, origin: Mapping) -> None:
-    """Write a bundle aside and rename it. `origin` says what made it (run name, step, samples, scores)."""
+def save_bundle(
+    folder: Path,
+    config: Config,
+    model: VisualModel,
+    tokenizer: Tokenizer,
+    origin: Mapping,
+    questions: TextEncoder | None = None,
+) -> None:
+    """Write a bundle aside and rename it. `origin` says what made it (run name, step, samples, scores).
+
+    `questions`: of a Q-Former that reads them before a language model.
+    """
     aside = folder.with_name(folder.name + ".tmp")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir(parents=True)
@@ -57,7 +69,9 @@ def save_bundle(folder: Path, config: Config, model: VisualModel, tokenizer: Tok
             towers[tower] = frozen.keep(aside / f"{tower}.safetensors", own, sources[tower])
     save_file(weights, aside / "trained.safetensors")
     tokenizer.save(aside / "tokenizer")
-    _keep_shape(config.model, aside)
+    if questions is not None:
+        questions.save(aside / QUESTIONS)
+    keep_shape(config.model, aside)
     document = {"version": VERSION, "stage": config.run.stage, "towers": towers, "origin": dict(origin)}
     (aside / "config.yaml").write_text(dump(config), "utf-8")
     write_text_atomic(aside / "bundle.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
@@ -158,9 +172,14 @@ def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
         language = replace(language, weights=str(folder / reference["file"]))
     section = replace(config.model, language=language)
     tokenizer = build_tokenizer(language)
-    template = build_template(config.prompt, language, tokenizer, section.qformer.queries)
+    text = None
+    if section.qformer.reads_question:
+        text = build_text(replace(section.text, tokenizer=str(folder / QUESTIONS)), config.data.languages)
+    template = build_template(config.prompt, language, tokenizer, section.qformer.queries, text)
     image, sop_id = config.data.image, getattr(tokenizer, "sop_id", None)
-    model: VisualLanguageModel = build_visual_language(section, image.mean, image.std, sop_id)
+    model: VisualLanguageModel = build_visual_language(
+        section, image.mean, image.std, sop_id, None if text is None else text.vocabulary
+    )
     return Bundle(model, config, document, template)
 
 
@@ -171,7 +190,7 @@ def _load_language(bundle: Bundle, path: Path) -> None:
     load_language(bundle.model.language, replace(section, weights=str(path)))
 
 
-def _keep_shape(config: Model, aside: Path) -> None:
+def keep_shape(config: Model, aside: Path) -> None:
     """A Hugging Face model's config.json goes along: it is the shape of what the bundle holds or names."""
     language = config.language
     if language is None or language.family == "chatglm":

@@ -27,6 +27,7 @@ TEXT_PARTS = (
     "caption_head.",
     "temperature",
 )
+TEXT_SIDE = "qformer.embeddings."
 NEW_PARTS = ("projection.",)  # what stage two adds
 
 
@@ -123,22 +124,47 @@ def load_earlier(model: VisualModel, folder: Path) -> Carried:
     return carried
 
 
-def _trained(folder: Path) -> dict[str, Tensor]:
+def load_text_side(model: VisualModel, folder: Path) -> None:
+    """Copy the text side of the Q-Former of `folder`, a stage-one bundle, into a Q-Former that reads the question.
+
+    The blocks' self-attention, which queries and text share, stays the model's. UserError where it does not fit.
+    """
+    tensors, state = _trained(folder, "model.qformer.text_weights"), model.state_dict()
+    wanted = [name for name in state if _of_text(name)]
+    wrong = [name for name in wanted if name not in tensors or tensors[name].shape != state[name].shape]
+    if wrong:
+        found = list(tensors[wrong[0]].shape) if wrong[0] in tensors else "not there"
+        raise UserError(
+            f"model.qformer.text_weights: {folder} does not fit: {wrong[0]} is {found}, the model has "
+            f"{list(state[wrong[0]].shape)}. Name a stage-one bundle, and copy its model.qformer and model.text."
+        )
+    with torch.no_grad():
+        for name in wanted:
+            state[name].copy_(tensors[name])
+    logger.info("from %s: %d tensors of the Q-Former's text side", folder, len(wanted))
+
+
+def _of_text(name: str) -> bool:
+    return name.startswith(TEXT_SIDE) or ".text_mlp." in name
+
+
+def _trained(folder: Path, field: str = "model.qformer.weights") -> dict[str, Tensor]:
     try:
         read_document(folder)
         return read_trained(folder)
     except UserError as error:
-        raise UserError(f"model.qformer.weights: {error}") from error
+        raise UserError(f"{field}: {error}") from error
 
 
 def _compare(model: VisualModel, tensors: dict[str, Tensor], folder: Path) -> Carried:
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(TOWERS.values()))}
     dropped, new = sorted(set(tensors) - set(wanted)), sorted(set(wanted) - set(tensors))
     kept = sorted(set(tensors) & set(wanted))
+    bare = not any(name.startswith(TEXT_SIDE) for name in tensors)  # the earlier Q-Former read no text
     lost = [
         name for name in dropped if not (name.startswith(TEXT_PARTS) or ".text_mlp." in name or name == "temperature")
     ]
-    unmet = [name for name in new if not name.startswith(NEW_PARTS)]
+    unmet = [name for name in new if not name.startswith(NEW_PARTS) and not (bare and _of_text(name))]
     shapes = [
         f"{name} is {list(tensors[name].shape)}, the model has {list(wanted[name].shape)}"
         for name in kept

@@ -21,7 +21,8 @@ from vglm_train.log.rows import METRICS
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come,
 # but for the length, which moves the schedule and is asked for on purpose.
-FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged")
+FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
+        "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
 
 
 class RunFolder:

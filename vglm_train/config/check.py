@@ -15,6 +15,17 @@ from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config, Length
 from vglm_train.config.tuning import Tuning
 
+TEXT_SCORES = {
+    "en": ("rouge_l", "cider", "bleu4"),
+    "zh": ("rouge_l", "rouge_l_char", "cider", "cider_char", "bleu4", "bleu4_word"),
+}
+QUESTION_SCORES = {
+    "vqa": ("accuracy", "closed", "exact", "recall", "f1", "v2"),
+    "report": (
+        "f1", "recall", "finding_recall", "finding_precision",
+        *(f"{language}_{kind}" for language, kinds in TEXT_SCORES.items() for kind in kinds),
+    ),
+}  # fmt: skip
 ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
 
 
@@ -58,10 +69,13 @@ def check(config: Config, world: int) -> None:
     cut = split(config, world)
     _check_mixture(config.data, cut, world)
     _check_lengths(config)
+    _check_features(config)
     _check_language_model(config)
     _check_tuning(config)
+    _check_split(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
+    if config.run.stage == "align" or config.model.qformer.reads_question:
         _check_languages(config.data, config.model.text)
     _check_evaluation(config)
     if config.run.length.epochs is None and config.optim.warmup.epochs is None:
@@ -127,6 +141,13 @@ def _check_lengths(config: Config) -> None:
         raise FieldError("data.length_window", "data.mix", reason=reason)
 
 
+def _check_features(config: Config) -> None:
+    """What is stored once must not change."""
+    if config.data.features is not None and config.tuning.vision_blocks is not None:
+        reason = "are of a frozen image encoder, but tuning.vision_blocks trains its last blocks; leave one of them out"
+        raise FieldError("data.features", "tuning.vision_blocks", reason=reason)
+
+
 def _check_languages(data: Data, text: Text) -> None:
     if "zh" not in data.languages:
         return
@@ -156,10 +177,11 @@ def _check_language_model(config: Config) -> None:
         raise FieldError(
             "model.language", "run.stage", reason=f"stage {stage} needs one: give family, weights, tokenizer"
         )
-    longest = config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
+    places = config.model.qformer.queries * prompt.max_images
+    longest = places + prompt.max_prompt + prompt.max_answer
     if language.family == "chatglm" and longest > language.positions:
         reason = (
-            f"the image's {config.model.qformer.queries} places, prompt.max_prompt {prompt.max_prompt} and "
+            f"{places} places of pictures, prompt.max_prompt {prompt.max_prompt} and "
             f"prompt.max_answer {prompt.max_answer} are {longest}; the model has {language.positions} positions"
         )
         raise FieldError("prompt.max_prompt", "prompt.max_answer", "model.language.positions", reason=reason)
@@ -175,6 +197,21 @@ def _check_tuning(config: Config) -> None:
     ):
         if given != default:
             raise FieldError(field, "run.stage", reason=f"belongs to stage finetune; this is {config.run.stage}")
+
+
+def _check_split(config: Config) -> None:
+    """Fine-tuning on a few hundred rows is judged by rows it has not seen; only tables can be cut."""
+    data = config.data
+    if config.run.stage == "finetune" and data.holdout is None and not data.validation:
+        reason = (
+            "nothing is kept for validation, so nobody would know whether the model learned or memorised. Write "
+            "holdout: {by: group} (patient or study; or image, where no two pictures belong together), or name a "
+            "table or shards of other patients as validation"
+        )
+        raise FieldError("data.holdout", "data.validation", reason=reason)
+    if data.holdout is not None and not any(source.table for source in data.train):
+        reason = "keeps rows of tables for validation, but train has shards only; give validation instead"
+        raise FieldError("data.holdout", "data.train", reason=reason)
 
 
 def _check_evaluation(config: Config) -> None:
@@ -198,6 +235,8 @@ def _check_evaluation(config: Config) -> None:
 
 def scores(config: Config) -> list[str]:
     """Names of the scores a run can choose its best step by; more is better, but for losses."""
+    if config.evaluate.task != "caption":
+        return [f"eval/{config.evaluate.task}_{kind}" for kind in QUESTION_SCORES[config.evaluate.task]]
     if config.run.stage != "align":
         spoken = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
         return [f"eval/{language}_{kind}" for language in config.data.languages for kind in spoken]

@@ -26,20 +26,29 @@ class Fields:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
-    """Where samples come from: a folder of shards with its manifest.json, or a table as people have it."""
+    """Where samples come from: shards with their manifest.json (here, on a server, or out of a command), or a table as
+    people have it."""
 
     name: str
-    shards: str | None = None  # folder that holds manifest.json, or the path of a manifest
+    # folder that holds manifest.json, a manifest, or shards as a brace list ({000..099}.tar); a path, http(s)://,
+    # s3://BUCKET/..., or pipe:COMMAND that writes to its output what stands for {}
+    shards: str | None = None
     table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
     images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
     fields: Fields = field(default_factory=Fields)  # of a table
+    split: str | None = None  # of a table whose rows say theirs (key split): the one to read
+    manifest: str | None = None  # of shards, where it is not beside them: a path, http(s):// or s3://
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards", "table", "images")
+        not_empty(self, "name", "shards", "manifest", "table", "images", "split")
         positive(self, "weight")
         if (self.shards is None) == (self.table is None):
             raise FieldError("shards", "table", reason="give one of shards (a folder of them) and table (a file)")
+        if self.table is None and (self.images or self.split or self.fields != Fields()):
+            raise FieldError("table", "shards", reason="images, split and fields are of a table; these are shards")
+        if self.manifest is not None and self.shards is None:
+            raise FieldError("manifest", "table", reason="lists shards, but the source is a table; leave it out")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -56,7 +65,10 @@ class Holdout:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Features:
-    """The frozen encoder's outputs on disk, so that later epochs skip the encoder."""
+    """The frozen encoder's outputs on disk, so that later epochs skip the encoder.
+
+    Epoch n reads version n % views of each picture; odd ones are mirrored where image.flip is on.
+    """
 
     folder: str
     limit_gib: float = 100.0
@@ -68,10 +80,26 @@ class Features:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Cache:
+    """Copies of remote shards on a local disk, shared by all processes of a host, and patience with servers."""
+
+    folder: str | None = None  # null: vglm_train/shards in $XDG_CACHE_HOME or ~/.cache
+    limit_gib: float = 50.0  # the shard unused for longest goes first
+    retries: int = 5  # after the first try, of one shard; whoever brings 16 MiB has his tries again
+    timeout_s: float = 30.0  # to connect, and without a byte
+    backoff_s: float = 1.0  # before the first retry; doubles up to a minute, times 0.5 to 1.5 at random
+
+    def __post_init__(self) -> None:
+        not_empty(self, "folder")
+        positive(self, "limit_gib", "timeout_s")
+        not_negative(self, "retries", "backoff_s")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
     """Augmentation and normalisation; the size is model.vision.image_size."""
 
-    crop_scale: tuple[float, float] = (0.5, 1.0)
+    crop_scale: tuple[float, float] = (0.5, 1.0)  # [1, 1]: the whole picture, as in evaluation
     flip: bool = True  # off for X-rays and text: left is not right there
     mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
     std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
@@ -98,6 +126,7 @@ class Data:
     mix: Literal["sample", "batch"] = "sample"  # batch: rows come from one source at a time
     mix_rows: int | None = None  # for mix batch: rows that come from one source; null: global_batch
     image: Image = field(default_factory=Image)
+    cache: Cache = field(default_factory=Cache)
     global_batch: int = 1680
     workers: int = 4
     shuffle_shards: int = 16  # shards whose samples are permuted together
@@ -111,9 +140,29 @@ class Data:
         unique("languages", self.languages, "the language")
         positive(self, "global_batch", "shuffle_shards", "mix_rows")
         self._check_mixture()
+        self._check_features()
         not_negative(self, "workers", "length_window")
         if not 0 <= self.max_damaged <= 1:
             raise FieldError("max_damaged", reason=f"must be a fraction from 0 to 1, found {self.max_damaged}")
+
+    def _check_features(self) -> None:
+        """One view is one version of a picture: nothing may be drawn for it."""
+        if self.features is None:
+            return
+        low, high = self.image.crop_scale
+        random = low < 1 or self.image.flip
+        if self.features.views == 1 and random:
+            reason = (
+                f"1 stores one version of each picture, but image.crop_scale [{low:g}, {high:g}] and image.flip "
+                f"{str(self.image.flip).lower()} draw another every epoch; set image.crop_scale [1, 1] and image.flip "
+                "false, or give the number of versions to store (epoch n reads version n % views)"
+            )
+            raise FieldError("features.views", "image.crop_scale", "image.flip", reason=reason)
+        if self.features.views > 1 and not random:
+            reason = (
+                f"{self.features.views} versions would all be the same: image.crop_scale and image.flip change nothing"
+            )
+            raise FieldError("features.views", "image.crop_scale", "image.flip", reason=reason)
 
     def _check_mixture(self) -> None:
         without = [index for index, source in enumerate(self.train) if source.weight is None]

@@ -11,7 +11,7 @@ from vglm_train.config.document import Item, read
 from vglm_train.errors import UserError
 
 KEY = "bundle"
-MERGE = "python -m vglm_train.checkpoint merge {} --out MERGED"
+MERGE = "python -m vglm_train.checkpoint merge {} --adapter {} --out MERGED"
 
 
 def inherit(root: Item) -> Item:
@@ -27,7 +27,8 @@ def inherit(root: Item) -> Item:
     folder, origin = Path(str(given.value)), f"{given.where}: model.{KEY}"
     document = _document(folder, origin)
     if document["stage"] == "finetune":
-        raise UserError(f"{origin}: {folder} is what a fine-tuning added to another; {MERGE.format(folder)} makes one")
+        how = MERGE.format(document.get("base", "BASE"), folder)
+        raise UserError(f"{origin}: {folder} is what a fine-tuning added to another; {how} makes one")
     theirs = read(folder / "config.yaml")
     _point(theirs, folder, document)
     base = _pick(theirs, given)

@@ -49,7 +49,7 @@ class Questions:
 class Prompt:
     """How a picture, a dialogue and an answer become one sequence of ids.
 
-    Lengths count text: the image's places are added to `max_prompt` and are never cut.
+    Lengths count text: the images' places are added to `max_prompt` and are never cut.
     """
 
     style: Literal["visualglm", "blip2"] = "visualglm"
@@ -59,9 +59,10 @@ class Prompt:
     prefix_split: bool = False  # seq2seq: the first words of a caption are given, the rest is the answer (BLIP-2)
     max_prompt: int = 64
     max_answer: int = 32
+    max_images: int = 1  # pictures of a dialogue; a record that shows more counts as damaged
 
     def __post_init__(self) -> None:
-        positive(self, "max_prompt", "max_answer")
+        positive(self, "max_prompt", "max_answer", "max_images")
         if self.asked.count("{}") != 1:
             raise FieldError("asked", reason=f"must hold {{}} once, where the question goes; found {self.asked!r}")
         if self.end == "":

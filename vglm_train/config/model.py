@@ -46,13 +46,19 @@ class QFormer:
     spread: float = 0.02  # standard deviation of fresh weights: BERT's, for 768 channels; 128 learn sooner from 0.06
     vocabulary: int | None = None  # none: what the tokenizer has
     weights: str | None = None  # BERT weights, or a bundle of an earlier stage, to start from; none: random
+    reads_question: bool = False  # with a language model: queries read the question too (InstructBLIP), by model.text
+    text_weights: str | None = None  # with reads_question: a stage-one bundle whose text side is taken; none: weights'
 
     def __post_init__(self) -> None:
+        if self.text_weights and not self.reads_question:
+            raise FieldError(
+                "text_weights", "reads_question", reason="is read with reads_question alone; set that true"
+            )
         positive(self, "layers", "width", "heads", "mlp_width", "queries", "cross_every", "positions", "vocabulary")
         positive(self, "spread")
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
         below_one(self, "dropout")
-        not_empty(self, "weights")
+        not_empty(self, "weights", "text_weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -82,7 +88,10 @@ class Model:
 
     def __post_init__(self) -> None:
         positive(self, "contrastive_width")
-        reads = self.language is None  # with a language model the Q-Former has no text branch
+        if self.qformer.reads_question and self.language is None:
+            reason = "is for a Q-Former before a language model; stage align always reads text. Leave it out"
+            raise FieldError("qformer.reads_question", "language", reason=reason)
+        reads = self.language is None or self.qformer.reads_question  # else the Q-Former has no text side
         if reads and self.text.max_length > self.qformer.positions:
             reason = (
                 f"{self.text.max_length} is longer than qformer.positions {self.qformer.positions}: "

@@ -169,6 +169,7 @@ class Wandb:
 class Log:
     every: int = 10  # steps
     wandb: Wandb = field(default_factory=Wandb)
+    samples: bool = False  # samples-RANK.jsonl in the run folder: which samples each step read
 
     def __post_init__(self) -> None:
         positive(self, "every")

@@ -9,10 +9,12 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from vglm_train.config.data import Source
-from vglm_train.data.manifest import read_source
+from vglm_train.config.data import Cache, Source
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.remote.store import Store
+from vglm_train.data.shards import ShardReader
+from vglm_train.data.sources import Part, open_part
 from vglm_train.image import ImageError, eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
@@ -36,14 +38,22 @@ class EvalSet(Dataset):
     """
 
     def __init__(
-        self, sources: Sequence[Source], size: int, languages: Sequence[str], images: int | None = None
+        self,
+        sources: Sequence[Source | Part],
+        size: int,
+        languages: Sequence[str],
+        images: int | None = None,
+        cache: Cache | None = None,
     ) -> None:
-        manifests = [read_source(source.name, str(source.shards), languages) for source in sources]
+        cache = cache or Cache()
+        manifests = [open_part(source, languages, cache) for source in sources]
+        if any(shard.url for manifest in manifests for shard in manifest.shards):
+            Store(cache).begin()
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.size, self.languages = size, tuple(languages)
         total = sum(shard.samples for shard in self.shards)
         self.samples = total if images is None else min(images, total)
-        self.reader = ShardReader(capacity=2)
+        self.reader = ShardReader(2, cache)
         self.damaged: Counter[str] = Counter()
 
     def __len__(self) -> int:

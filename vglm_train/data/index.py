@@ -1,12 +1,14 @@
-"""The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples have captions in, how long.
+"""The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples have, how long their texts.
 
-One line of JSON, then the arrays of `Table` as they lie in memory (little-endian). A reader takes it instead of walking
+One line of JSON, then the arrays of `Table` as they lie in memory (little-endian); `more`, places of the further
+pictures of dialogues, is the last, and left out where there are none. A reader takes it instead of walking
 over the tar's headers if it names the shard's sha256 of the manifest; without it everything works, only later. Version
 1 knows no lengths: where they are wanted the records are read.
 """
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -48,7 +50,7 @@ def read_spoken(table: Table, handle: int) -> Table:
             lengths += bytes(about_tokens(caption) for caption in captions[:MOST])
     languages = ((counts > 0) << np.arange(len(LANGUAGES))).sum(1).astype(np.uint8)
     spoken = _spoken(counts, np.frombuffer(bytes(lengths), np.uint8))
-    return Table(table.keys, table.places, table.extensions, table.cut, languages, spoken)
+    return replace(table, languages=languages, spoken=spoken)
 
 
 def about_tokens(text: str) -> int:
@@ -58,7 +60,7 @@ def about_tokens(text: str) -> int:
 
 
 def count_languages(table: Table) -> dict[str, int]:
-    """Samples that have a caption, by language; languages that none has are left out."""
+    """Samples that have a caption or a dialogue, by language; languages that none has are left out."""
     assert table.languages is not None
     counts = {name: int((table.languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)}
     return {name: count for name, count in counts.items() if count}
@@ -81,12 +83,15 @@ def write_index(shard: Path, table: Table, sha256: str) -> None:
         "languages": LANGUAGES,
         "captions": len(table.spoken.lengths),
     }
+    if len(table.more):
+        head["more"] = len(table.more)
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     with open(aside, "wb") as out:
         out.write(json.dumps(head).encode() + b"\n")
         spoken = table.spoken.counts, table.spoken.lengths
         for array in (table.places.astype("<i8"), table.extensions, table.languages, table.keys, *spoken):
             out.write(array.tobytes() if len(table) else b"")
+        out.write(table.more.astype("<i8").tobytes())
         out.flush()
         os.fsync(out.fileno())
     os.replace(aside, path)
@@ -108,12 +113,13 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
         known = (sha256, list(IMAGE_EXTENSIONS), list(LANGUAGES))
         if head["version"] not in (1, VERSION) or (head["sha256"], head["extensions"], head["languages"]) != known:
             return None
-        samples, key_bytes = int(head["samples"]), int(head["key_bytes"])
+        samples, key_bytes, pictures = int(head["samples"]), int(head["key_bytes"]), int(head.get("more", 0))
         captions = None if head["version"] == 1 else int(head["captions"])
     except (ValueError, KeyError, TypeError):
         return None
     end = samples * (32 + 1 + 1 + key_bytes)
-    if len(body) != end + (0 if captions is None else samples * len(LANGUAGES) + captions):
+    own = end + (0 if captions is None else samples * len(LANGUAGES) + captions)
+    if len(body) != own + 24 * pictures:
         return None
     places, extensions, languages = (
         _part(body, "<i8", 0, 4 * samples),
@@ -124,8 +130,9 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
     spoken = None
     if captions is not None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
-        spoken = _spoken(counts, _part(body, "u1", len(body) - captions, captions))
-    return Table(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, spoken)
+        spoken = _spoken(counts, _part(body, "u1", own - captions, captions))
+    more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
+    return Table(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, spoken, more)
 
 
 def _spoken(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> Spoken:
@@ -137,9 +144,10 @@ def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray:
 
 
 def _captions(record: bytes) -> list[tuple[str, ...]]:
-    """Of each of LANGUAGES."""
+    """Captions, and turns as one text each, of each of LANGUAGES."""
     try:
-        captions = parse(record).captions
+        found = parse(record)
     except RecordError:
         return []
-    return [captions.get(name, ()) for name in LANGUAGES]
+    turns = {found.language: tuple(f"{question} {answer}" for question, answer in found.turns)}
+    return [found.captions.get(name, ()) + turns.get(name, ()) for name in LANGUAGES]

@@ -17,10 +17,12 @@ from numpy.typing import NDArray
 from vglm_train.data.index import LANGUAGES
 from vglm_train.data.mixture import Mixture
 from vglm_train.data.plan import permutation
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.recent import Recent
 from vglm_train.data.rows import draw
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards import ShardReader
 from vglm_train.data.stream import sample_rng
+from vglm_train.data.tables.table import TableShard
 from vglm_train.data.tar import Spoken
 
 
@@ -56,11 +58,13 @@ class TextLengths:
         self.mixture, self.reader, self.seed, self.languages = mixture, reader, seed, tuple(languages)
 
     def __call__(self, row: int) -> int:
-        """0 where nothing can be drawn: such a sample is damaged."""
+        """0 where nothing can be drawn: such a sample is damaged. Of a table, what `Index.lengths` says."""
         place = self.mixture.locate(row)
         shard, language = place.shard, place.pool.language
-        table, spoken = self.reader.spoken(shard)
+        if isinstance(shard, TableShard):
+            return shard.length(place.nth if language is None else shard.nth(place.nth, language))
         try:
+            table, spoken = self.reader.spoken(shard)
             index = place.nth if language is None else self.reader.nth(shard, place.nth, language)
         except DamagedSample:
             return 0

@@ -2,6 +2,7 @@
 
 import signal
 from collections.abc import Generator, Iterator, Sequence
+from dataclasses import replace
 from itertools import count
 
 import torch
@@ -11,10 +12,14 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
+from vglm_train.data.features import FeatureStore
 from vglm_train.data.lengths import ByLength, TextLengths
-from vglm_train.data.manifest import Manifest, read_source
+from vglm_train.data.manifest import Manifest
 from vglm_train.data.mixture import Mixture, build_mixture
+from vglm_train.data.remote.ahead import check_room
+from vglm_train.data.remote.store import Store
 from vglm_train.data.rows import Rows
+from vglm_train.data.sources import open_part, training
 from vglm_train.data.stream import Samples, StreamDataset
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
@@ -32,6 +37,10 @@ class Loader:
         self.epoch_samples = dataset.epoch_samples
         self.sources = tuple(source.name for source in data.train)
         self.languages: tuple[str, ...] = tuple(data.languages)
+
+    def read_features(self, store: FeatureStore) -> None:
+        """From now on pictures are their stored features."""
+        self.dataset.how = replace(self.dataset.how, stored=store)
 
     def batches(self, consumed: int) -> Generator[Batch]:
         """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
@@ -85,9 +94,9 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
         del batches  # an error's traceback would keep the workers waiting
 
 
-def _read_sources(config: Config) -> list[Manifest]:
+def _read_sources(config: Config, count: bool) -> list[Manifest]:
     data = config.data
-    sources = [read_source(source.name, str(source.shards), data.languages) for source in data.train]
+    sources = [open_part(part, data.languages, data.cache, count) for part in training(data)]
     _check_languages(data.languages, sources)
     return sources
 
@@ -96,9 +105,13 @@ def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
     data = config.data
     mixture, samples = read_mixture(config)
+    if any(shard.url for shard in mixture.shards()):
+        store = Store(data.cache)
+        store.begin()
+        check_room(mixture, store)
     cut = split(config, ranks.world)
-    how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image)
-    dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world)
+    how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image, config.log.samples)
+    dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
     if window := length_window(config):
         length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
@@ -106,9 +119,12 @@ def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
 
 
-def read_mixture(config: Config) -> tuple[Mixture, int]:
-    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong."""
-    manifests = _read_sources(config)
+def read_mixture(config: Config, count: bool = True) -> tuple[Mixture, int]:
+    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong.
+
+    `count`: shards that no manifest lists are fetched and counted, once.
+    """
+    manifests = _read_sources(config, count)
     return build_mixture(config.data, manifests, config.run.seed), sum(manifest.samples for manifest in manifests)
 
 
@@ -119,7 +135,7 @@ def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> N
         return
     missing = [language for language in languages if not any(count and count.get(language) for count in counts)]
     if missing:
-        places = ", ".join(str(manifest.path) for manifest in sources)
+        places = ", ".join(manifest.where for manifest in sources)
         raise UserError(
             f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {places}). "
             "Leave it out, or add a source that has it."

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vglm_train.config.data import Data
-from vglm_train.data.manifest import Manifest, Shard
+from vglm_train.data.manifest import Manifest, Shard, remake
 from vglm_train.data.plan import Order
 from vglm_train.data.turns import Turns
 from vglm_train.errors import UserError
@@ -120,7 +120,7 @@ def _counts(manifest: Manifest, language: str | None) -> list[int]:
         return [shard.samples for shard in manifest.shards]
     if any(shard.languages is None for shard in manifest.shards):
         raise UserError(
-            f"{manifest.path}: does not say how many samples have captions in {language}, which data.balance needs. "
-            f"Run python -m data_tools.check_shards {manifest.path.parent} --write-manifest."
+            f"{manifest.where}: does not say how many samples have captions in {language}, which data.balance needs. "
+            f"To count them, {remake(manifest.where)}."
         )
     return [(shard.languages or {}).get(language, 0) for shard in manifest.shards]

@@ -41,6 +41,14 @@ class Order:
         nth = int(np.searchsorted(plan.starts, place, side="right")) - 1
         return int(plan.shards[nth]), place - int(plan.starts[nth])
 
+    def following(self, epoch: int, shard: int) -> tuple[list[int], list[int]]:
+        """The shards of the window that `shard` is in, in this epoch, and those of the window after it."""
+        order = self._epochs[epoch].shards
+        start = int(np.flatnonzero(order == shard)[0]) // self.window * self.window
+        end = start + self.window
+        then = order[end : end + self.window] if end < len(order) else self._epochs[epoch + 1].shards[: self.window]
+        return order[start:end].tolist(), then.tolist()
+
     def _epoch(self, epoch: int) -> _Epoch:
         shards = permutation(len(self.counts), self.seed, self.source, epoch)
         return _Epoch(shards, np.concatenate([[0], np.cumsum(self.counts[shards])]))

@@ -1,14 +1,22 @@
-"""A record: one picture with its captions, as it stands in a shard's KEY.json and in a records file."""
+"""A record: pictures with captions or a dialogue, as it stands in a shard's KEY.json and in a records file."""
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vglm_train.prompt.chinese import is_chinese
+from vglm_train.prompt.dialogue import IMAGE
+
+ROLES = ("user", "assistant")
+
 
 class RecordError(Exception):
-    """A record that cannot be used. `cause` is "record" (not the JSON it should be) or "caption" (none, or empty)."""
+    """A record that cannot be used.
+
+    `cause` is "record" (not what it should be) or "caption" (nothing is said, or not in a language asked for).
+    """
 
     def __init__(self, cause: str, reason: str) -> None:
         super().__init__(cause, reason)  # as they are, for pickle
@@ -21,7 +29,8 @@ class RecordError(Exception):
 @dataclass(frozen=True, slots=True)
 class Record:
     """`captions`: language -> captions, none of them blank; `turns`: a dialogue, (question, answer) each, oldest first,
-    where a question holds <image> for each picture that it brings; `group`: a patient or page, never split.
+    where a question holds <image> for each picture that it brings, no answer is blank, and without any mark all
+    pictures stand before the first question; `group`: a patient or page, never split. It has captions or turns.
     """
 
     id: str
@@ -33,21 +42,60 @@ class Record:
     group: str | None = None
     turns: tuple[tuple[str, str], ...] = ()
     kind: str | None = None  # closed, open, report: how the answer is scored
-    language: str | None = None  # of the turns; None: found in their text
+    language: str | None = None  # of the turns; None: there are none
+    more: tuple[str, ...] = ()  # further pictures of a dialogue, in order
+
+    @property
+    def spoken(self) -> dict[str, int]:
+        """Captions and turns by language."""
+        counts = {language: len(texts) for language, texts in self.captions.items()}
+        if self.language and self.turns:
+            counts[self.language] = counts.get(self.language, 0) + len(self.turns)
+        return counts
 
 
 def parse(data: bytes | str | Mapping[str, Any]) -> Record:
-    """JSON, or what it was read from, -> Record. RecordError with its cause where that cannot be."""
+    """JSON, or what it was read from, -> Record. RecordError with its cause where that cannot be.
+
+    `image` may be a list of pictures; `turns` are [{"role": "user" | "assistant", "text": ...}], in turn. The language
+    of turns is told from their text where `language` is not given.
+    """
     fields = data if isinstance(data, Mapping) else _object(data)
+    captions, turns = _captions(fields.get("captions")), _turns(fields.get("turns"))
+    if not captions and not turns:
+        raise RecordError("caption", "no caption and no turn, or only empty ones")
+    image, *more = _images(fields.get("image"))
     return Record(
         id=str(fields.get("id", "")),
-        image=str(fields.get("image", "")),
+        image=image,
         image_id=_image_id(fields.get("image_id")),
-        captions=_captions(fields.get("captions")),
+        captions=captions,
         source=_text(fields, "source"),
         split=_text(fields, "split"),
         group=_text(fields, "group"),
+        turns=turns,
+        kind=_text(fields, "kind"),
+        language=(_text(fields, "language") or _language(turns)) if turns else None,
+        more=tuple(more),
     )
+
+
+def as_fields(record: Record) -> dict[str, Any]:
+    """What `parse` reads back as the same record; fields that only dialogues have are left out where it has none."""
+    fields: dict[str, Any] = {
+        "id": record.id,
+        "image": [record.image, *record.more] if record.more else record.image,
+        "image_id": record.image_id,
+        "captions": {language: list(texts) for language, texts in record.captions.items()},
+        "source": record.source,
+        "split": record.split,
+        "group": record.group,
+    }
+    if record.turns:
+        roles = zip(ROLES * len(record.turns), (text for turn in record.turns for text in turn))
+        fields["turns"] = [{"role": role, "text": text} for role, text in roles]
+        fields["language"] = record.language
+    return fields if record.kind is None else {**fields, "kind": record.kind}
 
 
 def content_id(data: bytes) -> int:
@@ -89,9 +137,36 @@ def _captions(value: Any) -> dict[str, tuple[str, ...]]:
         kept = tuple(text for text in listed if text.strip())
         if kept:
             found[str(language)] = kept
-    if not found:
-        raise RecordError("caption", "no caption, or only empty ones")
     return found
+
+
+def _turns(value: Any) -> tuple[tuple[str, str], ...]:
+    """Questions with their answers."""
+    if not isinstance(value or [], list | tuple):
+        raise RecordError("record", f"turns must be a list, found {type(value).__name__}")
+    texts = [_said(number, turn) for number, turn in enumerate(value or ())]
+    return tuple(zip(texts[::2], texts[1::2]))  # a question at the end that nobody answers is left out
+
+
+def _said(number: int, turn: Any) -> str:
+    role, text = (turn.get("role"), turn.get("text")) if isinstance(turn, Mapping) else (None, None)
+    wanted = ROLES[number % 2]
+    if role != wanted or not isinstance(text, str):
+        reason = f'turn {number} must be {{"role": "{wanted}", "text": ...}}, found {str(turn)[:80]}'
+        raise RecordError("record", reason)
+    if wanted == ROLES[1] and not text.strip():
+        raise RecordError("caption", f"turn {number}: the answer is empty")
+    return text
+
+
+def _language(turns: Sequence[tuple[str, str]]) -> str:
+    text = "\n".join(text for turn in turns for text in turn)
+    return "zh" if is_chinese(text.replace(IMAGE, "")) else "en"
+
+
+def _images(value: Any) -> list[str]:
+    listed = list(value) if isinstance(value, list | tuple) else [value]
+    return ["" if name is None else str(name) for name in listed] or [""]
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

@@ -19,12 +19,25 @@ class Drawn:
     language: str
     text: str
     row: Any
+    images: int = 1  # the sample's pictures that it shows, from the first on
+
+
+@dataclass(frozen=True, slots=True)
+class Visit:
+    """One reading of a sample: its key, the epoch, and how many pictures it has."""
+
+    key: str = ""
+    epoch: int = 0
+    images: int = 1
+
+
+ALONE = Visit()
 
 
 class Rows(Protocol):
     """A stage's reading of records. `read` may draw from `rng`, which belongs to the sample and the epoch."""
 
-    def read(self, record: Record, rng: random.Random, language: str | None = None) -> Drawn:
+    def read(self, record: Record, rng: random.Random, language: str | None = None, visit: Visit = ALONE) -> Drawn:
         """`language`: the one that it is to be. RecordError for a record that has nothing to say; UserError for a
         mistake in the configuration."""
 
@@ -38,7 +51,7 @@ class PairRows:
     def __init__(self, text: TextEncoder, languages: Sequence[str]) -> None:
         self.text, self.languages = text, tuple(languages)
 
-    def read(self, record: Record, rng: random.Random, language: str | None = None) -> Drawn:
+    def read(self, record: Record, rng: random.Random, language: str | None = None, visit: Visit = ALONE) -> Drawn:
         language, caption = draw_caption(record, (language,) if language else self.languages, rng)
         return Drawn(language, caption, self.text.encode(caption, language))
 
@@ -52,7 +65,7 @@ def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -
     counts = {language: len(captions) for language, captions in record.captions.items()}
     drawn = draw(counts, languages, rng.random)
     if drawn is None:
-        found, wanted = ", ".join(record.captions), ", ".join(languages)
+        found, wanted = ", ".join(record.captions) or "no language", ", ".join(languages)
         raise RecordError("caption", f"its captions are in {found}, data.languages is [{wanted}]")
     language, number = drawn
     return language, record.captions[language][number]

@@ -1,48 +1,39 @@
 """Tar shards read at random: a table of where each sample lies, then its bytes by offset."""
 
 import os
-from typing import NamedTuple
 
 import numpy as np
 
+from vglm_train.config.data import Cache
 from vglm_train.data.index import LANGUAGES, index_path, read_index, read_spoken
-from vglm_train.data.manifest import Shard
+from vglm_train.data.manifest import Shard, remake
+from vglm_train.data.raw import DamagedSample, RawSample
 from vglm_train.data.recent import Recent
+from vglm_train.data.remote.download import Unreachable
+from vglm_train.data.remote.store import Store
+from vglm_train.data.tables.table import TableShard
 from vglm_train.data.tar import IMAGE_EXTENSIONS, Spoken, Table, walk_table
 from vglm_train.errors import UserError
 
 OPEN_FILES = 64  # of one reader
 
 
-class DamagedSample(Exception):  # noqa: N818  (an event to be counted, not a fault)
-    """A sample that cannot be had. `cause` is one of vglm_train.batch.CAUSES."""
-
-    def __init__(self, cause: str, shard: str, key: str, reason: str) -> None:
-        super().__init__(cause, shard, key, reason)  # as they are, for pickle
-        self.cause, self.shard, self.key, self.reason = cause, shard, key, reason
-
-    def __str__(self) -> str:
-        return f"{self.shard}, key {self.key} ({self.cause}): {self.reason}"
-
-
-class RawSample(NamedTuple):
-    key: str
-    image: bytes
-    extension: str
-    json: bytes
-    more: tuple[bytes, ...] = ()  # further pictures of a dialogue, in order
-
-
 class ShardReader:
-    """Samples of any shard by index; keeps the tables of the last `capacity` shards, and fewer of them open."""
+    """Samples of any shard by index; keeps the tables of the last `capacity` shards, and fewer of them open.
 
-    def __init__(self, capacity: int) -> None:
-        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), _open, os.close)
+    `cache`: where remote shards are fetched to.
+    """
+
+    def __init__(self, capacity: int, cache: Cache | None = None) -> None:
+        self.store = Store(cache or Cache())
+        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), self._open, os.close)
         self._tables: Recent[Shard, Table] = Recent(capacity, self._checked_table)
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
-        table = self._tables[shard]
+        if isinstance(shard, TableShard):
+            return shard.read(index)
+        table = self._table(shard, f"sample {index}")
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
             raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
@@ -57,13 +48,19 @@ class ShardReader:
         extension = IMAGE_EXTENSIONS[table.extensions[index]]
         try:
             handle = self._handles[shard]
-            return RawSample(key, os.pread(handle, image_size, image), extension, os.pread(handle, json_size, json))
+            more = tuple(os.pread(handle, length, offset) for offset, length in table.further(index))
+            first, record = os.pread(handle, image_size, image), os.pread(handle, json_size, json)
+            return RawSample(key, first, extension, record, more)
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, key, str(error)) from None
         except OSError as error:
-            raise UserError(f"{shard.path}: the shard cannot be read: {error.strerror}") from None
+            raise UserError(f"{shard.where}: the shard cannot be read: {error.strerror}") from None
 
     def nth(self, shard: Shard, nth: int, language: str) -> int:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
-        table = self._tables[shard]
+        if isinstance(shard, TableShard):
+            return shard.nth(nth, language)
+        table = self._table(shard, f"{language} sample {nth}")
         if table.languages is None:
             table, _ = self.spoken(shard)
         assert table.languages is not None
@@ -75,25 +72,38 @@ class ShardReader:
         return int(spoken[nth])
 
     def spoken(self, shard: Shard) -> tuple[Table, Spoken]:
-        """The table of `shard` and what its records say; they are read where no index tells."""
-        table = self._tables[shard]
+        """The table of `shard` and what its records say; they are read where no index tells. DamagedSample where the
+        shard cannot be had."""
+        table = self._table(shard, "every sample")
         if table.spoken is None:
-            table = self._tables.values[shard] = read_spoken(table, self._handles[shard])
+            try:
+                table = self._tables.values[shard] = read_spoken(table, self._handles[shard])
+            except Unreachable as error:
+                raise DamagedSample("unreachable", shard.name, "every sample", str(error)) from None
         assert table.spoken is not None
         return table, table.spoken
 
+    def _table(self, shard: Shard, sample: str) -> Table:
+        """DamagedSample, named `sample`, where the shard cannot be had."""
+        try:
+            return self._tables[shard]
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, sample, str(error)) from None
+
     def _checked_table(self, shard: Shard) -> Table:
+        if shard.url is not None:
+            self._handles[shard]  # fetched, its index too
         table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])
         if len(table) > shard.samples:
             raise UserError(
-                f"{shard.path}: holds {len(table)} samples, its manifest says {shard.samples}. "
-                f"Run python -m data_tools.check_shards {shard.path.parent} --write-manifest."
+                f"{shard.where}: holds {len(table)} samples, its manifest says {shard.samples}: {remake(shard.where)}."
             )
         return table
 
-
-def _open(shard: Shard) -> int:
-    try:
-        return os.open(shard.path, os.O_RDONLY)
-    except OSError as error:
-        raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None
+    def _open(self, shard: Shard) -> int:
+        if shard.url is not None:
+            return self.store.open(shard)
+        try:
+            return os.open(shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None

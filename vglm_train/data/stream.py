@@ -23,11 +23,14 @@ from torch.utils.data import Dataset
 
 from vglm_train.batch import Batch
 from vglm_train.config.check import Split
-from vglm_train.config.data import Image
+from vglm_train.config.data import Cache, Image
+from vglm_train.data.features import FeatureStore
 from vglm_train.data.mixture import Mixture, Place
+from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.rows import Drawn, Rows
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.remote.ahead import Ahead
+from vglm_train.data.rows import Drawn, Rows, Visit
+from vglm_train.data.shards import ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 
@@ -44,6 +47,30 @@ class Samples:
     rows: Rows
     size: int
     image: Image
+    keys: bool = False  # batches tell the keys of their samples
+    stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
+
+    def pictures(self, images: Sequence[bytes], epoch: int, rng: random.Random) -> Tensor:
+        """Encoded pictures of one sample -> uint8 pixels [k,3,h,w], or their stored features [k,p,c].
+
+        ImageError where one cannot be decoded.
+        """
+        if self.stored is not None:
+            rows = [self.stored.read(image, epoch) for image in images]
+            return torch.stack(rows) if rows else torch.zeros(0, *self.stored.shape, dtype=self.stored.dtype)
+        return sample_pixels(images, self.size, self.image, rng)
+
+    def blank(self) -> Tensor:
+        """What stands for a damaged row's picture [1,...]."""
+        if self.stored is not None:
+            return torch.zeros(1, *self.stored.shape, dtype=self.stored.dtype)
+        return torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
+
+    def fields(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The fields of a Batch that hold pictures [n,...]."""
+        if self.stored is not None:
+            return {"pixels": torch.empty(0, dtype=torch.uint8), "features": pictures}
+        return {"pixels": pictures}
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +78,7 @@ class Sample:
     """One training sample, read and augmented."""
 
     key: str
-    pixels: Tensor  # [3,h,w] uint8
+    pixels: Tensor  # [k,3,h,w] uint8: the pictures that its row shows; features [k,p,c] where they are stored
     image_id: int
     drawn: Drawn
 
@@ -69,17 +96,33 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
     try:
         record = parse(raw.json)
         rng = sample_rng(how.seed, place.epoch, raw.key)
-        drawn = how.rows.read(record, rng, language)
-        pixels = crop_pixels(raw.image, how.size, how.image.crop_scale, how.image.flip, rng)
+        if record.more and len(record.more) != len(raw.more):
+            reason = f"the record names {1 + len(record.more)} pictures, {1 + len(raw.more)} are there"
+            raise DamagedSample("image", shard.name, raw.key, reason)
+        drawn = how.rows.read(record, rng, language, Visit(raw.key, place.epoch, 1 + len(raw.more)))
+        pixels = how.pictures((raw.image, *raw.more)[: drawn.images], place.epoch, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageError as error:
         cause = "bomb" if error.cause == "bomb" else "image"
         raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
     except UserError as error:
-        raise UserError(f"{shard.path}, sample {raw.key}: {error}") from None
+        raise UserError(f"{shard.where}, sample {raw.key}: {error}") from None
     image_id = content_id(raw.image) if record.image_id is None else record.image_id
     return Sample(raw.key, pixels, image_id, drawn)
+
+
+def sample_pixels(pictures: Sequence[bytes], size: int, how: Image, rng: random.Random) -> Tensor:
+    """The pictures of one sample, augmented -> uint8 [k,3,size,size]: a crop each, and all mirrored or none.
+
+    A single one is drawn as `crop_pixels` draws it. ImageError as `open_image`.
+    """
+    if not pictures:
+        return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    first = crop_pixels(pictures[0], size, how.crop_scale, False, rng)
+    mirrored = how.flip and rng.random() < 0.5
+    pixels = torch.stack([first, *(crop_pixels(picture, size, how.crop_scale, False, rng) for picture in pictures[1:])])
+    return pixels.flip(-1) if mirrored else pixels
 
 
 class StreamDataset(Dataset):
@@ -89,18 +132,28 @@ class StreamDataset(Dataset):
     """
 
     def __init__(
-        self, mixture: Mixture, epoch_samples: int, how: Samples, global_batch: int, cut: Split, rank: int, world: int
+        self,
+        mixture: Mixture,
+        epoch_samples: int,
+        how: Samples,
+        global_batch: int,
+        cut: Split,
+        rank: int,
+        world: int,
+        cache: Cache | None = None,
     ) -> None:
-        """`epoch_samples`: samples of all sources together."""
+        """`epoch_samples`: samples of all sources together; `cache`: for remote shards."""
         self.mixture, self.epoch_samples, self.how = mixture, epoch_samples, how
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
         windows = [pool.order.window for pool, _ in mixture.shares()]
-        self.reader = ShardReader(capacity=2 * sum(windows))  # a batch may straddle two windows of each pool
+        self.reader = ShardReader(2 * sum(windows), cache)  # a batch may straddle two windows of each pool
+        self.ahead = Ahead(mixture, self.reader.store)
         self.seats: Callable[[int], NDArray[np.int64]] | None = None  # step -> places of its rows; None: as they come
         self.log = _DamageLog()
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
+            self.ahead.at(self.mixture.locate(self.first_row(number)))  # before lengths are looked up
             return self._batch(self.first_row(number), self.places(number))
         except UserError as error:
             return error
@@ -120,24 +173,29 @@ class StreamDataset(Dataset):
 
     def _batch(self, first: int, places: Sequence[int]) -> Batch:
         how, number = self.how, self.cut.micro
-        pixels = torch.zeros(number, 3, how.size, how.size, dtype=torch.uint8)
+        pixels = [how.blank()] * number  # a damaged row's picture
         image_ids = torch.full((number,), -1, dtype=torch.int64)
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
+        keys: list[str] = []
         damaged: Counter[str] = Counter()
         drawn: Counter[str] = Counter()
         epoch = first // self.epoch_samples
         for row, where in enumerate(places):
             place = self.mixture.locate(where)
+            self.ahead.at(place)
             try:
                 sample = read_sample(self.reader, place, how)
             except DamagedSample as error:
+                keys.append(f"{place.source}/{error.shard}/{error.key}")
                 damaged[error.cause] += 1
                 self.log.note(error, epoch)
                 continue
+            keys.append(f"{place.source}/{place.shard.name}/{sample.key}")
             drawn.update((place.source, sample.drawn.language))
             pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
-        facts = {"pixels": pixels, "valid": valid, "first_row": first, "epoch": epoch}
+        facts = {**how.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
+        facts["keys"] = tuple(keys) if how.keys else ()
         return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
 
 

@@ -5,8 +5,9 @@ against the standard library's 155. Names are split into key and extension by we
 """
 
 import os
+import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,6 +16,7 @@ from numpy.typing import NDArray
 from webdataset.tariterators import base_plus_ext
 
 IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+_NUMBERED = re.compile(rf"(\d{{1,6}})\.({'|'.join(IMAGE_EXTENSIONS)})")  # behind the key: pictures of a dialogue
 BLOCK = 512  # bytes: headers and data of a tar lie on multiples of it
 _REGULAR = b"0\0" + b"7"  # type flags of plain files
 _DATALESS = b"123456"  # links, devices, folders
@@ -48,12 +50,19 @@ class Table:
     cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
     languages: NDArray[np.uint8] | None = None  # [n] bits, see data/index.py; None: nobody has looked
     spoken: Spoken | None = None  # None: nobody has looked
+    more: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
+    # [m,3] sample, offset and size of every further picture, KEY.1.jpg and on, in the order of samples and numbers
 
     def __len__(self) -> int:
         return len(self.keys)
 
     def key(self, index: int) -> str:
         return self.keys[index].decode("utf-8", "surrogateescape")
+
+    def further(self, index: int) -> list[tuple[int, int]]:
+        """Offset and size of each further picture of sample `index`."""
+        first, last = np.searchsorted(self.more[:, 0], (index, index + 1))
+        return [(offset, size) for _, offset, size in self.more[first:last].tolist()]
 
 
 def read_table(path: Path) -> Table:
@@ -71,6 +80,7 @@ def walk_table(handle: int) -> Table:
     keys: list[bytes] = []
     places: list[list[int]] = []
     extensions: list[int] = []
+    numbered: list[tuple[int, int, Member, int]] = []  # sample, number, KEY.NUMBER.jpg, its extension
     for member in walk:
         key, extension = base_plus_ext(member.name)
         if key is None or key.rpartition("/")[2].startswith("__"):  # webdataset's own marks
@@ -86,10 +96,26 @@ def walk_table(handle: int) -> Table:
             extensions[-1] = IMAGE_EXTENSIONS.index(extension)
         elif extension == "json":
             places[-1][2:] = member.offset, member.size
+        elif (found := _NUMBERED.fullmatch(extension)) is not None:
+            numbered.append((len(keys) - 1, int(found[1]), member, IMAGE_EXTENSIONS.index(found[2])))
+    more = _place_numbered(numbered, places, extensions)
     table = np.array(places, dtype=np.int64).reshape(-1, 4)
     incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
     cut = walk.cut and (incomplete or walk.beyond)
-    return Table(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut)
+    return Table(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
+
+
+def _place_numbered(
+    numbered: list[tuple[int, int, Member, int]], places: list[list[int]], extensions: list[int]
+) -> NDArray[np.int64]:
+    """Numbered pictures in order -> `Table.more`; the first is the sample's picture where it has no KEY.jpg."""
+    more: list[tuple[int, int, int]] = []
+    for sample, _, member, extension in sorted(numbered):
+        if places[sample][1] < 0:
+            places[sample][:2], extensions[sample] = [member.offset, member.size], extension
+        else:
+            more.append((sample, member.offset, member.size))
+    return np.array(more, dtype=np.int64).reshape(-1, 3)
 
 
 class _Walk:

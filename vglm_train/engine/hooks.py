@@ -21,6 +21,7 @@ from vglm_train.evaluate.base import Table
 from vglm_train.log import console
 from vglm_train.log.alarms import not_finite
 from vglm_train.log.metrics import Meter
+from vglm_train.log.samples import SampleLog
 from vglm_train.log.sinks import Sink
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective
@@ -104,6 +105,16 @@ class LogHook:
         self.throughput.step(self.samples_per_step, report.wait_seconds)
 
 
+class SampleHook:
+    """Notes which samples each step read."""
+
+    def __init__(self, samples: SampleLog) -> None:
+        self.samples = samples
+
+    def after_step(self, report: StepReport) -> None:
+        self.samples.write(report.step, report.keys)
+
+
 def shares(drawn: Mapping[str, int], names: Sequence[Sequence[str]]) -> dict[str, float]:
     """Shares within each list of names, of all samples since the run began; nothing where a list has one name."""
     row: dict[str, float] = {}
@@ -149,6 +160,9 @@ class EvaluateHook:
                 sink.image_table(report.step, table.name, table.columns, table.rows)
         if self.best is None:
             return
+        if self.best not in scores:
+            found = ", ".join(sorted(scores))
+            raise UserError(f"checkpoint.best: {self.best} is not among what the validation data gives: {found}.")
         value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_value, self.state.best_step = value, report.step

@@ -48,6 +48,7 @@ class StepReport:
     wait_seconds: float  # time the step waited for data
     done: bool  # the plan ends here
     stopping: bool  # some rank was asked to stop: no work but a checkpoint
+    keys: Sequence[str] = ()  # of this rank's samples, if the loader tells them
 
 
 class Hook(Protocol):
@@ -103,6 +104,7 @@ class Trainer:
             wait_seconds=waited,
             done=self.state.step >= self.plan.steps,
             stopping=stop,
+            keys=[key for batch in batches for key in batch.keys],
         )
 
     def _facts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:

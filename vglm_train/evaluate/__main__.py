@@ -1,4 +1,4 @@
-"""`python -m vglm_train.evaluate BUNDLE --task retrieval|caption --data SHARDS`: scores to stdout and a JSON file."""
+"""`python -m vglm_train.evaluate BUNDLE --task TASK --data DATA`: scores to stdout and a JSON file."""
 
 import argparse
 import json
@@ -6,32 +6,53 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 import torch
 
-from vglm_train.checkpoint.bundle import load_bundle, read_document
+from vglm_train.checkpoint.bundle import Bundle, read_document
+from vglm_train.checkpoint.merging import parse_weighted
 from vglm_train.checkpoint.resume import write_text_atomic
+from vglm_train.checkpoint.tuned import open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained, unread
 from vglm_train.evaluate import caption_command, retrieval_command
+from vglm_train.evaluate.question_command import QuestionTask
 
-TASKS = {"retrieval": retrieval_command, "caption": caption_command}
+
+class Task(Protocol):
+    """One thing to measure: a module or an object."""
+
+    @property
+    def STAGES(self) -> tuple[str, ...]: ...  # noqa: N802  (a module's constant) whose bundles it is for
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
+    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tuple[dict, list[str]]: ...
+
+
+TASKS: dict[str, Task] = {
+    "retrieval": retrieval_command,
+    "caption": caption_command,
+    "vqa": QuestionTask("vqa"),
+    "report": QuestionTask("report"),
+}
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake to mend."""
     given = _parse(argv)
     data = Path(given.data)
-    name = data.parent.name if data.name == "manifest.json" else data.name
+    name = data.parent.name if data.name == "manifest.json" else data.name.removesuffix(data.suffix * data.is_file())
     out = Path(given.out) if given.out else Path(given.bundle).resolve().parent / f"{given.task}-{name}.json"
+    given.out = str(out)
     try:
         with explained():
             _check_stage(given)
             _check_out(out)
             device = torch.device("cuda" if use_gpu() else "cpu")
-            bundle = load_bundle(
-                Path(given.bundle), device, given.vision_weights, getattr(given, "language_weights", None)
-            )
+            language = getattr(given, "language_weights", None)
+            adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
+            base = getattr(given, "base", None)
+            bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
             report, lines = TASKS[given.task].run(bundle, given, device)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
@@ -55,7 +76,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         allow_abbrev=False,
     )
     parser.add_argument("bundle", help="a bundle folder, such as RUN/bundle")
-    parser.add_argument("--data", required=True, help="folder of shards with manifest.json")
+    parser.add_argument("--data", required=True, help="folder of shards with manifest.json; vqa, report: or a table")
     parser.add_argument("--images", type=int, help="only the first so many (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode pictures (default 2)")
     parser.add_argument("--vision-weights", help="the frozen encoder's weights, where they have moved")
@@ -68,14 +89,18 @@ def _check_out(out: Path) -> None:
     """Before the scoring, which takes long. UserError where the result cannot be written."""
     if (out.exists() and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
         raise UserError(f"--out {out}: cannot be written; give a file's name in a folder that exists.")
+    if out.suffix == ".html":
+        raise UserError(f"--out {out}: names the JSON file; a page gets the same name with .html.")
 
 
 def _check_stage(given: argparse.Namespace) -> None:
     """Before weights are loaded. UserError where the task is for models of another stage."""
     stage = read_document(Path(given.bundle))["stage"]
-    fits = {command.STAGE: task for task, command in TASKS.items()}
-    if fits[stage] != given.task:
-        raise UserError(f"{given.bundle} is of stage {stage!r}: give --task {fits[stage]}, not --task {given.task}.")
+    if stage not in TASKS[given.task].STAGES:
+        fit = [task for task, command in TASKS.items() if stage in command.STAGES]
+        raise UserError(
+            f"{given.bundle} is of stage {stage!r}: give --task {' or '.join(fit)}, not --task {given.task}."
+        )
 
 
 if __name__ == "__main__":

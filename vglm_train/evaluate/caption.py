@@ -6,7 +6,7 @@ only knows how captions sound has none, and good n-gram scores all the same.
 
 import logging
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
 
@@ -49,12 +49,17 @@ class Speaker:
 
     def prompt(self, language: str) -> Encoded:
         """What comes before an answer. UserError where it is longer than prompt.max_prompt."""
-        return self.template.encode_prompt(self._dialogue(language, None))
+        return self.template.encode_prompt(self.dialogue(language, None))
 
-    @torch.no_grad()
     def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
         """uint8 [n,3,h,w] -> n captions."""
-        batch = self.template.batch([self.prompt(language)] * len(pixels), pixels).to(self.device)
+        return self.answers([self.dialogue(language, None)] * len(pixels), pixels, decoding)
+
+    @torch.no_grad()
+    def answers(self, dialogues: Sequence[Dialogue], pixels: Tensor, decoding: Decoding) -> list[str]:
+        """b dialogues to be answered, and their pictures in that order, uint8 [n,3,h,w] -> b answers."""
+        rows = [self.template.encode_prompt(dialogue) for dialogue in dialogues]
+        batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
             ids = self.model.generate(batch, decoding, self.template.end_id)
         return [self.template.decode(row) for row in ids.tolist()]
@@ -62,7 +67,7 @@ class Speaker:
     @torch.no_grad()
     def losses(self, pixels: Tensor, captions: Sequence[str], language: str) -> list[float]:
         """uint8 [n,3,h,w] and a caption each -> mean cross-entropy of each caption's targets, in nats."""
-        rows = [self.template.encode(self._dialogue(language, caption)) for caption in captions]
+        rows = [self.template.encode(self.dialogue(language, caption)) for caption in captions]
         batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
             logits, targets = self.model.score(batch)
@@ -71,8 +76,9 @@ class Speaker:
         sums = torch.zeros(len(rows), device=each.device).index_add_(0, owner, each)
         return (sums / torch.bincount(owner, minlength=len(rows))).tolist()
 
-    def _dialogue(self, language: str, answer: str | None) -> Dialogue:
-        return Dialogue(getattr(self.questions, language), answer, language=language)
+    def dialogue(self, language: str, answer: str | None, images: int | None = None) -> Dialogue:
+        """What training asks of pictures that come with captions alone."""
+        return Dialogue(getattr(self.questions, language), answer, language=language, images=images)
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,7 +200,7 @@ class Captioner:
         self.said.add(note)
 
 
-def derangement(image_ids: Sequence[int], seed: int = 0) -> list[int | None]:
+def derangement(image_ids: Sequence[Hashable], seed: int = 0) -> list[int | None]:
     """Another image for each, every one used once: place [n] -> place, the same at every call.
 
     None where only the same image (by `image_ids`) was to be had, as when there is one alone.

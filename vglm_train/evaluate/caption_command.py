@@ -17,7 +17,7 @@ from vglm_train.evaluate.caption import Caption, Captioner, Captions, Speaker
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 
-STAGE = "generate"
+STAGES = ("generate", "finetune")
 LOSSES = ("loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high")  # the others are per cent
 SEGMENTERS = ("tokenizer", "segmenter")  # what scores depend on most
 EXAMPLES = 5
@@ -26,6 +26,10 @@ EXAMPLES = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of this task alone."""
     parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
+    parser.add_argument("--base", help="the bundle that a fine-tuning began with, where it has moved")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
+    )
     parser.add_argument("--beams", type=int, help="beam search of this width (default: the bundle's configuration)")
     parser.add_argument("--max-new", type=int, help="ids of a caption at most (default: the bundle's configuration)")
     parser.add_argument("--batch", type=int, default=32, help="images at once, shared by the beams (default 32)")
@@ -37,7 +41,7 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tupl
     if error is not None:
         raise error
     config = bundle.config
-    decoding = _decoding(config.evaluate.decoding, given)
+    chosen = decoding(config.evaluate.decoding, given)
     data = EvalSet(
         [Source(name="evaluation", shards=given.data)],
         config.model.vision.image_size,
@@ -50,7 +54,7 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tupl
     autocast = device.type == "cuda" and config.engine.precision == "bf16"
     speaker = Speaker(bundle.model, bundle.template, config.prompt.questions, device, autocast)
     captioner = Captioner(
-        speaker, items, config.data.languages, decoding, 0, Ranks(device=device), given.batch, progress=True
+        speaker, items, config.data.languages, chosen, 0, Ranks(device=device), given.batch, progress=True
     )
     result = captioner.measure()
     report = {
@@ -58,7 +62,7 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tupl
         "data": str(given.data),
         "images": len(items),
         "damaged": dict(data.damaged),
-        "decoding": dataclasses.asdict(decoding),
+        "decoding": dataclasses.asdict(chosen),
         "questions": dataclasses.asdict(config.prompt.questions),
         "scores": result.scores,
         "intervals": f"95 %, percentile bootstrap over images, {RESAMPLES} resamples",
@@ -71,7 +75,8 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tupl
     return report, [line for language in config.data.languages for line in _lines(language, items, result)]
 
 
-def _decoding(configured: Decoding, given: argparse.Namespace) -> Decoding:
+def decoding(configured: Decoding, given: argparse.Namespace) -> Decoding:
+    """The bundle's settings with what `add_arguments` changes. UserError where that cannot be."""
     changes = {"beams": given.beams, "max_new": given.max_new}
     changes = {name: value for name, value in changes.items() if value is not None}
     if changes.get("beams", 1) > 1:

@@ -12,7 +12,7 @@ from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval import RECALLS, Embedder, Retrieval, chance
 
-STAGE = "align"
+STAGES = ("align",)
 KINDS = (("", "ITC"), ("rerank_", "ITC, then ITM"), ("shuffled_", "images shuffled"))
 
 

@@ -20,7 +20,10 @@ from vglm_train.model.visual import VisualModel
 
 
 class VisualLanguageModel(VisualModel):
-    """The queries of a Q-Former without text branch become places of a language model's input."""
+    """The queries of a Q-Former become places of a language model's input.
+
+    They read the image alone, or the question with it (InstructBLIP, arXiv:2305.06500) if the Q-Former has a text side.
+    """
 
     def __init__(
         self,
@@ -41,37 +44,44 @@ class VisualLanguageModel(VisualModel):
         self.qformer.train(mode and any(p.requires_grad for p in self.qformer.parameters()))
         return self
 
-    def visual_tokens(self, features: Tensor) -> Tensor:
-        """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e]."""
-        return self.projection(self.qformer.queries(self.image_keys(features))[0])
+    def visual_tokens(self, features: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e].
+
+        ids [n,u], mask [n,u] bool: a question for each image, where the Q-Former reads it.
+        """
+        keys = self.image_keys(features)
+        if ids is None or mask is None:
+            return self.projection(self.qformer.queries(keys)[0])
+        return self.projection(self.qformer.joint(keys, ids, mask, "full")[0])
+
+    def _visual(self, batch: PromptBatch) -> Tensor:
+        """What the language model reads of a batch's images [n,q,e]."""
+        return self.visual_tokens(self.image_features(batch), batch.question_ids, batch.question_mask)
 
     def fuse(self, visual: Tensor, batch: PromptBatch) -> Tensor:
-        """Visual tokens [n,q,e] at the image's places of the embedded ids -> [b,s,e] in the language model's dtype.
+        """Visual tokens [n,q,e] at the images' places of the embedded ids -> [b,s,e] in the language model's dtype.
 
-        ValueError where the places are not exactly as many as the tokens.
+        The images of a row stand in its places in order, row after row. ValueError where the places are not exactly as
+        many as the tokens.
         """
         if not batch.visual_mask.is_cuda:  # a GPU would have to be waited for
-            places = batch.visual_mask.sum(1).tolist()
-            if places != [visual.shape[1]] * visual.shape[0]:
-                raise ValueError(
-                    f"the prompts have {places} places for {visual.shape[0]} images of {visual.shape[1]} tokens each"
-                )
+            (n, q), places = visual.shape[:2], batch.visual_mask.sum(1).tolist()
+            if sum(places) != n * q or any(count % q for count in places):
+                raise ValueError(f"the prompts have {places} places for {n} images of {q} tokens each")
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
-        order = torch.argsort(batch.visual_mask.byte(), dim=1, descending=True, stable=True)
-        where = order[:, : visual.shape[1], None]  # [b,q,1]
-        return text.scatter(1, where.expand_as(visual), visual.to(text.dtype))
+        order = torch.argsort(batch.visual_mask.flatten().byte(), descending=True, stable=True)
+        where = order[: visual.shape[0] * visual.shape[1]]  # [n*q] places of the flattened batch
+        return text.flatten(0, 1).index_copy(0, where, visual.flatten(0, 1).to(text.dtype)).view_as(text)
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """Logits [m,v] and targets [m] of a batch; see LanguageModel.score."""
-        visual = self.visual_tokens(self.image_features(batch))
-        return self.language.score(self.fuse(visual, batch), batch)
+        return self.language.score(self.fuse(self._visual(batch), batch), batch)
 
     @torch.no_grad()
     def generate(self, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None) -> Tensor:
         """Answers [b,t] to prompts with images; see LanguageModel.generate."""
-        visual = self.visual_tokens(self.image_features(batch))
-        return self.language.generate(self.fuse(visual, batch), batch, decoding, end_id, on_token)
+        return self.language.generate(self.fuse(self._visual(batch), batch), batch, decoding, end_id, on_token)
 
     def recompute(self, on: bool) -> None:
         """Whether activations of the Q-Former and of the language model are computed again in backward."""
@@ -84,14 +94,18 @@ def build_visual_language(
     mean: Sequence[float],
     std: Sequence[float],
     sop_id: int | None = None,
+    words: int | None = None,
     quantize: Literal["nf4"] | None = None,
 ) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
-    The Q-Former has no text branch. `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. Published
-    weights are read afterwards. `quantize`: the language model's blocks in four bits, see `build_language`.
+    `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. `words`: of the Q-Former's own tokenizer, for
+    one that reads the question; else it has no text side. `quantize`: the language model's blocks in four bits, see
+    `build_language`. Published weights are read afterwards.
     """
     assert config.language is not None
     vision = build_vision(config.vision)
-    qformer = QFormer(config.qformer, config.vision.width, None)
+    words = config.qformer.vocabulary or words if config.qformer.reads_question else None
+    assert words or not config.qformer.reads_question, "a Q-Former that reads needs the size of its vocabulary"
+    qformer = QFormer(config.qformer, config.vision.width, words, writes=False)
     return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id, quantize), mean, std)

@@ -85,7 +85,7 @@ class AlignmentObjective(Objective):
 
     def forward(self, batch: PairBatch) -> LossOutput:
         model = self.model
-        images = self._read(batch.pixels)
+        images = self._read(batch)
         queries, text, caption = self._passes(batch, images.keys)
         seen = self._candidates(batch)
         output = LossOutput({}, {})
@@ -105,8 +105,8 @@ class AlignmentObjective(Objective):
             return qformer.contrast_and_caption(keys, ids, caption_inputs(ids, self.dec_id), mask)
         return *qformer.joint(keys, ids, mask, "separate"), None
 
-    def _read(self, pixels: Tensor) -> Images:
-        features = self.model.encode_image(pixels)
+    def _read(self, batch: PairBatch) -> Images:
+        features = self.model.image_features(batch)
         return Images(features, self.model.image_keys(features))
 
     def _contrast(

@@ -1,11 +1,13 @@
-"""A picture, a dialogue and an answer as one sequence of ids; the same object trains, evaluates and chats.
+"""Pictures, a dialogue and an answer as one sequence of ids; the same object trains, evaluates and chats.
 
-b rows, s places of the sequence, t places of the labels.
+b rows, n pictures, s places of the sequence, t places of the labels.
 """
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,63 +16,107 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.rules import FieldError
 from vglm_train.errors import UserError
-from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Turn
+from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Placed, place, without_oldest
+from vglm_train.prompt.text import TextEncoder
 from vglm_train.prompt.tokenizers import HfTokenizer, Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
 class Encoded:
-    """One dialogue about one picture.
+    """One dialogue about its pictures.
 
-    Decoder-only: labels are as long as input_ids and name the id in the same place, IGNORED before the answer.
-    Encoder-decoder: the answer alone. Empty for a prompt to be answered.
+    Decoder-only: labels are as long as input_ids and name the id that is to stand in the same place, IGNORED where it
+    is not learnt; it differs from input_ids where an earlier answer ends, since a dialogue goes on without its end
+    token. Encoder-decoder: the answer alone. Empty for a prompt to be answered.
     """
 
     input_ids: list[int]
-    visual: tuple[int, int]  # first place of the image, number of its places
+    visual: tuple[int, ...]  # first place of each picture, in order; each has the template's `image_length` places
     labels: list[int]
     cut: bool = False  # history, question or answer was too long and is not all there
+    question: tuple[int, ...] = ()  # the question's ids for a Q-Former that reads it
 
 
-Context = tuple[list[int], list[int]]  # ids before the image's places and ids behind them
+@dataclass(frozen=True, slots=True)
+class Context:
+    """All ids before an answer.
+
+    `pieces` are the ids before, between and behind the pictures: one more than these. `answers` are those of earlier
+    turns: number of the piece, first place in it, place behind the last. `before` is the text that the answer comes
+    behind; empty where it comes behind a picture, or is told apart anyway.
+    """
+
+    pieces: list[list[int]]
+    answers: tuple[tuple[int, int, int], ...] = ()
+    before: str = ""
+
+    @property
+    def length(self) -> int:
+        """Ids, pictures not counted."""
+        return sum(map(len, self.pieces))
 
 
 class Template(ABC):
     """Dialogues to ids and back.
 
-    `prompt.max_prompt` bounds all ids before the answer but the image's places, `prompt.max_answer` the answer with
+    `prompt.max_prompt` bounds all ids before the answer but the pictures' places, `prompt.max_answer` the answer with
     its end. Too long for training: the oldest turns go first, then the question's end, then the answer's end together
-    with the id that says it ended. The image's places and the words that call for the answer are never cut.
+    with the id that says it ended. Pictures and the words that call for the answer are never cut: the pictures of a
+    turn that goes stand before the first one that is left.
+
+    `learns_history`: the model reads no answer before it has foretold it, so that one sequence can teach all answers
+    of a dialogue. Where it is False, the context sees itself whole (a prefix, an encoder) or the Q-Former reads the
+    question, and a sequence teaches its last answer alone.
     """
 
     separate_answer = False  # labels are a sequence of their own
+    learns_history = False
 
-    def __init__(self, prompt: Prompt, tokenizer: Tokenizer, image_length: int) -> None:
-        self.prompt, self.tokenizer, self.image_length = prompt, tokenizer, image_length
+    def __init__(
+        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+    ) -> None:
+        """`image_length`: places of a picture; `text`: of a Q-Former that reads the question."""
+        self.prompt, self.tokenizer, self.image_length, self.text = prompt, tokenizer, image_length, text
+        self.learns_history = self.learns_history and text is None
         self.end_id = _end_id(prompt, tokenizer)
-        self._fit("", (), "en")  # UserError at the start where max_prompt has no room for the frame
+        self._fit([Placed("", (0,))], "en")  # UserError at the start where max_prompt has no room for the frame
 
     @abstractmethod
-    def context(self, question: str, history: Sequence[Turn], language: str) -> Context:
-        """All ids before the answer."""
+    def context(self, turns: Sequence[Placed], language: str) -> Context:
+        """All ids before the answer to the last of `turns`."""
 
     @abstractmethod
-    def encode(self, dialogue: Dialogue, split: float | None = None) -> Encoded:
-        """A dialogue to learn from. EmptyAnswer where there is nothing to learn.
+    def encode(self, dialogue: Dialogue, split: float | None = None, whole: bool = False) -> Encoded:
+        """A dialogue to learn from. EmptyAnswer where there is nothing to learn, MarkMismatch as `place`.
 
-        `split` in [0,1) says where the given words end if the prompt is configured with `prefix_split`.
+        `split` in [0,1) says where the given words end if the prompt is configured with `prefix_split`. `whole`: the
+        answers of its history are targets too, if the template `learns_history`.
         """
 
     def encode_prompt(self, dialogue: Dialogue) -> Encoded:
         """A dialogue to be answered, up to where the answer begins. UserError where it is longer than max_prompt."""
-        before, behind = self.context(dialogue.question, dialogue.history, dialogue.language)
-        length = len(before) + len(behind)
-        if length > self.prompt.max_prompt:
+        context = self.context(place(dialogue), dialogue.language)
+        if context.length > self.prompt.max_prompt:
             raise UserError(
-                f"the question with its history is {length} ids long, and prompt.max_prompt is "
+                f"the question with its history is {context.length} ids long, and prompt.max_prompt is "
                 f"{self.prompt.max_prompt}; ask more briefly, drop history or raise prompt.max_prompt"
             )
-        return Encoded(self._joined(before, behind), self._visual(before), [])
+        return Encoded(self._joined(context), self._starts(context), [], question=self._question(dialogue))
+
+    def lessons(self, dialogue: Dialogue, whole: bool = False) -> list[int]:
+        """The turns that sequences end with, ascending, which together teach each answer of a dialogue once.
+
+        The dialogue's own question is the last turn, number len(history). Every turn; or with `whole`, where the
+        template `learns_history`, the last turns of as few sequences as max_prompt has room for.
+        """
+        turns = place(dialogue)
+        if not (whole and self.learns_history) or len(turns) == 1:
+            return list(range(len(turns)))
+        ends, end = [], len(turns)
+        while end:
+            ends.append(end - 1)
+            _, end, _ = self._fit(turns[:end], dialogue.language)
+        return ends[::-1]
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer's new ids, up to its end."""
@@ -81,10 +127,11 @@ class Template(ABC):
     def collate(self, rows: Sequence[Encoded | None]) -> dict[str, Tensor]:
         """b rows, padded on the right to the longest.
 
-        input_ids, attention_mask, visual_mask [b,s] and labels [b,t]; t is s for a decoder-only model. A damaged row
-        (None) is the image's places alone, without labels. ValueError where a row has another number of places.
+        input_ids, attention_mask, visual_mask [b,s] and labels [b,t]; t is s for a decoder-only model. question_ids,
+        question_mask [n,u] if the Q-Former reads. A damaged row (None) is one picture's places alone, without labels.
+        ValueError where a picture has not all its places.
         """
-        given = [row or Encoded(self._places(), (0, self.image_length), []) for row in rows]
+        given = [row or Encoded(self._places(), (0,), []) for row in rows]
         length = max(len(row.input_ids) for row in given)
         answer = max(1, *(len(row.labels) for row in given)) if self.separate_answer else length
         ids = torch.full((len(given), length), self.tokenizer.pad_id, dtype=torch.int64)
@@ -92,63 +139,74 @@ class Template(ABC):
         labels = torch.full((len(given), answer), IGNORED, dtype=torch.int64)
         for number, row in enumerate(given):
             self._check(row)
-            start, places = row.visual
             ids[number, : len(row.input_ids)] = torch.tensor(row.input_ids)
             attention[number, : len(row.input_ids)] = True
-            visual[number, start : start + places] = True
+            for start in row.visual:
+                visual[number, start : start + self.image_length] = True
             labels[number, : len(row.labels)] = torch.tensor(row.labels, dtype=torch.int64)
-        return {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
+        batch = {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
+        return batch if self.text is None else {**batch, **self._questions(given)}
 
     def batch(self, rows: Sequence[Encoded], pixels: Tensor | None) -> PromptBatch:
-        """`collate` with a picture each, pixels [b,3,h,w]. None: no pictures, the image's places are read as ids."""
-        fields = self.collate(rows)
+        """`collate` with the pictures of all rows in turn, pixels [n,3,h,w]. None: their places are read as ids."""
+        fields: dict[str, Any] = dict(self.collate(rows))
         if pixels is None:
             pixels, fields["visual_mask"] = torch.empty(0), torch.zeros_like(fields["visual_mask"])
-        return PromptBatch(
-            pixels=pixels,
-            valid=torch.ones(len(rows), dtype=torch.bool),
-            input_ids=fields["input_ids"],
-            attention_mask=fields["attention_mask"],
-            visual_mask=fields["visual_mask"],
-            labels=fields["labels"],
-        )
+        return PromptBatch(pixels=pixels, valid=torch.ones(len(rows), dtype=torch.bool), **fields)
+
+    def _question(self, dialogue: Dialogue) -> tuple[int, ...]:
+        """What a Q-Former reads: the question alone, in words."""
+        if self.text is None:
+            return ()
+        return tuple(self.text.encode(place(dialogue)[-1].question, dialogue.language))
+
+    def _questions(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
+        assert self.text is not None
+        nothing = (self.text.cls_id, self.text.sep_id)
+        ids, mask = self.text.batch([row.question or nothing for row in rows for _ in row.visual])
+        longest = max(1, int(mask.sum(1).max())) if len(mask) else 1
+        return {"question_ids": ids[:, :longest], "question_mask": mask[:, :longest]}
 
     def _check(self, row: Encoded) -> None:
-        start, places = row.visual
-        if places != self.image_length or not 0 <= start <= len(row.input_ids) - places:
+        edges = [-self.image_length, *row.visual, len(row.input_ids)]
+        if any(start + self.image_length > end for start, end in pairwise(edges)):
             raise ValueError(
-                f"a row of {len(row.input_ids)} ids has {places} places for the image from {start} on; the template "
-                f"wants {self.image_length}"
+                f"a row of {len(row.input_ids)} ids has pictures from {list(row.visual)} on; the template wants "
+                f"{self.image_length} places for each"
             )
 
-    def _fit(self, question: str, history: Sequence[Turn], language: str) -> tuple[Context, bool]:
-        """The context within max_prompt, and whether something was left out."""
-        for first in range(len(history) + 1):
-            context = self.context(question, history[first:], language)
+    def _fit(self, turns: Sequence[Placed], language: str) -> tuple[Context, int, bool]:
+        """The context within max_prompt, the number of oldest turns left out, and whether anything was."""
+        for first in range(len(turns)):
+            context = self.context(without_oldest(turns, first), language)
             if self._fits(context):
-                return context, first > 0
-        low, high = 0, len(question)  # characters: low fit as far as known, high do not
+                return context, first, first > 0
+        (asked,) = without_oldest(turns, len(turns) - 1)
+        low, high = 0, len(asked.question)  # characters: low fit as far as known, high do not
         while high - low > 1:
             middle = (low + high) // 2
-            low, high = (middle, high) if self._fits(self.context(question[:middle], (), language)) else (low, middle)
-        context = self.context(question[:low], (), language) if low else ([], [])
+            low, high = (middle, high) if self._fits(self.context([asked.cut(middle)], language)) else (low, middle)
+        context = self.context([asked.cut(low)], language)
         if not low or not self._fits(context):
             raise UserError(
                 f"prompt.max_prompt: {self.prompt.max_prompt} ids have no room for a question in {language!r}; raise it"
             )
-        return context, True
+        return context, len(turns) - 1, True
 
     def _fits(self, context: Context) -> bool:
-        return len(context[0]) + len(context[1]) <= self.prompt.max_prompt
+        return context.length <= self.prompt.max_prompt
 
     def _text(self, dialogue: Dialogue) -> str:
-        """The answer to be learnt: trimmed, and on the way no text that would end it. EmptyAnswer if there is none."""
-        whole = dialogue.answer or ""
-        parts = whole.split(self.prompt.end) if self.prompt.end else [whole]
-        answer = " ".join(part.strip() for part in parts if part.strip())
+        """The answer to be learnt. EmptyAnswer if there is none."""
+        answer = self._clean(dialogue.answer or "")
         if not answer:
             raise EmptyAnswer(f"the answer to {dialogue.question[:60]!r} is empty")
         return answer
+
+    def _clean(self, answer: str) -> str:
+        """Trimmed, and on the way no text that would end it."""
+        parts = answer.split(self.prompt.end) if self.prompt.end else [answer]
+        return " ".join(part.strip() for part in parts if part.strip())
 
     def _ended(self, answer: list[int]) -> tuple[list[int], bool]:
         """The answer with its end, or what max_answer leaves of it; and whether it was cut."""
@@ -160,14 +218,19 @@ class Template(ABC):
     def _places(self) -> list[int]:
         return [self.tokenizer.pad_id] * self.image_length
 
-    def _joined(self, before: list[int], behind: list[int]) -> list[int]:
-        return [*before, *self._places(), *behind]
+    def _joined(self, context: Context) -> list[int]:
+        first, *others = context.pieces
+        return [*first, *(token for piece in others for token in [*self._places(), *piece])]
 
-    def _visual(self, before: list[int]) -> tuple[int, int]:
-        return len(before), self.image_length
+    def _starts(self, context: Context) -> tuple[int, ...]:
+        """First places of the pictures."""
+        ends = accumulate(map(len, context.pieces[:-1]))
+        return tuple(end + number * self.image_length for number, end in enumerate(ends))
 
 
-def build_template(prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int) -> Template:
+def build_template(
+    prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+) -> Template:
     """The template of a language model's family. FieldError, a UserError, where sections do not go together."""
     from vglm_train.prompt.blip2 import CausalTemplate, SeqToSeqTemplate
     from vglm_train.prompt.visualglm import VisualGLMTemplate
@@ -180,9 +243,11 @@ def build_template(prompt: Prompt, language: Language, tokenizer: Tokenizer, ima
         reason = f"needs a seq2seq language model, which reads the first words apart; family is {language.family}"
         raise FieldError("prompt.prefix_split", "model.language.family", reason=reason)
     if language.family == "chatglm":
-        return VisualGLMTemplate(prompt, tokenizer, image_length)
+        return VisualGLMTemplate(prompt, tokenizer, image_length, text)
     assert isinstance(tokenizer, HfTokenizer)
-    return {"causal": CausalTemplate, "seq2seq": SeqToSeqTemplate}[language.family](prompt, tokenizer, image_length)
+    return {"causal": CausalTemplate, "seq2seq": SeqToSeqTemplate}[language.family](
+        prompt, tokenizer, image_length, text
+    )
 
 
 def _end_id(prompt: Prompt, tokenizer: Tokenizer) -> int:

@@ -12,14 +12,14 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
+from vglm_train.prompt.chinese import HAN, is_chinese
 
 DEC = "[DEC]"  # starts a caption to be generated (BLIP, BLIP-2)
 LANGUAGE_TOKENS = {"en": "[EN]", "zh": "[ZH]"}
 BLIP_WORDS = 50  # longest caption of the blip processor, in words
 
 _FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
-_HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"
-_CJK = f"{_HAN}\u3000-\u303f\uff00-\uffef"  # with punctuation and full-width forms
+_CJK = f"{HAN}\u3000-\u303f\uff00-\uffef"  # with punctuation and full-width forms
 _BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
 
 
@@ -31,12 +31,6 @@ def blip_text(caption: str) -> str:
 def plain_text(caption: str) -> str:
     """NFC, blanks collapsed, all else kept: right for every language."""
     return " ".join(unicodedata.normalize("NFC", caption).split())
-
-
-def is_chinese(caption: str) -> bool:
-    """At least as many ideographs as words of other letters."""
-    ideographs = len(re.findall(f"[{_HAN}]", caption))
-    return ideographs > 0 and ideographs >= len(re.findall(f"[^\\W\\d_{_HAN}]+", caption))
 
 
 class TextEncoder:

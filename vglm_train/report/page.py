@@ -1,26 +1,15 @@
 """The report as one HTML file that needs nothing else: pictures are inside, nothing is loaded."""
 
 import base64
-import io
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from PIL import Image
-
-from vglm_train.log.rows import Cell, Table
-from vglm_train.report import reference
+from vglm_train.log.rows import Table
+from vglm_train.report import html, reference
 from vglm_train.report.runs import LoggedRun
 from vglm_train.report.verdict import Line, speaks
 
-STYLE = """
-body { font-family: sans-serif; margin: 2em auto; max-width: 1200px; line-height: 1.4; color: #222 }
-img.curves { width: 100% } table { border-collapse: collapse; margin: 1em 0 }
-td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top }
-.ok::before { content: "\\2713  "; color: #080 }
-.warn { color: #a00 } .warn::before { content: "!  "; font-weight: bold }
-li { list-style: none }
-"""
 SHOWN = 16  # rows of an example table
 
 
@@ -39,10 +28,7 @@ def page(runs: Sequence[LoggedRun], verdicts: Sequence[list[Line]], curves: Path
     parts.append(f'<img class="curves" alt="curves" src="data:image/png;base64,{picture}">')
     parts += ["<h2>Last values</h2>", _last_values(runs)]
     parts += [_examples(run) for run in runs]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
-    )
+    return html.document(title, parts)
 
 
 def _last_values(runs: Sequence[LoggedRun]) -> str:
@@ -64,16 +50,5 @@ def _examples(run: LoggedRun) -> str:
 
 def _table(run: LoggedRun, table: Table) -> str:
     columns, rows = table.read()
-    head = "".join(f"<th>{escape(column)}</th>" for column in columns)
-    body = "".join("<tr>" + "".join(f"<td>{_cell(cell)}</td>" for cell in row) + "</tr>" for row in rows[:SHOWN])
     title = escape(f"{run.label}: {table.name}, step {table.step}")
-    return f"<h2>{title}</h2><table><tr>{head}</tr>{body}</table>"
-
-
-def _cell(cell: Cell) -> str:
-    if isinstance(cell, Image.Image):
-        data = io.BytesIO()
-        cell.thumbnail((160, 160))
-        cell.save(data, "JPEG", quality=85)
-        return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
-    return escape(f"{cell:.4g}" if isinstance(cell, float) else str(cell))
+    return f"<h2>{title}</h2>{html.table(columns, rows[:SHOWN])}"

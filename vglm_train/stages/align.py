@@ -79,7 +79,7 @@ class Align(Stage):
         save_bundle(folder, self.config, model, self.text, origin)
 
     def cost(self, model: Alignment) -> Cost:
-        return Cost(flops_per_pair(self.config.model, self.vocabulary))
+        return self.stored(Cost(flops_per_pair(self.config.model, self.vocabulary)))
 
     def activations(self, model: Alignment) -> float:
         """Q-Former passes over queries and text, image keys, word logits: within 11 % of three runs on a GPU."""

@@ -1,17 +1,30 @@
 """The contract of a stage."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalItem
+from vglm_train.data.evalset import EvalSet
+from vglm_train.data.manifest import Shard
 from vglm_train.data.rows import Rows
+from vglm_train.data.sources import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
-from vglm_train.model.flops import Cost
+from vglm_train.model.flops import Cost, vision_flops
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
+
+
+class HeldOut(Protocol):
+    """What an evaluation during training is made on."""
+
+    @property
+    def shards(self) -> Sequence[Shard]: ...
+
+    def items(self, workers: int = 0) -> Iterator[Any]:
+        """The usable ones, in order; `workers` processes decode."""
 
 
 class Stage:
@@ -57,7 +70,13 @@ class Stage:
     def objective(self, model: Any, ranks: Ranks) -> Objective:
         raise NotImplementedError
 
-    def evaluator(self, model: Any, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
+    def held_out(self) -> HeldOut | None:
+        """Validation pictures with all their captions; None where the run has no validation."""
+        data, parts = self.config.data, validating(self.config.data)
+        size, images = self.config.model.vision.image_size, self.config.evaluate.images
+        return EvalSet(parts, size, data.languages, images, data.cache) if parts else None
+
+    def evaluator(self, model: Any, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         raise NotImplementedError
 
     def save(self, folder: Path, model: Any, origin: Mapping[str, Any]) -> None:
@@ -67,6 +86,12 @@ class Stage:
     def cost(self, model: Any) -> Cost:
         """Arithmetic of a step, forward and backward."""
         raise NotImplementedError
+
+    def stored(self, cost: Cost) -> Cost:
+        """`cost` without the image encoder's part, where data.features spares it."""
+        if self.config.data.features is None:
+            return cost
+        return replace(cost, sample=cost.sample - vision_flops(self.config.model.vision))
 
     def places(self) -> int:
         """Places of the longest sequence that `cost` counts by."""

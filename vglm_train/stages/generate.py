@@ -7,14 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.checkpoint.bundle import save_bundle
-from vglm_train.checkpoint.earlier import compare, earlier_vision, is_bundle, load_earlier
+from vglm_train.checkpoint.earlier import compare, earlier_vision, is_bundle, load_earlier, load_text_side
 from vglm_train.checkpoint.language import load_language
 from vglm_train.checkpoint.pretrained import load_vision
+from vglm_train.config.check import check_vocabulary
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config
 from vglm_train.data.evalset import EvalItem
 from vglm_train.data.prompt_rows import PromptRows
 from vglm_train.distributed import Ranks
+from vglm_train.engine.hooks import Evaluator
 from vglm_train.errors import UserError
 from vglm_train.evaluate.caption import Captioner, Speaker
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
@@ -23,6 +25,7 @@ from vglm_train.objective.generation import GenerationObjective
 from vglm_train.prompt.chatglm import RELEASED_SOP
 from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.text import TextEncoder, build_text
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
 from vglm_train.stages.base import Stage
 
@@ -55,8 +58,18 @@ class Generate(Stage):
         return str(self.language.tokenizer or self.language.weights)
 
     @cached_property
+    def text(self) -> TextEncoder | None:
+        """What a Q-Former that reads the question reads it by."""
+        if not self.config.model.qformer.reads_question:
+            return None
+        text = build_text(self.config.model.text, self.config.data.languages)
+        check_vocabulary(self.config, text.vocabulary)
+        return text
+
+    @cached_property
     def template(self) -> Template:
-        template = build_template(self.config.prompt, self.language, self.tokenizer, self.config.model.qformer.queries)
+        queries = self.config.model.qformer.queries
+        template = build_template(self.config.prompt, self.language, self.tokenizer, queries, self.text)
         self._check_questions(template)
         return template
 
@@ -107,31 +120,37 @@ class Generate(Stage):
         return self.config.model.vision.weights or earlier
 
     def model(self) -> VisualLanguageModel:
-        image = self.config.data.image
         here = self._tokenizer_is_here()
         sop_id = getattr(self.tokenizer, "sop_id", None) if here else None
-        model = build_visual_language(self.config.model, image.mean, image.std, sop_id)
+        words = None if self.text is None else self.text.vocabulary
+        model = self.build(sop_id, words)
         if here:
             check_tokenizer(self.tokenizer, model.language.vocabulary, "model.language")
             self._check_positions(model.language.positions)
         return model
 
+    def build(self, sop_id: int | None, words: int | None) -> VisualLanguageModel:
+        """The bare model; see `build_visual_language`."""
+        image = self.config.data.image
+        return build_visual_language(self.config.model, image.mean, image.std, sop_id, words)
+
     def _check_positions(self, positions: int | None) -> None:
         """They hold the longest sequence of training, and of an evaluation during it."""
         if positions is None:
             return
-        prompt, queries, apart = self.config.prompt, self.config.model.qformer.queries, self.template.separate_answer
+        prompt, apart = self.config.prompt, self.template.separate_answer
+        queries = self.config.model.qformer.queries * prompt.max_images
         before, asked = queries + prompt.max_prompt, self._longest_question()
         longest = max(before, prompt.max_answer) if apart else before + prompt.max_answer
         if longest > positions:
             reason = (
-                f"{prompt.max_prompt}, the image's {queries} places and prompt.max_answer {prompt.max_answer} make "
+                f"{prompt.max_prompt}, {queries} places of pictures and prompt.max_answer {prompt.max_answer} make "
                 f"sequences of {longest}; the language model has {positions} positions"
             )
             raise FieldError("prompt.max_prompt", "prompt.max_answer", reason=reason)
         new = self.config.evaluate.decoding.max_new
         longest = max(asked, new + 1) if apart else asked + new
-        if self.config.data.validation and longest > positions:
+        if (self.config.data.validation or self.config.data.holdout) and longest > positions:
             reason = (
                 f"{new} ids behind {asked} of picture and question make {longest}; the language model has {positions} "
                 "positions"
@@ -149,29 +168,34 @@ class Generate(Stage):
             load_vision(model.vision.encoder, vision)
         if weights:
             load_earlier(model, Path(weights))
+        if self.config.model.qformer.text_weights:
+            load_text_side(model, Path(self.config.model.qformer.text_weights))
         if self.language.weights:
             load_language(model.language, self.language)
 
     def objective(self, model: VisualLanguageModel, ranks: Ranks) -> GenerationObjective:
         return GenerationObjective(model)
 
-    def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Captioner:
-        config = self.config
-        speaker = Speaker(
-            model, self.template, config.prompt.questions, ranks.device, config.engine.precision == "bf16"
-        )
+    def speaker(self, model: VisualLanguageModel, ranks: Ranks) -> Speaker:
+        """What answers in an evaluation."""
+        autocast = self.config.engine.precision == "bf16"
+        return Speaker(model, self.template, self.config.prompt.questions, ranks.device, autocast)
+
+    def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
+        config, speaker = self.config, self.speaker(model, ranks)
         return Captioner(speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks)
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
-        save_bundle(folder, self.config, model, self.tokenizer, origin)
+        save_bundle(folder, self.config, model, self.tokenizer, origin, self.text)
 
     def cost(self, model: VisualLanguageModel) -> Cost:
         language = model.language
-        return generation_cost(self.config.model, language.blocks(), language.embed_width * language.vocabulary)
+        head = language.embed_width * language.vocabulary
+        return self.stored(generation_cost(self.config.model, language.blocks(), head))
 
     def places(self) -> int:
         prompt = self.config.prompt
-        return self.config.model.qformer.queries + prompt.max_prompt + prompt.max_answer
+        return self.config.model.qformer.queries * prompt.max_images + prompt.max_prompt + prompt.max_answer
 
     def activations(self, model: VisualLanguageModel) -> float:
         """The queries' pass and image keys, and what backward keeps of a frozen block: no input of a frozen product."""

@@ -41,7 +41,9 @@ def read(folder: Path, options: Options) -> Source:
             assert config.model.language is not None
             found = language_tensors(file, config.model.language)
             if source.language is not None:
-                found = with_ties(found, expected(config, source.language).language)
+                words = source.tensors.get("qformer.embeddings.words.weight")  # of a Q-Former that reads the question
+                whole = expected(config, source.language, None if words is None else words.shape[0])
+                found = with_ties(found, whole.language)
         source.tensors |= prefixed(found, TOWERS[tower])
     source.tokenizer = tokenizer_of(folder / "tokenizer", options)
     return source

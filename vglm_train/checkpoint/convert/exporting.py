@@ -21,6 +21,10 @@ def export_weights(
     wanted = STAGES.get(kind, source.stage)
     if source.stage != wanted:
         raise UserError(f"{bundle} is of stage {source.stage}; {kind} holds models of stage {wanted}.")
+    if source.stage != "align" and source.config.model.qformer.reads_question:
+        raise UserError(
+            f"{bundle}: its Q-Former reads the question (model.qformer.reads_question); {kind} has no place for that."
+        )
     if kind == "lavis":
         lines = lavis.write(source, out, force)
     elif kind == "visualglm-sat":

@@ -98,7 +98,7 @@ def expected(config: Config, language: Mapping[str, Any] | None = None, vocabula
             file = Path(folder) / "config.json"
             file.write_text(json.dumps(language), "utf-8")
             section = replace(section, config=str(file), weights=None, tokenizer="none")
-        return build_visual_language(replace(config.model, language=section), image.mean, image.std)
+        return build_visual_language(replace(config.model, language=section), image.mean, image.std, words=vocabulary)
 
 
 def mapped(table: KeyMap, tensors: Mapping[str, Lazy], path: Path) -> Tensors:

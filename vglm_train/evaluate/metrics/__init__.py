@@ -1,7 +1,8 @@
 """How close captions come to their references, by the usual libraries. They are an extra: training does without."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from importlib.util import find_spec
 
 from vglm_train.errors import UserError
@@ -22,6 +23,7 @@ class TextScores:
     scores: dict[str, float]
     made_by: dict[str, str]  # score, or the segmenter it rests on -> library, version, convention
     notes: tuple[str, ...] = ()  # what could not be measured, and why
+    each: dict[str, list[float]] = field(default_factory=dict)  # of scores that are means: every text's, in per cent
 
 
 def missing() -> UserError | None:
@@ -32,28 +34,31 @@ def missing() -> UserError | None:
     return UserError(f"caption scores need {', '.join(absent)}. In a clone: pip install -e '.[eval]'")
 
 
-def text_scores(language: str, references: Sequence[Sequence[str]], outputs: Sequence[str]) -> TextScores:
+def text_scores(
+    language: str, references: Sequence[Sequence[str]], outputs: Sequence[str], java: bool = True
+) -> TextScores:
     """Scores of one output an image against that image's references, at least one each.
 
-    Line breaks and runs of white space count as one space. Raises UserError where a library is missing.
+    `java` False: English without the Java programs, which take 10 seconds and more to start: no METEOR. Line breaks and
+    runs of white space count as one space. Raises UserError where a library is missing.
     """
     error = missing()
     if error is not None:
         raise error
     assert len(references) == len(outputs) > 0
     assert all(references)
-    score = _scorer(language)
+    score = _scorer(language, java)
     return score([[_line(text) for text in texts] for texts in references], [_line(text) for text in outputs])
 
 
-def _scorer(language: str) -> Callable[[list[list[str]], list[str]], TextScores]:
+def _scorer(language: str, java: bool) -> Callable[[list[list[str]], list[str]], TextScores]:
     if language == "zh":
         from vglm_train.evaluate.metrics import chinese
 
         return chinese.scores
     from vglm_train.evaluate.metrics import english
 
-    return english.scores
+    return partial(english.scores, with_java=java)
 
 
 def _line(text: str) -> str:

@@ -6,6 +6,7 @@ in `outputs`, its references in the same place of `references`; scores in per ce
 
 from collections.abc import Sequence
 from importlib.metadata import version
+from statistics import fmean
 
 Texts = dict[int, list[str]]
 
@@ -24,16 +25,26 @@ def bleu(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[fl
 
 def rouge_l(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
     """Mean ROUGE-L, beta 1.2, best precision and best recall over the references."""
+    return fmean(each_rouge_l(references, outputs))
+
+
+def each_rouge_l(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[float]:
+    """ROUGE-L of every text."""
     from pycocoevalcap.rouge.rouge import Rouge
 
-    return 100 * float(Rouge().compute_score(*_numbered(references, outputs))[0])
+    return [100 * float(value) for value in Rouge().compute_score(*_numbered(references, outputs))[1]]
 
 
 def cider(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
     """Mean CIDEr-D. Words are weighted by how few of these images' references have them: 0 for a single image."""
+    return fmean(each_cider(references, outputs))
+
+
+def each_cider(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[float]:
+    """CIDEr-D of every text."""
     from pycocoevalcap.cider.cider import Cider
 
-    return 100 * float(Cider().compute_score(*_numbered(references, outputs))[0])
+    return [100 * float(value) for value in Cider().compute_score(*_numbered(references, outputs))[1]]
 
 
 def _numbered(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> tuple[Texts, Texts]:

@@ -126,7 +126,6 @@ class Block(nn.Module):
         if self.cross is not None:
             query = self.cross(query, images)
         query = self.query_mlp(query)
-        if text.shape[1] == 0:
+        if text.shape[1] == 0 or self.text_mlp is None:  # none: nobody reads what text becomes in the last block
             return query, key_value
-        assert self.text_mlp is not None
         return torch.cat((query, self.text_mlp(text)), 1), key_value

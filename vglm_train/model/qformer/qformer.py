@@ -36,10 +36,12 @@ class TextEmbeddings(nn.Module):
 class QFormer(nn.Module):
     """Blocks shared by every pass; `vocabulary` None builds the query side alone (all that stage two needs).
 
+    `writes` False: text is there to be read by the queries in `joint`, and the last block leaves it as it is.
+
     `recompute` trades time for memory: a block's activations are computed again in backward.
     """
 
-    def __init__(self, config: QFormerConfig, image_width: int, vocabulary: int | None) -> None:
+    def __init__(self, config: QFormerConfig, image_width: int, vocabulary: int | None, writes: bool = True) -> None:
         super().__init__()
         width, text = config.width, vocabulary is not None
         self.dropout, self.spread, self.recompute = config.dropout, config.spread, False
@@ -47,7 +49,11 @@ class QFormer(nn.Module):
         self.embeddings = TextEmbeddings(vocabulary, config.positions, width) if vocabulary is not None else None
         self.norm = LayerNorm(width, EPS)
         blocks = nn.ModuleList(
-            Block(config, image_width if number % config.cross_every == 0 else None, text)
+            Block(
+                config,
+                image_width if number % config.cross_every == 0 else None,
+                text and (writes or number < config.layers - 1),
+            )
             for number in range(config.layers)
         )
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
@@ -88,7 +94,7 @@ class QFormer(nn.Module):
     def joint(
         self, keys: Keys, ids: Tensor, mask: Tensor, attend: Literal["separate", "full", "causal"] = "full"
     ) -> tuple[Tensor, Tensor]:
-        """Queries and text in one sequence -> ([n,q,d], [n,t,d]).
+        """Queries and text in one sequence -> ([n,q,d], [n,t,d]; without text if the Q-Former does not write).
 
         ids [n,t] and mask [n,t] bool: for each image of each group of `keys`, its `rows_each` sentences in turn.
         """

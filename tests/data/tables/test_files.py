@@ -1,0 +1,104 @@
+"""Every row is found in one pass and read again by its place."""
+
+import json
+from pathlib import Path
+
+import pytest
+from made_tables import write_csv, write_json, write_lines
+
+from vglm_train.data.record import RecordError
+from vglm_train.data.tables import window
+from vglm_train.data.tables.files import open_file
+from vglm_train.errors import UserError
+
+ROWS = [
+    {"img": f"{n}.jpg", "text": text} for n, text in enumerate(["a photo", 'with "quotes", {[', "照片\n第二行", "é"])
+]
+
+
+def again(path: Path) -> list[dict]:
+    """All rows by their places; the pass must have seen the same."""
+    file = open_file(path)
+    found = list(file.scan())
+    rows = [file.row(span.offset, span.size) for span in found]
+    assert rows == [span.values for span in found]
+    return rows
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
+@pytest.mark.parametrize("layout", ["indented", "ascii", "mark", "annotations", "tight"])
+def test_json(tmp_path: Path, monkeypatch, chunk: int, layout: str) -> None:
+    monkeypatch.setattr(window, "CHUNK", chunk)
+    path = tmp_path / "t.json"
+    text = {
+        "indented": json.dumps(ROWS, ensure_ascii=False, indent=2),
+        "ascii": json.dumps(ROWS),
+        "mark": "\ufeff \n" + json.dumps(ROWS, ensure_ascii=False),
+        "annotations": json.dumps({"info": {"a": [1]}, "annotations": ROWS, "n": 1}, ensure_ascii=False),
+        "tight": json.dumps(ROWS, ensure_ascii=False, separators=(",", ":")),
+    }[layout]
+    path.write_text(text, "utf-8")
+    assert again(path) == ROWS
+
+
+@pytest.mark.parametrize("name", ["t.jsonl", "t.json"])
+def test_lines_under_either_name(tmp_path: Path, name: str) -> None:
+    assert again(write_lines(tmp_path / name, ROWS)) == ROWS
+
+
+@pytest.mark.parametrize(("name", "delimiter"), [("t.csv", ","), ("t.csv", ";")])
+def test_quoted_cells_over_several_lines(tmp_path: Path, name: str, delimiter: str) -> None:
+    assert again(write_csv(tmp_path / name, ROWS, delimiter)) == ROWS
+
+
+def test_tsv_is_never_quoted(tmp_path: Path) -> None:
+    (tmp_path / "t.tsv").write_text('img\ttext\r\na.jpg\tan "odd\r\nb.jpg\t\r\n', "utf-8")
+    assert again(tmp_path / "t.tsv") == [{"img": "a.jpg", "text": 'an "odd'}, {"img": "b.jpg"}]
+
+
+def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
+    (tmp_path / "t.jsonl").write_bytes(b'{"a": 1}\n{"a": \n[1]\n\n{"a": "\xff"}\n{"a": 2}\n')
+    file = open_file(tmp_path / "t.jsonl")
+    spans = list(file.scan())
+    assert [span.values for span in spans] == [{"a": 1}, None, None, None, {"a": 2}]
+    for span, reason in zip(spans[1:4], ["not JSON", "must be a JSON object", "UTF-8"]):
+        with pytest.raises(RecordError, match=reason):
+            file.row(span.offset, span.size)
+    (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n4,5\n")
+    assert [span.values for span in open_file(tmp_path / "t.csv").scan()] == [
+        {"a": "1", "b": "2"},
+        None,
+        {"a": "4", "b": "5"},
+    ]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "reason"),
+    [
+        ("t.json", "[{}, {]", r"Expecting property name.*\(byte 6\)"),
+        ("t.json", '[{"a": 1} {"a": 2}]', "expected , or ]"),
+        ("t.json", '[{"a": "照片"}, {"a"', r"\(byte 2"),
+        ("t.json", "3", "begins with '3'"),
+        ("t.json", "", "it is empty"),
+        ("t.json", '{"images": [{"id": 1}], "annotations": []}', "--format coco"),
+        ("t.csv", "a,a\n1,2\n", "'a' occurs twice"),
+        ("t.xlsx", "", "no table that is known"),
+    ],
+)
+def test_what_is_no_table(tmp_path: Path, name: str, content: str, reason: str) -> None:
+    (tmp_path / name).write_text(content, "utf-8")
+    with pytest.raises(UserError, match=reason):
+        list(open_file(tmp_path / name).scan())
+
+
+def test_nothing_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="no such table"):
+        open_file(tmp_path / "t.json")
+
+
+def test_a_long_broken_file_is_not_read_to_its_end(tmp_path: Path) -> None:
+    path = write_json(tmp_path / "t.json", [{"a": "x" * 1000}] * 5000)
+    path.write_text(path.read_text().replace('"a"', "a", 1))
+    file = open_file(path)
+    with pytest.raises(UserError, match=r"byte [0-9]\)"):
+        list(file.scan())

@@ -1,0 +1,114 @@
+"""Questions with their true answers, from tables and shards."""
+
+import json
+from collections import Counter
+from pathlib import Path
+
+import made_tables
+import pytest
+import torch
+from made_shards import jpeg, sample, write_manifest, write_shard
+
+from vglm_train.config.data import Data, Holdout, Source
+from vglm_train.data.questions import Asked, QuestionSet
+from vglm_train.data.sources import validating
+from vglm_train.image import eval_pixels, open_image
+from vglm_train.prompt.dialogue import Dialogue, Turn
+
+
+def asked(path: Path, languages=("en", "zh"), limit: int | None = None) -> QuestionSet:
+    source = Source(name="made", table=str(path)) if path.is_file() else Source(name="made", shards=str(path))
+    return QuestionSet([source], 16, languages, limit)
+
+
+def turns(*texts: str) -> list[dict[str, str]]:
+    return [{"role": role, "text": text} for role, text in zip(("user", "assistant") * len(texts), texts)]
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    made_tables.pictures(tmp_path, 6)
+    return tmp_path
+
+
+ROWS = [
+    {"image": "images/0.jpg", "question": "plane?", "answer": "pa", "type": "plane", "patient": 7},
+    {"image": "images/1.jpg", "question": "effusion?", "answer": "Yes."},
+    {"image": "images/2.jpg", "question": "有积液吗？", "answer": "没有"},
+    {"image": "images/3.jpg", "question": "Findings?", "answer": "Clear lungs.", "type": "report"},
+    {"image": "images/4.jpg", "question": "What colour?", "answers": ["red"] * 9 + ["pink"]},
+    {"image": "images/gone.jpg", "question": "?", "answer": "x"},
+    {"image": "images/5.jpg", "question": "?", "answer": ""},
+]
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_rows(folder: Path, workers: int) -> None:
+    data = asked(made_tables.write_lines(folder / "t.jsonl", ROWS))
+    found = list(data.items(workers))
+    assert len(data) == 7
+    assert data.damaged == {"image": 1, "caption": 1}
+    assert [item.kind for item in found] == ["open", "closed", "closed", "report", "open"]
+    first = found[0]
+    assert (first.key, first.group, first.type, first.answers) == ("t-0", "7", "plane", ("pa",))
+    assert first.dialogue == Dialogue("plane?", None, images=1)
+    assert torch.equal(first.pixels, eval_pixels(open_image(jpeg(0)), 16)[None])
+    assert found[4].answers == ("red",) * 9 + ("pink",)
+
+
+def test_languages_parts_and_limit(folder: Path) -> None:
+    path = made_tables.write_lines(folder / "t.jsonl", ROWS[:5])
+    assert [item.answers[0] for item in asked(path, ("zh",)).items()] == ["没有"]
+    keys = [item.key for item in asked(path, limit=4).items()]
+    assert keys == ["t-0", "t-1", "t-2", "t-3"]
+    assert [[item.key for item in asked(path, limit=4).items(0, part, 3)] for part in range(3)] == [
+        keys[part::3] for part in range(3)
+    ]
+
+
+DIALOGUE = {"image": ["a.jpg", "b.jpg"], "turns": turns("First <image>?", "One.", "And <image>?", "Two.")}
+
+
+def check_dialogue(items: list[Asked]) -> None:
+    assert [item.key.partition(":")[2] for item in items] == ["", "1"]
+    assert [item.pixels.shape[0] for item in items] == [1, 2]
+    assert items[0].dialogue == Dialogue("First <image>?", None, images=1)
+    assert items[1].dialogue == Dialogue("And <image>?", None, (Turn("First <image>?", "One."),), images=2)
+    assert [item.answers for item in items] == [("One.",), ("Two.",)]
+
+
+def test_a_dialogue_asks_once_a_turn(folder: Path) -> None:
+    row = DIALOGUE | {"image": ["images/0.jpg", "images/1.jpg"]}
+    check_dialogue(list(asked(made_tables.write_lines(folder / "t.jsonl", [row])).items()))
+
+
+def test_shards_ask_too(tmp_path: Path) -> None:
+    dialogue = json.dumps(DIALOGUE).encode()
+    write_shard(
+        tmp_path / "a.tar", [sample(0, **{"json": dialogue, "1.jpg": jpeg(1)}), sample(1), sample(2, json=b"{")]
+    )
+    write_manifest(tmp_path, {"a.tar": 3})
+    data = asked(tmp_path)
+    assert len(data) == 5
+    first, second, english, chinese = data.items()
+    check_dialogue([first, second])
+    assert (english.kind, english.dialogue) == ("report", Dialogue("", None, images=1))
+    assert english.answers == ("a photo number 1", "photo 1")
+    assert (chinese.dialogue.language, chinese.answers) == ("zh", ("第1张照片",))
+    assert data.damaged == {"record": 1}
+
+
+def test_held_out_rows_are_asked(folder: Path) -> None:
+    rows = [{"image": f"images/{n % 6}.jpg", "question": f"{n}?", "answer": "a"} for n in range(60)]
+    source = Source(name="made", table=str(made_tables.write_lines(folder / "t.jsonl", rows)))
+    data = Data(train=(source,), holdout=Holdout(by="row", share=0.3))
+    found = list(QuestionSet(validating(data), 16, ("en",)).items())
+    assert 5 < len(found) < 35
+
+
+def test_x_rays(shared: Path) -> None:
+    data = asked(shared / "data" / "xray_vqa" / "test.json", limit=60)
+    found = list(data.items())
+    assert len(found) == 60
+    assert not data.damaged
+    assert Counter(item.kind for item in found)["report"] == sum(item.type == "report" for item in found) > 10

@@ -1,0 +1,102 @@
+"""What is wrong with a table, and what it shares with another, is told before training."""
+
+import io
+import json
+import sys
+from pathlib import Path
+
+import made_tables
+import numpy as np
+import pytest
+from made_shards import jpeg
+from PIL import Image, ImageFilter
+
+from data_tools import check_table
+from data_tools._looking import look, near
+
+
+def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str]:
+    monkeypatch.setattr(sys, "argv", ["check_table", *map(str, words), "--workers", "1"])
+    status = check_table.main()
+    return status, capsys.readouterr().out
+
+
+def photo(seed: int) -> Image.Image:
+    noise = np.random.default_rng(seed).integers(0, 256, (12, 12, 3), dtype=np.uint8)
+    return Image.fromarray(noise).resize((120, 100), Image.Resampling.BICUBIC).filter(ImageFilter.GaussianBlur(2))
+
+
+def saved(image: Image.Image, quality: int = 95) -> bytes:
+    out = io.BytesIO()
+    image.save(out, "JPEG", quality=quality)
+    return out.getvalue()
+
+
+def test_pictures_saved_anew_are_near_and_others_are_not() -> None:
+    first = [look(saved(photo(n))) for n in range(12)] + [look(b"broken")]
+    small = photo(3).resize((60, 50)).point(lambda level: min(255, level + 8))
+    second = [look(saved(photo(40))), look(saved(small, 50)), look(saved(photo(3)))]
+    assert [(one, other) for one, other, _ in near(first, second)] == [(3, 1)]  # the very same bytes are no near ones
+    assert first[-1].damage
+    assert list(near([], second)) == list(near(first, [])) == []
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "images").mkdir()
+    for number in range(8):
+        (tmp_path / f"images/{number}.jpg").write_bytes(saved(photo(number)))
+    return tmp_path
+
+
+def rows(numbers: range) -> list[dict]:
+    return [
+        {"img": f"images/{n}.jpg", "prompt": "plane?", "label": "pa" if n % 4 else "ap", "type": "plane", "patient": n}
+        for n in numbers
+    ]
+
+
+def test_a_sound_table(folder: Path, capsys, monkeypatch) -> None:
+    path = made_tables.write_json(folder / "t.json", rows(range(8)))
+    status, said = check(capsys, monkeypatch, path)
+    assert status == 0
+    assert "8 rows, 8 can be used" in said
+    assert "read: image from img, question from prompt, answer from label, group from patient, type from type" in said
+    assert "plane: 8 answers, 2 different; the commonest is 75 %: pa" in said
+
+
+def test_everything_wrong_is_counted(folder: Path, capsys, monkeypatch) -> None:
+    (folder / "images/1.jpg").write_bytes(jpeg(1)[:300])
+    (folder / "images/2.jpg").unlink()
+    (folder / "images/4.jpg").write_bytes((folder / "images/3.jpg").read_bytes())
+    table = rows(range(8))
+    table[5]["label"] = ""
+    status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", table), "--json")
+    [summary] = json.loads(said)["tables"]
+    assert status == 1
+    assert (summary["rows"], summary["usable"], summary["pictures"], summary["again"]) == (8, 7, 6, 1)
+    assert summary["damage"] == {
+        "the row has no answer": 1,
+        "a picture that is not there": 1,
+        "a picture that cannot be decoded": 1,
+    }
+
+
+def test_what_two_tables_share(folder: Path, capsys, monkeypatch) -> None:
+    (folder / "images/copy.jpg").write_bytes((folder / "images/0.jpg").read_bytes())
+    (folder / "images/anew.jpg").write_bytes(saved(photo(1), 60))
+    other = [*rows(range(7, 8)), *({**rows(range(1))[0], "img": f"images/{name}.jpg"} for name in ("copy", "anew"))]
+    first = made_tables.write_json(folder / "a.json", rows(range(7)))
+    status, said = check(capsys, monkeypatch, first, "--against", made_tables.write_json(folder / "b.json", other))
+    assert status == 1
+    assert "groups (patients, studies) in both: 1\n" in said
+    assert "rows in both, word for word: 0\n" in said
+    assert "byte for byte: 1\n        images/0.jpg = images/copy.jpg" in said
+    assert "saved anew: 1" in said
+    assert "images/1.jpg ~ images/anew.jpg" in said
+
+
+def test_a_wrong_field_is_named(folder: Path) -> None:
+    path = made_tables.write_json(folder / "t.json", rows(range(2)))
+    with pytest.raises(check_table.UserError, match="WHAT is one of image, question, answer"):
+        check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)

@@ -1,0 +1,225 @@
+"""Questions to real small models: what is shown, who answered what, and that looking can be told from not looking."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import speakers
+import torch
+from asked import asked, colour_questions, reports
+from torch.nn import functional
+
+from vglm_train.config.language import Decoding
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.evaluate.answering import Answerer, swapped
+from vglm_train.evaluate.examination import Examiner, examiner, fitting
+from vglm_train.evaluate.judgement import judge
+from vglm_train.evaluate.majority import Majority
+from vglm_train.evaluate.metrics.answers import commonest
+from vglm_train.evaluate.sections import parts, section
+
+HERE = Path(__file__).resolve().parent
+ROOT = HERE.parents[1]
+
+
+@pytest.fixture(autouse=True)
+def no_java(monkeypatch, tmp_path):
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
+
+
+@pytest.fixture(scope="module")
+def untaught(tmp_path_factory):
+    return speakers.speaker(tmp_path_factory.mktemp("untaught"), "causal")
+
+
+@pytest.fixture(scope="module")
+def taught(tmp_path_factory):
+    """Knows the answers by heart."""
+    pupil = speakers.speaker(tmp_path_factory.mktemp("taught"), "causal")
+    items = [item for item in colour_questions() if item.type == "colour"]
+    rows = [pupil.template.encode(replace(item.dialogue, answer=item.answers[0])) for item in items]
+    batch = pupil.template.batch(rows, torch.cat([item.pixels for item in items]))
+    optimizer = torch.optim.AdamW(pupil.model.requires_grad_(True).parameters(), lr=1e-2)
+    for _ in range(50):
+        logits, targets = pupil.model.score(batch)
+        functional.cross_entropy(logits, targets).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    return pupil
+
+
+def whole_examiner(of, items, task="vqa", **changes) -> Examiner:
+    answerer = Answerer(of, items, Decoding(max_new=4), Ranks(), batch=5)
+    return Examiner(task, answerer, Majority.of(items, "these"), **changes)
+
+
+def test_a_model_that_looks(taught):
+    items = [item for item in colour_questions() if item.type == "colour"]
+    found = whole_examiner(taught, items).measure()
+    assert found.scores["model"]["accuracy"] == 100
+    assert found.scores["shuffled"]["accuracy"] == 0  # every picture has a colour of its own
+    assert found.scores["majority"]["accuracy"] == pytest.approx(100 / 6)
+    assert found.scores["model"]["distinct"] == 100
+    assert found.scores["blank"]["distinct"] == pytest.approx(100 / 6)
+    whole = section("all", range(6), items, found.marks)
+    assert [line.kind for line in judge("vqa", whole)] == ["ok"] * 3
+
+
+def test_a_model_that_cannot_look(tmp_path):
+    blind = speakers.speaker(tmp_path, "causal")
+    torch.nn.init.zeros_(blind.model.projection.weight)
+    items = colour_questions()
+    found = whole_examiner(blind, items).measure()
+    assert found.outputs["model"] == found.outputs["shuffled"] == found.outputs["blank"]
+    whole = section("all", range(len(items)), items, found.marks)
+    gains = whole.gains["accuracy"]
+    assert (gains["shuffled"].value, gains["shuffled"].low, gains["shuffled"].high) == (0, 0, 0)
+    assert {line.kind for line in judge("vqa", whole)} == {"warn"}
+
+
+def test_what_is_shown(untaught):
+    """Outputs are those of each question alone with the picture that is said."""
+    items = colour_questions()[:5]
+    outputs = whole_examiner(untaught, items).answerer.outputs()
+    others = swapped(items)
+    grey = torch.full((1, 3, 16, 16), 128, dtype=torch.uint8)  # its mean is 0.5
+    for n, (item, other) in enumerate(zip(items, others)):
+        for who, pixels in (("model", item.pixels), ("shuffled", items[other].pixels), ("blank", grey)):
+            alone = untaught.answers([item.dialogue], pixels, Decoding(max_new=4))
+            assert outputs[who][n] == alone[0]
+
+
+def test_pictures_change_places_not_questions():
+    items = colour_questions()
+    others = swapped(items)
+    assert all(items[o].image_id != item.image_id for item, o in zip(items, others))
+    assert others[0] == others[1]  # two questions about one picture
+    patients = [replace(item, group=f"p{item.image_id // 2}") for item in items]
+    assert all(patients[o].group != item.group for item, o in zip(patients, swapped(patients)))
+    one = [replace(item, group="p") for item in items]
+    assert all(one[o].image_id != item.image_id for item, o in zip(one, swapped(one)))
+    assert swapped(items[:2]) is None
+    assert swapped([]) is None
+
+
+def test_several_pictures(untaught):
+    """Another item's pictures are as many, whatever that one has; each question gets its own answer in a batch."""
+    items = colour_questions()[:6:2]
+    dialogue = replace(items[1].dialogue, images=2)
+    items[1] = replace(items[1], pixels=torch.cat([items[1].pixels, items[2].pixels]), dialogue=dialogue)
+    outputs = whole_examiner(untaught, items).answerer.outputs()
+    for n, (item, other) in enumerate(zip(items, swapped(items))):
+        k, shown = len(item.pixels), items[other].pixels
+        assert outputs["model"][n] == untaught.answers([item.dialogue], item.pixels, Decoding(max_new=4))[0]
+        pictures = torch.cat([shown] * 2)[:k]
+        assert outputs["shuffled"][n] == untaught.answers([item.dialogue], pictures, Decoding(max_new=4))[0]
+
+
+def test_one_picture_has_no_other(untaught):
+    scores, _ = whole_examiner(untaught, colour_questions()[:2])()
+    assert not any("shuffled" in name for name in scores)
+    assert "eval/vqa_blank_accuracy" in scores
+
+
+def test_names_and_examples(untaught):
+    items = colour_questions()
+    scores, tables = whole_examiner(untaught, items, examples=3)()
+    kinds = {"accuracy", "closed", "exact", "recall", "f1", "distinct"}
+    assert scores.keys() == {
+        f"eval/vqa_{who}{kind}" for who in ("", "majority_", "shuffled_", "blank_") for kind in kinds
+    }
+    (table,) = tables
+    assert table.name == "answers_vqa"
+    assert [row[1:3] for row in table.rows] == [(i.dialogue.question, i.answers[0]) for i in items[:3]]
+    assert table.rows[0][0].getpixel((0, 0)) == tuple(items[0].pixels[0, :, 0, 0].tolist())
+
+
+def test_report_names(untaught):
+    scores, _ = whole_examiner(untaught, reports(), "report", seen=("model",))()
+    own = {name.removeprefix("eval/report_") for name in scores if "majority" not in name}
+    texts = {f"en_{name}" for name in ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider")}
+    always = {"f1", "recall", "normal", "normal_truth", "distinct", "distinct_truth"}
+    assert own - {"finding_precision"} == texts | always
+    assert scores["eval/report_distinct_truth"] == 100
+
+
+def test_text_scores_of_each_report_are_marks(untaught):
+    items = reports()
+    found = whole_examiner(untaught, items, "report").measure()
+    whole = section("all", range(6), items, found.marks)
+    for name in ("en_rouge_l", "en_cider"):
+        assert whole.scores[name]["model"].value == pytest.approx(found.scores["model"][name])
+    assert "nltk" in found.made_by["en"]["tokenizer"]
+
+
+def test_questions_that_do_not_fit_are_told_before_anything_is_asked(untaught):
+    items = [*colour_questions()[:3], asked(4, "a plain wall " * 40, "blue")]
+    with pytest.raises(UserError, match=r"1 of 4 questions cannot be asked; 004: .*max_prompt"):
+        Answerer(untaught, items, Decoding(), Ranks())
+
+
+def test_during_training(untaught):
+    scores, tables = examiner("vqa", untaught, [*colour_questions(), *reports()], Decoding(max_new=3), 2, Ranks())()
+    assert {name.split("_")[1] for name in scores} == {
+        "majority", "shuffled", "accuracy", "closed", "exact", "recall", "f1", "distinct",
+    }  # fmt: skip
+    assert len(tables[0].rows) == 2
+    with pytest.raises(UserError, match=r"evaluate\.task vqa: the validation data has no such question"):
+        examiner("vqa", untaught, reports(), Decoding(), 0, Ranks())
+
+
+def test_two_ranks_find_what_one_finds(tmp_path):
+    environment = {**os.environ, "PATH": "/nothing", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
+    for rank in range(2):
+        (tmp_path / str(rank)).mkdir()
+    processes = [
+        subprocess.Popen(
+            [sys.executable, str(HERE / "asked.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+        )
+        for rank in range(2)
+    ]
+    assert [process.wait(120) for process in processes] == [0, 0]
+    (tmp_path / "alone").mkdir()
+    alone = speakers.speaker(tmp_path / "alone", "causal")
+    for task, items in (("vqa", colour_questions()), ("report", reports())):
+        expected, _ = examiner(task, alone, items, Decoding(max_new=3), 0, Ranks())()
+        for rank in range(2):
+            assert json.loads((tmp_path / f"{task}{rank}.json").read_text()) == pytest.approx(expected, abs=1e-6)
+
+
+def _free_port() -> int:
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        return s.getsockname()[1]
+
+
+def test_majority():
+    items = [
+        *(asked(0, "plane?", "pa", type="plane") for _ in range(3)),
+        asked(0, "plane?", "ap", type="plane"),
+        *(asked(0, "what is it?", "lung") for _ in range(5)),
+        asked(0, "which one?", "heart"),
+        asked(0, "在哪里？", "左"),
+    ]
+    known = Majority.of(items, "here")
+    assert known.answer(asked(1, "view?", "lateral", type="plane")) == "pa"
+    assert known.answer(asked(1, "What is it", "x")) == "lung"
+    assert known.answer(asked(1, "which one?", "x")) == "lung"  # asked once: its own answer would be the truth itself
+    assert known.answer(asked(1, "什么？", "x")) == "左"
+    assert known.answer(asked(1, "is it?", "yes", kind="closed")) == ""
+    assert commonest(["b", "a", "a"]) == "a"
+
+
+def test_what_a_task_is_about():
+    items = [asked(0, "?", "x", kind=kind) for kind in ("open", "closed", "report")]
+    assert [item.kind for item in fitting(items, "vqa")] == ["open", "closed"]
+    assert [item.kind for item in fitting(items, "report")] == ["report"]
+    assert [item.kind for item in fitting(items[:2], "report")] == ["report"]  # none is marked as one
+    assert parts(items[:1]) == {}

@@ -1,0 +1,97 @@
+"""Scores with intervals, paired differences, parts, and what they are said to mean."""
+
+import numpy as np
+import pytest
+from asked import asked
+
+from vglm_train.evaluate.judgement import judge, judge_reports
+from vglm_train.evaluate.metrics.bootstrap import interval, mean_interval, resampled_ratios
+from vglm_train.evaluate.sections import parts, section
+
+
+def marked(values, count=1.0):
+    return [{"accuracy": (float(value), count)} for value in values]
+
+
+def made(own, majority, **changes):
+    items = [asked(0, "what?", "it", image_id=n, **changes) for n in range(len(own))]
+    places = list(range(len(items)))
+    return section("all", places, items, {"model": marked(own), "majority": marked(majority)})
+
+
+def test_ratios_of_single_rows_are_means():
+    values = np.random.default_rng(1).integers(0, 2, 80).astype(float)
+    samples = resampled_ratios(values[:, None], np.ones((80, 1)), range(80))
+    assert interval(samples[:, 0]) == pytest.approx(mean_interval(values.tolist()), abs=0.015)
+    assert samples.mean() == pytest.approx(values.mean(), abs=0.003)
+
+
+def test_what_belongs_together_is_drawn_together():
+    values = np.repeat(np.random.default_rng(2).integers(0, 2, 40), 10).astype(float)  # ten equal questions a patient
+    own, together = (
+        np.diff(interval(resampled_ratios(values[:, None], np.ones((400, 1)), names)[:, 0]))
+        for names in (range(400), np.repeat(range(40), 10))
+    )
+    assert together == pytest.approx(own * 10**0.5, rel=0.15)  # as many as there are patients
+
+
+def test_differences_are_paired():
+    rng = np.random.default_rng(3)
+    base = rng.integers(0, 2, 200)
+    better = np.maximum(base, rng.random(200) < 0.1)  # never worse, a tenth of the questions drawn better
+    found = made(better, base)
+    gain = found.gains["accuracy"]["majority"]
+    assert gain.value == pytest.approx(100 * (better - base).mean())
+    assert 0 < gain.low < gain.value < gain.high < 15
+    apart = found.scores["accuracy"]
+    assert apart["model"].low < apart["majority"].high  # unpaired, nothing could be said
+    assert "model" not in found.gains["accuracy"]
+
+
+def test_a_metric_that_does_not_apply_is_not_there():
+    items = [asked(0, "what?", "it", image_id=n) for n in range(4)]
+    marks = {"model": [*marked([1, 0, 1]), {"closed": (1.0, 1.0)}]}
+    found = section("all", [0, 1, 2, 3], items, marks)
+    assert found.scores["accuracy"]["model"].value == pytest.approx(200 / 3)
+    assert found.scores["closed"]["model"].value == 100
+    assert section("some", [0, 1], items, marks).scores.keys() == {"accuracy"}
+    nothing = {"model": [{"finding_recall": (0.0, 0.0)}] * 4}
+    assert section("all", [0, 1, 2, 3], items, nothing).scores == {}
+
+
+def test_clusters_are_patients_else_pictures():
+    items = [asked(0, "what?", "it", image_id=n // 2, group="p" if n < 4 else None) for n in range(8)]
+    assert section("all", range(8), items, {"model": marked([1] * 8)}).clusters == 3
+
+
+def test_parts_by_type_else_by_kind():
+    typed = [asked(0, "what?", "it", type=name) for name in ("plane", "plane", None)]
+    assert parts(typed) == {"type plane": [0, 1]}
+    kinds = [asked(0, "what?", "it", kind=kind) for kind in ("open", "closed", "open")]
+    assert parts(kinds) == {"kind open": [0, 2], "kind closed": [1]}
+    assert parts(kinds[:1]) == {}
+
+
+@pytest.mark.parametrize(
+    ("own", "majority", "kind", "words"),
+    [
+        ([1] * 40, [1, 0] * 20, "ok", "above it"),
+        ([1, 0] * 20, [1, 0] * 20, "warn", "not told apart from it"),
+        ([0] * 40, [1] * 40, "warn", "below it"),
+    ],
+)
+def test_verdict(own, majority, kind, words):
+    (line,) = judge("vqa", made(own, majority))
+    assert line.kind == kind
+    assert line.text.endswith(words)
+    assert "always giving the commonest answer" in line.text
+
+
+def test_reports_that_all_say_normal_are_not_trusted():
+    normal = {"distinct": 1.0, "distinct_truth": 90.0, "normal": 100.0, "normal_truth": 30.0, "finding_recall": 0.0}
+    assert [line.kind for line in judge_reports(normal)] == ["warn"] * 3
+    good = {
+        "distinct": 70.0, "distinct_truth": 90.0, "normal": 35.0, "normal_truth": 30.0, "finding_recall": 60.0,
+        "finding_precision": 50.0,
+    }  # fmt: skip
+    assert [line.kind for line in judge_reports(good)] == ["ok"] * 3

@@ -1,0 +1,90 @@
+"""What stored features are of: an encoder, and the pixels it was given. What would change them changes the key."""
+
+import hashlib
+import json
+import random
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any, Protocol, Self
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.config.run import Config
+
+VERSION = 1  # of the files and of how pictures become pixels
+
+
+class Encoder(Protocol):
+    """A frozen image encoder whose output is [n, num_patches, width] of `dtype`."""
+
+    width: int
+    num_patches: int
+    dtype: torch.dtype
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def state_dict(self) -> dict[str, Any]: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """Everything that a stored row depends on, but the picture and the number of its view."""
+
+    encoder: str  # fingerprint of architecture and weights
+    tokens: int  # p
+    width: int  # c
+    dtype: str
+    size: int  # side of the square that the encoder sees
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    crop_scale: tuple[float, float]
+    flip: bool
+    seed: int | None  # of the crops; None where there is one view, which has nothing random
+    version: int = VERSION
+
+    @classmethod
+    def of(cls, config: Config, encoder: Encoder, fingerprint: str) -> Self:
+        """Of data.image's pixels as `encoder` sees them; data.features must be given."""
+        assert config.data.features is not None
+        image = config.data.image
+        return cls(
+            encoder=fingerprint,
+            tokens=encoder.num_patches,
+            width=encoder.width,
+            dtype=str(encoder.dtype).removeprefix("torch."),
+            size=config.model.vision.image_size,
+            mean=image.mean,
+            std=image.std,
+            crop_scale=image.crop_scale,
+            flip=image.flip,
+            seed=config.run.seed if config.data.features.views > 1 else None,
+        )
+
+    @property
+    def key(self) -> str:
+        """Name of the folder."""
+        return hashlib.sha256(self.json().encode()).hexdigest()[:16]
+
+    def json(self) -> str:
+        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+
+    def crop(self, digest: bytes, view: int) -> random.Random:
+        """What view `view` of a picture draws its crop by; with one view nothing is drawn."""
+        text = f"{self.seed} {view} ".encode() + digest
+        return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
+
+
+def fingerprint(encoder: Encoder) -> str:
+    """SHA-256 of an encoder's modules as they print, and of the name, type, shape and bytes of each weight."""
+    found = hashlib.sha256(str(encoder).encode())
+    for name, tensor in sorted(encoder.state_dict().items()):
+        assert isinstance(tensor, Tensor)
+        found.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        found.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return found.hexdigest()
+
+
+def picture_digest(image: bytes) -> bytes:
+    """Which picture an encoded file is: 16 bytes."""
+    return hashlib.blake2b(image, digest_size=16).digest()

@@ -1,0 +1,178 @@
+"""What is kept of a table in memory: for each row where it lies, and hashes of what a split must keep together."""
+
+import hashlib
+import json
+import os
+import sys
+import zipfile
+from array import array
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from vglm_train.data.index import LANGUAGES, about_tokens
+from vglm_train.data.record import RecordError
+from vglm_train.data.tables.canonical import NoPicture, canonical
+from vglm_train.data.tables.fields import Columns
+from vglm_train.data.tables.files import Span, TableFile
+
+VERSION = 1
+SPLITS = 255  # that are told apart; a key with more is something else
+KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
+
+
+@dataclass(frozen=True, slots=True)
+class Index:
+    """Of n rows, in the order of the table. Hashes are 64 bits of BLAKE2b; 0: there is none."""
+
+    places: NDArray[np.int64]  # [n,2] offset and size
+    groups: NDArray[np.uint64]  # [n] the patient's or page's name
+    pictures: NDArray[np.uint64]  # [n] the first picture: its path as written, or its bytes
+    contents: NDArray[np.uint64]  # [n] texts and pictures: equal rows are one
+    more: NDArray[np.uint64]  # [m,2] row, hash of a further picture
+    languages: NDArray[np.uint8]  # [n] bit n for entry n of LANGUAGES; 0: the row is damaged
+    turns: NDArray[np.uint16]  # [n] questions with answers; 0: captions, or damaged
+    lengths: NDArray[np.uint16]  # [n] about how many tokens are said: of a dialogue all, of captions the mean
+    states: NDArray[np.uint8]  # [n] index into STATES
+    splits: NDArray[np.uint8]  # [n] index into split_names
+    split_names: NDArray[np.str_]  # what rows say their split is; the first is that of rows that say nothing: ""
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def count(self, state: str) -> int:
+        return int((self.states == STATES.index(state)).sum())
+
+
+STATES = ("usable", "caption", "record", "text")  # caption: no answer; record: not readable; text: names no picture
+
+
+def hashed(name: str | bytes) -> int:
+    data = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) or 1
+
+
+def picture_name(path: str) -> str:
+    """A path as it is compared: images/./a.jpg and images/a.jpg are one."""
+    return os.path.normpath(path).replace("\\", "/")
+
+
+def build_index(file: TableFile, columns: Columns) -> Index:
+    """One pass over the table, with a progress bar where it takes long; from the last time's where the table has not
+    changed since."""
+    kept = _kept(file, columns)
+    if kept is not None and (found := _load(kept)) is not None:
+        return found
+    draft = _Draft()
+    interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, mininterval=interval)
+    with bar:
+        for span in file.scan():
+            draft.add(span, columns)
+            if len(draft.states) % 1000 == 0:
+                bar.update(span.offset + span.size - bar.n)
+    index = draft.index()
+    if kept is not None:
+        _save(kept, index)
+    return index
+
+
+class _Draft:
+    """The columns of an Index as they grow."""
+
+    def __init__(self) -> None:
+        self.places, self.more = array("q"), array("Q")
+        self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
+        self.languages, self.turns, self.states = array("B"), array("H"), array("B")
+        self.lengths, self.splits, self.split_names = array("H"), array("B"), {"": 0}
+
+    def add(self, span: Span, columns: Columns) -> None:
+        self.places.extend((span.offset, span.size))
+        group = picture = content = languages = turns = split = length = 0
+        try:
+            if span.values is None:
+                raise RecordError("record", "not readable")
+            record, pictures = canonical(span.values, columns)
+        except RecordError as error:
+            state = "text" if isinstance(error, NoPicture) else error.cause
+        else:
+            state = "usable"
+            names = [hashed(picture_name(each) if isinstance(each, str) else each) for each in pictures]
+            picture = names[0]
+            for other in names[1:]:
+                self.more.extend((len(self.states), other))
+            group = hashed(record["group"]) if "group" in record else 0
+            split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
+            said = _said(record)
+            content = hashed("\0".join(said) + str(names))
+            length = sum(map(about_tokens, said)) // (1 if "turns" in record else len(said))
+            languages, turns = _languages(record), len(record.get("turns", ())) // 2
+        self.splits.append(split)
+        self.lengths.append(min(length, 2**16 - 1))
+        self.groups.append(group)
+        self.pictures.append(picture)
+        self.contents.append(content)
+        self.languages.append(languages)
+        self.turns.append(min(turns, 2**16 - 1))
+        self.states.append(STATES.index(state))
+
+    def index(self) -> Index:
+        return Index(
+            places=np.array(self.places, dtype=np.int64).reshape(-1, 2),
+            groups=np.array(self.groups, dtype=np.uint64),
+            pictures=np.array(self.pictures, dtype=np.uint64),
+            contents=np.array(self.contents, dtype=np.uint64),
+            more=np.array(self.more, dtype=np.uint64).reshape(-1, 2),
+            languages=np.array(self.languages, dtype=np.uint8),
+            turns=np.array(self.turns, dtype=np.uint16),
+            lengths=np.array(self.lengths, dtype=np.uint16),
+            states=np.array(self.states, dtype=np.uint8),
+            splits=np.array(self.splits, dtype=np.uint8),
+            split_names=np.array(list(self.split_names)[: SPLITS + 1]),
+        )
+
+
+def _said(record: dict[str, Any]) -> list[str]:
+    """All its texts: equal records say the same."""
+    if "turns" in record:
+        return [turn["text"] for turn in record["turns"]]
+    return [text for texts in record["captions"].values() for text in texts]
+
+
+def _languages(record: dict[str, Any]) -> int:
+    spoken = [record["language"]] if "turns" in record else record["captions"]
+    return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in spoken)
+
+
+def _kept(file: TableFile, columns: Columns) -> Path | None:
+    """Where the index of a large table is kept: in the user's cache folder, under all that it depends on."""
+    if not file.path.is_file() or file.size < KEPT:
+        return None
+    state = file.path.stat()
+    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns)]
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    return cache / "vglm_train" / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
+
+
+def _load(path: Path) -> Index | None:
+    try:
+        with np.load(path) as arrays:
+            return Index(**{part.name: arrays[part.name] for part in fields(Index)})
+    except (OSError, KeyError, ValueError, zipfile.BadZipFile):
+        return None
+
+
+def _save(path: Path, index: Index) -> None:
+    """Whole or not at all; a machine without a place for it reads the table again next time."""
+    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "wb") as out:
+            np.savez(out, **{part.name: getattr(index, part.name) for part in fields(Index)})
+        os.replace(aside, path)
+    except OSError:
+        aside.unlink(missing_ok=True)

@@ -1,0 +1,130 @@
+"""Answers to questions about pictures: with the right picture, with another one, and with none.
+
+A model that answers as well without the right picture does not look at it, whatever its score.
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from vglm_train.config.language import Decoding
+from vglm_train.data.questions import Asked
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.evaluate.caption import Speaker, derangement
+from vglm_train.prompt.dialogue import Dialogue
+
+MODEL, SHUFFLED, BLANK = "model", "shuffled", "blank"
+SEEN = (MODEL, SHUFFLED, BLANK)  # what is shown: the pictures, another item's, one grey
+
+Pair = tuple[Dialogue, Tensor]  # a question and its pictures [k,3,h,w]
+
+
+@dataclass(frozen=True, slots=True)
+class Answerer:
+    """Shares the questions out over the ranks; every rank gets all answers."""
+
+    speaker: Speaker
+    items: Sequence[Asked]
+    decoding: Decoding
+    ranks: Ranks
+    batch: int = 32  # questions at once; beams share it
+    progress: bool = False  # a bar on stderr, if that is a terminal
+
+    def __post_init__(self) -> None:
+        """UserError before anything is generated where questions are too long, with all that is needed to mend it."""
+        failed: list[tuple[str, str]] = []
+        for item in self.items:
+            try:
+                self.speaker.template.encode_prompt(self._asked(item))
+            except UserError as error:
+                failed.append((item.key, str(error)))
+        if failed:
+            key, reason = failed[0]
+            raise UserError(f"{len(failed)} of {len(self.items)} questions cannot be asked; {key}: {reason}")
+
+    def outputs(self, seen: Sequence[str] = SEEN) -> dict[str, list[str]]:
+        """An answer an item, by what is shown. `shuffled` is left out where there is one picture only."""
+        shown = {name: pairs for name in seen if (pairs := self._pairs(name)) is not None}
+        jobs = {name: self._distinct(pairs) for name, pairs in shown.items()}
+        total = sum(len(pairs[self.ranks.rank :: self.ranks.world]) for pairs, _ in jobs.values())
+        found = {}
+        with tqdm(total=total, desc="answers", unit="question", disable=None if self.progress else True) as bar:
+            for name, (pairs, places) in jobs.items():
+                answers = self._answers(pairs, bar)
+                found[name] = [answers[place] for place in places]
+        return found
+
+    def _pairs(self, name: str) -> list[Pair] | None:
+        if name == MODEL:
+            return [(self._asked(item), item.pixels) for item in self.items]
+        if name == BLANK:
+            grey = (self.speaker.model.mean.cpu() * 255).round().to(torch.uint8)  # nothing, once it is normalised
+            return [(self._asked(item), grey.expand_as(item.pixels)) for item in self.items]
+        others = swapped(self.items)
+        if others is None:
+            return None
+        return [
+            (self._asked(item), _as_many(self.items[o].pixels, len(item.pixels))) for item, o in zip(self.items, others)
+        ]
+
+    def _asked(self, item: Asked) -> Dialogue:
+        """What training asks of pictures that come without a question."""
+        dialogue = item.dialogue
+        return dialogue if dialogue.question else self.speaker.dialogue(dialogue.language, None, dialogue.images)
+
+    def _distinct(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[int]]:
+        """Equal questions about equal pictures are asked once, unless answers are drawn. Pairs, and whose is whose."""
+        if self.decoding.sample:
+            return list(pairs), list(range(len(pairs)))
+        first: dict[tuple, int] = {}
+        kept: list[Pair] = []
+        places = []
+        for dialogue, pixels in pairs:
+            name = (dialogue, pixels.data_ptr(), pixels.shape)
+            if name not in first:
+                first[name] = len(kept)
+                kept.append((dialogue, pixels))
+            places.append(first[name])
+        return kept, places
+
+    def _answers(self, pairs: Sequence[Pair], bar: tqdm) -> list[str]:
+        own = range(self.ranks.rank, len(pairs), self.ranks.world)
+        made: list[tuple[int, str]] = []
+        for part in _split(own, max(1, self.batch // self.decoding.beams)):
+            dialogues = [pairs[place][0] for place in part]
+            pixels = torch.cat([pairs[place][1] for place in part])
+            made += zip(part, self.speaker.answers(dialogues, pixels, self.decoding))
+            bar.update(len(part))
+        gathered = sorted(pair for share in self.ranks.gather_objects(made) for pair in share)
+        return [text for _, text in gathered]
+
+
+def swapped(items: Sequence[Asked]) -> list[int] | None:
+    """For each item one with another picture, of another group if that can be; None if all show the same picture.
+
+    Pictures change places, not questions: all questions about one picture get the same other one.
+    """
+    first: dict[int, int] = {}
+    for place, item in enumerate(items):
+        first.setdefault(item.image_id, place)
+    places = list(first.values())
+    groups = [items[place].group or items[place].image_id for place in places]
+    for names in (groups, list(first)):
+        found = derangement(names)
+        if None not in found and found:
+            other = {items[here].image_id: places[there] for here, there in zip(places, found) if there is not None}
+            return [other[item.image_id] for item in items]
+    return None
+
+
+def _as_many(pixels: Tensor, count: int) -> Tensor:
+    """Another item's pictures, repeated or cut to `count`."""
+    return pixels if len(pixels) == count else pixels[torch.arange(count) % len(pixels)]
+
+
+def _split(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (places[start : start + size] for start in range(0, len(places), size))

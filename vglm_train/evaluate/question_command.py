@@ -1,0 +1,178 @@
+"""What `--task vqa` and `--task report` ask for, measure, write and print."""
+
+import argparse
+import dataclasses
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from vglm_train.checkpoint.bundle import Bundle
+from vglm_train.checkpoint.resume import write_text_atomic
+from vglm_train.config.data import Fields, Source
+from vglm_train.config.rules import FieldError
+from vglm_train.data.questions import Asked, QuestionSet
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.evaluate import caption_command
+from vglm_train.evaluate.answering import MODEL, Answerer
+from vglm_train.evaluate.caption import Speaker
+from vglm_train.evaluate.examination import Examined, Examiner, Task, fitting
+from vglm_train.evaluate.judgement import Line, judge, judge_reports
+from vglm_train.evaluate.majority import Majority
+from vglm_train.evaluate.metrics import missing
+from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
+from vglm_train.evaluate.question_page import Page, page
+from vglm_train.evaluate.sections import BASELINES, Section, parts, section
+from vglm_train.evaluate.selection import matching, select
+
+STAGES = ("generate", "finetune")
+INTERVALS = f"95 %, percentile bootstrap over patients, else pictures, {RESAMPLES} resamples, paired between columns"
+
+
+@dataclass(frozen=True, slots=True)
+class QuestionTask:
+    """One of the two tasks as `python -m vglm_train.evaluate` runs it."""
+
+    task: Task
+    STAGES = STAGES
+
+    def add_arguments(self, parser: argparse.ArgumentParser) -> None:
+        """Those of this task alone."""
+        caption_command.add_arguments(parser)
+        parser.add_argument("--pictures", help="folder that a table's pictures are relative to (default: the table's)")
+        parser.add_argument("--fields", help="what a table's columns are called: image=path,question=q,answer=a,...")
+        parser.add_argument(
+            "--train", help="table or shards that the commonest answers are taken from (default: --data)"
+        )
+        parser.add_argument("--only", action="append", default=[], help="ask these: NAME=PATTERN, or @FILE")
+        parser.add_argument("--exclude", action="append", default=[], help="do not ask these")
+        parser.add_argument(
+            "--subset", action="append", default=[], nargs=2, metavar=("NAME", "WHICH"),
+            help="score these apart as well, as --only names them",
+        )  # fmt: skip
+
+    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tuple[dict, list[str]]:
+        """Everything with each answer, and what to print; writes the page beside the file that is `given.out`."""
+        if self.task == "report" and (error := missing()) is not None:
+            raise error
+        data = self._questions(bundle, given.data, given)
+        items = fitting(select(list(data.items(given.workers)), given.only, given.exclude), self.task)
+        if not items:
+            raise UserError(f"{given.data}: no usable {'report' if self.task == 'report' else 'question'}.")
+        subsets = {name: matching(items, which, f"--subset {name}") for name, which in given.subset}
+        examiner = self._examiner(bundle, given, items, device)
+        found = examiner.measure()
+        places = {"all": list(range(len(items))), **parts(items), **subsets}
+        sections = [section(name, own, items, found.marks) for name, own in places.items()]
+        verdict = [line for part in sections for line in judge(self.task, part)]
+        if self.task == "report":
+            verdict += judge_reports(found.scores[MODEL])
+        title, majority = f"{self.task}: {given.bundle} on {given.data}", examiner.majority.made_from
+        path = Path(given.out).with_suffix(".html")
+        write_text_atomic(path, page(Page(title, self.task, items, found, sections, verdict, majority, INTERVALS)))
+        report = {
+            "bundle": str(given.bundle),
+            "data": str(given.data),
+            "questions": len(items),
+            "damaged": dict(data.damaged),
+            "decoding": dataclasses.asdict(examiner.answerer.decoding),
+            "only": given.only,
+            "exclude": given.exclude,
+            "majority": majority,
+            **_told(items, found, sections, verdict),
+        }
+        return report, [*_lines(found, sections, verdict), str(path)]
+
+    def _examiner(
+        self, bundle: Bundle, given: argparse.Namespace, items: Sequence[Asked], device: torch.device
+    ) -> Examiner:
+        config = bundle.config
+        decoding = caption_command.decoding(config.evaluate.decoding, given)
+        autocast = device.type == "cuda" and config.engine.precision == "bf16"
+        speaker = Speaker(bundle.model, bundle.template, config.prompt.questions, device, autocast)
+        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, progress=True)
+        return Examiner(self.task, answerer, self._majority(bundle, given, items), java=True)
+
+    def _questions(self, bundle: Bundle, place: str, given: argparse.Namespace) -> QuestionSet:
+        config = bundle.config
+        source = _source(place, given.pictures, given.fields)
+        return QuestionSet([source], config.model.vision.image_size, config.data.languages, given.images)
+
+    def _majority(self, bundle: Bundle, given: argparse.Namespace, items: Sequence[Asked]) -> Majority:
+        if given.train is None:
+            return Majority.of(items, "these questions themselves, which flatters it: --train gives those of training")
+        known = fitting(list(self._questions(bundle, given.train, given).items(given.workers)), self.task)
+        return Majority.of(known, f"{given.train}, {len(known)} questions")
+
+
+def _source(place: str, pictures: str | None, fields: str | None) -> Source:
+    path = Path(place)
+    if (path / "manifest.json").exists() or path.name == "manifest.json":
+        return Source(name="evaluation", shards=place)
+    return Source(name="evaluation", table=place, images=pictures, fields=_fields(fields))
+
+
+def _fields(given: str | None) -> Fields:
+    """image=path,question=q -> Fields."""
+    pairs = dict(part.partition("=")[::2] for part in (given or "").split(",") if part)
+    known = [field.name for field in dataclasses.fields(Fields)]
+    for name in pairs:
+        if name not in known:
+            raise UserError(f"--fields {given}: {name!r} is none of {', '.join(known)}; give {known[0]}=COLUMN,...")
+    try:
+        return Fields(**pairs)
+    except FieldError as error:
+        raise UserError(f"--fields {given}: {error}") from error
+
+
+def _told(
+    items: Sequence[Asked], found: Examined, sections: Sequence[Section], verdict: Sequence[Line]
+) -> dict[str, object]:
+    """The measured part of the JSON file."""
+    return {
+        "intervals": INTERVALS,
+        "scores": found.scores,
+        "sections": [dataclasses.asdict(part) for part in sections],
+        "verdict": [line.text for line in verdict],
+        "made_by": found.made_by,
+        "notes": {language: list(notes) for language, notes in found.notes.items()},
+        "answers": list(_rows(items, found)),
+    }
+
+
+def _rows(items: Sequence[Asked], found: Examined) -> Iterator[dict]:
+    for place, item in enumerate(items):
+        yield {
+            "key": item.key,
+            "picture": item.picture,
+            "question": item.dialogue.question,
+            "kind": item.kind,
+            "type": item.type,
+            "group": item.group,
+            "answers": list(item.answers),
+            "outputs": {who: texts[place] for who, texts in found.outputs.items()},
+            "marks": {
+                name: earned / count for name, (earned, count) in found.marks[MODEL][place].items() if count
+            },
+        }  # fmt: skip
+
+
+def _lines(found: Examined, sections: Sequence[Section], verdict: Sequence[Line]) -> Iterator[str]:
+    columns = [MODEL, *(who for who in BASELINES if who in found.scores)]
+    head = f"  {'per cent':24}" + "".join(f"{who:>10}" for who in columns)
+    for part in sections:
+        yield from (f"{part.name}: {part.items} questions", head)
+        for metric, row in part.scores.items():
+            yield _line(metric, {who: score.value for who, score in row.items()}, columns)
+    yield from ("all texts together", head)
+    for metric in found.scores[MODEL]:
+        if metric not in sections[0].scores:
+            values = {who: scores[metric] for who, scores in found.scores.items() if metric in scores}
+            yield _line(metric, values, columns)
+    yield from (f"{'+' if line.kind == 'ok' else '!'} {line.text}" for line in verdict)
+
+
+def _line(metric: str, values: dict[str, float], columns: Sequence[str]) -> str:
+    return f"  {metric:24}" + "".join(f"{values[who]:10.1f}" if who in values else " " * 10 for who in columns)

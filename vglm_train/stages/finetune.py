@@ -1,0 +1,60 @@
+"""Fine-tuning on a domain: stage two's model, of which `tuning` says what trains, on dialogues and captions."""
+
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from vglm_train.checkpoint.earlier import is_bundle
+from vglm_train.checkpoint.tuned import save_tuned
+from vglm_train.config.rules import FieldError
+from vglm_train.config.run import Config
+from vglm_train.data.questions import QuestionSet
+from vglm_train.data.sources import validating
+from vglm_train.distributed import Ranks
+from vglm_train.engine.hooks import Evaluator
+from vglm_train.evaluate.examination import examiner
+from vglm_train.model.tuning import apply_tuning, table
+from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
+from vglm_train.stages.base import HeldOut
+from vglm_train.stages.generate import Generate
+
+log = logging.getLogger(__name__)
+
+
+class Finetune(Generate):
+    """What stage two does, but for what trains, what is asked in an evaluation, and what the bundle holds."""
+
+    def __init__(self, config: Config) -> None:
+        super().__init__(config)
+        weights = config.model.qformer.weights
+        if weights is None or (Path(weights).exists() and not is_bundle(weights)):
+            found = "missing" if weights is None else f"{weights}, which is no bundle"
+            reason = f"fine-tuning starts from a bundle of stage generate, and this is {found}. Set model.bundle"
+            raise FieldError("model.qformer.weights", "run.stage", reason=reason)
+        self.base = Path(weights)
+
+    def build(self, sop_id: int | None, words: int | None) -> VisualLanguageModel:
+        image, tuning = self.config.data.image, self.config.tuning
+        return build_visual_language(self.config.model, image.mean, image.std, sop_id, words, tuning.quantize)
+
+    def tune(self, model: VisualLanguageModel) -> list[str]:
+        return table(apply_tuning(model, self.config.tuning, self.config.run.seed))
+
+    def held_out(self) -> HeldOut | None:
+        if self.config.evaluate.task == "caption":
+            return super().held_out()
+        data, size = self.config.data, self.config.model.vision.image_size
+        parts = validating(data)
+        return QuestionSet(parts, size, data.languages, self.config.evaluate.images) if parts else None
+
+    def evaluator(self, model: VisualLanguageModel, items: Sequence[Any], ranks: Ranks) -> Evaluator:
+        config = self.config
+        if config.evaluate.task == "caption":
+            return super().evaluator(model, items, ranks)
+        task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
+        return examiner(task, self.speaker(model, ranks), items, how, shown, ranks)
+
+    def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
+        size = save_tuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
+        log.info("what was trained takes %.1f MB", size / 1e6)
