@@ -78,11 +78,10 @@ class HuggingFaceLanguage(LanguageModel):
         use_prefixes(self.model)
 
     def recompute(self, on: bool) -> None:
-        random = any(getattr(adapter, "dropout", 0.0) > 0 for adapter in self.adapters())  # nothing else here is
         for block in self.blocks():
             vars(block).pop("forward", None)
             if on:
-                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=random)
+                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=self.random)
                 block.forward = forward  # type: ignore[method-assign]
 
     def own_dtype(self) -> AbstractContextManager:

@@ -188,6 +188,7 @@ class Driver(BaseMixin):  # type: ignore[misc]
     """Embeddings in, the head on chosen rows only, and blocks that are computed again in backward."""
 
     recompute = False
+    random = False  # whether blocks draw dropout, which recomputing must draw again
 
     def word_embedding_forward(self, input_ids: Tensor, *, embeds: Tensor, **_: object) -> Tensor:
         return embeds
@@ -202,7 +203,7 @@ class Driver(BaseMixin):  # type: ignore[misc]
         options["output_this_layer"] = {}  # what SAT keeps there would outlive the block
         run = partial(old_impl, **options)
         if self.recompute and torch.is_grad_enabled():
-            return checkpoint(run, hidden, mask, *args, use_reentrant=False, preserve_rng_state=False)
+            return checkpoint(run, hidden, mask, *args, use_reentrant=False, preserve_rng_state=self.random)
         return run(hidden, mask, *args)
 
 

@@ -48,6 +48,11 @@ class LanguageModel(nn.Module):
         """What was added to the model, in its order."""
         return (module for module in self.modules() if isinstance(module, Adapter))
 
+    @property
+    def random(self) -> bool:
+        """Whether a forward pass draws numbers: adapters' dropout may, a frozen model does not."""
+        return any(getattr(adapter, "dropout", 0.0) > 0 for adapter in self.adapters())
+
     def gate(self) -> HalfGate:
         """The gate of one forward pass, by which adapters' weights enter as well as embeddings."""
         gate = HalfGate(self.dtype)
@@ -100,7 +105,7 @@ class LanguageModel(nn.Module):
         raise NotImplementedError
 
     def recompute(self, on: bool) -> None:
-        """Whether activations are computed again in backward instead of kept."""
+        """Whether activations are computed again in backward instead of kept. Call it when all adapters are there."""
         raise NotImplementedError
 
 

@@ -108,7 +108,7 @@ class ChatGlm(LanguageModel):
     def recompute(self, on: bool) -> None:
         """Whether a block's activations are computed again in backward instead of kept."""
         driver: Driver = self.network.get_mixin("driver")
-        driver.recompute = on
+        driver.recompute, driver.random = on, self.random
 
     def layout(self, batch: PromptBatch) -> Layout:
         """Mask and positions of a batch; what stands in the image's places and in padding is not looked at."""

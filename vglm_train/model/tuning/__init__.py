@@ -14,7 +14,8 @@ __all__ = ["Resolved", "apply_tuning", "is_adapter", "table"]
 def apply_tuning(model: VisualLanguageModel, config: Tuning, seed: int = 0) -> list[Resolved]:
     """Add what `config` names to a model that has its weights, and decide by name what trains; see `table`.
 
-    The model may be on the meta device. Fresh weights are a function of `seed` and their names. Call it once.
+    The model may be on the meta device. Fresh weights are a function of `seed` and their names. Call it once,
+    and before `recompute`.
     FieldError, naming the field below `tuning`, for what does not fit the model; the model is then of no more use.
     """
     if config.quantize:
