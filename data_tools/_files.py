@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from difflib import get_close_matches
 from pathlib import Path
@@ -42,6 +42,31 @@ def write_json(path: Path, value: Any) -> None:
     """A JSON file, whole or absent."""
     with replacing(path) as file:
         file.write(json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+
+
+def json_line(value: Any) -> bytes:
+    """A line of a JSONL file."""
+    return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
+
+
+def output(path: Path, inputs: Sequence[Path]) -> Path:
+    """Where a records file is written: resolved, its folder made. UserError where it is one of the inputs."""
+    out = path.resolve()
+    if out in [each.resolve() for each in inputs]:
+        raise UserError(f"--out {path} is an input itself; give another file")
+    if out.is_dir():
+        raise UserError(f"--out {path} is a folder; give a file's name")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    return out
+
+
+def dropped_path(given: Path | None, out: Path) -> Path:
+    """Where the manifest of what was dropped is written. UserError where that is `out` itself."""
+    path = out.with_suffix(".dropped.jsonl") if given is None else given.resolve()
+    if path == out:
+        raise UserError(f"--dropped {given} is --out itself; give another file")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    return path
 
 
 def sync_folder(folder: Path) -> None:

@@ -8,6 +8,7 @@ from vglm_train.image import ImageError, open_image
 
 KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # bytes pass through untouched
 REWRITTEN = {"BMP": "bmp", "TIFF": "tiff", "GIF": "gif", "PPM": "ppm"}  # become PNG, first frame
+ORIENTATION = 0x0112  # EXIF tag; from 5 on a picture lies on its side
 PNG_MODES = {"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"}
 
 
@@ -34,6 +35,23 @@ def _as_png(data: bytes) -> bytes:
     except (OSError, ValueError, SyntaxError, EOFError) as error:
         raise ImageError("undecodable") from error
     return out.getvalue()
+
+
+def decode(data: bytes, smallest: int | None = None) -> Image.Image:
+    """An upright RGB picture of any format that `prepare` takes. `smallest` and ImageError as `open_image`."""
+    return open_image(_as_png(data) if extension(data) in REWRITTEN.values() else data, smallest)
+
+
+def upright_size(data: bytes) -> tuple[int, int]:
+    """Width and height as seen, from the header alone. ImageError "undecodable" where there is none."""
+    try:
+        with Image.open(io.BytesIO(data)) as image:
+            turned = image.getexif().get(ORIENTATION, 1) >= 5
+            return (image.height, image.width) if turned else image.size
+    except Image.DecompressionBombError:
+        raise ImageError("bomb") from None
+    except Exception as error:  # Pillow's readers raise nearly anything on hostile bytes
+        raise ImageError("undecodable", f"{type(error).__name__}: {error}") from error
 
 
 def _shrink(image: Image.Image, short_side: int, kind: str) -> tuple[str, bytes]:

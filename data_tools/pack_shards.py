@@ -10,7 +10,6 @@ without it is not a data set yet. Pictures are decoded in full; a damaged one is
 `skipped.jsonl`. JPEG, PNG and WEBP bytes pass through untouched, BMP, TIFF and GIF (first frame) become PNG.
 """
 
-import fcntl
 import json
 import os
 import shutil
@@ -23,58 +22,32 @@ from pathlib import Path
 from typing import Any
 
 from data_tools import _files
-from data_tools._files import at_least_one, command, progress, replacing, sync_folder, write_json
+from data_tools._files import at_least_one, command, progress, replacing, sync_folder
 from data_tools._packing import Job, Options, Plan, make_plan, pack_shard, shard_name
+from data_tools._parts import owned, read_json, refuse_other
 from data_tools._pool import spread
 from vglm_train.data.index import index_path
 from vglm_train.data.manifest import NAME, Manifest, Shard
 from vglm_train.errors import UserError
 
+KIND = "pack"
 SHOWN = 5  # left-out records of one cause that are named on the console
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_bytes())
-    except FileNotFoundError:
-        return None
-    except ValueError:
-        raise UserError(f"{path}: not JSON; it was not written by this tool, give another --out") from None
-
-
-def _refuse_other(plan: Plan, path: Path, found: dict[str, Any]) -> None:
-    """UserError when `found` describes a pack of other records or options."""
-    wanted = plan.identity()
-    differing = [name for name in wanted if found.get(name) != wanted[name]]
-    if differing:
-        reasons = ", ".join(f"{name} is {found.get(name)!r} there and {wanted[name]!r} now" for name in differing)
-        raise UserError(f"{path} belongs to another pack: {reasons}; give another --out, or delete {plan.out} first")
 
 
 @contextmanager
 def _owned(plan: Plan) -> Iterator[None]:
-    """Take the folder: new or this plan's, one writer at a time. The lock goes with the process, however that ends."""
-    marker = plan.parts / "plan.json"
-    found = _read_json(marker)
-    if found is not None:
-        _refuse_other(plan, marker, found)
-    elif strangers := sorted(plan.out.glob("*.tar")):
+    """Take the folder: new or this plan's, one writer at a time."""
+    if not (plan.parts / "plan.json").exists() and (strangers := sorted(plan.out.glob("*.tar"))):
         raise UserError(f"{plan.out}: holds {strangers[0].name}, which no unfinished pack wrote; give another --out")
-    plan.parts.mkdir(parents=True, exist_ok=True)
-    with open(plan.parts / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{plan.out}: another pack_shards is writing there; wait for it or stop it") from None
-        for leftover in [*plan.out.glob("*.tmp-*"), *plan.parts.glob("*.tmp-*")]:
+    with owned(plan.parts, plan.identity(), KIND, "pack_shards", plan.out):
+        for leftover in plan.out.glob("*.tmp-*"):
             leftover.unlink(missing_ok=True)  # of a killed run
-        write_json(marker, plan.identity())
         yield
 
 
 def _finished(plan: Plan, job: Job) -> dict[str, Any] | None:
     """The part of a shard that is complete, or none."""
-    part = _read_json(plan.parts / f"{Path(shard_name(job.shard)).stem}.json")
+    part = read_json(plan.parts / f"{Path(shard_name(job.shard)).stem}.json")
     path = plan.out / shard_name(job.shard)
     whole = part is not None and path.is_file() and path.stat().st_size == part["bytes"]
     return part if whole else None
@@ -132,7 +105,7 @@ def pack(records: Path, out: Path, options: Options, workers: int = 1) -> Manife
     plan, jobs = make_plan(records, out, options)
     if (out / NAME).exists():
         manifest = Manifest.read(out)
-        _refuse_other(plan, manifest.path, manifest.extra.get("pack", {}))
+        refuse_other(manifest.path, manifest.extra.get("pack", {}), plan.identity(), KIND, plan.out)
         manifest.check_files()
     else:
         with _owned(plan):

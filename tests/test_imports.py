@@ -71,7 +71,7 @@ FENCED = {
     "botocore": {"vglm_train/data/remote/transfer.py"},
     "wandb": {"vglm_train/log/sinks.py"},
     "yaml": {"vglm_train/config/document.py", "vglm_train/config/load.py"},
-    "matplotlib": {"vglm_train/report/curves.py"},
+    "matplotlib": {"vglm_train/report/curves.py", "data_tools/_stats_page.py"},
     "pycocoevalcap": {
         "vglm_train/evaluate/metrics/coco.py",
         "vglm_train/evaluate/metrics/english.py",
