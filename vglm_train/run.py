@@ -77,7 +77,8 @@ class _Run:
             shards = self.loader.dataset.mixture.shards()
             self.loader.read_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
         objective = self.stage.objective(model, self.ranks)
-        engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks)
+        rates = {f"model.{name}": rate for name, rate in model.rates.items()}
+        engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks, rates)
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
         self._claim()

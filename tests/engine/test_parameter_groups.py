@@ -1,6 +1,7 @@
 """Learning rates and decay by name, through the real DeepSpeed."""
 
 import hashlib
+from dataclasses import replace
 
 import pytest
 import tiny
@@ -8,11 +9,12 @@ import tiny_language
 import torch
 
 from vglm_train import distributed
-from vglm_train.config.run import Optim
+from vglm_train.config.run import Engine, Optim
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning, VisionBlocks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.parameter_groups import parameter_groups
 from vglm_train.model.tuning import apply_tuning
+from vglm_train.model.visual_language import build_visual_language
 from vglm_train.objective.generation import GenerationObjective
 
 
@@ -97,3 +99,30 @@ def test_moments_are_kept_for_every_group():
         step(*run)
     for (name, left), (_, right) in zip(engine.state(), other.state(), strict=True):
         assert torch.equal(left, right), name
+
+
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_all_methods_at_once_learn_in_half_precision(dtype):
+    """Towers in half precision, four bits, dropout, recomputed blocks, bf16 autocast: finite, and the loss falls."""
+    language = replace(tiny_language.CHATGLM.language, dtype=dtype)
+    shape = replace(tiny_language.CHATGLM, language=language, vision=replace(tiny.MODEL.vision, dtype=dtype))
+    torch.manual_seed(0)
+    model = build_visual_language(shape, (0.5,) * 3, (0.25,) * 3, sop_id=tiny_language.SOP, quantize="nf4")
+    tuning = Tuning(
+        rules=(Rule(match="qformer.*", lr=0.5), *FROZEN),
+        lora=Lora(rank=3, dropout=0.1),
+        prefix=Prefix(length=2),
+        vision_blocks=VisionBlocks(last=1),
+        quantize="nf4",
+    )
+    scales = {f"model.{line.name}": line.lr for line in apply_tuning(model, tuning) if line.trained}
+    model.recompute(True)
+    objective = GenerationObjective(model).train()
+    config = tiny.config(optim=Optim(lr=3e-2), engine=Engine(precision="bf16", backend="gloo"))
+    engine = DeepSpeedEngine(objective, config, 1, distributed.start("gloo"), scales)
+    losses = []
+    for _ in range(16):
+        outputs, update = step(objective, engine, 3e-2)
+        assert update.applied
+        losses.append(float(outputs[0].sums["lm"]))
+    assert losses[-1] < 0.97 * losses[0]

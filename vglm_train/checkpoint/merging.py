@@ -76,7 +76,9 @@ def _whole(bundle: Bundle, folder: Path, out: Path, changed: bool) -> Config:
     language = replace(language, weights=None, config=shape, tokenizer=str(out / "tokenizer"))
     reference = bundle.document["towers"]["vision"]
     named = reference["file"] if "fingerprint" in reference and not changed else None
-    vision = replace(bundle.config.model.vision, weights=named)
+    # what training changed may be less than half precision tells apart
+    dtype = "fp32" if changed else bundle.config.model.vision.dtype
+    vision = replace(bundle.config.model.vision, weights=named, dtype=dtype)
     model = replace(bundle.config.model, language=language, vision=vision)
     run = replace(bundle.config.run, stage="generate")
     return replace(bundle.config, model=model, run=run, tuning=Tuning())

@@ -3,7 +3,7 @@
 n images, p image tokens, c image width.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from types import MethodType
 
 import torch
@@ -21,6 +21,7 @@ class VisualModel(nn.Module):
 
     mean: Tensor
     std: Tensor
+    rates: Mapping[str, float] = {}  # names of what does not train at the learning rate -> times it
 
     def __init__(self, vision: VisionEncoder, qformer: QFormer, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()

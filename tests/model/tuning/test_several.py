@@ -12,7 +12,7 @@ from model.tuning import families
 from model.tuning.families import gradients, loss_of
 
 from vglm_train.config.language import Language
-from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning
+from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning, VisionBlocks
 from vglm_train.errors import UserError
 from vglm_train.model.language import build_language
 from vglm_train.model.language.products import quantize_blocks
@@ -153,6 +153,25 @@ def test_a_prefix_beside_an_update(made, loaded):
         adapters.add("q", made["p"][1], 1.0)
         with pytest.raises(UserError, match="use it alone, whole"):
             adapters.use(weights)
+
+
+def test_trained_image_blocks_come_back_in_full_precision():
+    """What training changed may be less than bf16 tells apart."""
+    shape = replace(tiny_language.CHATGLM, vision=replace(tiny_language.CHATGLM.vision, dtype="bf16", depth=3))
+    model, twin = tiny_language.build(shape), tiny_language.build(shape)
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    apply_tuning(twin, Tuning(rules=FROZEN, vision_blocks=VisionBlocks(last=2)))
+    with torch.no_grad():
+        for _, parameter in twin.trained_parameters():
+            parameter.mul_(1 + 2**-10)
+    adapters = Adapters(model)
+    adapters.add("v", {name: p.detach().clone() for name, p in twin.trained_parameters()}, 1.0)
+    adapters.use({"v": 1.0})
+    pixels = tiny_language.prompts(2).pixels
+    with torch.no_grad():
+        assert torch.equal(model.encode_image(pixels), twin.encode_image(pixels))
+    adapters.use({})
+    assert all(torch.equal(p, before[name]) and p.dtype == before[name].dtype for name, p in model.named_parameters())
 
 
 def test_what_does_not_fit_is_named():

@@ -40,7 +40,7 @@ def kind_of(name: str) -> str | None:
 def apply_rules(
     model: VisualLanguageModel, rules: Sequence[Rule], vision: Mapping[str, float] | None = None
 ) -> list[Resolved]:
-    """Set `requires_grad` of every parameter; what became of each, in the model's order.
+    """Set `requires_grad` of every parameter and the model's `rates`; what became of each, in the model's order.
 
     vision: trained names of the image encoder -> times optim.lr. They and adapters train whatever the rules say of the
     towers; an adapter takes its learning rate from the first rule that fits it, if that one trains.
@@ -58,6 +58,7 @@ def apply_rules(
             _check_trainable(model, name, parameter, rules, number)
         parameter.requires_grad_(line.trained)
         resolved.append(line)
+    model.rates = {line.name: line.lr for line in resolved if line.trained and line.lr != 1}
     return resolved
 
 

@@ -63,6 +63,7 @@ class Adapters:
         if len(prefixed) > 1 or any(weight != 1 for weight in prefixed):
             raise UserError("a trained prefix is not a difference that could be added or weighed: use it alone, whole.")
         self._clear()
+        self.model.vision.widen(self._wide({key for part, _ in active for key in part.tensors}))
         for name in dict.fromkeys(key for part, _ in active for key in part.tensors):
             kind, mine = kind_of(name), [(part, weight) for part, weight in active if name in part.tensors]
             owner = name.rpartition(".adapter.")[0]
@@ -80,6 +81,7 @@ class Adapters:
         for module in list(self.model.language.modules()):
             if isinstance(getattr(module, "adapter", None), Prefix):
                 del module.adapter
+        self.model.vision.widen(0)
         for name, tensor in self._before.items():
             self.model.get_parameter(name).copy_(tensor)
 
@@ -102,6 +104,13 @@ class Adapters:
         before = self._before.setdefault(name, parameter.detach().cpu().clone()).float()
         total = before + sum(weight * (part.tensors[name].cpu().float() - before) for part, weight in parts)
         parameter.copy_(total)
+
+    def _wide(self, names: set[str]) -> int:
+        """Last blocks of the image encoder, counted from the first that one of the names stands in."""
+        blocks = list(self.model.vision.encoder.blocks)
+        whole = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        touched = [any(whole[id(p)] in names for p in block.parameters()) for block in blocks]
+        return len(blocks) - touched.index(True) if True in touched else 0
 
     def _module(self, name: str) -> Any:
         try:

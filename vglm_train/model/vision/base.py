@@ -42,8 +42,17 @@ class VisionEncoder(nn.Module):
 
     def train_last(self, count: int) -> list[nn.Module]:
         """Let the last `count` blocks train, in fp32: gradients of fp16 weights would vanish. Returns them in order."""
-        self.trained = [block.float().requires_grad_(True) for block in list(self.encoder.blocks)[-count:]]
+        self.widen(count)
+        for block in self.trained:
+            block.requires_grad_(True)
         return self.trained
+
+    def widen(self, count: int) -> None:
+        """The last `count` blocks in fp32, since what was trained can be less than half precision tells apart."""
+        for block in self.trained:
+            block.to(self.dtype)
+        blocks = list(self.encoder.blocks)
+        self.trained = [block.float() for block in blocks[len(blocks) - count :]]
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c] before any final norm, in the encoder's own dtype.
