@@ -27,6 +27,7 @@ from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
+from vglm_train.model.language.products import quantize_blocks
 from vglm_train.model.tuning.several import Adapters
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.prompt.template import build_template
@@ -89,9 +90,11 @@ def open_bundle(
             "with --base."
         )
     bundle = load_bundle(place, device, vision_weights, language_weights)
+    config = load(folder / "config.yaml")
+    if config.tuning.quantize:  # the model that its adapter learned to mend
+        quantize_blocks(bundle.model.language)
     weighted = [(folder, 1.0), *adapters]
     bundle = _add(bundle, place, [(read_adapter(path), weight) for path, weight in weighted])
-    config = load(folder / "config.yaml")
     config = replace(config, model=bundle.config.model)
     assert config.model.language is not None
     old = bundle.template
