@@ -83,6 +83,8 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
     reset_peak(device)
     start = time.perf_counter()
     objective = build_objective(config, tuning, ranks, table.tokenizer.sop_id if table else None)
+    if arguments.compile:
+        objective.model.compile_blocks()
     wait(device)
     seconds, (held, peak) = time.perf_counter() - start, gib(device)
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
@@ -214,6 +216,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--only", nargs="+", choices=list(CASES), default=list(CASES), help="what to measure")
     parser.add_argument("--table", type=Path, help="JSON list of objects with img, prompt and label")
     parser.add_argument("--steps", type=int, default=6, help="steps measured")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, as engine.compile")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--here", choices=list(CASES), help=argparse.SUPPRESS)  # one case, in this process
