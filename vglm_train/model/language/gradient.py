@@ -63,8 +63,9 @@ class _Leave(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        largest = grad.abs().amax() if grad.numel() else grad.new_zeros(())
+        largest = torch.stack(grad.aminmax()).abs().amax() if grad.numel() else grad.new_zeros(())
         power = torch.floor(torch.log2(LARGEST / largest)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         # no gradient at all: 1. Not finite: as it is, for whoever watches for it
         ctx.gate.scale = torch.exp2(power.clamp(-24.0, 60.0)).float()
-        return (grad * ctx.gate.scale).to(torch.float16), None
+        # no second copy in fp32: a batch's logits are gigabytes
+        return torch.mul(grad, ctx.gate.scale, out=torch.empty_like(grad, dtype=torch.float16)), None
