@@ -53,7 +53,12 @@ class Finetune(Generate):
         if config.evaluate.task == "caption":
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
-        return examiner(task, self.speaker(model, ranks), items, how, shown, ranks)
+        made = examiner(task, self.speaker(model, ranks), items, how, shown, ranks)
+        best, spoken = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
+        if best is not None and not best.startswith(spoken) and best not in made.gives():
+            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(made.gives())}"
+            raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
+        return made
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         size = save_tuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
