@@ -1,5 +1,6 @@
 """The smallest language models of each family, in folders laid out as published ones; their words are made_shards's."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,10 @@ STYLES = {
 PROMPT = {"max_prompt": 40, "max_answer": 12}
 
 
-def sections(folder: Path, family: str) -> dict[str, Any]:
-    """Write the folder; the sections model.language and prompt of a run that uses it."""
+def sections(folder: Path, family: str, words: Sequence[str] = ()) -> dict[str, Any]:
+    """Write the folder; the sections model.language and prompt of a run that uses it. `words`: further ones it has."""
     torch.manual_seed(0)
-    language = _chatglm(folder) if family == "chatglm" else _hugging_face(folder, family)
+    language = _chatglm(folder, words) if family == "chatglm" else _hugging_face(folder, family, words)
     return {"language": {"family": family, "weights": str(folder), **language}, "prompt": PROMPT | STYLES[family]}
 
 
@@ -41,10 +42,11 @@ def spread(model: nn.Module) -> None:
                 parameter.normal_(std=0.5)
 
 
-def _chatglm(folder: Path) -> dict[str, Any]:
+def _chatglm(folder: Path, words: Sequence[str]) -> dict[str, Any]:
     folder.mkdir(parents=True)
     file = folder.with_name(f"{folder.name}.model")
     sentences = [text for n in NUMBERS for text in (f"a photo number {n}", f"photo {n}", f"第{n}张照片")]
+    sentences += len(NUMBERS) * list(words)
     shape = {"dtype": "fp32", "vocabulary": train_ice_text(sentences, file, 400), **SHAPE}
     config = Language(tokenizer=str(file), **shape)
     model = build_language(config, build_chatglm(file).sop_id)
@@ -53,7 +55,7 @@ def _chatglm(folder: Path) -> dict[str, Any]:
     return shape
 
 
-def _hugging_face(folder: Path, family: str) -> dict[str, Any]:
+def _hugging_face(folder: Path, family: str, words: Sequence[str]) -> dict[str, Any]:
     model: Any
     if family == "causal":
         shape = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "ffn_dim": 64}
@@ -63,5 +65,5 @@ def _hugging_face(folder: Path, family: str) -> dict[str, Any]:
         shape = {"d_model": 32, "d_kv": 16, "d_ff": 64, "num_layers": 2, "num_heads": 2}
         model = T5ForConditionalGeneration(T5Config(**shape, **OWN, decoder_start_token_id=1))
     model.save_pretrained(folder)
-    words_folder(folder, WORDS, **({"front": "</s>"} if family == "causal" else {"behind": "</s>"}))
+    words_folder(folder, [*WORDS, *words], **({"front": "</s>"} if family == "causal" else {"behind": "</s>"}))
     return {"dtype": "fp32"}

@@ -1,5 +1,6 @@
 """Stage two on the shards of `runs`: a stage-one bundle, tiny language models of each family, a configuration."""
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,10 @@ def write_bundle(config: Path, folder: Path, *overrides: str) -> Path:
     return folder
 
 
-def write_run(config: Path, bundle: Path, folder: Path, family: str = "chatglm") -> Path:
-    """A stage-two run from that bundle, with a language model of its own in `folder`."""
+def write_run(config: Path, bundle: Path, folder: Path, family: str = "chatglm", words: Sequence[str] = ()) -> Path:
+    """A stage-two run from that bundle, with a language model of its own in `folder`, which knows `words` too."""
     document: dict[str, Any] = yaml.safe_load(config.read_text())
-    made = made_language.sections(folder / family, family)
+    made = made_language.sections(folder / family, family, words)
     model = document["model"]
     document["run"] |= {"stage": "generate", "name": f"{family}_run"}
     document["model"] = {

@@ -10,6 +10,7 @@ import torch
 from vglm_train.checkpoint.adapter import AdapterFile, base_of, check_base, read_adapter
 from vglm_train.checkpoint.bundle import Bundle, load_bundle, save_bundle
 from vglm_train.checkpoint.convert.writing import check_target
+from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.config.tuning import Tuning
 from vglm_train.errors import UserError
@@ -52,7 +53,8 @@ def merge_bundle(
         raise UserError(f"{folder} has nothing to merge; give --adapter.")
     origin = {**bundle.document["origin"], "merged": [f"{path}:{weight:g}" for path, weight in adapters]}
     changed = any(name.startswith("vision.") for adapter, _ in loaded for name in adapter.tensors)
-    save_bundle(out, _whole(bundle, folder, out, changed), bundle.model, bundle.template.tokenizer, origin)
+    template, whole = bundle.template, _asked(_whole(bundle, folder, out, changed), adapters)
+    save_bundle(out, whole, bundle.model, template.tokenizer, origin, template.text)
     return [*lines, f"merged {len(merged)} products", f"wrote {out}"]
 
 
@@ -67,6 +69,15 @@ def _add(bundle: Bundle, folder: Path, loaded: Sequence[tuple[AdapterFile, float
         lines.append(f"{adapter.folder}: {len(adapter.tensors)} tensors, weight {weight:g}")
     several.use({str(adapter.folder): weight for adapter, weight in loaded})
     return lines
+
+
+def _asked(config: Config, adapters: Sequence[Weighted]) -> Config:
+    """As the one run that made the adapter asked: its questions may be longer than those of the bundle before it."""
+    files = [path / "config.yaml" for path, _ in adapters]
+    if len(files) != 1 or not files[0].is_file():
+        return config
+    run = load(files[0])
+    return replace(config, prompt=run.prompt, evaluate=replace(config.evaluate, decoding=run.evaluate.decoding))
 
 
 def _whole(bundle: Bundle, folder: Path, out: Path, changed: bool) -> Config:

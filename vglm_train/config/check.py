@@ -174,9 +174,8 @@ def _check_language_model(config: Config) -> None:
     if stage == "align":
         return
     if language is None:
-        raise FieldError(
-            "model.language", "run.stage", reason=f"stage {stage} needs one: give family, weights, tokenizer"
-        )
+        how = "give family, weights, tokenizer" if stage == "generate" else "name a bundle of stage two, model.bundle"
+        raise FieldError("model.language", "run.stage", reason=f"stage {stage} needs one: {how}")
     places = config.model.qformer.queries * prompt.max_images
     longest = places + prompt.max_prompt + prompt.max_answer
     if language.family == "chatglm" and longest > language.positions:

@@ -29,6 +29,10 @@ def inherit(root: Item) -> Item:
     if document["stage"] == "finetune":
         how = MERGE.format(document.get("base", "BASE"), folder)
         raise UserError(f"{origin}: {folder} is what a fine-tuning added to another; {how} makes one")
+    stage = _below(root, "run.stage")
+    if document["stage"] == "align" and stage is not None and stage.value == "finetune":
+        reason = "is of stage align and has no language model; fine-tuning begins with a bundle of stage generate"
+        raise UserError(f"{origin}: {folder} {reason}")
     theirs = read(folder / "config.yaml")
     _point(theirs, folder, document)
     base = _pick(theirs, given)

@@ -67,6 +67,10 @@ class Examiner:
         ]
         return scores, [Table(f"answers_{self.task}", COLUMNS, rows)] if rows else []
 
+    def gives(self) -> list[str]:
+        """Names of what true answers earn; texts' scores by language are not among them."""
+        return [f"eval/{self.task}_{name}" for name in total([marks(i, i.answers[0]) for i in self.answerer.items])]
+
     def measure(self) -> Examined:
         """Everything there is to tell."""
         items, chosen = self.answerer.items, options(self.answerer.items)

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vglm_train.checkpoint.bundle import read_document
 from vglm_train.checkpoint.earlier import is_bundle
 from vglm_train.checkpoint.tuned import save_tuned
 from vglm_train.config.rules import FieldError
@@ -28,11 +29,10 @@ class Finetune(Generate):
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         weights = config.model.qformer.weights
-        if weights is None or (Path(weights).exists() and not is_bundle(weights)):
-            found = "missing" if weights is None else f"{weights}, which is no bundle"
+        if found := _wrong(weights):
             reason = f"fine-tuning starts from a bundle of stage generate, and this is {found}. Set model.bundle"
             raise FieldError("model.qformer.weights", "run.stage", reason=reason)
-        self.base = Path(weights)
+        self.base = Path(str(weights))
 
     def build(self, sop_id: int | None, words: int | None) -> VisualLanguageModel:
         image, tuning = self.config.data.image, self.config.tuning
@@ -53,8 +53,25 @@ class Finetune(Generate):
         if config.evaluate.task == "caption":
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
-        return examiner(task, self.speaker(model, ranks), items, how, shown, ranks)
+        made = examiner(task, self.speaker(model, ranks), items, how, shown, ranks)
+        best, spoken = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
+        if best is not None and not best.startswith(spoken) and best not in made.gives():
+            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(made.gives())}"
+            raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
+        return made
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         size = save_tuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
         log.info("what was trained takes %.1f MB", size / 1e6)
+
+
+def _wrong(weights: str | None) -> str | None:
+    """What is wrong with `weights` as a beginning; None where nothing is, or where it is not on this machine."""
+    if weights is None:
+        return "missing"
+    if not is_bundle(weights):
+        return f"{weights}, which is no bundle" if Path(weights).exists() else None
+    stage = read_document(Path(weights)).get("stage")
+    if stage == "align":
+        return f"{weights}, of stage align, which has never spoken to a language model: train stage generate first"
+    return None if stage == "generate" else f"{weights}, of stage {stage}: merge it first (README, What trains)"
