@@ -183,7 +183,7 @@ def test_a_manifest_that_counts_too_few(refused, config: Path, tmp_path: Path) -
     write_manifest(data, {"a.tar": 19})
     words = (config, f"data.train.0.shards={data}", f"run.folder={tmp_path / 'run'}", "data.workers=0")
     said = refused(*words)
-    assert said.startswith(f"{data}/a.tar: holds 20 samples, its manifest says 19. Run python -m data_tools.check")
+    assert said.startswith(f"{data}/a.tar: holds 20 samples, its manifest says 19: run python -m data_tools.check")
     write_manifest(data, {"a.tar": 20})
     assert main([*map(str, words), "run.length.steps=2", "optim.warmup.steps=1", "evaluate.every=null"]) == 0
 

@@ -121,7 +121,9 @@ def test_evaluate_the_bundle(
     for name, value in report["scores"].items():
         assert value == pytest.approx(judged[name], rel=1e-4, abs=1e-5), name
     assert evaluate([*words, "--task", "retrieval"]) == 2
-    assert "is of stage 'generate': give --task caption, not --task retrieval." in capsys.readouterr().err
+    assert (
+        "is of stage 'generate': give --task caption or vqa or report, not --task retrieval." in capsys.readouterr().err
+    )
 
 
 def test_check_says_what_is_carried_over(

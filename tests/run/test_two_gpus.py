@@ -30,10 +30,14 @@ def test_killed_on_two_gpus(config, tmp_path):
     assert worst < 1e-2
 
 
-@pytest.mark.parametrize(("dtype", "tolerance"), [("fp32", 1e-3), ("fp16", 2e-2)])
-def test_stage_two_on_one_and_two_gpus(speaking_config, tmp_path, dtype, tolerance):
-    """ZeRO 1 and 2 on one and two GPUs take the same steps. fp16: an autocast product is rounded at 2^-9, and rounding
-    differs with the rows that run together."""
+@pytest.mark.parametrize(("dtype", "first", "later"), [("fp32", 1e-5, 2e-2), ("fp16", 1e-2, 5e-2)])
+def test_stage_two_on_one_and_two_gpus(speaking_config, tmp_path, dtype, first, later):
+    """ZeRO 1 and 2 on one and two GPUs take the same steps.
+
+    The first losses agree as far as sums in another order do. Adam's early steps then turn what is left of gradients
+    near zero into steps of full size, so losses drift: on a CPU from 8e-8 to 5e-3 in twelve steps, on two H200s by
+    2.3e-3 at most. fp16: an autocast product is rounded at 2^-9, and rounding differs with the rows that run together.
+    """
     precision = "fp32" if dtype == "fp32" else "bf16"
     still = ("model.qformer.dropout=0", "data.validation=[]", "evaluate.every=null", "run.length.steps=12")
     words = (*still, "engine.backend=auto", f"engine.precision={precision}", f"model.language.dtype={dtype}")
@@ -46,6 +50,9 @@ def test_stage_two_on_one_and_two_gpus(speaking_config, tmp_path, dtype, toleran
     alone = found.pop((1, 1))
     assert len(alone) == 12
     for key, losses in found.items():
-        worst = max(abs(mine - theirs) / theirs for mine, theirs in zip(losses, alone, strict=True))
-        print(f"{dtype}, ZeRO {key[0]} on {key[1]} GPUs: largest relative difference of a loss {worst:.2e}")
-        assert worst < tolerance
+        apart = [abs(mine - theirs) / theirs for mine, theirs in zip(losses, alone, strict=True)]
+        print(
+            f"{dtype}, ZeRO {key[0]} on {key[1]} GPUs: difference of a loss {max(apart[:3]):.2e}, then {max(apart):.2e}"
+        )
+        assert max(apart[:3]) < first
+        assert max(apart) < later
