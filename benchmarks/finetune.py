@@ -135,6 +135,9 @@ def measure_table(
     for number, window in enumerate(WINDOWS):
         steps, journal = table.steps(config, rows, window, model.mean.device), Journal()
         name = f"window {window}{', again' if window in WINDOWS[:number] else ''}"
+        if not steps:
+            print(f"{name}: left out, too few items")
+            continue
         result, padding = measure_pass(name, steps, objective, engine, journal, rate, config, case.tuning)
         print(f"{result.row()}\n    {len(steps) * PARTS} batches, {100 * padding:.0f} % padding")
         print(journal.line(model.language.vocabulary), flush=True)
