@@ -83,11 +83,6 @@ class VisualLanguageModel(VisualModel):
         """Answers [b,t] to prompts with images; see LanguageModel.generate."""
         return self.language.generate(self.fuse(self._visual(batch), batch), batch, decoding, end_id, on_token)
 
-    def compile_blocks(self) -> None:
-        """The Q-Former's blocks, and small steps of the language model's."""
-        super().compile_blocks()
-        self.language.fuse_kernels()
-
     def recompute(self, on: bool) -> None:
         """Whether activations of the Q-Former and of the language model are computed again in backward."""
         super().recompute(on)

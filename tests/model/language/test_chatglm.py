@@ -11,9 +11,8 @@ from small_chatglm import GMASK, SHAPE, SOP, chatglm, prompts
 from vglm_train.batch import IGNORED
 from vglm_train.config.language import Language
 from vglm_train.model.language import build_language
-from vglm_train.model.language._sat import Rotary
+from vglm_train.model.language._sat import Rotary, SplitAndRotate
 from vglm_train.model.language.base import target_rows
-from vglm_train.model.language.rotation import SplitAndRotate
 
 
 @pytest.fixture

@@ -22,13 +22,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
-from vglm_train.model.language.rotation import Rotation, SplitAndRotate
 
+Rotation = tuple[Tensor, Tensor]
 _TRITON_USER = "sat.model.position_embedding.triton_rotary_embeddings"
 _FLAGS = (
     (torch.backends.cudnn, "enabled"),
@@ -114,11 +115,44 @@ class Rotary(nn.Module):
         return angles.cos(), angles.sin()
 
 
+class SplitAndRotate(torch.autograd.Function):
+    """Fused product [b,s,3,h,d] -> q and k, turned within each half of d, and v, [b,s,h,d] each.
+
+    Turned in fp32. One step rather than autograd's many: nothing but cosines and sines is kept, the fused product is
+    let go, and its gradient is written into one buffer.
+    """
+
+    @staticmethod
+    def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        ctx.save_for_backward(cos, sin)
+        q, k, v = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in qkv.unbind(2))
+        _turn(qkv[:, :, 0], cos, sin, q)
+        _turn(qkv[:, :, 1], cos, sin, k)
+        return q, k, v.copy_(qkv[:, :, 2])
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx, q: Tensor, k: Tensor, v: Tensor):  # type: ignore[override]
+        cos, sin = ctx.saved_tensors
+        grad = q.new_empty(*q.shape[:2], 3, *q.shape[2:])
+        _turn(q, cos, -sin, grad[:, :, 0])
+        _turn(k, cos, -sin, grad[:, :, 1])
+        grad[:, :, 2] = v
+        return grad, None, None
+
+
+def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
+    """x [b,s,h,d] turned by cos and sin [b,s,1,2,d/4] into `out`, its like."""
+    first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # [b,s,h,2,d/4] each
+    turned = out.view(*out.shape[:-1], 2, 2, -1)
+    torch.addcmul(first * cos, second, sin, value=-1, out=turned[..., 0, :])
+    torch.addcmul(second * cos, first, sin, out=turned[..., 1, :])
+
+
 class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
     """Takes SAT's place in its `attention_forward` hook: 2-D rotation once a pass, SDPA with any mask, a cache."""
 
     rotary_emb: nn.Module
-    fused = False  # see `SplitAndRotate`
 
     def __init__(self, width: int, heads: int) -> None:
         super().__init__(width, heads)
@@ -140,7 +174,7 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in SplitAndRotate.apply(qkv, *rotation, self.fused))  # [b,h,s,d]
+        q, k, v = (part.transpose(1, 2) for part in SplitAndRotate.apply(qkv, *rotation))  # [b,h,s,d]
         if cache is not None:
             k, v = cache.append(int(layer_id), k, v)
         if isinstance(prefix := getattr(layer, "adapter", None), Prefix):

@@ -104,9 +104,6 @@ class LanguageModel(nn.Module):
         """
         raise NotImplementedError
 
-    def fuse_kernels(self) -> None:
-        """torch.compile what its family has of small steps that are worth it; most have none."""
-
     def recompute(self, on: bool) -> None:
         """Whether activations are computed again in backward instead of kept. Call it when all adapters are there."""
         raise NotImplementedError

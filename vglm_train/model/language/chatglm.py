@@ -105,10 +105,6 @@ class ChatGlm(LanguageModel):
     def read_prefixes(self, length: int) -> None:
         self.prefix = max(self.prefix, length)
 
-    def fuse_kernels(self) -> None:
-        """The rotation, which eager is a tenth of a step."""
-        self.network.get_mixin("chatglm-attn").fused = True
-
     def recompute(self, on: bool) -> None:
         """Whether a block's activations are computed again in backward instead of kept."""
         driver: Driver = self.network.get_mixin("driver")
