@@ -130,6 +130,22 @@ def test_a_merged_bundle_answers_as_the_tuned_model_and_needs_nothing_else(spoke
     assert not torch.allclose(found, plain, atol=1e-2)
 
 
+def test_a_merged_q_former_that_reads_keeps_its_tokenizer(tmp_path):
+    run = runs.write_run(tmp_path)
+    aligned = speaking.write_bundle(run, tmp_path / "aligned")
+    config = speaking.write_run(run, aligned, tmp_path / "made")
+    words = [
+        f"model.text.tokenizer={tmp_path / 'vocab.txt'}",
+        "model.text={max_length: 10, processor: plain, language_token: true}",
+    ]
+    stage, model = built(config, "model.qformer.reads_question=true", *reversed(words))
+    stage.save(tmp_path / "reads", model, {})
+    first, _ = adapters(tmp_path / "reads", tmp_path)
+    command = ["merge", str(tmp_path / "reads"), "--adapter", str(first), "--out", str(tmp_path / "out")]
+    assert main(command) == 0
+    assert load_bundle(tmp_path / "out", CPU).template.text is not None
+
+
 def test_two_adapters_with_weights(spoken, tmp_path):
     bundle = spoken["chatglm"]
     first, second = adapters(bundle, tmp_path)

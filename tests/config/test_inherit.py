@@ -74,6 +74,18 @@ def test_weights_and_tokenizers_are_named_where_they_lie(made: Path) -> None:
     assert config.model.language.config is None
 
 
+def test_a_q_former_that_reads_goes_on_with_what_it_learnt(made: Path) -> None:
+    """Its tokenizer came along, and its text side is the bundle's, not the one that it had begun with."""
+    config = Path("made/config.yaml")
+    reading = "queries: 4, reads_question: true, text_weights: runs/stage_one/bundle}\n  text: {max_length: 8}"
+    config.write_text(config.read_text().replace("queries: 4}", reading))
+    Path("made/question_tokenizer").mkdir()
+    model = load(made).model
+    assert model.qformer.reads_question
+    assert model.qformer.text_weights is None
+    assert model.text.tokenizer == "made/question_tokenizer"
+
+
 def test_other_families_take_their_shape_from_the_bundle(made: Path) -> None:
     write(Path("made"), family="causal")
     language = load(made).model.language

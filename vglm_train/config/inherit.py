@@ -11,6 +11,7 @@ from vglm_train.config.document import Item, read
 from vglm_train.errors import UserError
 
 KEY = "bundle"
+QUESTIONS = "question_tokenizer"  # see checkpoint.bundle
 MERGE = "python -m vglm_train.checkpoint merge {} --adapter {} --out MERGED"
 
 
@@ -60,6 +61,9 @@ def _point(theirs: Item, folder: Path, document: dict[str, Any]) -> None:
         _set(theirs, "model.text.tokenizer", str(folder / "tokenizer"))
         return
     _set(theirs, "model.language.tokenizer", str(folder / "tokenizer"))
+    _set(theirs, "model.qformer.text_weights", None)  # what they were is among what the bundle trained
+    if (folder / QUESTIONS).is_dir():
+        _set(theirs, "model.text.tokenizer", str(folder / QUESTIONS))
     family = _below(theirs, "model.language.family")
     if family is not None and family.value != "chatglm":
         _set(theirs, "model.language.config", str(folder / "tokenizer"))
@@ -71,7 +75,7 @@ def _below(item: Item | None, path: str) -> Item | None:
     return item
 
 
-def _set(root: Item, path: str, value: str) -> None:
+def _set(root: Item, path: str, value: str | None) -> None:
     parent, _, name = path.rpartition(".")
     section = _below(root, parent)
     if section is not None and isinstance(section.value, dict):
