@@ -35,6 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _describe(config, world) if given.check else _run(config)
     except UserError as error:
         return _say(error)
+    except KeyboardInterrupt:
+        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return 130
 
 
 def _say(error: UserError) -> int:

@@ -14,7 +14,7 @@ from vglm_train.config.run import Config
 from vglm_train.data.loader import read_mixture
 from vglm_train.data.mixture import Mixture
 from vglm_train.engine.plan import Plan
-from vglm_train.errors import UserError
+from vglm_train.errors import Absent
 from vglm_train.log.facts import RunFacts
 from vglm_train.model.language.nf4 import held_bytes
 from vglm_train.model.visual import VisualModel
@@ -101,7 +101,7 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
     try:
         mixture, samples = read_mixture(config, count=False)
-    except UserError as error:
+    except Absent as error:
         lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:
             return [*lines, "steps: not known without data, since lengths are in epochs"]

@@ -16,6 +16,10 @@ class UserError(Exception):
     """
 
 
+class Absent(UserError):  # noqa: N818  (no fault of what was written: it is not on this machine)
+    """Data that is not where the configuration says, as when a recipe is read elsewhere."""
+
+
 class LostProcess(UserError):  # noqa: N818  (what happened to another process, not here)
     """Another process of the run ended first. What that one says, if it could, is the reason."""
 

@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.checkpoint import frozen
-from vglm_train.checkpoint.resume import write_text_atomic
+from vglm_train.checkpoint.resume import save_tensors, write_text_atomic
 from vglm_train.config.tuning import Tuning
 from vglm_train.errors import UserError
 
@@ -57,7 +57,7 @@ def save_adapter(
     try:
         aside.mkdir(parents=True)
         own = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors}
-        save_file(own, aside / TENSORS)
+        save_tensors(own, aside / TENSORS)
         write_text_atomic(aside / DOCUMENT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
         size = sum(file.stat().st_size for file in aside.iterdir())
         if folder.exists():

@@ -18,13 +18,13 @@ from typing import Any, Protocol
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.checkpoint import frozen
 from vglm_train.checkpoint.language import load_language
 from vglm_train.checkpoint.pretrained import load_vision
-from vglm_train.checkpoint.resume import write_text_atomic
+from vglm_train.checkpoint.resume import save_tensors, write_text_atomic
 from vglm_train.config.load import dump, load
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config
@@ -67,7 +67,7 @@ def save_bundle(
         own = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
         if own:
             towers[tower] = frozen.keep(aside / f"{tower}.safetensors", own, sources[tower])
-    save_file(weights, aside / "trained.safetensors")
+    save_tensors(weights, aside / "trained.safetensors")
     tokenizer.save(aside / "tokenizer")
     if questions is not None:
         questions.save(aside / QUESTIONS)

@@ -5,9 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import save_file
 from torch import Tensor
 
+from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.errors import UserError
 
 SMALL = 256 * 2**20  # bytes up to which a tower travels along
@@ -23,7 +23,7 @@ def keep(file: Path, weights: Mapping[str, Tensor], source: str | None) -> dict[
     published = source is not None and Path(source).is_dir() and file.stem == "vision"
     if source is not None and (size > SMALL or published):
         return {"file": str(Path(source).resolve()), "fingerprint": fingerprint(Path(source))}
-    save_file(dict(weights), file)
+    save_tensors(dict(weights), file)
     return {"file": file.name}
 
 

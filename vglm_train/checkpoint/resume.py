@@ -70,7 +70,7 @@ class Checkpoints:
             shutil.rmtree(stale, ignore_errors=True)
         try:
             aside.mkdir()
-            save_file(tensors, aside / _TENSORS)
+            save_tensors(tensors, aside / _TENSORS)
             _sync(aside / _TENSORS)
             write_text_atomic(aside / _STATE, json.dumps(state, indent=2, sort_keys=True) + "\n")
             _sync(aside)
@@ -122,6 +122,14 @@ def read_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> dict[str
             "Resume with the configuration it was made with, or use another run.folder."
         )
     return tensors
+
+
+def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
+    """A safetensors file that others may read as they may any new file; the library's is for its owner alone."""
+    save_file(tensors, path)
+    mask = os.umask(0)
+    os.umask(mask)
+    path.chmod(0o666 & ~mask)
 
 
 def write_text_atomic(path: Path, text: str) -> None:

@@ -107,5 +107,8 @@ def _changes(before: object, now: object, key: str) -> Iterator[tuple[str, objec
         for field in fields(now):
             name = f"{key}.{field.name}" if key else field.name
             yield from _changes(getattr(before, field.name), getattr(now, field.name), name)
+    elif isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now) and is_dataclass(now[0]):
+        for number, (old, new) in enumerate(zip(before, now)):
+            yield from _changes(old, new, f"{key}.{number}")
     else:
         yield key, before, now

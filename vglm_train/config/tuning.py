@@ -56,6 +56,8 @@ class VisionBlocks:
 
     def __post_init__(self) -> None:
         positive(self, "last", "decay")
+        if self.decay > 1:
+            raise FieldError("decay", reason=f"must be at most 1, found {self.decay}: earlier blocks learn slower")
 
 
 RULES = (

@@ -13,6 +13,7 @@ WORDS = {
     BLANK: "the same model shown a grey picture",
 }
 CHIEF = {"vqa": "accuracy", "report": "f1"}  # what a verdict goes by
+FEW = 10  # patients or pictures: with fewer no interval is to be trusted
 FEW_DISTINCT = 0.5  # of the distinct texts among the true ones
 
 
@@ -35,7 +36,9 @@ def judge(task: str, section: Section) -> list[Line]:
         text = f"{section.name}: {chief} {own.value:.1f} % against {theirs.value:.1f} % for {WORDS[who]}: {shown(gain)}"
         assert gain.low is not None
         assert gain.high is not None
-        if gain.low > 0:
+        if section.clusters < FEW:
+            lines.append(Line("warn", f"{text}: too few to tell, {section.clusters} patients or pictures"))
+        elif gain.low > 0:
             lines.append(Line("ok", f"{text}: above it"))
         else:
             lines.append(Line("warn", f"{text}: {'below it' if gain.high < 0 else 'not told apart from it'}"))

@@ -20,7 +20,7 @@ from vglm_train.data.remote.address import is_remote, shards_of, shown, split_ma
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
 from vglm_train.data.remote.store import Store, locked
 from vglm_train.data.tar import walk_table
-from vglm_train.errors import UserError
+from vglm_train.errors import Absent, UserError
 
 AT_ONCE = 8  # shards that are fetched to be counted
 
@@ -57,7 +57,7 @@ def _read(address: str, cache: Cache) -> Manifest:
     try:
         return Manifest.parse(fetch_bytes(address, cache), Path(NAME), shown(address))
     except Unreachable as error:
-        raise UserError(
+        raise Absent(
             f"{shown(address)}: {error}. A source is a folder that holds {NAME} (python -m data_tools.check_shards "
             "FOLDER --write-manifest makes one), or a list of shards: .../{000..099}.tar."
         ) from None
@@ -78,7 +78,7 @@ def _counted(source: Source, addresses: Sequence[str], store: Store, count: bool
     file = store.folder / f"counted-{digest}.json"
     if not file.exists():
         if not count:
-            raise UserError(f"source {source.name!r}: its {len(addresses)} shards are counted when it is first read.")
+            raise Absent(f"source {source.name!r}: its {len(addresses)} shards are counted when it is first read.")
         store.begin()
         with locked(file.with_suffix(".lock")):
             if not file.exists():

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple, Protocol
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.window import MARK, NotJson, Window
-from vglm_train.errors import UserError
+from vglm_train.errors import Absent, UserError
 
 LISTS = ("annotations", "data", "rows", "samples")  # keys that hold the rows where the file is one object
 LONGEST_CELL = 1 << 24  # characters of a CSV cell
@@ -231,7 +231,7 @@ def open_file(path: Path) -> TableFile:
 
         return SavedTable(path)
     if not path.exists():
-        raise UserError(f"{path}: no such table.")
+        raise Absent(f"{path}: no such table.")
     match path.suffix.lower():
         case ".json":
             return JsonTable(path, lines=False)
