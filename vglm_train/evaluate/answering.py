@@ -44,7 +44,10 @@ class Answerer:
                 failed.append((item.key, str(error)))
         if failed:
             key, reason = failed[0]
-            raise UserError(f"{len(failed)} of {len(self.items)} questions cannot be asked; {key}: {reason}")
+            raise UserError(
+                f"{len(failed)} of {len(self.items)} questions cannot be asked; {key}: {reason} (in the run's YAML, or "
+                "in the bundle's config.yaml)"
+            )
 
     def outputs(self, seen: Sequence[str] = SEEN) -> dict[str, list[str]]:
         """An answer an item, by what is shown. `shuffled` is left out where there is one picture only."""
