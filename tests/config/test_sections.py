@@ -19,6 +19,7 @@ from vglm_train.config.run import (
     Run,
     Wandb,
 )
+from vglm_train.config.tuning import VisionBlocks
 from vglm_train.errors import UserError
 
 BAD = [
@@ -163,3 +164,8 @@ def test_the_edges_that_are_allowed():
 )
 def test_a_length_in_samples(length, samples):
     assert length.samples_of(epoch_samples=100, global_batch=10) == samples
+
+
+def test_earlier_image_blocks_do_not_learn_faster():
+    with pytest.raises(FieldError, match="must be at most 1, found 2"):
+        VisionBlocks(last=2, decay=2)

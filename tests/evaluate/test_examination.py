@@ -223,3 +223,11 @@ def test_what_a_task_is_about():
     assert [item.kind for item in fitting(items, "report")] == ["report"]
     assert [item.kind for item in fitting(items[:2], "report")] == ["report"]  # none is marked as one
     assert parts(items[:1]) == {}
+
+
+def test_few_pictures_give_no_verdict(taught):
+    items = [item for item in colour_questions() if item.type == "colour"]
+    found = whole_examiner(taught, items).measure()
+    lines = judge("vqa", section("few", range(4), items, found.marks))
+    assert {line.kind for line in lines} == {"warn"}
+    assert all(line.text.endswith("too few to tell, 4 patients or pictures") for line in lines)

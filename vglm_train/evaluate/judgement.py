@@ -13,7 +13,7 @@ WORDS = {
     BLANK: "the same model shown a grey picture",
 }
 CHIEF = {"vqa": "accuracy", "report": "f1"}  # what a verdict goes by
-FEW = 10  # patients or pictures: with fewer no interval is to be trusted
+FEW = 5  # patients or pictures: with fewer no interval is to be trusted
 FEW_DISTINCT = 0.5  # of the distinct texts among the true ones
 
 
