@@ -176,3 +176,9 @@ def test_what_cannot_be_merged_is_told(spoken, tmp_path, capsys):
     model = tuned(load_bundle(bundle, CPU).model, tuning)
     save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle), {})
     assert "prefix is no change of weights" in said(str(bundle), "--adapter", str(tmp_path / "p"))
+
+
+def test_others_may_read_it_as_any_new_file(tmp_path):
+    (tmp_path / "new").write_text("")
+    save_adapter(tmp_path / "a", [("x", torch.zeros(1))], LORA, {}, {})
+    assert (tmp_path / "a" / "adapter.safetensors").stat().st_mode == (tmp_path / "new").stat().st_mode

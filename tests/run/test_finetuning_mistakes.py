@@ -165,3 +165,8 @@ def test_a_run_goes_on_with_the_tuning_it_began_with(
     assert "holds another run. Changed since it was started:\n" in said
     assert f"\n  {message}" in said
     assert main([*words, "run.length.steps=6"]) == 0
+
+
+def test_check_refuses_data_that_is_here_and_wrong(told: Callable[..., str]) -> None:
+    """What is not here at all is only told, so that a recipe can be read anywhere."""
+    assert "fields.question" in told("data.train.0.fields={question: nokey}", "--check")
