@@ -62,6 +62,7 @@ FENCED = {
         "vglm_train/prompt/text.py",
         "vglm_train/prompt/tokenizers.py",
     },
+    "triton": {"vglm_train/model/language/rotation_kernel.py"},
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/ice_text.py"},
     "webdataset": {"vglm_train/data/tar.py", "data_tools/_packing.py"},
     "datasets": {"data_tools/sources.py", "vglm_train/data/tables/saved.py"},

@@ -11,7 +11,6 @@ from small_chatglm import GMASK, SHAPE, SOP, chatglm, prompts
 from vglm_train.batch import IGNORED
 from vglm_train.config.language import Language
 from vglm_train.model.language import build_language
-from vglm_train.model.language._sat import Rotary, SplitAndRotate
 from vglm_train.model.language.base import target_rows
 
 
@@ -150,30 +149,6 @@ def test_frequencies_stay_fp32_whatever_happens(dtype):
         frequencies = change(model).network.get_mixin("chatglm-attn").rotary_emb.inv_freq
         assert frequencies.dtype == torch.float32
         torch.testing.assert_close(frequencies.double(), exact, rtol=1e-6, atol=0)
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rotation_is_exact_at_far_places(dtype):
-    frequencies = 1.0 / 10000 ** (torch.arange(0, 64, 2).float() / 64)
-    x = torch.randn(1, 1, 3, 1, 128).to(dtype)
-    rotation = Rotary(frequencies)(torch.tensor([[[2000], [511]]]))
-    q, k, v = SplitAndRotate.apply(x, *rotation)
-    close = {"rtol": 0.01, "atol": 0.01} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 1e-3}
-    for number, turned in enumerate((q, k)):
-        for half, place in ((0, 2000), (1, 511)):
-            first, second = x[0, 0, number, 0, 64 * half :][:64].double().chunk(2)
-            angle = place * frequencies.double()
-            cos, sin = angle.cos(), angle.sin()
-            expected = torch.cat((first * cos - second * sin, second * cos + first * sin))
-            torch.testing.assert_close(turned[0, 0, 0, 64 * half :][:64].double(), expected, **close)
-    assert torch.equal(v, x[:, :, 2])
-
-
-def test_gradient_of_the_rotation():
-    x = torch.randn(2, 3, 3, 2, 8, dtype=torch.float64, requires_grad=True)
-    positions = torch.randint(0, 50, (2, 2, 3))
-    rotation = tuple(part.double() for part in Rotary(torch.tensor([1.0, 0.1]))(positions))
-    assert torch.autograd.gradcheck(lambda qkv: SplitAndRotate.apply(qkv, *rotation), x)
 
 
 def test_chatglm_6b_on_the_meta_device():

@@ -22,14 +22,13 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
+from vglm_train.model.language.rotation import Rotary, Rotation, SplitAndRotate
 
-Rotation = tuple[Tensor, Tensor]
 _TRITON_USER = "sat.model.position_embedding.triton_rotary_embeddings"
 _FLAGS = (
     (torch.backends.cudnn, "enabled"),
@@ -90,63 +89,6 @@ with untouched():
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer
 logging.getLogger("sat").propagate = False  # it has a handler of its own
-
-
-class Rotary(nn.Module):
-    """SAT's frequencies for one half of a head; fp32 whatever the module is cast to, real even on the meta device."""
-
-    inv_freq: Tensor
-
-    def __init__(self, inv_freq: Tensor) -> None:
-        super().__init__()
-        assert inv_freq.dtype == torch.float32
-        self.register_buffer("inv_freq", inv_freq, persistent=False)
-
-    def _apply(self, fn, recurse=True):
-        kept = self.inv_freq
-        super()._apply(fn, recurse)
-        place = self.inv_freq.device
-        self.inv_freq = kept if place.type == "meta" else kept.to(place)
-        return self
-
-    def forward(self, positions: Tensor) -> Rotation:
-        """2-D positions [b,2,s] -> cosines and sines [b,s,1,2,d/4] fp32: a row of positions for each half of a head."""
-        angles = positions.transpose(1, 2)[:, :, None, :, None].float() * self.inv_freq
-        return angles.cos(), angles.sin()
-
-
-class SplitAndRotate(torch.autograd.Function):
-    """Fused product [b,s,3,h,d] -> q and k, turned within each half of d, and v, [b,s,h,d] each.
-
-    Turned in fp32. One step rather than autograd's many: nothing but cosines and sines is kept, the fused product is
-    let go, and its gradient is written into one buffer.
-    """
-
-    @staticmethod
-    def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(cos, sin)
-        q, k, v = (torch.empty_like(part, memory_format=torch.contiguous_format) for part in qkv.unbind(2))
-        _turn(qkv[:, :, 0], cos, sin, q)
-        _turn(qkv[:, :, 1], cos, sin, k)
-        return q, k, v.copy_(qkv[:, :, 2])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx, q: Tensor, k: Tensor, v: Tensor):  # type: ignore[override]
-        cos, sin = ctx.saved_tensors
-        grad = q.new_empty(*q.shape[:2], 3, *q.shape[2:])
-        _turn(q, cos, -sin, grad[:, :, 0])
-        _turn(k, cos, -sin, grad[:, :, 1])
-        grad[:, :, 2] = v
-        return grad, None, None
-
-
-def _turn(x: Tensor, cos: Tensor, sin: Tensor, out: Tensor) -> None:
-    """x [b,s,h,d] turned by cos and sin [b,s,1,2,d/4] into `out`, its like."""
-    first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # [b,s,h,2,d/4] each
-    turned = out.view(*out.shape[:-1], 2, 2, -1)
-    torch.addcmul(first * cos, second, sin, value=-1, out=turned[..., 0, :])
-    torch.addcmul(second * cos, first, sin, out=turned[..., 1, :])
 
 
 class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
