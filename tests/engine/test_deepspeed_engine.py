@@ -7,8 +7,9 @@ import tiny
 import torch
 
 from vglm_train import distributed
-from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective
+from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective, Optim
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
+from vglm_train.engine.parameter_groups import parameter_groups
 from vglm_train.objective.alignment import AlignmentObjective
 
 
@@ -55,6 +56,35 @@ def test_steps_change_every_trained_weight_and_no_frozen_one(ranks):
     assert not still
     assert all(torch.equal(p, frozen[n]) for n, p in objective.named_parameters() if n in frozen)
     assert float(after["adam_step"]) == 2
+
+
+@pytest.mark.parametrize("zero", [1, 2])
+def test_norm_and_update_are_those_of_a_bare_loop(ranks, zero):
+    """DeepSpeed's way to the norm and back to the weights is shortened: what comes out may not change."""
+    config = tiny.config(engine=Engine(zero=zero, precision="fp32"), optim=Optim(clip=0.1, weight_decay=0.05))
+    objective, engine = build(ranks, engine=config.engine, optim=config.optim)
+    bare = AlignmentObjective(tiny.alignment(0), config.objective, ranks, 42, dec_id=tiny.DEC).train()
+    adamw = torch.optim.AdamW(parameter_groups(bare, config.optim), lr=1e-3, betas=config.optim.betas)
+    places = {name: p.data_ptr() for name, p in objective.named_parameters()}
+    for number in range(3):
+        batch = tiny.batch(8 * number, 8)
+        torch.manual_seed(number)
+        _, update = step(objective, engine, [batch])
+        units = bare.units(batch)
+        torch.manual_seed(number)
+        sums = bare(batch).sums
+        sum(bare.weights[name] * sums[name] / units[name] for name in sums).backward()
+        norm = torch.nn.utils.clip_grad_norm_([p for p in bare.parameters() if p.grad is not None], 0.1)
+        assert update.grad_norm == pytest.approx(float(norm), rel=1e-5)
+        adamw.step()
+        adamw.zero_grad()
+    wanted = dict(bare.named_parameters())
+    for name, parameter in objective.named_parameters():
+        assert parameter.data_ptr() == places[name]
+        torch.testing.assert_close(parameter, wanted[name], rtol=1e-4, atol=2e-5)
+    for name, tensor in engine.state():
+        if name.startswith("weight/"):
+            assert torch.equal(tensor, dict(objective.named_parameters())[name.removeprefix("weight/")].cpu())
 
 
 def test_accumulation_gives_the_update_of_the_whole_batch(ranks):
