@@ -168,6 +168,10 @@ class _Run:
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
+        if self.config.engine.graphs and self.ranks.device.type != "cuda":
+            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
+        elif self.config.engine.graphs:
+            model.graph_passes()
         return model
 
     def _sinks(self) -> list[sinks.Sink]:

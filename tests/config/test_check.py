@@ -161,3 +161,12 @@ def test_combinations_that_are_allowed(run):
     check(run("model.text.language_token=true"), 1)
     check(run("model.vision.dtype=fp16", "engine.precision=fp32"), 1)
     check(run("data.validation=[{name: photos, shards: shards/photos}]"), 1)
+
+
+def test_graphs_record_what_has_one_shape_and_is_kept(run):
+    check(run("engine.graphs=true"), 1)
+    refused = refusal(run("engine.graphs=true", "engine.recompute=true"))
+    assert refused.fields == ("engine.graphs", "engine.recompute")
+    refused = refusal(run("engine.graphs=true", "run.stage=generate", "model.language={tokenizer: ice_text.model}"))
+    assert refused.fields == ("engine.graphs",)
+    assert "stage align" in str(refused)

@@ -70,6 +70,7 @@ def check(config: Config, world: int) -> None:
     _check_mixture(config.data, cut, world)
     _check_lengths(config)
     _check_features(config)
+    _check_graphs(config)
     _check_language_model(config)
     _check_tuning(config)
     _check_split(config)
@@ -163,6 +164,19 @@ def _check_languages(data: Data, text: Text) -> None:
             "has zh, so use bert-base-chinese, bert-base-multilingual-cased or an own vocab.txt"
         )
         raise FieldError("model.text.tokenizer", "data.languages", reason=reason)
+
+
+def _check_graphs(config: Config) -> None:
+    if not config.engine.graphs:
+        return
+    if config.run.stage != "align":
+        reason = (
+            f"record the passes of stage align, which all have one shape; run.stage is {config.run.stage}. Leave it out"
+        )
+        raise FieldError("engine.graphs", reason=reason)
+    if config.engine.recompute:
+        reason = "cannot both be on: what a graph keeps for backward is not computed again. Leave one out"
+        raise FieldError("engine.graphs", "engine.recompute", reason=reason)
 
 
 def _check_language_model(config: Config) -> None:

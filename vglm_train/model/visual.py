@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vglm_train.batch import Batch
 from vglm_train.model.norm import LayerNorm
+from vglm_train.model.qformer.graphs import PassGraphs
 from vglm_train.model.qformer.layers import Block
 from vglm_train.model.qformer.qformer import Keys, QFormer
 from vglm_train.model.vision import VisionEncoder
@@ -67,3 +68,7 @@ class VisualModel(nn.Module):
         forward = torch.compile(Block.forward, dynamic=False)
         for block in self.qformer.blocks:
             block.forward = MethodType(forward, block)  # type: ignore[method-assign]
+
+    def graph_passes(self) -> None:
+        """Record the Q-Former's passes over images and text as CUDA graphs from their first training step on."""
+        self.qformer.graphs = PassGraphs(self.qformer.blocks)

@@ -48,7 +48,9 @@ class Attention(nn.Module):
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[n,s,parts*d] -> `parts` of [n,heads,s,d/heads], without a copy."""
         n, s, width = x.shape
-        return x.view(n, s, parts, self.heads, width // parts // self.heads).transpose(1, 3).unbind(2)
+        each = x.view(n, s, parts, self.heads, width // parts // self.heads).unbind(2)
+        # turned only now: backward then stacks gradients as they lie in memory, several times faster
+        return tuple(part.transpose(1, 2) for part in each)
 
 
 class SelfAttention(Attention):
@@ -114,18 +116,28 @@ class Block(nn.Module):
         self.text_mlp = Mlp(width, config.mlp_width, dropout) if text else None
 
     def forward(
-        self, hidden: Tensor, queries: int, images: Sequence[ImageKey], bias: Tensor | None, past: KeyValue | None
-    ) -> tuple[Tensor, KeyValue]:
-        """hidden [n,s,d], of which the first `queries` places are queries -> ([n,s,d], its keys and values)."""
+        self,
+        hidden: Tensor,
+        queries: int,
+        images: Sequence[ImageKey],
+        bias: Tensor | None,
+        past: KeyValue | None = None,
+        keep: bool = False,
+    ) -> tuple[Tensor, KeyValue | None]:
+        """hidden [n,s,d], of which the first `queries` places are queries -> [n,s,d], and to `keep` keys and values.
+
+        What nobody needs is not returned: compiled, it would get a gradient of zeros.
+        """
         hidden, key_value = self.attention(hidden, bias, past)
+        kept = key_value if keep else None
         if queries == 0:
             assert self.text_mlp is not None
-            return self.text_mlp(hidden), key_value
+            return self.text_mlp(hidden), kept
         parts = hidden.split((queries, hidden.shape[1] - queries), 1)
         query, text = (part.contiguous() for part in parts)  # once, rather than in each operation below
         if self.cross is not None:
             query = self.cross(query, images)
         query = self.query_mlp(query)
         if text.shape[1] == 0 or self.text_mlp is None:  # none: nobody reads what text becomes in the last block
-            return query, key_value
-        return torch.cat((query, self.text_mlp(text)), 1), key_value
+            return query, kept
+        return torch.cat((query, self.text_mlp(text)), 1), kept

@@ -15,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vglm_train.config.model import QFormer as QFormerConfig
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer import masks
+from vglm_train.model.qformer.graphs import PassGraphs
 from vglm_train.model.qformer.layers import EPS, Block, ImageKey, KeyValue
 
 Keys = list[tuple[ImageKey, ...]]  # one entry a block: groups of images, or nothing where it has no cross-attention
@@ -57,6 +58,7 @@ class QFormer(nn.Module):
             for number in range(config.layers)
         )
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
+        self.graphs: PassGraphs | None = None
         self.reset(config.spread)
 
     @torch.no_grad()
@@ -84,12 +86,12 @@ class QFormer(nn.Module):
         """The queries read the images alone -> ([n,q,d], the cache that `caption` writes from)."""
         rows = next(groups[0].key.shape[0] for groups in keys if groups)
         hidden = self._query_states(rows)
-        return self._run(hidden, hidden.shape[1], keys, None, None)
+        return self._run(hidden, hidden.shape[1], keys, None, keep=True)
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Sentences alone: ids [n,t], mask [n,t] bool -> [n,t,d]."""
         hidden = self._text_states(ids)
-        return self._run(hidden, 0, None, masks.separate(mask, 0), None)[0]
+        return self._run(hidden, 0, None, masks.separate(mask, 0))[0]
 
     def joint(
         self, keys: Keys, ids: Tensor, mask: Tensor, attend: Literal["separate", "full", "causal"] = "full"
@@ -101,7 +103,7 @@ class QFormer(nn.Module):
         query = self._query_states(ids.shape[0])
         q = query.shape[1]
         hidden = torch.cat((query, self._text_states(ids)), 1)
-        hidden, _ = self._run(hidden, q, keys, MASKS[attend](mask, q), None)
+        hidden = self._states(hidden, q, keys, MASKS[attend](mask, q))
         return hidden[:, :q], hidden[:, q:]
 
     def caption(self, cache: Cache, ids: Tensor, mask: Tensor) -> Tensor:
@@ -120,7 +122,7 @@ class QFormer(nn.Module):
         query = self._query_states(ids.shape[0])
         q, t = query.shape[1], ids.shape[1]
         hidden = torch.cat((query, self._text_states(ids), self._text_states(caption_ids)), 1)
-        hidden, _ = self._run(hidden, q, keys, masks.separate_and_causal(mask, q), None)
+        hidden = self._states(hidden, q, keys, masks.separate_and_causal(mask, q))
         return hidden.split((q, t, t), 1)
 
     def _query_states(self, rows: int) -> Tensor:
@@ -131,19 +133,33 @@ class QFormer(nn.Module):
         assert self.embeddings is not None, "this Q-Former was built without its text side"
         return F.dropout(self.norm(self.embeddings(ids)), self.dropout, self.training)
 
+    def _states(self, hidden: Tensor, queries: int, keys: Keys, mask: Tensor) -> Tensor:
+        """`_run` without a cache; while training as CUDA graphs, where that is asked for."""
+        if self.graphs is not None and self.training and torch.is_grad_enabled():
+            return self.graphs(hidden, queries, keys, _additive(mask, hidden))
+        return self._run(hidden, queries, keys, mask)[0]
+
     def _run(
-        self, hidden: Tensor, queries: int, keys: Keys | None, mask: Tensor | None, past: Cache | None
+        self,
+        hidden: Tensor,
+        queries: int,
+        keys: Keys | None,
+        mask: Tensor | None,
+        past: Cache | None = None,
+        keep: bool = False,
     ) -> tuple[Tensor, Cache]:
+        """`keep`: fill the cache, which is empty else."""
         bias = None if mask is None else _additive(mask, hidden)
         cache: Cache = []
         for number, block in enumerate(self.blocks):
             images, before = keys[number] if keys else (), past[number] if past else None
-            inputs = (hidden, queries, images, bias, before)
+            inputs = (hidden, queries, images, bias, before, keep)
             if self.recompute and self.training:
                 hidden, key_value = checkpoint(block, *inputs, use_reentrant=False)
             else:
                 hidden, key_value = block(*inputs)
-            cache.append(key_value)
+            if key_value is not None:
+                cache.append(key_value)
         return hidden, cache
 
 

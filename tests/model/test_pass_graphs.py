@@ -1,0 +1,95 @@
+"""The Q-Former's passes as CUDA graphs: the same losses, gradients and random draws as launched one by one."""
+
+import pytest
+import torch
+from torch import Tensor
+
+from vglm_train.config.model import QFormer as Shape
+from vglm_train.model.qformer.graphs import PassGraphs
+from vglm_train.model.qformer.qformer import QFormer, grouped
+
+ROWS, PLACES, TEXT, WIDTH, WORDS = 3, 5, 6, 24, 100
+gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+def build(dropout: float, device: str) -> QFormer:
+    torch.manual_seed(0)
+    shape = Shape(layers=4, width=32, heads=2, mlp_width=64, queries=4, dropout=dropout)
+    return QFormer(shape, WIDTH, WORDS).to(device).train()
+
+
+def made(device: str, seed: int) -> tuple[Tensor, Tensor, Tensor]:
+    """Features, ids and a mask."""
+    draw = torch.Generator().manual_seed(seed)
+    mask = torch.arange(TEXT) < torch.tensor([[TEXT], [4], [1]])
+    ids = torch.randint(0, WORDS, (ROWS, TEXT), generator=draw)
+    return torch.randn(ROWS, PLACES, WIDTH, generator=draw).to(device), ids.to(device), mask.to(device)
+
+
+def loss(qformer: QFormer, features: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+    """Both passes of stage one: all images once, then own ones for two sentences and others for one."""
+    keys = qformer.image_keys(features)
+    three = qformer.contrast_and_caption(keys, ids, ids.flip(1), mask)
+    others = qformer.select(keys, torch.tensor([2, 0, 1], device=ids.device))
+    queries, text = qformer.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1))
+    return sum((x.float() ** 2).mean() for x in (*three, text)) + queries.float().mean() ** 2
+
+
+def gradients(qformer: QFormer, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[list[Tensor], dict[str, Tensor]]:
+    """Losses of micro-batches, and what their backward passes add up to in `.grad`."""
+    device = batches[0][0].device.type
+    losses = []
+    for number, batch in enumerate(batches):
+        torch.manual_seed(number)
+        with torch.autocast(device, torch.bfloat16, enabled=device == "cuda"):
+            value = loss(qformer, *batch)
+        value.backward()
+        losses.append(value.detach())
+    grads = {name: p.grad for name, p in qformer.named_parameters() if p.grad is not None}
+    qformer.zero_grad()
+    return losses, grads
+
+
+def assert_same(qformer: QFormer, other: QFormer, batches: list[tuple[Tensor, Tensor, Tensor]]) -> None:
+    losses, grads = gradients(qformer, batches)
+    losses_again, grads_again = gradients(other, batches)
+    torch.testing.assert_close(losses, losses_again, rtol=1e-6, atol=0)
+    assert grads.keys() == grads_again.keys()
+    for name, grad in grads.items():
+        # one by one, autocast shares a weight's bf16 copy between the passes and adds their gradients in bf16
+        error = (grad - grads_again[name]).norm() / grads_again[name].norm().clamp(min=1e-6)
+        assert error < 0.02, name
+
+
+@gpu
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
+def test_same_losses_and_gradients(dropout: float) -> None:
+    plain, graphed = build(dropout, "cuda"), build(dropout, "cuda")
+    graphed.graphs = PassGraphs(graphed.blocks)
+    for seed in range(3):  # recorded in the first, replayed in the others
+        assert_same(graphed, plain, [made("cuda", seed)])
+
+
+@gpu
+def test_micro_batches_add_up_and_updates_are_seen() -> None:
+    plain, graphed = build(0.1, "cuda"), build(0.1, "cuda")
+    graphed.graphs = PassGraphs(graphed.blocks)
+    batches = [made("cuda", seed) for seed in range(3)]
+    assert_same(graphed, plain, batches)
+    with torch.no_grad():
+        for model in (plain, graphed):
+            for parameter in model.parameters():
+                parameter.mul_(1.1)
+    assert_same(graphed, plain, batches)
+
+
+@gpu
+def test_without_dropout_each_shape_is_recorded_once_and_evaluation_not_at_all() -> None:
+    qformer = build(0.0, "cuda")
+    qformer.graphs = PassGraphs(qformer.blocks)
+    for _ in range(2):
+        gradients(qformer, [made("cuda", 0)])
+    assert len(qformer.graphs) == 2
+    with torch.no_grad():
+        loss(qformer.eval(), *made("cuda", 0))
+    assert len(qformer.graphs) == 2
