@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
@@ -47,8 +47,10 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def use_prefixes(model: Any) -> None:
     """Let a transformers model attend by `prefixed_sdpa`. UserError for one whose attention cannot be replaced."""
     before = model.config._attn_implementation
-    if before == "sdpa":
-        model.set_attn_implementation(NAME)
+    # an encoder and a decoder have configurations of their own, which transformers 5.17 leaves as they are
+    for part in model.modules():
+        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":
+            part.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
         raise UserError(
             f"tuning.prefix: the attention of {type(model).__name__} is its own ({before}), where transformers lets "
