@@ -4,40 +4,26 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import speakers
 import tiny
 import torch
+from commanded import DATA, Loaded
 from made_shards import TOKENS, write_source
 
 from vglm_train.checkpoint.bundle import save_bundle
-from vglm_train.config.data import Data, Source
-from vglm_train.config.language import Prompt
 from vglm_train.config.model import Text
-from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.evaluate import caption_command, metrics
 from vglm_train.evaluate.__main__ import _parse, main
 from vglm_train.model.alignment import build_alignment
-from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.prompt.template import Template
 from vglm_train.prompt.text import build_text
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 5
-DATA = Data(train=(Source(name="a", shards="nowhere"),), languages=("en", "zh"), global_batch=8)
-
-
-@dataclass
-class Loaded:
-    """A stage-two model as it comes out of its bundle."""
-
-    model: VisualLanguageModel
-    template: Template
-    config: Config
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +45,10 @@ def aligned(tmp_path_factory) -> Path:
     return folder / "bundle"
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> Loaded:
-    own = speakers.speaker(tmp_path_factory.mktemp("speaker"), "causal")
-    return Loaded(own.model, own.template, tiny.config(data=DATA, prompt=Prompt(style="blip2")))
-
-
-@pytest.fixture
-def no_java(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-
-
 def caption(loaded: Loaded, shards: Path, *words: str) -> tuple[dict, list[str]]:
     given = _parse(["BUNDLE", "--task", "caption", "--data", str(shards), "--workers", "0", *words])
-    return caption_command.run(loaded, given, torch.device("cpu"))
+    result = caption_command.run(loaded, given, torch.device("cpu"))
+    return dict(result.report), list(result.lines)
 
 
 def test_captions_are_written_with_all_that_made_them(loaded, shards, no_java):

@@ -39,7 +39,7 @@ def _last_values(runs: Sequence[LoggedRun]) -> str:
         values = [run.last(name) for run in runs]
         cells = "".join(f"<td>{'' if value is None else format(value, '.5g')}</td>" for value in values)
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _examples(run: LoggedRun) -> str:
