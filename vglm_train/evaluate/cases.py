@@ -21,17 +21,18 @@ class Cases:
     """`places`: of the items that are shown, the most telling first; `count`: all there are of this kind."""
 
     name: str  # Worst, Best
-    what: str  # they are
+    what: str  # it is; {} stands for the plural's s
     count: int
     places: Sequence[int]
 
     @property
     def title(self) -> str:
-        shown = len(self.places)
-        if not shown:
-            return f"{self.name} cases: no {self.what.removesuffix('s')}"
-        number = f"all {shown}" if shown == self.count else f"{shown} of {self.count}"
-        return f"{self.name} cases: {number} {self.what}"
+        shown, one, plural = len(self.places), self.what.format(""), self.what.format("s")
+        if shown == self.count:
+            told = {0: f"no {one}", 1: f"one {one}, the only one"}.get(shown, f"all {shown} {plural}")
+        else:
+            told = f"{shown} of {self.count} {plural}"
+        return f"{self.name} cases: {told}"
 
 
 def choose(task: Task, items: Sequence[Asked], found: Examined) -> tuple[Cases, Cases]:
@@ -43,12 +44,12 @@ def choose(task: Task, items: Sequence[Asked], found: Examined) -> tuple[Cases, 
     if task == "vqa":
         wrong = [place for place, worth in ranked if worth < 1]
         right = [place for place, worth in reversed(ranked) if worth >= 1]
-        names = "wrong answers", "right answers"
+        names = "wrong answer{}", "right answer{}"
     else:
         half = (len(ranked) + 1) // 2
         wrong = [place for place, worth in ranked[:half] if worth < 1]
         right = [place for place, worth in reversed(ranked[len(wrong) :]) if worth > 0]
-        names = "reports of the lower half by f1", "reports of the upper half by f1"
+        names = "report{} of the lower half by f1", "report{} of the upper half by f1"
     worst, best = (
         Cases("Worst", names[0], len(wrong), wrong[:CASES]),
         Cases("Best", names[1], len(right), right[:CASES]),

@@ -18,12 +18,14 @@ td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-
 th small { font-weight: normal } td.number { text-align: right; white-space: nowrap } small { color: #666 }
 .ok::before { content: "\\2713  "; color: #080 }
 .warn { color: #a00 } .warn::before { content: "!  "; font-weight: bold }
-li { list-style: none }
+li { list-style: none; margin: .2em 0 }
 .case { display: flex; flex-wrap: wrap; gap: 1em; border-top: 1px solid #ccc; padding: 1em 0; align-items: flex-start }
 .case .pictures { display: flex; flex-wrap: wrap; gap: .5em; max-width: 460px }
 .case table { flex: 1 1 18em; margin: 0; min-width: 0 }
 .case td, .case th { border: 0; font-weight: normal; white-space: pre-line }
-.case th { color: #666; width: 25%; max-width: 9em } .case .aside td { color: #666; font-size: .9em }
+.case th { color: #666; width: 10em } .case .aside td { color: #666; font-size: .9em }
+.case img { border: 1px solid #ccc }
+@media (max-width: 600px) { .case th { width: 6em } .case .pictures { max-width: 100% } }
 """
 SIDE = 160  # pixels of a picture's longer side in a table
 
