@@ -24,7 +24,7 @@ li { list-style: none; margin: .2em 0 }
 .case table { flex: 1 1 18em; margin: 0; min-width: 0 }
 .case td, .case th { border: 0; font-weight: normal; white-space: pre-line }
 .case th { color: #666; width: 10em } .case .aside td { color: #666; font-size: .9em }
-.case img { border: 1px solid #ccc }
+.case img { border: 1px solid #ccc; width: 224px }
 @media (max-width: 600px) { .case th { width: 6em } .case .pictures { max-width: 100% } }
 """
 SIDE = 160  # pixels of a picture's longer side in a table
