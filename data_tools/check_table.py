@@ -80,7 +80,9 @@ def compare(first: Looked, second: Looked) -> dict[str, Any]:
     leaks = find_leaks(sides[0], sides[1], read=0)
     shared: dict[str, Any] = {"table": str(second.table.path), "groups": leaks.groups, "rows": leaks.rows}
     if not (first.opened and second.opened):
-        return {**shared, "same": same_pictures(*map(named_pictures, sides)), "near": None}
+        with _files.progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
+            named = [named_pictures(side, bar.update) for side in sides]
+        return {**shared, "same": same_pictures(*named), "near": None}
     known = {seen.content: name for seen, name in zip(first.seen, first.names) if seen.damage is None}
     same = [(known[seen.content], name) for seen, name in zip(second.seen, second.names) if seen.content in known]
     alike = [

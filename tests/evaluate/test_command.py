@@ -136,6 +136,22 @@ def test_the_result_is_no_page(aligned, shards, tmp_path, capsys):
     assert "names the JSON file" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("name", "value"), [("images", 0), ("workers", -1)])
+def test_numbers_that_cannot_be(aligned, shards, capsys, name, value):
+    assert main([str(aligned), "--data", str(shards), f"--{name}", str(value)]) == 2
+    assert capsys.readouterr().err == f"error: --{name} must be {value + 1} or more, found {value}.\n"
+
+
+def test_a_result_is_not_written_over(aligned, shards, tmp_path, capsys):
+    words = [str(aligned), "--data", str(shards), "--workers", "0", "--rerank", "0", "--out"]
+    assert main([*words, str(tmp_path)]) == main([*words, str(tmp_path)]) == 0
+    names = ["retrieval-held_out-2.json", "retrieval-held_out.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert capsys.readouterr().out.endswith(f"{tmp_path / names[0]}\n")
+    assert main([*words, str(tmp_path / names[0])]) == 2
+    assert "is there already, and results are not written over" in capsys.readouterr().err
+
+
 def test_arguments_of_the_other_task(shards, capsys):
     for words in (["--task", "caption", "--rerank", "3"], ["--task", "retrieval", "--beams", "3"], ["--beams", "3"]):
         with pytest.raises(SystemExit) as end:

@@ -34,6 +34,19 @@ def test_all_rows_are_damaged(loaded, tmp_path):
     assert "the first 2 of its questions are left out: 2 whose picture" in said(loaded, table, "--images", "2")
 
 
+def test_what_was_asked_is_said(loaded, tmp_path):
+    names = pictures(tmp_path, 4)
+    (tmp_path / names[0]).write_bytes(b"no picture")
+    table = write_json(tmp_path / "t.json", [*rows(names), {"prompt": "text alone?", "label": "yes"}])
+    words = "3 questions; left out: 1 whose picture is missing or damaged, 1 without a picture"
+    _, lines, page = ask(loaded, table)
+    assert lines[0] == f"asked: {words}"
+    assert f"Asked: {words}. Commonest answers" in page
+    assert ask(loaded, table, "--exclude", "key=t-1", "--images", "3")[1][0].startswith(
+        "asked: 1 questions --images 3 --exclude key=t-1; left out: 1 whose"
+    )
+
+
 def test_what_is_damaged_cannot_be_chosen(loaded, tmp_path):
     names = pictures(tmp_path, 3)
     (tmp_path / names[2]).write_bytes(b"no picture")

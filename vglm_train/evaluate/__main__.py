@@ -40,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = _parse(argv)
     try:
         with explained():
+            _check_numbers(given)
             _check_stage(given)
             out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
             device = torch.device("cuda" if use_gpu() else "cpu")
@@ -92,6 +93,13 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     TASKS[chosen].add_arguments(parser)
     return parser.parse_args(argv)
+
+
+def _check_numbers(given: argparse.Namespace) -> None:
+    """UserError for those that every task has."""
+    for name, value, least in (("images", given.images, 1), ("workers", given.workers, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} must be {least} or more, found {value}.")
 
 
 def _check_stage(given: argparse.Namespace) -> None:

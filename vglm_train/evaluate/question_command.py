@@ -24,7 +24,7 @@ from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.question_page import Page, page
 from vglm_train.evaluate.result import Result
 from vglm_train.evaluate.sections import BASELINES, Section, parts, section
-from vglm_train.evaluate.selection import choose, matching
+from vglm_train.evaluate.selection import choose, in_words, matching
 
 STAGES = ("generate", "finetune")
 INTERVALS = f"95 %, percentile bootstrap over patients, else pictures, {RESAMPLES} resamples, paired between columns"
@@ -84,8 +84,9 @@ class QuestionTask:
             "majority": made_from,
             **_told(items, found, sections, verdict),
         }
-        told = page(Page(title, self.task, items, found, sections, verdict, made_from, INTERVALS))
-        return Result(report, [*_lines(found, sections, verdict)], told)
+        asked = in_words(items, data, given)
+        told = page(Page(title, self.task, items, found, sections, verdict, asked, made_from, INTERVALS))
+        return Result(report, [f"asked: {asked}", *_lines(found, sections, verdict)], told)
 
     def _questions(
         self, bundle: Bundle, place: str, given: argparse.Namespace, limit: int | None = None

@@ -38,6 +38,7 @@ class Page:
     found: Examined
     sections: Sequence[Section]  # the first one of all items
     verdict: Sequence[Line]
+    asked: str  # what of the data
     majority: str  # where the commonest answers are from
     intervals: str
 
@@ -46,7 +47,8 @@ def page(given: Page) -> str:
     """HTML that needs nothing else."""
     parts = [f"<h1>{escape(given.title)}</h1><h2>Can it be trusted?</h2><ul>"]
     parts += [f'<li class="{line.kind}">{escape(line.text)}</li>' for line in given.verdict]
-    parts.append(f"</ul><p><small>Commonest answers: {escape(given.majority)}. {escape(given.intervals)}.</small></p>")
+    small = f"Asked: {given.asked}. Commonest answers: {given.majority}. {given.intervals}."
+    parts.append(f"</ul><p><small>{escape(small)}</small></p>")
     parts += [_section(section) for section in given.sections]
     parts.append(_whole(given))
     chosen = choose(given.task, given.items, given.found)

@@ -64,9 +64,12 @@ def write(result: Result, out: Path) -> list[Path]:
             aside.replace(path)
             done.append(path)
     except OSError as error:
-        for path in (*done, *asides.values()):
-            path.unlink(missing_ok=True)
+        for path in done:
+            path.unlink()
         raise UserError(f"{out}: the result cannot be written ({error.strerror}); give another --out.") from error
+    finally:
+        for aside in asides.values():
+            aside.unlink(missing_ok=True)
     return done
 
 

@@ -77,6 +77,14 @@ def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> list[Ask
     return items
 
 
+def in_words(items: Sequence[Asked], data: QuestionSet, given: argparse.Namespace) -> str:
+    """What of the data is asked, and what could not be."""
+    named = [("images", [given.images] * bool(given.images)), ("only", given.only), ("exclude", given.exclude)]
+    chosen = "".join(f" --{name} {value}" for name, values in named for value in values)
+    left = left_out(data)
+    return f"{len(items)} questions{chosen}{f'; left out: {left}' if left else ''}"
+
+
 def left_out(data: QuestionSet) -> str:
     """What of `data`, which was read, cannot be asked, by cause; empty where everything can."""
     causes = [f"{count} {CAUSES[cause]}" for cause, count in data.damaged.items()]
