@@ -11,8 +11,8 @@ from vglm_train.log.rows import Cell
 
 STYLE = """
 body { font-family: sans-serif; margin: 1em auto; padding: 0 1em; max-width: 1200px; line-height: 1.4; color: #222 }
-h1 { font-size: 1.5em } h1, h2, h3, p, li, td { overflow-wrap: anywhere } ul { padding-left: 0 }
-img { max-width: 100% } img.curves { width: 100% } table { border-collapse: collapse; margin: 1em 0 }
+h1 { font-size: 1.5em } h1, h2, h3, p, li, .case td { overflow-wrap: anywhere } ul { padding-left: 0 }
+img { max-width: 100% } img.curves { width: 100%; min-width: 800px } table { border-collapse: collapse; margin: 1em 0 }
 .wide { overflow-x: auto; margin: 1em 0 } .wide table { margin: 0 } .scores th + th { text-align: right }
 td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top }
 th small { font-weight: normal } td.number { text-align: right; white-space: nowrap } small { color: #666 }

@@ -25,7 +25,7 @@ def page(runs: Sequence[LoggedRun], verdicts: Sequence[list[Line]], curves: Path
     parts.append("<h2>Curves</h2>")
     if any(not speaks(run) for run in runs):
         parts.append(f"<p>Black: the published curve of {escape(reference.SOURCE)}.</p>")
-    parts.append(f'<img class="curves" alt="curves" src="data:image/png;base64,{picture}">')
+    parts.append(f'<div class="wide"><img class="curves" alt="curves" src="data:image/png;base64,{picture}"></div>')
     parts += ["<h2>Last values</h2>", _last_values(runs)]
     parts += [_examples(run) for run in runs]
     return html.document(title, parts)
