@@ -92,7 +92,8 @@ def _told(item: Asked, place: int, found: Examined) -> Iterator[tuple[str, str, 
     """Name, text, and whether it is the main thing, of each row of a card."""
     for turn in item.dialogue.history:
         yield "asked before", f"{turn.question}\n{turn.answer}", "aside"
-    yield "question", item.dialogue.question, "main"
+    if item.dialogue.question:  # none of a picture with captions
+        yield "question", item.dialogue.question, "main"
     yield "truth", " | ".join(dict.fromkeys(item.answers)), "main"
     for who, name in HEADS.items():
         if who in found.outputs:
