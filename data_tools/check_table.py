@@ -2,11 +2,13 @@
 
     python -m data_tools.check_table train.json
     python -m data_tools.check_table train.json --against test.json
+    python -m data_tools.check_table train.json --quick
 
-Tells how many rows can be used and what is wrong with the others, which keys were read as what, decodes every picture,
-gives the commonest answer of each type (a model that says nothing else reaches that share), and names pictures, rows
-and groups (patients, studies) that stand on both sides: the same file, the same bytes under another name, or the same
-picture saved anew. The exit status is 1 where something is wrong or shared.
+Tells how many rows can be used and what is wrong with the others, which keys were read as what, decodes every picture
+(--quick: looks whether it is there), gives the commonest answer of each type (a model that says nothing else reaches
+that share), and names pictures, rows and groups (patients, studies) that stand on both sides: the same file, the same
+bytes under another name, or, not with --quick, the same picture saved anew. All counts but that of rows are of what can
+be used. The exit status is 1 where something is wrong or shared.
 """
 
 import argparse
@@ -14,21 +16,18 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools import _files
-from data_tools._looking import NEAR, Seen, look, look_at, near
-from data_tools._pool import spread
+from data_tools._looking import NEAR, near
+from data_tools._tabling import Looked, look_through
 from vglm_train.config.data import Fields, Source
 from vglm_train.data.index import LANGUAGES
-from vglm_train.data.record import RecordError
-from vglm_train.data.tables.canonical import canonical
-from vglm_train.data.tables.leaks import find_leaks
-from vglm_train.data.tables.pictures import find
+from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
 
@@ -37,87 +36,29 @@ LONG = 40  # characters of an answer that are shown
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
-@dataclass(slots=True)
-class Looked:
-    """A table after a pass over its rows and pictures."""
-
-    table: Table
-    damage: Counter[str] = field(default_factory=Counter)
-    examples: dict[str, str] = field(default_factory=dict)  # damage -> where it is
-    answers: dict[str, Counter[str]] = field(default_factory=dict)  # type -> answer -> rows
-    lengths: Counter[int] = field(default_factory=Counter)  # words of an answer, or Chinese characters -> answers
-    names: list[str] = field(default_factory=list)  # of pictures
-    seen: list[Seen] = field(default_factory=list)  # of the same
-
-    def spoil(self, cause: str, example: str) -> None:
-        self.damage[cause] += 1
-        self.examples.setdefault(cause, example)
-
-
-def look_through(table: Table, workers: int) -> Looked:
-    """Read every row, decode every picture."""
-    looked, files = Looked(table), dict[Path, str]()
-    with _files.progress(len(table.index), "row", f"read {table.path.name}") as bar:
-        for row, place in enumerate(table.index.places.tolist()):
-            bar.update(1)
-            try:
-                record, pictures = canonical(table.file.row(*place), table.columns)
-            except RecordError as error:
-                looked.spoil(str(error), f"row {row}")
-                continue
-            _count(looked, record)
-            for name in pictures:
-                _keep(looked, files, row, name)
-    with _files.progress(len(files), "picture", "decode") as bar:
-        found: dict[Path, Seen] = {}
-        for path, seen in spread(look_at, list(files), workers, look_at.__module__):
-            found[path] = seen
-            bar.update(1)
-    looked.names += files.values()
-    looked.seen += [found[path] for path in files]
-    for name, seen in zip(looked.names, looked.seen):
-        if seen.damage is not None:
-            looked.spoil("a picture that cannot be decoded", f"{name}: {seen.damage}")
-    return looked
-
-
-def _count(looked: Looked, record: dict[str, Any]) -> None:
-    for turn in record.get("turns", ())[1::2]:
-        text = turn["text"].strip()
-        looked.answers.setdefault(record.get("type", "all"), Counter())[text] += 1
-        looked.lengths[len("".join(text.split())) if record["language"] == "zh" else len(text.split())] += 1
-
-
-def _keep(looked: Looked, files: dict[Path, str], row: int, name: str | bytes) -> None:
-    """Note a picture of a row, for later if it is a file."""
-    if isinstance(name, bytes):
-        looked.names.append(f"row {row}")
-        looked.seen.append(look(name))
-        return
-    path = find(looked.table.images, name)
-    if path is None:
-        looked.spoil("a picture that is not there", f"row {row}, {looked.table.images / name}")
-    else:
-        files.setdefault(path.resolve(), name)
-
-
 def summarise(looked: Looked) -> dict[str, Any]:
     """One table as JSON values."""
     table, index = looked.table, looked.table.index
-    counts = Counter(seen.content for seen in looked.seen)
+    whole = [seen.content for seen in looked.seen if seen.damage is None]
     lengths = sorted(looked.lengths.elements())
+    groups = index.groups[looked.usable]
+    answers = {kind: +answers for kind, answers in looked.answers.items()}  # without those that were taken back
     return {
         "table": str(table.path),
         "rows": len(index),
-        "usable": index.count("usable"),
+        "usable": int(looked.usable.sum()),
+        "opened": looked.opened,
         "keys": {part.name: getattr(table.columns, part.name) for part in fields(table.columns)},
-        "languages": {name: int((index.languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
-        "groups": len(set(index.groups[index.groups != 0].tolist())),
-        "pictures": len(looked.seen),
-        "again": sum(count - 1 for count in counts.values()),
+        "languages": {
+            name: int((index.languages[looked.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)
+        },
+        "groups": len(set(groups[groups != 0].tolist())),
+        "pictures": len(looked.names),
+        "undecodable": len(looked.seen) - len(whole),
+        "again": len(whole) - len(set(whole)),
         "damage": dict(looked.damage),
         "examples": looked.examples,
-        "answers": {kind: _commonest(answers) for kind, answers in looked.answers.items()},
+        "answers": {kind: _commonest(counts) for kind, counts in answers.items() if counts},
         "length": {
             "median": lengths[len(lengths) // 2],
             "p95": lengths[len(lengths) * 95 // 100],
@@ -134,28 +75,35 @@ def _commonest(answers: Counter[str]) -> dict[str, Any]:
 
 
 def compare(first: Looked, second: Looked) -> dict[str, Any]:
-    """What stands in both tables as JSON values."""
+    """What stands in both tables as JSON values; what was saved anew is told only where pictures were opened."""
     sides = [[(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)]
     leaks = find_leaks(sides[0], sides[1], read=0)
-    known = {seen.content: name for seen, name in zip(first.seen, first.names)}
+    shared: dict[str, Any] = {"table": str(second.table.path), "groups": leaks.groups, "rows": leaks.rows}
+    if not (first.opened and second.opened):
+        with _files.progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
+            named = [named_pictures(side, bar.update) for side in sides]
+        return {**shared, "same": same_pictures(*named), "near": None}
+    known = {seen.content: name for seen, name in zip(first.seen, first.names) if seen.damage is None}
     same = [(known[seen.content], name) for seen, name in zip(second.seen, second.names) if seen.content in known]
     alike = [
         (first.names[one], second.names[other], bits)
         for one, other, bits in near(first.seen, second.seen)
         if second.seen[other].content not in known
     ]
-    return {"table": str(second.table.path), "groups": leaks.groups, "rows": leaks.rows, "same": same, "near": alike}
+    return {**shared, "same": same, "near": alike}
 
 
 def lines(summary: dict[str, Any]) -> Iterator[str]:
     """A table's summary in words."""
-    yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used"
+    how = "" if summary["opened"] else ", if their pictures can be decoded: these were looked for and not opened"
+    yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used{how}"
     read = ", ".join(f"{what} from {' or '.join(keys)}" for what, keys in summary["keys"].items() if keys)
     yield f"read: {read}"
     spoken = ", ".join(f"{language} {count}" for language, count in summary["languages"].items() if count)
-    yield f"languages: {spoken}; groups: {summary['groups'] or 'none named'}"
+    yield f"languages: {spoken or 'none'}; groups: {summary['groups'] or 'none named'}"
+    bad = f"; {summary['undecodable']} cannot be decoded" if summary["undecodable"] else ""
     again = f"; {summary['again']} of them have the bytes of another" if summary["again"] else ""
-    yield f"pictures: {summary['pictures']}{again}"
+    yield f"pictures: {summary['pictures']}{bad}{again}"
     if summary["length"]:
         length = summary["length"]
         yield f"answers: {length['median']} words or Chinese characters in the middle, 95 % at most {length['p95']}"
@@ -176,6 +124,9 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     yield f"    rows in both, word for word: {shared['rows']}"
     yield f"    pictures in both, byte for byte: {len(shared['same'])}"
     yield from (f"        {one} = {other}" for one, other in shared["same"][:SHOWN])
+    if shared["near"] is None:
+        yield "    pictures in both that were saved anew: not looked for, since pictures were not opened"
+        return
     yield f"    pictures in both that were saved anew: {len(shared['near'])} (at most {NEAR} of 256 bits apart)"
     yield from (f"        {one} ~ {other} ({bits} bits)" for one, other, bits in shared["near"][:SHOWN])
 
@@ -202,11 +153,12 @@ def main() -> int:
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
     add("--against", type=Path, help="another table, which should share nothing with the first")
     add("--against-images", type=Path, help="folder of that one's pictures")
+    add("--quick", action="store_true", help="look whether pictures are there, and open none")
     add("--json", action="store_true", help="print the result as one JSON object")
     add("--workers", type=_files.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
     pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
-    looked = [look_through(Table(source(args, *pair)), args.workers) for pair in pairs]
+    looked = [look_through(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
     summaries = [summarise(each) for each in looked]
     shared = compare(*looked) if args.against else None
     if args.json:

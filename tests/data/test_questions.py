@@ -98,6 +98,40 @@ def test_shards_ask_too(tmp_path: Path) -> None:
     assert data.damaged == {"record": 1}
 
 
+def test_answers_need_no_pictures(folder: Path) -> None:
+    """The same questions with the same answers, where pictures are damaged or gone too; what says nothing is not."""
+    data = asked(made_tables.write_lines(folder / "t.jsonl", ROWS))
+    whole = [(item.kind, item.answers, item.type, item.dialogue.question) for item in data.items()]
+    for picture in (folder / "images").iterdir():
+        picture.write_bytes(b"no picture")
+    assert list(data.items()) == []
+    found = list(data.answers())
+    assert [(item.kind, item.answers, item.type, item.dialogue.question) for item in found[:5]] == whole
+    assert (found[5].answers, len(found)) == (("x",), 6)
+    assert data.damaged == {"caption": 1}
+
+
+def test_answers_of_shards_need_no_pictures(tmp_path: Path) -> None:
+    dialogue = json.dumps(DIALOGUE).encode()
+    bad = sample(0, **{"json": dialogue, "jpg": b"no", "1.jpg": b"no"})
+    write_shard(tmp_path / "a.tar", [bad, sample(1), sample(2, json=b"{")])
+    write_manifest(tmp_path, {"a.tar": 3})
+    data = asked(tmp_path)
+    found = list(data.answers())
+    assert [item.answers for item in found] == [
+        ("One.",), ("Two.",), ("a photo number 1", "photo 1"), ("第1张照片",),
+    ]  # fmt: skip
+    assert [item.dialogue.language for item in found] == ["en", "en", "en", "zh"]
+    assert data.damaged == {"record": 1}
+
+
+def test_rows_without_a_question_are_counted(folder: Path) -> None:
+    rows = [*ROWS[:3], {"question": "text alone?", "answer": "yes"}]
+    path = made_tables.write_lines(folder / "t.jsonl", rows)
+    assert asked(path, ("zh",)).unasked == {"language": 2, "picture": 1}
+    assert asked(path).unasked == {"language": 0, "picture": 1}
+
+
 def test_held_out_rows_are_asked(folder: Path) -> None:
     rows = [{"image": f"images/{n % 6}.jpg", "question": f"{n}?", "answer": "a"} for n in range(60)]
     source = Source(name="made", table=str(made_tables.write_lines(folder / "t.jsonl", rows)))

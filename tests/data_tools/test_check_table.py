@@ -66,20 +66,71 @@ def test_a_sound_table(folder: Path, capsys, monkeypatch) -> None:
 
 
 def test_everything_wrong_is_counted(folder: Path, capsys, monkeypatch) -> None:
+    """Each row once; what it says counts nowhere, the rows beside it do."""
     (folder / "images/1.jpg").write_bytes(jpeg(1)[:300])
     (folder / "images/2.jpg").unlink()
     (folder / "images/4.jpg").write_bytes((folder / "images/3.jpg").read_bytes())
     table = rows(range(8))
     table[5]["label"] = ""
-    status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", table), "--json")
+    table += [
+        {**table[1], "label": "lateral", "type": "odd", "patient": "p"},
+        {**table[1], "img": ["images/1.jpg"] * 2},
+    ]
+    path = made_tables.write_json(folder / "t.json", table)
+    status, said = check(capsys, monkeypatch, path, "--json")
     [summary] = json.loads(said)["tables"]
     assert status == 1
-    assert (summary["rows"], summary["usable"], summary["pictures"], summary["again"]) == (8, 7, 6, 1)
     assert summary["damage"] == {
         "the row has no answer": 1,
         "a picture that is not there": 1,
-        "a picture that cannot be decoded": 1,
+        "a picture that cannot be decoded": 3,
     }
+    assert (summary["rows"], summary["usable"]) == (10, 10 - sum(summary["damage"].values()))
+    assert (summary["pictures"], summary["undecodable"], summary["again"]) == (6, 1, 1)
+    assert (summary["groups"], summary["languages"]) == (5, {"en": 5, "zh": 0})
+    assert summary["answers"].keys() == {"plane"}
+    assert summary["answers"]["plane"]["answers"] == 5
+    assert summary["examples"]["a picture that cannot be decoded"].startswith("row 1, images/1.jpg: ")
+    _, said = check(capsys, monkeypatch, path)
+    assert "t.json: 10 rows, 5 can be used\n" in said
+    assert "pictures: 6; 1 cannot be decoded; 1 of them have the bytes of another\n" in said
+    assert "wrong: 3 x a picture that cannot be decoded, first row 1, images/1.jpg" in said
+
+
+def test_text_that_is_not_utf8_cannot_be_used(folder: Path, capsys, monkeypatch) -> None:
+    (folder / "t.csv").write_bytes("image,answer\nimages/0.jpg,日\nimages/1.jpg,".encode() + "日\n".encode("gbk"))
+    status, said = check(capsys, monkeypatch, folder / "t.csv")
+    assert status == 1
+    assert "t.csv: 2 rows, 1 can be used\n" in said
+    assert "languages: zh 1;" in said
+    assert "pictures: 1\n" in said
+    assert "wrong: 1 x not in UTF-8, first row 1" in said
+
+
+def test_nothing_can_be_used(folder: Path, capsys, monkeypatch) -> None:
+    for picture in (folder / "images").iterdir():
+        picture.write_bytes(b"no picture")
+    status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", rows(range(8))))
+    assert status == 1
+    assert "t.json: 8 rows, 0 can be used\n" in said
+    assert "languages: none; groups: none named\n" in said
+    assert "plane" not in said.partition("read: ")[2].partition("\n")[2]
+
+
+def test_quick_opens_no_picture_and_says_so(folder: Path, capsys, monkeypatch) -> None:
+    (folder / "images/1.jpg").write_bytes(b"no picture")
+    (folder / "images/2.jpg").unlink()
+    path = made_tables.write_json(folder / "t.json", rows(range(8)))
+    status, said = check(capsys, monkeypatch, path, "--quick")
+    assert status == 1
+    assert "8 rows, 7 can be used, if their pictures can be decoded: these were looked for and not opened\n" in said
+    assert "pictures: 7\n" in said
+    assert "wrong: 1 x a picture that is not there, first row 2" in said
+    (folder / "images/copy.jpg").write_bytes((folder / "images/0.jpg").read_bytes())
+    other = made_tables.write_json(folder / "b.json", [{**rows(range(1))[0], "img": "images/copy.jpg"}])
+    _, said = check(capsys, monkeypatch, path, "--quick", "--against", other)
+    assert "byte for byte: 1\n        images/0.jpg of t.json = images/copy.jpg of b.json" in said
+    assert "saved anew: not looked for" in said
 
 
 def test_what_two_tables_share(folder: Path, capsys, monkeypatch) -> None:

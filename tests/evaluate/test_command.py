@@ -4,40 +4,26 @@ import json
 import os
 import subprocess
 import sys
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import speakers
 import tiny
 import torch
+from commanded import DATA, Loaded
 from made_shards import TOKENS, write_source
 
 from vglm_train.checkpoint.bundle import save_bundle
-from vglm_train.config.data import Data, Source
-from vglm_train.config.language import Prompt
 from vglm_train.config.model import Text
-from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.evaluate import caption_command, metrics
 from vglm_train.evaluate.__main__ import _parse, main
 from vglm_train.model.alignment import build_alignment
-from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.prompt.template import Template
 from vglm_train.prompt.text import build_text
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 5
-DATA = Data(train=(Source(name="a", shards="nowhere"),), languages=("en", "zh"), global_batch=8)
-
-
-@dataclass
-class Loaded:
-    """A stage-two model as it comes out of its bundle."""
-
-    model: VisualLanguageModel
-    template: Template
-    config: Config
 
 
 @pytest.fixture(scope="module")
@@ -59,20 +45,10 @@ def aligned(tmp_path_factory) -> Path:
     return folder / "bundle"
 
 
-@pytest.fixture(scope="module")
-def loaded(tmp_path_factory) -> Loaded:
-    own = speakers.speaker(tmp_path_factory.mktemp("speaker"), "causal")
-    return Loaded(own.model, own.template, tiny.config(data=DATA, prompt=Prompt(style="blip2")))
-
-
-@pytest.fixture
-def no_java(monkeypatch, tmp_path):
-    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))
-
-
 def caption(loaded: Loaded, shards: Path, *words: str) -> tuple[dict, list[str]]:
     given = _parse(["BUNDLE", "--task", "caption", "--data", str(shards), "--workers", "0", *words])
-    return caption_command.run(loaded, given, torch.device("cpu"))
+    result = caption_command.run(loaded, given, torch.device("cpu"))
+    return dict(result.report), list(result.lines)
 
 
 def test_captions_are_written_with_all_that_made_them(loaded, shards, no_java):
@@ -158,6 +134,22 @@ def test_a_bundle_of_the_other_stage(tmp_path, shards, capsys, stage, task, othe
 def test_the_result_is_no_page(aligned, shards, tmp_path, capsys):
     assert main([str(aligned), "--data", str(shards), "--out", str(tmp_path / "a.html")]) == 2
     assert "names the JSON file" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("images", 0), ("workers", -1)])
+def test_numbers_that_cannot_be(aligned, shards, capsys, name, value):
+    assert main([str(aligned), "--data", str(shards), f"--{name}", str(value)]) == 2
+    assert capsys.readouterr().err == f"error: --{name} must be {value + 1} or more, found {value}.\n"
+
+
+def test_a_result_is_not_written_over(aligned, shards, tmp_path, capsys):
+    words = [str(aligned), "--data", str(shards), "--workers", "0", "--rerank", "0", "--out"]
+    assert main([*words, str(tmp_path)]) == main([*words, str(tmp_path)]) == 0
+    names = ["retrieval-held_out-2.json", "retrieval-held_out.json"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names
+    assert capsys.readouterr().out.endswith(f"{tmp_path / names[0]}\n")
+    assert main([*words, str(tmp_path / names[0])]) == 2
+    assert "is there already, and results are not written over" in capsys.readouterr().err
 
 
 def test_arguments_of_the_other_task(shards, capsys):

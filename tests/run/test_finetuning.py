@@ -50,8 +50,10 @@ def train(config: Path, folder: Path, *words: str) -> Path:
 
 
 def ask(bundle: Path, data: Path, *words: object) -> dict[str, Any]:
-    """The JSON that an evaluation writes."""
+    """The JSON that an evaluation writes, in place of the one before."""
     out = bundle.parent / "scores.json"
+    for earlier in (out, out.with_suffix(".html")):
+        earlier.unlink(missing_ok=True)
     given = ["--task", "vqa", "--data", data, "--out", out, "--workers", "0", *words]  # the last --task counts
     assert evaluate([str(bundle), *map(str, given)]) == 0
     found: dict[str, Any] = json.loads(out.read_text("utf-8"))

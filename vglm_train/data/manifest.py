@@ -130,7 +130,7 @@ def check_spoken(manifest: Manifest, name: str, languages: Sequence[str]) -> Non
     if counts and not any(counts.get(language) for language in languages):
         raise UserError(
             f"{manifest.where}: source {name!r} has captions in {', '.join(counts)} only, but data.languages is "
-            f"[{', '.join(languages)}]. Set data.languages to what the source has."
+            f"[{', '.join(languages)}]. Set data.languages to what the source has (evaluate: --languages)."
         )
 
 

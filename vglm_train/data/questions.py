@@ -50,13 +50,23 @@ class Asked:
     picture: str = ""  # the first picture, as the row names it
 
 
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question with what is right, without its pictures; fields as of Asked."""
+
+    dialogue: Dialogue  # neither history nor pictures
+    kind: Kind
+    answers: tuple[str, ...]
+    type: str | None = None
+
+
 class QuestionSet(Dataset):
     """The first `limit` questions of `sources` (all, if None) in one of `languages`, in the order of the sources.
 
     A dialogue asks once a turn; captions are the answers to no question, once a language. `kind` is what the row says
     (under kind, answer_type or type), else closed where it gives options or every answer is a yes or no, else open;
     of captions it is report. Iterating leaves out damaged rows, counts them in `damaged` by cause and names them in
-    the log. Raises UserError as training does.
+    the log. `unasked` counts the rows in which there is nothing to ask. Raises UserError as training does.
     """
 
     def __init__(
@@ -67,20 +77,20 @@ class QuestionSet(Dataset):
         self.size, self.languages = size, tuple(languages)
         self.reader = ShardReader(capacity=2)
         self.damaged: Counter[str] = Counter()
+        self.unasked: Counter[str] = Counter()  # language (another one), picture (names none) -> rows
         self.ends = [np.cumsum(self._counts(shard)) for shard in self.shards]  # questions up to each record
         self.starts = list(accumulate((int(ends[-1]) for ends in self.ends), initial=0))
         self.questions = self.starts[-1] if limit is None else min(limit, self.starts[-1])
+        silent = sum(int((np.diff(ends, prepend=0) == 0).sum()) for ends in self.ends)
+        tables = {shard.table for shard in self.shards if isinstance(shard, TableShard)}
+        self.unasked["language"], self.unasked["picture"] = silent, sum(t.index.count("text") for t in tables)
 
     def __len__(self) -> int:
         """Questions; a damaged row counts as one."""
         return self.questions
 
     def __getitem__(self, index: int) -> Asked | DamagedSample:
-        place = range(self.questions)[index]
-        number = bisect_right(self.starts, place) - 1
-        shard, ends, place = self.shards[number], self.ends[number], place - self.starts[number]
-        row = int(np.searchsorted(ends, place, side="right"))
-        nth = place - (int(ends[row - 1]) if row else 0)
+        shard, row, nth = self._locate(index)
         try:
             raw = self.reader.read(shard, row)
         except DamagedSample as damage:
@@ -105,6 +115,26 @@ class QuestionSet(Dataset):
                 self.damaged[item.cause] += 1
                 logger.warning("left out of the evaluation: %s", item)
 
+    def answers(self) -> Iterator[Answered]:
+        """All that `items` would ask were no picture damaged, without reading any; `damaged` counts as there."""
+        self.damaged.clear()
+        for index in range(self.questions):
+            shard, row, nth = self._locate(index)
+            try:
+                record, fields = self._parsed(self.reader.text(shard, row))
+            except (DamagedSample, RecordError) as damage:
+                self.damaged[damage.cause] += 1
+                continue
+            yield self._answered(record, fields, nth)
+
+    def _locate(self, index: int) -> tuple[Shard, int, int]:
+        """The shard of a question, its row there, and which of the row's questions it is."""
+        place = range(self.questions)[index]
+        number = bisect_right(self.starts, place) - 1
+        ends, place = self.ends[number], place - self.starts[number]
+        row = int(np.searchsorted(ends, place, side="right"))
+        return self.shards[number], row, place - (int(ends[row - 1]) if row else 0)
+
     def _counts(self, shard: Shard) -> NDArray[np.int64]:
         """[samples] questions of each record; one of a damaged record, so that it is told."""
         if isinstance(shard, TableShard):
@@ -117,7 +147,7 @@ class QuestionSet(Dataset):
 
     def _count(self, shard: Shard, row: int) -> int:
         try:
-            return len(self._places(parse(self.reader.read(shard, row).json)))
+            return len(self._places(parse(self.reader.text(shard, row))))
         except (DamagedSample, RecordError):
             return 1
 
@@ -128,16 +158,13 @@ class QuestionSet(Dataset):
         return [name for name in self.languages if name in record.captions]
 
     def _asked(self, raw: RawSample, nth: int) -> Asked:
-        record, fields = parse(raw.json), json.loads(raw.json)
+        record, fields = self._parsed(raw.json)
         images = (raw.image, *raw.more)
-        place = self._places(record)[nth]
+        told, place = self._answered(record, fields, nth), self._places(record)[nth]
         if isinstance(place, str):
-            dialogue = Dialogue("", None, language=place, images=len(images))
-            answers, kind = record.captions[place], "report"
+            dialogue = replace(told.dialogue, images=len(images))
         else:
             dialogue = dialogue_of(record, place, len(images))
-            answers = _answers(fields, dialogue)
-            kind = record.kind or _kind(answers)
         pixels = [eval_pixels(open_image(image), self.size) for image in images[: dialogue.images]]
         return Asked(
             key=f"{raw.key}:{nth}" if nth else raw.key,
@@ -145,17 +172,27 @@ class QuestionSet(Dataset):
             group=record.group,
             pixels=torch.stack(pixels),
             dialogue=replace(dialogue, answer=None),
-            kind=cast(Kind, kind if kind in get_args(Kind) else _kind(answers)),
-            answers=answers,
-            type=None if fields.get("type") is None else str(fields["type"]),
+            kind=told.kind,
+            answers=told.answers,
+            type=told.type,
             picture=record.image,
         )
 
+    def _parsed(self, text: bytes) -> tuple[Record, dict[str, Any]]:
+        """A record, and all that stands in it."""
+        return parse(text), json.loads(text)
 
-def _answers(fields: Any, dialogue: Dialogue) -> tuple[str, ...]:
-    """All that are right of a row that gives several, else the dialogue's own."""
-    several = fields.get("answers")
-    return tuple(map(str, several)) if several else (dialogue.answer or "",)
+    def _answered(self, record: Record, fields: dict[str, Any], nth: int) -> Answered:
+        place = self._places(record)[nth]
+        kind_of = None if fields.get("type") is None else str(fields["type"])
+        if isinstance(place, str):
+            return Answered(Dialogue("", None, language=place), "report", record.captions[place], kind_of)
+        question, answer = record.turns[place]
+        several = fields.get("answers")  # all that are right, of a row that gives several
+        answers = tuple(map(str, several)) if several else (answer,)
+        kind = record.kind if record.kind in get_args(Kind) else _kind(answers)
+        dialogue = Dialogue(question, None, language=record.language or "en")
+        return Answered(dialogue, cast(Kind, kind), answers, kind_of)
 
 
 def _kind(answers: Sequence[str]) -> Kind:

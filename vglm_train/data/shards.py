@@ -1,6 +1,7 @@
 """Tar shards read at random: a table of where each sample lies, then its bytes by offset."""
 
 import os
+from collections.abc import Iterable
 
 import numpy as np
 
@@ -33,6 +34,26 @@ class ShardReader:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
         if isinstance(shard, TableShard):
             return shard.read(index)
+        table = self._checked(shard, index)
+        key = table.key(index)
+        image, image_size, json, json_size = table.places[index].tolist()
+        if image_size < 0:
+            raise DamagedSample("image", shard.name, key, f"no member {key}.{{{','.join(IMAGE_EXTENSIONS)}}}")
+        places = ((image, image_size), (json, json_size), *table.further(index))
+        first, record, *more = self._bytes(shard, key, places)
+        return RawSample(key, first, IMAGE_EXTENSIONS[table.extensions[index]], record, tuple(more))
+
+    def text(self, shard: Shard, index: int) -> bytes:
+        """The record of sample `index` of `shard`, as JSON; its pictures are not read. Errors as of `read`."""
+        if isinstance(shard, TableShard):
+            return shard.text(index)
+        table = self._checked(shard, index)
+        _, _, json, json_size = table.places[index].tolist()
+        (record,) = self._bytes(shard, table.key(index), ((json, json_size),))
+        return record
+
+    def _checked(self, shard: Shard, index: int) -> Table:
+        """The table of `shard`, in which sample `index` has a whole record."""
         table = self._table(shard, f"sample {index}")
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
@@ -40,17 +61,15 @@ class ShardReader:
         key = table.key(index)
         if table.cut and index == len(table) - 1:
             raise DamagedSample("truncated", shard.name, key, "the file ends within the sample")
-        image, image_size, json, json_size = table.places[index].tolist()
-        if image_size < 0:
-            raise DamagedSample("image", shard.name, key, f"no member {key}.{{{','.join(IMAGE_EXTENSIONS)}}}")
-        if json_size < 0:
+        if table.places[index, 3] < 0:
             raise DamagedSample("record", shard.name, key, f"no member {key}.json")
-        extension = IMAGE_EXTENSIONS[table.extensions[index]]
+        return table
+
+    def _bytes(self, shard: Shard, key: str, places: Iterable[tuple[int, int]]) -> list[bytes]:
+        """What stands at each (offset, size)."""
         try:
             handle = self._handles[shard]
-            more = tuple(os.pread(handle, length, offset) for offset, length in table.further(index))
-            first, record = os.pread(handle, image_size, image), os.pread(handle, json_size, json)
-            return RawSample(key, first, extension, record, more)
+            return [os.pread(handle, size, offset) for offset, size in places]
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, key, str(error)) from None
         except OSError as error:

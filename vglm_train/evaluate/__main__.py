@@ -1,8 +1,6 @@
 """`python -m vglm_train.evaluate BUNDLE --task TASK --data DATA`: scores to stdout and a JSON file."""
 
 import argparse
-import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -12,12 +10,12 @@ import torch
 
 from vglm_train.checkpoint.bundle import Bundle, read_document
 from vglm_train.checkpoint.merging import parse_weighted
-from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.checkpoint.tuned import open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained, unread
 from vglm_train.evaluate import caption_command, retrieval_command
 from vglm_train.evaluate.question_command import QuestionTask
+from vglm_train.evaluate.result import Result, choose, write
 
 
 class Task(Protocol):
@@ -26,7 +24,7 @@ class Task(Protocol):
     @property
     def STAGES(self) -> tuple[str, ...]: ...  # noqa: N802  (a module's constant) whose bundles it is for
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tuple[dict, list[str]]: ...
+    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result: ...
 
 
 TASKS: dict[str, Task] = {
@@ -40,27 +38,37 @@ TASKS: dict[str, Task] = {
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, or 2 for a mistake to mend."""
     given = _parse(argv)
-    data = Path(given.data)
-    name = data.parent.name if data.name == "manifest.json" else data.name.removesuffix(data.suffix * data.is_file())
-    out = Path(given.out) if given.out else Path(given.bundle).resolve().parent / f"{given.task}-{name}.json"
-    given.out = str(out)
     try:
         with explained():
+            _check_numbers(given)
             _check_stage(given)
-            _check_out(out)
+            out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
             device = torch.device("cuda" if use_gpu() else "cpu")
             language = getattr(given, "language_weights", None)
             adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
             base = getattr(given, "base", None)
             bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
-            report, lines = TASKS[given.task].run(bundle, given, device)
+            result = TASKS[given.task].run(bundle, given, device)
+        written = _write(result, out)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_text_atomic(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    with unread():
-        print("\n".join([*lines, str(out)]))
+    _say([*result.lines, *map(str, written)])
     return 0
+
+
+def _write(result: Result, out: Path) -> list[Path]:
+    """The files. Where that fails, what took long to find is at least said."""
+    try:
+        return write(result, out)
+    except UserError:
+        _say(result.lines)
+        raise
+
+
+def _say(lines: Sequence[str]) -> None:
+    with unread():
+        print("\n".join(lines))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -80,17 +88,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--images", type=int, help="only the first so many (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode pictures (default 2)")
     parser.add_argument("--vision-weights", help="the frozen encoder's weights, where they have moved")
-    parser.add_argument("--out", help="JSON file to write (default: TASK-DATA.json beside the bundle)")
+    parser.add_argument(
+        "--out", help="JSON file to write, not there yet, or a folder (default: TASK-DATA.json beside the bundle)"
+    )
     TASKS[chosen].add_arguments(parser)
     return parser.parse_args(argv)
 
 
-def _check_out(out: Path) -> None:
-    """Before the scoring, which takes long. UserError where the result cannot be written."""
-    if (out.exists() and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: cannot be written; give a file's name in a folder that exists.")
-    if out.suffix == ".html":
-        raise UserError(f"--out {out}: names the JSON file; a page gets the same name with .html.")
+def _check_numbers(given: argparse.Namespace) -> None:
+    """UserError for those that every task has."""
+    for name, value, least in (("images", given.images, 1), ("workers", given.workers, 0)):
+        if value is not None and value < least:
+            raise UserError(f"--{name} must be {least} or more, found {value}.")
 
 
 def _check_stage(given: argparse.Namespace) -> None:

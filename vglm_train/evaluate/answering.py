@@ -35,19 +35,33 @@ class Answerer:
     progress: bool = False  # a bar on stderr, if that is a terminal
 
     def __post_init__(self) -> None:
-        """UserError before anything is generated where questions are too long, with all that is needed to mend it."""
-        failed: list[tuple[str, str]] = []
-        for item in self.items:
-            try:
-                self.speaker.template.encode_prompt(self._asked(item))
-            except UserError as error:
-                failed.append((item.key, str(error)))
-        if failed:
-            key, reason = failed[0]
+        """UserError before anything is generated where questions are too long, with all that is needed to mend it.
+
+        Nothing is cut, as training does: half a question has another answer.
+        """
+        template = self.speaker.template
+        rooms = [template.room(self._asked(item)) for item in self.items]
+        most, longest = template.prompt.max_prompt, max(rooms, default=0)
+        if longest > most:
+            count, key = sum(room > most for room in rooms), self.items[rooms.index(longest)].key
             raise UserError(
-                f"{len(failed)} of {len(self.items)} questions cannot be asked; {key}: {reason} (in the run's YAML, or "
-                "in the bundle's config.yaml)"
+                f"{count} of {len(rooms)} questions are longer with their history than prompt.max_prompt, {most} ids; "
+                f"the longest, {key}, has {longest}. Raise it to {longest} (evaluate: --max-prompt {longest}), or "
+                "leave them out."
             )
+        self._check_places(rooms)
+
+    def _check_places(self, rooms: Sequence[int]) -> None:
+        """UserError where the language model has no places for a question and its answer."""
+        template, new = self.speaker.template, self.decoding.max_new
+        places = [room + len(item.pixels) * template.image_length for room, item in zip(rooms, self.items)]
+        longest = max(places, default=0)
+        try:
+            need = max(longest, new + 1) if template.separate_answer else longest + new
+            self.speaker.model.language.check_length(need)
+        except UserError as error:
+            key = self.items[places.index(longest)].key
+            raise UserError(f"{key}: {error} Or leave it out (evaluate: --max-new, --exclude).") from error
 
     def outputs(self, seen: Sequence[str] = SEEN) -> dict[str, list[str]]:
         """An answer an item, by what is shown. `shuffled` is left out where there is one picture only."""

@@ -13,9 +13,11 @@ from vglm_train.config.rules import FieldError
 from vglm_train.data.evalset import EvalItem, EvalSet
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption import Caption, Captioner, Captions, Speaker
+from vglm_train.evaluate import asking
+from vglm_train.evaluate.caption import Caption, Captioner, Captions
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
+from vglm_train.evaluate.result import Result
 
 STAGES = ("generate", "finetune")
 LOSSES = ("loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high")  # the others are per cent
@@ -32,30 +34,24 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--beams", type=int, help="beam search of this width (default: the bundle's configuration)")
     parser.add_argument("--max-new", type=int, help="ids of a caption at most (default: the bundle's configuration)")
+    asking.add_arguments(parser)
     parser.add_argument("--batch", type=int, default=32, help="images at once, shared by the beams (default 32)")
 
 
-def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tuple[dict, list[str]]:
+def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result:
     """Everything with what it was measured on and each caption, and a table for each language."""
     error = missing()
     if error is not None:
         raise error
     config = bundle.config
-    chosen = decoding(config.evaluate.decoding, given)
-    data = EvalSet(
-        [Source(name="evaluation", shards=given.data)],
-        config.model.vision.image_size,
-        config.data.languages,
-        given.images,
-    )
+    chosen, languages = decoding(config.evaluate.decoding, given), asking.languages(config, given)
+    source = Source(name="evaluation", shards=given.data)
+    data = EvalSet([source], config.model.vision.image_size, languages, given.images)
     items = list(data.items(given.workers))
     if not items:
-        raise UserError(f"{given.data}: no usable picture with a caption in {', '.join(config.data.languages)}.")
-    autocast = device.type == "cuda" and config.engine.precision == "bf16"
-    speaker = Speaker(bundle.model, bundle.template, config.prompt.questions, device, autocast)
-    captioner = Captioner(
-        speaker, items, config.data.languages, chosen, 0, Ranks(device=device), given.batch, progress=True
-    )
+        raise UserError(f"{given.data}: no usable picture with a caption in {', '.join(languages)}.")
+    speaker = asking.speaker(bundle, given, device)
+    captioner = Captioner(speaker, items, languages, chosen, 0, Ranks(device=device), given.batch, progress=True)
     result = captioner.measure()
     report = {
         "bundle": str(given.bundle),
@@ -72,7 +68,7 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tupl
             _row(language, items, caption) for language, captions in result.captions.items() for caption in captions
         ],
     }
-    return report, [line for language in config.data.languages for line in _lines(language, items, result)]
+    return Result(report, [line for language in languages for line in _lines(language, items, result)])
 
 
 def decoding(configured: Decoding, given: argparse.Namespace) -> Decoding:

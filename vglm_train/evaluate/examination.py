@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal
+from typing import Literal, TypeVar
 
 from vglm_train.config.language import Decoding
-from vglm_train.data.questions import Asked
+from vglm_train.data.questions import Answered, Asked
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.answering import MODEL, SEEN, SHUFFLED, Answerer
@@ -130,14 +130,26 @@ def examiner(
     """
     own = fitting(items, task)
     if not own:
-        raise UserError(f"evaluate.task {task}: the validation data has no such question; caption asks for captions.")
+        raise UserError(f"evaluate.task {task}: the validation data has nothing for it: {misfits(items)}.")
     answerer = Answerer(speaker, own, decoding, ranks)
     return Examiner(task, answerer, Majority.of(own, "the validation data itself"), examples, (MODEL, SHUFFLED))
 
 
-def fitting(items: Sequence[Asked], task: Task) -> list[Asked]:
+Question = TypeVar("Question", Asked, Answered)
+
+
+def fitting(items: Sequence[Question], task: Task) -> list[Question]:
     """The items that a task is about: reports, or what is not one. Without any marked so, open answers are reports."""
     reports = [item for item in items if item.kind == "report"]
     if task == "vqa":
         return [item for item in items if item.kind != "report"]
     return reports or [replace(item, kind="report") for item in items if item.kind == "open"]
+
+
+def misfits(items: Sequence[Asked] | Sequence[Answered]) -> str:
+    """Why a task is about none of `items`, and which one is."""
+    if not items:
+        return "nothing of it can be used"
+    if items[0].kind == "report":
+        return f"all that is usable, {len(items)}, are reports, which task report scores"
+    return f"all that is usable, {len(items)}, are closed questions, which task vqa scores"

@@ -9,23 +9,22 @@ from pathlib import Path
 import torch
 
 from vglm_train.checkpoint.bundle import Bundle
-from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.config.data import Fields, Source
 from vglm_train.config.rules import FieldError
 from vglm_train.data.questions import Asked, QuestionSet
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate import caption_command
+from vglm_train.evaluate import asking, caption_command
 from vglm_train.evaluate.answering import MODEL, Answerer
-from vglm_train.evaluate.caption import Speaker
-from vglm_train.evaluate.examination import Examined, Examiner, Task, fitting
+from vglm_train.evaluate.examination import Examined, Examiner, Task, fitting, misfits
 from vglm_train.evaluate.judgement import Line, judge, judge_reports
 from vglm_train.evaluate.majority import Majority
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.question_page import Page, page
+from vglm_train.evaluate.result import Result
 from vglm_train.evaluate.sections import BASELINES, Section, parts, section
-from vglm_train.evaluate.selection import matching, select
+from vglm_train.evaluate.selection import choose, in_words, matching
 
 STAGES = ("generate", "finetune")
 INTERVALS = f"95 %, percentile bootstrap over patients, else pictures, {RESAMPLES} resamples, paired between columns"
@@ -53,57 +52,55 @@ class QuestionTask:
             help="score these apart as well, as --only names them",
         )  # fmt: skip
 
-    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tuple[dict, list[str]]:
-        """Everything with each answer, and what to print; writes the page beside the file that is `given.out`."""
+    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result:
+        """Everything with each answer, what to print, and the page."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
-        data = self._questions(bundle, given.data, given)
-        items = fitting(select(list(data.items(given.workers)), given.only, given.exclude), self.task)
-        if not items:
-            raise UserError(f"{given.data}: no usable {'report' if self.task == 'report' else 'question'}.")
+        decoding = caption_command.decoding(bundle.config.evaluate.decoding, given)
+        speaker = asking.speaker(bundle, given, device)
+        data = self._questions(bundle, given.data, given, given.images)
+        items = choose(data, self.task, given)
         subsets = {name: matching(items, which, f"--subset {name}") for name, which in given.subset}
-        examiner = self._examiner(bundle, given, items, device)
+        majority = self._majority(bundle, given, items)
+        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, progress=True)
+        examiner = Examiner(self.task, answerer, majority, java=True)
         found = examiner.measure()
         places = {"all": list(range(len(items))), **parts(items), **subsets}
         sections = [section(name, own, items, found.marks) for name, own in places.items()]
         verdict = [line for part in sections for line in judge(self.task, part)]
         if self.task == "report":
             verdict += judge_reports(found.scores[MODEL])
-        title, majority = f"{self.task}: {given.bundle} on {given.data}", examiner.majority.made_from
-        path = Path(given.out).with_suffix(".html")
-        write_text_atomic(path, page(Page(title, self.task, items, found, sections, verdict, majority, INTERVALS)))
+        title, made_from = f"{self.task}: {given.bundle} on {given.data}", majority.made_from
         report = {
             "bundle": str(given.bundle),
             "data": str(given.data),
             "questions": len(items),
             "damaged": dict(data.damaged),
-            "decoding": dataclasses.asdict(examiner.answerer.decoding),
+            "languages": list(data.languages),
+            "max_prompt": speaker.template.prompt.max_prompt,
+            "decoding": dataclasses.asdict(decoding),
             "only": given.only,
             "exclude": given.exclude,
-            "majority": majority,
+            "majority": made_from,
             **_told(items, found, sections, verdict),
         }
-        return report, [*_lines(found, sections, verdict), str(path)]
+        asked = in_words(items, data, given)
+        told = page(Page(title, self.task, items, found, sections, verdict, asked, made_from, INTERVALS))
+        return Result(report, [f"asked: {asked}", *_lines(found, sections, verdict)], told)
 
-    def _examiner(
-        self, bundle: Bundle, given: argparse.Namespace, items: Sequence[Asked], device: torch.device
-    ) -> Examiner:
-        config = bundle.config
-        decoding = caption_command.decoding(config.evaluate.decoding, given)
-        autocast = device.type == "cuda" and config.engine.precision == "bf16"
-        speaker = Speaker(bundle.model, bundle.template, config.prompt.questions, device, autocast)
-        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, progress=True)
-        return Examiner(self.task, answerer, self._majority(bundle, given, items), java=True)
-
-    def _questions(self, bundle: Bundle, place: str, given: argparse.Namespace) -> QuestionSet:
-        config = bundle.config
-        source = _source(place, given.pictures, given.fields)
-        return QuestionSet([source], config.model.vision.image_size, config.data.languages, given.images)
+    def _questions(
+        self, bundle: Bundle, place: str, given: argparse.Namespace, limit: int | None = None
+    ) -> QuestionSet:
+        source, size = _source(place, given.pictures, given.fields), bundle.config.model.vision.image_size
+        return QuestionSet([source], size, asking.languages(bundle.config, given), limit)
 
     def _majority(self, bundle: Bundle, given: argparse.Namespace, items: Sequence[Asked]) -> Majority:
         if given.train is None:
             return Majority.of(items, "these questions themselves, which flatters it: --train gives those of training")
-        known = fitting(list(self._questions(bundle, given.train, given).items(given.workers)), self.task)
+        answered = list(self._questions(bundle, given.train, given).answers())
+        known = fitting(answered, self.task)
+        if not known:
+            raise UserError(f"--train {given.train}: nothing for --task {self.task}: {misfits(answered)}.")
         return Majority.of(known, f"{given.train}, {len(known)} questions")
 
 

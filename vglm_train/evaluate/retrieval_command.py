@@ -10,6 +10,7 @@ from vglm_train.config.data import Source
 from vglm_train.data.evalset import EvalItem, EvalSet
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
+from vglm_train.evaluate.result import Result
 from vglm_train.evaluate.retrieval import RECALLS, Embedder, Retrieval, chance
 
 STAGES = ("align",)
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
 
 
-def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tuple[dict, list[str]]:
+def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result:
     """Everything with what it was measured on, and a table for each language."""
     config = bundle.config
     source = Source(name="evaluation", shards=given.data)
@@ -44,7 +45,8 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> tupl
         "scores": scores,
         "chance": even,
     }
-    return report, [line for lang in config.data.languages for line in _lines(lang, items, scores, even)]
+    lines = [line for lang in config.data.languages for line in _lines(lang, items, scores, even)]
+    return Result(report, lines)
 
 
 def _lines(language: str, items: Sequence[EvalItem], scores: dict[str, float], even: dict[str, float]) -> Iterator[str]:

@@ -5,9 +5,9 @@ b rows, n pictures, s places of the sequence, t places of the labels.
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate, pairwise
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -92,6 +92,15 @@ class Template(ABC):
         `split` in [0,1) says where the given words end if the prompt is configured with `prefix_split`. `whole`: the
         answers of its history are targets too, if the template `learns_history`.
         """
+
+    def with_room(self, max_prompt: int) -> Self:
+        """The same with another `prompt.max_prompt`. FieldError, a UserError, where that has no room for a question."""
+        prompt = replace(self.prompt, max_prompt=max_prompt)
+        return type(self)(prompt, self.tokenizer, self.image_length, self.text)
+
+    def room(self, dialogue: Dialogue) -> int:
+        """Ids before the answer of a dialogue, its pictures not counted: what `prompt.max_prompt` bounds."""
+        return self.context(place(dialogue), dialogue.language).length
 
     def encode_prompt(self, dialogue: Dialogue) -> Encoded:
         """A dialogue to be answered, up to where the answer begins. UserError where it is longer than max_prompt."""

@@ -10,21 +10,31 @@ from PIL import Image
 from vglm_train.log.rows import Cell
 
 STYLE = """
-body { font-family: sans-serif; margin: 2em auto; max-width: 1200px; line-height: 1.4; color: #222 }
-img.curves { width: 100% } table { border-collapse: collapse; margin: 1em 0 }
+body { font-family: sans-serif; margin: 1em auto; padding: 0 1em; max-width: 1200px; line-height: 1.4; color: #222 }
+h1 { font-size: 1.5em } h1, h2, h3, p, li, .case td { overflow-wrap: anywhere } ul { padding-left: 0 }
+img { max-width: 100% } img.curves { width: 100%; min-width: 800px } table { border-collapse: collapse; margin: 1em 0 }
+.wide { overflow-x: auto; margin: 1em 0 } .wide table { margin: 0 } .scores th + th { text-align: right }
 td, th { border: 1px solid #ccc; padding: .3em .6em; text-align: left; vertical-align: top }
-td.number { text-align: right; white-space: nowrap } small { color: #666 }
+th small { font-weight: normal } td.number { text-align: right; white-space: nowrap } small { color: #666 }
 .ok::before { content: "\\2713  "; color: #080 }
 .warn { color: #a00 } .warn::before { content: "!  "; font-weight: bold }
-li { list-style: none }
+li { list-style: none; margin: .2em 0 }
+.case { display: flex; flex-wrap: wrap; gap: 1em; border-top: 1px solid #ccc; padding: 1em 0; align-items: flex-start }
+.case .pictures { display: flex; flex-wrap: wrap; gap: .5em; max-width: 460px }
+.case table { flex: 1 1 18em; margin: 0; min-width: 0 }
+.case td, .case th { border: 0; font-weight: normal; white-space: pre-line }
+.case th { color: #666; width: 10em } .case .aside td { color: #666; font-size: .9em }
+.case img { border: 1px solid #ccc; width: 224px }
+@media (max-width: 600px) { .case th { width: 6em } .case .pictures { max-width: 100% } }
 """
-SIDE = 160  # pixels of a picture's longer side
+SIDE = 160  # pixels of a picture's longer side in a table
 
 
 def document(title: str, parts: Iterable[str]) -> str:
     """A whole page of HTML `parts`."""
     return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
 
@@ -33,14 +43,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
     """Texts, numbers and pictures."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in rows)
-    return f"<table><tr>{head}</tr>{body}</table>"
+    return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def cell(value: Cell) -> str:
     """What stands in a table's cell; pictures are made small."""
     if isinstance(value, Image.Image):
-        data, small = io.BytesIO(), value.convert("RGB")
-        small.thumbnail((SIDE, SIDE))
-        small.save(data, "JPEG", quality=85)
-        return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'
+        return image(value, SIDE)
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
+
+
+def image(value: Image.Image, side: int) -> str:
+    """A picture, within the page, of at most `side` pixels a side."""
+    data, small = io.BytesIO(), value.convert("RGB")
+    small.thumbnail((side, side))
+    small.save(data, "JPEG", quality=85)
+    return f'<img alt="" src="data:image/jpeg;base64,{base64.b64encode(data.getvalue()).decode()}">'

@@ -25,7 +25,7 @@ def page(runs: Sequence[LoggedRun], verdicts: Sequence[list[Line]], curves: Path
     parts.append("<h2>Curves</h2>")
     if any(not speaks(run) for run in runs):
         parts.append(f"<p>Black: the published curve of {escape(reference.SOURCE)}.</p>")
-    parts.append(f'<img class="curves" alt="curves" src="data:image/png;base64,{picture}">')
+    parts.append(f'<div class="wide"><img class="curves" alt="curves" src="data:image/png;base64,{picture}"></div>')
     parts += ["<h2>Last values</h2>", _last_values(runs)]
     parts += [_examples(run) for run in runs]
     return html.document(title, parts)
@@ -39,7 +39,7 @@ def _last_values(runs: Sequence[LoggedRun]) -> str:
         values = [run.last(name) for run in runs]
         cells = "".join(f"<td>{'' if value is None else format(value, '.5g')}</td>" for value in values)
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
-    return f"<table><tr><th></th>{head}</tr>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
 
 
 def _examples(run: LoggedRun) -> str:

@@ -74,15 +74,24 @@ class Table:
 
     def read(self, shard: str, row: int) -> RawSample:
         """A row's record and pictures. DamagedSample where they cannot be had."""
+        key, record, named = self._record(shard, row)
+        contents = [each if isinstance(each, bytes) else self._picture(each, shard, key) for each in named]
+        ending = Path(named[0]).suffix.lstrip(".").lower() if isinstance(named[0], str) else ""
+        return RawSample(key, contents[0], ending or "jpg", json.dumps(record).encode(), tuple(contents[1:]))
+
+    def text(self, shard: str, row: int) -> bytes:
+        """A row's record as JSON; its pictures are not looked for. DamagedSample where it cannot be had."""
+        return json.dumps(self._record(shard, row)[1]).encode()
+
+    def _record(self, shard: str, row: int) -> tuple[str, dict[str, Any], list[str | bytes]]:
+        """Its key, what it says, and its pictures as it names them."""
         key = f"{self.path.stem}-{row}"
         try:
             record, named = canonical(self.file.row(*self.index.places[row].tolist()), self.columns)
         except RecordError as error:
             raise DamagedSample(error.cause, shard, key, str(error)) from None
         record.setdefault("id", key)
-        contents = [each if isinstance(each, bytes) else self._picture(each, shard, key) for each in named]
-        ending = Path(named[0]).suffix.lstrip(".").lower() if isinstance(named[0], str) else ""
-        return RawSample(key, contents[0], ending or "jpg", json.dumps(record).encode(), tuple(contents[1:]))
+        return key, record, named
 
     def _picture(self, name: str, shard: str, key: str) -> bytes:
         path = pictures.find(self.images, name)
@@ -142,6 +151,10 @@ class TableShard(Shard):
     def read(self, index: int) -> RawSample:
         """As ShardReader.read."""
         return self.table.read(self.name, int(self.rows[index]))
+
+    def text(self, index: int) -> bytes:
+        """As ShardReader.text."""
+        return self.table.text(self.name, int(self.rows[index]))
 
     def nth(self, nth: int, language: str) -> int:
         """As ShardReader.nth."""

@@ -44,6 +44,9 @@ class LanguageModel(nn.Module):
             adapter.train(mode)
         return self
 
+    def check_length(self, length: int) -> None:
+        """Raises UserError where the model has no positions for so many places. Rotary ones go on for ever."""
+
     def adapters(self) -> Iterator[Adapter]:
         """What was added to the model, in its order."""
         return (module for module in self.modules() if isinstance(module, Adapter))

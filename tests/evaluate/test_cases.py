@@ -1,0 +1,94 @@
+"""What stands among the worst and the best cases of the page, and that a card shows everything."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from asked import asked
+
+from vglm_train.evaluate.cases import CASES, choose, show
+from vglm_train.evaluate.examination import Examined
+from vglm_train.evaluate.marks import marks
+from vglm_train.prompt.dialogue import Dialogue, Turn
+
+COLOURS = ["red", "green", "blue", "white", "black", "yellow"]
+
+
+def found(items, **outputs) -> Examined:
+    earned = {who: [marks(item, text) for item, text in zip(items, texts)] for who, texts in outputs.items()}
+    return Examined(outputs, earned, {}, {}, {})
+
+
+def told(wrong: int, right: int):
+    """So many wrong and right answers, in turns as far as it goes."""
+    order = sorted([*((n, "no") for n in range(wrong)), *((n, "red") for n in range(right))])
+    items = [asked(0, "colour?", "red") for _ in order]
+    outputs = found(items, model=[text for _, text in order])
+    return items, outputs, *choose("vqa", items, outputs)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right", "worst", "best"),
+    [
+        (0, 20, "no wrong answer", "12 of 20 right answers"),
+        (1, 12, "one wrong answer, the only one", "all 12 right answers"),
+        (3, 2, "all 3 wrong answers", "all 2 right answers"),
+        (20, 0, "12 of 20 wrong answers", "no right answer"),
+    ],
+)
+def test_only_wrong_ones_are_worst_and_only_right_ones_best(wrong, right, worst, best):
+    items, outputs, low, high = told(wrong, right)
+    assert (low.title, high.title) == (f"Worst cases: {worst}", f"Best cases: {best}")
+    assert (len(low.places), len(high.places)) == (min(wrong, CASES), min(right, CASES))
+    assert all(outputs.outputs["model"][place] == "no" for place in low.places)
+    assert all(outputs.outputs["model"][place] == "red" for place in high.places)
+    html = show(low, items, outputs) + show(high, items, outputs)
+    assert worst in html
+    assert html.count('class="case"') == len(low.places) + len(high.places)
+
+
+def test_what_tells_most_comes_first():
+    """Wrong where another picture was right; right where another picture was wrong."""
+    items = [asked(0, "colour?", "red") for _ in range(4)]
+    outputs = found(items, model=["no", "no", "red", "red"], shuffled=["no", "red", "red", "no"])
+    worst, best = choose("vqa", items, outputs)
+    assert (worst.places, best.places) == ([1, 0], [3, 2])
+
+
+def test_reports_are_right_by_degrees():
+    truths = [f"a {colour} wall behind a tree" for colour in COLOURS]
+    items = [asked(n, "report", truth, kind="report") for n, truth in enumerate(truths)]
+    said = [truths[0], truths[1], "a wall", "nothing else", "a tree behind", truths[5]]
+    worst, best = choose("report", items, found(items, model=said))
+    assert worst.places == [3, 2, 4]
+    assert best.places == [5, 1, 0]
+    assert worst.title == "Worst cases: all 3 reports of the lower half by f1"
+    worst, best = choose("report", items, found(items, model=truths))
+    assert (len(worst.places), len(best.places)) == (0, 6)  # none of these is bad
+    worst, best = choose("report", items, found(items, model=["nothing else"] * 6))
+    assert (len(worst.places), len(best.places)) == (3, 0)  # none of these is good
+    assert set(worst.places) <= set(range(6))
+
+
+def test_a_card_shows_all_pictures_and_all_texts():
+    history = (Turn("first <b>?", "one\ntwo"),)
+    item = replace(
+        asked(0, "其中哪一个？", "红", "红", "红色"), pixels=torch.zeros(3, 3, 16, 16, dtype=torch.uint8), key="t-7",
+        dialogue=Dialogue("其中哪一个？", None, history, "zh", 3), picture="images/a & b.jpg",
+    )  # fmt: skip
+    outputs = found([item], model=[""], majority=["绿"])
+    worst, _ = choose("vqa", [item], outputs)
+    html = show(worst, [item], outputs)
+    assert html.count("data:image/jpeg;base64,") == 3
+    assert 'lang="zh"' in html
+    for text in (
+        "first &lt;b&gt;?\none\ntwo",
+        "其中哪一个？",
+        "红 | 红色",
+        "(nothing)",
+        "绿",
+        "t-7 images/a &amp; b.jpg",
+    ):
+        assert f">{text}<" in html
+    assert "shuffled" not in html
+    assert "another picture" not in html

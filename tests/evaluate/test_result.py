@@ -1,0 +1,92 @@
+"""Results stand beside each other; none is written over, and none by half."""
+
+import json
+import os
+import resource
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from vglm_train.errors import UserError
+from vglm_train.evaluate.result import Result, choose, write
+
+MADE = Result({"scores": {"精度": 1.0}}, ["all: 1"], "<p>页</p>")
+
+
+def kept(folder: Path) -> dict[str, str]:
+    return {path.name: path.read_text("utf-8") for path in folder.iterdir()}
+
+
+def test_results_of_one_name_get_a_number(tmp_path):
+    bundle, data = tmp_path / "run" / "bundle", tmp_path / "held" / "test.json"
+    for folder in ("run", "out", "held"):
+        (tmp_path / folder).mkdir()
+    data.touch()
+    for out, folder in ((None, tmp_path / "run"), (str(tmp_path / "out"), tmp_path / "out")):
+        (folder / "vqa-test-2.html").write_text("a page alone")
+        made = [write(MADE, choose(out, str(bundle), "vqa", str(data))) for _ in range(2)]
+        assert made == [[folder / f"{name}.html", folder / f"{name}.json"] for name in ("vqa-test", "vqa-test-3")]
+        assert (folder / "vqa-test-2.html").read_text() == "a page alone"
+        assert len(kept(folder)) == 5
+
+
+def test_the_name_is_that_of_the_data(tmp_path, monkeypatch):
+    (tmp_path / "val").mkdir()
+    (tmp_path / "val" / "manifest.json").touch()
+    (tmp_path / "a.b.json").touch()
+    monkeypatch.chdir(tmp_path / "val")
+    for data, name in (("manifest.json", "val"), (".", "val"), ("../a.b.json", "a.b"), ("../val", "val")):
+        assert choose(None, str(tmp_path / "bundle"), "vqa", data) == tmp_path / f"vqa-{name}.json"
+
+
+def test_a_name_that_was_given_is_not_written_over(tmp_path):
+    out = str(tmp_path / "mine.json")
+    for path in write(MADE, choose(out, "bundle", "vqa", "test.json")):
+        with pytest.raises(UserError, match=rf"--out {out}: mine.* is there already, .*another name or a folder"):
+            choose(out, "bundle", "vqa", "test.json")
+        path.unlink()
+    assert choose(out, "bundle", "vqa", "test.json") == Path(out)
+
+
+def test_somebody_else_was_first(tmp_path):
+    """Two evaluations at once: the later one goes beside the earlier one."""
+    out = choose(str(tmp_path / "mine.json"), "bundle", "vqa", "test.json")
+    out.write_text("theirs")
+    assert write(MADE, out) == [tmp_path / "mine-2.html", tmp_path / "mine-2.json"]
+    assert out.read_text() == "theirs"
+    assert json.loads((tmp_path / "mine-2.json").read_text("utf-8")) == MADE.report
+
+
+@pytest.fixture
+def full() -> Iterator[None]:
+    """No file may have more than 1000 bytes."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+@pytest.mark.usefixtures("full")
+def test_nothing_is_left_where_the_disk_is_full(tmp_path):
+    for result in (replace(MADE, report={"long": "x" * 1000}), replace(MADE, page="x" * 1001)):
+        with pytest.raises(UserError, match=r"a\.json: the result cannot be written \(File too large\); give another"):
+            write(result, tmp_path / "a.json")
+        assert kept(tmp_path) == {}
+
+
+def test_names_of_files_that_are_not_utf8(tmp_path):
+    odd = os.fsdecode(b"\xff.jpg")
+    (page, out) = write(Result({"picture": odd}, [], f"<p>{odd}</p>"), tmp_path / "a.json")
+    assert json.loads(out.read_text("utf-8")) == {"picture": odd}
+    assert "\\udcff.jpg" in page.read_text("utf-8")
+
+
+@pytest.mark.parametrize(
+    ("out", "message"),
+    [("a.html", "names the JSON file"), ("nowhere/a.json", "cannot be written; give a file's name in a folder that")],
+)
+def test_mistakes(tmp_path, out, message):
+    with pytest.raises(UserError, match=message):
+        choose(str(tmp_path / out), "bundle", "vqa", "test.json")
