@@ -32,6 +32,7 @@ from vglm_train.config.run import Config, Optim, Run
 from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.features.store import FeatureStore, Writer, row_key
 from vglm_train.distributed import Ranks
+from vglm_train.engine.ahead import ahead
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.model.flops import flops_per_pair, generation_cost, vision_flops
 from vglm_train.model.vision import VisionEncoder
@@ -130,10 +131,9 @@ def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ra
     loader = stream.stream(folder / "pictures", rows, workers)
     loader.pin = ranks.device.type == "cuda"
     loader.read_features(store)
-    for batch in loader.batches(0):
-        assert batch.valid.all()
+    for batch in ahead(loader.batches(0), ranks.device):
         assert batch.features is not None
-        yield batch.features.to(ranks.device, non_blocking=True)
+        yield batch.features
 
 
 def in_memory() -> Path | None:

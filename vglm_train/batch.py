@@ -33,6 +33,10 @@ class Batch:
         """The same batch with its tensors on `device`, copied asynchronously from pinned memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
+    def keep_for(self, stream: torch.cuda.Stream) -> None:
+        """Memory that another stream wrote is not used anew before `stream` is done with what it was asked so far."""
+        self._each(lambda tensor: tensor.record_stream(stream))
+
     def pin_memory(self) -> Self:
         """The same batch in page-locked memory; called by torch's DataLoader."""
         return self._each(lambda tensor: tensor.pin_memory())

@@ -30,13 +30,14 @@ def test_killed_on_two_gpus(config, tmp_path):
     assert worst < 1e-2
 
 
-@pytest.mark.parametrize(("dtype", "first", "later"), [("fp32", 1e-5, 1e-4), ("fp16", 1e-2, 5e-2)])
+@pytest.mark.parametrize(("dtype", "first", "later"), [("fp32", 1e-5, 2e-3), ("fp16", 1e-2, 5e-2)])
 def test_stage_two_on_one_and_two_gpus(speaking_config, tmp_path, dtype, first, later):
     """ZeRO 1 and 2 on one and two GPUs take the same steps.
 
     Losses agree as far as sums in another order do. AdamW's usual epsilon would turn what is left of gradients near
-    zero into steps of full size, and the runs would drift apart: by 1e-2 in twelve steps of fp32, by 7e-6 with this one
-    (on a CPU). fp16: an autocast product is rounded at 2^-9, and rounding differs with the rows that run together.
+    zero into steps of full size, and the runs would drift apart: by 1e-2 in twelve steps of fp32 on two H200s, by 3e-4
+    with this one (on a CPU by 5e-3 and 7e-6). fp16: an autocast product is rounded at 2^-9, and rounding differs with
+    the rows that run together.
     """
     precision = "fp32" if dtype == "fp32" else "bf16"
     still = ("model.qformer.dropout=0", "data.validation=[]", "evaluate.every=null")

@@ -13,6 +13,7 @@ from torch import Tensor
 from vglm_train.batch import CAUSES, Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
+from vglm_train.engine.ahead import ahead
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
 from vglm_train.engine.plan import Plan
 from vglm_train.engine.schedule import learning_rate
@@ -75,7 +76,8 @@ class Trainer:
     def fit(self, hooks: Sequence[Hook]) -> None:
         """Train to the end of the plan, or of the step in which a hook ended the run or any rank was asked to stop."""
         self.objective.train()
-        with contextlib.closing(self.loader.batches(self.state.samples)) as batches:
+        with contextlib.closing(self.loader.batches(self.state.samples)) as read:
+            batches = ahead(read, self.ranks.device)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:
@@ -87,7 +89,6 @@ class Trainer:
         asked = time.perf_counter()
         batches = [next(stream) for _ in range(self.plan.accumulation)]
         waited = time.perf_counter() - asked
-        batches = [batch.to(self.ranks.device) for batch in batches]
         units = [self.objective.units(batch) for batch in batches]
         facts = self._facts(batches, units)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)

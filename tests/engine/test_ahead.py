@@ -1,0 +1,41 @@
+"""Batches on the device: the same ones in the same order, however long the device takes."""
+
+import pytest
+import tiny
+import torch
+
+from vglm_train.engine.ahead import ahead
+
+DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_same_batches_in_order(device: str) -> None:
+    made = [tiny.batch(8 * number, 8) for number in range(20)]
+    host = (batch.pin_memory() if device == "cuda" else batch for batch in made)
+    load = torch.randn(2000, 2000, device=device)
+    found = []
+    for batch in ahead(host, torch.device(device)):
+        if device == "cuda":
+            load = load @ load / 2000  # the device is behind, and memory of batches that were let go is wanted again
+        found.append((batch.pixels.float().sum(), batch.text_ids.clone(), batch.first_row))
+    assert len(found) == len(made)
+    for (total, ids, first), batch in zip(found, made):
+        assert total == batch.pixels.float().sum()
+        assert torch.equal(ids.cpu(), batch.text_ids)
+        assert first == batch.first_row
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_at_most_one_more_is_read(device: str) -> None:
+    read = []
+
+    def endless():
+        while True:
+            read.append(len(read))
+            yield tiny.batch(8 * read[-1], 8)
+
+    batches = ahead(endless(), torch.device(device))
+    for number in range(3):
+        assert next(batches).first_row == 8 * number
+    assert len(read) == 3 + (device == "cuda")
