@@ -13,7 +13,8 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from vglm_train.errors import UserError, unread
+from vglm_train.command import answered
+from vglm_train.errors import UserError
 
 BLOCK = 1 << 20
 
@@ -111,18 +112,5 @@ def at_least_one(text: str) -> int:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Run a command: a user's mistake, or a full disk, is one line and status 2, Ctrl-C is status 130."""
-    status = 0
-    try:
-        with unread():
-            status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}; nothing half-written was left", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("stopped; nothing half-written was left, run the same command again", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+    """Run a command and end the process; see `vglm_train.command.answered`."""
+    sys.exit(answered(main))

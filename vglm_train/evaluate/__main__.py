@@ -5,6 +5,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -14,8 +15,9 @@ from vglm_train.checkpoint.bundle import Bundle, read_document
 from vglm_train.checkpoint.merging import parse_weighted
 from vglm_train.checkpoint.resume import write_text_atomic
 from vglm_train.checkpoint.tuned import open_bundle
+from vglm_train.command import answered
 from vglm_train.distributed import use_gpu
-from vglm_train.errors import UserError, explained, unread
+from vglm_train.errors import UserError, explained
 from vglm_train.evaluate import caption_command, retrieval_command
 from vglm_train.evaluate.question_command import QuestionTask
 
@@ -38,28 +40,27 @@ TASKS: dict[str, Task] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a mistake to mend."""
+    """Exit status: 0, 2 for a mistake to mend, 130 if stopped."""
     given = _parse(argv)
+    return answered(partial(_score, given))
+
+
+def _score(given: argparse.Namespace) -> int:
     data = Path(given.data)
     name = data.parent.name if data.name == "manifest.json" else data.name.removesuffix(data.suffix * data.is_file())
     out = Path(given.out) if given.out else Path(given.bundle).resolve().parent / f"{given.task}-{name}.json"
     given.out = str(out)
-    try:
-        with explained():
-            _check_stage(given)
-            _check_out(out)
-            device = torch.device("cuda" if use_gpu() else "cpu")
-            language = getattr(given, "language_weights", None)
-            adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
-            base = getattr(given, "base", None)
-            bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
-            report, lines = TASKS[given.task].run(bundle, given, device)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    with explained():
+        _check_stage(given)
+        _check_out(out)
+        device = torch.device("cuda" if use_gpu() else "cpu")
+        language = getattr(given, "language_weights", None)
+        adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
+        base = getattr(given, "base", None)
+        bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
+        report, lines = TASKS[given.task].run(bundle, given, device)
     write_text_atomic(out, json.dumps(report, indent=2, ensure_ascii=False) + "\n")
-    with unread():
-        print("\n".join([*lines, str(out)]))
+    print("\n".join([*lines, str(out)]))
     return 0
 
 

@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vglm_train.errors import UserError, unread
+from vglm_train.command import answered
+from vglm_train.errors import UserError
 from vglm_train.report.curves import draw
 from vglm_train.report.page import page
 from vglm_train.report.runs import read_runs
@@ -42,13 +43,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: it holds metrics.jsonl")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report, or ./report for several)")
     given = parser.parse_args(arguments)
-    try:
-        with unread():
-            report(given.runs, given.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def draw_all() -> int:
+        report(given.runs, given.out)
+        return 0
+
+    return answered(draw_all)
 
 
 if __name__ == "__main__":

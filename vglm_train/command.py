@@ -1,0 +1,48 @@
+"""How a command ends: its exit status, and one line where a person has something to mend or has stopped it."""
+
+import os
+import signal
+import sys
+from collections.abc import Callable
+from types import FrameType
+
+from vglm_train.errors import UserError, unread
+
+STOPPED = 128 + signal.SIGINT
+AGAIN = "stopped; nothing half-written was left, run the same command again"
+
+
+def leave_at_once() -> None:
+    """From here until `answered`, Ctrl-C ends this process with one line and status 130.
+
+    For the seconds of imports before a command's own code runs. Nothing is begun that would have to be tidied up, and
+    an exception in the middle of torch's import would be shown as a traceback from wherever it was.
+    """
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # else it is ignored, as under nohup, or is ours
+        signal.signal(signal.SIGINT, _leave)
+
+
+def answered(work: Callable[[], int], stopped: str = AGAIN) -> int:
+    """The exit status of a command that does `work`: what it returns; 2 for a person's mistake, or a full disk; 130
+    for Ctrl-C, which says `stopped`.
+    """
+    if signal.getsignal(signal.SIGINT) is _leave:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with unread():
+            return work()
+        return 0  # whoever reads has read enough
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    except OSError as error:  # a full disk, a folder that may not be written
+        print(f"error: {error}; nothing half-written was left", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(stopped, file=sys.stderr)
+        return STOPPED
+
+
+def _leave(number: int, frame: FrameType | None) -> None:
+    os.write(2, b"stopped before anything was begun\n")
+    os._exit(STOPPED)
