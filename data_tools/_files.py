@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from vglm_train.command import answered
 from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 BLOCK = 1 << 20
 
@@ -55,9 +56,9 @@ def output(path: Path, inputs: Sequence[Path]) -> Path:
     out = path.resolve()
     if out in [each.resolve() for each in inputs]:
         raise UserError(f"--out {path} is an input itself; give another file")
-    if out.is_dir():
-        raise UserError(f"--out {path} is a folder; give a file's name")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {path} is {'a folder' if out.is_dir() else 'no ordinary file'}; give a file's name")
+    make_folder(f"--out {path}", out.parent)
     return out
 
 
@@ -66,7 +67,7 @@ def dropped_path(given: Path | None, out: Path) -> Path:
     path = out.with_suffix(".dropped.jsonl") if given is None else given.resolve()
     if path == out:
         raise UserError(f"--dropped {given} is --out itself; give another file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(f"--dropped {given or path}", path.parent)
     return path
 
 

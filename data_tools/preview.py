@@ -179,7 +179,6 @@ def preview(config: Config, split: str, rows: int, epoch: int, font: Path | None
         first = f"; the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no sample of {split} can be shown{first}. Run python -m data_tools.check_shards")
     cells = [Cell(Image.fromarray(s.pixels.permute(1, 2, 0).numpy()), list(describe(s, text))) for s in seen]
-    out.parent.mkdir(parents=True, exist_ok=True)
     with _files.replacing(out) as file:
         draw_sheet(cells, face, COLUMNS).save(file, "PNG")
     for sample in seen:
@@ -204,6 +203,7 @@ def main() -> int:
     parser.add_argument("--epoch", type=int, default=0, help="train: whose augmentation and order (default: 0)")
     parser.add_argument("--font", type=Path, help="font file with Chinese (default: one that is found)")
     args = parser.parse_intermixed_args()
+    _files.output(args.out, [Path(args.config)])
     with located(args.config, args.overrides):
         config = load(args.config, args.overrides)
         check(config, 1)

@@ -43,7 +43,7 @@ def test_imported_by_another_program_nothing_changes() -> None:
     ("what", "status", "said"),
     [
         (UserError("x: y"), 2, "error: x: y\n"),
-        (OSError(28, "No space left on device", "z"), 2, "error: [Errno 28] No space left on device: 'z'; nothing"),
+        (OSError(28, "No space left on device", "z"), 2, "error: z: No space left on device; mend that"),
         (KeyboardInterrupt(), 130, "stopped; nothing half-written was left"),
     ],
 )

@@ -36,7 +36,8 @@ def answered(work: Callable[[], int], stopped: str = AGAIN) -> int:
         print(f"error: {error}", file=sys.stderr)
         return 2
     except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}; nothing half-written was left", file=sys.stderr)
+        told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
+        print(f"error: {told}; mend that and run it again, nothing half-written was left", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print(stopped, file=sys.stderr)

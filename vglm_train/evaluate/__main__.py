@@ -2,7 +2,6 @@
 
 import argparse
 import json
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -20,6 +19,7 @@ from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained
 from vglm_train.evaluate import caption_command, retrieval_command
 from vglm_train.evaluate.question_command import QuestionTask
+from vglm_train.places import make_folder
 
 
 class Task(Protocol):
@@ -88,8 +88,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _check_out(out: Path) -> None:
     """Before the scoring, which takes long. UserError where the result cannot be written."""
-    if (out.exists() and not out.is_file()) or not out.parent.is_dir() or not os.access(out.parent, os.W_OK):
-        raise UserError(f"--out {out}: cannot be written; give a file's name in a folder that exists.")
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {out}: no ordinary file is there; give a file's name.")
+    make_folder(f"--out {out}", out.parent)
     if out.suffix == ".html":
         raise UserError(f"--out {out}: names the JSON file; a page gets the same name with .html.")
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vglm_train.command import answered
-from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 from vglm_train.report.curves import draw
 from vglm_train.report.page import page
 from vglm_train.report.runs import read_runs
@@ -19,10 +19,7 @@ def report(folders: list[Path], out: Path | None) -> Path:
     """Write curves.png and report.html; print the verdicts. Returns the page's path. Raises UserError."""
     runs = read_runs(folders)
     out = out or (runs[0].folder / "report" if len(runs) == 1 else Path("report"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error.strerror}). Give another folder with --out.") from error
+    make_folder(f"--out {out}", out)
     verdicts = [judge(run) for run in runs]
     draw(runs, out / "curves.png")
     path = out / "report.html"
