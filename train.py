@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vglm_train.command import status_of
 from vglm_train.errors import LostProcess, UserError, explained, unread
 
 if TYPE_CHECKING:
@@ -33,9 +34,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return _start(given, world)
     except UserError as error:
         return _say(error)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as stop:
         print("stopped; the same command goes on from what is saved", file=sys.stderr)
-        return 130
+        return status_of(stop)
 
 
 def _start(given: argparse.Namespace, world: int) -> int:

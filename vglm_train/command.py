@@ -3,12 +3,13 @@
 import os
 import signal
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from vglm_train.errors import UserError, unread
 
-STOPPED = 128 + signal.SIGINT
 AGAIN = "stopped; nothing half-written was left, run the same command again"
 
 
@@ -22,14 +23,14 @@ def leave_at_once() -> None:
         signal.signal(signal.SIGINT, _leave)
 
 
-def answered(work: Callable[[], int], stopped: str = AGAIN) -> int:
-    """The exit status of a command that does `work`: what it returns; 2 for a person's mistake, or a full disk; 130
-    for Ctrl-C, which says `stopped`.
+def answered(work: Callable[[], int]) -> int:
+    """The exit status of a command that does `work`: what it returns; 2 for a person's mistake, or a full disk;
+    128 + signal if it is stopped.
     """
     if signal.getsignal(signal.SIGINT) is _leave:
         signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
-        with unread():
+        with unread(), heeding_sigterm():
             return work()
         return 0  # whoever reads has read enough
     except UserError as error:
@@ -39,11 +40,36 @@ def answered(work: Callable[[], int], stopped: str = AGAIN) -> int:
         told = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         print(f"error: {told}; mend that and run it again, nothing half-written was left", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(stopped, file=sys.stderr)
-        return STOPPED
+    except KeyboardInterrupt as stop:
+        print(AGAIN, file=sys.stderr)
+        return status_of(stop)
+
+
+@contextmanager
+def heeding_sigterm() -> Iterator[None]:
+    """Within it a scheduler's SIGTERM is what Ctrl-C is, a KeyboardInterrupt, which then holds the signal's number:
+    what is being written is finished or removed, and workers are ended, where the process would be gone at once.
+    """
+    free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    if free:
+        signal.signal(signal.SIGTERM, _interrupt)
+    try:
+        yield
+    finally:
+        if free:
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def status_of(stop: KeyboardInterrupt) -> int:
+    """The exit status of a process that was stopped: 128 + signal."""
+    return 128 + (stop.args[0] if stop.args else signal.SIGINT)
+
+
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_IGN)  # a launcher that repeats it would interrupt the tidying up
+    raise KeyboardInterrupt(number)
 
 
 def _leave(number: int, frame: FrameType | None) -> None:
     os.write(2, b"stopped before anything was begun\n")
-    os._exit(STOPPED)
+    os._exit(128 + number)
