@@ -147,5 +147,5 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     return [
         f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
         f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
-        f"arithmetic: {(cost.sample + stage.places() * cost.place) / 1e9:.1f} GFLOP a pair",
+        f"arithmetic: {cost.of(1, stage.places()) / 1e9:.1f} GFLOP a pair",
     ]
