@@ -32,10 +32,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     world = given.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
         return _start(given, world)
-    except UserError as error:
-        return _say(error)
     except KeyboardInterrupt as stop:
-        print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return status_of(stop)
 
 
@@ -44,10 +43,13 @@ def _start(given: argparse.Namespace, world: int) -> int:
     from vglm_train.config.check import check
     from vglm_train.config.load import load, located
 
-    with explained(), located(given.config, given.overrides):
-        config = load(given.config, given.overrides)
-        check(config, world)
-        return _describe(config, world) if given.check else _run(config)
+    try:
+        with explained(), located(given.config, given.overrides):
+            config = load(given.config, given.overrides)
+            check(config, world)
+            return _describe(config, world) if given.check else _run(config)
+    except UserError as error:
+        return _say(error)
 
 
 def _say(error: UserError) -> int:

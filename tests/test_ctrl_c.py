@@ -1,5 +1,6 @@
 """Commands that are stopped or cannot go on: one line and a status, from their first import on."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -58,3 +59,12 @@ def test_how_it_ends(what: BaseException, status: int, said: str, capsys: pytest
 def test_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
     assert answered(lambda: 1) == 1
     assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_a_rank_waits_to_say_its_mistake() -> None:
+    """The main rank has spoken; the others would only after some seconds."""
+    code = "import os, threading, train\nthreading.Timer(1, os.kill, (os.getpid(), 2)).start()\n"
+    code += "raise SystemExit(train.main(['none.yaml']))"
+    environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")
