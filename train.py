@@ -5,11 +5,13 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from vglm_train.config.check import check
-from vglm_train.config.load import load, located
-from vglm_train.config.run import Config
+from vglm_train.command import status_of
 from vglm_train.errors import LostProcess, UserError, explained, unread
+
+if TYPE_CHECKING:
+    from vglm_train.config.run import Config
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -29,15 +31,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = parser.parse_intermixed_args(arguments)
     world = given.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
+        return _start(given, world)
+    except KeyboardInterrupt as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return status_of(stop)
+
+
+def _start(given: argparse.Namespace, world: int) -> int:
+    """What else is imported is imported here, so that Ctrl-C meets `main` in the seconds that this takes."""
+    from vglm_train.config.check import check
+    from vglm_train.config.load import load, located
+
+    try:
         with explained(), located(given.config, given.overrides):
             config = load(given.config, given.overrides)
             check(config, world)
             return _describe(config, world) if given.check else _run(config)
     except UserError as error:
         return _say(error)
-    except KeyboardInterrupt:
-        print("stopped; the same command goes on from what is saved", file=sys.stderr)
-        return 130
 
 
 def _say(error: UserError) -> int:
@@ -49,7 +61,7 @@ def _say(error: UserError) -> int:
     return 1 if lost else 2
 
 
-def _describe(config: Config, world: int) -> int:
+def _describe(config: "Config", world: int) -> int:
     from vglm_train.describe import describe
 
     text = describe(config, world)
@@ -58,7 +70,7 @@ def _describe(config: Config, world: int) -> int:
     return 0
 
 
-def _run(config: Config) -> int:
+def _run(config: "Config") -> int:
     from vglm_train.run import run
 
     return run(config)

@@ -93,7 +93,7 @@ def cost(stage: str, objective: Objective, config: Model) -> tuple[float, float]
         return flops_per_pair(config, stage1.VOCABULARY), image
     language = objective.model.language
     whole = generation_cost(config, language.blocks(), language.embed_width * language.vocabulary)
-    return whole.sample + (config.qformer.queries + TEXT) * whole.place, image
+    return whole.of(1, {"sequence": config.qformer.queries + TEXT}), image
 
 
 def engine_step(objective: Objective, rows: int, ranks: Ranks) -> Step:

@@ -75,14 +75,9 @@ def scale_head(model: VisualLanguageModel) -> None:
 def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -> dict[str, float]:
     """Of each part in one step. An encoder works on its own places, a decoder and the head on the decoder's."""
     language, rows = model.language, batch.valid.shape[0]
-    blocks, head = language.blocks(), language.embed_width * language.vocabulary
-    whole = generation_cost(config.model, blocks, head)
-    places = batch.input_ids.numel() * whole.place
-    if batch.labels.shape != batch.input_ids.shape:
-        middle = len(blocks) // 2
-        reading = generation_cost(config.model, blocks[:middle], 0).place
-        writing = generation_cost(config.model, blocks[middle:], head).place
-        places = batch.input_ids.numel() * reading + batch.labels.numel() * writing
+    head = language.embed_width * language.vocabulary
+    whole = generation_cost(config.model, language.blocks(), head, language.decoder_blocks)
+    places = whole.of(0, {"sequence": batch.input_ids.numel(), "answer": batch.labels.numel()})
     image = vision_flops(config.model.vision)
     return dict(zip(PARTS, (rows * image, rows * (whole.sample - image), places), strict=True))
 

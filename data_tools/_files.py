@@ -13,7 +13,9 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from vglm_train.errors import UserError, unread
+from vglm_train.command import answered
+from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 BLOCK = 1 << 20
 
@@ -54,9 +56,9 @@ def output(path: Path, inputs: Sequence[Path]) -> Path:
     out = path.resolve()
     if out in [each.resolve() for each in inputs]:
         raise UserError(f"--out {path} is an input itself; give another file")
-    if out.is_dir():
-        raise UserError(f"--out {path} is a folder; give a file's name")
-    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.exists() and not out.is_file():
+        raise UserError(f"--out {path} is {'a folder' if out.is_dir() else 'no ordinary file'}; give a file's name")
+    make_folder(f"--out {path}", out.parent)
     return out
 
 
@@ -65,7 +67,7 @@ def dropped_path(given: Path | None, out: Path) -> Path:
     path = out.with_suffix(".dropped.jsonl") if given is None else given.resolve()
     if path == out:
         raise UserError(f"--dropped {given} is --out itself; give another file")
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(f"--dropped {given or path}", path.parent)
     return path
 
 
@@ -111,18 +113,5 @@ def at_least_one(text: str) -> int:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Run a command: a user's mistake, or a full disk, is one line and status 2, Ctrl-C is status 130."""
-    status = 0
-    try:
-        with unread():
-            status = main()
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        status = 2
-    except OSError as error:  # a full disk, a folder that may not be written
-        print(f"error: {error}; nothing half-written was left", file=sys.stderr)
-        status = 2
-    except KeyboardInterrupt:
-        print("stopped; nothing half-written was left, run the same command again", file=sys.stderr)
-        status = 130
-    sys.exit(status)
+    """Run a command and end the process; see `vglm_train.command.answered`."""
+    sys.exit(answered(main))

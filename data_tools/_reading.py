@@ -5,6 +5,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,8 @@ from vglm_train.data.record import Record, RecordError, content_id, parse
 from vglm_train.data.shards import DamagedSample, ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
+
+LOOKED = 20  # first lines of a file, of which one at least must be meant as a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +110,23 @@ def open_inputs(paths: Sequence[Path], size: int, shards: bool = True) -> Inputs
                 raise UserError(f"{path}: give the records file that these shards were packed from (--out names files)")
             identity.append(_cut_shards(path, size, blocks))
         elif path.is_file():
+            _refuse_table(path)
             identity.append(_cut_records(path, size, blocks))
         else:
             raise UserError(f"{path}: no such file; make it with python -m data_tools.convert")
     return Inputs(tuple(blocks), tuple(identity))
+
+
+def _refuse_table(path: Path) -> None:
+    """UserError where none of the first lines is meant as a record: a table of questions is another thing."""
+    with open(path, "rb") as file:
+        lines = list(islice((line for line in file if line.strip()), LOOKED))
+    if lines and not any(_fields_of(line).keys() & {"captions", "turns"} for line in lines):
+        raise UserError(
+            f"{path}: holds no records, which are lines with `captions` or `turns`. To look through a table of "
+            f"questions (JSON, CSV): python -m data_tools.check_table {path}. To make records of captions: "
+            "python -m data_tools.convert"
+        )
 
 
 def _next(blocks: list[Block]) -> tuple[int, int]:

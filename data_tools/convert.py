@@ -25,6 +25,7 @@ from data_tools._files import command, progress, replacing
 from data_tools._images import extension
 from vglm_train.data.record import content_id
 from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 NAMED = 3  # bad rows of one cause that are named in full
 
@@ -136,7 +137,6 @@ def _in_order(
 def convert(rows: sources.Rows, fields: _fields.Fields, target: Target) -> Report:
     """Write `target.out` (aside, then renamed) and return the counts; UserError when no row makes a record."""
     report = Report()
-    target.out.parent.mkdir(parents=True, exist_ok=True)
     bar = progress(rows.total, rows.unit, "convert")
     with bar, replacing(target.out) as file:
         drafts = _drafts(rows, fields, report)
@@ -208,7 +208,10 @@ def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
     beside = args.out.parent / "images" if args.format == "hf" else Path(args.source).parent
     name = args.name or Path(args.source).stem
-    return Target(args.out.resolve(), (args.images or beside).resolve(), name, args.split)
+    out, images = _files.output(args.out, []), (args.images or beside).resolve()
+    if args.format == "hf":
+        make_folder(f"--images {images}", images)
+    return Target(out, images, name, args.split)
 
 
 def main() -> int:

@@ -99,8 +99,9 @@ def main() -> int:
     parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
     parser.add_argument("--all-splits", action="store_true", help="learn from every record")
     args = parser.parse_args()
+    out = _files.output(args.out, [args.records])
     sentences = (text for _, text in captions(args.records, None if args.all_splits else args.split))
-    print(f"{args.out}: {train_ice_text(sentences, args.out, args.size)} pieces")
+    print(f"{args.out}: {train_ice_text(sentences, out, args.size)} pieces")
     return 0
 
 

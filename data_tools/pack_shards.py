@@ -29,6 +29,7 @@ from data_tools._pool import spread
 from vglm_train.data.index import index_path
 from vglm_train.data.manifest import NAME, Manifest, Shard
 from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 KIND = "pack"
 SHOWN = 5  # left-out records of one cause that are named on the console
@@ -108,6 +109,7 @@ def pack(records: Path, out: Path, options: Options, workers: int = 1) -> Manife
         refuse_other(manifest.path, manifest.extra.get("pack", {}), plan.identity(), KIND, plan.out)
         manifest.check_files()
     else:
+        make_folder(f"--out {out}", out)
         with _owned(plan):
             manifest = _finish(plan, _pack_all(plan, jobs, workers))
     shutil.rmtree(plan.parts, ignore_errors=True)

@@ -1,22 +1,26 @@
-"""What the model will see: pictures after augmentation beside the caption, its ids and its tokens.
+"""What the model will see: pictures after augmentation beside the texts, their ids and what is learned of them.
 
     python -m data_tools.preview configs/pretrain/my_run.yaml data.workers=0 --out preview.png
 
 Read by the same objects, with the same seed, that training (or validation) reads with: the first rows of
-`--split train` are the first rows of the run. Writes a PNG, lists the texts on stdout, and says which share of the
-captions' tokens is [UNK] in each language, and how many captions are cut at model.text.max_length.
+`--split train` are the first rows of the run. Writes a PNG and lists the texts on stdout. Of stage one: captions with
+their tokens, which share of these is [UNK] in each language, and how many captions are cut at model.text.max_length. Of
+stage two and fine-tuning: the sequence that the language model reads with its pictures, which ids it learns, how many
+samples are cut at prompt.max_prompt or prompt.max_answer; of validation the prompt and the right answers.
 """
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 from PIL import Image
 from torch import Tensor
 
 from data_tools import _files
 from data_tools._drawing import Cell, advice, draw_sheet, find_face
+from data_tools._prompts import PromptView, read_epoch
 from vglm_train.config.check import check
 from vglm_train.config.data import Cache
 from vglm_train.config.load import load, located
@@ -28,7 +32,6 @@ from vglm_train.data.raw import DamagedSample
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.rows import PairRows
 from vglm_train.data.shards import ShardReader
-from vglm_train.data.stream import read_sample
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.text import TextEncoder, build_text
@@ -61,14 +64,11 @@ class Counts:
 
 def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[Seen | DamagedSample]:
     """The samples of an epoch in training's order, augmented, with the caption that is drawn for them."""
-    dataset = build(config, PairRows(text, config.data.languages), Ranks()).dataset
-    for position in range(dataset.epoch_samples):
-        place = dataset.mixture.locate(epoch * dataset.epoch_samples + position)
-        try:
-            sample = read_sample(dataset.reader, place, dataset.how)
-        except DamagedSample as damage:
-            yield damage
+    for found in read_epoch(config, PairRows(text, config.data.languages), epoch):
+        if isinstance(found, DamagedSample):
+            yield found
             continue
+        place, sample = found
         texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
         yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
@@ -155,40 +155,85 @@ def report(counts: dict[str, Counts], config: Config) -> Iterator[str]:
             )
 
 
-def collect(samples: Iterator[Seen | DamagedSample], rows: int) -> tuple[list[Seen], list[DamagedSample]]:
+class View(Protocol):
+    """What is shown of a run's samples, whose type is its own."""
+
+    def samples(self, split: str, epoch: int) -> Iterator[Any | DamagedSample]:
+        """In the order of the split."""
+
+    def picture(self, sample: Any) -> Tensor:
+        """[k,3,h,w] uint8"""
+
+    def describe(self, sample: Any) -> Iterator[str]:
+        """The lines that stand beside a sample's pictures."""
+
+    def closing(self, split: str) -> Iterator[str]:
+        """What is said of all samples."""
+
+
+class CaptionView:
+    """Captions with their tokens, of a run of stage one."""
+
+    def __init__(self, config: Config) -> None:
+        self.config, self.text = config, build_text(config.model.text, config.data.languages)
+
+    def samples(self, split: str, epoch: int) -> Iterator[Seen | DamagedSample]:
+        train = split == "train"
+        return train_samples(self.config, self.text, epoch) if train else validation_samples(self.config, self.text)
+
+    def picture(self, seen: Seen) -> Tensor:
+        """[1,3,h,w] uint8"""
+        return seen.pixels[None]
+
+    def describe(self, seen: Seen) -> Iterator[str]:
+        return describe(seen, self.text)
+
+    def closing(self, split: str) -> Iterator[str]:
+        start, data = self.text.tokenizer.bos_token, self.config.data
+        yield f"ITC and ITM read the tokens as they stand; ITG reads {start} in place of the first."
+        counts = count_tokens(all_shards(self.config, self.text, split), self.text, data.languages, data.cache)
+        yield from report(counts, self.config)
+
+
+def collect(samples: Iterator[Any], rows: int) -> tuple[list[Any], list[DamagedSample]]:
     """The first `rows` samples that can be used, and the damaged ones met on the way, ten times as many at most."""
-    seen: list[Seen] = []
+    seen: list[Any] = []
     damaged: list[DamagedSample] = []
     for sample in samples:
-        if isinstance(sample, Seen):
-            seen.append(sample)
-        else:
+        if isinstance(sample, DamagedSample):
             damaged.append(sample)
+        else:
+            seen.append(sample)
         if len(seen) == rows or len(damaged) == 10 * rows:
             break
     return seen, damaged
 
 
+def side_by_side(pixels: Tensor) -> Image.Image:
+    """Pictures [k,3,h,w] uint8 of one sample in a row; a grey line parts them."""
+    (k, _, h, w), gap = pixels.shape, 2
+    sheet = Image.new("RGB", (max(1, k) * (w + gap) - gap, h), "grey")
+    for number, picture in enumerate(pixels):
+        sheet.paste(Image.fromarray(picture.permute(1, 2, 0).numpy()), (number * (w + gap), 0))
+    return sheet
+
+
 def preview(config: Config, split: str, rows: int, epoch: int, font: Path | None, out: Path) -> Iterator[str]:
     """Write the picture to `out`; yields the listing, line by line. UserError as training would raise it."""
-    text = build_text(config.model.text, config.data.languages)
+    view: View = CaptionView(config) if config.run.stage == "align" else PromptView(config)
     face = find_face(font)
-    samples = train_samples(config, text, epoch) if split == "train" else validation_samples(config, text)
-    seen, damaged = collect(samples, rows)
+    seen, damaged = collect(view.samples(split, epoch), rows)
     if not seen:
         first = f"; the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no sample of {split} can be shown{first}. Run python -m data_tools.check_shards")
-    cells = [Cell(Image.fromarray(s.pixels.permute(1, 2, 0).numpy()), list(describe(s, text))) for s in seen]
-    out.parent.mkdir(parents=True, exist_ok=True)
+    cells = [Cell(side_by_side(view.picture(sample)), list(view.describe(sample))) for sample in seen]
     with _files.replacing(out) as file:
         draw_sheet(cells, face, COLUMNS).save(file, "PNG")
     for sample in seen:
-        yield from describe(sample, text)
+        yield from view.describe(sample)
         yield ""
     yield from (f"damaged, not shown: {damage}" for damage in damaged)
-    yield f"ITC and ITM read the tokens as they stand; ITG reads {text.tokenizer.bos_token} in place of the first."
-    counts = count_tokens(all_shards(config, text, split), text, config.data.languages, config.data.cache)
-    yield from report(counts, config)
+    yield from view.closing(split)
     if (warning := advice(face)) is not None:
         yield warning
     yield f"written: {out}"
@@ -204,6 +249,7 @@ def main() -> int:
     parser.add_argument("--epoch", type=int, default=0, help="train: whose augmentation and order (default: 0)")
     parser.add_argument("--font", type=Path, help="font file with Chinese (default: one that is found)")
     args = parser.parse_intermixed_args()
+    _files.output(args.out, [Path(args.config)])
     with located(args.config, args.overrides):
         config = load(args.config, args.overrides)
         check(config, 1)

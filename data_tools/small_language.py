@@ -33,6 +33,7 @@ from vglm_train.config.language import Language, Prompt, Questions
 from vglm_train.data.record import Record, parse
 from vglm_train.errors import UserError
 from vglm_train.model.language import LanguageModel, build_language
+from vglm_train.places import make_folder
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template, build_template
@@ -114,6 +115,7 @@ def may_replace(folder: Path) -> None:
         raise UserError(f"--out {folder}: a file; give a folder")
     if folder.exists() and (others := {path.name for path in folder.iterdir()} - FILES):
         raise UserError(f"--out {folder}: the folder holds {min(others)!r} and would be replaced; give a new one")
+    make_folder(f"--out {folder}", folder.parent)
 
 
 def save_language(model: LanguageModel, config: Language, tokenizer: Path, folder: Path) -> None:

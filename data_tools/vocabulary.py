@@ -142,10 +142,11 @@ def main() -> int:
     parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
     parser.add_argument("--all-splits", action="store_true", help="learn from every record")
     args = parser.parse_args()
+    out = _files.output(args.out, [args.records])
     split = None if args.all_splits else args.split
     words, total = count_words(args.records, split)
     vocabulary = train(args.records, args.size, split, words)
-    write(vocabulary, args.out)
+    write(vocabulary, out)
     print(f"{args.out}: {len(vocabulary)} pieces")
     for language, (tokens, unknown) in measure(vocabulary, words).items():
         share = f"{100 * unknown / tokens:.3f} % [UNK]"

@@ -13,7 +13,7 @@ LONGEST = 300  # lines of a product file
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
     {"errors"},
-    {"config", "batch", "image", "distributed"},
+    {"command", "places", "config", "batch", "image", "distributed"},
     {"log"},
     {"prompt", "report", "env"},
     {"data", "model"},

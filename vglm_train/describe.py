@@ -7,6 +7,7 @@ import torch
 from torch import nn
 
 from vglm_train import stages
+from vglm_train.checkpoint.convert.report import bytes_of
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
@@ -19,8 +20,6 @@ from vglm_train.log.facts import RunFacts
 from vglm_train.model.language.nf4 import held_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
-
-GIB = 2**30
 
 
 def describe(config: Config, world: int) -> str:
@@ -92,7 +91,7 @@ def _features(config: Config, model: VisualModel, samples: int) -> list[str]:
         return []
     size = samples * features.views * vision.num_patches * vision.width * vision.dtype.itemsize
     return [
-        f"features: up to {size / GIB:.1f} GiB of {samples:,} pictures x {features.views} views in {features.folder}, "
+        f"features: up to {bytes_of(size)} of {samples:,} pictures x {features.views} views in {features.folder}, "
         f"whose limit is {features.limit_gib:g} GiB"
     ]
 
@@ -145,9 +144,8 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     micro = config.engine.micro_batch or config.data.global_batch // world
     kept, cost = stage.activations(model) * micro, stage.cost(model)
-    total = (frozen + states + kept) / GIB
     return [
-        f"memory a rank: about {total:.1f} GiB (frozen {frozen / GIB:.1f}, weights and optimizer {states / GIB:.1f}, "
-        f"activations of {micro} rows {kept / GIB:.1f})",
-        f"arithmetic: {(cost.sample + stage.places() * cost.place) / 1e9:.1f} GFLOP a pair",
+        f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
+        f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
+        f"arithmetic: {cost.of(1, stage.places()) / 1e9:.1f} GFLOP a pair",
     ]

@@ -120,8 +120,7 @@ def start(backend: str = "auto") -> Ranks:
             )
         device = torch.device("cuda", local)
         torch.cuda.set_device(device)
-    else:
-        os.environ.setdefault("DS_ACCELERATOR", "cpu")
+    name_accelerator()
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
     if backend == "nccl" and device.type != "cuda":
@@ -134,6 +133,11 @@ def start(backend: str = "auto") -> Ranks:
 def use_gpu() -> bool:
     """Whether to run on NVIDIA GPUs: there are some, and DS_ACCELERATOR does not say cpu."""
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+
+
+def name_accelerator() -> None:
+    """Tell DeepSpeed, which SAT imports as well, what it would look for itself and warn about where it is a CPU."""
+    os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_gpu() else "cpu")
 
 
 def stop() -> None:

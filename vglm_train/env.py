@@ -9,6 +9,8 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
+from vglm_train.command import answered
+
 GIB = 2**30
 BACKBONE = (
     "deepspeed", "SwissArmyTransformer", "transformers", "tokenizers", "huggingface-hub", "datasets", "webdataset",
@@ -97,4 +99,4 @@ def _gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(answered(main))

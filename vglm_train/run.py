@@ -203,7 +203,7 @@ class _Run:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)
-        throughput = Throughput(self.ranks.device, self.ranks.world, cost.sample, cost.place)
+        throughput = Throughput(self.ranks.device, self.ranks.world, cost.sample, cost.places)
         save = hooks.SaveHook(
             self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
         )

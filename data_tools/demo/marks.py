@@ -18,6 +18,7 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from data_tools import _files
 from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 PICTURE = 128  # pixels a side
 QUESTION = "Is the mark on the left?"
@@ -59,7 +60,8 @@ def write_marks(folder: Path, train: int, test: int, seed: int) -> None:
     """
     if folder.is_file() or (folder.exists() and {path.name for path in folder.iterdir()} - MADE):
         raise UserError(f"--out {folder}: a file, or a folder that holds something else; give a new one")
-    (folder / "images").mkdir(parents=True, exist_ok=True)
+    make_folder(f"--out {folder}", folder)
+    (folder / "images").mkdir(exist_ok=True)
     first = 0
     for name, count in (("train", train), ("test", test)):
         rng = Random(f"marks {seed} {name}")

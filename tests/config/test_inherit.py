@@ -5,7 +5,9 @@ from pathlib import Path
 
 import pytest
 
+from vglm_train.config.inherit import DEFAULT
 from vglm_train.config.load import dump, load
+from vglm_train.config.run import Run
 from vglm_train.errors import UserError
 
 MADE = """\
@@ -117,6 +119,23 @@ def test_a_fine_tuned_bundle_is_to_be_merged_first(made: Path) -> None:
     write(Path("made"), stage="finetune")
     with pytest.raises(UserError, match=r"checkpoint merge BASE --adapter made --out"):
         load(made)
+
+
+@pytest.mark.parametrize(
+    ("stage", "how"),
+    [(", stage: align", "run.stage is align"), ("", "run.stage is not given, so it is align")],
+)
+def test_stage_one_does_not_begin_with_a_language_model(made: Path, stage: str, how: str) -> None:
+    made.write_text(MINE.replace(", stage: finetune", stage))
+    with pytest.raises(UserError) as refused:
+        load(made)
+    said = f"run.yaml:3: model.bundle: made is of stage generate and has a language model, and {how}, which trains none"
+    assert str(refused.value).startswith(f"{said}. Set run.stage: finetune to adapt the bundle")
+    assert load(made, ["model.language=null"]).model.language is None
+
+
+def test_the_stage_that_is_taken_for_granted(made: Path) -> None:
+    assert Run(name="x").stage == DEFAULT
 
 
 def test_a_wrong_value_in_the_bundle_is_blamed_on_its_file(made: Path) -> None:

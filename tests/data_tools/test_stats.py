@@ -6,7 +6,9 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import made_records
+import made_tables
 import numpy as np
+import pytest
 from made_shards import write_source
 
 from data_tools._counting import find_repeated
@@ -66,6 +68,18 @@ def test_shards_are_counted_and_workers_agree(tmp_path: Path) -> None:
     assert (tmp_path / "1.html").read_bytes() == (tmp_path / "2.html").read_bytes()
     assert (one["records"], one["damage"]) == (340, {})
     assert one["captions"] == {"en": 680, "zh": 340}
+
+
+@pytest.mark.parametrize("kind", ["json", "jsonl", "csv"])
+def test_a_table_of_questions_is_refused(tool: Run, tmp_path: Path, kind: str) -> None:
+    rows = made_tables.visualglm(made_tables.pictures(tmp_path, 3))
+    write = {"json": made_tables.write_json, "jsonl": made_tables.write_lines, "csv": made_tables.write_csv}[kind]
+    table = write(tmp_path / f"train.{kind}", rows)
+    done = tool("stats", table, "--out", tmp_path / "out" / "stats.json")
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {table}: holds no records")
+    assert f"python -m data_tools.check_table {table}" in done.stderr
+    assert done.stderr.count("\n") == 1
 
 
 def test_repeats_do_not_depend_on_how_many_are_held() -> None:

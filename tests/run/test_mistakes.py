@@ -273,9 +273,9 @@ def test_folder_that_is_no_run(refused, config: Path, tmp_path: Path) -> None:
     assert said.startswith(f"{tmp_path / 'holiday'} is not empty and holds no config.yaml, so it is not a run")
     assert [p.name for p in (tmp_path / "holiday").iterdir()] == ["photo.jpg"]
     said = refused(config, f"run.folder={tmp_path / 'holiday' / 'photo.jpg'}")
-    assert said.endswith("photo.jpg is a file. Give another run.folder.")
+    assert said.endswith("photo.jpg is no folder, and one is needed there. Give another path.")
     said = refused(config, f"run.folder={tmp_path / 'holiday' / 'photo.jpg' / 'run'}")
-    assert "Not a directory" in said
+    assert "photo.jpg is no folder" in said
 
 
 def _cut_tensors(run: Path) -> str:
@@ -336,6 +336,13 @@ def failed(process) -> str:
     assert len(errors) == 1, output
     assert 'train.py", line' not in output, output
     return errors[0]
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="no /proc, where not even root may write")
+@pytest.mark.parametrize("more", [[], ["--check"]])
+def test_a_folder_that_cannot_be_written(refused, config: Path, more: list[str]) -> None:
+    said = refused(config, "run.folder=/proc/nothing/here", *more)
+    assert said.startswith("run.folder /proc/nothing/here: nothing can be written in /proc (")
 
 
 @pytest.mark.parametrize("processes", [1, 2])

@@ -1,7 +1,10 @@
 """Stage two from end to end: a stage-one bundle before a frozen language model of each family."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
@@ -147,7 +150,21 @@ def test_check_says_what_is_carried_over(
     assert f"image encoder: {aligned / 'vision.safetensors'}" in lines
     assert f"language model: {speaking_config['chatglm'].with_name('chatglm')}" in lines
     assert any(line.startswith("tokenizer: ") and line.endswith("400 tokens") for line in lines)
+    memory = next(line for line in lines if line.startswith("memory a rank: about "))
+    assert " 0.0" not in memory, "a small model's memory has a unit in which it can be read"
+    assert "KiB" in memory
     assert not (tmp_path / "run").exists()
+
+
+def test_check_on_a_cpu_says_nothing_else(speaking_config: dict[str, Path], tmp_path: Path) -> None:
+    """SAT imports DeepSpeed, which warns of a CPU that it has to find out about."""
+    words = [sys.executable, "train.py", str(speaking_config["chatglm"]), f"run.folder={tmp_path}", "--check"]
+    environment = {name: value for name, value in os.environ.items() if name != "DS_ACCELERATOR"}
+    environment["CUDA_VISIBLE_DEVICES"] = ""
+    done = subprocess.run(words, cwd=runs.ROOT, env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("run:\n")
+    assert "WARNING" not in done.stdout
+    assert done.stderr == ""
 
 
 def test_a_resumed_run_goes_on_bit_for_bit(finished: Finished, tmp_path: Path) -> None:

@@ -42,9 +42,8 @@ def test_what_check_says(config: Path, tmp_path: Path, capsys: pytest.CaptureFix
     for overrides in (WHOLE, (*WHOLE, stored)):
         assert main([str(config), *overrides, "--check"]) == 0
         said.append(capsys.readouterr().out)
-    assert (
-        f"features: up to 0.0 GiB of 100 pictures x 1 views in {tmp_path / 'features'}, whose limit is 3 GiB" in said[1]
-    )
+    place = tmp_path / "features"
+    assert f"features: up to 46.9 KiB of 100 pictures x 1 views in {place}, whose limit is 3 GiB" in said[1]
     assert not (tmp_path / "features").exists()
 
 

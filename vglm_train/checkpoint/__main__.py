@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from vglm_train.checkpoint.convert.diffing import diff
@@ -12,32 +13,32 @@ from vglm_train.checkpoint.convert.importing import import_weights
 from vglm_train.checkpoint.convert.inspecting import inspect
 from vglm_train.checkpoint.convert.source import Options
 from vglm_train.checkpoint.merging import merge_bundle, parse_weighted
+from vglm_train.command import answered
 from vglm_train.config.load import load
-from vglm_train.errors import UserError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 where `diff` finds a difference; 2 for a mistake to mend."""
+    """Exit status: 0; 1 where `diff` finds a difference; 2 for a mistake to mend; 130 if stopped."""
     given = _parse(argv)
-    try:
-        options = _options(given)
-        same, lines = True, []
-        if given.command == "import":
-            lines = import_weights(given.source, given.out, given.format, options, given.force)
-        elif given.command == "export":
-            shard = int(given.shard_gb * 10**9)
-            lines = export_weights(given.bundle, given.format, given.out, options, given.force, shard, given.qkv)
-        elif given.command == "merge":
-            language = str(given.language) if given.language else None
-            weighted = [parse_weighted(text) for text in given.adapter]
-            lines = merge_bundle(given.bundle, weighted, given.out, given.force, language)
-        elif given.command == "inspect":
-            lines = inspect(given.path, given.format)
-        else:
-            same, lines = diff(given.first, given.second, options)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+    return answered(partial(_do, given))
+
+
+def _do(given: argparse.Namespace) -> int:
+    options = _options(given)
+    same, lines = True, []
+    if given.command == "import":
+        lines = import_weights(given.source, given.out, given.format, options, given.force)
+    elif given.command == "export":
+        shard = int(given.shard_gb * 10**9)
+        lines = export_weights(given.bundle, given.format, given.out, options, given.force, shard, given.qkv)
+    elif given.command == "merge":
+        language = str(given.language) if given.language else None
+        weighted = [parse_weighted(text) for text in given.adapter]
+        lines = merge_bundle(given.bundle, weighted, given.out, given.force, language)
+    elif given.command == "inspect":
+        lines = inspect(given.path, given.format)
+    else:
+        same, lines = diff(given.first, given.second, options)
     print("\n".join(lines), flush=True)
     return 0 if same else 1
 

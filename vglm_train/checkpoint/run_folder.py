@@ -18,6 +18,7 @@ from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.log.rows import METRICS
+from vglm_train.places import check_folder, make_folder
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come,
 # but for the length, which moves the schedule and is asked for on purpose.
@@ -39,10 +40,10 @@ class RunFolder:
 
         Raises UserError if the folder holds something else, or the same run with another model, data or objective.
         """
+        if os.environ.get("RANK", "0") == "0":  # who writes
+            check_folder(f"run.folder {self.path}", self.path)
         if not self.path.exists():
             return None
-        if not self.path.is_dir():
-            raise UserError(f"run.folder: {self.path} is a file. Give another run.folder.")
         if not any(self.path.iterdir()):
             return None
         if not self.config_file.exists():
@@ -66,8 +67,8 @@ class RunFolder:
 
         Raises UserError if it cannot be written, or another process is training in it.
         """
+        make_folder(f"run.folder {self.path}", self.path)
         try:
-            self.path.mkdir(parents=True, exist_ok=True)
             self._lock()
             write_text_atomic(self.config_file, dump(config))
         except OSError as error:

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import yaml
 
+from vglm_train.config.mistakes import explain
 from vglm_train.errors import UserError
 
 DEEPEST = 20  # levels; also ends an alias that contains itself
@@ -122,10 +123,10 @@ def _compose(text: str, origin: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        place = f"{origin}:{mark.line + 1}" if mark and not origin.startswith("override ") else origin
-        problem = str(error.problem or error.context)
-        tab = "; put a space where there is a tab" if r"'\t'" in problem else ""
-        raise UserError(f"{place}: not valid YAML: {problem}{tab}") from None
+        context = error.context_mark.line if error.context_mark else None
+        line, said = explain(text, str(error.problem or error.context), mark.line if mark else 0, context)
+        place = origin if origin.startswith("override ") else f"{origin}:{line + 1}"
+        raise UserError(f"{place}: not valid YAML: {said}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
 

@@ -11,6 +11,7 @@ from vglm_train.config.document import Item, read
 from vglm_train.errors import UserError
 
 KEY = "bundle"
+DEFAULT = "align"  # run.stage
 QUESTIONS = "question_tokenizer"  # see checkpoint.bundle
 MERGE = "python -m vglm_train.checkpoint merge {} --adapter {} --out MERGED"
 
@@ -27,12 +28,7 @@ def inherit(root: Item) -> Item:
         return root
     folder, origin = Path(str(given.value)), f"{given.where}: model.{KEY}"
     document = _document(folder, origin)
-    if document["stage"] == "finetune":
-        how = MERGE.format(document.get("base", "BASE"), folder)
-        raise UserError(f"{origin}: {folder} is what a fine-tuning added to another; {how} makes one")
-    stage = _below(root, "run.stage")
-    if document["stage"] == "align" and stage is not None and stage.value == "finetune":
-        reason = "is of stage align and has no language model; fine-tuning begins with a bundle of stage generate"
+    if reason := _unfit(document, root, folder):
         raise UserError(f"{origin}: {folder} {reason}")
     theirs = read(folder / "config.yaml")
     _point(theirs, folder, document)
@@ -49,6 +45,24 @@ def _document(folder: Path, origin: str) -> dict[str, Any]:
         reason = "is no bundle: it holds no bundle.json that can be read. A run writes one to RUN/bundle when it ends"
         raise UserError(f"{origin}: {folder} {reason}") from None
     return document
+
+
+def _unfit(document: dict[str, Any], root: Item, folder: Path) -> str | None:
+    """Why a run of the stage that `root` asks for cannot begin with the bundle, if it cannot."""
+    stage, language = _below(root, "run.stage"), _below(root, "model.language")
+    asked = DEFAULT if stage is None else stage.value
+    if document["stage"] == "finetune":
+        how = MERGE.format(document.get("base", "BASE"), folder)
+        return f"is what a fine-tuning added to another; {how} makes one"
+    if document["stage"] == "align" and asked == "finetune":
+        return "is of stage align and has no language model; fine-tuning begins with a bundle of stage generate"
+    if document["stage"] != "align" and asked == "align" and (language is None or language.value is not None):
+        how = "run.stage is align" if stage is not None else "run.stage is not given, so it is align"
+        return (
+            f"is of stage {document['stage']} and has a language model, and {how}, which trains none. Set run.stage: "
+            "finetune to adapt the bundle to a domain, or generate to train it further on captions"
+        )
+    return None
 
 
 def _point(theirs: Item, folder: Path, document: dict[str, Any]) -> None:

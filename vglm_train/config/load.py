@@ -12,6 +12,7 @@ import yaml
 
 from vglm_train.config.document import Item, read
 from vglm_train.config.inherit import inherit
+from vglm_train.config.mistakes import key_with_value
 from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
@@ -72,7 +73,8 @@ def _build(kind: Any, item: Item, path: str) -> Any:
 
 def _section(kind: Any, item: Item, path: str) -> Any:
     if not isinstance(item.value, dict):
-        keys = ", ".join(_names(kind)[:3])
+        pair = key_with_value(item.value, _names(kind)) if isinstance(item.value, str) else None
+        keys = f"{', '.join(_names(kind)[:3])}" + (f", for instance `{pair}`" if pair else "")
         _fail(item, path, f"expected a mapping with keys such as {keys}; found {item.describe()}")
     hints = get_type_hints(kind)
     for key, entry in item.value.items():
@@ -135,6 +137,8 @@ def _value(kind: type, item: Item, path: str) -> Any:
 
 def _unknown(key: str, kind: Any, path: str) -> str:
     names = _names(kind)
+    if pair := key_with_value(key, names):
+        return f"a colon and a blank divide a key from its value; write `{pair}`"
     near = difflib.get_close_matches(key, names, 1, 0.6)
     elsewhere = [p for p in _paths(Config) if p.rpartition(".")[2] == key]
     meant = [_join(path, near[0])] if near else elsewhere

@@ -5,9 +5,8 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.raw import DamagedSample
@@ -15,6 +14,7 @@ from vglm_train.data.record import RecordError, content_id, parse
 from vglm_train.data.remote.store import Store
 from vglm_train.data.shards import ShardReader
 from vglm_train.data.sources import Part, open_part
+from vglm_train.data.workers import read_ahead
 from vglm_train.image import ImageError, eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
@@ -87,8 +87,7 @@ class EvalSet(Dataset):
         """The usable ones of samples part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
         places = range(part, self.samples, parts)
-        own = torch.Generator()  # else torch draws a seed for the workers from the global generator
-        for item in DataLoader(self, batch_size=None, sampler=places, num_workers=workers, generator=own):
+        for item in read_ahead(self, places, workers):
             if isinstance(item, EvalItem):
                 yield item
             else:

@@ -1,12 +1,10 @@
 """From the configuration to an endless iterator of this rank's micro-batches."""
 
-import signal
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
-import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 
 from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
@@ -21,10 +19,9 @@ from vglm_train.data.remote.store import Store
 from vglm_train.data.rows import Rows
 from vglm_train.data.sources import open_part, training
 from vglm_train.data.stream import Samples, StreamDataset
+from vglm_train.data.workers import read_ahead
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
-
-GRACE = 60  # seconds
 
 
 class Loader:
@@ -49,26 +46,8 @@ class Loader:
         """
         assert consumed % self.global_batch == 0, "the stream is entered between two steps"
         first = consumed // self.global_batch * self.cut.accumulation
-        loader = DataLoader(
-            self.dataset,
-            batch_size=None,
-            sampler=_From(first),
-            num_workers=self.workers,
-            pin_memory=self.pin,
-            worker_init_fn=_leave_signals_to_the_run,
-            generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
-        )
+        loader = read_ahead(self.dataset, _From(first), self.workers, self.pin)
         return _unwrapped(iter(loader))
-
-
-def _leave_signals_to_the_run(worker: int) -> None:
-    """Ctrl-C and a scheduler's warning reach workers too; the run finishes its step first, then ends them itself.
-
-    A worker that was told to end and is still there after GRACE seconds ends by itself.
-    """
-    for number in (signal.SIGINT, signal.SIGUSR1):
-        signal.signal(number, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 class _From(Sampler[int]):

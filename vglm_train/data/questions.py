@@ -13,7 +13,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from vglm_train.config.data import Source
 from vglm_train.data.index import LANGUAGES
@@ -24,6 +24,7 @@ from vglm_train.data.record import Record, RecordError, content_id, parse
 from vglm_train.data.shards import ShardReader
 from vglm_train.data.sources import Part, open_part
 from vglm_train.data.tables.table import TableShard
+from vglm_train.data.workers import read_ahead
 from vglm_train.image import ImageError, eval_pixels, open_image
 from vglm_train.prompt.dialogue import Dialogue, MarkMismatch
 
@@ -107,8 +108,7 @@ class QuestionSet(Dataset):
         """The usable ones of questions part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
         places = range(part, self.questions, parts)
-        own = torch.Generator()  # else torch draws a seed for the workers from the global generator
-        for item in DataLoader(self, batch_size=None, sampler=places, num_workers=workers, generator=own):
+        for item in read_ahead(self, places, workers):
             if isinstance(item, Asked):
                 yield item
             else:

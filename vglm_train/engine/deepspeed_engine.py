@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from vglm_train.batch import Batch
 from vglm_train.config.run import Config
-from vglm_train.distributed import Ranks
+from vglm_train.distributed import Ranks, name_accelerator
 from vglm_train.engine.parameter_groups import parameter_groups
 from vglm_train.objective.base import LossOutput
 
@@ -186,7 +186,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
 
 def _import_deepspeed() -> ModuleType:
     """Import quietly, and on a CPU without the shared-memory collectives, which take 45 s to compile."""
-    os.environ.setdefault("DS_ACCELERATOR", "cuda" if torch.cuda.is_available() else "cpu")
+    name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     import deepspeed
 

@@ -28,6 +28,8 @@ from vglm_train.objective.base import Objective
 
 log = logging.getLogger(console.LOGGER)
 
+PLACES = "places of "  # in the meter, before a kind of sequence
+
 
 @dataclass(frozen=True, slots=True)
 class Cadence:
@@ -74,7 +76,8 @@ class LogHook:
         if not self.cadence.logs(report):
             return
         row = self.meter.row()
-        tokens, places = row.pop("tokens", 0.0), row.pop("places", 0.0)
+        tokens = row.pop("tokens", 0.0)
+        places = {name.removeprefix(PLACES): row.pop(name) for name in list(row) if name.startswith(PLACES)}
         terms = {name: row[f"train/loss_{name}"] for name in self.objective.weights if f"train/loss_{name}" in row}
         if terms:
             row["train/loss"] = sum(self.objective.weights[name] * value for name, value in terms.items())
@@ -94,8 +97,8 @@ class LogHook:
                 self.meter.add(f"train/loss_{name}", total, units[name])
             for name, (total, count) in output.measures.items():
                 self.meter.add(f"train/{name}", total, count)
-            if "padding" in output.measures:
-                self.meter.total("places", output.measures["padding"][1])
+            for kind, places in output.places.items():
+                self.meter.total(PLACES + kind, places)
             if self.objective.tokens in units:
                 self.meter.total("tokens", units[self.objective.tokens])
         self.meter.last("train/lr", report.lr)

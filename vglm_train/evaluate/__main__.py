@@ -3,6 +3,7 @@
 import argparse
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Protocol
 
@@ -11,8 +12,9 @@ import torch
 from vglm_train.checkpoint.bundle import Bundle, read_document
 from vglm_train.checkpoint.merging import parse_weighted
 from vglm_train.checkpoint.tuned import open_bundle
+from vglm_train.command import answered
 from vglm_train.distributed import use_gpu
-from vglm_train.errors import UserError, explained, unread
+from vglm_train.errors import UserError, explained
 from vglm_train.evaluate import caption_command, retrieval_command
 from vglm_train.evaluate.question_command import QuestionTask
 from vglm_train.evaluate.result import Result, choose, write
@@ -36,24 +38,24 @@ TASKS: dict[str, Task] = {
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, or 2 for a mistake to mend."""
+    """Exit status: 0, 2 for a mistake to mend, 130 if stopped."""
     given = _parse(argv)
-    try:
-        with explained():
-            _check_numbers(given)
-            _check_stage(given)
-            out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
-            device = torch.device("cuda" if use_gpu() else "cpu")
-            language = getattr(given, "language_weights", None)
-            adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
-            base = getattr(given, "base", None)
-            bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
-            result = TASKS[given.task].run(bundle, given, device)
-        written = _write(result, out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    _say([*result.lines, *map(str, written)])
+    return answered(partial(_score, given))
+
+
+def _score(given: argparse.Namespace) -> int:
+    with explained():
+        _check_numbers(given)
+        _check_stage(given)
+        out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
+        device = torch.device("cuda" if use_gpu() else "cpu")
+        language = getattr(given, "language_weights", None)
+        adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
+        base = getattr(given, "base", None)
+        bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
+        result = TASKS[given.task].run(bundle, given, device)
+    written = _write(result, out)
+    print("\n".join([*result.lines, *map(str, written)]))
     return 0
 
 
@@ -62,13 +64,8 @@ def _write(result: Result, out: Path) -> list[Path]:
     try:
         return write(result, out)
     except UserError:
-        _say(result.lines)
+        print("\n".join(result.lines))
         raise
-
-
-def _say(lines: Sequence[str]) -> None:
-    with unread():
-        print("\n".join(lines))
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,8 +31,7 @@ def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
     )
     if path.suffix == ".html":
         raise UserError(f"--out {path}: names the JSON file; a page gets the same name with .html.")
-    if not path.parent.is_dir() or not os.access(path.parent, os.W_OK):
-        raise UserError(f"--out {path}: cannot be written; give a file's name in a folder that exists.")
+    make_folder(f"--out {path}" if out is not None else str(path), path.parent)
     if named and (there := _there(path)):
         raise UserError(
             f"--out {path}: {there.name} is there already, and results are not written over; give another name or a "

@@ -3,7 +3,7 @@
 import resource
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 import torch
 
@@ -48,17 +48,17 @@ class Throughput:
         device: torch.device,
         world: int,
         flops_per_sample: float | None = None,
-        flops_per_place: float = 0.0,
+        flops_per_place: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`flops_per_sample`: forward and backward of one sample; None leaves `perf/mfu` out.
 
-        `flops_per_place`: further ones for each place of the sequences, padding included.
+        `flops_per_place`: kind of sequence -> further ones for each of its places, padding included.
         """
         self.device, self.clock = device, clock
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._peak = peak * world if peak else None
-        self._sample, self._place = flops_per_sample, flops_per_place
+        self._sample, self._places = flops_per_sample, dict(flops_per_place or {})
         self.restart()
 
     def restart(self) -> None:
@@ -70,8 +70,9 @@ class Throughput:
         self._samples += samples
         self._waited += waited
 
-    def row(self, tokens: float | None = None, places: float = 0.0) -> dict[str, float]:
-        """`perf/...` since the last row. `tokens`: text tokens of all ranks in that time; `places`: of all sequences.
+    def row(self, tokens: float | None = None, places: Mapping[str, float] | None = None) -> dict[str, float]:
+        """`perf/...` since the last row. `tokens`: text tokens of all ranks in that time; `places`: of all sequences,
+        by their kind.
 
         Call it after the step's one host copy, so that the clock covers the device's work. MFU counts 16-bit peak.
         """
@@ -85,7 +86,8 @@ class Throughput:
         if tokens is not None:
             row["perf/tokens_per_second"] = tokens / seconds
         if self._peak is not None and self._sample is not None:
-            row["perf/mfu"] = (rate * self._sample + places / seconds * self._place) / self._peak
+            more = sum(self._places.get(kind, 0.0) * count for kind, count in (places or {}).items())
+            row["perf/mfu"] = (rate * self._sample + more / seconds) / self._peak
         self.restart()
         return row
 

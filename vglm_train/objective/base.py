@@ -1,6 +1,6 @@
 """What the engine wraps: a module that owns a model and turns a batch into losses."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ class LossOutput:
 
     sums: dict[str, Tensor]  # loss name -> sum over this rank's units, with gradient
     measures: dict[str, tuple[Tensor, Tensor | int]]  # name -> (sum, count), without gradient
+    places: dict[str, int] = field(default_factory=dict)  # kind of sequence -> its places in the batch, with padding
 
 
 class Objective(nn.Module):

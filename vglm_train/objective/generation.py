@@ -40,7 +40,10 @@ class GenerationObjective(Objective):
             "lm_accuracy": (right, len(targets)),
             "padding": (places - batch.attention_mask.sum(), places),
         }
-        return LossOutput({"lm": loss}, measures)
+        counted = {"sequence": places, "answer": batch.labels.numel()}
+        if batch.question_ids is not None:
+            counted["question"] = batch.question_ids.numel()
+        return LossOutput({"lm": loss}, measures, counted)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

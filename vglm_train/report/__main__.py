@@ -5,7 +5,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vglm_train.errors import UserError, unread
+from vglm_train.command import answered
+from vglm_train.places import make_folder
 from vglm_train.report.curves import draw
 from vglm_train.report.page import page
 from vglm_train.report.runs import read_runs
@@ -18,10 +19,7 @@ def report(folders: list[Path], out: Path | None) -> Path:
     """Write curves.png and report.html; print the verdicts. Returns the page's path. Raises UserError."""
     runs = read_runs(folders)
     out = out or (runs[0].folder / "report" if len(runs) == 1 else Path("report"))
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made ({error.strerror}). Give another folder with --out.") from error
+    make_folder(f"--out {out}", out)
     verdicts = [judge(run) for run in runs]
     draw(runs, out / "curves.png")
     path = out / "report.html"
@@ -42,13 +40,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: it holds metrics.jsonl")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report, or ./report for several)")
     given = parser.parse_args(arguments)
-    try:
-        with unread():
-            report(given.runs, given.out)
-    except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+
+    def draw_all() -> int:
+        report(given.runs, given.out)
+        return 0
+
+    return answered(draw_all)
 
 
 if __name__ == "__main__":

@@ -93,9 +93,9 @@ class Stage:
             return cost
         return replace(cost, sample=cost.sample - vision_flops(self.config.model.vision))
 
-    def places(self) -> int:
-        """Places of the longest sequence that `cost` counts by."""
-        return 0
+    def places(self) -> Mapping[str, int]:
+        """Places of a sample's longest sequences, by the kinds that `cost` counts."""
+        return {}
 
     def activations(self, model: Any) -> float:
         """Bytes that backward keeps for one row, about."""

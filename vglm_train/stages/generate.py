@@ -191,11 +191,17 @@ class Generate(Stage):
     def cost(self, model: VisualLanguageModel) -> Cost:
         language = model.language
         head = language.embed_width * language.vocabulary
-        return self.stored(generation_cost(self.config.model, language.blocks(), head))
+        return self.stored(generation_cost(self.config.model, language.blocks(), head, language.decoder_blocks))
 
-    def places(self) -> int:
-        prompt = self.config.prompt
-        return self.config.model.qformer.queries * prompt.max_images + prompt.max_prompt + prompt.max_answer
+    def places(self) -> dict[str, int]:
+        prompt, model = self.config.prompt, self.config.model
+        read = model.qformer.queries * prompt.max_images + prompt.max_prompt
+        whole = read if self.language.family == "seq2seq" else read + prompt.max_answer
+        return {
+            "sequence": whole,
+            "answer": prompt.max_answer,
+            "question": prompt.max_images * model.text.max_length,
+        }
 
     def activations(self, model: VisualLanguageModel) -> float:
         """The queries' pass and image keys, and what backward keeps of a frozen block: no input of a frozen product."""
@@ -207,6 +213,7 @@ class Generate(Stage):
         wide = self.language.dtype == "fp32"
         blocks = model.language.blocks()
         weights = sum(p.numel() for p in blocks[0].parameters()) / model.language.embed_width  # outputs of its products
-        layer = weights * self.places() * (4 if wide else 2)
-        kept = layer + len(blocks) * model.language.embed_width * self.places() * 2
+        places = max(self.places()["sequence"], self.places()["answer"])
+        layer = weights * places * (4 if wide else 2)
+        kept = layer + len(blocks) * model.language.embed_width * places * 2
         return image + queries + (kept if config.engine.recompute else len(blocks) * layer)

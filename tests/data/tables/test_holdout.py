@@ -69,6 +69,39 @@ def test_pictures_in_one_row_stay_together(folder: Path) -> None:
     assert linked <= names[0] or linked <= names[1]
 
 
+def held_rows(source: Source, by: str) -> list[int]:
+    """Numbers of the rows that are kept for validation."""
+    [part] = validating(Data(train=(source,), holdout=Holdout(by=by, share=0.3)))
+    return [row for shard in open_part(part, ("en",)).shards for row in shard.rows.tolist()]
+
+
+@pytest.mark.parametrize("by", ["image", "row"])
+def test_a_folder_that_moves_is_split_as_before(folder: Path, by: str) -> None:
+    """However the paths are written: from the table's folder, from that of the pictures, or in full."""
+    names = [f"images/{n}.jpg" for n in range(PICTURES)]
+    plain = Source(name="a", table=str(made_tables.write_json(folder / "a.json", made_tables.visualglm(names))))
+    expected = held_rows(plain, by)
+    assert 4 <= len(expected) <= 20
+    dotted = made_tables.visualglm([f"./images/../{name}" for name in names])
+    assert held_rows(Source(name="b", table=str(made_tables.write_json(folder / "b.json", dotted))), by) == expected
+    full = made_tables.write_json(folder / "c.json", made_tables.visualglm([str(folder / name) for name in names]))
+    assert held_rows(Source(name="c", table=str(full)), by) == expected
+    new = folder.with_name(f"{folder.name}_moved")
+    folder.rename(new)
+    full = made_tables.write_json(new / "c.json", made_tables.visualglm([str(new / name) for name in names]))
+    assert held_rows(Source(name="c", table=str(full)), by) == expected
+    (new / "tables").mkdir()
+    elsewhere = full.rename(new / "tables" / "c.json")
+    assert held_rows(Source(name="c", table=str(elsewhere), images=str(new)), by) == expected
+
+
+def test_which_rows_are_kept_does_not_change(folder: Path) -> None:
+    """Runs go on with the split that they began with."""
+    names = [f"images/{n}.jpg" for n in range(PICTURES)]
+    source = Source(name="a", table=str(made_tables.write_json(folder / "a.json", made_tables.visualglm(names))))
+    assert held_rows(source, "image") == [2, 5, 9, 10, 12, 15, 27, 29, 36]
+
+
 @pytest.mark.parametrize(
     ("holdout", "without", "reason"),
     [

@@ -20,6 +20,7 @@ from vglm_train.checkpoint.convert.lazy import Lazy, total
 from vglm_train.checkpoint.filling import DTYPES
 from vglm_train.checkpoint.keymap import KeyMapError
 from vglm_train.errors import UserError
+from vglm_train.places import check_folder
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
@@ -57,6 +58,7 @@ def check_target(out: Path, size: int, force: bool) -> None:
         raise UserError(f"{out} is there already: give another --out, or --force to replace it.")
     if not out.parent.is_dir():
         raise UserError(f"{out}: the folder {out.parent} is not there. Make it first.")
+    check_folder(f"--out {out}", out.parent)
     free = shutil.disk_usage(out.parent).free
     if size > free:
         raise UserError(

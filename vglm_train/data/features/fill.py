@@ -9,18 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader
 from tqdm import tqdm
 
+from vglm_train.command import heeding_sigterm
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
 from vglm_train.data.features.pictures import PICTURE, Decoding, Item, Items, Looking, Row, plain, row_keys, unchanged
 from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.manifest import Shard
+from vglm_train.data.workers import read_ahead
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
 
@@ -49,7 +49,8 @@ def prepare(config: Config, encoder: Encoder, encode: Encode, shards: Sequence[S
     store = FeatureStore(Path(features.folder), identity, features.views)
     fresh = _fresh(store, shards, config.data, ranks)
     if fresh:
-        _Filling(config, store, [shards[number] for number in fresh], ranks).run(encode)
+        with heeding_sigterm():
+            _Filling(config, store, [shards[number] for number in fresh], ranks).run(encode)
         if ranks.main:
             store.mark_done(_name(shards[number], config.data) for number in fresh)
     ranks.barrier()
@@ -167,14 +168,7 @@ class _Filling:
 
     def _loaded(self, items: Items[Item], own: range, what: str) -> Iterator[Item]:
         """items[n] for n in `own`, read by data.workers processes, with a bar."""
-        loader = DataLoader(
-            items,
-            batch_size=None,
-            sampler=own,
-            collate_fn=unchanged,
-            num_workers=min(self.config.data.workers, len(own)),
-            generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
-        )
+        loader = read_ahead(items, own, min(self.config.data.workers, len(own)), collate=unchanged)
         share = f"{what}, process 1 of {self.ranks.world}" if self.ranks.world > 1 else what
         total = min(items.size * len(own), items.total)
         interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar

@@ -26,6 +26,7 @@ from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.recent import Recent
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
+from vglm_train.places import make_folder
 
 ENTRY = np.dtype([("key", "S20"), ("row", "<i4"), ("sum", "<u4")])  # key: digest of the picture, number of the view
 DAMAGED = -1  # row of a picture that cannot be decoded; `sum` is its place in CAUSES
@@ -115,8 +116,8 @@ class FeatureStore:
 
     def _claim(self) -> None:
         described = self.folder / "store.json"
+        make_folder(f"data.features.folder {self.root}", self.folder)
         try:
-            self.folder.mkdir(parents=True, exist_ok=True)
             if not described.exists():
                 aside = described.with_name(f"store.json.tmp-{uuid.uuid4().hex}")
                 aside.write_text(self.identity.json())

@@ -25,6 +25,7 @@ from vglm_train.data.manifest import Shard
 from vglm_train.data.remote.address import server_of
 from vglm_train.data.remote.download import Unreachable, download
 from vglm_train.errors import UserError
+from vglm_train.places import make_folder
 
 GIB = 2**30
 REST = 600  # seconds
@@ -47,12 +48,7 @@ class Store:
 
     def begin(self) -> None:
         """At the start of a run: forget what servers could not give last time, and make sure of the folder."""
-        try:
-            self.folder.mkdir(parents=True, exist_ok=True)
-            with open(self.folder / f"test-{os.getpid()}", "wb") as file:
-                Path(file.name).unlink()
-        except OSError as error:
-            raise UserError(f"data.cache.folder {self.folder}: cannot be written to: {error.strerror}.") from None
+        make_folder(f"data.cache.folder {self.folder}", self.folder)
         for pattern in ("*.failed", "*.down"):
             for mark in self.folder.glob(pattern):
                 mark.unlink(missing_ok=True)

@@ -20,7 +20,7 @@ from vglm_train.data.tables.canonical import NoPicture, canonical
 from vglm_train.data.tables.fields import Columns
 from vglm_train.data.tables.files import Span, TableFile
 
-VERSION = 1
+VERSION = 2
 SPLITS = 255  # that are told apart; a key with more is something else
 KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
 
@@ -31,7 +31,7 @@ class Index:
 
     places: NDArray[np.int64]  # [n,2] offset and size
     groups: NDArray[np.uint64]  # [n] the patient's or page's name
-    pictures: NDArray[np.uint64]  # [n] the first picture: its path as written, or its bytes
+    pictures: NDArray[np.uint64]  # [n] the first picture: its path, see Names, or its bytes
     contents: NDArray[np.uint64]  # [n] texts and pictures: equal rows are one
     more: NDArray[np.uint64]  # [m,2] row, hash of a further picture
     languages: NDArray[np.uint8]  # [n] bit n for entry n of LANGUAGES; 0: the row is damaged
@@ -56,18 +56,28 @@ def hashed(name: str | bytes) -> int:
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) or 1
 
 
-def picture_name(path: str) -> str:
-    """A path as it is compared: images/./a.jpg and images/a.jpg are one."""
-    return os.path.normpath(path).replace("\\", "/")
+class Names:
+    """How pictures' paths are compared: images/./a.jpg and images/a.jpg are one, and so is, in a table whose paths
+    start from /data, /data/images/a.jpg. An absolute path to anywhere else stays as it is.
+    """
+
+    def __init__(self, images: Path) -> None:
+        """`images`: the folder that paths start from."""
+        self._starts = tuple(f"{folder}/" for folder in dict.fromkeys((os.path.abspath(images), images.resolve())))
+
+    def of(self, path: str) -> str:
+        name = os.path.normpath(path)
+        start = next((start for start in self._starts if name.startswith(start)), "")
+        return name.removeprefix(start).replace("\\", "/")
 
 
-def build_index(file: TableFile, columns: Columns) -> Index:
+def build_index(file: TableFile, columns: Columns, images: Path) -> Index:
     """One pass over the table, with a progress bar where it takes long; from the last time's where the table has not
     changed since."""
-    kept = _kept(file, columns)
+    kept = _kept(file, columns, images)
     if kept is not None and (found := _load(kept)) is not None:
         return found
-    draft = _Draft()
+    draft = _Draft(Names(images))
     interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
     bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, mininterval=interval)
     with bar:
@@ -84,7 +94,8 @@ def build_index(file: TableFile, columns: Columns) -> Index:
 class _Draft:
     """The columns of an Index as they grow."""
 
-    def __init__(self) -> None:
+    def __init__(self, names: Names) -> None:
+        self.names = names
         self.places, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
@@ -101,7 +112,7 @@ class _Draft:
             state = "text" if isinstance(error, NoPicture) else error.cause
         else:
             state = "usable"
-            names = [hashed(picture_name(each) if isinstance(each, str) else each) for each in pictures]
+            names = [hashed(self.names.of(each) if isinstance(each, str) else each) for each in pictures]
             picture = names[0]
             for other in names[1:]:
                 self.more.extend((len(self.states), other))
@@ -148,12 +159,12 @@ def _languages(record: dict[str, Any]) -> int:
     return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in spoken)
 
 
-def _kept(file: TableFile, columns: Columns) -> Path | None:
+def _kept(file: TableFile, columns: Columns, images: Path) -> Path | None:
     """Where the index of a large table is kept: in the user's cache folder, under all that it depends on."""
     if not file.path.is_file() or file.size < KEPT:
         return None
     state = file.path.stat()
-    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns)]
+    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), str(images.resolve())]
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "vglm_train" / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
 

@@ -46,7 +46,7 @@ class Table:
         self.keys = tuple(dict.fromkeys(key for row in readable for key in row))
         self.columns: Columns = resolve(self.path, self.keys, source.fields)
         self._check_pictures(readable)
-        self.index: Index = build_index(self.file, self.columns)
+        self.index: Index = build_index(self.file, self.columns, self.images)
         self._check_index()
 
     def _check_pictures(self, rows: Sequence[dict[str, Any]]) -> None:

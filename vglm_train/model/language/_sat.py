@@ -25,6 +25,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
+from vglm_train.distributed import name_accelerator
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.rotation import Rotary, Rotation, SplitAndRotate
@@ -83,6 +84,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
     _stand_in.FastRotaryEmbedding = _NoTriton  # type: ignore[attr-defined]
     sys.modules.setdefault(_TRITON_USER, _stand_in)
 
+name_accelerator()
 with untouched():
     import sat.mpu.initialize as sat_groups
     from sat.model import BaseMixin

@@ -96,6 +96,11 @@ class LanguageModel(nn.Module):
         """The transformer blocks in order (for a seq2seq model the encoder's, then the decoder's)."""
         raise NotImplementedError
 
+    @property
+    def decoder_blocks(self) -> int:
+        """How many of the last blocks read the answer apart; 0 where all read one sequence."""
+        return 0
+
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         """Of each block, in order: its attention to its own sequence, that one's heads of keys, a head's width."""
         raise NotImplementedError

@@ -51,8 +51,10 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
         return self.continued(inputs, decoding, end_id, on_token)
 
     def blocks(self) -> Sequence[nn.Module]:
+        encoder = blocks_of(self.model.get_encoder(), self.model.config.num_hidden_layers)
+        return [*encoder, *blocks_of(self.model.get_decoder(), self.decoder_blocks)]
+
+    @property
+    def decoder_blocks(self) -> int:
         shape = self.model.config
-        encoder = blocks_of(self.model.get_encoder(), shape.num_hidden_layers)
-        layers = next(getattr(shape, name) for name in ("num_decoder_layers", "decoder_layers") if hasattr(shape, name))
-        decoder = blocks_of(self.model.get_decoder(), layers)
-        return [*encoder, *decoder]
+        return next(getattr(shape, name) for name in ("num_decoder_layers", "decoder_layers") if hasattr(shape, name))

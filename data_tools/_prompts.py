@@ -1,0 +1,190 @@
+"""What a language model will read and learn: samples of stage two and of fine-tuning for a preview."""
+
+import random
+from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import groupby, islice
+
+from torch import Tensor
+
+from vglm_train import stages
+from vglm_train.batch import IGNORED
+from vglm_train.config.run import Config
+from vglm_train.data.evalset import EvalItem
+from vglm_train.data.loader import build
+from vglm_train.data.mixture import Place
+from vglm_train.data.questions import Asked
+from vglm_train.data.raw import DamagedSample
+from vglm_train.data.record import RecordError, parse
+from vglm_train.data.rows import Rows, Visit
+from vglm_train.data.shards import ShardReader
+from vglm_train.data.stream import Sample, read_sample
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.prompt.dialogue import Dialogue
+from vglm_train.prompt.template import Encoded
+from vglm_train.stages.generate import Generate
+
+COUNTED = 2000  # samples, spread over the source, whose sequences are measured
+CUT = 0.02  # share of cut sequences above which the lengths do not fit
+
+
+@dataclass(frozen=True, slots=True)
+class Shown:
+    """A sample as a language model meets it."""
+
+    place: str  # shard and key
+    image_id: int
+    pixels: Tensor  # [k,3,h,w] uint8
+    lines: tuple[str, ...]
+
+
+def read_epoch(config: Config, rows: Rows, epoch: int) -> Iterator[tuple[Place, Sample] | DamagedSample]:
+    """The samples of an epoch in training's order, augmented, with what is drawn for them."""
+    dataset = build(config, rows, Ranks()).dataset
+    for position in range(dataset.epoch_samples):
+        place = dataset.mixture.locate(epoch * dataset.epoch_samples + position)
+        try:
+            yield place, read_sample(dataset.reader, place, dataset.how)
+        except DamagedSample as damage:
+            yield damage
+
+
+class PromptView:
+    """Prompts with answers, of a run whose stage has a language model. UserError as training would raise it."""
+
+    def __init__(self, config: Config) -> None:
+        stage = stages.build(config)
+        assert isinstance(stage, Generate)
+        self.config, self.stage, self.template = config, stage, stage.template
+
+    def samples(self, split: str, epoch: int) -> Iterator[Shown | DamagedSample]:
+        """Those of training as they are taught, those of validation as they are asked."""
+        return self._taught(epoch) if split == "train" else self._asked()
+
+    def picture(self, shown: Shown) -> Tensor:
+        """[k,3,h,w] uint8"""
+        return shown.pixels
+
+    def describe(self, shown: Shown) -> Iterator[str]:
+        """The lines that stand beside the pictures."""
+        yield f"{shown.place}   image_id {shown.image_id}"
+        yield from shown.lines
+
+    def closing(self, split: str) -> Iterator[str]:
+        """How to read the lines, and whether sequences fit."""
+        yield "«...» is learned, * marks its ids; tokens without text, such as a start, show in the ids alone."
+        if split == "train":
+            yield from self._lengths()
+
+    def lines_of(self, row: Encoded, language: str) -> Iterator[str]:
+        """A sequence in words and in ids, with what is learned of it."""
+        learned = sum(label != IGNORED for label in row.labels)
+        apart = self.template.separate_answer
+        yield f"{language}: {len(row.input_ids)} ids are read, {learned} learned{', cut' if row.cut else ''}"
+        if row.question and self.template.text is not None:
+            yield f"Q-Former: {self.template.text.tokenizer.decode(row.question, skip_special_tokens=True)}"
+        labels = [] if apart else row.labels
+        yield f"{'encoder' if apart else 'text'}: {self._words(row.input_ids, labels, row.visual)}"
+        yield f"ids: {self._ids(row.input_ids, labels, row.visual)}"
+        if apart and row.labels:
+            yield f"decoder: {self._words(row.labels, row.labels, ())}"
+            yield f"ids: {self._ids(row.labels, row.labels, ())}"
+
+    def _taught(self, epoch: int) -> Iterator[Shown | DamagedSample]:
+        for found in read_epoch(self.config, self.stage.rows, epoch):
+            if isinstance(found, DamagedSample):
+                yield found
+                continue
+            place, sample = found
+            lines = tuple(self.lines_of(sample.drawn.row, sample.drawn.language))
+            yield Shown(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, lines)
+
+    def _asked(self) -> Iterator[Shown | DamagedSample]:
+        held = self.stage.held_out()
+        if held is None:
+            raise UserError("data.validation is empty and data.holdout keeps nothing; preview --split train")
+        for item in held.items():
+            if isinstance(item, Asked):
+                lines = [*self._prompt(item.dialogue), f"right ({item.kind}): {' | '.join(item.answers)}"]
+                yield Shown(item.key, item.image_id, item.pixels, tuple(lines))
+            elif isinstance(item, EvalItem):
+                yield Shown(item.key, item.image_id, item.pixels[None], tuple(self._captioned(item)))
+
+    def _captioned(self, item: EvalItem) -> Iterator[str]:
+        for language, captions in item.captions.items():
+            yield from self._prompt(Dialogue(getattr(self.config.prompt.questions, language), None, language=language))
+            yield f"right: {' | '.join(captions)}"
+
+    def _prompt(self, dialogue: Dialogue) -> Iterator[str]:
+        return self.lines_of(self.template.encode_prompt(dialogue), dialogue.language)
+
+    def _words(self, ids: list[int], labels: list[int], visual: tuple[int, ...]) -> str:
+        """Text with pictures in their places and «» around what is learned, the end that is learned as [end]."""
+        said = (
+            run[0] if kind == "picture" else f"«{self._decode(run)}»" if kind == "learned" else self._decode(run)
+            for kind, run in _runs(ids, labels, visual, self.template.image_length)
+        )
+        return "".join(said).replace("\n", "\\n")
+
+    def _decode(self, ids: list) -> str:
+        end = self.template.end_id
+        return f"{self.template.tokenizer.decode(ids)}[end]" if ids[-1] == end else self.template.tokenizer.decode(ids)
+
+    def _ids(self, ids: list[int], labels: list[int], visual: tuple[int, ...]) -> str:
+        said = []
+        for kind, run in _runs(ids, labels, visual, self.template.image_length):
+            said += [f"*{number}" if kind == "learned" else str(number) for number in run]
+        return " ".join(said)
+
+    def _lengths(self) -> Iterator[str]:
+        """Of samples spread evenly over the source; their pictures are not decoded."""
+        rows = list(islice(self._measured(), COUNTED))
+        if not rows:
+            return
+        prompt, cut = self.config.prompt, sum(row.cut for row in rows)
+        read = [len(row.input_ids) for row in rows]
+        learned = [sum(label != IGNORED for label in row.labels) for row in rows]
+        yield (
+            f"{len(rows)} samples: {sum(read) / len(rows):.1f} ids are read ({max(read)} at most), "
+            f"{sum(learned) / len(rows):.1f} learned ({max(learned)} at most), {cut} samples are cut"
+        )
+        if cut > CUT * len(rows):
+            yield (
+                f"warning: {100 * cut / len(rows):.1f} % of the samples are cut at prompt.max_prompt "
+                f"{prompt.max_prompt} or prompt.max_answer {prompt.max_answer}: what is cut is not learned. Raise them"
+            )
+
+    def _measured(self) -> Iterator[Encoded]:
+        shards = build(self.config, self.stage.rows, Ranks()).dataset.mixture.shards()
+        step, passed = -(-sum(shard.samples for shard in shards) // COUNTED), 0
+        reader = ShardReader(2, self.config.data.cache)
+        for shard in shards:
+            for index in range(-passed % step, shard.samples, step):
+                try:
+                    raw = reader.read(shard, index)
+                    visit = Visit(raw.key, 0, 1 + len(raw.more))
+                    yield self.stage.rows.read(parse(raw.json), random.Random(index), None, visit).row
+                except (DamagedSample, RecordError):
+                    continue
+            passed += shard.samples
+
+
+def _runs(ids: list[int], labels: list[int], visual: tuple[int, ...], length: int) -> Iterator[tuple[str, list]]:
+    """("picture", [its mark]), ("read", ids) and ("learned", labels) in turn.
+
+    Where a label is another id than stands there (an earlier answer's end), it is followed by that id as read.
+    """
+    inside = {start + place: number for number, start in enumerate(visual, 1) for place in range(length)}
+    marks: list[tuple[str, int | str]] = []
+    for place, token in enumerate(ids):
+        label = labels[place] if labels else IGNORED
+        if place in inside:
+            if place in visual:
+                marks.append((f"picture {place}", f"[picture {inside[place]}, {length} places]"))
+        elif label == IGNORED:
+            marks.append(("read", token))
+        else:
+            marks += [("learned", label)] if label == token else [("learned", label), ("read", token)]
+    for kind, run in groupby(marks, key=lambda mark: mark[0]):
+        yield kind.partition(" ")[0], [said for _, said in run]

@@ -1,0 +1,101 @@
+"""Arithmetic of stage two by kinds of sequence: by hand, and against torch's own counter."""
+
+from dataclasses import replace
+
+import pytest
+import tiny
+import tiny_language
+import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import BartConfig, T5Config
+
+from vglm_train.batch import PromptBatch
+from vglm_train.config.language import Language
+from vglm_train.model.flops import generation_cost, image_tokens, vision_flops
+from vglm_train.model.language.seq2seq import Seq2SeqLanguage
+from vglm_train.model.qformer.qformer import QFormer
+
+D, F, V, HEADS = 64, 96, 40, 2
+ENCODER, DECODER = 2, 3
+T5 = T5Config(
+    vocab_size=V, d_model=D, d_kv=D // HEADS, d_ff=F, num_layers=ENCODER, num_decoder_layers=DECODER, num_heads=HEADS,
+    decoder_start_token_id=0,
+)  # fmt: skip
+BART = BartConfig(
+    vocab_size=V, d_model=D, encoder_layers=ENCODER, decoder_layers=DECODER, encoder_attention_heads=HEADS,
+    decoder_attention_heads=HEADS, encoder_ffn_dim=F, decoder_ffn_dim=F, max_position_embeddings=40,
+)  # fmt: skip
+
+
+def language(folder, config) -> Seq2SeqLanguage:
+    config.save_pretrained(folder)
+    return Seq2SeqLanguage(Language(family="seq2seq", config=str(folder), tokenizer="t", dtype="fp32"))
+
+
+def cost(model: Seq2SeqLanguage, **qformer):
+    config = replace(tiny_language.CHATGLM, qformer=replace(tiny.MODEL.qformer, **qformer))
+    return generation_cost(config, model.blocks(), D * V, model.decoder_blocks)
+
+
+def test_an_encoder_decoder_by_hand(tmp_path):
+    """The encoder reads the sequence and so do the keys and values of cross-attention; the rest is the answer's."""
+    found = cost(language(tmp_path, T5)).places
+    norms, position_bias = (2 * ENCODER * D, 3 * DECODER * D), 32 * HEADS  # counted as weights, of no weight
+    encoder = ENCODER * (4 * D * D + 2 * D * F) + norms[0] + position_bias
+    crossing = DECODER * 2 * D * D
+    decoder = DECODER * (4 * D * D + 2 * D * D + 2 * D * F) + norms[1] + position_bias
+    forward_and_input_gradient = 2 + 2
+    assert found == {
+        "sequence": forward_and_input_gradient * (encoder + crossing),
+        "answer": forward_and_input_gradient * (decoder + D * V),
+    }
+
+
+@pytest.mark.parametrize("config", [T5, BART], ids=["t5", "bart"])
+@pytest.mark.parametrize(("s", "t"), [(30, 3), (5, 20)])
+def test_an_encoder_decoder_by_torchs_counter(tmp_path, config, s, t):
+    model = language(tmp_path, config)
+    ids, labels = torch.randint(3, V, (1, s)), torch.randint(3, V, (1, t))
+    mask = torch.ones(1, s, dtype=torch.bool)
+    batch = PromptBatch(
+        pixels=torch.zeros(1, 3, 2, 2), valid=mask[:, 0], input_ids=ids, attention_mask=mask, visual_mask=~mask,
+        labels=labels,
+    )  # fmt: skip
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model.score(model.embed(ids), batch)
+    products = ("mm", "addmm")  # without attention's own
+    counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if str(op).split(".")[-1] in products)
+    forward = cost(model).of(0, {"sequence": s, "answer": t}) / 2
+    assert forward == pytest.approx(counted, rel=0.05)  # norms and biases of so narrow a model
+
+
+def test_a_decoder_alone_has_no_answer_apart():
+    block = torch.nn.Linear(D, D, bias=False)
+    found = generation_cost(tiny.MODEL, [block, block], D * V)
+    assert found.places == {"sequence": 4 * (2 * D * D + D * V)}
+
+
+def test_a_question_that_the_q_former_reads(tmp_path):
+    """By hand: attention's four products in every block, the feed-forward in all but the last, and what queries and
+    question attend to of each other; three times, since what trains has two backward products for each."""
+    size, n, u = replace(tiny.MODEL.qformer, dropout=0.0), 3, 7
+    d, q = size.width, size.queries
+    forward = size.layers * (4 * 2 * d * d + 2 * 4 * q * d) + (size.layers - 1) * 2 * 2 * d * size.mlp_width
+    model = language(tmp_path, T5)
+    plain, reading = cost(model), cost(model, reads_question=True)
+    assert reading.sample == plain.sample
+    assert reading.places == {**plain.places, "question": 3 * forward}
+    assert reading.of(2, {"question": 5}) == 2 * plain.sample + 15 * forward
+
+    qformer = QFormer(size, tiny.MODEL.vision.width, 50, writes=False).eval()
+    image = torch.randn(n, image_tokens(tiny.MODEL.vision), tiny.MODEL.vision.width)
+    ids = torch.randint(5, 50, (n, u))
+    counts = []
+    for read in (qformer.queries, lambda keys: qformer.joint(keys, ids, ids > 0)):
+        with torch.no_grad(), FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+            read(qformer.image_keys(image))
+        counts.append(counter.get_total_flops())
+    within = size.layers * n * 4 * u * u * d
+    assert counts[1] - counts[0] == n * u * forward + within
+    assert counts[0] * 3 + n * vision_flops(tiny.MODEL.vision) == pytest.approx(n * plain.sample)

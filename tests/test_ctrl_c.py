@@ -1,0 +1,70 @@
+"""Commands that are stopped or cannot go on: one line and a status, from their first import on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vglm_train.command import answered
+from vglm_train.errors import UserError
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc to know what has been imported")
+@pytest.mark.parametrize(
+    "words",
+    [["train.py", "configs/photos.yaml"], *(["-m", m, "x"] for m in ("vglm_train.evaluate", "data_tools.stats"))],
+    ids=lambda words: words[0] if words[0] != "-m" else words[1],
+)
+def test_ctrl_c_while_torch_is_being_imported(words: list[str]) -> None:
+    process = subprocess.Popen([sys.executable, *words], cwd=ROOT, stderr=subprocess.PIPE, text=True)
+    end = time.monotonic() + 60
+    while "libtorch" not in Path(f"/proc/{process.pid}/maps").read_text():
+        assert process.poll() is None
+        assert time.monotonic() < end
+        time.sleep(0.005)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert said.startswith("stopped")
+    assert said.count("\n") == 1
+
+
+def test_imported_by_another_program_nothing_changes() -> None:
+    code = "import signal, data_tools; raise SystemExit(signal.getsignal(2) is not signal.default_int_handler)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("what", "status", "said"),
+    [
+        (UserError("x: y"), 2, "error: x: y\n"),
+        (OSError(28, "No space left on device", "z"), 2, "error: z: No space left on device; mend that"),
+        (KeyboardInterrupt(), 130, "stopped; nothing half-written was left"),
+    ],
+)
+def test_how_it_ends(what: BaseException, status: int, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise what
+
+    assert answered(work) == status
+    assert capsys.readouterr().err.startswith(said)
+
+
+def test_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:
+    assert answered(lambda: 1) == 1
+    assert capsys.readouterr().err == ""
+
+
+def test_ctrl_c_while_a_rank_waits_to_say_its_mistake() -> None:
+    """The main rank has spoken; the others would only after some seconds."""
+    code = "import os, threading, train\nthreading.Timer(1, os.kill, (os.getpid(), 2)).start()\n"
+    code += "raise SystemExit(train.main(['none.yaml']))"
+    environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
+    assert (done.returncode, done.stderr) == (130, b"")

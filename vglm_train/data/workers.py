@@ -1,0 +1,39 @@
+"""Processes that read ahead, and what signals mean to them."""
+
+import signal
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch.utils.data import DataLoader, Dataset
+
+GRACE = 60  # seconds
+
+
+def read_ahead(
+    items: Dataset, places: Iterable[int], workers: int, pin: bool = False, collate: Callable[[Any], Any] | None = None
+) -> DataLoader:
+    """items[place] for each of `places`, in order, read by so many processes (0: this one).
+
+    `collate`: done to each item in the worker; none: torch's, by which arrays become tensors.
+    """
+    return DataLoader(
+        items,
+        batch_size=None,
+        sampler=places,
+        num_workers=workers,
+        pin_memory=pin,
+        collate_fn=collate,
+        worker_init_fn=_leave_signals_to_the_run,
+        generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
+    )
+
+
+def _leave_signals_to_the_run(worker: int) -> None:
+    """Ctrl-C and a scheduler's warning reach workers too; the run finishes its step first, then ends them itself.
+
+    A worker that was told to end and is still there after GRACE seconds ends by itself.
+    """
+    for number in (signal.SIGINT, signal.SIGUSR1):
+        signal.signal(number, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
