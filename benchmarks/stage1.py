@@ -94,13 +94,6 @@ def engine_step(objective: AlignmentObjective, device: torch.device) -> Step:
     return step
 
 
-def graphed_step(objective: AlignmentObjective, device: torch.device) -> Step:
-    """The engine's, with the Q-Former's passes as CUDA graphs; without a GPU the same as `engine_step`."""
-    if device.type == "cuda":
-        objective.model.graph_passes()
-    return engine_step(objective, device)
-
-
 def batches(config: Model, rows: int, number: int, device: torch.device) -> list[PairBatch]:
     """Random pairs of unequal text lengths, on the device: the loader is not what is measured."""
     generator = torch.Generator(device).manual_seed(1)
@@ -219,5 +212,4 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    steps = {"bare loop": bare_step, "engine, ZeRO 1": engine_step, "engine, graphs": graphed_step}
-    run(parse(), steps)
+    run(parse(), {"bare loop": bare_step, "engine, ZeRO 1": engine_step})
