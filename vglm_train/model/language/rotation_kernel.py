@@ -53,6 +53,15 @@ def turn(
     block = min(BLOCK, triton.next_power_of_2(pairs))
     with torch.cuda.device_of(cos):
         _turn_rows[(b * s, triton.cdiv(pairs, block))](
-            *read, *written, cos, sin, read[0].stride(1), written[0].stride(1), pairs,
+            *read, *written, cos, sin, _row(read[0]), _row(written[0]), pairs,
             quarter=width // 4, back=back, block=block, num_warps=8,
         )  # fmt: skip
+
+
+def _row(x: Tensor) -> int:
+    """Elements from one row of [b,s,h,d] to the next."""
+    b, s, _, width = x.shape
+    row = x.stride(1) if s > 1 else x.stride(0)  # an axis of one has any stride
+    assert x.stride()[2:] == (width, 1)
+    assert min(b, s) == 1 or x.stride(0) == s * row
+    return row
