@@ -2,9 +2,8 @@
 
 import json
 import os
-import resource
-from collections.abc import Iterator
-from dataclasses import replace
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -59,21 +58,31 @@ def test_somebody_else_was_first(tmp_path):
     assert json.loads((tmp_path / "mine-2.json").read_text("utf-8")) == MADE.report
 
 
-@pytest.fixture
-def full() -> Iterator[None]:
-    """No file may have more than 1000 bytes."""
-    before = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+# in a process of its own: pytest's output may be a file, and larger
+ON_A_FULL_DISK = """
+import resource, sys
+from pathlib import Path
+from vglm_train.errors import UserError
+from vglm_train.evaluate.result import Result, write
+
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+for result in (Result({"long": "x" * 1000}, [], "<p>"), Result({}, [], "x" * 1001)):
+    try:
+        write(result, Path(sys.argv[1]) / "a.json")
+    except UserError as error:
+        print(error)
+"""
 
 
-@pytest.mark.usefixtures("full")
 def test_nothing_is_left_where_the_disk_is_full(tmp_path):
-    for result in (replace(MADE, report={"long": "x" * 1000}), replace(MADE, page="x" * 1001)):
-        with pytest.raises(UserError, match=r"a\.json: the result cannot be written \(File too large\); give another"):
-            write(result, tmp_path / "a.json")
-        assert kept(tmp_path) == {}
+    folder = tmp_path / "out"
+    folder.mkdir()
+    command = [sys.executable, "-c", ON_A_FULL_DISK, str(folder)]
+    said = subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()
+    assert len(said) == 2
+    for line in said:
+        assert line.endswith("a.json: the result cannot be written (File too large); give another --out.")
+    assert kept(folder) == {}
 
 
 def test_names_of_files_that_are_not_utf8(tmp_path):
