@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from vglm_train.command import answered
+from vglm_train.command import answered, heeding_sigterm, postponed, status_of
 from vglm_train.errors import UserError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -68,3 +68,33 @@ def test_ctrl_c_while_a_rank_waits_to_say_its_mistake() -> None:
     environment = {**os.environ, "RANK": "1", "WORLD_SIZE": "2"}
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=environment, capture_output=True, check=False)
     assert (done.returncode, done.stderr) == (130, b"")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_waits_while_processes_are_forked(number: signal.Signals) -> None:
+    """Python forgets what is raised in a fork's callbacks: the interrupt must come after it, and must come."""
+    seen = []
+
+    def fork() -> None:
+        with heeding_sigterm(), postponed():
+            signal.raise_signal(number)
+            time.sleep(0.05)
+            seen.append("done")
+        seen.append("too far")
+
+    with pytest.raises(KeyboardInterrupt) as stop:
+        fork()
+    assert seen == ["done"]
+    assert status_of(stop.value) == 128 + number
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_what_is_ignored_stays_ignored() -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with postponed():
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)

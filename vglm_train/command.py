@@ -60,6 +60,30 @@ def heeding_sigterm() -> Iterator[None]:
             signal.signal(signal.SIGTERM, signal.SIG_DFL)
 
 
+@contextmanager
+def postponed() -> Iterator[None]:
+    """Within it Ctrl-C and SIGTERM wait, and have their effect at its end.
+
+    For a fork: what is raised by the callbacks that surround one is printed and forgotten, an interrupt as well.
+    """
+    came: list[int] = []
+    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if _is_heeded(number)]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heeded}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+    if came:
+        signal.raise_signal(came[0])
+
+
+def _is_heeded(number: int) -> bool:
+    """Whether this thread may say what a signal does, and it does something."""
+    here = threading.current_thread() is threading.main_thread()
+    return here and signal.getsignal(number) not in (None, signal.SIG_IGN)
+
+
 def status_of(stop: KeyboardInterrupt) -> int:
     """The exit status of a process that was stopped: 128 + signal."""
     return 128 + (stop.args[0] if stop.args else signal.SIGINT)

@@ -7,6 +7,8 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
+from vglm_train.command import postponed
+
 GRACE = 60  # seconds
 
 
@@ -17,7 +19,7 @@ def read_ahead(
 
     `collate`: done to each item in the worker; none: torch's, by which arrays become tensors.
     """
-    return DataLoader(
+    return _Loader(
         items,
         batch_size=None,
         sampler=places,
@@ -27,6 +29,12 @@ def read_ahead(
         worker_init_fn=_leave_signals_to_the_run,
         generator=torch.Generator(),  # else torch draws a seed for the workers from the global generator
     )
+
+
+class _Loader(DataLoader):
+    def __iter__(self) -> Any:
+        with postponed():  # it forks
+            return super().__iter__()
 
 
 def _leave_signals_to_the_run(worker: int) -> None:
