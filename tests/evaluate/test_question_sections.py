@@ -5,7 +5,7 @@ import pytest
 from asked import asked
 
 from vglm_train.evaluate.judgement import judge, judge_reports
-from vglm_train.evaluate.metrics.bootstrap import interval, mean_interval, resampled_ratios
+from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, mean_interval, resampled_ratios
 from vglm_train.evaluate.sections import parts, section
 
 
@@ -95,3 +95,12 @@ def test_reports_that_all_say_normal_are_not_trusted():
         "finding_precision": 50.0,
     }  # fmt: skip
     assert [line.kind for line in judge_reports(good)] == ["ok"] * 3
+
+
+@pytest.mark.parametrize("n", [1, 12, 400])
+def test_all_or_none_of_a_few_leaves_doubt(n):
+    """The bound is the share at which such a result would still come in one of forty cases."""
+    low, high = interval_at_an_end(1.0, n)
+    assert high == 1.0
+    assert low**n == pytest.approx(0.025)
+    assert interval_at_an_end(0.0, n) == (0.0, pytest.approx(1 - low))

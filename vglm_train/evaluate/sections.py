@@ -11,7 +11,7 @@ import numpy as np
 from vglm_train.data.questions import Asked
 from vglm_train.evaluate.answering import BLANK, MODEL, SHUFFLED
 from vglm_train.evaluate.marks import Marks
-from vglm_train.evaluate.metrics.bootstrap import interval, resampled_ratios
+from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, resampled_ratios
 
 MAJORITY = "majority"
 BASELINES = (MAJORITY, SHUFFLED, BLANK)
@@ -47,19 +47,30 @@ def section(name: str, places: Sequence[int], items: Sequence[Asked], marks: Map
         [[marks[who][place].get(metric, (0.0, 0.0)) for metric, who in columns] for place in places]
     ).reshape(len(places), len(columns), 2)
     clusters = [_cluster(items[place]) for place in places]
+    named = np.array([hash(cluster) for cluster in clusters])
     samples = 100 * resampled_ratios(pairs[..., 0], pairs[..., 1], clusters)
     sums = pairs.sum(0)
     found = Section(name, len(places), len(set(clusters)), {}, {})
     drawn = {}
     for number, (metric, who) in enumerate(columns):
         if sums[number, 1]:
-            drawn[metric, who] = samples[:, number], 100 * float(sums[number, 0] / sums[number, 1])
-            found.scores.setdefault(metric, {})[who] = Score(drawn[metric, who][1], *interval(samples[:, number]))
+            value = 100 * float(sums[number, 0] / sums[number, 1])
+            drawn[metric, who] = samples[:, number], value
+            counted = len(np.unique(named[pairs[:, number, 1] > 0]))
+            found.scores.setdefault(metric, {})[who] = Score(value, *_ends(value, samples[:, number], counted))
     for (metric, who), (theirs, value) in drawn.items():
         if who in BASELINES and (metric, MODEL) in drawn:
             own, score = drawn[metric, MODEL]
             found.gains.setdefault(metric, {})[who] = Score(score - value, *interval(own - theirs))
     return found
+
+
+def _ends(value: float, samples: np.ndarray, clusters: int) -> tuple[float, float]:
+    """Of the 95 % interval, per cent."""
+    if value not in (0.0, 100.0):
+        return interval(samples)
+    low, high = interval_at_an_end(value / 100, clusters)
+    return 100 * low, 100 * high
 
 
 def _cluster(item: Asked) -> tuple:

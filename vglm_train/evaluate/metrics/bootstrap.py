@@ -44,3 +44,9 @@ def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, floa
     """Percentiles [R] -> (low, high); NaN is left out."""
     low, high = np.nanquantile(samples, [(1 - confidence) / 2, (1 + confidence) / 2])
     return float(low), float(high)
+
+
+def interval_at_an_end(share: float, n: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Of a share that is 0 or 1 in all of n cases (Clopper and Pearson 1934), where a bootstrap has no width."""
+    doubt = 1 - ((1 - confidence) / 2) ** (1 / n)
+    return (0.0, doubt) if share == 0 else (1 - doubt, 1.0)
