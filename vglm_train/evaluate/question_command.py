@@ -59,10 +59,10 @@ class QuestionTask:
         decoding = caption_command.decoding(bundle.config.evaluate.decoding, given)
         speaker = asking.speaker(bundle, given, device)
         data = self._questions(bundle, given.data, given, given.images)
-        items = choose(data, self.task, given)
+        items, read = choose(data, self.task, given)
         subsets = {name: matching(items, which, f"--subset {name}") for name, which in given.subset}
         majority = self._majority(bundle, given, items)
-        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, progress=True)
+        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, True, read)
         examiner = Examiner(self.task, answerer, majority, java=True)
         found = examiner.measure()
         places = {"all": list(range(len(items))), **parts(items), **subsets}
