@@ -2,6 +2,7 @@
 
 import json
 import os
+import random
 import socket
 import subprocess
 import sys
@@ -90,7 +91,7 @@ def test_what_is_shown(untaught):
     others = swapped(items)
     grey = torch.full((1, 3, 16, 16), 128, dtype=torch.uint8)  # its mean is 0.5
     for n, (item, other) in enumerate(zip(items, others)):
-        for who, pixels in (("model", item.pixels), ("shuffled", items[other].pixels), ("blank", grey)):
+        for who, pixels in (("model", item.pixels), ("shuffled", other.pixels), ("blank", grey)):
             alone = untaught.answers([item.dialogue], pixels, Decoding(max_new=4))
             assert outputs[who][n] == alone[0]
 
@@ -98,14 +99,39 @@ def test_what_is_shown(untaught):
 def test_pictures_change_places_not_questions():
     items = colour_questions()
     others = swapped(items)
-    assert all(items[o].image_id != item.image_id for item, o in zip(items, others))
-    assert others[0] == others[1]  # two questions about one picture
+    assert all(other.image_id != item.image_id for item, other in zip(items, others))
+    assert others[0] is others[1]  # two questions about one picture
     patients = [replace(item, group=f"p{item.image_id // 2}") for item in items]
-    assert all(patients[o].group != item.group for item, o in zip(patients, swapped(patients)))
+    assert all(other.group != item.group for item, other in zip(patients, swapped(patients)))
     one = [replace(item, group="p") for item in items]
-    assert all(one[o].image_id != item.image_id for item, o in zip(one, swapped(one)))
+    assert all(other.image_id != item.image_id for item, other in zip(one, swapped(one)))
     assert swapped(items[:2]) is None
     assert swapped([]) is None
+
+
+@pytest.mark.parametrize("group", [lambda item: None, lambda item: f"p{item.image_id // 2}"])
+def test_the_other_picture_is_the_same_in_any_order_and_selection(group):
+    items = [replace(item, group=group(item)) for item in colour_questions()]
+    first = items[0]
+    pair = torch.cat([first.pixels, items[4].pixels])  # the same picture, with a second one in another row
+    items.append(replace(first, key="pair", pixels=pair, dialogue=replace(first.dialogue, images=2)))
+    partners = {item.key: other for item, other in zip(items, swapped(items))}
+    for seed in range(20):
+        rng = random.Random(seed)
+        mixed = rng.sample(items, len(items))
+        some = rng.sample(items, 3)
+        for asked_for, others in ((mixed, ()), (mixed, mixed), (some, items), (some, mixed)):
+            for item, other in zip(asked_for, swapped(asked_for, others)):
+                assert torch.equal(other.pixels, partners[item.key].pixels)
+                assert other.image_id != item.image_id
+                assert group(item) is None or other.group != item.group
+
+
+def test_one_picture_asked_of_many_has_another(untaught):
+    items = colour_questions()
+    one = Answerer(untaught, items[:2], Decoding(max_new=3), Ranks(), others=items).outputs(("shuffled",))
+    whole = Answerer(untaught, items, Decoding(max_new=3), Ranks()).outputs(("shuffled",))
+    assert one["shuffled"] == whole["shuffled"][:2]
 
 
 def test_several_pictures(untaught):
@@ -115,7 +141,7 @@ def test_several_pictures(untaught):
     items[1] = replace(items[1], pixels=torch.cat([items[1].pixels, items[2].pixels]), dialogue=dialogue)
     outputs = whole_examiner(untaught, items).answerer.outputs()
     for n, (item, other) in enumerate(zip(items, swapped(items))):
-        k, shown = len(item.pixels), items[other].pixels
+        k, shown = len(item.pixels), other.pixels
         assert outputs["model"][n] == untaught.answers([item.dialogue], item.pixels, Decoding(max_new=4))[0]
         pictures = torch.cat([shown] * 2)[:k]
         assert outputs["shuffled"][n] == untaught.answers([item.dialogue], pictures, Decoding(max_new=4))[0]

@@ -97,6 +97,20 @@ def test_the_commonest_answer_of_training(loaded, table, tmp_path):
     assert "3 questions" in report["majority"]
 
 
+def test_what_training_has_too(loaded, table, tmp_path):
+    report, lines, html = ask(loaded, table, "--train", str(table), "--images", "3")
+    said = report["verdict"][:3]
+    assert said[0] == "3 groups (patients, studies) are in both training and --data"
+    assert said[1].startswith("6 pictures of --data are in training too: images/0.jpg of held.json")
+    assert said[2] == "18 rows of --data are in training too, word for word"
+    assert all(f"! {line}" in lines and f'<li class="warn">{line}</li>' in html for line in said)
+
+    new = pictures(tmp_path, 9)[6:]
+    train = write_json(tmp_path / "train.json", [{"img": name, "prompt": "plane", "label": "pa"} for name in new])
+    report, lines, _ = ask(loaded, table, "--train", str(train), "--images", "3")
+    assert not any("in training" in line or "not compared" in line for line in lines)
+
+
 def test_only_and_exclude(loaded, table, tmp_path):
     words = ("--only", "picture=images/0*", "--only", "group=p1", "--exclude", "type=red")
     report, _, _ = ask(loaded, table, *words)

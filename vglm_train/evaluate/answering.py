@@ -12,9 +12,10 @@ from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
 from vglm_train.data.questions import Asked
+from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption import Speaker, derangement
+from vglm_train.evaluate.caption import Speaker
 from vglm_train.prompt.dialogue import Dialogue
 
 MODEL, SHUFFLED, BLANK = "model", "shuffled", "blank"
@@ -33,6 +34,7 @@ class Answerer:
     ranks: Ranks
     batch: int = 32  # questions at once; beams share it
     progress: bool = False  # a bar on stderr, if that is a terminal
+    others: Sequence[Asked] = ()  # whose pictures are shown instead, beside the items' own
 
     def __post_init__(self) -> None:
         """UserError before anything is generated where questions are too long, with all that is needed to mend it.
@@ -81,11 +83,11 @@ class Answerer:
         if name == BLANK:
             grey = (self.speaker.model.mean.cpu() * 255).round().to(torch.uint8)  # nothing, once it is normalised
             return [(self._asked(item), grey.expand_as(item.pixels)) for item in self.items]
-        others = swapped(self.items)
+        others = swapped(self.items, self.others)
         if others is None:
             return None
         return [
-            (self._asked(item), _as_many(self.items[o].pixels, len(item.pixels))) for item, o in zip(self.items, others)
+            (self._asked(item), _as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
         ]
 
     def _asked(self, item: Asked) -> Dialogue:
@@ -120,22 +122,33 @@ class Answerer:
         return [text for _, text in gathered]
 
 
-def swapped(items: Sequence[Asked]) -> list[int] | None:
+def swapped(items: Sequence[Asked], others: Sequence[Asked] = ()) -> list[Asked] | None:
     """For each item one with another picture, of another group if that can be; None if all show the same picture.
 
-    Pictures change places, not questions: all questions about one picture get the same other one.
+    The pictures of `items` and `others` stand in a circle, ordered by a hash of what they are; each gets the next one.
+    Neither the order of the items nor which of them are asked changes that, as long as both together are the same. All
+    questions about one picture get the same other one.
     """
-    first: dict[int, int] = {}
-    for place, item in enumerate(items):
-        first.setdefault(item.image_id, place)
-    places = list(first.values())
-    groups = [items[place].group or items[place].image_id for place in places]
-    for names in (groups, list(first)):
-        found = derangement(names)
-        if None not in found and found:
-            other = {items[here].image_id: places[there] for here, there in zip(places, found) if there is not None}
-            return [other[item.image_id] for item in items]
-    return None
+    shown: dict[int, Asked] = {}
+    for item in sorted((*items, *others), key=_several):
+        shown[item.image_id] = item
+    circle = sorted(shown.values(), key=lambda item: content_id(str(item.image_id).encode()))
+    if len(circle) < 2:
+        return None
+    groups = [item.group or item.image_id for item in circle]
+    following: dict[int, Asked] = {}
+    stranger: Asked | None = None  # the next one of another group; the second time around it is known for all
+    for place in reversed([*range(len(circle)), *range(len(circle))]):
+        after = (place + 1) % len(circle)
+        if groups[place] != groups[after]:
+            stranger = circle[after]
+        following[circle[place].image_id] = stranger or circle[after]
+    return [following[item.image_id] for item in items]
+
+
+def _several(item: Asked) -> tuple[int, str, int]:
+    """Orders items of one first picture whatever their rows: the last one shows most."""
+    return len(item.pixels), item.group or "", content_id(item.pixels[1:].contiguous().numpy().tobytes())
 
 
 def _as_many(pixels: Tensor, count: int) -> Tensor:

@@ -131,7 +131,7 @@ def examiner(
     own = fitting(items, task)
     if not own:
         raise UserError(f"evaluate.task {task}: the validation data has nothing for it: {misfits(items)}.")
-    answerer = Answerer(speaker, own, decoding, ranks)
+    answerer = Answerer(speaker, own, decoding, ranks, others=items)
     return Examiner(task, answerer, Majority.of(own, "the validation data itself"), examples, (MODEL, SHUFFLED))
 
 

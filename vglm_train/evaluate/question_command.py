@@ -12,6 +12,7 @@ from vglm_train.checkpoint.bundle import Bundle
 from vglm_train.config.data import Fields, Source
 from vglm_train.config.rules import FieldError
 from vglm_train.data.questions import Asked, QuestionSet
+from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate import asking, caption_command
@@ -59,15 +60,17 @@ class QuestionTask:
         decoding = caption_command.decoding(bundle.config.evaluate.decoding, given)
         speaker = asking.speaker(bundle, given, device)
         data = self._questions(bundle, given.data, given, given.images)
-        items = choose(data, self.task, given)
+        items, read = choose(data, self.task, given)
         subsets = {name: matching(items, which, f"--subset {name}") for name, which in given.subset}
-        majority = self._majority(bundle, given, items)
-        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, progress=True)
+        train = None if given.train is None else self._questions(bundle, given.train, given)
+        majority = self._majority(given.train, train, items)
+        leaks = [] if train is None else _leaks(train, data)
+        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, True, read)
         examiner = Examiner(self.task, answerer, majority, java=True)
         found = examiner.measure()
         places = {"all": list(range(len(items))), **parts(items), **subsets}
         sections = [section(name, own, items, found.marks) for name, own in places.items()]
-        verdict = [line for part in sections for line in judge(self.task, part)]
+        verdict = [*leaks, *(line for part in sections for line in judge(self.task, part))]
         if self.task == "report":
             verdict += judge_reports(found.scores[MODEL])
         title, made_from = f"{self.task}: {given.bundle} on {given.data}", majority.made_from
@@ -94,14 +97,20 @@ class QuestionTask:
         source, size = _source(place, given.pictures, given.fields), bundle.config.model.vision.image_size
         return QuestionSet([source], size, asking.languages(bundle.config, given), limit)
 
-    def _majority(self, bundle: Bundle, given: argparse.Namespace, items: Sequence[Asked]) -> Majority:
-        if given.train is None:
+    def _majority(self, place: str | None, train: QuestionSet | None, items: Sequence[Asked]) -> Majority:
+        if train is None:
             return Majority.of(items, "these questions themselves, which flatters it: --train gives those of training")
-        answered = list(self._questions(bundle, given.train, given).answers())
+        answered = list(train.answers())
         known = fitting(answered, self.task)
         if not known:
-            raise UserError(f"--train {given.train}: nothing for --task {self.task}: {misfits(answered)}.")
-        return Majority.of(known, f"{given.train}, {len(known)} questions")
+            raise UserError(f"--train {place}: nothing for --task {self.task}: {misfits(answered)}.")
+        return Majority.of(known, f"{place}, {len(known)} questions")
+
+
+def _leaks(train: QuestionSet, data: QuestionSet) -> list[Line]:
+    """What tables of both share: scores are too good then."""
+    sides = side(train.shards), side(data.shards)
+    return [Line("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
 
 
 def _source(place: str, pictures: str | None, fields: str | None) -> Source:

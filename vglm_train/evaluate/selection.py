@@ -55,9 +55,9 @@ def matching(items: Sequence[Asked], wanted: str, argument: str) -> list[int]:
     return found
 
 
-def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> list[Asked]:
-    """The questions of `data` that --task, --only and --exclude leave. UserError where there is none: what was left
-    out, how many by which cause, and what to do.
+def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> tuple[list[Asked], list[Asked]]:
+    """The questions of `data` that --task, --only and --exclude leave, and all that were read. UserError where none is
+    left: what was left out, how many by which cause, and what to do.
     """
     with tqdm(data.items(given.workers), "read", len(data), unit="question", delay=2, disable=None) as bar:
         found = list(bar)
@@ -74,7 +74,7 @@ def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> list[Ask
     if not items:
         chosen = f" of the {len(kept)} that --only and --exclude leave of {len(found)}" * (len(kept) < len(found))
         raise UserError(f"{given.data}: nothing for --task {task}{chosen}: {misfits(kept)}.{before}")
-    return items
+    return items, found
 
 
 def in_words(items: Sequence[Asked], data: QuestionSet, given: argparse.Namespace) -> str:

@@ -31,14 +31,14 @@ class Leaks:
     def __bool__(self) -> bool:
         return bool(self.groups or self.rows or self.pictures)
 
-    def lines(self) -> Iterator[str]:
-        """In words; nothing where nothing was found."""
+    def lines(self, held: str = "validation") -> Iterator[str]:
+        """In words; nothing where nothing was found. `held`: what the second side is called."""
         if self.groups:
-            yield f"{self.groups} groups (patients, studies) are in both training and validation"
+            yield f"{self.groups} groups (patients, studies) are in both training and {held}"
         if self.pictures:
-            yield f"{self.pictures} pictures of validation are in training too: {'; '.join(self.examples)}"
+            yield f"{self.pictures} pictures of {held} are in training too: {'; '.join(self.examples)}"
         if self.rows:
-            yield f"{self.rows} rows of validation are in training too, word for word"
+            yield f"{self.rows} rows of {held} are in training too, word for word"
         if self.pictures is None:
             yield "pictures were not compared, there are too many: python -m data_tools.check_table does it"
 
