@@ -88,8 +88,9 @@ def test_weights_on_the_command_line(tmp_path):
     assert parse_weighted("b:0.25") == (Path("b"), 0.25)
     assert parse_weighted("b") == (Path("b"), 1.0)
     assert parse_weighted(str(tmp_path / "a:0.5")) == (tmp_path / "a:0.5", 1.0)
-    with pytest.raises(UserError, match="'half' is no number"):
-        parse_weighted("b:half")
+    for weight in ("half", "nan", "inf", "-inf"):
+        with pytest.raises(UserError, match=f"'{weight}' is no number"):
+            parse_weighted(f"b:{weight}")
 
 
 @pytest.fixture(scope="module")
@@ -172,6 +173,8 @@ def test_what_cannot_be_merged_is_told(spoken, tmp_path, capsys):
 
     assert "was not trained on" in said(str(other), "--adapter", str(first))
     assert "nothing to merge; give --adapter" in said(str(bundle))
+    again = f"{first.parent / '.' / 'x' / '..' / first.name}:0.5"
+    assert "is given 2 times; give it once" in said(str(bundle), "--adapter", f"{first}:0.5", "--adapter", again)
     tuning = Tuning(rules=FROZEN, prefix=Prefix(length=2))
     model = tuned(load_bundle(bundle, CPU).model, tuning)
     save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle), {})

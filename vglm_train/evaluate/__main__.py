@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 
 from vglm_train.checkpoint.bundle import Bundle, read_document
-from vglm_train.checkpoint.merging import parse_weighted
+from vglm_train.checkpoint.merging import parse_adapters
 from vglm_train.checkpoint.tuned import open_bundle
 from vglm_train.command import answered
 from vglm_train.distributed import use_gpu
@@ -50,7 +50,7 @@ def _score(given: argparse.Namespace) -> int:
         out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
         device = torch.device("cuda" if use_gpu() else "cpu")
         language = getattr(given, "language_weights", None)
-        adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
+        adapters = parse_adapters(getattr(given, "adapter", []))
         base = getattr(given, "base", None)
         bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
         result = TASKS[given.task].run(bundle, given, device)
