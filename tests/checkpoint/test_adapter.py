@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.adapter import base_of, check_base, read_adapter, save_adapter
 from vglm_train.checkpoint.bundle import load_bundle
 from vglm_train.checkpoint.merging import parse_weighted
+from vglm_train.checkpoint.tuned import save_tuned
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning
 from vglm_train.errors import UserError
@@ -179,6 +181,23 @@ def test_what_cannot_be_merged_is_told(spoken, tmp_path, capsys):
     model = tuned(load_bundle(bundle, CPU).model, tuning)
     save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle), {})
     assert "prefix is no change of weights" in said(str(bundle), "--adapter", str(tmp_path / "p"))
+
+
+def test_what_a_fine_tuning_added_is_merged_before_it_leaves(spoken, tmp_path, capsys):
+    base, folder, out = spoken["causal"], tmp_path / "tuned", tmp_path / "out"
+    bundle = load_bundle(base, CPU)
+    config = replace(bundle.config, tuning=LORA)
+    save_tuned(folder, config, base, tuned(bundle.model), bundle.template.tokenizer, {})
+    command = f"python -m vglm_train.checkpoint merge {base} --adapter {folder} --out MERGED"
+    wanted = f"is what a fine-tuning added to another bundle: merge it first, {command}"
+    for words in (["merge", str(folder), "--adapter", str(folder)], ["export", str(folder), "--format", "hf-blip2"]):
+        assert main([*words, "--out", str(out)]) == 2
+        assert f"{folder} {wanted}" in capsys.readouterr().err
+        assert not out.exists()
+    assert main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert wanted in said
+    assert "can become" not in said
 
 
 def test_others_may_read_it_as_any_new_file(tmp_path):

@@ -126,7 +126,9 @@ def test_bundles_of_other_stages(told: Callable[..., str], finetune: Path, align
     assert f"{aligned}, of stage align, which has never spoken" in told(f"model.qformer.weights={aligned}")
     other = tmp_path / "other"
     assert main([str(finetune), f"run.folder={other}", *SHORT]) == 0
-    assert "is what a fine-tuning added to another; python -m" in told(f"model.bundle={other / 'bundle'}")
+    assert "is what a fine-tuning added to another bundle: merge it first, python -m" in told(
+        f"model.bundle={other / 'bundle'}"
+    )
     said = told(f"model.qformer.weights={other / 'bundle'}")
     assert f"{other / 'bundle'}, of stage finetune: merge it first" in said
 
