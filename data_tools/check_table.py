@@ -75,10 +75,16 @@ def _commonest(answers: Counter[str]) -> dict[str, Any]:
 
 
 def compare(first: Looked, second: Looked) -> dict[str, Any]:
-    """What stands in both tables as JSON values; what was saved anew is told only where pictures were opened."""
+    """What stands in both tables as JSON values; what was saved anew is told only where pictures were opened.
+
+    `groups` is None where a table names none: those are in `nameless`.
+    """
     sides = [[(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)]
     leaks = find_leaks(sides[0], sides[1], read=0)
-    shared: dict[str, Any] = {"table": str(second.table.path), "groups": leaks.groups, "rows": leaks.rows}
+    nameless = [str(looked.table.path) for looked in (first, second) if not looked.table.index.groups.any()]
+    groups = None if nameless else leaks.groups
+    shared: dict[str, Any] = {"table": str(second.table.path), "groups": groups, "nameless": nameless}
+    shared["rows"] = leaks.rows
     if not (first.opened and second.opened):
         with _files.progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
             named = [named_pictures(side, bar.update) for side in sides]
@@ -120,7 +126,9 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
 def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     """What is shared, in words."""
     yield f"against {shared['table']}:"
-    yield f"    groups (patients, studies) in both: {shared['groups']}"
+    nameless = " and ".join(shared["nameless"])
+    known = shared["groups"] if not nameless else f"cannot be told, {nameless} names none (--field group=KEY)"
+    yield f"    groups (patients, studies) in both: {known}"
     yield f"    rows in both, word for word: {shared['rows']}"
     yield f"    pictures in both, byte for byte: {len(shared['same'])}"
     yield from (f"        {one} = {other}" for one, other in shared["same"][:SHOWN])

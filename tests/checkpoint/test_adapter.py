@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.adapter import base_of, check_base, read_adapter, save_adapter
 from vglm_train.checkpoint.bundle import load_bundle
 from vglm_train.checkpoint.merging import parse_weighted
+from vglm_train.checkpoint.tuned import save_tuned
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning
 from vglm_train.errors import UserError
@@ -88,8 +90,9 @@ def test_weights_on_the_command_line(tmp_path):
     assert parse_weighted("b:0.25") == (Path("b"), 0.25)
     assert parse_weighted("b") == (Path("b"), 1.0)
     assert parse_weighted(str(tmp_path / "a:0.5")) == (tmp_path / "a:0.5", 1.0)
-    with pytest.raises(UserError, match="'half' is no number"):
-        parse_weighted("b:half")
+    for weight in ("half", "nan", "inf", "-inf"):
+        with pytest.raises(UserError, match=f"'{weight}' is no number"):
+            parse_weighted(f"b:{weight}")
 
 
 @pytest.fixture(scope="module")
@@ -172,10 +175,29 @@ def test_what_cannot_be_merged_is_told(spoken, tmp_path, capsys):
 
     assert "was not trained on" in said(str(other), "--adapter", str(first))
     assert "nothing to merge; give --adapter" in said(str(bundle))
+    again = f"{first.parent / '.' / 'x' / '..' / first.name}:0.5"
+    assert "is given 2 times; give it once" in said(str(bundle), "--adapter", f"{first}:0.5", "--adapter", again)
     tuning = Tuning(rules=FROZEN, prefix=Prefix(length=2))
     model = tuned(load_bundle(bundle, CPU).model, tuning)
     save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle), {})
     assert "prefix is no change of weights" in said(str(bundle), "--adapter", str(tmp_path / "p"))
+
+
+def test_what_a_fine_tuning_added_is_merged_before_it_leaves(spoken, tmp_path, capsys):
+    base, folder, out = spoken["causal"], tmp_path / "tuned", tmp_path / "out"
+    bundle = load_bundle(base, CPU)
+    config = replace(bundle.config, tuning=LORA)
+    save_tuned(folder, config, base, tuned(bundle.model), bundle.template.tokenizer, {})
+    command = f"python -m vglm_train.checkpoint merge {base} --adapter {folder} --out MERGED"
+    wanted = f"is what a fine-tuning added to another bundle: merge it first, {command}"
+    for words in (["merge", str(folder), "--adapter", str(folder)], ["export", str(folder), "--format", "hf-blip2"]):
+        assert main([*words, "--out", str(out)]) == 2
+        assert f"{folder} {wanted}" in capsys.readouterr().err
+        assert not out.exists()
+    assert main(["inspect", str(folder)]) == 0
+    said = capsys.readouterr().out
+    assert wanted in said
+    assert "can become" not in said
 
 
 def test_others_may_read_it_as_any_new_file(tmp_path):

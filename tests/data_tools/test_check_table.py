@@ -147,6 +147,17 @@ def test_what_two_tables_share(folder: Path, capsys, monkeypatch) -> None:
     assert "images/1.jpg ~ images/anew.jpg" in said
 
 
+def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypatch) -> None:
+    named = made_tables.write_json(folder / "a.json", rows(range(4)))
+    bare = [{key: value for key, value in row.items() if key != "patient"} for row in rows(range(4, 8))]
+    other = made_tables.write_json(folder / "b.json", bare)
+    status, said = check(capsys, monkeypatch, named, "--against", other)
+    assert status == 0
+    assert f"groups (patients, studies) in both: cannot be told, {other} names none (--field group=KEY)\n" in said
+    _, said = check(capsys, monkeypatch, named, "--against", other, "--json")
+    assert json.loads(said)["shared"]["groups"] is None
+
+
 def test_a_wrong_field_is_named(folder: Path) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
     with pytest.raises(check_table.UserError, match="WHAT is one of image, question, answer"):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,7 +19,7 @@ from vglm_train.checkpoint.bundle import save_bundle
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.evaluate import caption_command, metrics
-from vglm_train.evaluate.__main__ import _parse, main
+from vglm_train.evaluate.__main__ import _is_table, _parse, main
 from vglm_train.model.alignment import build_alignment
 from vglm_train.prompt.text import build_text
 
@@ -129,6 +130,21 @@ def test_a_bundle_of_the_other_stage(tmp_path, shards, capsys, stage, task, othe
     error = capsys.readouterr().err
     assert f"--task {other}, not --task {task}" in error
     assert error.count("\n") == 1
+
+
+@pytest.mark.parametrize("name", ["t.json", "t.csv"])
+def test_a_table_where_shards_are_read(tmp_path, capsys, name):
+    (tmp_path / "bundle.json").write_text(json.dumps({"version": 2, "stage": "generate"}))
+    (tmp_path / name).write_text("[]")
+    assert main([str(tmp_path), "--task", "caption", "--data", str(tmp_path / name)]) == 2
+    assert f"{tmp_path / name}: a table needs --task vqa or --task report; --task caption" in capsys.readouterr().err
+
+
+def test_a_manifest_by_another_name_is_no_table(shards, tmp_path):
+    moved = tmp_path / "moved.json"
+    shutil.copyfile(shards / "manifest.json", moved)
+    assert not _is_table(moved)
+    assert not _is_table(shards)
 
 
 def test_the_result_is_no_page(aligned, shards, tmp_path, capsys):

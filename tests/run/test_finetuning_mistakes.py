@@ -62,7 +62,7 @@ def test_pictures_relative_to_another_folder(told: Callable[..., str], marks: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _, row: {"photo": row.pop("img"), **row}, "Name yours as fields.image of the source."),
+        (lambda _, row: {"photo": row.pop("img"), **row}, "fields.image of the source (check_table: --field "),
         (lambda _, row: {"verdict": row.pop("label"), **row}, "Name yours as fields.answer or "),
         (lambda _, row: row | {"label": " "}, "none of its 24 rows can be used: 24 without an answer."),
         (lambda _, row: row | {"prompt": "标记在左边吗？", "label": "是"}, "data.languages"),
@@ -126,7 +126,9 @@ def test_bundles_of_other_stages(told: Callable[..., str], finetune: Path, align
     assert f"{aligned}, of stage align, which has never spoken" in told(f"model.qformer.weights={aligned}")
     other = tmp_path / "other"
     assert main([str(finetune), f"run.folder={other}", *SHORT]) == 0
-    assert "is what a fine-tuning added to another; python -m" in told(f"model.bundle={other / 'bundle'}")
+    assert "is what a fine-tuning added to another bundle: merge it first, python -m" in told(
+        f"model.bundle={other / 'bundle'}"
+    )
     said = told(f"model.qformer.weights={other / 'bundle'}")
     assert f"{other / 'bundle'}, of stage finetune: merge it first" in said
 

@@ -12,7 +12,7 @@ from vglm_train.checkpoint.convert.formats import FORMATS, WRITTEN
 from vglm_train.checkpoint.convert.importing import import_weights
 from vglm_train.checkpoint.convert.inspecting import inspect
 from vglm_train.checkpoint.convert.source import Options
-from vglm_train.checkpoint.merging import merge_bundle, parse_weighted
+from vglm_train.checkpoint.merging import merge_bundle, parse_adapters
 from vglm_train.command import answered
 from vglm_train.config.load import load
 
@@ -33,8 +33,8 @@ def _do(given: argparse.Namespace) -> int:
         lines = export_weights(given.bundle, given.format, given.out, options, given.force, shard, given.qkv)
     elif given.command == "merge":
         language = str(given.language) if given.language else None
-        weighted = [parse_weighted(text) for text in given.adapter]
-        lines = merge_bundle(given.bundle, weighted, given.out, given.force, language)
+        adapters = parse_adapters(given.adapter)
+        lines = merge_bundle(given.bundle, adapters, given.out, given.force, language)
     elif given.command == "inspect":
         lines = inspect(given.path, given.format)
     else:

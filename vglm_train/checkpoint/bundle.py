@@ -25,6 +25,7 @@ from vglm_train.checkpoint import frozen
 from vglm_train.checkpoint.language import load_language
 from vglm_train.checkpoint.pretrained import load_vision
 from vglm_train.checkpoint.resume import save_tensors, write_text_atomic
+from vglm_train.config.inherit import merge_first
 from vglm_train.config.load import dump, load
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config
@@ -107,9 +108,10 @@ def load_bundle(
     """Read a bundle onto `device`.
 
     vision_weights, language_weights: where a frozen tower is now, if the bundle only names it and it has moved.
-    Raises UserError for a folder that is no bundle, an unreadable file, or weights that do not fit.
+    Raises UserError for a folder that is no bundle, an unreadable file, weights that do not fit, or a fine-tuning's
+    bundle, which `open_bundle` reads.
     """
-    document = read_document(folder)
+    document = read_whole(folder)
     config = load(folder / "config.yaml")
     towers, moved = document["towers"], {"vision": vision_weights, "language": language_weights}
     files = {name: frozen.find(folder, name, reference, moved[name]) for name, reference in towers.items()}
@@ -142,6 +144,14 @@ def read_document(folder: Path) -> dict:
             f"{path}: version {version}, this program reads {VERSION}. Train again, or use the program's "
             "version that wrote it."
         )
+    return document
+
+
+def read_whole(folder: Path) -> dict:
+    """bundle.json of a bundle that holds a whole model. UserError as `read_document`, and for a fine-tuning's."""
+    document = read_document(folder)
+    if document["stage"] == "finetune":
+        raise UserError(f"{folder} {merge_first(document, folder)}.")
     return document
 
 

@@ -1,7 +1,9 @@
 """Adapters into the weights of the model they belong to: a bundle that needs nothing else."""
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +24,26 @@ Weighted = tuple[Path, float]
 
 
 def parse_weighted(text: str) -> Weighted:
-    """FOLDER, or FOLDER:0.5. UserError for a weight that is no number."""
+    """FOLDER, or FOLDER:0.5. UserError for a weight that is no finite number."""
     if ":" not in text or Path(text).exists():
         return Path(text), 1.0
     folder, _, weight = text.rpartition(":")
     try:
-        return Path(folder), float(weight)
+        value = float(weight)
     except ValueError:
-        raise UserError(f"--adapter {text}: {weight!r} is no number; give FOLDER, or FOLDER:WEIGHT.") from None
+        value = nan
+    if not isfinite(value):
+        raise UserError(f"--adapter {text}: {weight!r} is no number to multiply by; give FOLDER, or FOLDER:WEIGHT.")
+    return Path(folder), value
+
+
+def parse_adapters(texts: Sequence[str]) -> list[Weighted]:
+    """Every --adapter of a command line. UserError for one that is given twice, of which one weight would be lost."""
+    adapters = [parse_weighted(text) for text in texts]
+    for path, times in Counter(path.resolve() for path, _ in adapters).items():
+        if times > 1:
+            raise UserError(f"--adapter {path} is given {times} times; give it once, with the sum of its weights.")
+    return adapters
 
 
 def merge_bundle(

@@ -52,8 +52,7 @@ def _unfit(document: dict[str, Any], root: Item, folder: Path) -> str | None:
     stage, language = _below(root, "run.stage"), _below(root, "model.language")
     asked = DEFAULT if stage is None else stage.value
     if document["stage"] == "finetune":
-        how = MERGE.format(document.get("base", "BASE"), folder)
-        return f"is what a fine-tuning added to another; {how} makes one"
+        return merge_first(document, folder)
     if document["stage"] == "align" and asked == "finetune":
         return "is of stage align and has no language model; fine-tuning begins with a bundle of stage generate"
     if document["stage"] != "align" and asked == "align" and (language is None or language.value is not None):
@@ -63,6 +62,12 @@ def _unfit(document: dict[str, Any], root: Item, folder: Path) -> str | None:
             "finetune to adapt the bundle to a domain, or generate to train it further on captions"
         )
     return None
+
+
+def merge_first(document: dict[str, Any], folder: Path) -> str:
+    """What to say where a whole model is needed and the bundle at `folder` is a fine-tuning's: a sentence's end."""
+    how = MERGE.format(document.get("base", "BASE"), folder)
+    return f"is what a fine-tuning added to another bundle: merge it first, {how}"
 
 
 def _point(theirs: Item, folder: Path, document: dict[str, Any]) -> None:

@@ -233,8 +233,14 @@ class GuardHook:
             raise UserError(
                 f"step {report.step}: {damaged} of {state.samples} samples are damaged ({causes}), more than "
                 f"data.max_damaged {self.config.data.max_damaged:g}. log.txt names shards and keys; "
-                "python -m data_tools.check_shards FOLDER lists them all. Mend the data or raise the limit."
+                f"{self._lister()} lists them all. Mend the data or raise the limit."
             )
+
+    def _lister(self) -> str:
+        """The command for what the run reads."""
+        tables = {source.table is not None for source in self.config.data.train}
+        named = {True: "python -m data_tools.check_table TABLE", False: "python -m data_tools.check_shards FOLDER"}
+        return " or ".join(named[table] for table in sorted(tables))
 
 
 class ClockHook:

@@ -1,6 +1,7 @@
 """`python -m vglm_train.evaluate BUNDLE --task TASK --data DATA`: scores to stdout and a JSON file."""
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -10,7 +11,7 @@ from typing import Protocol
 import torch
 
 from vglm_train.checkpoint.bundle import Bundle, read_document
-from vglm_train.checkpoint.merging import parse_weighted
+from vglm_train.checkpoint.merging import parse_adapters
 from vglm_train.checkpoint.tuned import open_bundle
 from vglm_train.command import answered
 from vglm_train.distributed import use_gpu
@@ -35,6 +36,7 @@ TASKS: dict[str, Task] = {
     "vqa": QuestionTask("vqa"),
     "report": QuestionTask("report"),
 }
+SHARDS = ("retrieval", "caption")  # tasks that read no tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -47,10 +49,11 @@ def _score(given: argparse.Namespace) -> int:
     with explained():
         _check_numbers(given)
         _check_stage(given)
+        _check_data(given)
         out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
         device = torch.device("cuda" if use_gpu() else "cpu")
         language = getattr(given, "language_weights", None)
-        adapters = [parse_weighted(text) for text in getattr(given, "adapter", [])]
+        adapters = parse_adapters(getattr(given, "adapter", []))
         base = getattr(given, "base", None)
         bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
         result = TASKS[given.task].run(bundle, given, device)
@@ -107,6 +110,27 @@ def _check_stage(given: argparse.Namespace) -> None:
         raise UserError(
             f"{given.bundle} is of stage {stage!r}: give --task {' or '.join(fit)}, not --task {given.task}."
         )
+
+
+def _check_data(given: argparse.Namespace) -> None:
+    """UserError for a table where the task is for shards."""
+    if given.task in SHARDS and _is_table(Path(given.data)):
+        raise UserError(
+            f"{given.data}: a table needs --task vqa or --task report; --task {given.task} is for a folder of shards "
+            "(python -m data_tools.convert and pack_shards make one)."
+        )
+
+
+def _is_table(path: Path) -> bool:
+    if not path.is_file() or path.name == "manifest.json":
+        return False
+    if path.suffix.lower() != ".json":
+        return path.suffix.lower() in (".jsonl", ".ndjson", ".csv", ".tsv")
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError):
+        return False
+    return not (isinstance(content, dict) and "shards" in content)  # a manifest by another name
 
 
 if __name__ == "__main__":

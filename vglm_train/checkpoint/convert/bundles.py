@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vglm_train.checkpoint.bundle import TOWERS, VERSION, read_document
+from vglm_train.checkpoint.bundle import TOWERS, VERSION, read_whole
 from vglm_train.checkpoint.convert.lazy import below, of_shards, prefixed, total
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected, tokenizer_of
 from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
@@ -23,7 +23,7 @@ TRAINED = "trained.safetensors"
 
 def read(folder: Path, options: Options) -> Source:
     """A bundle of either stage, with its frozen parts wherever they stand."""
-    document = read_document(folder)
+    document = read_whole(folder)
     config = load(folder / "config.yaml")
     source = Source(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
     source.origin = document["origin"].get("imported") or {}

@@ -5,6 +5,7 @@ from pathlib import Path
 from vglm_train.checkpoint.bundle import read_document
 from vglm_train.checkpoint.convert.formats import FORMATS, can_become, raw_tensors, recognise
 from vglm_train.checkpoint.convert.report import bytes_of, groups, size
+from vglm_train.config.inherit import merge_first
 
 
 def inspect(path: Path, kind: str = "auto") -> list[str]:
@@ -14,13 +15,14 @@ def inspect(path: Path, kind: str = "auto") -> list[str]:
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     on_disk = bytes_of(sum(file.stat().st_size for file in files))
     lines = [f"{path}: {FORMATS[kind].what} ({kind})", f"  {len(files)} files, {on_disk} on disk", f"  {size(tensors)}"]
-    stage = None
-    if kind == "bundle":
-        document = read_document(path)
-        stage = document["stage"]
+    document = read_document(path) if kind == "bundle" else {}
+    stage = document.get("stage")
+    if document:
         lines.append(f"  stage {stage}")
         lines += [f"  {tower} stands elsewhere: {reference['file']}"
                   for tower, reference in document["towers"].items() if "fingerprint" in reference]  # fmt: skip
     width = max(len(name) for name in groups(tensors))
     lines += [f"  {name:<{width}}  {size(group)}" for name, group in groups(tensors).items()]
+    if stage == "finetune":
+        return [*lines, f"  {merge_first(document, path)}"]
     return [*lines, f"  can become: {', '.join(can_become(kind, stage, set(tensors)))}"]

@@ -92,7 +92,8 @@ def _missing(path: Path, what: str, keys: Sequence[str]) -> str:
         f"({', '.join(KNOWN['turns'])})",
     }[what]
     fields_of = "fields.image" if what == "image" else "fields.answer or fields.turns"
-    return f"{path}: {needs}; the rows have {_listed(keys)}. Name yours as {fields_of} of the source."
+    there = f"check_table: --field {what}=KEY; evaluate: --fields {what}=KEY"
+    return f"{path}: {needs}; the rows have {_listed(keys)}. Name yours as {fields_of} of the source ({there})."
 
 
 def _listed(keys: Sequence[str]) -> str:

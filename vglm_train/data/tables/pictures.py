@@ -35,7 +35,7 @@ def check(table: Path, folder: Path, names: Sequence[str]) -> int:
     )
     raise UserError(
         f"{table}: of the first {len(names)} pictures it names, none is there. {names[0]!r} was looked for as "
-        f"{folder / names[0]}; {hint}."
+        f"{folder / names[0]}; {hint} (check_table: --images; evaluate: --pictures)."
     )
 
 
