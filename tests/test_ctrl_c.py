@@ -5,6 +5,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -70,6 +71,17 @@ def test_ctrl_c_while_a_rank_waits_to_say_its_mistake() -> None:
     assert (done.returncode, done.stderr) == (130, b"")
 
 
+@pytest.fixture
+def as_started() -> Iterator[None]:
+    """Signals do what they do in a new process, whatever a run within this one has left."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler or signal.SIG_DFL)
+
+
+@pytest.mark.usefixtures("as_started")
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_waits_while_processes_are_forked(number: signal.Signals) -> None:
     """Python forgets what is raised in a fork's callbacks: the interrupt must come after it, and must come."""
