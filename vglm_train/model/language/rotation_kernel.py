@@ -60,8 +60,9 @@ def turn(
 
 def _row(x: Tensor) -> int:
     """Elements from one row of [b,s,h,d] to the next."""
-    b, s, _, width = x.shape
+    b, s, heads, width = x.shape
     row = x.stride(1) if s > 1 else x.stride(0)  # an axis of one has any stride
-    assert x.stride()[2:] == (width, 1)
+    assert x.stride(3) == 1
+    assert heads == 1 or x.stride(2) == width
     assert min(b, s) == 1 or x.stride(0) == s * row
     return row
