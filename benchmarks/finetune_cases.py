@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.stage2_cases import VISUALGLM, Case, configure
-from data_tools.ice_text import train_ice_text
+from data_tools.chatglm_tokenizer.train import train_ice_text
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.run import Config
 from vglm_train.config.tuning import RULES, Lora, Prefix, Rule, Tuning

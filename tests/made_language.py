@@ -9,8 +9,8 @@ from prompt.made_tokenizers import words_folder
 from torch import nn
 from transformers import OPTConfig, OPTForCausalLM, T5Config, T5ForConditionalGeneration
 
-from data_tools.ice_text import train_ice_text
-from data_tools.small_language import save_language
+from data_tools.chatglm_tokenizer.train import train_ice_text
+from data_tools.small_language.train import save_language
 from vglm_train.config.language import Language
 from vglm_train.model.language import build_language
 from vglm_train.prompt.chatglm import build_chatglm

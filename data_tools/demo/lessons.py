@@ -5,9 +5,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from random import Random
 
+from data_tools.chatglm_tokenizer.train import train_ice_text
 from data_tools.demo.scenes import INVERSE, LANGUAGES, Scene, Thing, captions, name
-from data_tools.ice_text import train_ice_text
-from data_tools.small_language import WITHOUT_HINT, Draw, Lesson, save_language, train_language
+from data_tools.small_language.train import WITHOUT_HINT, Draw, Lesson, save_language, train_language
 from vglm_train.config.language import Questions
 from vglm_train.config.run import Config
 from vglm_train.prompt.chatglm import build_chatglm

@@ -16,7 +16,7 @@ from random import Random
 import numpy as np
 from PIL import Image, ImageDraw, ImageFilter
 
-from data_tools import _files
+from data_tools.common import cli
 from vglm_train.errors import UserError
 from vglm_train.places import make_folder
 
@@ -68,7 +68,7 @@ def write_marks(folder: Path, train: int, test: int, seed: int) -> None:
         sides = [("left", "right")[number % 2] for number in range(count)]
         rng.shuffle(sides)
         rows = [_row(folder, number, side, rng) for number, side in enumerate(sides, first)]
-        _files.write_json(folder / f"{name}.json", rows)
+        cli.write_json(folder / f"{name}.json", rows)
         first += count
 
 
@@ -79,10 +79,10 @@ def _row(folder: Path, number: int, side: str, rng: Random) -> dict[str, str]:
 
 
 def main() -> int:
-    parser = _files.parser("data_tools.demo.marks", __doc__)
+    parser = cli.parser("data_tools.demo.marks", __doc__)
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
-    parser.add_argument("--train", type=_files.at_least_one, default=400, help="rows of train.json (default 400)")
-    parser.add_argument("--test", type=_files.at_least_one, default=200, help="rows of test.json (default 200)")
+    parser.add_argument("--train", type=cli.at_least_one, default=400, help="rows of train.json (default 400)")
+    parser.add_argument("--test", type=cli.at_least_one, default=200, help="rows of test.json (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
     given = parser.parse_args(sys.argv[1:])
     write_marks(given.out, given.train, given.test, given.seed)
@@ -91,4 +91,4 @@ def main() -> int:
 
 
 if __name__ == "__main__":
-    _files.command(main)
+    cli.command(main)

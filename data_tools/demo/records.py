@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_tools._files import replacing
+from data_tools.common.cli import replacing
 from data_tools.demo.encoder import Pictures
 from data_tools.demo.scenes import COLOURS, INVERSE, LANGUAGES, SHAPES, Scene, all_scenes, captions, draw
 from vglm_train.data.record import content_id

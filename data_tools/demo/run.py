@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from data_tools._files import command, write_json
+from data_tools.common.cli import command, write_json
 from data_tools.demo.encoder import Pictures, save_encoder, train_encoder
 from data_tools.demo.lessons import teach
 from data_tools.demo.pairs import ceilings, score_pairs

@@ -15,7 +15,7 @@ import torch
 from PIL import Image, ImageEnhance
 from run import runs, speaking
 
-from data_tools import _files
+from data_tools.common import cli
 from vglm_train import stages
 from vglm_train.config.load import load
 
@@ -45,7 +45,7 @@ def changed(picture: Image.Image) -> dict[str, tuple[Image.Image, int]]:
 def write(path: Path, rows: list[dict[str, Any]]) -> Path:
     """A records file."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(b"".join(map(_files.json_line, rows)))
+    path.write_bytes(b"".join(map(cli.json_line, rows)))
     return path
 
 

@@ -7,9 +7,9 @@ from typing import Any
 import made_records
 import pytest
 
-from data_tools._captioning import candidates
-from data_tools._reading import open_inputs, read_block
-from data_tools.caption import Task, caption, plan
+from data_tools.caption.__main__ import Task, caption, plan
+from data_tools.caption.generate import candidates
+from data_tools.common.records import open_inputs, read_block
 from vglm_train.errors import UserError
 
 Bundles = tuple[Path, Path]

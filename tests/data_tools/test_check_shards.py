@@ -10,9 +10,9 @@ from subprocess import CompletedProcess
 import pytest
 from PIL import Image
 
-from data_tools._packing import Options
-from data_tools.check_shards import run
-from data_tools.pack_shards import pack
+from data_tools.check_shards.__main__ import run
+from data_tools.pack_shards.__main__ import pack
+from data_tools.pack_shards.write import Options
 from vglm_train.data.manifest import Manifest
 from vglm_train.errors import UserError
 

@@ -11,8 +11,8 @@ import pytest
 from made_shards import jpeg
 from PIL import Image, ImageFilter
 
-from data_tools import check_table
 from data_tools._looking import look, near
+from data_tools.check_table import __main__ as check_table
 
 
 def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str]:

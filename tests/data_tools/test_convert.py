@@ -7,7 +7,8 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from data_tools import _fields, convert, sources
+from data_tools.convert import __main__ as command
+from data_tools.convert import columns, formats
 from vglm_train.data.record import content_id
 from vglm_train.errors import UserError
 
@@ -24,10 +25,10 @@ def write_lines(path: Path, rows: list[dict]) -> Path:
 WANTED = {"en": ["a red dog", "a dog"], "zh": ["一只红色的狗"]}
 
 
-def run_convert(source: object, out: Path, *arguments: object) -> tuple[list[dict], convert.Report]:
-    args = convert.parse([str(source), "--out", str(out), *map(str, arguments)])
-    rows, fields = convert.open_source(args)
-    report = convert.convert(rows, fields, convert.target(args))
+def run_convert(source: object, out: Path, *arguments: object) -> tuple[list[dict], command.Report]:
+    args = command.parse([str(source), "--out", str(out), *map(str, arguments)])
+    rows, fields = command.open_source(args)
+    report = command.convert(rows, fields, command.target(args))
     return read_lines(out), report
 
 
@@ -169,7 +170,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ("nothing", "hf", "nothing: Hugging Face datasets cannot open it"),
     ]:
         with pytest.raises(UserError, match=message):
-            sources.open_rows(str(tmp_path / name), kind)
+            formats.open_rows(str(tmp_path / name), kind)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +185,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_language_is_told_from_the_text(caption: str, language: str) -> None:
-    assert _fields.detect_language(caption) == language
+    assert columns.detect_language(caption) == language
 
 
 def test_the_command_reports_a_mistake_in_one_line(tool: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:

@@ -11,9 +11,9 @@ import pytest
 from made_shards import jpeg, write_source
 from PIL import Image, ImageOps
 
-from data_tools._looks import agreement, looks
-from data_tools._near import NearPairs, count_bands
-from data_tools.dedupe import Outcome, Task, dedupe, plan
+from data_tools.common.image_hash import agreement, looks
+from data_tools.dedupe.__main__ import Outcome, Task, dedupe, plan
+from data_tools.dedupe.hash_index import NearPairs, count_bands
 from vglm_train.errors import UserError
 
 Run = Callable[..., CompletedProcess[str]]

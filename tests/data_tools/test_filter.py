@@ -12,9 +12,9 @@ import torch
 from made_shards import write_source
 from PIL import Image
 
-from data_tools._judging import Devices, Model, judge
-from data_tools._rules import Rules
-from data_tools.filter import Task, filter_records, lengths, plan
+from data_tools.common.models import Devices, Model, judge
+from data_tools.filter.__main__ import Task, filter_records, lengths, plan
+from data_tools.filter.rules import Rules
 from vglm_train.errors import UserError
 from vglm_train.image import eval_pixels, open_image
 

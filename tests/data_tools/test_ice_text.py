@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from sentencepiece import SentencePieceProcessor
 
-from data_tools.ice_text import END, train_ice_text
+from data_tools.chatglm_tokenizer.train import END, train_ice_text
 from vglm_train.errors import UserError
 from vglm_train.prompt.chatglm import BLANKS, SPECIAL, build_chatglm
 
@@ -80,7 +80,7 @@ def test_command(tmp_path):
     rows = [{**row, "id": str(number), "image_id": f"{number:016x}"} for number in range(20)]
     records.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     out = tmp_path / "ice_text.model"
-    command = [sys.executable, "-m", "data_tools.ice_text", str(records), "--out", str(out), "--size", "420"]
+    command = [sys.executable, "-m", "data_tools.chatglm_tokenizer", str(records), "--out", str(out), "--size", "420"]
     done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}: {build_chatglm(out).vocabulary} pieces\n"

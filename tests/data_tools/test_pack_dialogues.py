@@ -5,9 +5,9 @@ from pathlib import Path
 
 from made_shards import jpeg
 
-from data_tools._checking import check_shard
-from data_tools._packing import Options
-from data_tools.pack_shards import pack
+from data_tools.check_shards.check import check_shard
+from data_tools.pack_shards.__main__ import pack
+from data_tools.pack_shards.write import Options
 from vglm_train.data.record import as_fields, parse
 from vglm_train.data.shards import ShardReader
 

@@ -17,8 +17,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools._packing import Options
-from data_tools.pack_shards import pack
+from data_tools.pack_shards.__main__ import pack
+from data_tools.pack_shards.write import Options
 from vglm_train.data.manifest import Manifest
 from vglm_train.errors import UserError
 from vglm_train.image import open_image

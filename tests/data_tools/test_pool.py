@@ -5,7 +5,7 @@ import signal
 
 import pytest
 
-from data_tools._pool import spread
+from data_tools.common.pool import spread
 from vglm_train.errors import UserError
 
 

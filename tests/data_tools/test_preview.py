@@ -11,10 +11,10 @@ import pytest
 import torch
 from PIL import Image, ImageFont
 
-from data_tools._drawing import MISSING, TEXT_WIDTH, Face, find_face, wrap
-from data_tools._packing import Options
-from data_tools.pack_shards import pack
-from data_tools.preview import Seen, count_tokens, train_samples, validation_samples
+from data_tools.pack_shards.__main__ import pack
+from data_tools.pack_shards.write import Options
+from data_tools.preview.__main__ import Seen, count_tokens, train_samples, validation_samples
+from data_tools.preview.sheet import MISSING, TEXT_WIDTH, Face, find_face, wrap
 from vglm_train.config.load import load
 from vglm_train.data.loader import build
 from vglm_train.data.rows import PairRows

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from data_tools import _files, small_language
+from data_tools.common import cli
+from data_tools.small_language.__main__ import main
+from data_tools.small_language.train import FILES
 from vglm_train.errors import UserError
 
 
@@ -25,7 +27,7 @@ def records(tmp_path: Path) -> Path:
 def call(monkeypatch: pytest.MonkeyPatch, records: Path, out: Path) -> int:
     shape = ["--layers", "1", "--width", "32", "--heads", "2", "--steps", "1", "--batch", "2", "--pieces", "600"]
     monkeypatch.setattr(sys, "argv", ["small_language", str(records), "--out", str(out), *shape])
-    return small_language.main()
+    return main()
 
 
 def test_one_step_writes_the_folder_and_replaces_an_earlier_one(
@@ -33,7 +35,7 @@ def test_one_step_writes_the_folder_and_replaces_an_earlier_one(
 ) -> None:
     for _ in range(2):
         assert call(monkeypatch, records, tmp_path / "language") == 0
-    assert {path.name for path in (tmp_path / "language").iterdir()} == small_language.FILES
+    assert {path.name for path in (tmp_path / "language").iterdir()} == FILES
     assert {path.name for path in tmp_path.iterdir()} == {"records.jsonl", "language"}
 
 
@@ -48,6 +50,6 @@ def test_a_folder_with_other_files_is_left_alone(
 def test_a_device_is_not_written_over(tmp_path: Path) -> None:
     device = tmp_path / "device"
     os.mkfifo(device)
-    with pytest.raises(UserError, match="no ordinary file"), _files.replacing(device):
+    with pytest.raises(UserError, match="no ordinary file"), cli.replacing(device):
         pass
     assert device.is_fifo()

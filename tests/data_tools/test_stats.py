@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from made_shards import write_source
 
-from data_tools._counting import find_repeated
-from data_tools._reading import open_inputs
-from data_tools.stats import BLOCK, Task, stats
+from data_tools.common.records import open_inputs
+from data_tools.stats.__main__ import BLOCK, Task, stats
+from data_tools.stats.count import find_repeated
 
 Run = Callable[..., CompletedProcess[str]]
 

@@ -8,7 +8,7 @@ from subprocess import CompletedProcess
 
 import pytest
 
-from data_tools.vocabulary import SPECIAL, count_words, measure, train, write
+from data_tools.vocabulary.train import SPECIAL, count_words, measure, train, write
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.text import build_text

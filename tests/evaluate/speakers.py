@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 from torch.nn import functional
 from transformers import OPTConfig, PreTrainedTokenizerFast, T5Config
 
-from data_tools.ice_text import train_ice_text
+from data_tools.chatglm_tokenizer.train import train_ice_text
 from vglm_train import distributed
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding, Language, Prompt

@@ -1,0 +1,122 @@
+"""Captions from a stage-two bundle beside or instead of the original ones: CapFilt's generator.
+
+    python -m data_tools.caption records.jsonl --out more.jsonl --bundle runs/photos_glm/bundle --language en
+        --rank-bundle runs/photos/bundle --samples 10 --keep 2
+
+Each picture is described `--samples` times by nucleus sampling. With a stage-one bundle, new and original captions of
+the language are ranked by their ITC similarity to the picture, and the best `--keep` stay, as BLIP-2 did it with 10 and
+2 (arXiv:2301.12597). A record's `provenance` says of each caption where it comes from and its similarity. Original
+captions that lose are in the manifest. Captions in other languages are left alone. The same command after a kill
+continues, and says what a run that was never killed says.
+"""
+
+import shutil
+from argparse import Namespace
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from data_tools.caption.generate import Captioning, caption_block
+from data_tools.common import cli
+from data_tools.common.cli import at_least_one
+from data_tools.common.jobs import Stage, owned
+from data_tools.common.models import Model, check_stage, find_devices, fingerprint
+from data_tools.common.records import Inputs, open_inputs
+from data_tools.common.results import Outcome, write_parts
+from data_tools.convert.columns import LANGUAGES
+from vglm_train.config.language import Decoding
+from vglm_train.config.load import load
+from vglm_train.config.rules import FieldError
+from vglm_train.errors import UserError
+
+BLOCK = 64  # records: what a kill may cost a process
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What to caption and how. `how.devices` is found when it starts."""
+
+    inputs: Inputs
+    how: Captioning
+    dropped: Path
+
+    @property
+    def parts(self) -> Path:
+        return self.how.out.with_name(f"{self.how.out.name}.parts")
+
+    def identity(self) -> dict[str, Any]:
+        ranker = None if self.how.ranker is None else fingerprint(self.how.ranker.bundle)
+        bundles = {"bundle": fingerprint(self.how.speaker.bundle), "rank_bundle": ranker}
+        return {"inputs": list(self.inputs.identity), **bundles, **self.how.identity()}
+
+
+def caption(task: Task, workers: int) -> Outcome:
+    """Write the records with their captions; continues a killed run of the same task."""
+    with owned(task.parts, task.identity(), "run of caption", "caption"):
+        devices = find_devices(workers, task.parts)
+        how = replace(task.how, devices=devices)
+        stage = Stage(task.parts, "caption")
+        stage.run(partial(caption_block, how), task.inputs.blocks, devices.processes, "record", "caption")
+        outcome = write_parts(stage, task.inputs.blocks, how.out, task.dropped)
+    shutil.rmtree(task.parts)
+    return outcome
+
+
+def _check_language(option: str, bundle: Path, language: str) -> None:
+    languages = load(bundle / "config.yaml").data.languages
+    if language not in languages:
+        known = ", ".join(languages)
+        raise UserError(f"{option} {bundle}: was trained on {known}, not on --language {language}")
+
+
+def plan(args: Namespace) -> Task:
+    """The task of a command line. UserError for what cannot be."""
+    if args.rank_bundle is None and args.keep is not None:
+        raise UserError("--keep needs an order: give --rank-bundle, a stage-one bundle")
+    for option, bundle, stage in (("--bundle", args.bundle, "generate"), ("--rank-bundle", args.rank_bundle, "align")):
+        if bundle is not None:
+            check_stage(option, bundle, stage)
+            _check_language(option, bundle, args.language)
+    try:
+        sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
+        decoding = Decoding(max_new=args.max_new, sample=True, **sampling)
+    except FieldError as error:
+        raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}") from None
+    out = cli.output(args.out, [args.records])
+    speaker = Model(args.bundle.resolve(), args.vision_weights, args.language_weights)
+    ranker = None if args.rank_bundle is None else Model(args.rank_bundle.resolve(), args.vision_weights)
+    keep = args.keep if args.keep or ranker is None else 2
+    devices = find_devices(1, out.parent)
+    how = Captioning(speaker, ranker, args.language, args.samples, keep, decoding, out, devices)
+    inputs = open_inputs([args.records], BLOCK, shards=False)
+    return Task(inputs, how, cli.dropped_path(args.dropped, out))
+
+
+def main() -> int:
+    parser = cli.parser("data_tools.caption", __doc__)
+    add = parser.add_argument
+    add("records", type=Path, help="records file of data_tools.convert")
+    add("--out", required=True, type=Path, help="records file to write")
+    add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
+    add("--bundle", required=True, type=Path, help="stage-two bundle that writes the captions")
+    add("--language", required=True, choices=LANGUAGES)
+    add("--rank-bundle", type=Path, help="stage-one bundle that ranks them (default: all stay)")
+    add("--samples", type=at_least_one, default=10, help="new captions of a picture (10)")
+    add("--keep", type=at_least_one, help="captions of the language that stay (2)")
+    add("--max-new", type=at_least_one, default=32, help="ids of a caption at most (32)")
+    add("--top-p", type=float, default=0.9, help="nucleus (0.9, as CapFilt)")
+    add("--temperature", type=float, default=1.0)
+    add("--seed", type=int, default=0)
+    add("--vision-weights", help="the frozen encoder, where it has moved")
+    add("--language-weights", help="the frozen language model, where it has moved")
+    add("--workers", type=at_least_one, default=1, help="processes on the CPU (1); with GPUs at most one each")
+    args = parser.parse_args()
+    task = plan(args)
+    outcome = caption(task, args.workers)
+    print("\n".join(outcome.lines(args.out, task.dropped, task.inputs.records)))
+    return 0
+
+
+if __name__ == "__main__":
+    cli.command(main)

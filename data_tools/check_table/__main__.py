@@ -1,0 +1,185 @@
+"""Look through a table before fine-tuning on it, and at what it shares with another one.
+
+    python -m data_tools.check_table train.json
+    python -m data_tools.check_table train.json --against test.json
+    python -m data_tools.check_table train.json --quick
+
+Tells how many rows can be used and what is wrong with the others, which keys were read as what, decodes every picture
+(--quick: looks whether it is there), gives the commonest answer of each type (a model that says nothing else reaches
+that share), and names pictures, rows and groups (patients, studies) that stand on both sides: the same file, the same
+bytes under another name, or, not with --quick, the same picture saved anew. All counts but that of rows are of what can
+be used. The exit status is 1 where something is wrong or shared.
+"""
+
+import argparse
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from data_tools._looking import NEAR, near
+from data_tools.check_table.scan import Looked, look_through
+from data_tools.common import cli
+from vglm_train.config.data import Fields, Source
+from vglm_train.data.index import LANGUAGES
+from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
+from vglm_train.data.tables.table import Table
+from vglm_train.errors import UserError
+
+TYPES = 12  # kinds of question whose commonest answer is shown
+LONG = 40  # characters of an answer that are shown
+SHOWN = 5  # pictures of each finding that are named; all are counted
+
+
+def summarise(looked: Looked) -> dict[str, Any]:
+    """One table as JSON values."""
+    table, index = looked.table, looked.table.index
+    whole = [seen.content for seen in looked.seen if seen.damage is None]
+    lengths = sorted(looked.lengths.elements())
+    groups = index.groups[looked.usable]
+    answers = {kind: +answers for kind, answers in looked.answers.items()}  # without those that were taken back
+    return {
+        "table": str(table.path),
+        "rows": len(index),
+        "usable": int(looked.usable.sum()),
+        "opened": looked.opened,
+        "keys": {part.name: getattr(table.columns, part.name) for part in fields(table.columns)},
+        "languages": {
+            name: int((index.languages[looked.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)
+        },
+        "groups": len(set(groups[groups != 0].tolist())),
+        "pictures": len(looked.names),
+        "undecodable": len(looked.seen) - len(whole),
+        "again": len(whole) - len(set(whole)),
+        "damage": dict(looked.damage),
+        "examples": looked.examples,
+        "answers": {kind: _commonest(counts) for kind, counts in answers.items() if counts},
+        "length": {
+            "median": lengths[len(lengths) // 2],
+            "p95": lengths[len(lengths) * 95 // 100],
+            "longest": lengths[-1],
+        }
+        if lengths
+        else None,
+    }
+
+
+def _commonest(answers: Counter[str]) -> dict[str, Any]:
+    [(text, count)] = answers.most_common(1)
+    return {"answers": answers.total(), "different": len(answers), "commonest": text, "share": count / answers.total()}
+
+
+def compare(first: Looked, second: Looked) -> dict[str, Any]:
+    """What stands in both tables as JSON values; what was saved anew is told only where pictures were opened.
+
+    `groups` is None where a table names none: those are in `nameless`.
+    """
+    sides = [[(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)]
+    leaks = find_leaks(sides[0], sides[1], read=0)
+    nameless = [str(looked.table.path) for looked in (first, second) if not looked.table.index.groups.any()]
+    groups = None if nameless else leaks.groups
+    shared: dict[str, Any] = {"table": str(second.table.path), "groups": groups, "nameless": nameless}
+    shared["rows"] = leaks.rows
+    if not (first.opened and second.opened):
+        with cli.progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
+            named = [named_pictures(side, bar.update) for side in sides]
+        return {**shared, "same": same_pictures(*named), "near": None}
+    known = {seen.content: name for seen, name in zip(first.seen, first.names) if seen.damage is None}
+    same = [(known[seen.content], name) for seen, name in zip(second.seen, second.names) if seen.content in known]
+    alike = [
+        (first.names[one], second.names[other], bits)
+        for one, other, bits in near(first.seen, second.seen)
+        if second.seen[other].content not in known
+    ]
+    return {**shared, "same": same, "near": alike}
+
+
+def lines(summary: dict[str, Any]) -> Iterator[str]:
+    """A table's summary in words."""
+    how = "" if summary["opened"] else ", if their pictures can be decoded: these were looked for and not opened"
+    yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used{how}"
+    read = ", ".join(f"{what} from {' or '.join(keys)}" for what, keys in summary["keys"].items() if keys)
+    yield f"read: {read}"
+    spoken = ", ".join(f"{language} {count}" for language, count in summary["languages"].items() if count)
+    yield f"languages: {spoken or 'none'}; groups: {summary['groups'] or 'none named'}"
+    bad = f"; {summary['undecodable']} cannot be decoded" if summary["undecodable"] else ""
+    again = f"; {summary['again']} of them have the bytes of another" if summary["again"] else ""
+    yield f"pictures: {summary['pictures']}{bad}{again}"
+    if summary["length"]:
+        length = summary["length"]
+        yield f"answers: {length['median']} words or Chinese characters in the middle, 95 % at most {length['p95']}"
+    for kind, found in list(summary["answers"].items())[:TYPES]:
+        shown = found["commonest"][:LONG]
+        yield (
+            f"    {kind}: {found['answers']} answers, {found['different']} different; the commonest is "
+            f"{100 * found['share']:.0f} %: {shown}"
+        )
+    for cause, count in summary["damage"].items():
+        yield f"wrong: {count} x {cause}, first {summary['examples'][cause]}"
+
+
+def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
+    """What is shared, in words."""
+    yield f"against {shared['table']}:"
+    nameless = " and ".join(shared["nameless"])
+    known = shared["groups"] if not nameless else f"cannot be told, {nameless} names none (--field group=KEY)"
+    yield f"    groups (patients, studies) in both: {known}"
+    yield f"    rows in both, word for word: {shared['rows']}"
+    yield f"    pictures in both, byte for byte: {len(shared['same'])}"
+    yield from (f"        {one} = {other}" for one, other in shared["same"][:SHOWN])
+    if shared["near"] is None:
+        yield "    pictures in both that were saved anew: not looked for, since pictures were not opened"
+        return
+    yield f"    pictures in both that were saved anew: {len(shared['near'])} (at most {NEAR} of 256 bits apart)"
+    yield from (f"        {one} ~ {other} ({bits} bits)" for one, other, bits in shared["near"][:SHOWN])
+
+
+def source(given: argparse.Namespace, path: Path, images: Path | None) -> Source:
+    """The table as a run would name it."""
+    named: dict[str, str] = {}
+    for text in given.field:
+        what, equals, key = text.partition("=")
+        if not equals or what not in {part.name for part in fields(Fields)}:
+            known = ", ".join(part.name for part in fields(Fields))
+            raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {known}")
+        named[what] = key
+    return Source(
+        name=path.stem, table=str(path), images=None if images is None else str(images), fields=Fields(**named)
+    )
+
+
+def main() -> int:
+    parser = cli.parser("data_tools.check_table", __doc__)
+    add = parser.add_argument
+    add("table", type=Path, help=".json, .jsonl, .csv, .tsv, or a folder that `datasets` saved")
+    add("--images", type=Path, help="folder that its pictures' paths start from (default: the table's)")
+    add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
+    add("--against", type=Path, help="another table, which should share nothing with the first")
+    add("--against-images", type=Path, help="folder of that one's pictures")
+    add("--quick", action="store_true", help="look whether pictures are there, and open none")
+    add("--json", action="store_true", help="print the result as one JSON object")
+    add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
+    args = parser.parse_args()
+    pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
+    looked = [look_through(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
+    summaries = [summarise(each) for each in looked]
+    shared = compare(*looked) if args.against else None
+    if args.json:
+        print(json.dumps({"tables": summaries, "shared": shared}, ensure_ascii=False, indent=1))
+    else:
+        print(
+            "\n".join(
+                [*(line for summary in summaries for line in lines(summary)), *(leak_lines(shared) if shared else ())]
+            )
+        )
+    leaking = shared is not None and any(shared[name] for name in ("groups", "rows", "same", "near"))
+    return 1 if leaking or any(each.damage for each in looked) else 0
+
+
+if __name__ == "__main__":
+    cli.command(main)

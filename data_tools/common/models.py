@@ -1,0 +1,118 @@
+"""Bundles in the workers of data tools: how similar pictures and captions are, by a stage-one model."""
+
+import fcntl
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from data_tools.common.cli import sha256
+from vglm_train.checkpoint.bundle import Bundle, load_bundle, read_document
+from vglm_train.distributed import use_gpu
+from vglm_train.errors import UserError
+from vglm_train.evaluate.retrieval import Embedder
+
+STAGES = {"align": "one", "generate": "two"}
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """Which bundle, and where a tower is that it only names."""
+
+    bundle: Path
+    vision_weights: str | None = None
+    language_weights: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Devices:
+    """Where models run: a process has a CPU's share of cores, or a GPU of `gpus` for itself."""
+
+    gpus: int
+    processes: int
+    locks: Path  # folder that tells processes which GPU is taken
+
+    def take(self) -> torch.device:
+        """This process's device, for as long as it lives."""
+        if not self.gpus:
+            torch.set_num_threads(max(1, min(torch.get_num_threads(), (os.cpu_count() or 1) // self.processes)))
+            return torch.device("cpu")
+        return torch.device("cuda", _take_gpu(self.locks, self.gpus))
+
+
+def find_devices(workers: int, locks: Path) -> Devices:
+    """All GPUs, one process each, or `workers` processes on the CPU."""
+    gpus = torch.cuda.device_count() if use_gpu() else 0
+    return Devices(gpus, min(workers, gpus) if gpus else workers, locks)
+
+
+@lru_cache(maxsize=1)
+def _take_gpu(locks: Path, gpus: int) -> int:
+    """The first GPU that no other process of this run holds. The lock goes with the process."""
+    for number in range(gpus):
+        handle = os.open(locks / f"gpu-{number}", os.O_RDWR | os.O_CREAT)
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            os.close(handle)
+        else:
+            return number
+    return 0
+
+
+def check_stage(option: str, bundle: Path, stage: str) -> None:
+    """UserError where `bundle` is none, or of another stage than `option` wants; no weights are read."""
+    found = read_document(bundle)["stage"]
+    if found != stage:
+        raise UserError(f"{option} {bundle}: a bundle of stage {STAGES[found]}; give one of stage {STAGES[stage]}")
+
+
+def fingerprint(bundle: Path) -> str:
+    """Equal where a bundle's trained weights are."""
+    return sha256(bundle / "trained.safetensors")
+
+
+@lru_cache(maxsize=2)
+def loaded(model: Model, devices: Devices) -> tuple[Bundle, torch.device, bool]:
+    """The bundle on this process's device, and whether to autocast; once a process."""
+    device = devices.take()
+    bundle = load_bundle(model.bundle, device, model.vision_weights, model.language_weights)
+    return bundle, device, device.type == "cuda" and bundle.config.engine.precision == "bf16"
+
+
+@dataclass(frozen=True, slots=True)
+class Judge:
+    """Scores pairs of pictures and captions by a stage-one model. n pictures, m captions."""
+
+    embedder: Embedder
+    size: int  # of its pictures, in pixels
+    languages: tuple[str, ...]
+
+    def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """uint8 [n,3,h,w] -> raw [n,p,c], for `match`, and features [n,q,e], for `similarity`."""
+        return self.embedder.images(pixels)
+
+    @torch.no_grad()
+    def similarity(
+        self, features: Tensor, owners: Sequence[int], captions: Sequence[str], language: str
+    ) -> list[float]:
+        """Caption k belongs to picture `owners[k]` -> ITC similarity [m], the best query's, from -1 to 1."""
+        _, _, texts = self.embedder.texts(captions, language)
+        rows = torch.tensor(owners, device=features.device)
+        return torch.einsum("mqe,me->mq", features[rows], texts).amax(1).float().tolist()
+
+    def match(self, raw: Tensor, owners: Sequence[int], captions: Sequence[str], language: str) -> list[float]:
+        """The same pairs -> probability [m] that they match, by ITM."""
+        ids, mask, _ = self.embedder.texts(captions, language)
+        return self.embedder.match(raw, torch.tensor(owners), ids, mask).float().sigmoid().tolist()
+
+
+def judge(model: Model, devices: Devices) -> Judge:
+    """The judge of this process."""
+    bundle, device, autocast = loaded(model, devices)
+    size = bundle.config.model.vision.image_size
+    return Judge(Embedder(bundle.model, bundle.text, device, autocast), size, bundle.config.data.languages)

@@ -1,0 +1,210 @@
+"""Which records show one picture: what workers of `dedupe` run, and who is kept.
+
+A row is a record, counted through all inputs; a node is a picture file, that is a row for each different image_id.
+"""
+
+import io
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from data_tools.common.image_bytes import upright_size
+from data_tools.common.image_hash import (
+    COLOURS,
+    DECODED,
+    FLAT,
+    SIDE,
+    agreement,
+    colour_distance,
+    looks,
+    rough_agreement,
+)
+from data_tools.common.jobs import Stage
+from data_tools.common.records import Block, Inputs, Item, open_picture, read_block
+from data_tools.convert.columns import RowError
+from data_tools.dedupe.hash_index import NearPairs, Rows
+
+FACTS = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
+THUMBNAIL = np.dtype([("grey", "u1", (SIDE, SIDE)), ("colours", "u1", (2, COLOURS, COLOURS))])
+EDGE = np.dtype([("i", "i8"), ("j", "i8"), ("distance", "i4"), ("agreement", "f4")])
+ROUGH = 0.6  # rough agreement below which a candidate is not aligned
+COLOUR = 32.0  # levels of Cb or Cr that one place of two equal pictures may differ by
+COMPARED = 32  # candidates compared in one go, which fit a core's cache
+SEARCHED = 1024  # nodes of a search block
+
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """When two pictures are one: hashes within `distance` of 64 bits, edges that agree by `agreement`."""
+
+    distance: int
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Nodes:
+    """Rows `first`, `count` of them, of the node table: a block of the search."""
+
+    number: int
+    first: int
+    count: int
+
+
+class Drop(NamedTuple):
+    """Why a row goes: `of` is the row that stays instead."""
+
+    rule: str
+    of: int
+    distance: int
+    agreement: float
+
+
+@dataclass(frozen=True, slots=True)
+class Gathered:
+    """What is known of all rows. `facts` [rows] of FACTS; `wrong`: rows that cannot be used, with cause and reason."""
+
+    facts: NDArray
+    wrong: dict[int, tuple[str, str]]
+
+
+def look_at_block(block: Block) -> bytes:
+    """Hash and thumbnail of each picture of a block, as a part."""
+    facts, thumbnails = np.zeros(block.count, FACTS), np.zeros(block.count, THUMBNAIL)
+    wrong: list[tuple[int, str, str]] = []
+    for item in read_block(block):
+        place = item.row - block.first
+        try:
+            facts[place], thumbnails[place] = _look_at(item)
+        except RowError as error:
+            wrong.append((item.row, error.cause, str(error)))
+    out = io.BytesIO()
+    np.savez(out, facts=facts, thumbnails=thumbnails, wrong=np.frombuffer(json.dumps(wrong).encode(), np.uint8))
+    return out.getvalue()
+
+
+def _look_at(item: Item) -> tuple[tuple, tuple]:
+    captions = sum(len(texts) for texts in item.record.captions.values())
+    data = item.image()
+    found = looks(open_picture(data, DECODED))
+    width, height = upright_size(data)
+    return (found.hash, item.image_id(data), captions, width * height, True), (found.grey, found.colours)
+
+
+def gather(stage: Stage, inputs: Inputs, thumbnails: Path) -> Gathered:
+    """All parts of the first stage: facts in memory, thumbnails as one file that every worker maps."""
+    facts, wrong = np.zeros(inputs.records, FACTS), {}
+    shape = (inputs.records,)
+    aside = thumbnails.with_name(f"{thumbnails.name}.tmp-0")
+    file = np.lib.format.open_memmap(aside, mode="w+", dtype=THUMBNAIL, shape=shape)
+    for block, part in zip(inputs.blocks, stage.read(inputs.blocks)):
+        with np.load(io.BytesIO(part)) as arrays:
+            rows = slice(block.first, block.first + block.count)
+            facts[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
+            wrong.update({row: (cause, reason) for row, cause, reason in json.loads(arrays["wrong"].tobytes())})
+    file.flush()
+    del file
+    aside.replace(thumbnails)
+    return Gathered(facts, wrong)
+
+
+def rank(facts: NDArray, own: int) -> Rows:
+    """[rows] the usable rows, best first: evaluation rows (from `own` on), more captions, larger, earlier."""
+    rows = np.flatnonzero(facts["usable"])
+    keys = (rows, -facts["area"][rows], -facts["captions"][rows].astype(np.int64), rows < own)
+    return rows[np.lexsort(keys)]
+
+
+def first_of_each(facts: NDArray, ranked: Rows) -> tuple[Rows, Rows]:
+    """Nodes [n] as rows, best first, and [rows] the node's place in that list of each usable row, -1 of others."""
+    _, places, inverse = np.unique(facts["image_id"][ranked], return_index=True, return_inverse=True)
+    order = np.argsort(places)
+    node_of = np.full(len(facts), -1, np.int64)
+    node_of[ranked] = np.argsort(order)[inverse]
+    return ranked[places[order]], node_of
+
+
+@lru_cache(maxsize=1)
+def _searcher(folder: Path, search: Search) -> tuple[NearPairs, Rows, NDArray]:
+    """Of this process: built once for all its blocks."""
+    nodes, hashes = np.load(folder / "nodes.npy"), np.load(folder / "hashes.npy")
+    return NearPairs(hashes, search.distance), nodes, np.load(folder / "thumbnails.npy", mmap_mode="r")
+
+
+def search_block(folder: Path, search: Search, block: Nodes) -> bytes:
+    """The edges of a block of nodes to later ones, as a part: an array of EDGE."""
+    pairs, nodes, thumbnails = _searcher(folder, search)
+    found = [np.zeros(0, EDGE)]
+    for i, j, distances in pairs.of(block.first, block.count):
+        for start in range(0, len(i), COMPARED):
+            part = slice(start, start + COMPARED)
+            scores = compare(thumbnails[nodes[i[part]]], thumbnails[nodes[j[part]]], search.agreement)
+            same = scores >= search.agreement
+            edges = np.zeros(int(same.sum()), EDGE)
+            edges["i"], edges["j"], edges["distance"] = i[part][same], j[part][same], distances[part][same]
+            edges["agreement"] = scores[same]
+            found.append(edges)
+    return np.concatenate(found).tobytes()
+
+
+def compare(first: NDArray, second: NDArray, enough: float) -> NDArray[np.float64]:
+    """Thumbnails [n] twice -> [n] agreement, 0 where colours or a rough look already say no."""
+    near = colour_distance(first["colours"], second["colours"]) <= COLOUR
+    scores = np.zeros(len(first))
+    rough = rough_agreement(first["grey"], second["grey"])
+    flat = (first["grey"].std((1, 2)) < FLAT) | (second["grey"].std((1, 2)) < FLAT)
+    rest = np.flatnonzero(near & ((rough >= ROUGH) | flat))
+    if len(rest):
+        scores[rest] = agreement(first["grey"][rest], second["grey"][rest], enough)
+    return scores
+
+
+def decide(edges: NDArray, nodes: Rows, node_of: Rows, own: int) -> dict[int, Drop]:
+    """The rows that go. Each goes for a row that stays and that it was compared with itself.
+
+    Nodes come best first, so a node stays unless one before it stays that looks the same: no chain of small
+    differences ties together what differs.
+    """
+    neighbours: dict[int, list[tuple[int, int, float]]] = {}
+    for i, j, distance, score in edges.tolist():
+        neighbours.setdefault(max(i, j), []).append((min(i, j), distance, score))
+    gone: dict[int, Drop] = {}  # by node
+    for node in sorted(neighbours):
+        staying = [each for each in neighbours[node] if each[0] not in gone]
+        if staying and nodes[node] < own:
+            other, distance, score = max(staying, key=lambda each: (nodes[each[0]] >= own, each[2], -each[0]))
+            gone[node] = Drop("", int(nodes[other]), distance, score)
+    drops = {}
+    for row in np.flatnonzero(node_of >= 0)[: np.count_nonzero(node_of[:own] >= 0)].tolist():
+        node = int(node_of[row])
+        drop = gone.get(node, Drop("", int(nodes[node]), 0, 1.0))
+        if drop.of != row:
+            exact = "exact duplicate" if node not in gone else "near-duplicate"
+            drops[row] = drop._replace(rule="in the evaluation set" if drop.of >= own else exact)
+    return drops
+
+
+def search_blocks(nodes: int) -> Sequence[Nodes]:
+    """The nodes cut into blocks."""
+    starts = range(0, nodes, SEARCHED)
+    return [Nodes(number, start, min(SEARCHED, nodes - start)) for number, start in enumerate(starts)]
+
+
+def read_edges(stage: Stage, blocks: Sequence[Nodes]) -> NDArray:
+    """All edges of the second stage."""
+    parts = [np.frombuffer(part, EDGE) for part in stage.read(blocks)]
+    return np.concatenate([np.zeros(0, EDGE), *parts])
+
+
+def rows_of(inputs: Inputs, wanted: set[int]) -> Iterator[Item]:
+    """The items of some rows, in their order; blocks without any are not opened."""
+    rows = np.array(sorted(wanted))
+    for block in inputs.blocks:
+        low, high = np.searchsorted(rows, (block.first, block.first + block.count))
+        if low < high:
+            yield from (item for item in read_block(block) if item.row in wanted)

@@ -1,0 +1,167 @@
+"""The plan of a pack and the writing of one shard: what workers of `pack_shards` run."""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from webdataset.writer import TarWriter
+
+from data_tools.common.cli import replacing, sha256, write_json
+from data_tools.common.image_bytes import prepare
+from vglm_train.data.index import count_languages, make_index, write_index
+from vglm_train.data.record import Record, RecordError, as_fields, content_id, parse
+from vglm_train.errors import UserError
+from vglm_train.image import ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What decides the bytes of the shards, besides the records and their pictures."""
+
+    split: str | None
+    samples_per_shard: int
+    resize_short_side: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One shard: a range of lines of the records file, of which those of the split count."""
+
+    shard: int
+    offset: int  # byte of its first record
+    line: int  # number of that line, from 1
+    records: int
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Everything a worker needs."""
+
+    records: Path
+    out: Path
+    options: Options
+    sha256: str  # of the records file
+
+    @property
+    def parts(self) -> Path:
+        return self.out / ".parts"
+
+    def identity(self) -> dict[str, Any]:
+        """What a folder's pack was made from; equal identities give equal bytes."""
+        return {"records_sha256": self.sha256, **asdict(self.options)}
+
+
+def shard_name(shard: int) -> str:
+    return f"shard-{shard:06d}.tar"
+
+
+def _in_split(line: bytes, split: str | None) -> bool:
+    """Whether the line is a record of the split; a line that cannot be read counts, to be reported when packed."""
+    if split is None:
+        return True
+    try:
+        value = json.loads(line)
+    except ValueError:
+        return True
+    return not isinstance(value, dict) or value.get("split") == split
+
+
+def make_plan(records: Path, out: Path, options: Options) -> tuple[Plan, list[Job]]:
+    """One pass over the records: their hash, and where each shard starts. UserError for no file or an empty split."""
+    if not records.is_file():
+        raise UserError(f"{records}: no such file; make it with python -m data_tools.convert")
+    digest, offset, count = hashlib.sha256(), 0, 0
+    jobs: list[Job] = []
+    splits: Counter[str] = Counter()
+    with open(records, "rb") as file:
+        for number, line in enumerate(file, 1):
+            digest.update(line)
+            if line.strip() and _in_split(line, options.split):
+                if count % options.samples_per_shard == 0:
+                    jobs.append(Job(len(jobs), offset, number, 0))
+                jobs[-1] = Job(jobs[-1].shard, jobs[-1].offset, jobs[-1].line, jobs[-1].records + 1)
+                count += 1
+            elif line.strip():
+                splits[str(json.loads(line).get("split"))] += 1
+            offset += len(line)
+    if not jobs:
+        has = f"; it has {dict(sorted(splits.items()))}" if splits else ""
+        raise UserError(f"{records}: no record of split {options.split!r}{has}" if splits else f"{records}: is empty")
+    return Plan(records, out, options, digest.hexdigest()), jobs
+
+
+def _lines(plan: Plan, job: Job) -> Iterator[tuple[int, bytes]]:
+    found = 0
+    with open(plan.records, "rb") as file:
+        file.seek(job.offset)
+        for number, line in enumerate(file, job.line):
+            if line.strip() and _in_split(line, plan.options.split):
+                yield number, line
+                found += 1
+                if found == job.records:
+                    return
+
+
+def _sample(plan: Plan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
+    """A record and its members for the tar writer. RecordError, ImageError or OSError say why there is none."""
+    record = parse(line)
+    pictures = [_read(plan.records.parent / name) for name in (record.image, *record.more)]
+    identity = content_id(pictures[0]) if record.image_id is None else record.image_id
+    members: dict[str, bytes] = {}
+    for number, data in enumerate(pictures):
+        kind, image = prepare(data, plan.options.resize_short_side)
+        members[f"{number}.{kind}" if number else kind] = image
+    first, *more = [f"{key}.{member}" for member in members]
+    packed = replace(record, image=first, more=tuple(more), image_id=identity)
+    text = json.dumps(as_fields(packed), ensure_ascii=False, sort_keys=True)
+    return record, {"__key__": key, **members, "json": text.encode("utf-8", "replace")}
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+        raise
+    except OSError as error:  # a lost network drive must not pass for missing pictures
+        raise UserError(f"{path}: cannot be read: {error.strerror}; mend that and run the same command again") from None
+
+
+def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
+    """Write one shard, its index and its part file; each appears whole or not at all. Returns the part."""
+    skipped: list[dict[str, Any]] = []
+    languages: Counter[str] = Counter()
+    samples = 0
+    path = plan.out / shard_name(job.shard)
+    with replacing(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
+        for number, line in _lines(plan, job):
+            key = f"{number:09d}"
+            try:
+                record, members = _sample(plan, key, line)
+            except (RecordError, ImageError, OSError) as error:
+                skipped.append(_skip(plan, number, line, error))
+                continue
+            tar.write(members)
+            samples += 1
+            languages.update(record.spoken)
+    digest, table = sha256(path), make_index(path)
+    write_index(path, table, digest)
+    part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,
+            "languages": count_languages(table), "captions": dict(sorted(languages.items())),
+            "skipped": skipped}  # fmt: skip
+    write_json(plan.parts / f"{path.stem}.json", part)
+    return part
+
+
+def _skip(plan: Plan, number: int, line: bytes, error: Exception) -> dict[str, Any]:
+    """What is written to skipped.jsonl about a record that cannot be packed."""
+    try:
+        name = json.loads(line).get("id")
+    except (ValueError, AttributeError):
+        name = None
+    cause = "missing image" if isinstance(error, OSError) else error.cause  # type: ignore[attr-defined]
+    where = f"{plan.records}: line {number}"
+    return {"line": number, "id": name, "cause": cause, "message": f"{where}: {error}"}

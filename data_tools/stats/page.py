@@ -1,0 +1,108 @@
+"""The page of `stats`: one HTML file with histograms (SVG) and sample pictures inside; nothing is loaded."""
+
+import io
+from collections import Counter
+from collections.abc import Iterator
+from html import escape
+from typing import Any
+
+import matplotlib
+import numpy as np
+from matplotlib.backends.backend_svg import FigureCanvasSVG
+from matplotlib.figure import Figure
+
+from data_tools.stats.count import Counts
+
+BINS = 40
+STYLE = """
+body { font-family: sans-serif; margin: 2em auto; max-width: 1200px; line-height: 1.4; color: #222 }
+table { border-collapse: collapse; margin: 1em 0 }
+th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: left }
+figure { display: inline-block; margin: 0 } .samples { display: flex; flex-wrap: wrap; gap: 1em }
+.samples div { width: 170px; font-size: .8em } .samples img { display: block } h2 { clear: both }
+"""
+HISTOGRAMS = ("width", "height", "aspect")  # and all counters of a language
+KEPT_APART = ("source", "split", "languages", "format")
+UNITS = {"width": "pixels", "height": "pixels", "aspect": "width / height"}
+
+
+def page(title: str, found: dict[str, Any], counts: Counts) -> str:
+    """The whole HTML text. found: as in the JSON."""
+    parts = [f"<h1>{escape(title)}</h1>", _overview(found), "<h2>Histograms</h2>"]
+    names = [*HISTOGRAMS, *sorted(name for name in counts.counters if "." in name)]
+    parts += [_histogram(name, counts.counters[name]) for name in names if name in counts.counters]
+    parts += [_table(name, counts.counters[name]) for name in KEPT_APART if name in counts.counters]
+    parts += [_repeated(found), _damage(found), "<h2>Samples</h2>", '<div class="samples">']
+    parts += [_sample(sample) for sample in counts.samples]
+    return (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
+        f"<style>{STYLE}</style></head><body>{''.join(parts)}</div></body></html>\n"
+    )
+
+
+def _overview(found: dict[str, Any]) -> str:
+    rows = [("records", found["records"]), ("usable", found["usable"]), ("MiB", round(found["bytes"] / 2**20, 1))]
+    rows += [(f"captions, {language}", count) for language, count in found["captions"].items()]
+    rows += [
+        (f"{name} that occur more than once", found[f"repeated_{name}"][name]) for name in ("pictures", "captions")
+    ]
+    return _rows(rows)
+
+
+def _rows(rows: Any) -> str:
+    body = "".join(f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows)
+    return f"<table>{body}</table>"
+
+
+def _table(name: str, counter: Counter[str]) -> str:
+    return f"<h2>{escape(name)}</h2>{_rows(counter.most_common(BINS))}"
+
+
+def _histogram(name: str, counter: Counter[str]) -> str:
+    """Of a counter whose keys are numbers. The last bar holds what lies beyond the 99.5th percentile."""
+    values = np.array(sorted(map(float, counter)))
+    weights = np.array([count for _, count in sorted(counter.items(), key=lambda each: float(each[0]))])
+    below = np.cumsum(weights)
+    most = values[np.searchsorted(below, 0.995 * below[-1])]
+    figure = Figure(figsize=(3.8, 2.6), layout="constrained")
+    FigureCanvasSVG(figure)
+    axes = figure.subplots()
+    low, high = values[0], max(most, values[0] + 1e-9)
+    whole = not name.startswith("aspect") and high - low < BINS
+    edges = np.arange(low - 0.5, high + 1) if whole else np.linspace(low, high, BINS + 1)
+    axes.hist(values.clip(low, high), bins=list(edges), weights=weights)
+    kind, _, language = name.partition(".")
+    axes.set_title(f"{kind.replace('_', ' ')}{f', {language}' if language else ''}", fontsize=10)
+    axes.set_xlabel(UNITS.get(kind, ""), fontsize=8)
+    axes.tick_params(labelsize=8)
+    out = io.StringIO()
+    with matplotlib.rc_context({"svg.hashsalt": name}):  # else the ids in the page are random
+        figure.savefig(out, format="svg", metadata={"Date": None})
+    text = out.getvalue()
+    return f"<figure>{text[text.index('<svg') :]}</figure>"
+
+
+def _repeated(found: dict[str, Any]) -> str:
+    rows: list[tuple[str, str]] = []
+    for name in ("pictures", "captions"):
+        most = found[f"repeated_{name}"]["most"]
+        rows += [(f"{each['times']} times", each.get("text") or f"{each['id']} ({each['place']})") for each in most]
+    return f"<h2>Repeated most</h2>{_rows(rows)}" if rows else ""
+
+
+def _damage(found: dict[str, Any]) -> str:
+    if not found["damage"]:
+        return "<h2>Damage</h2><p>none</p>"
+    return f"<h2>Damage</h2>{_rows(found['damage'].items())}{_rows(_damaged(found))}"
+
+
+def _damaged(found: dict[str, Any]) -> Iterator[tuple[str, str]]:
+    for entry in found["damaged"]:
+        yield entry["place"], f"{entry['cause']}: {entry['reason']}"
+
+
+def _sample(sample: dict[str, Any]) -> str:
+    texts = [text for captions in sample["captions"].values() for text in captions]
+    lines = "".join(f"<p>{escape(text)}</p>" for text in texts)
+    picture = f'<img alt="" src="data:image/jpeg;base64,{sample["jpeg"]}">'
+    return f"<div>{picture}<b>{escape(sample['id'])}</b> {escape(sample['size'])}{lines}</div>"
