@@ -7,10 +7,10 @@ READY := $(VENV)/.ready
 .PHONY: demo demo-quick test test-all check install clean
 
 demo: install
-	$(BIN)/python -m data_tools.demo.run
+	$(BIN)/python -m examples.demo.run
 
 demo-quick: install
-	$(BIN)/python -m data_tools.demo.run --quick
+	$(BIN)/python -m examples.demo.run --quick
 
 test: install
 	$(BIN)/python -m pytest

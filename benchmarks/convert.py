@@ -16,7 +16,7 @@ from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.convert.lazy import Lazy, convert, of_tensors
+from vglm_train.checkpoint.convert.lazy_tensors import Lazy, convert, of_tensors
 from vglm_train.checkpoint.convert.source import expected
 from vglm_train.checkpoint.convert.visualglm import hub_table
 from vglm_train.config.language import Language

@@ -32,8 +32,8 @@ from vglm_train.config.run import Config, Optim, Run
 from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.features.store import FeatureStore, Writer, row_key
 from vglm_train.distributed import Ranks
-from vglm_train.engine.ahead import ahead
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
+from vglm_train.engine.device_prefetch import ahead
 from vglm_train.model.flops import flops_per_pair, generation_cost, vision_flops
 from vglm_train.model.vision import VisionEncoder
 from vglm_train.model.visual import VisualModel

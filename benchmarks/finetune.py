@@ -25,7 +25,7 @@ from pathlib import Path
 
 import torch
 
-import vglm_train.model.language.chatglm  # noqa: F401  (before the clock of building starts)
+import vglm_train.model.language.glm.chatglm  # noqa: F401  (before the clock of building starts)
 from benchmarks.finetune_cases import CASES, MICRO, PARTS, Table, Tuned, step_flops, tuning_of
 from benchmarks.stage1 import HEADER, Result, measure, product_rate
 from benchmarks.stage2 import LR, Journal, batches, engine_step

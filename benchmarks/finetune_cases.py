@@ -14,12 +14,12 @@ from data_tools.chatglm_tokenizer.train import train_ice_text
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.run import Config
 from vglm_train.config.tuning import RULES, Lora, Prefix, Rule, Tuning
-from vglm_train.data.lengths import ByLength
-from vglm_train.data.plan import permutation
+from vglm_train.data.length_buckets import ByLength
+from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.errors import UserError
 from vglm_train.model.flops import generation_cost, vision_flops
+from vglm_train.model.language.linears import products
 from vglm_train.model.language.nf4 import number_of_weights
-from vglm_train.model.language.products import products
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.prompt.chatglm import ChatGLMTokenizer, build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer

@@ -31,12 +31,12 @@ from vglm_train.config.data import Image as Augmentation
 from vglm_train.config.model import Model, Text, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
-from vglm_train.data.index import make_index, write_index
-from vglm_train.data.manifest import Manifest, Shard
-from vglm_train.data.rows import PairRows
-from vglm_train.data.stream import read_sample
+from vglm_train.data.dataset import read_sample
+from vglm_train.data.processors import PairRows
+from vglm_train.data.shards.index import make_index, write_index
+from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.distributed import Ranks
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 PHOTOS = Path(__file__).resolve().parents[1] / "../shared/data/flickr/images"
 SIZE, SCALE = 224, (0.5, 1.0)

@@ -28,11 +28,11 @@ from vglm_train.config.data import Data
 from vglm_train.config.load import dump, load
 from vglm_train.config.model import Text
 from vglm_train.config.run import Config, Evaluate
-from vglm_train.data.evalset import EvalItem
+from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.retrieval import Embedder, Retrieval
+from vglm_train.evaluate.retrieval.evaluator import Embedder, Retrieval
 from vglm_train.model.alignment import Alignment, build_alignment
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 BERT_UNCASED = 30522 + 1  # and [DEC]
 BERT_MULTILINGUAL = 119547 + 3  # and [DEC], [EN], [ZH]

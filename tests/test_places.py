@@ -7,7 +7,7 @@ import pytest
 
 from vglm_train.checkpoint.__main__ import main as checkpoint
 from vglm_train.config.data import Cache
-from vglm_train.data.remote.store import Store
+from vglm_train.data.remote.cache import Store
 from vglm_train.errors import UserError
 from vglm_train.places import check_folder, make_folder
 from vglm_train.report.__main__ import main as report

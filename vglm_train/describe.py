@@ -13,10 +13,10 @@ from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.loader import read_mixture
-from vglm_train.data.mixture import Mixture
+from vglm_train.data.sampling.mixture import Mixture
 from vglm_train.engine.plan import Plan
 from vglm_train.errors import Absent
-from vglm_train.log.facts import RunFacts
+from vglm_train.log.run_facts import RunFacts
 from vglm_train.model.language.nf4 import held_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage

@@ -27,7 +27,7 @@ from data_tools.common.results import Outcome, write_parts
 from data_tools.convert.columns import LANGUAGES
 from vglm_train.config.language import Decoding
 from vglm_train.config.load import load
-from vglm_train.config.rules import FieldError
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
 BLOCK = 64  # records: what a kill may cost a process

@@ -23,9 +23,9 @@ import numpy as np
 from data_tools.check_shards.check import Found, check_shard
 from data_tools.common import cli
 from data_tools.common.pool import spread
-from vglm_train.data.index import index_path
-from vglm_train.data.manifest import NAME, Manifest, Shard
-from vglm_train.data.tar import read_table
+from vglm_train.data.shards.index import index_path
+from vglm_train.data.shards.manifest import NAME, Manifest, Shard
+from vglm_train.data.shards.tar import read_table
 from vglm_train.errors import UserError
 
 SHOWN = 10  # damaged samples of one cause, and problems, on the console

@@ -8,12 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.common.cli import sha256
-from vglm_train.data.index import count_languages, index_path, make_index, read_index, write_index
-from vglm_train.data.manifest import Shard
 from vglm_train.data.raw import DamagedSample
+from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import RecordError, content_id, parse
-from vglm_train.data.shards import ShardReader
-from vglm_train.data.tar import Table
+from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
+from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.tar import Table
 from vglm_train.image import ImageError, open_image
 
 NAMED = 100  # damaged samples of one shard that are named; all are counted

@@ -26,7 +26,7 @@ from data_tools._looking import NEAR, near
 from data_tools.check_table.scan import Looked, look_through
 from data_tools.common import cli
 from vglm_train.config.data import Fields, Source
-from vglm_train.data.index import LANGUAGES
+from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError

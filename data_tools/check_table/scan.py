@@ -15,7 +15,7 @@ from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.canonical import canonical
-from vglm_train.data.tables.pictures import find
+from vglm_train.data.tables.image_paths import find
 from vglm_train.data.tables.table import Table
 
 

@@ -13,9 +13,9 @@ from PIL import Image
 
 from data_tools.common.image_bytes import decode
 from data_tools.convert.columns import RowError
-from vglm_train.data.manifest import Manifest, Shard
+from vglm_train.data.reader import DamagedSample, ShardReader
 from vglm_train.data.record import Record, RecordError, content_id, parse
-from vglm_train.data.shards import DamagedSample, ShardReader
+from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 

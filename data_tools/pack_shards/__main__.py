@@ -26,8 +26,8 @@ from data_tools.common.cli import at_least_one, command, progress, replacing, sy
 from data_tools.common.jobs import owned, read_json, refuse_other
 from data_tools.common.pool import spread
 from data_tools.pack_shards.write import Job, Options, Plan, make_plan, pack_shard, shard_name
-from vglm_train.data.index import index_path
-from vglm_train.data.manifest import NAME, Manifest, Shard
+from vglm_train.data.shards.index import index_path
+from vglm_train.data.shards.manifest import NAME, Manifest, Shard
 from vglm_train.errors import UserError
 from vglm_train.places import make_folder
 

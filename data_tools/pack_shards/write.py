@@ -12,8 +12,8 @@ from webdataset.writer import TarWriter
 
 from data_tools.common.cli import replacing, sha256, write_json
 from data_tools.common.image_bytes import prepare
-from vglm_train.data.index import count_languages, make_index, write_index
 from vglm_train.data.record import Record, RecordError, as_fields, content_id, parse
+from vglm_train.data.shards.index import count_languages, make_index, write_index
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 

@@ -25,16 +25,16 @@ from vglm_train.config.check import check
 from vglm_train.config.data import Cache
 from vglm_train.config.load import load, located
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalItem, EvalSet
+from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
-from vglm_train.data.manifest import Shard
+from vglm_train.data.processors import PairRows
 from vglm_train.data.raw import DamagedSample
+from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import RecordError, parse
-from vglm_train.data.rows import PairRows
-from vglm_train.data.shards import ShardReader
+from vglm_train.data.shards.manifest import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.prompt.text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import TextEncoder, build_text
 
 UNKNOWN = 0.02  # share of [UNK] above which a vocabulary does not fit
 COUNTED = 2000  # samples, spread over the source, whose captions are counted

@@ -10,15 +10,15 @@ from torch import Tensor
 from vglm_train import stages
 from vglm_train.batch import IGNORED
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalItem
+from vglm_train.data.dataset import Sample, read_sample
+from vglm_train.data.eval_captions import EvalItem
+from vglm_train.data.eval_questions import Asked
 from vglm_train.data.loader import build
-from vglm_train.data.mixture import Place
-from vglm_train.data.questions import Asked
+from vglm_train.data.processors import Rows, Visit
 from vglm_train.data.raw import DamagedSample
+from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import RecordError, parse
-from vglm_train.data.rows import Rows, Visit
-from vglm_train.data.shards import ShardReader
-from vglm_train.data.stream import Sample, read_sample
+from vglm_train.data.sampling.mixture import Place
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue

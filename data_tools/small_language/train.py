@@ -12,7 +12,7 @@ from torch.nn import functional
 from tqdm import tqdm
 
 from data_tools.common import cli
-from vglm_train.checkpoint.language import hub_chatglm
+from vglm_train.checkpoint.load.language import hub_chatglm
 from vglm_train.config.language import Language, Questions
 from vglm_train.data.record import Record, parse
 from vglm_train.errors import UserError

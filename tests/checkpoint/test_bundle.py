@@ -15,8 +15,8 @@ from safetensors.torch import load_file, save_file
 
 from vglm_train import stages
 from vglm_train.batch import PromptBatch
-from vglm_train.checkpoint import frozen
-from vglm_train.checkpoint.bundle import Bundle, load_bundle
+from vglm_train.checkpoint.bundle import towers
+from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 from vglm_train.evaluate.__main__ import main as evaluate
@@ -100,7 +100,7 @@ def test_stage_two_comes_back_and_moves(spoken: dict[str, Path], tmp_path: Path,
 def test_a_language_model_of_random_weights_travels_whatever_its_size(
     spoken: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(frozen, "SMALL", 0)
+    monkeypatch.setattr(towers, "SMALL", 0)
     folder = Path(load(spoken["causal"]).model.language.weights)
     words = ["weights=null", f"config={folder / 'config.json'}", f"tokenizer={folder}"]
     stage, model = built(spoken["causal"], *(f"model.language.{word}" for word in words))
@@ -112,7 +112,7 @@ def test_a_language_model_of_random_weights_travels_whatever_its_size(
 @pytest.fixture
 def large(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every tower that came from a file is too large to travel."""
-    monkeypatch.setattr(frozen, "SMALL", 0)
+    monkeypatch.setattr(towers, "SMALL", 0)
 
 
 @pytest.mark.parametrize("family", speaking.FAMILIES)

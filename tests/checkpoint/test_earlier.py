@@ -11,9 +11,9 @@ from run import runs, speaking
 from safetensors.torch import load_file, save_file
 
 from vglm_train import stages
-from vglm_train.checkpoint import frozen
-from vglm_train.checkpoint.bundle import read_trained
-from vglm_train.checkpoint.earlier import compare, load_earlier
+from vglm_train.checkpoint.bundle import towers
+from vglm_train.checkpoint.bundle.read import read_trained
+from vglm_train.checkpoint.bundle.stage_one import compare, load_earlier
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
@@ -125,7 +125,7 @@ def test_a_bundle_of_another_version(config: Path, aligned: Path, tmp_path: Path
 def test_a_large_encoder_is_to_be_named(
     data: Path, config: Path, aligned: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog
 ) -> None:
-    monkeypatch.setattr(frozen, "SMALL", 0)
+    monkeypatch.setattr(towers, "SMALL", 0)
     encoder = tmp_path / "encoder.safetensors"
     encoder.write_bytes((aligned / "vision.safetensors").read_bytes())
     folder = speaking.write_bundle(data / "run.yaml", tmp_path / "bundle", f"model.vision.weights={encoder}")

@@ -6,8 +6,8 @@ import pytest
 import torch
 import transformers
 
-from vglm_train.checkpoint.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, NOT_IN_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
-from vglm_train.checkpoint.keymap import KeyMapError
+from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, NOT_IN_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
+from vglm_train.checkpoint.keymaps.keymap import KeyMapError
 from vglm_train.config.language import Language
 from vglm_train.config.model import Model, Vision
 from vglm_train.config.model import QFormer as QFormerConfig

@@ -5,8 +5,16 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
-from vglm_train.checkpoint.formats import BERT, EVA, LAVIS_STAGE1
-from vglm_train.checkpoint.keymap import KeyMap, KeyMapError, join, join_without_key_bias, rename, reshape, unbatch
+from vglm_train.checkpoint.keymaps.keymap import (
+    KeyMap,
+    KeyMapError,
+    join,
+    join_without_key_bias,
+    rename,
+    reshape,
+    unbatch,
+)
+from vglm_train.checkpoint.keymaps.lavis import BERT, EVA, LAVIS_STAGE1
 
 TABLE = KeyMap(
     rules=(

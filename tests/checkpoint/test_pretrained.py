@@ -7,8 +7,8 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from vglm_train.checkpoint.formats import BERT, EVA
-from vglm_train.checkpoint.pretrained import load_pretrained
+from vglm_train.checkpoint.keymaps.lavis import BERT, EVA
+from vglm_train.checkpoint.load.pretrained import load_pretrained
 from vglm_train.config.model import Model
 from vglm_train.errors import UserError
 from vglm_train.model.vision import build_vision

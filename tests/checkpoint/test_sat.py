@@ -8,8 +8,8 @@ import torch
 from safetensors.torch import save_file
 from small_chatglm import SHAPE, chatglm
 
-from vglm_train.checkpoint.language import hub_chatglm, load_language
-from vglm_train.checkpoint.sat import qkv, sat_language
+from vglm_train.checkpoint.keymaps.sat import qkv, sat_language
+from vglm_train.checkpoint.load.language import hub_chatglm, load_language
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language import build_language

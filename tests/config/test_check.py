@@ -4,7 +4,7 @@ import pytest
 
 from vglm_train.config.check import check, check_length, check_vocabulary, split
 from vglm_train.config.load import load, located
-from vglm_train.config.rules import FieldError
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
 RUN = """\

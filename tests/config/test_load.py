@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from vglm_train.config.load import dump, load, located
-from vglm_train.config.rules import FieldError
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
 SMALL = """\

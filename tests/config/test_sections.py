@@ -4,7 +4,6 @@ import pytest
 
 from vglm_train.config.data import Cache, Data, Features, Image, Source
 from vglm_train.config.model import Model, QFormer, Text, Vision
-from vglm_train.config.rules import FieldError
 from vglm_train.config.run import (
     Captioning,
     Checkpoint,
@@ -20,6 +19,7 @@ from vglm_train.config.run import (
     Wandb,
 )
 from vglm_train.config.tuning import VisionBlocks
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
 BAD = [

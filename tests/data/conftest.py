@@ -12,9 +12,9 @@ from vglm_train.config.model import Model, Text, Vision
 from vglm_train.config.run import Config, Engine, Run
 from vglm_train.data import loader
 from vglm_train.data.loader import Loader
-from vglm_train.data.rows import PairRows
+from vglm_train.data.processors import PairRows
 from vglm_train.distributed import Ranks
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 
 @pytest.fixture(scope="session")

@@ -17,12 +17,12 @@ from torch import Tensor
 from vglm_train.batch import PromptBatch
 from vglm_train.config.check import check, length_window
 from vglm_train.config.data import Data, Source
-from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Objective, Run
-from vglm_train.data import shards
-from vglm_train.data.index import about_tokens, index_path, make_index, read_index, write_index
-from vglm_train.data.lengths import ByLength, TextLengths
-from vglm_train.data.stream import read_sample
+from vglm_train.config.validation import FieldError
+from vglm_train.data.dataset import read_sample
+from vglm_train.data.length_buckets import ByLength, TextLengths
+from vglm_train.data.raw import DamagedSample
+from vglm_train.data.shards.index import about_tokens, index_path, make_index, read_index, write_index
 from vglm_train.objective.generation import GenerationObjective
 
 
@@ -88,7 +88,7 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
         elif indexed == 0:
             path.unlink()
     if indexed == 2:
-        monkeypatch.setattr(shards, "read_spoken", None)
+        monkeypatch.setattr("vglm_train.data.reader.read_spoken", None)
     dataset = loader_of(source).dataset
     lengths = TextLengths(dataset.mixture, dataset.reader, dataset.how.seed, ("en", "zh"))
     found = Counter()
@@ -96,7 +96,7 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
         place = dataset.mixture.locate(row)
         try:
             text = read_sample(dataset.reader, place, dataset.how).drawn.text
-        except shards.DamagedSample:
+        except DamagedSample:
             found["damaged"] += 1
             assert lengths(row) == 0
             continue

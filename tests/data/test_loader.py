@@ -12,8 +12,8 @@ from made_shards import sample, write_manifest, write_shard, write_source
 
 from vglm_train.batch import PairBatch
 from vglm_train.config.model import Text
+from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.loader import Loader
-from vglm_train.data.stream import StreamDataset
 from vglm_train.errors import UserError
 
 N, G = 31, 12  # samples of `uneven`, rows of a step

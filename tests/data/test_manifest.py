@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from made_shards import write_manifest, write_source
 
-from vglm_train.data.manifest import Manifest, read_source
+from vglm_train.data.shards.manifest import Manifest, read_source
 from vglm_train.errors import UserError
 
 LANGUAGES = ("en", "zh")

@@ -15,12 +15,12 @@ from made_shards import sample, write_manifest, write_shard
 from vglm_train.batch import PairBatch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Data, Source
-from vglm_train.data.lengths import ByLength
+from vglm_train.data.dataset import Samples, StreamDataset
+from vglm_train.data.length_buckets import ByLength
 from vglm_train.data.loader import Loader
-from vglm_train.data.manifest import Manifest, Shard
-from vglm_train.data.mixture import Mixture, Pool, build_mixture
-from vglm_train.data.stream import Samples, StreamDataset
-from vglm_train.data.turns import PERIOD, Turns, whole_weights
+from vglm_train.data.sampling.interleave import PERIOD, Turns, whole_weights
+from vglm_train.data.sampling.mixture import Mixture, Pool, build_mixture
+from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError
 
 

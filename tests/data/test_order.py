@@ -6,7 +6,7 @@ import time
 import numpy as np
 import pytest
 
-from vglm_train.data.plan import Order, permutation
+from vglm_train.data.sampling.shuffle import Order, permutation
 
 COUNTS = [5, 1, 9, 4, 0, 7, 5, 3, 8, 2]
 

@@ -10,8 +10,8 @@ import torch
 from made_shards import jpeg, sample, write_manifest, write_shard
 
 from vglm_train.config.data import Data, Holdout, Source
-from vglm_train.data.questions import Asked, QuestionSet
-from vglm_train.data.sources import validating
+from vglm_train.data.eval_questions import Asked, QuestionSet
+from vglm_train.data.splits import validating
 from vglm_train.image import eval_pixels, open_image
 from vglm_train.prompt.dialogue import Dialogue, Turn
 

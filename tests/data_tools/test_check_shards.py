@@ -13,7 +13,7 @@ from PIL import Image
 from data_tools.check_shards.__main__ import run
 from data_tools.pack_shards.__main__ import pack
 from data_tools.pack_shards.write import Options
-from vglm_train.data.manifest import Manifest
+from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 
 

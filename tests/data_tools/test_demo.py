@@ -7,13 +7,13 @@ import numpy as np
 import pytest
 import torch
 
-from data_tools.demo import run
-from data_tools.demo.encoder import PatchReader, Pictures, save_encoder, train_encoder
-from data_tools.demo.pairs import Share
-from data_tools.demo.records import _labels
-from data_tools.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table
-from data_tools.demo.scenes import LANGUAGES, all_scenes, draw
-from vglm_train.checkpoint.pretrained import load_vision
+from examples.demo import run
+from examples.demo.make_data import _labels
+from examples.demo.probe_pairs import Share
+from examples.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table
+from examples.demo.scenes import LANGUAGES, all_scenes, draw
+from examples.demo.train_encoder import PatchReader, Pictures, save_encoder, train_encoder
+from vglm_train.checkpoint.load.pretrained import load_vision
 from vglm_train.config.data import Image
 from vglm_train.config.load import load
 from vglm_train.config.model import Vision

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from data_tools.demo.marks import draw, write_marks
+from examples.marks.make_data import draw, write_marks
 from vglm_train.config.data import Holdout, Source
-from vglm_train.data.questions import QuestionSet
-from vglm_train.data.sources import Part
+from vglm_train.data.eval_questions import QuestionSet
+from vglm_train.data.splits import Part
 from vglm_train.errors import UserError
 
 

@@ -9,10 +9,10 @@ from random import Random
 import numpy as np
 import pytest
 
-from data_tools.demo import records
-from data_tools.demo.pairs import Share, ceilings
-from data_tools.demo.records import splits, write_records
-from data_tools.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, Thing, all_scenes, captions, changed, draw
+from examples.demo import records
+from examples.demo.make_data import splits, write_records
+from examples.demo.probe_pairs import Share, ceilings
+from examples.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, Thing, all_scenes, captions, changed, draw
 
 SCENE = Scene(Thing("orange", "star"), Thing("blue", "ring"), "below")
 

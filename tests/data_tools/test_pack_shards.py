@@ -19,7 +19,7 @@ from PIL import Image
 
 from data_tools.pack_shards.__main__ import pack
 from data_tools.pack_shards.write import Options
-from vglm_train.data.manifest import Manifest
+from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 from vglm_train.image import open_image
 

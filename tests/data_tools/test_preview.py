@@ -17,10 +17,10 @@ from data_tools.preview.__main__ import Seen, count_tokens, train_samples, valid
 from data_tools.preview.sheet import MISSING, TEXT_WIDTH, Face, find_face, wrap
 from vglm_train.config.load import load
 from vglm_train.data.loader import build
-from vglm_train.data.rows import PairRows
+from vglm_train.data.processors import PairRows
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "red", "dog", "cat", "一", "只", "狗"]
 

@@ -11,8 +11,8 @@ import pytest
 from PIL import Image
 from run import domain, runs, speaking
 
-from data_tools.demo.marks import QUESTION, write_marks
 from data_tools.preview.prompts import PromptView
+from examples.marks.make_data import QUESTION, write_marks
 from vglm_train.batch import IGNORED
 from vglm_train.config.load import load
 from vglm_train.config.run import Config

@@ -11,7 +11,7 @@ import pytest
 from data_tools.vocabulary.train import SPECIAL, count_words, measure, train, write
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 ENGLISH = [
     "dog",

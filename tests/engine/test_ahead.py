@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from vglm_train.engine.ahead import ahead
+from vglm_train.engine.device_prefetch import ahead
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 

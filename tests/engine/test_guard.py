@@ -7,7 +7,7 @@ import pytest
 from vglm_train.config.data import Data, Source
 from vglm_train.config.run import Config, Run
 from vglm_train.engine.hooks import GuardHook
-from vglm_train.engine.state import RunState
+from vglm_train.engine.progress import RunState
 from vglm_train.errors import UserError
 
 TABLE, SHARDS = Source(name="a", table="train.json"), Source(name="b", shards="shards")

@@ -8,10 +8,10 @@ import torch
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import Update
 from vglm_train.engine.hooks import Cadence, LogHook
-from vglm_train.engine.state import RunState
+from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
+from vglm_train.log.jsonl import Row
 from vglm_train.log.metrics import Meter
-from vglm_train.log.rows import Row
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.generation import GenerationObjective
 

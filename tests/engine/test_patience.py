@@ -7,7 +7,7 @@ from torch import nn
 
 from vglm_train.engine.deepspeed_engine import Update
 from vglm_train.engine.hooks import Cadence, EvaluateHook
-from vglm_train.engine.state import RunState
+from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.evaluate.base import Table
 

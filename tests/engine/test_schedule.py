@@ -5,7 +5,7 @@ from dataclasses import dataclass
 import pytest
 
 from vglm_train.config.run import Length, Optim
-from vglm_train.engine.schedule import learning_rate
+from vglm_train.engine.optim import learning_rate
 
 
 @dataclass(frozen=True)

@@ -15,8 +15,8 @@ from speakers import COLOURS, PAINTS
 
 from vglm_train import distributed
 from vglm_train.config.language import Decoding
-from vglm_train.data.questions import Asked
-from vglm_train.evaluate.examination import examiner
+from vglm_train.data.eval_questions import Asked
+from vglm_train.evaluate.vqa.evaluator import examiner
 from vglm_train.prompt.dialogue import Dialogue
 
 

@@ -19,9 +19,9 @@ from data_tools.chatglm_tokenizer.train import train_ice_text
 from vglm_train import distributed
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding, Language, Prompt
-from vglm_train.data.evalset import EvalItem
+from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.caption import Captioner, Speaker
+from vglm_train.evaluate.caption.evaluator import Captioner, Speaker
 from vglm_train.model.language import build_language
 from vglm_train.model.qformer.qformer import QFormer
 from vglm_train.model.vision import build_vision

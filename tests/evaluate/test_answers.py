@@ -3,9 +3,9 @@
 import pytest
 from asked import asked
 
-from vglm_train.evaluate.marks import marks, options, total
 from vglm_train.evaluate.metrics import vqav2
 from vglm_train.evaluate.metrics.answers import closed, exact, normalised, offered, overlap, polarity
+from vglm_train.evaluate.vqa.scores import marks, options, total
 
 
 def test_no_is_not_found_inside_another_word():

@@ -15,7 +15,7 @@ from torch.nn import functional
 from vglm_train.config.language import Decoding, Questions
 from vglm_train.errors import UserError
 from vglm_train.evaluate import metrics
-from vglm_train.evaluate.caption import derangement
+from vglm_train.evaluate.caption.evaluator import derangement
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -6,9 +6,9 @@ import pytest
 import torch
 from asked import asked
 
-from vglm_train.evaluate.cases import CASES, choose, show
-from vglm_train.evaluate.examination import Examined
-from vglm_train.evaluate.marks import marks
+from vglm_train.evaluate.vqa.cases import CASES, choose, show
+from vglm_train.evaluate.vqa.evaluator import Examined
+from vglm_train.evaluate.vqa.scores import marks
 from vglm_train.prompt.dialogue import Dialogue, Turn
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]

@@ -15,13 +15,14 @@ import torch
 from commanded import DATA, Loaded
 from made_shards import TOKENS, write_source
 
-from vglm_train.checkpoint.bundle import save_bundle
+from vglm_train.checkpoint.bundle.read import save_bundle
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
-from vglm_train.evaluate import caption_command, metrics
+from vglm_train.evaluate import metrics
 from vglm_train.evaluate.__main__ import _is_table, _parse, main
+from vglm_train.evaluate.caption import command
 from vglm_train.model.alignment import build_alignment
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 ROOT = Path(__file__).resolve().parents[2]
 IMAGES = 5
@@ -48,7 +49,7 @@ def aligned(tmp_path_factory) -> Path:
 
 def caption(loaded: Loaded, shards: Path, *words: str) -> tuple[dict, list[str]]:
     given = _parse(["BUNDLE", "--task", "caption", "--data", str(shards), "--workers", "0", *words])
-    result = caption_command.run(loaded, given, torch.device("cpu"))
+    result = command.run(loaded, given, torch.device("cpu"))
     return dict(result.report), list(result.lines)
 
 

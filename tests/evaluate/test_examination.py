@@ -18,12 +18,12 @@ from torch.nn import functional
 from vglm_train.config.language import Decoding
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.answering import Answerer, swapped
-from vglm_train.evaluate.examination import Examiner, examiner, fitting
-from vglm_train.evaluate.judgement import judge
-from vglm_train.evaluate.majority import Majority
 from vglm_train.evaluate.metrics.answers import commonest
-from vglm_train.evaluate.sections import parts, section
+from vglm_train.evaluate.vqa.evaluator import Examiner, examiner, fitting
+from vglm_train.evaluate.vqa.generate import Answerer, swapped
+from vglm_train.evaluate.vqa.intervals import parts, section
+from vglm_train.evaluate.vqa.majority import Majority
+from vglm_train.evaluate.vqa.verdict import judge
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]

@@ -5,8 +5,8 @@ import json
 import pytest
 from asked import asked
 
-from vglm_train.evaluate.marks import marks, total
 from vglm_train.evaluate.metrics.findings import CHINESE_WORDS, ENGLISH_WORDS, findings, is_normal
+from vglm_train.evaluate.vqa.scores import marks, total
 
 
 @pytest.mark.parametrize(

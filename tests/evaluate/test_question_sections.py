@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from asked import asked
 
-from vglm_train.evaluate.judgement import judge, judge_reports
 from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, mean_interval, resampled_ratios
-from vglm_train.evaluate.sections import parts, section
+from vglm_train.evaluate.vqa.intervals import parts, section
+from vglm_train.evaluate.vqa.verdict import judge, judge_reports
 
 
 def marked(values, count=1.0):

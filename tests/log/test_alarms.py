@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vglm_train.log.alarms import Alarms, itc_alarm, itm_alarm, not_finite
-from vglm_train.log.facts import RunFacts
+from vglm_train.log.run_facts import RunFacts
 from vglm_train.log.sinks import JsonlSink
 
 FACTS = RunFacts(

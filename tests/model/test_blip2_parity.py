@@ -12,8 +12,8 @@ import transformers
 from torch import Tensor
 
 from vglm_train.batch import IGNORED, PromptBatch
-from vglm_train.checkpoint.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, NOT_IN_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
-from vglm_train.checkpoint.pretrained import load_strictly
+from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, NOT_IN_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
+from vglm_train.checkpoint.load.pretrained import load_strictly
 from vglm_train.config.language import Decoding, Language
 from vglm_train.config.model import Vision
 from vglm_train.model.language import build_language

@@ -13,7 +13,7 @@ from transformers import BartConfig, T5Config
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
 from vglm_train.model.flops import generation_cost, image_tokens, vision_flops
-from vglm_train.model.language.seq2seq import Seq2SeqLanguage
+from vglm_train.model.language.hf.seq2seq import Seq2SeqLanguage
 from vglm_train.model.qformer.qformer import QFormer
 
 D, F, V, HEADS = 64, 96, 40, 2

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vglm_train.config.model import QFormer as Shape
-from vglm_train.model.qformer.graphs import PassGraphs
+from vglm_train.model.qformer.cuda_graphs import PassGraphs
 from vglm_train.model.qformer.qformer import QFormer, grouped
 
 ROWS, PLACES, TEXT, WIDTH, WORDS = 3, 5, 6, 24, 100

@@ -13,8 +13,8 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.batch import PairBatch
-from vglm_train.checkpoint.formats import LAVIS_STAGE1
-from vglm_train.checkpoint.pretrained import load_strictly
+from vglm_train.checkpoint.keymaps.lavis import LAVIS_STAGE1
+from vglm_train.checkpoint.load.pretrained import load_strictly
 from vglm_train.config.model import Model, QFormer, Vision
 from vglm_train.config.run import Contrastive, Objective
 from vglm_train.distributed import Ranks

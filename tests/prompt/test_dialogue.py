@@ -11,8 +11,8 @@ from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, MarkMismatch, Placed, Turn, place, without_oldest
+from vglm_train.prompt.qformer_text import TextEncoder, build_text
 from vglm_train.prompt.template import Encoded, Template, build_template
-from vglm_train.prompt.text import TextEncoder, build_text
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 NO, PAD = -100, 1

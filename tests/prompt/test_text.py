@@ -9,7 +9,7 @@ import torch
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.chinese import is_chinese
-from vglm_train.prompt.text import TextEncoder, blip_text, build_text, plain_text
+from vglm_train.prompt.qformer_text import TextEncoder, blip_text, build_text, plain_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "a", "red", "dog", "##s", "run", ",", "狗", "红", "，", "。", "[", "]", "sep"]

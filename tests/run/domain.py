@@ -7,8 +7,8 @@ from typing import Any
 import torch
 import yaml
 
-from data_tools.demo.marks import ANSWERS, QUESTION
 from data_tools.small_language.train import Lesson, save_language, train_language
+from examples.marks.make_data import ANSWERS, QUESTION
 from run import speaking
 from vglm_train import stages
 from vglm_train.config.load import load

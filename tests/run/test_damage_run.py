@@ -12,7 +12,7 @@ from made_shards import jpeg, sample, write_manifest, write_shard
 from PIL import Image
 
 from run import runs
-from vglm_train.data.tar import read_table
+from vglm_train.data.shards.tar import read_table
 
 PER_SHARD, SHARDS, EPOCHS, BATCH = 60, 4, 5, 24  # 1,200 rows: the fraction is judged from 1,000 on
 STEPS = PER_SHARD * SHARDS * EPOCHS // BATCH

@@ -11,12 +11,12 @@ import torch
 from checkpoint.test_bundle import spoken_logits
 from safetensors.torch import load_file, save_file
 
-from data_tools.demo.marks import write_marks
+from examples.marks.make_data import write_marks
 from run import domain
 from train import main
 from vglm_train import stages
 from vglm_train.checkpoint.__main__ import main as checkpoint
-from vglm_train.checkpoint.tuned import open_bundle
+from vglm_train.checkpoint.bundle.tuned import open_bundle
 from vglm_train.config.load import load
 from vglm_train.evaluate.__main__ import main as evaluate
 from vglm_train.stages.finetune import Finetune

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from data_tools.demo.marks import write_marks
+from examples.marks.make_data import write_marks
 from run import domain
 from train import main
 

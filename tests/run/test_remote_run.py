@@ -12,7 +12,7 @@ from made_shards import write_source
 from moto.server import ThreadedMotoServer
 
 from run import runs
-from vglm_train.data.tar import read_table
+from vglm_train.data.shards.tar import read_table
 
 SHARDS, EACH, BATCH = 6, 20, 8
 NAMES = [f"shard-{number:06d}.tar" for number in range(SHARDS)]

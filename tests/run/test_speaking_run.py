@@ -17,7 +17,7 @@ from torch import Tensor
 from run import runs, speaking
 from train import main
 from vglm_train import stages
-from vglm_train.checkpoint.bundle import load_bundle
+from vglm_train.checkpoint.bundle.read import load_bundle
 from vglm_train.config.load import load
 from vglm_train.evaluate.__main__ import main as evaluate
 

@@ -1,7 +1,7 @@
 """The folder of a run: whose it is, and whether this start continues it.
 
 config.yaml   resolved configuration        metrics.jsonl  one object a log step
-checkpoints/  see checkpoint/resume.py      bundle/        portable result, see checkpoint/bundle.py
+checkpoints/  see checkpoint/resume.py      bundle/        portable result, see checkpoint/bundle/read.py
 log.txt       what the console said         wandb/         W&B's own files
 lock          held while a process trains here
 """
@@ -17,7 +17,7 @@ from vglm_train.checkpoint.resume import Checkpoints, write_text_atomic
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
-from vglm_train.log.rows import METRICS
+from vglm_train.log.jsonl import METRICS
 from vglm_train.places import check_folder, make_folder
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come,

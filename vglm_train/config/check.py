@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 from vglm_train.config.data import Data
 from vglm_train.config.model import Text
-from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config, Length
 from vglm_train.config.tuning import Tuning
+from vglm_train.config.validation import FieldError
 
 TEXT_SCORES = {
     "en": ("rouge_l", "cider", "bleu4"),

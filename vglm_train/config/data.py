@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 from typing import Literal, get_args
 
-from vglm_train.config.rules import FieldError, multiple, not_empty, not_negative, positive, unique
+from vglm_train.config.validation import FieldError, multiple, not_empty, not_negative, positive, unique
 
 Language = Literal["en", "zh"]
 

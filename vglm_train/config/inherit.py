@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vglm_train.config.document import Item, read
+from vglm_train.config.yaml_tree import Item, read
 from vglm_train.errors import UserError
 
 KEY = "bundle"

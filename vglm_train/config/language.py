@@ -6,7 +6,7 @@ Defaults are VisualGLM-6B's: ChatGLM-6B, its prompt format and its chat settings
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vglm_train.config.rules import FieldError, multiple, not_empty, not_negative, positive
+from vglm_train.config.validation import FieldError, multiple, not_empty, not_negative, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

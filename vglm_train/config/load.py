@@ -10,11 +10,11 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import yaml
 
-from vglm_train.config.document import Item, read
 from vglm_train.config.inherit import inherit
-from vglm_train.config.mistakes import key_with_value
-from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config
+from vglm_train.config.validation import FieldError
+from vglm_train.config.yaml_hints import key_with_value
+from vglm_train.config.yaml_tree import Item, read
 from vglm_train.errors import UserError
 
 WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}

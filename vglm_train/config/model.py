@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from vglm_train.config.language import Language
-from vglm_train.config.rules import FieldError, below_one, multiple, not_empty, positive
+from vglm_train.config.validation import FieldError, below_one, multiple, not_empty, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -6,8 +6,8 @@ from typing import Literal
 from vglm_train.config.data import Data
 from vglm_train.config.language import Decoding, Prompt
 from vglm_train.config.model import Model
-from vglm_train.config.rules import FieldError, below_one, not_empty, not_negative, positive
 from vglm_train.config.tuning import Tuning
+from vglm_train.config.validation import FieldError, below_one, not_empty, not_negative, positive
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

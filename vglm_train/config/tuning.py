@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from typing import Literal
 
-from vglm_train.config.rules import FieldError, below_one, not_empty, positive, unique
+from vglm_train.config.validation import FieldError, below_one, not_empty, positive, unique
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

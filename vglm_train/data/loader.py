@@ -10,16 +10,16 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
+from vglm_train.data.dataset import Samples, StreamDataset
 from vglm_train.data.features import FeatureStore
-from vglm_train.data.lengths import ByLength, TextLengths
-from vglm_train.data.manifest import Manifest
-from vglm_train.data.mixture import Mixture, build_mixture
-from vglm_train.data.remote.ahead import check_room
-from vglm_train.data.remote.store import Store
-from vglm_train.data.rows import Rows
-from vglm_train.data.sources import open_part, training
-from vglm_train.data.stream import Samples, StreamDataset
-from vglm_train.data.workers import read_ahead
+from vglm_train.data.length_buckets import ByLength, TextLengths
+from vglm_train.data.prefetch import read_ahead
+from vglm_train.data.processors import Rows
+from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.prefetch import check_room
+from vglm_train.data.sampling.mixture import Mixture, build_mixture
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.splits import open_part, training
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
 

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Questions
+from vglm_train.data.processors import ALONE, Drawn, Visit, draw_caption
 from vglm_train.data.record import Record, RecordError, content_id
-from vglm_train.data.rows import ALONE, Drawn, Visit, draw_caption
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, MarkMismatch, Turn, place
 from vglm_train.prompt.template import Encoded, Template
 

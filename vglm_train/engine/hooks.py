@@ -14,7 +14,7 @@ from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.engine.state import RunState
+from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import Table

@@ -13,11 +13,11 @@ from torch import Tensor
 from vglm_train.batch import CAUSES, Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
-from vglm_train.engine.ahead import ahead
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
+from vglm_train.engine.device_prefetch import ahead
+from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.plan import Plan
-from vglm_train.engine.schedule import learning_rate
-from vglm_train.engine.state import RunState
+from vglm_train.engine.progress import RunState
 from vglm_train.objective.base import LossOutput, Objective
 
 

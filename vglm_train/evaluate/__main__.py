@@ -10,15 +10,16 @@ from typing import Protocol
 
 import torch
 
-from vglm_train.checkpoint.bundle import Bundle, read_document
-from vglm_train.checkpoint.merging import parse_adapters
-from vglm_train.checkpoint.tuned import open_bundle
+from vglm_train.checkpoint.bundle.read import Bundle, read_document
+from vglm_train.checkpoint.bundle.tuned import open_bundle
+from vglm_train.checkpoint.convert.merge import parse_adapters
 from vglm_train.command import answered
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained
-from vglm_train.evaluate import caption_command, retrieval_command
-from vglm_train.evaluate.question_command import QuestionTask
+from vglm_train.evaluate.caption import command as caption
 from vglm_train.evaluate.result import Result, choose, write
+from vglm_train.evaluate.retrieval import command as retrieval
+from vglm_train.evaluate.vqa.command import QuestionTask
 
 
 class Task(Protocol):
@@ -31,8 +32,8 @@ class Task(Protocol):
 
 
 TASKS: dict[str, Task] = {
-    "retrieval": retrieval_command,
-    "caption": caption_command,
+    "retrieval": retrieval,
+    "caption": caption,
     "vqa": QuestionTask("vqa"),
     "report": QuestionTask("report"),
 }

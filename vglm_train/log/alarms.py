@@ -9,8 +9,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from vglm_train.log.facts import RunFacts
-from vglm_train.log.rows import METRICS, Cell, Row, read_rows
+from vglm_train.log.jsonl import METRICS, Cell, Row, read_rows
+from vglm_train.log.run_facts import RunFacts
 
 logger = logging.getLogger("vglm_train")
 

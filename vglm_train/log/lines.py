@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 
-from vglm_train.log.rows import Row
+from vglm_train.log.jsonl import Row
 
 TERMS = ("itc", "itm", "itg", "lm")
 # endings of scores that say more of what another score says

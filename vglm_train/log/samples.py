@@ -4,7 +4,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-from vglm_train.log.rows import cut_back
+from vglm_train.log.jsonl import cut_back
 
 
 class SampleLog:

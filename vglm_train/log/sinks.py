@@ -19,8 +19,7 @@ from PIL import Image
 
 from vglm_train.config.run import Wandb
 from vglm_train.errors import UserError
-from vglm_train.log.lines import Progress, describe
-from vglm_train.log.rows import (
+from vglm_train.log.jsonl import (
     METRICS,
     Cell,
     Row,
@@ -31,6 +30,7 @@ from vglm_train.log.rows import (
     to_line,
     write_table,
 )
+from vglm_train.log.lines import Progress, describe
 
 logger = logging.getLogger("vglm_train")
 

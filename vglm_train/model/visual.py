@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from vglm_train.batch import Batch
 from vglm_train.model.norm import LayerNorm
-from vglm_train.model.qformer.graphs import PassGraphs
+from vglm_train.model.qformer.cuda_graphs import PassGraphs
 from vglm_train.model.qformer.layers import Block
 from vglm_train.model.qformer.qformer import Keys, QFormer
 from vglm_train.model.vision import VisionEncoder

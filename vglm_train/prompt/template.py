@@ -14,10 +14,10 @@ from torch import Tensor
 
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Language, Prompt
-from vglm_train.config.rules import FieldError
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Placed, place, without_oldest
-from vglm_train.prompt.text import TextEncoder
+from vglm_train.prompt.qformer_text import TextEncoder
 from vglm_train.prompt.tokenizers import HfTokenizer, Tokenizer
 
 

@@ -13,8 +13,8 @@ from vglm_train.batch import IGNORED
 from vglm_train.config.language import Prompt
 from vglm_train.prompt.chatglm import ChatGLMTokenizer
 from vglm_train.prompt.dialogue import Dialogue, Placed, place
+from vglm_train.prompt.qformer_text import TextEncoder
 from vglm_train.prompt.template import Context, Encoded, Template
-from vglm_train.prompt.text import TextEncoder
 from vglm_train.prompt.tokenizers import Tokenizer
 
 MARKS = {"zh": ("问：", "答："), "en": ("Q:", "A:")}

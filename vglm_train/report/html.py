@@ -7,7 +7,7 @@ from html import escape
 
 from PIL import Image
 
-from vglm_train.log.rows import Cell
+from vglm_train.log.jsonl import Cell
 
 STYLE = """
 body { font-family: sans-serif; margin: 1em auto; padding: 0 1em; max-width: 1200px; line-height: 1.4; color: #222 }

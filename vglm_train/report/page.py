@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from vglm_train.log.rows import Table
+from vglm_train.log.jsonl import Table
 from vglm_train.report import html, reference
 from vglm_train.report.runs import LoggedRun
 from vglm_train.report.verdict import Line, speaks

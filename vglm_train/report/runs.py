@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vglm_train.errors import UserError
-from vglm_train.log.facts import RunFacts
-from vglm_train.log.rows import METRICS, Row, Table, read_rows, read_tables
+from vglm_train.log.jsonl import METRICS, Row, Table, read_rows, read_tables
+from vglm_train.log.run_facts import RunFacts
 
 Series = tuple[list[float], list[float]]  # x, y
 

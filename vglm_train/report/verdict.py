@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vglm_train.log.alarms import ITC_NEAR, ITM_BAND, Alarms
-from vglm_train.log.facts import RunFacts
+from vglm_train.log.run_facts import RunFacts
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun
 

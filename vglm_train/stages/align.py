@@ -5,21 +5,21 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.bundle import save_bundle
-from vglm_train.checkpoint.earlier import is_bundle
-from vglm_train.checkpoint.pretrained import load_pretrained
+from vglm_train.checkpoint.bundle.read import save_bundle
+from vglm_train.checkpoint.bundle.stage_one import is_bundle
+from vglm_train.checkpoint.load.pretrained import load_pretrained
 from vglm_train.config.check import check_vocabulary
-from vglm_train.config.rules import FieldError
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalItem
-from vglm_train.data.rows import PairRows
+from vglm_train.config.validation import FieldError
+from vglm_train.data.eval_captions import EvalItem
+from vglm_train.data.processors import PairRows
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.retrieval import Embedder, Retrieval
+from vglm_train.evaluate.retrieval.evaluator import Embedder, Retrieval
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.flops import Cost, flops_per_pair, image_tokens
 from vglm_train.objective.alignment import AlignmentObjective
-from vglm_train.prompt.text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import TextEncoder, build_text
 from vglm_train.stages.base import Stage
 
 

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vglm_train.config.run import Config
-from vglm_train.data.evalset import EvalSet
-from vglm_train.data.manifest import Shard
-from vglm_train.data.rows import Rows
-from vglm_train.data.sources import validating
+from vglm_train.data.eval_captions import EvalSet
+from vglm_train.data.processors import Rows
+from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
 from vglm_train.model.flops import Cost, vision_flops

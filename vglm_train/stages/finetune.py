@@ -5,16 +5,16 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.bundle import read_document
-from vglm_train.checkpoint.earlier import is_bundle
-from vglm_train.checkpoint.tuned import save_tuned
-from vglm_train.config.rules import FieldError
+from vglm_train.checkpoint.bundle.read import read_document
+from vglm_train.checkpoint.bundle.stage_one import is_bundle
+from vglm_train.checkpoint.bundle.tuned import save_tuned
 from vglm_train.config.run import Config
-from vglm_train.data.questions import QuestionSet
-from vglm_train.data.sources import validating
+from vglm_train.config.validation import FieldError
+from vglm_train.data.eval_questions import QuestionSet
+from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
-from vglm_train.evaluate.examination import examiner
+from vglm_train.evaluate.vqa.evaluator import examiner
 from vglm_train.model.tuning import apply_tuning, table
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.stages.base import HeldOut

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.convert import writing
+from vglm_train.checkpoint.convert import writers
 
 SECRET = "qformer.encoder.layer.1.attention.attention.query.weight"
 
@@ -174,14 +174,14 @@ def test_a_failed_replacement_leaves_the_old(folder, tmp_path, capsys):
 
 def full_after(monkeypatch, tensors):
     """The disk is full when so many tensors have been written."""
-    real, count = writing._write, iter(range(10**6))
+    real, count = writers._write, iter(range(10**6))
 
     def write(stream, tensor):
         if next(count) >= tensors:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(stream, tensor)
 
-    monkeypatch.setattr(writing, "_write", write)
+    monkeypatch.setattr(writers, "_write", write)
 
 
 @pytest.mark.parametrize("command", ["import", "export"])

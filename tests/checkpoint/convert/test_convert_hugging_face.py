@@ -7,7 +7,7 @@ import transformers
 from safetensors.torch import load_file
 
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.convert import bundles
+from vglm_train.checkpoint.convert.bundle import read as read_bundle
 from vglm_train.checkpoint.convert.source import Options, expected
 
 PIXELS = torch.randn(3, 3, 16, 16, generator=torch.Generator().manual_seed(2))
@@ -33,7 +33,7 @@ def loaded(kind, folder):
 
 def ours(bundle):
     """The bundle's model, without a tokenizer."""
-    source = bundles.read(bundle, Options())
+    source = read_bundle(bundle, Options())
     if source.stage == "generate":
         from dataclasses import replace
 
@@ -195,7 +195,7 @@ def test_what_a_class_has_not_is_told(retrieval, tmp_path, capsys):
 
 def test_the_model_on_the_meta_device_has_the_names(case):
     _, root = case
-    source = bundles.read(root / "bundle", Options())
+    source = read_bundle(root / "bundle", Options())
     wanted = expected(source.config, source.language).state_dict()
     assert {name: tuple(value.shape) for name, value in wanted.items()} == {
         name: tensor.shape for name, tensor in source.tensors.items()

@@ -11,10 +11,10 @@ from safetensors.torch import load_file, save_file
 
 from vglm_train.batch import PairBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle import read_trained
-from vglm_train.checkpoint.convert import bundles
+from vglm_train.checkpoint.bundle.read import read_trained
+from vglm_train.checkpoint.convert.bundle import read as read_bundle
 from vglm_train.checkpoint.convert.source import Options, interpolate
-from vglm_train.checkpoint.formats import lavis_stage2
+from vglm_train.checkpoint.keymaps.lavis import lavis_stage2
 from vglm_train.config.load import dump
 from vglm_train.config.run import Contrastive, Objective
 from vglm_train.distributed import Ranks
@@ -75,7 +75,7 @@ def test_the_bundle_has_lavis_s_losses(stage1):
     fixture, root, _ = stage1
     expected = json.loads((fixture / "expected.json").read_text())
     data = load_file(fixture / "batch.safetensors")
-    source = bundles.read(root / "bundle", Options())
+    source = read_bundle(root / "bundle", Options())
     model = build_alignment(source.config.model, 0, (0.0,) * 3, (1.0,) * 3)
     model.load_state_dict({name: tensor.read() for name, tensor in source.tensors.items()})
     batch = PairBatch(
@@ -108,7 +108,7 @@ def test_other_image_sizes(stage1, tmp_path):
     before, after = (load_file(folder / "vision.safetensors")["positions"] for folder in (root / "bundle", out))
     assert after.shape[0] == 1 + 6 * 6
     assert torch.equal(after, interpolate(before, round((len(before) - 1) ** 0.5), 6))
-    assert bundles.read(out, Options()).config.model.vision.image_size == 84
+    assert read_bundle(out, Options()).config.model.vision.image_size == 84
 
 
 def test_heads_are_asked_for(stage1, tmp_path, capsys):
@@ -126,7 +126,7 @@ def test_without_the_encoder(stage1, tmp_path, capsys):
     last = {name.replace("blocks.0.", f"blocks.{depth}."): value for name, value in eva.items() if "blocks.0." in name}
     torch.save({"model": own}, tmp_path / "a.pth")
     torch.save(eva | last | {"norm.weight": torch.ones(3), "head.bias": torch.ones(3)}, tmp_path / "eva.pth")
-    source = bundles.read(root / "bundle", Options())
+    source = read_bundle(root / "bundle", Options())
     data = replace(tiny.config(), model=replace(source.config.model, qformer=replace(source.config.model.qformer)))
     (tmp_path / "run.yaml").write_text(dump(data))
     command = [
@@ -142,7 +142,7 @@ def test_without_the_encoder(stage1, tmp_path, capsys):
     assert main([*command, "--vision", str(tmp_path / "eva.pth")]) == 0
     assert main(["diff", str(tmp_path / "bundle"), str(tmp_path / "a.pth"), "--config", str(tmp_path / "run.yaml"),
                  "--vision", str(tmp_path / "eva.pth")]) == 0  # fmt: skip
-    ours = bundles.read(tmp_path / "bundle", Options()).tensors
+    ours = read_bundle(tmp_path / "bundle", Options()).tensors
     assert same({n: t.read() for n, t in ours.items()}, {n: t.read() for n, t in source.tensors.items()})
     assert main(["export", str(tmp_path / "bundle"), "--format", "lavis", "--out", str(tmp_path / "b.pth")]) == 0
     assert same(read(tmp_path / "b.pth"), own)
@@ -163,7 +163,7 @@ def stage2(request, tmp_path_factory):
     save_file({n.removeprefix("visual_encoder."): v.contiguous() for n, v in eva.items()}, root / "eva.safetensors")
     trained["Qformer.bert.embeddings.position_ids"] = torch.arange(16)[None]
     torch.save({"model": trained}, root / "lavis.pth")
-    own = bundles.read(root / "whole", Options()).config
+    own = read_bundle(root / "whole", Options()).config
     (root / "run.yaml").write_text(dump(replace(own, model=replace(own.model, language=None))))
     return theirs, root, trained
 

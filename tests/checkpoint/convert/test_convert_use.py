@@ -15,13 +15,13 @@ from tokenizers.models import WordLevel
 
 from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle import load_bundle, save_bundle
-from vglm_train.checkpoint.formats import EVA
+from vglm_train.checkpoint.bundle.read import load_bundle, save_bundle
+from vglm_train.checkpoint.keymaps.lavis import EVA
 from vglm_train.config.language import Decoding, Language, Prompt
 from vglm_train.config.load import dump, load
 from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 CPU = torch.device("cpu")
 PIXELS = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(2))

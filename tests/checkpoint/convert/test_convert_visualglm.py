@@ -11,12 +11,13 @@ from safetensors.torch import load_file
 
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle import read_trained
-from vglm_train.checkpoint.convert import bundles, qkv
-from vglm_train.checkpoint.convert.lazy import of_tensors
+from vglm_train.checkpoint.bundle.read import read_trained
+from vglm_train.checkpoint.convert import qkv
+from vglm_train.checkpoint.convert.bundle import read as read_bundle
+from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
 from vglm_train.checkpoint.convert.source import Options, interpolate
 from vglm_train.checkpoint.convert.visualglm import hub_table
-from vglm_train.checkpoint.sat import visualglm_table
+from vglm_train.checkpoint.keymaps.sat import visualglm_table
 from vglm_train.config.language import Language
 from vglm_train.config.load import dump
 from vglm_train.config.run import Run
@@ -35,7 +36,7 @@ def read(folder) -> dict[str, torch.Tensor]:
 
 
 def ours(bundle) -> dict[str, torch.Tensor]:
-    return {name: tensor.read() for name, tensor in bundles.read(bundle, Options()).tensors.items()}
+    return {name: tensor.read() for name, tensor in read_bundle(bundle, Options()).tensors.items()}
 
 
 def reordered(folder, out, fused):
@@ -72,7 +73,7 @@ def test_ours_there_and_back(case, tmp_path):
 
 def test_logits_are_the_reference_s(case):
     folder, root = case
-    source, data = bundles.read(root / "bundle", Options()), load_file(folder / "batch.safetensors")
+    source, data = read_bundle(root / "bundle", Options()), load_file(folder / "batch.safetensors")
     expected = json.loads((folder / "expected.json").read_text())
     model = build_visual_language(source.config.model, (0.0,) * 3, (1.0,) * 3)
     model.load_state_dict({name: tensor.read() for name, tensor in source.tensors.items()})

@@ -17,13 +17,13 @@ from vglm_train.config.model import Text
 from vglm_train.config.run import Config
 from vglm_train.data import loader
 from vglm_train.data.features import FeatureStore, prepare
-from vglm_train.data.features.pictures import Items
+from vglm_train.data.features.jobs import Items
 from vglm_train.data.loader import Loader
-from vglm_train.data.rows import PairRows
+from vglm_train.data.processors import PairRows
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.image import eval_pixels, open_image
-from vglm_train.prompt.text import build_text
+from vglm_train.prompt.qformer_text import build_text
 
 SAMPLES, SAME, WIDE, DAMAGED = 70, 5, 6, 9  # sample 5 shows the picture of sample 4
 PICTURES = SAMPLES - 1

@@ -7,10 +7,10 @@ from bad_server import serve
 from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.manifest import Shard
+from vglm_train.data.remote.cache import Store
 from vglm_train.data.remote.download import Unreachable
-from vglm_train.data.remote.sources import manifest_of
-from vglm_train.data.remote.store import Store
+from vglm_train.data.remote.manifest import manifest_of
+from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
 
 FIRST = "shard-000000.tar"

@@ -14,12 +14,12 @@ from bad_server import BadServer, serve
 from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.manifest import Shard
+from vglm_train.data.reader import DamagedSample, ShardReader
+from vglm_train.data.remote.cache import Store
 from vglm_train.data.remote.download import Unreachable
-from vglm_train.data.remote.sources import manifest_of
-from vglm_train.data.remote.store import Store
-from vglm_train.data.shards import DamagedSample, ShardReader
-from vglm_train.data.tar import read_table
+from vglm_train.data.remote.manifest import manifest_of
+from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.tar import read_table
 from vglm_train.errors import UserError
 
 FIRST, SECOND = "shard-000000.tar", "shard-000001.tar"
@@ -226,8 +226,8 @@ def test_a_disk_that_is_full(server: BadServer, cache: Cache) -> None:
     code = (
         "import resource, signal, sys\n"
         "from vglm_train.config.data import Cache, Source\n"
-        "from vglm_train.data.remote.sources import manifest_of\n"
-        "from vglm_train.data.remote.store import Store\n"
+        "from vglm_train.data.remote.manifest import manifest_of\n"
+        "from vglm_train.data.remote.cache import Store\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "cache = Cache(folder=sys.argv[2])\n"
         "manifest = manifest_of(Source(name='a', shards=sys.argv[1]), cache)\n"

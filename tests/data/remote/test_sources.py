@@ -14,11 +14,11 @@ from bad_server import BadServer, serve
 from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.manifest import Manifest
-from vglm_train.data.remote.address import shown
+from vglm_train.data.remote.cache import Store
 from vglm_train.data.remote.download import Unreachable
-from vglm_train.data.remote.sources import manifest_of
-from vglm_train.data.remote.store import Store
+from vglm_train.data.remote.manifest import manifest_of
+from vglm_train.data.shards.address import shown
+from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 
 Forms = dict[str, Callable[[Path, str], dict[str, str]]]

@@ -7,8 +7,8 @@ import pytest
 from made_tables import write_csv, write_json, write_lines
 
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables import window
-from vglm_train.data.tables.files import open_file
+from vglm_train.data.tables import json_stream
+from vglm_train.data.tables.readers import open_file
 from vglm_train.errors import UserError
 
 ROWS = [
@@ -28,7 +28,7 @@ def again(path: Path) -> list[dict]:
 @pytest.mark.parametrize("chunk", [1, 7, 1 << 20])
 @pytest.mark.parametrize("layout", ["indented", "ascii", "mark", "annotations", "tight"])
 def test_json(tmp_path: Path, monkeypatch, chunk: int, layout: str) -> None:
-    monkeypatch.setattr(window, "CHUNK", chunk)
+    monkeypatch.setattr(json_stream, "CHUNK", chunk)
     path = tmp_path / "t.json"
     text = {
         "indented": json.dumps(ROWS, ensure_ascii=False, indent=2),

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vglm_train.config.data import Data, Fields, Holdout, Source
-from vglm_train.data.sources import Part, open_part, training, validating
+from vglm_train.data.splits import Part, open_part, training, validating
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.errors import UserError
 

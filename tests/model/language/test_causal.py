@@ -10,7 +10,7 @@ from torch import Tensor
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
 from vglm_train.errors import UserError
-from vglm_train.model.language.causal import CausalLanguage, left_padded
+from vglm_train.model.language.hf.causal import CausalLanguage, left_padded
 
 END = 2
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,

@@ -9,7 +9,7 @@ from small_chatglm import EOP, SOP, prompts
 
 from vglm_train.batch import IGNORED
 from vglm_train.config.language import Decoding
-from vglm_train.model.language.chatglm import Writer
+from vglm_train.model.language.glm.chatglm import Writer
 
 WAYS = {
     "greedy": Decoding(max_new=8),

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from vglm_train.model.language.gradient import HalfGate
+from vglm_train.model.language.fp16_gradients import HalfGate
 
 
 @pytest.mark.parametrize(

@@ -8,10 +8,11 @@ import torch
 from model.tuning import families
 from model.tuning.families import gradients, loss_of
 
-from vglm_train.checkpoint.language import load_language
+from vglm_train.checkpoint.load.language import load_language
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora
 from vglm_train.model.language import build_language
+from vglm_train.model.language.linears import products, quantize_blocks
 from vglm_train.model.language.nf4 import (
     BLOCK,
     LEVELS,
@@ -22,7 +23,6 @@ from vglm_train.model.language.nf4 import (
     pairs,
     quantize,
 )
-from vglm_train.model.language.products import products, quantize_blocks
 from vglm_train.model.tuning import is_adapter
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.prompt.chatglm import build_chatglm

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vglm_train.model.language.rotation import Rotary, SplitAndRotate, turn
+from vglm_train.model.language.glm.rope import Rotary, SplitAndRotate, turn
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -45,7 +45,7 @@ def test_gradients_of_any_layout_give_the_same():
 @pytest.mark.parametrize(("heads", "width"), [(32, 128), (3, 24), (1, 4)])
 @pytest.mark.parametrize("back", [False, True])
 def test_kernel_does_what_torch_does(dtype, heads, width, back):
-    from vglm_train.model.language.rotation_kernel import turn as kernel
+    from vglm_train.model.language.glm.rope_triton import turn as kernel
 
     torch.manual_seed(0)
     read = torch.randn(2, 7, 3, heads, width, device="cuda").to(dtype).unbind(2)

@@ -12,7 +12,7 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import target_rows
-from vglm_train.model.language.seq2seq import Seq2SeqLanguage
+from vglm_train.model.language.hf.seq2seq import Seq2SeqLanguage
 
 END = 1
 T5 = {"vocab_size": 64, "d_model": 32, "d_kv": 8, "d_ff": 48, "num_layers": 2, "num_decoder_layers": 3, "num_heads": 4,

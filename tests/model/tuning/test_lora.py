@@ -10,8 +10,8 @@ from model.tuning import families
 from model.tuning.families import gradients, loss_of
 from torch.utils.checkpoint import checkpoint
 
-from vglm_train.config.rules import FieldError
 from vglm_train.config.tuning import Lora, Rule, Tuning
+from vglm_train.config.validation import FieldError
 from vglm_train.model.tuning import apply_tuning, is_adapter
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.objective.generation import GenerationObjective

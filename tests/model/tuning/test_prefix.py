@@ -7,11 +7,11 @@ from model.tuning import families
 from model.tuning.families import gradients, loss_of
 
 from vglm_train.config.language import Decoding
-from vglm_train.config.rules import FieldError
 from vglm_train.config.tuning import Prefix
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix as PrefixAdapter
-from vglm_train.model.language.products import quantize_blocks
+from vglm_train.model.language.linears import quantize_blocks
 from vglm_train.model.tuning import is_adapter
 from vglm_train.model.tuning.prefix import attach_prefix
 

@@ -6,8 +6,8 @@ import pytest
 import tiny_language
 import torch
 
-from vglm_train.config.rules import FieldError
 from vglm_train.config.tuning import RULES, Lora, Rule, Tuning
+from vglm_train.config.validation import FieldError
 from vglm_train.model.tuning import apply_tuning, is_adapter, table
 
 

@@ -15,10 +15,10 @@ from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning, VisionBlocks
 from vglm_train.errors import UserError
 from vglm_train.model.language import build_language
-from vglm_train.model.language.products import quantize_blocks
+from vglm_train.model.language.linears import quantize_blocks
 from vglm_train.model.tuning import apply_tuning
+from vglm_train.model.tuning.adapters import Adapters
 from vglm_train.model.tuning.lora import LowRank, attach_lora, merge
-from vglm_train.model.tuning.several import Adapters
 
 FROZEN = (Rule(match="*", train=False),)
 

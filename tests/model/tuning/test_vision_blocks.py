@@ -7,8 +7,8 @@ import tiny
 import tiny_language
 import torch
 
-from vglm_train.config.rules import FieldError
 from vglm_train.config.tuning import Rule, Tuning, VisionBlocks
+from vglm_train.config.validation import FieldError
 from vglm_train.model.tuning import apply_tuning
 from vglm_train.model.vision import build_vision
 from vglm_train.objective.generation import GenerationObjective

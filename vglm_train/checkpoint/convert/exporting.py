@@ -2,11 +2,12 @@
 
 from pathlib import Path
 
-from vglm_train.checkpoint.convert import bundles, hugging_face, lavis, visualglm
+from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
+from vglm_train.checkpoint.convert.bundle import read as read_bundle
 from vglm_train.checkpoint.convert.report import size
 from vglm_train.checkpoint.convert.source import Options
-from vglm_train.checkpoint.convert.writing import SHARD, check_target
-from vglm_train.checkpoint.sat import Fused
+from vglm_train.checkpoint.convert.writers import SHARD, check_target
+from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.errors import UserError
 
 STAGES = {"hf-blip2": "generate", "hf-blip2-retrieval": "align", "visualglm-sat": "generate"}
@@ -17,7 +18,7 @@ def export_weights(
 ) -> list[str]:
     """Write `bundle` in another format. Returns the report."""
     check_target(out, 0, force)
-    source = bundles.read(bundle, options)
+    source = read_bundle(bundle, options)
     wanted = STAGES.get(kind, source.stage)
     if source.stage != wanted:
         raise UserError(f"{bundle} is of stage {source.stage}; {kind} holds models of stage {wanted}.")

@@ -10,7 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.convert.lazy import Tensors, below, convert, prefixed, total
+from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     Source,
@@ -27,11 +27,11 @@ from vglm_train.checkpoint.convert.source import (
     tokenizer_of,
 )
 from vglm_train.checkpoint.convert.towers import head_of_its_own, repeated, with_ties
-from vglm_train.checkpoint.convert.writing import progress, replaced, write_sharded
-from vglm_train.checkpoint.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
-from vglm_train.checkpoint.hf_language import COMPUTED
-from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
-from vglm_train.checkpoint.sat import read_json
+from vglm_train.checkpoint.convert.writers import progress, replaced, write_sharded
+from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.keymaps.sat import read_json
+from vglm_train.checkpoint.load.hf_language import COMPUTED
 from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision

@@ -2,8 +2,8 @@
 
 from pathlib import Path
 
-from vglm_train.checkpoint.bundle import read_document
-from vglm_train.checkpoint.convert.formats import FORMATS, can_become, raw_tensors, recognise
+from vglm_train.checkpoint.bundle.read import read_document
+from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
 from vglm_train.checkpoint.convert.report import bytes_of, groups, size
 from vglm_train.config.inherit import merge_first
 

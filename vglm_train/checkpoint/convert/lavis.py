@@ -5,7 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Literal
 
-from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, below, convert, prefixed, total
+from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, convert, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     Source,
@@ -22,9 +22,9 @@ from vglm_train.checkpoint.convert.source import (
     tokenizer_of,
 )
 from vglm_train.checkpoint.convert.towers import config_of, hugging_face_language, vision_tensors, with_ties
-from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
-from vglm_train.checkpoint.formats import LAVIS_STAGE1, lavis_stage2
-from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.convert.writers import progress, replaced, write_torch
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.keymaps.lavis import LAVIS_STAGE1, lavis_stage2
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.errors import UserError

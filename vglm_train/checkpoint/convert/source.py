@@ -11,10 +11,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, changed, convert, of_shards
-from vglm_train.checkpoint.filling import open_weights
-from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
-from vglm_train.checkpoint.sat import Fused
+from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, changed, convert, of_shards
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.data import Data, Image
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import Model, QFormer, Vision

@@ -6,13 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.checkpoint.convert import qkv
-from vglm_train.checkpoint.convert.lazy import Lazy, Tensors, below, of_shards, prefixed
+from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, of_shards, prefixed
 from vglm_train.checkpoint.convert.source import mapped, open_tensors
-from vglm_train.checkpoint.filling import open_shard
-from vglm_train.checkpoint.formats import EVA, HF_VISION
-from vglm_train.checkpoint.hf_language import COMPUTED
-from vglm_train.checkpoint.language import hub_chatglm
-from vglm_train.checkpoint.sat import CONFIG, Fused, is_sat_folder, read_json, sat_language, sat_shard
+from vglm_train.checkpoint.keymaps.lavis import EVA, HF_VISION
+from vglm_train.checkpoint.keymaps.sat import CONFIG, Fused, is_sat_folder, read_json, sat_language, sat_shard
+from vglm_train.checkpoint.load.hf_language import COMPUTED
+from vglm_train.checkpoint.load.language import hub_chatglm
+from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.language import Language
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.checkpoint.convert import qkv
-from vglm_train.checkpoint.convert.lazy import Tensors, below, convert, of_shards, total
+from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, of_shards, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     Source,
@@ -22,10 +22,10 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.writing import progress, replaced, write_torch
-from vglm_train.checkpoint.keymap import KeyMap, KeyMapError
-from vglm_train.checkpoint.language import HUB_CONFIG, hub_chatglm
-from vglm_train.checkpoint.sat import CONFIG, IMAGE, Fused, image_rules, read_json, sat_shard, visualglm_table
+from vglm_train.checkpoint.convert.writers import progress, replaced, write_torch
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.keymaps.sat import CONFIG, IMAGE, Fused, image_rules, read_json, sat_shard, visualglm_table
+from vglm_train.checkpoint.load.language import HUB_CONFIG, hub_chatglm
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.config.run import Config

@@ -3,7 +3,7 @@
 n pictures, p image tokens, c image width.
 """
 
-from vglm_train.data.features.fill import prepare
+from vglm_train.data.features.encode import prepare
 from vglm_train.data.features.store import FeatureStore
 
 __all__ = ["FeatureStore", "prepare"]

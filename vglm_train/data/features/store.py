@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vglm_train.data.features.identity import Identity, picture_digest
-from vglm_train.data.recent import Recent
+from vglm_train.data.lru import Recent
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 from vglm_train.places import make_folder

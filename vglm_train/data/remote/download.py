@@ -8,8 +8,8 @@ import time
 from typing import BinaryIO
 
 from vglm_train.config.data import Cache
-from vglm_train.data.remote.address import shown
 from vglm_train.data.remote.transfer import Failed, read_from, watched
+from vglm_train.data.shards.address import shown
 
 PROGRESS = 2**24  # bytes after which a server has its tries again
 LONGEST = 60.0  # seconds between two tries

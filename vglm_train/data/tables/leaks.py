@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from vglm_train.data.manifest import Shard
 from vglm_train.data.record import RecordError, content_id
-from vglm_train.data.tables import pictures
+from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.canonical import canonical
 from vglm_train.data.tables.table import Table, TableShard
 
@@ -104,7 +104,7 @@ def named_pictures(tables: Side, seen: Callable[[int], object] = lambda rows: No
 def _picture(table: Table, row: int, named: str | bytes) -> Picture | None:
     if isinstance(named, bytes):
         return Picture(content_id(named), len(named), f"row {row} of {table.path.name}")
-    path = pictures.find(table.images, named)
+    path = image_paths.find(table.images, named)
     if path is None:
         return None
     return Picture(path.resolve(), path.stat().st_size, f"{named} of {table.path.name}")

@@ -12,15 +12,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.config.data import Source
-from vglm_train.data.index import LANGUAGES
-from vglm_train.data.manifest import Manifest, Shard
 from vglm_train.data.raw import DamagedSample, RawSample
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables import pictures
+from vglm_train.data.shards.index import LANGUAGES
+from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.canonical import canonical
 from vglm_train.data.tables.fields import Columns, resolve
-from vglm_train.data.tables.files import open_file
 from vglm_train.data.tables.index import STATES, Index, build_index
+from vglm_train.data.tables.readers import open_file
 from vglm_train.errors import UserError
 
 SHARD = 1000  # rows that stand for a shard
@@ -57,7 +57,7 @@ class Table:
             except RecordError:
                 continue
             named |= dict.fromkeys(name for name in found if isinstance(name, str))
-        there = pictures.check(self.path, self.images, list(named))
+        there = image_paths.check(self.path, self.images, list(named))
         if there < len(named):
             logger.warning(
                 "%s: %d of the first %d pictures it names are not in %s",
@@ -94,7 +94,7 @@ class Table:
         return key, record, named
 
     def _picture(self, name: str, shard: str, key: str) -> bytes:
-        path = pictures.find(self.images, name)
+        path = image_paths.find(self.images, name)
         if path is None:
             raise DamagedSample("image", shard, key, f"no picture {self.images / name}")
         try:

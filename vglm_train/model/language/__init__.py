@@ -6,7 +6,7 @@ import torch
 
 from vglm_train.config.language import Language
 from vglm_train.model.language.base import LanguageModel
-from vglm_train.model.language.products import draw_weights, quantize_blocks
+from vglm_train.model.language.linears import draw_weights, quantize_blocks
 
 __all__ = ["LanguageModel", "build_language"]
 
@@ -37,13 +37,13 @@ def build_language(
 def _build(config: Language, sop_id: int | None) -> LanguageModel:
     # each family brings a library of its own: only the one in use is imported
     if config.family == "chatglm":
-        from vglm_train.model.language.chatglm import ChatGlm
+        from vglm_train.model.language.glm.chatglm import ChatGlm
 
         return ChatGlm(config, sop_id)
     if config.family == "causal":
-        from vglm_train.model.language.causal import CausalLanguage
+        from vglm_train.model.language.hf.causal import CausalLanguage
 
         return CausalLanguage(config)
-    from vglm_train.model.language.seq2seq import Seq2SeqLanguage
+    from vglm_train.model.language.hf.seq2seq import Seq2SeqLanguage
 
     return Seq2SeqLanguage(config)

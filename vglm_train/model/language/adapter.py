@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vglm_train.model.language.gradient import HalfGate
+from vglm_train.model.language.fp16_gradients import HalfGate
 
 
 class Adapter(nn.Module):

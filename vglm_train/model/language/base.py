@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
 from vglm_train.model.language.adapter import Adapter
-from vglm_train.model.language.gradient import HalfGate
+from vglm_train.model.language.fp16_gradients import HalfGate
 
 OnToken = Callable[
     [Tensor], None

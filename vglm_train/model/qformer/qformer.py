@@ -15,7 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from vglm_train.config.model import QFormer as QFormerConfig
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer import masks
-from vglm_train.model.qformer.graphs import PassGraphs
+from vglm_train.model.qformer.cuda_graphs import PassGraphs
 from vglm_train.model.qformer.layers import EPS, Block, ImageKey, KeyValue
 
 Keys = list[tuple[ImageKey, ...]]  # one entry a block: groups of images, or nothing where it has no cross-attention

@@ -1,7 +1,7 @@
 """What of a stage-two model trains on a domain, and what is added to it for that."""
 
 from vglm_train.config.tuning import Tuning
-from vglm_train.model.language.products import quantize_blocks
+from vglm_train.model.language.linears import quantize_blocks
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.model.tuning.prefix import attach_prefix
 from vglm_train.model.tuning.rules import Resolved, apply_rules, is_adapter, table

@@ -11,10 +11,10 @@ from vglm_train.config.tuning import Lora
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Adapter
 from vglm_train.model.language.base import LanguageModel
-from vglm_train.model.language.gradient import HalfGate
+from vglm_train.model.language.fp16_gradients import HalfGate
+from vglm_train.model.language.linears import Product, products, targets
 from vglm_train.model.language.nf4 import Nf4Linear
-from vglm_train.model.language.products import Product, products, targets
-from vglm_train.model.tuning.drawing import drawn
+from vglm_train.model.tuning.seeded_init import drawn
 
 ALIGNED = 8  # columns: a half-precision product of fewer reads unaligned rows, many times slower
 

@@ -5,8 +5,8 @@ from torch import nn
 from vglm_train.config.tuning import Prefix as PrefixConfig
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.base import LanguageModel
-from vglm_train.model.language.products import chosen_blocks
-from vglm_train.model.tuning.drawing import drawn
+from vglm_train.model.language.linears import chosen_blocks
+from vglm_train.model.tuning.seeded_init import drawn
 
 STD = 0.02
 

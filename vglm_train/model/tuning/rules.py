@@ -9,8 +9,8 @@ from fnmatch import fnmatchcase
 import torch
 from torch import nn
 
-from vglm_train.config.rules import FieldError
 from vglm_train.config.tuning import Rule
+from vglm_train.config.validation import FieldError
 from vglm_train.model.visual_language import VisualLanguageModel
 
 ADAPTERS = {"lora": (".lora_a", ".lora_b"), "prefix": (".prefix_keys", ".prefix_values")}  # ends of names

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from vglm_train.config.rules import FieldError
 from vglm_train.config.tuning import VisionBlocks
+from vglm_train.config.validation import FieldError
 from vglm_train.model.visual_language import VisualLanguageModel
 
 

@@ -1,0 +1,152 @@
+"""How well stage two's model tells held-out pictures, attribute by attribute, beside who does not see them."""
+
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from itertools import product
+from pathlib import Path
+from random import Random
+
+import torch
+from torch import Tensor
+
+from examples.demo.probe_pairs import Share
+from examples.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, all_scenes, captions
+from examples.demo.train_language import KINDS, question
+from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
+from vglm_train.config.data import Source
+from vglm_train.config.language import Decoding
+from vglm_train.data.eval_captions import EvalSet
+from vglm_train.prompt.dialogue import Dialogue
+
+CHANCE = {
+    "colour of first": 100 / len(COLOURS),
+    "colour of second": 100 / len(COLOURS),
+    "shape of first": 100 / len(SHAPES),
+    "shape of second": 100 / len(SHAPES),
+    "place": 50.0,
+    "everything": 100 / (len(COLOURS) * (len(COLOURS) - 1) * len(SHAPES) ** 2 * 2),
+}
+SEEN = ("right", "shuffled", "none")  # what the model is shown: the picture, another scene's, nothing
+BATCH = 100
+
+Told = dict[str, dict[str, dict[str, Share]]]  # language -> attribute or kind of question -> one of SEEN -> share
+
+
+@dataclass(frozen=True, slots=True)
+class Telling:
+    """Shares of right attributes in greedy captions, and of right answers; some examples to read."""
+
+    pictures: int
+    captions: Told
+    answers: Told
+    examples: list[tuple[str, str, str, str, str]]  # language, true caption, caption, question, answer
+
+
+def tell(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> Telling:
+    """Captions of, and answers about, the held-out `scenes`, whose pictures are in `shards`."""
+    loaded = load_bundle(bundle, torch.device("cpu"))
+    size = loaded.config.model.vision.image_size
+    items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES))
+    named = {captions(scene, LANGUAGES[0])[0]: scene for scene in scenes}
+    shown = [named[item.captions[LANGUAGES[0]][0]] for item in items]
+    pixels = torch.stack([item.pixels for item in items])
+    result = Telling(len(items), {}, {}, [])
+    for language in LANGUAGES:
+        said = _described(loaded, pixels, language)
+        result.captions[language] = _attributes(shown, said, language)
+        asked = _questions(shown, language, seed)
+        answered = _answered(loaded, pixels, asked, language)
+        result.answers[language] = _by_kind(asked, answered)
+        for n in range(3):
+            true = captions(shown[n], language)[0]
+            result.examples.append((language, true, said["right"][n], asked[n].asked, answered["right"][n]))
+    return result
+
+
+def say(bundle: Bundle, pixels: Tensor | None, questions: Sequence[str], language: str) -> list[str]:
+    """Greedy answers to a question each, about pixels [n,3,h,w] or about nothing (the language model alone)."""
+    template, decoding = bundle.template, Decoding(max_new=bundle.config.prompt.max_answer)
+    answers: list[str] = []
+    for start in range(0, len(questions), BATCH):
+        part = [Dialogue(text, None, language=language) for text in questions[start : start + BATCH]]
+        rows = [template.encode_prompt(dialogue) for dialogue in part]
+        batch = template.batch(rows, None if pixels is None else pixels[start : start + BATCH])
+        if pixels is None:
+            model = bundle.model.language
+            ids = model.generate(model.embed(batch.input_ids), batch, decoding, template.end_id)
+        else:
+            ids = bundle.model.generate(batch, decoding, template.end_id)
+        answers += [template.decode(row) for row in ids.tolist()]
+    return answers
+
+
+def _described(bundle: Bundle, pixels: Tensor, language: str) -> dict[str, list[str]]:
+    asked = [getattr(bundle.config.prompt.questions, language)] * len(pixels)
+    alone = say(bundle, None, asked[:1], language) * len(pixels)  # the same words whatever there is to see
+    return {
+        "right": say(bundle, pixels, asked, language),
+        "shuffled": say(bundle, pixels.roll(1, 0), asked, language),
+        "none": alone,
+    }
+
+
+def _answered(bundle: Bundle, pixels: Tensor, asked: Sequence, language: str) -> dict[str, list[str]]:
+    texts = [each.asked for each in asked]
+    return {
+        "right": say(bundle, pixels, texts, language),
+        "shuffled": say(bundle, pixels.roll(1, 0), texts, language),
+        "none": say(bundle, None, texts, language),
+    }
+
+
+@cache
+def _meaning(language: str) -> Mapping[str, Scene]:
+    """Every sentence that describes a scene, and the scene."""
+    return {text: scene for scene in all_scenes(0) for text in captions(scene, language)}
+
+
+def _attributes(
+    shown: Sequence[Scene], said: Mapping[str, Sequence[str]], language: str
+) -> dict[str, dict[str, Share]]:
+    """What is said in another way than the training sentences counts as wrong in everything."""
+    right: Counter[tuple[str, str]] = Counter()
+    for seen, texts in said.items():
+        for scene, text in zip(shown, texts):
+            told = _meaning(language).get(text)
+            right.update((name, seen) for name in _agreeing(scene.upright(), told))
+    return {name: {seen: Share(right[name, seen], len(shown)) for seen in said} for name in CHANCE}
+
+
+def _agreeing(scene: Scene, told: Scene | None) -> Iterator[str]:
+    if told is None:
+        return
+    agree = {
+        "colour of first": told.first.colour == scene.first.colour,
+        "colour of second": told.second.colour == scene.second.colour,
+        "shape of first": told.first.shape == scene.first.shape,
+        "shape of second": told.second.shape == scene.second.shape,
+        "place": told.relation == scene.relation,
+    }
+    yield from (name for name, same in agree.items() if same)
+    if all(agree.values()):
+        yield "everything"
+
+
+def _questions(shown: Sequence[Scene], language: str, seed: int) -> list:
+    """One for each picture, drawn among those that have one answer."""
+    rng = Random(f"questions {seed}")
+    chosen = []
+    for scene in shown:
+        every = [question(scene, kind, second, language) for kind, second in product(KINDS, (False, True))]
+        chosen.append(rng.choice([each for each in every if each is not None]))
+    return chosen
+
+
+def _by_kind(asked: Sequence, answered: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Share]]:
+    total = Counter(each.kind for each in asked)
+    right: Counter[tuple[str, str]] = Counter()
+    for seen, texts in answered.items():
+        right.update((each.kind, seen) for each, text in zip(asked, texts) if text == each.answer)
+    return {kind: {seen: Share(right[kind, seen], total[kind]) for seen in answered} for kind in KINDS if total[kind]}

@@ -1,0 +1,114 @@
+"""What the demo's small language model reads: sentences, hints and questions made from training scenes, no picture."""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from random import Random
+
+from data_tools.chatglm_tokenizer.train import train_ice_text
+from data_tools.small_language.train import WITHOUT_HINT, Draw, Lesson, save_language, train_language
+from examples.demo.scenes import INVERSE, LANGUAGES, Scene, Thing, captions, name
+from vglm_train.config.language import Questions
+from vglm_train.config.run import Config
+from vglm_train.prompt.chatglm import build_chatglm
+from vglm_train.prompt.dialogue import Dialogue
+from vglm_train.prompt.template import build_template
+
+DESCRIBED = 0.6  # share of the lessons that describe the scene; the others answer a question about it
+KINDS = ("what is there", "colour", "shape")
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A question about one scene, with its only right answer."""
+
+    kind: str  # one of KINDS
+    asked: str
+    answer: str
+
+
+def question(scene: Scene, kind: str, second: bool, language: str) -> Question | None:
+    """About the first or the second thing. None where it has no single answer: the colour of one of two like shapes."""
+    told = scene.upright()
+    thing, side = (told.second, INVERSE[told.relation]) if second else (told.first, told.relation)
+    if kind == "colour" and told.first.shape == told.second.shape:
+        return None
+    return (_english if language == "en" else _chinese)(thing, side, kind)
+
+
+def hint(scene: Scene) -> str:
+    """The scene in five words, in reading order."""
+    told = scene.upright()
+    return f"{told.first.colour} {told.first.shape} {told.relation} {told.second.colour} {told.second.shape}"
+
+
+def lessons(scenes: Sequence[Scene], questions: Questions) -> Draw:
+    """A scene's hint, and a description of it or the answer to a question about it, in either language."""
+
+    def draw(rng: Random) -> Lesson:
+        scene, language = rng.choice(scenes), rng.choice(LANGUAGES)
+        hidden = rng.random() < WITHOUT_HINT
+        asked = None
+        if not hidden and rng.random() >= DESCRIBED:
+            asked = question(scene, rng.choice(KINDS), rng.random() < 0.5, language)
+        if asked is not None:
+            return Lesson(Dialogue(asked.asked, asked.answer, language=language), hint(scene))
+        told = rng.choice(captions(scene, language))
+        return Lesson(Dialogue(getattr(questions, language), told, language=language), "" if hidden else hint(scene))
+
+    return draw
+
+
+def sentences(scenes: Sequence[Scene], questions: Questions) -> Iterator[str]:
+    """All that a lesson may say, for the tokenizer."""
+    for scene in scenes:
+        yield hint(scene)
+        for language in LANGUAGES:
+            yield from captions(scene, language)
+            yield getattr(questions, language)
+            asked = (question(scene, kind, second, language) for kind in KINDS for second in (False, True))
+            for each in asked:
+                if each is not None:
+                    yield each.asked
+                    yield each.answer
+
+
+def teach(scenes: Sequence[Scene], config: Config, steps: int, seed: int) -> float:
+    """Write `model.language.weights` of this configuration: a language model that knows the scenes' words.
+
+    Returns the loss of its last lessons in nats a token.
+    """
+    language, prompt = config.model.language, config.prompt
+    assert language is not None
+    folder = Path(str(language.weights))
+    pieces = folder.with_name("ice_text.model")
+    train_ice_text(sentences(scenes, prompt.questions), pieces, language.vocabulary)
+    language = replace(language, tokenizer=str(pieces))
+    template = build_template(prompt, language, build_chatglm(pieces), config.model.qformer.queries)
+    draw = lessons(scenes, prompt.questions)
+    model, loss = train_language(language, template, draw, steps=steps, batch=64, lr=3e-3, seed=seed)
+    save_language(model, language, pieces, folder)
+    pieces.unlink()
+    return loss
+
+
+def _english(thing: Thing, side: str, kind: str) -> Question:
+    place = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}[side]
+    match kind:
+        case "what is there":
+            return Question(kind, f"What is {place}?", f"{thing.colour} {thing.shape}")
+        case "colour":
+            return Question(kind, f"What colour is the {thing.shape}?", thing.colour)
+        case _:
+            return Question(kind, f"What shape is {thing.colour}?", thing.shape)
+
+
+def _chinese(thing: Thing, side: str, kind: str) -> Question:
+    colour, shape = f"{name(thing.colour)}色", name(thing.shape)
+    match kind:
+        case "what is there":
+            return Question(kind, f"{name(side)}边是什么？", f"{colour}{shape}")
+        case "colour":
+            return Question(kind, f"{shape}是什么颜色？", colour)
+        case _:
+            return Question(kind, f"{colour}的是什么形状？", shape)

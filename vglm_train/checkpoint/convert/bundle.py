@@ -1,0 +1,95 @@
+"""Our own portable bundle, read without memory and written from any source."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from vglm_train.checkpoint.bundle.read import TOWERS, VERSION, read_whole
+from vglm_train.checkpoint.bundle.towers import find, fingerprint
+from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixed, total
+from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected, tokenizer_of
+from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.writers import progress, replaced, write_safetensors
+from vglm_train.checkpoint.keymaps.sat import read_json
+from vglm_train.checkpoint.load.tensor_files import open_shard
+from vglm_train.config.load import dump, load
+from vglm_train.errors import UserError
+
+TRAINED = "trained.safetensors"
+
+
+def read(folder: Path, options: Options) -> Source:
+    """A bundle of either stage, with its frozen parts wherever they stand."""
+    document = read_whole(folder)
+    config = load(folder / "config.yaml")
+    source = Source(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
+    source.origin = document["origin"].get("imported") or {}
+    moved = {"vision": options.vision, "language": options.language}
+    shape = folder / "tokenizer" / "config.json"
+    if config.model.language is not None and config.model.language.family != "chatglm":
+        source.language = read_json(shape)
+    for tower, reference in document["towers"].items():
+        file = find(folder, tower, reference, str(moved[tower]) if moved[tower] else None)
+        if "fingerprint" in reference:
+            source.towers[tower] = file
+        if tower == "vision":
+            found = vision_tensors(file, config.model.vision)
+        else:
+            assert config.model.language is not None
+            found = language_tensors(file, config.model.language)
+            if source.language is not None:
+                words = source.tensors.get("qformer.embeddings.words.weight")  # of a Q-Former that reads the question
+                whole = expected(config, source.language, None if words is None else words.shape[0])
+                found = with_ties(found, whole.language)
+        source.tensors |= prefixed(found, TOWERS[tower])
+    source.tokenizer = tokenizer_of(folder / "tokenizer", options)
+    return source
+
+
+def write(source: Source, out: Path, force: bool) -> None:
+    """The bundle that `load_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
+    document: dict[str, Any] = {"version": VERSION, "stage": source.stage, "towers": {}}
+    document["origin"] = {"from": str(source.path.resolve()), "format": source.kind, "imported": source.origin}
+    outside = tuple(TOWERS[tower] for tower in source.towers)
+    written = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(outside)}
+    with replaced(out, total(written), force) as aside, progress(written, out.name) as bar:
+        aside.mkdir()
+        trained = source.tensors
+        for tower, prefix in TOWERS.items():
+            trained = {name: tensor for name, tensor in trained.items() if not name.startswith(prefix)}
+            reference = _tower(source, tower, aside, bar)
+            if reference is not None:
+                document["towers"][tower] = reference
+        write_safetensors(aside / TRAINED, trained, bar, {})
+        _tokenizer(source, aside / "tokenizer")
+        (aside / "config.yaml").write_text(dump(source.config), "utf-8")
+        (aside / "bundle.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+
+
+def _tower(source: Source, tower: str, aside: Path, bar: tqdm) -> dict[str, str] | None:
+    """Write a frozen part, or name where it is. Returns the reference."""
+    if tower in source.towers:
+        place = source.towers[tower].resolve()
+        return {"file": str(place), "fingerprint": fingerprint(place)}
+    own = below(source.tensors, TOWERS[tower])
+    if not own:
+        return None
+    write_safetensors(aside / f"{tower}.safetensors", own, bar, {})
+    return {"file": f"{tower}.safetensors"}
+
+
+def _tokenizer(source: Source, folder: Path) -> None:
+    """Its files as they are, and config.json of a Hugging Face language model."""
+    folder.mkdir()
+    place = source.tokenizer
+    if place is not None:
+        files = [place] if place.is_file() else [place / name for name in TOKENIZER_FILES if (place / name).is_file()]
+        for file in files:
+            shutil.copyfile(file, folder / file.name)
+        if not files:
+            raise UserError(f"{place}: no tokenizer here that is known: {', '.join(TOKENIZER_FILES)}.")
+    if source.language is not None:
+        (folder / "config.json").write_text(json.dumps(source.language, indent=2) + "\n", "utf-8")

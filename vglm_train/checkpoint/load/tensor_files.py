@@ -1,0 +1,196 @@
+"""Large published weights into a model: checked as a whole before anything is read, then one tensor at a time."""
+
+import json
+import logging
+import pickle
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import Tensor, nn
+
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
+from vglm_train.errors import UserError
+
+logger = logging.getLogger(__name__)
+DTYPES = {
+    "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
+    "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
+}  # fmt: skip
+"""Names of safetensors."""
+
+
+@dataclass(frozen=True, slots=True)
+class Shard:
+    """One file of tensors, none of them in memory."""
+
+    path: Path
+    shapes: Mapping[str, Sequence[int]]
+    dtypes: Mapping[str, torch.dtype]
+    read: Callable[[str], Tensor] = field(repr=False)
+
+
+def open_shard(path: Path, part: str | None = None) -> Shard:
+    """A safetensors file, or one of torch.save (`part`: the key under which its tensors stand).
+
+    Tensors of torch files are mapped, not loaded. Raises UserError if it cannot be read without running its code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            return _safetensors(path)
+        content = _torch_file(path)
+        content = content if part is None else content[part]
+        tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
+    except FileNotFoundError as error:
+        raise UserError(f"cannot read weights from {path}: it is not there. Complete the download.") from error
+    except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise UserError(_unreadable(path, error)) from error
+    except (KeyError, TypeError, AttributeError) as error:
+        wanted = "tensors by name" if part is None else f"tensors by name under {part!r}"
+        raise UserError(f"{path} holds no {wanted}: it is another kind of file.") from error
+    dtypes = {key: value.dtype for key, value in tensors.items()}
+    return Shard(path, {key: value.shape for key, value in tensors.items()}, dtypes, tensors.__getitem__)
+
+
+def parts_of(path: Path) -> list[str]:
+    """Names of the dictionaries that a file of torch.save holds at its top: under which its tensors may stand."""
+    try:
+        content = _torch_file(path)
+    except (OSError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
+        raise UserError(_unreadable(path, error)) from error
+    return [str(key) for key, value in content.items() if isinstance(value, dict)] if isinstance(content, dict) else []
+
+
+def open_weights(path: Path) -> list[Shard]:
+    """A file, safetensors or torch.save's (tensors at its top, or under model, module or state_dict), or a folder of
+    Hugging Face with either, in one file or in parts."""
+    if path.is_dir():
+        files = indexed(path, "model", ".safetensors") or indexed(path, "pytorch_model", ".bin")
+        if not files:
+            raise UserError(
+                f"{path} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
+                ".index.json."
+            )
+        return [open_shard(file) for file in files]
+    part = None
+    if path.suffix != ".safetensors" and path.exists():
+        part = next((name for name in ("model", "module", "state_dict") if name in parts_of(path)), None)
+    shard = open_shard(path, part)
+    if not shard.shapes:
+        raise UserError(f"{path} holds no tensors by name: it is another kind of file.")
+    return [shard]
+
+
+def _safetensors(path: Path) -> Shard:
+    file = safe_open(path, "pt")
+    slices = {key: file.get_slice(key) for key in list(file.keys())}
+    unknown = sorted({part.get_dtype() for part in slices.values()} - set(DTYPES))
+    if unknown:
+        raise ValueError(f"tensors of type {', '.join(unknown)} are not known here")
+    dtypes = {key: DTYPES[part.get_dtype()] for key, part in slices.items()}
+    return Shard(path, {key: part.get_shape() for key, part in slices.items()}, dtypes, file.get_tensor)
+
+
+def _unreadable(path: Path, error: Exception) -> str:
+    if code := re.search(r"[Uu]nsupported \w+:? (?:GLOBAL )?([\w.]+)", str(error)):
+        return (
+            f"{path} holds {code[1]}, which is code and no tensor: it was not run, and nothing was read. "
+            "Take the weights from their publisher as safetensors, or as a file of tensors alone."
+        )
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return f"cannot read weights from {path}: {reason}. Download it again."
+
+
+def indexed(folder: Path, stem: str, suffix: str) -> list[Path]:
+    """Files of a Hugging Face folder: the one that stem and suffix name, or its parts; empty if neither is there.
+
+    Raises UserError naming every shard that the index lists and the folder lacks.
+    """
+    index = folder / f"{stem}{suffix}.index.json"
+    if not index.exists():
+        return [path for path in [folder / f"{stem}{suffix}"] if path.exists()]
+    try:
+        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UserError(f"cannot read {index}: {error}. Download the folder again.") from error
+    if absent := [name for name in names if not (folder / name).exists()]:
+        raise UserError(f"{folder} lacks {', '.join(absent)}, which {index.name} lists. Complete the download.")
+    return [folder / name for name in names]
+
+
+def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path) -> None:
+    """Every tensor of `module` from `shards`, renamed by `table`, whose rules are one to one.
+
+    Each is cast to the dtype it has in the module; where that is on the meta device, it gets memory on torch's current
+    default device.
+    Raises UserError naming all missing, unexpected and misshapen keys; then nothing has been changed.
+    """
+    assert all(len(rule.sources) == len(rule.targets) == 1 for rule in table.rules)
+    state = module.state_dict(keep_vars=True)
+    found = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
+    _check(found, state, table, source)
+    for shard in shards:
+        for key in shard.shapes:
+            for name, value in table.apply({key: shard.read(key)}).items():
+                place(module, name, state[name], value)
+    logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
+
+
+def _check(found: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
+    """Raises UserError with everything that does not fit, under the names of the file."""
+    weights: dict[str, Tensor] = {}
+    theirs, problems = table.inverse(), []
+    for key, tensor in found.items():
+        try:
+            converted = table.apply({key: tensor})
+        except KeyMapError as error:
+            problems.append(str(error) if key in str(error) else f"{key}: {error}")
+            continue
+        problems += [f"unexpected: {key}" for name in converted if name not in state]
+        weights |= converted
+    missing = [_there(theirs, name, state[name]) for name in state if name not in weights]
+    if missing := [name for name in missing if name not in found]:
+        problems.append(f"missing: {', '.join(missing)}")
+    for name in (name for name in state if name in weights and weights[name].shape != state[name].shape):
+        there = _there(theirs, name, state[name])
+        problems.append(f"{there} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")
+    if problems:
+        raise UserError(
+            f"{source} does not fit the configured model: {'; '.join(problems)}. Nothing was loaded: complete the "
+            "folder, or correct the model section."
+        )
+
+
+def _there(theirs: KeyMap, name: str, tensor: Tensor) -> str:
+    """What the file calls a tensor of ours; our own name where it has none for it."""
+    try:
+        (there,) = theirs.apply({name: torch.empty(tensor.shape, device="meta")})
+    except KeyMapError:
+        return name
+    return there
+
+
+def place(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
+    """Give the tensor `old`, `name` in `module`, a value; one on the meta device gets memory on the default device."""
+    if not old.is_meta:
+        with torch.no_grad():
+            old.copy_(value)
+        return
+    owner, _, last = name.rpartition(".")
+    new = value.to(torch.get_default_device(), old.dtype, copy=True)
+    holder = module.get_submodule(owner)
+    if isinstance(old, nn.Parameter):
+        new = nn.Parameter(new, requires_grad=old.requires_grad)
+    setattr(holder, last, new)
+
+
+def _torch_file(path: Path) -> dict:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except RuntimeError as error:
+        if "mmap can only be used" not in str(error):
+            raise
+        return torch.load(path, map_location="cpu", weights_only=True)  # files older than torch 1.6 cannot be mapped

@@ -1,0 +1,98 @@
+"""Held-out pictures with all their captions, in the order of the shards."""
+
+import logging
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vglm_train.config.data import Cache, Source
+from vglm_train.data.prefetch import read_ahead
+from vglm_train.data.raw import DamagedSample
+from vglm_train.data.reader import ShardReader
+from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.remote.cache import Store
+from vglm_train.data.splits import Part, open_part
+from vglm_train.image import ImageError, eval_pixels, open_image
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class EvalItem:
+    """One held-out picture."""
+
+    key: str
+    image_id: int
+    pixels: Tensor  # [3,h,w] uint8, eval transform
+    captions: dict[str, tuple[str, ...]]  # language -> captions, only languages asked for
+
+
+class EvalSet(Dataset):
+    """The first `images` samples of `sources` (all, if None), source by source and shard by shard.
+
+    Iterating leaves out damaged samples, counts them in `damaged` by cause and names them in the log.
+    Raises UserError as training does: missing shards, empty split, no language in common.
+    """
+
+    def __init__(
+        self,
+        sources: Sequence[Source | Part],
+        size: int,
+        languages: Sequence[str],
+        images: int | None = None,
+        cache: Cache | None = None,
+    ) -> None:
+        cache = cache or Cache()
+        manifests = [open_part(source, languages, cache) for source in sources]
+        if any(shard.url for manifest in manifests for shard in manifest.shards):
+            Store(cache).begin()
+        self.shards = [shard for manifest in manifests for shard in manifest.shards]
+        self.size, self.languages = size, tuple(languages)
+        total = sum(shard.samples for shard in self.shards)
+        self.samples = total if images is None else min(images, total)
+        self.reader = ShardReader(2, cache)
+        self.damaged: Counter[str] = Counter()
+
+    def __len__(self) -> int:
+        """Samples, damaged ones too."""
+        return self.samples
+
+    def __getitem__(self, index: int) -> EvalItem | DamagedSample:
+        place = range(self.samples)[index]
+        for shard in self.shards:
+            if place < shard.samples:
+                break
+            place -= shard.samples
+        try:
+            raw = self.reader.read(shard, place)
+        except DamagedSample as damage:
+            return damage
+        try:
+            record = parse(raw.json)
+            captions = {name: record.captions[name] for name in self.languages if name in record.captions}
+            if not captions:
+                raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
+            pixels = eval_pixels(open_image(raw.image), self.size)
+        except RecordError as error:
+            return DamagedSample(error.cause, shard.name, raw.key, str(error))
+        except ImageError as error:
+            return DamagedSample("bomb" if error.cause == "bomb" else "image", shard.name, raw.key, str(error))
+        image_id = content_id(raw.image) if record.image_id is None else record.image_id
+        return EvalItem(raw.key, image_id, pixels, captions)
+
+    def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:
+        """The usable ones of samples part, part + parts, ... in order; `workers` processes decode (0: this one)."""
+        self.damaged.clear()
+        places = range(part, self.samples, parts)
+        for item in read_ahead(self, places, workers):
+            if isinstance(item, EvalItem):
+                yield item
+            else:
+                self.damaged[item.cause] += 1
+                logger.warning("left out of the evaluation: %s", item)
+
+    def __iter__(self) -> Iterator[EvalItem]:
+        return self.items()

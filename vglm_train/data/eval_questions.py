@@ -1,0 +1,200 @@
+"""Held-out questions with their true answers, as an evaluation asks them."""
+
+import json
+import logging
+from bisect import bisect_right
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vglm_train.config.data import Source
+from vglm_train.data.prefetch import read_ahead
+from vglm_train.data.prompt_rows import dialogue_of
+from vglm_train.data.raw import DamagedSample, RawSample
+from vglm_train.data.reader import ShardReader
+from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.shards.index import LANGUAGES
+from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.splits import Part, open_part
+from vglm_train.data.tables.table import TableShard
+from vglm_train.image import ImageError, eval_pixels, open_image
+from vglm_train.prompt.dialogue import Dialogue, MarkMismatch
+
+Kind = Literal["closed", "open", "report"]
+POLAR = frozenset(
+    ("yes", "no", "true", "false", "是", "否", "不是", "是的", "有", "没有", "无", "对", "不对", "正确", "错误")
+)
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """One question about a row's pictures."""
+
+    key: str  # of the row; its second question has :1, and so on
+    image_id: int  # of the first picture
+    group: str | None
+    pixels: Tensor  # [k,3,h,w] uint8, eval transform: the pictures that the dialogue shows
+    dialogue: Dialogue  # its answer is None; true answers in the history; no question: the picture is described
+    kind: Kind
+    answers: tuple[str, ...]  # that are right: one, VQAv2's ten, a picture's captions
+    type: str | None = None  # what the row calls it: plane, abnormality, ...
+    picture: str = ""  # the first picture, as the row names it
+
+
+@dataclass(frozen=True, slots=True)
+class Answered:
+    """One question with what is right, without its pictures; fields as of Asked."""
+
+    dialogue: Dialogue  # neither history nor pictures
+    kind: Kind
+    answers: tuple[str, ...]
+    type: str | None = None
+
+
+class QuestionSet(Dataset):
+    """The first `limit` questions of `sources` (all, if None) in one of `languages`, in the order of the sources.
+
+    A dialogue asks once a turn; captions are the answers to no question, once a language. `kind` is what the row says
+    (under kind, answer_type or type), else closed where it gives options or every answer is a yes or no, else open;
+    of captions it is report. Iterating leaves out damaged rows, counts them in `damaged` by cause and names them in
+    the log. `unasked` counts the rows in which there is nothing to ask. Raises UserError as training does.
+    """
+
+    def __init__(
+        self, sources: Sequence[Source | Part], size: int, languages: Sequence[str], limit: int | None = None
+    ) -> None:
+        manifests = [open_part(source, languages) for source in sources]
+        self.shards = [shard for manifest in manifests for shard in manifest.shards]
+        self.size, self.languages = size, tuple(languages)
+        self.reader = ShardReader(capacity=2)
+        self.damaged: Counter[str] = Counter()
+        self.unasked: Counter[str] = Counter()  # language (another one), picture (names none) -> rows
+        self.ends = [np.cumsum(self._counts(shard)) for shard in self.shards]  # questions up to each record
+        self.starts = list(accumulate((int(ends[-1]) for ends in self.ends), initial=0))
+        self.questions = self.starts[-1] if limit is None else min(limit, self.starts[-1])
+        silent = sum(int((np.diff(ends, prepend=0) == 0).sum()) for ends in self.ends)
+        tables = {shard.table for shard in self.shards if isinstance(shard, TableShard)}
+        self.unasked["language"], self.unasked["picture"] = silent, sum(t.index.count("text") for t in tables)
+
+    def __len__(self) -> int:
+        """Questions; a damaged row counts as one."""
+        return self.questions
+
+    def __getitem__(self, index: int) -> Asked | DamagedSample:
+        shard, row, nth = self._locate(index)
+        try:
+            raw = self.reader.read(shard, row)
+        except DamagedSample as damage:
+            return damage
+        try:
+            return self._asked(raw, nth)
+        except (RecordError, MarkMismatch) as error:
+            cause = error.cause if isinstance(error, RecordError) else "record"
+            return DamagedSample(cause, shard.name, raw.key, str(error))
+        except ImageError as error:
+            return DamagedSample("bomb" if error.cause == "bomb" else "image", shard.name, raw.key, str(error))
+
+    def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[Asked]:
+        """The usable ones of questions part, part + parts, ... in order; `workers` processes decode (0: this one)."""
+        self.damaged.clear()
+        places = range(part, self.questions, parts)
+        for item in read_ahead(self, places, workers):
+            if isinstance(item, Asked):
+                yield item
+            else:
+                self.damaged[item.cause] += 1
+                logger.warning("left out of the evaluation: %s", item)
+
+    def answers(self) -> Iterator[Answered]:
+        """All that `items` would ask were no picture damaged, without reading any; `damaged` counts as there."""
+        self.damaged.clear()
+        for index in range(self.questions):
+            shard, row, nth = self._locate(index)
+            try:
+                record, fields = self._parsed(self.reader.text(shard, row))
+            except (DamagedSample, RecordError) as damage:
+                self.damaged[damage.cause] += 1
+                continue
+            yield self._answered(record, fields, nth)
+
+    def _locate(self, index: int) -> tuple[Shard, int, int]:
+        """The shard of a question, its row there, and which of the row's questions it is."""
+        place = range(self.questions)[index]
+        number = bisect_right(self.starts, place) - 1
+        ends, place = self.ends[number], place - self.starts[number]
+        row = int(np.searchsorted(ends, place, side="right"))
+        return self.shards[number], row, place - (int(ends[row - 1]) if row else 0)
+
+    def _counts(self, shard: Shard) -> NDArray[np.int64]:
+        """[samples] questions of each record; one of a damaged record, so that it is told."""
+        if isinstance(shard, TableShard):
+            index, rows = shard.table.index, shard.rows
+            spoken, turns = index.languages[rows], index.turns[rows].astype(np.int64)
+            wanted = np.stack([spoken >> LANGUAGES.index(name) & 1 for name in self.languages])
+            asked = np.where(turns > 0, turns * wanted.any(0), wanted.sum(0))
+            return np.where(spoken == 0, 1, asked)
+        return np.array([self._count(shard, row) for row in range(shard.samples)], dtype=np.int64)
+
+    def _count(self, shard: Shard, row: int) -> int:
+        try:
+            return len(self._places(parse(self.reader.text(shard, row))))
+        except (DamagedSample, RecordError):
+            return 1
+
+    def _places(self, record: Record) -> list[int | str]:
+        """What can be asked: turns, or languages of captions."""
+        if record.turns:
+            return list(range(len(record.turns))) if record.language in self.languages else []
+        return [name for name in self.languages if name in record.captions]
+
+    def _asked(self, raw: RawSample, nth: int) -> Asked:
+        record, fields = self._parsed(raw.json)
+        images = (raw.image, *raw.more)
+        told, place = self._answered(record, fields, nth), self._places(record)[nth]
+        if isinstance(place, str):
+            dialogue = replace(told.dialogue, images=len(images))
+        else:
+            dialogue = dialogue_of(record, place, len(images))
+        pixels = [eval_pixels(open_image(image), self.size) for image in images[: dialogue.images]]
+        return Asked(
+            key=f"{raw.key}:{nth}" if nth else raw.key,
+            image_id=content_id(raw.image) if record.image_id is None else record.image_id,
+            group=record.group,
+            pixels=torch.stack(pixels),
+            dialogue=replace(dialogue, answer=None),
+            kind=told.kind,
+            answers=told.answers,
+            type=told.type,
+            picture=record.image,
+        )
+
+    def _parsed(self, text: bytes) -> tuple[Record, dict[str, Any]]:
+        """A record, and all that stands in it."""
+        return parse(text), json.loads(text)
+
+    def _answered(self, record: Record, fields: dict[str, Any], nth: int) -> Answered:
+        place = self._places(record)[nth]
+        kind_of = None if fields.get("type") is None else str(fields["type"])
+        if isinstance(place, str):
+            return Answered(Dialogue("", None, language=place), "report", record.captions[place], kind_of)
+        question, answer = record.turns[place]
+        several = fields.get("answers")  # all that are right, of a row that gives several
+        answers = tuple(map(str, several)) if several else (answer,)
+        kind = record.kind if record.kind in get_args(Kind) else _kind(answers)
+        dialogue = Dialogue(question, None, language=record.language or "en")
+        return Answered(dialogue, cast(Kind, kind), answers, kind_of)
+
+
+def _kind(answers: Sequence[str]) -> Kind:
+    polar = all(answer.strip().strip(".!。！").lower() in POLAR for answer in answers)
+    return "closed" if polar else "open"

@@ -1,0 +1,124 @@
+"""The work before training in numbered pieces, for loader workers: which pictures there are, and their pixels."""
+
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from vglm_train.config.data import Cache, Data
+from vglm_train.data.features.identity import Identity, picture_digest
+from vglm_train.data.features.store import row_key
+from vglm_train.data.raw import DamagedSample
+from vglm_train.data.reader import ShardReader
+from vglm_train.data.shards.manifest import Shard
+from vglm_train.errors import UserError
+from vglm_train.image import ImageError, crop_pixels
+
+CHUNK = 64  # samples that are looked at, and pictures that are encoded, at once
+
+# A picture: number of its sample, which of the sample's pictures, digest
+PICTURE = np.dtype([("sample", "<i8"), ("nth", "<i4"), ("digest", "S16")])
+
+Item = TypeVar("Item")
+Row = tuple[int, int, bytes, int]  # sample, picture of it, digest, view
+
+
+def unchanged(item: Item) -> Item:
+    """torch would make tensors of arrays."""
+    return item
+
+
+class Items(Dataset[Item]):
+    """Numbered pieces of work over `total` things; a UserError is given back, as a loader would wrap it."""
+
+    total: int
+    size = CHUNK  # of a piece
+
+    def __len__(self) -> int:
+        return (self.total + self.size - 1) // self.size
+
+    def __getitem__(self, number: int) -> Item | UserError:  # type: ignore[override]
+        try:
+            return self.make(range(number * self.size, min((number + 1) * self.size, self.total)))
+        except UserError as error:
+            return error
+
+    def make(self, places: range) -> Item:
+        raise NotImplementedError
+
+
+class _Samples:
+    """All samples of some shards, numbered through."""
+
+    def __init__(self, shards: Sequence[Shard], cache: Cache) -> None:
+        self.shards, self.reader = shards, ShardReader(4, cache)
+        self.starts = np.cumsum([0, *(shard.samples for shard in shards)])
+
+    def read(self, number: int) -> tuple[bytes, ...]:
+        """The pictures of a sample as they are encoded; none of a sample that cannot be read."""
+        shard = int(np.searchsorted(self.starts, number, side="right")) - 1
+        try:
+            raw = self.reader.read(self.shards[shard], number - int(self.starts[shard]))
+        except DamagedSample as damage:
+            if damage.cause == "unreachable":
+                raise UserError(
+                    f"{damage}. Its features cannot be stored; start again once it can be reached."
+                ) from None
+            return ()  # training counts it
+        return (raw.image, *raw.more)
+
+
+class Looking(Items[NDArray]):
+    """Pictures (PICTURE) of 64 samples."""
+
+    def __init__(self, shards: Sequence[Shard], cache: Cache) -> None:
+        self.samples = _Samples(shards, cache)
+        self.total = int(self.samples.starts[-1])
+
+    def make(self, places: range) -> NDArray:
+        found = [
+            (number, nth, picture_digest(image))
+            for number in places
+            for nth, image in enumerate(self.samples.read(number))
+        ]
+        return np.array(found, PICTURE)
+
+
+Decoded = tuple[NDArray, Tensor, list[tuple[bytes, str]]]
+
+
+class Decoding(Items[Decoded]):
+    """Keys and pixels of 64 rows that are to be made, and the key and cause of those that cannot be decoded."""
+
+    def __init__(self, data: Data, identity: Identity, shards: Sequence[Shard], rows: Sequence[Row]) -> None:
+        self.image, self.identity, self.rows = data.image, identity, rows
+        self.samples, self.total = _Samples(shards, data.cache), len(rows)
+
+    def make(self, places: range) -> Decoded:
+        size, how = self.identity.size, self.image
+        made: list[tuple[bytes, int]] = []
+        pixels: list[Tensor] = []
+        damaged = []
+        for sample, nth, digest, view in (self.rows[place] for place in places):
+            image = self.samples.read(sample)[nth]
+            try:
+                crop = self.identity.crop(digest, view)
+                whole = crop_pixels(image, size, how.crop_scale, False, crop)
+                pixels.append(whole.flip(-1) if how.flip and view % 2 else whole)  # alike in all pictures of a dialogue
+                made.append((digest, view))
+            except ImageError as error:
+                damaged.append((row_key(digest, view), error.cause))
+        return row_keys(made), torch.stack(pixels) if pixels else torch.empty(0), damaged
+
+
+def plain(picture: np.void) -> tuple[int, int, bytes]:
+    """numpy cuts zeros off the end of bytes."""
+    return int(picture["sample"]), int(picture["nth"]), bytes(picture["digest"]).ljust(16, b"\0")
+
+
+def row_keys(rows: Iterable[tuple[bytes, int]]) -> NDArray:
+    return np.array([row_key(digest, view) for digest, view in rows], "S20")

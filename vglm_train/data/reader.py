@@ -1,0 +1,128 @@
+"""Tar shards read at random: a table of where each sample lies, then its bytes by offset."""
+
+import os
+from collections.abc import Iterable
+
+import numpy as np
+
+from vglm_train.config.data import Cache
+from vglm_train.data.lru import Recent
+from vglm_train.data.raw import DamagedSample, RawSample
+from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.download import Unreachable
+from vglm_train.data.shards.index import LANGUAGES, index_path, read_index, read_spoken
+from vglm_train.data.shards.manifest import Shard, remake
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, Spoken, Table, walk_table
+from vglm_train.data.tables.table import TableShard
+from vglm_train.errors import UserError
+
+OPEN_FILES = 64  # of one reader
+
+
+class ShardReader:
+    """Samples of any shard by index; keeps the tables of the last `capacity` shards, and fewer of them open.
+
+    `cache`: where remote shards are fetched to.
+    """
+
+    def __init__(self, capacity: int, cache: Cache | None = None) -> None:
+        self.store = Store(cache or Cache())
+        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), self._open, os.close)
+        self._tables: Recent[Shard, Table] = Recent(capacity, self._checked_table)
+
+    def read(self, shard: Shard, index: int) -> RawSample:
+        """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
+        if isinstance(shard, TableShard):
+            return shard.read(index)
+        table = self._checked(shard, index)
+        key = table.key(index)
+        image, image_size, json, json_size = table.places[index].tolist()
+        if image_size < 0:
+            raise DamagedSample("image", shard.name, key, f"no member {key}.{{{','.join(IMAGE_EXTENSIONS)}}}")
+        places = ((image, image_size), (json, json_size), *table.further(index))
+        first, record, *more = self._bytes(shard, key, places)
+        return RawSample(key, first, IMAGE_EXTENSIONS[table.extensions[index]], record, tuple(more))
+
+    def text(self, shard: Shard, index: int) -> bytes:
+        """The record of sample `index` of `shard`, as JSON; its pictures are not read. Errors as of `read`."""
+        if isinstance(shard, TableShard):
+            return shard.text(index)
+        table = self._checked(shard, index)
+        _, _, json, json_size = table.places[index].tolist()
+        (record,) = self._bytes(shard, table.key(index), ((json, json_size),))
+        return record
+
+    def _checked(self, shard: Shard, index: int) -> Table:
+        """The table of `shard`, in which sample `index` has a whole record."""
+        table = self._table(shard, f"sample {index}")
+        if index >= len(table):
+            reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
+            raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
+        key = table.key(index)
+        if table.cut and index == len(table) - 1:
+            raise DamagedSample("truncated", shard.name, key, "the file ends within the sample")
+        if table.places[index, 3] < 0:
+            raise DamagedSample("record", shard.name, key, f"no member {key}.json")
+        return table
+
+    def _bytes(self, shard: Shard, key: str, places: Iterable[tuple[int, int]]) -> list[bytes]:
+        """What stands at each (offset, size)."""
+        try:
+            handle = self._handles[shard]
+            return [os.pread(handle, size, offset) for offset, size in places]
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, key, str(error)) from None
+        except OSError as error:
+            raise UserError(f"{shard.where}: the shard cannot be read: {error.strerror}") from None
+
+    def nth(self, shard: Shard, nth: int, language: str) -> int:
+        """Index of the `nth` sample of `shard` that has a caption in `language`."""
+        if isinstance(shard, TableShard):
+            return shard.nth(nth, language)
+        table = self._table(shard, f"{language} sample {nth}")
+        if table.languages is None:
+            table, _ = self.spoken(shard)
+        assert table.languages is not None
+        spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
+        if nth >= len(spoken):
+            counted = (shard.languages or {}).get(language, shard.samples)
+            reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(spoken)}"
+            raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
+        return int(spoken[nth])
+
+    def spoken(self, shard: Shard) -> tuple[Table, Spoken]:
+        """The table of `shard` and what its records say; they are read where no index tells. DamagedSample where the
+        shard cannot be had."""
+        table = self._table(shard, "every sample")
+        if table.spoken is None:
+            try:
+                table = self._tables.values[shard] = read_spoken(table, self._handles[shard])
+            except Unreachable as error:
+                raise DamagedSample("unreachable", shard.name, "every sample", str(error)) from None
+        assert table.spoken is not None
+        return table, table.spoken
+
+    def _table(self, shard: Shard, sample: str) -> Table:
+        """DamagedSample, named `sample`, where the shard cannot be had."""
+        try:
+            return self._tables[shard]
+        except Unreachable as error:
+            raise DamagedSample("unreachable", shard.name, sample, str(error)) from None
+
+    def _checked_table(self, shard: Shard) -> Table:
+        if shard.url is not None:
+            self._handles[shard]  # fetched, its index too
+        table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])
+        if len(table) > shard.samples:
+            raise UserError(
+                f"{shard.where}: holds {len(table)} samples, its manifest says {shard.samples}: {remake(shard.where)}."
+            )
+        return table
+
+    def _open(self, shard: Shard) -> int:
+        if shard.url is not None:
+            return self.store.open(shard)
+        try:
+            return os.open(shard.path, os.O_RDONLY)
+        except OSError as error:
+            raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None

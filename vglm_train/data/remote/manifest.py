@@ -1,0 +1,137 @@
+"""The manifest of a source whose shards or manifest are not in a local folder, or that has none."""
+
+import dataclasses
+import hashlib
+import json
+import logging
+import os
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+
+from tqdm import tqdm
+
+from vglm_train.config.data import Cache, Source
+from vglm_train.data.remote.cache import Store, locked
+from vglm_train.data.remote.download import Unreachable, fetch_bytes
+from vglm_train.data.shards.address import is_remote, shards_of, shown, split_manifest, within
+from vglm_train.data.shards.index import count_languages, read_spoken, write_index
+from vglm_train.data.shards.manifest import NAME, Manifest, Shard
+from vglm_train.data.shards.tar import walk_table
+from vglm_train.errors import Absent, UserError
+
+AT_ONCE = 8  # shards that are fetched to be counted
+
+logger = logging.getLogger(__name__)
+
+
+def manifest_of(source: Source, cache: Cache, count: bool = True) -> Manifest | None:
+    """What the source's shards are, with their addresses; None: read its local folder as ever.
+
+    A brace list has no manifest: its shards are fetched and counted once, and the counts kept in the cache. UserError
+    where that cannot be, or was not done and is not to be (`count` False).
+    """
+    if source.shards is None:  # a table
+        return None
+    store, listed = Store(cache), shards_of(source.shards)
+    if listed is not None and source.manifest is not None:
+        raise UserError(
+            f"source {source.name!r}: shards is a list and manifest is given; to read by a manifest, name the folder "
+            "of the shards."
+        )
+    if listed is not None:
+        return _counted(source, listed, store, count)
+    if source.manifest is None and not is_remote(source.shards):
+        return None
+    folder, address = split_manifest(source.shards, NAME)
+    manifest = _read(source.manifest or address, cache)
+    shards = [_placed(shard, within(folder, shard.name), store) for shard in manifest.shards]
+    return dataclasses.replace(manifest, shards=tuple(shards))
+
+
+def _read(address: str, cache: Cache) -> Manifest:
+    if not is_remote(address):
+        return Manifest.read(Path(address))
+    try:
+        return Manifest.parse(fetch_bytes(address, cache), Path(NAME), shown(address))
+    except Unreachable as error:
+        raise Absent(
+            f"{shown(address)}: {error}. A source is a folder that holds {NAME} (python -m data_tools.check_shards "
+            "FOLDER --write-manifest makes one), or a list of shards: .../{000..099}.tar."
+        ) from None
+
+
+def _placed(shard: Shard, address: str, store: Store) -> Shard:
+    """The shard with its address, and the place of its copy; a local path needs none."""
+    if not is_remote(address):
+        return dataclasses.replace(shard, path=Path(address))
+    return dataclasses.replace(shard, path=store.path(address, shard.sha256), url=address)
+
+
+def _counted(source: Source, addresses: Sequence[str], store: Store, count: bool) -> Manifest:
+    """Of shards that no manifest lists."""
+    paths = [Path(address) for address in addresses if not is_remote(address)]
+    state = [_facts(path, source.name) for path in paths]
+    digest = hashlib.blake2b(json.dumps([addresses, state]).encode(), digest_size=10).hexdigest()
+    file = store.folder / f"counted-{digest}.json"
+    if not file.exists():
+        if not count:
+            raise Absent(f"source {source.name!r}: its {len(addresses)} shards are counted when it is first read.")
+        store.begin()
+        with locked(file.with_suffix(".lock")):
+            if not file.exists():
+                _count(source, addresses, store, file)
+    manifest = Manifest.read(file)
+    shards = [_placed(shard, address, store) for shard, address in zip(manifest.shards, addresses)]
+    return dataclasses.replace(
+        manifest, shards=tuple(shards), origin=f"{shown(str(source.shards))} (counted in {file})"
+    )
+
+
+def _facts(path: Path, name: str) -> tuple[int, int]:
+    """What changes when a local shard does."""
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"source {name!r}: {path}: {error.strerror}. Mend the list of shards.") from None
+    return found.st_size, found.st_mtime_ns
+
+
+def _count(source: Source, addresses: Sequence[str], store: Store, file: Path) -> None:
+    """Fetch and read every shard once; the result is written like a manifest."""
+    logger.info("source %r has no manifest: counting its %d shards once", source.name, len(addresses))
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        counting = pool.map(lambda address: _count_one(address, store), addresses)
+        try:
+            shards = list(tqdm(counting, f"counting {source.name}", len(addresses), unit="shard"))
+        except Unreachable as error:
+            pool.shutdown(cancel_futures=True)
+            raise UserError(f"source {source.name!r} has no manifest, and cannot be counted: {error}") from None
+    captions: Counter[str] = Counter()
+    for shard in shards:
+        captions.update(shard.languages or {})
+    spoken = {"captions": dict(captions)} if captions else {}
+    Manifest(file, tuple(shards), spoken).write()
+
+
+def _count_one(address: str, store: Store) -> Shard:
+    """A shard as the manifest would list it. Its copy stays in the cache under the name that it is read by later."""
+    path, remote = Path(address), is_remote(address)
+    if remote:
+        path = store.path(address, "")
+        try:
+            handle = store.open(Shard(shown(address), path, 0, 0, "", url=address))
+        except Unreachable as error:
+            raise Unreachable(f"{shown(address)}: {error}") from None
+    else:
+        handle = os.open(path, os.O_RDONLY)
+    with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
+        table = read_spoken(walk_table(handle), handle)
+        digest, size = hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(handle).st_size
+    if remote:
+        with suppress(FileNotFoundError):
+            os.replace(path, store.path(address, digest))
+            write_index(store.path(address, digest), table, digest)
+    return Shard(shown(address), path, len(table), size, digest, count_languages(table))

@@ -1,0 +1,126 @@
+"""Which sample stands at a place of the stream, when sources are mixed by weight and languages balanced.
+
+A pool is what is walked epoch by epoch: all sources together where none has a weight, else one source; where languages
+are balanced, one language of it. Pools take turns by `Turns`, in two levels, so that the level that must hold best
+comes first: languages then sources, or, where batches are not mixed, sources then languages.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+
+from vglm_train.config.data import Data
+from vglm_train.data.sampling.interleave import Turns
+from vglm_train.data.sampling.shuffle import Order
+from vglm_train.data.shards.manifest import Manifest, Shard, remake
+from vglm_train.errors import UserError
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """Samples that are read in epochs of their own. `language`: the one that is drawn; None: the sample's choice."""
+
+    shards: tuple[Shard, ...]
+    sources: tuple[str, ...]  # of each shard
+    language: str | None
+    order: Order
+
+    @property
+    def name(self) -> str:
+        names = " + ".join(dict.fromkeys(self.sources))
+        return names if self.language is None else f"{names} in {self.language}"
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """A sample in the stream."""
+
+    pool: Pool
+    epoch: int  # of the pool
+    shard: Shard
+    source: str
+    nth: int  # sample of the shard; among those that have the pool's language, if it has one
+
+
+class Mixture:
+    """Place in the stream -> sample, a pure function. `block`: rows in a row that one outer turn gives."""
+
+    def __init__(self, pools: Sequence[Sequence[Pool]], shares: Sequence[Sequence[Fraction]], block: int) -> None:
+        """`pools` and their `shares` of the stream: [outer turns][inner turns]."""
+        self.pools, self.block = tuple(tuple(row) for row in pools), block
+        self.outer = Turns([sum(row, Fraction(0)) for row in shares])
+        self.inner = [Turns(row) for row in shares]
+
+    def locate(self, row: int) -> Place:
+        turn, rest = divmod(row, self.block)
+        first, turn = self.outer.locate(turn)
+        second, nth = self.inner[first].locate(turn * self.block + rest)
+        pool = self.pools[first][second]
+        epoch, place = divmod(nth, pool.order.samples)
+        shard, index = pool.order.locate(epoch, place)
+        return Place(pool, epoch, pool.shards[shard], pool.sources[shard], index)
+
+    def shares(self) -> list[tuple[Pool, float]]:
+        """Every pool with its share of the stream, as it will be."""
+        return [
+            (pool, outer * inner)
+            for row, turns, outer in zip(self.pools, self.inner, self.outer.shares)
+            for pool, inner in zip(row, turns.shares)
+        ]
+
+    def shards(self) -> list[Shard]:
+        """Of all pools, each once."""
+        return list(dict.fromkeys(shard for row in self.pools for pool in row for shard in pool.shards))
+
+
+def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixture:
+    """The mixture of data.train, whose manifests are given. UserError where a language cannot be counted."""
+    weighted = any(source.weight is not None for source in data.train)
+    apart = weighted or data.mix == "batch"
+    named = [(source.name, manifest) for source, manifest in zip(data.train, manifests)]
+    groups = [[entry] for entry in named] if apart else [named]
+    weights = [source.weight for source in data.train] if weighted else [None] * len(groups)
+    balance: dict[str | None, float] = {name: part for name, part in (data.balance or {}).items()} or {None: 1}
+    cells = {
+        (group, language): pool
+        for group, members in enumerate(groups)
+        for language in balance
+        if (pool := _pool(members, language, data.shuffle_shards, seed)).order.samples
+    }
+    shares: dict[tuple[int, str | None], Fraction] = {}
+    for language, part in balance.items():
+        have = {group: pool for (group, spoken), pool in cells.items() if spoken == language}
+        if not have:
+            raise UserError(f"data.balance asks for {language}, but no sample of any source has a caption in it.")
+        sizes = {g: Fraction(pool.order.samples if weights[g] is None else str(weights[g])) for g, pool in have.items()}
+        total = sum(sizes.values())
+        shares |= {(group, language): Fraction(str(part)) * size / total for group, size in sizes.items()}
+    outer = 0 if data.mix == "batch" else 1
+    rows = dict.fromkeys(key[outer] for key in cells)
+    keys = [[key for key in cells if key[outer] == row] for row in rows]
+    block = (data.mix_rows or data.global_batch) if data.mix == "batch" else 1
+    return Mixture([[cells[key] for key in row] for row in keys], [[shares[key] for key in row] for row in keys], block)
+
+
+def _pool(members: Sequence[tuple[str, Manifest]], language: str | None, window: int, seed: int) -> Pool:
+    shards = tuple(shard for _, manifest in members for shard in manifest.shards)
+    sources = tuple(name for name, manifest in members for _ in manifest.shards)
+    counts = [n for _, m in members for n in _counts(m, language)]
+    name = " ".join(name for name, _ in members)
+    return Pool(
+        shards, sources, language, Order(counts, seed, name if language is None else f"{name} {language}", window)
+    )
+
+
+def _counts(manifest: Manifest, language: str | None) -> list[int]:
+    """Samples of each shard, those with captions in `language` if it is given."""
+    if language is None:
+        return [shard.samples for shard in manifest.shards]
+    if manifest.captions is not None and set(manifest.captions) == {language}:
+        return [shard.samples for shard in manifest.shards]
+    if any(shard.languages is None for shard in manifest.shards):
+        raise UserError(
+            f"{manifest.where}: does not say how many samples have captions in {language}, which data.balance needs. "
+            f"To count them, {remake(manifest.where)}."
+        )
+    return [(shard.languages or {}).get(language, 0) for shard in manifest.shards]

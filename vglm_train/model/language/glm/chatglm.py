@@ -1,0 +1,203 @@
+"""ChatGLM-6B (THUDM/chatglm-6b; GLM, arXiv:2103.10360): a context that sees itself whole, an answer that is causal.
+
+b rows, s places of the sequence, m targets, e embedding width, v vocabulary, d width of a head.
+"""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.config.language import Decoding, Language
+from vglm_train.model.language.base import LanguageModel, OnToken
+from vglm_train.model.language.cache import KeyValueCache
+from vglm_train.model.language.decoding import write
+from vglm_train.model.language.fp16_gradients import outside
+from vglm_train.model.language.glm.sat import Driver, build_network
+from vglm_train.model.vision import DTYPES
+
+SOP, PAD = 130004, 3  # as released: <sop> begins the answer
+SMALLER_SOP = -6  # a vocabulary too small for the released id: the sixth from its end
+STD = 0.02
+ALIGNMENT = 16  # elements
+
+
+class Layout(NamedTuple):
+    """Where everything stands in a batch of contexts and answers."""
+
+    context: Tensor  # [b] int64: places before the first <sop>, or all where there is none
+    length: Tensor  # [b] int64: places that are not padding
+    positions: Tensor  # [b,2,s] int64, as SAT's `get_position_ids`
+    visible: Tensor  # [b,1,s,s] bool: row i sees column j
+
+
+class ChatGlm(LanguageModel):
+    """ChatGLM on SAT's modules, names of weights and forward; see LanguageModel.
+
+    `sop_id`: where the context ends; none: 130004 as released, or the sixth id from the end of a vocabulary smaller
+    than that. Embeddings of an fp16 model are fp32 outside it, see `HalfGate`.
+    """
+
+    def __init__(self, config: Language, sop_id: int | None = None) -> None:
+        super().__init__()
+        self.dtype = DTYPES[config.dtype]
+        self.embed_width, self.vocabulary = config.width, config.vocabulary
+        self.pad_id, self.heads, self.positions = PAD, config.heads, config.positions
+        released = SOP if config.vocabulary > SOP else config.vocabulary + SMALLER_SOP
+        self.sop_id = released if sop_id is None else sop_id
+        self.prefix = 0  # places that attention may see beyond those of the sequence
+        self.network = build_network(config, self.dtype)
+        if config.weights is None:
+            self.reset()
+        self.requires_grad_(False).eval()
+
+    @torch.no_grad()
+    def reset(self) -> None:
+        """SAT's initialisation: normal of 0.02, smaller with depth where a block adds to the residual."""
+        layers = self.network.transformer.layers
+        for module in self.network.modules():
+            if isinstance(getattr(module, "weight", None), nn.Parameter) and not isinstance(module, nn.LayerNorm):
+                nn.init.normal_(module.weight, std=STD)
+            if isinstance(getattr(module, "bias", None), nn.Parameter):
+                nn.init.zeros_(module.bias)
+        for layer in layers:
+            layer.attention.dense.weight.div_(math.sqrt(2 * len(layers)))
+            layer.mlp.dense_4h_to_h.weight.div_(math.sqrt(2 * len(layers)))
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        """Ids [b,s] -> [b,s,e]; fp32 of an fp16 model."""
+        return self.network.transformer.word_embeddings(input_ids).to(outside(self.dtype))
+
+    def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """See LanguageModel; the logits of place i-1 foretell the label of place i. fp32 of an fp16 model.
+
+        ValueError where a row has targets but no <sop>: all of it would be context, in which every place sees the rest.
+        """
+        is_target = batch.labels != IGNORED
+        places = is_target.flatten().nonzero()[:, 0]  # [m]; place 0 of a row is never a target
+        layout = self.layout(batch)
+        self._check_sop(is_target, layout)
+        gate = self.gate()
+        with torch.autocast(embeds.device.type, enabled=False):
+            logits = self._logits(gate.enter(embeds), layout.positions, layout.visible, places - 1)
+            return gate.leave(logits), batch.labels.flatten()[places]
+
+    @torch.no_grad()
+    def generate(
+        self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
+    ) -> Tensor:
+        """See LanguageModel; a prompt ends with <sop>."""
+        with torch.autocast(embeds.device.type, enabled=False):
+            writer = Writer(self, embeds.to(self.dtype), self.layout(batch), decoding.max_new)
+            return write(writer, decoding, end_id, self.pad_id, on_token)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        """The transformer blocks in order."""
+        return self.network.transformer.layers
+
+    def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
+        return [(block.attention, self.heads, self.embed_width // self.heads) for block in self.blocks()]  # type: ignore[misc]
+
+    def read_prefixes(self, length: int) -> None:
+        self.prefix = max(self.prefix, length)
+
+    def recompute(self, on: bool) -> None:
+        """Whether a block's activations are computed again in backward instead of kept."""
+        driver: Driver = self.network.get_mixin("driver")
+        driver.recompute, driver.random = on, self.random
+
+    def layout(self, batch: PromptBatch) -> Layout:
+        """Mask and positions of a batch; what stands in the image's places and in padding is not looked at."""
+        ids, real = batch.input_ids, batch.attention_mask
+        b, s = ids.shape
+        starts = (ids == self.sop_id) & real & ~batch.visual_mask
+        place = torch.arange(s, device=ids.device)
+        length = real.sum(1)
+        context = torch.where(starts, place, s).amin(1).minimum(length)
+        positions = torch.stack(_positions(place.expand(b, s), context[:, None]), 1)
+        seen = (place < context[:, None, None]) | (place <= place[:, None])  # [b,s,s]
+        seen = seen & real[:, None, :] | (place == place[:, None])  # padding sees itself: no row is empty
+        return Layout(context, length, positions, seen[:, None])
+
+    def _check_sop(self, is_target: Tensor, layout: Layout) -> None:
+        """On the CPU only: a GPU would have to be waited for."""
+        if is_target.is_cuda:
+            return
+        leaks = is_target.any(1) & (layout.context >= layout.length)
+        if leaks.any():
+            raise ValueError(
+                f"row {int(leaks.nonzero()[0])} has an answer but no <sop> (id {self.sop_id}): the model would read it "
+                "from its context. The tokenizer is not this model's."
+            )
+
+    def _logits(
+        self, embeds: Tensor, positions: Tensor, visible: Tensor, rows: Tensor, cache: KeyValueCache | None = None
+    ) -> Tensor:
+        """[b,s,e], positions [b,2,s], visible [b,1,s,t] -> logits [m,v] of flattened places `rows` [m]."""
+        bias = _additive(F.pad(visible, (0, self.prefix), value=True), self.dtype)
+        rotation = self.network.get_mixin("chatglm-attn").rotary_emb(positions)
+        out = self.network(
+            input_ids=positions[:, 0],  # SAT reads its size only
+            position_ids=positions,
+            embeds=embeds,
+            rotation=rotation,
+            bias=bias,
+            rows=rows,
+            cache=cache,
+        )
+        return out[0]
+
+
+class Writer:
+    """One batch of prompts being continued: see `decoding.Writer`.
+
+    New places stand behind the longest prompt for every row; padding in between is masked, and positions are explicit.
+    """
+
+    def __init__(self, model: ChatGlm, embeds: Tensor, layout: Layout, room: int) -> None:
+        self.model, self.embeds, self.layout = model, embeds, layout
+        self.cache = KeyValueCache(len(model.blocks()), embeds.shape[1] + room)
+        self.context, self.length = layout.context, layout.length
+        place = torch.arange(embeds.shape[1], device=embeds.device)
+        self.seen = place < layout.length[:, None]  # [r,t] bool: columns of the cache that are no padding
+        self.written = 0
+
+    def start(self) -> Tensor:
+        """Logits [b,v] of the first new ids."""
+        b, s = self.embeds.shape[:2]
+        last = torch.arange(b, device=self.embeds.device) * s + (self.length - 1).clamp(min=0)
+        logits = self.model._logits(self.embeds, self.layout.positions, self.layout.visible, last, self.cache)
+        self.cache.advance(s)
+        return logits
+
+    def step(self, ids: Tensor) -> Tensor:
+        """ids [r] just written -> logits [r,v] of the next ones."""
+        rows = torch.arange(ids.shape[0], device=ids.device)
+        self.seen = torch.cat((self.seen, torch.ones_like(self.seen[:, :1])), 1)
+        positions = torch.stack(_positions(self.length + self.written, self.context), 1)[..., None]  # [r,2,1]
+        embeds = self.model.embed(ids)[:, None].to(self.model.dtype)
+        logits = self.model._logits(embeds, positions, self.seen[:, None, None], rows, self.cache)
+        self.cache.advance(1)
+        self.written += 1
+        return logits
+
+    def select(self, rows: Tensor) -> None:
+        """Rows become those of `rows` [r] int64, repeats allowed."""
+        self.cache.select(rows)
+        self.context, self.length, self.seen = self.context[rows], self.length[rows], self.seen[rows]
+
+
+def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
+    """[b,1,s,t] bool -> zeros and -inf, made once a pass; aligned, or SDPA would copy it in each block."""
+    *rows, t = visible.shape
+    bias = torch.zeros(*rows, t + -t % ALIGNMENT, dtype=dtype, device=visible.device)[..., :t]
+    return bias.masked_fill_(~visible, float("-inf"))
+
+
+def _positions(place: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Place in the sequence -> GLM's two: counting in the context and staying at its last; counting from <sop> on."""
+    return place.minimum((context - 1).clamp(min=0)), (place - context + 1).clamp(min=0)

@@ -1,0 +1,221 @@
+"""What the two kinds of Hugging Face language models share: the head on chosen rows, recompute, decoding.
+
+The architecture and its arithmetic are transformers'.
+
+b rows, s places, m targets, d width of the head's input, e embedding width, v vocabulary.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
+from transformers.generation.streamers import BaseStreamer
+
+from vglm_train.config.language import Decoding, Language
+from vglm_train.errors import UserError
+from vglm_train.model.language.base import LanguageModel, OnToken
+from vglm_train.model.language.decoding import repeated_less, sample
+from vglm_train.model.language.fp16_gradients import outside
+from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
+
+DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+
+
+class HuggingFaceLanguage(LanguageModel):
+    """A frozen transformers model, `self.model`, with its weights under the names of its published files."""
+
+    def __init__(self, config: Language, classes: Any) -> None:
+        """`classes` is transformers' table of a kind of model: configuration class -> model class."""
+        super().__init__()
+        self.dtype = DTYPES[config.dtype]
+        content = read_config(config)
+        source, seq2seq = source_of(config), config.family == "seq2seq"
+        shape = configuration(content, source)
+        if type(shape) not in classes or shape.is_encoder_decoder != seq2seq:
+            raise UserError(
+                f"{source}: model_type {shape.model_type} is not of the family {config.family}; "
+                "set model.language.family to the one it is (chatglm, causal or seq2seq), or take another model."
+            )
+        if "text_config" in shape.sub_configs:
+            raise UserError(f"{source}: {shape.model_type} sees pictures itself; give the language model it holds.")
+        try:
+            self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
+        except (ValueError, TypeError, AssertionError) as error:
+            raise UserError(f"{source}: transformers cannot build this {shape.model_type}: {error}") from error
+        self.start = int(seq2seq)  # tokens of a decoder's sequence that are not an answer's
+        if reason := self._unfit():
+            raise UserError(f"{source}: {shape.model_type} {reason}; take another model.")
+        self._untie(content)
+        self.requires_grad_(False).train(False)
+        self.embed_width: int = self.embeddings.weight.shape[1]
+        self.vocabulary: int = self.embeddings.weight.shape[0]
+        self.positions: int | None = getattr(shape, "max_position_embeddings", None) or None
+        self.pad_id = first_id(getattr(shape, "pad_token_id", None), getattr(shape, "eos_token_id", None), 0)
+        self.model.generation_config = GenerationConfig(
+            pad_token_id=self.pad_id, decoder_start_token_id=getattr(shape, "decoder_start_token_id", None)
+        )
+
+    @property
+    def embeddings(self) -> Any:
+        return self.model.get_input_embeddings()
+
+    def embed(self, input_ids: Tensor) -> Tensor:
+        return self.embeddings(input_ids).to(outside(self.dtype))
+
+    def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
+        from vglm_train.model.language.hf.prefix import self_attention
+
+        return [self_attention(block, self.model.config) for block in self.blocks()]
+
+    def read_prefixes(self, length: int) -> None:
+        from vglm_train.model.language.hf.prefix import use_prefixes
+
+        use_prefixes(self.model)
+
+    def recompute(self, on: bool) -> None:
+        for block in self.blocks():
+            vars(block).pop("forward", None)
+            if on:
+                forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=self.random)
+                block.forward = forward  # type: ignore[method-assign]
+
+    def own_dtype(self) -> AbstractContextManager:
+        """Within it, autocast is off: the frozen model runs in its own dtype, whatever trains it."""
+        return torch.autocast(self.embeddings.weight.device.type, enabled=False)
+
+    def check_length(self, length: int) -> None:
+        """Raises UserError where the model has no positions for so many places."""
+        if self.positions and self.positions < length:
+            raise UserError(
+                f"a sequence of {length} places, image and answer included, is longer than the {self.positions} "
+                "positions of the language model: lower prompt.max_prompt, prompt.max_answer, or decoding's max_new."
+            )
+
+    def continued(self, inputs: dict[str, Any], decoding: Decoding, end_id: int, on_token: OnToken | None) -> Tensor:
+        """transformers' generate from embeddings -> new ids [b,t], `pad_id` behind `end_id`."""
+        if on_token and decoding.beams > 1:
+            raise ValueError("beam search knows its answer only at the end: it cannot call on_token")
+        settings = GenerationConfig(
+            max_new_tokens=decoding.max_new,
+            num_beams=decoding.beams,
+            length_penalty=decoding.length_penalty,
+            do_sample=False,  # see _Choice
+            eos_token_id=end_id,
+            pad_token_id=self.pad_id,
+            use_cache=True,
+        )
+        with torch.no_grad(), self.own_dtype():
+            ids = self.model.generate(
+                **inputs,
+                generation_config=settings,
+                logits_processor=LogitsProcessorList([_Choice(decoding, self.start)]),
+                streamer=_Streamer(on_token) if on_token else None,
+            )[:, self.start :]
+        ended = (ids == end_id).long()
+        return ids.masked_fill((ended.cumsum(1) - ended).bool(), self.pad_id)  # beam search may fill with end_id
+
+    def materialise(self, device: torch.device) -> None:
+        """Give a model built on the meta device memory on `device`: empty weights, and tables computed again."""
+        names: dict[int, list[str]] = {}
+        for name, parameter in self.named_parameters(remove_duplicate=False):
+            names.setdefault(id(parameter), []).append(name)
+        self.to_empty(device=device)
+        for first, *others in names.values():  # what was tied stays tied
+            for other in others:
+                module, _, key = other.rpartition(".")
+                setattr(self.get_submodule(module), key, self.get_parameter(first))
+        if lost := compute_tables(self.model):
+            raise UserError(
+                f"{type(self.model).__name__} cannot be built on the meta device: transformers cannot compute "
+                f"{', '.join(lost)} again. Build it on the device it runs on."
+            )
+
+    def _unfit(self) -> str | None:
+        """Why a model that transformers can build cannot be used."""
+        if self.model.get_output_embeddings() is None:
+            return "has no language-model head of its own"
+        if not self.start and any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
+            return "is an encoder, whose words look ahead"
+        try:
+            self.blocks()
+        except StopIteration:
+            return "is not a stack of blocks"
+        return None
+
+    def _untie(self, content: dict[str, Any]) -> None:
+        """T5's configuration class forgets tie_word_embeddings=false, by which Flan-T5 has a head of its own."""
+        head = self.model.get_output_embeddings()
+        if content.get("tie_word_embeddings") is False and head.weight is self.embeddings.weight:
+            head.weight = nn.Parameter(head.weight.detach().clone())
+
+
+def first_id(*candidates: int | list[int] | None) -> int:
+    """The first candidate that is given; of a list its first."""
+    found = next(c for c in candidates if c is not None)
+    return found[0] if isinstance(found, list) else found
+
+
+def blocks_of(stack: nn.Module, number: int) -> Sequence[nn.Module]:
+    """The list of `number` blocks in a stack."""
+    lists = (list(module) for module in stack.modules() if isinstance(module, nn.ModuleList))
+    return next(blocks for blocks in lists if len(blocks) == number)
+
+
+@contextmanager
+def head_on(head: nn.Module, rows: Tensor) -> Iterator[None]:
+    """Within it, the head sees only the rows [m] int64 of its input [b,s,d] flattened, as one batch [1,m,d].
+
+    A hook rather than a head called by hand: whatever the family does before and after its head stays (softcapping,
+    logit scales and multipliers).
+    """
+
+    def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        return (inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:])
+
+    hook = head.register_forward_pre_hook(choose)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
+class _Choice(LogitsProcessor):
+    """Repetition penalty and sampling as `decoding.write` does them: a processor that leaves one id where it samples.
+
+    transformers' own penalty overlooks as many new ids as padding stands left of the prompt; its own sampling draws
+    from torch's generator, for all rows of a batch in turn.
+    """
+
+    def __init__(self, decoding: Decoding, start: int) -> None:
+        """`start` ids at the beginning of a sequence are not an answer's."""
+        self.decoding, self.start = decoding, start
+        self.generator = torch.Generator().manual_seed(decoding.seed)  # on the CPU: the same draws on every device
+
+    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
+        """Ids so far [r,t] and scores [r,v] -> scores [r,v]."""
+        scores = repeated_less(scores, input_ids[:, self.start :], self.decoding.repetition_penalty)
+        if not self.decoding.sample:
+            return scores
+        draw = float(torch.rand((), generator=self.generator, dtype=torch.float64))
+        chosen = sample(scores.float(), self.decoding, draw)
+        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
+
+
+class _Streamer(BaseStreamer):
+    """Hands each step's ids [b] on; what comes first is the prompt (the start token, or nothing)."""
+
+    def __init__(self, on_token: Callable[[Tensor], None]) -> None:
+        self.on_token, self.begun = on_token, False
+
+    def put(self, value: Tensor) -> None:
+        if self.begun:
+            self.on_token(value)
+        self.begun = True
+
+    def end(self) -> None:
+        pass

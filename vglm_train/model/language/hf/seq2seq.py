@@ -1,0 +1,60 @@
+"""Encoder-decoder language models of transformers: T5, Flan-T5, mT5, BART.
+
+b rows, s places of the encoder, t places of the decoder, m targets, e embedding width, v vocabulary.
+"""
+
+from collections.abc import Sequence
+
+from torch import Tensor, nn
+from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, DynamicCache, EncoderDecoderCache
+
+from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.config.language import Decoding, Language
+from vglm_train.model.language.base import OnToken
+from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, head_on
+
+
+class Seq2SeqLanguage(HuggingFaceLanguage):
+    """Any `AutoModelForSeq2SeqLM` that transformers brings, built from config.json with random weights.
+
+    The encoder reads image and prompt; the decoder, which starts with the model's own token, writes the labels.
+    """
+
+    def __init__(self, config: Language) -> None:
+        super().__init__(config, MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING)
+
+    def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        self.check_length(max(embeds.shape[1], batch.labels.shape[1]))
+        chosen = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
+        gate = self.gate()
+        embeds = gate.enter(embeds)
+        with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
+            logits = self.model(
+                inputs_embeds=embeds,
+                attention_mask=batch.attention_mask.long(),
+                decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels),
+                use_cache=False,
+            ).logits
+        return gate.leave(logits[0]), batch.labels.flatten()[chosen]
+
+    def generate(
+        self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
+    ) -> Tensor:
+        self.check_length(max(embeds.shape[1], decoding.max_new + 1))
+        longest = int(batch.attention_mask.sum(1).max())
+        inputs = {
+            "inputs_embeds": embeds[:, :longest].to(self.dtype),
+            "attention_mask": batch.attention_mask[:, :longest].long(),
+            # transformers' own has as many blocks as the encoder, of which T5 may have fewer
+            "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
+        }
+        return self.continued(inputs, decoding, end_id, on_token)
+
+    def blocks(self) -> Sequence[nn.Module]:
+        encoder = blocks_of(self.model.get_encoder(), self.model.config.num_hidden_layers)
+        return [*encoder, *blocks_of(self.model.get_decoder(), self.decoder_blocks)]
+
+    @property
+    def decoder_blocks(self) -> int:
+        shape = self.model.config
+        return next(getattr(shape, name) for name in ("num_decoder_layers", "decoder_layers") if hasattr(shape, name))

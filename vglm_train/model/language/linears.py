@@ -1,0 +1,133 @@
+"""The matrix products of a language model's blocks, whatever class they are of; the same in four bits.
+
+i inputs, o outputs.
+"""
+
+import re
+from collections.abc import Iterator, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.config.validation import FieldError
+from vglm_train.model.language.base import LanguageModel
+from vglm_train.model.language.nf4 import Nf4Linear
+
+ATTENTION = re.compile(r"(^|[._])\w*att(n|ention)\w*[._]", re.IGNORECASE)  # within a module's path
+STD = 0.02
+
+
+class Product(NamedTuple):
+    """x W' + b: torch's Linear, SAT's parallel ones, GPT-2's Conv1D, ours in four bits."""
+
+    name: str  # in the language model
+    module: Any
+
+    @property
+    def last(self) -> str:
+        return self.name.rpartition(".")[2]
+
+    @property
+    def transposed(self) -> bool:
+        """Whether the weight is [i,o] rather than [o,i]."""
+        return type(self.module).__name__ == "Conv1D"
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Inputs and outputs."""
+        if isinstance(self.module, Nf4Linear):
+            return self.module.inputs, self.module.outputs
+        o, i = self.module.weight.shape
+        return (int(o), int(i)) if self.transposed else (int(i), int(o))
+
+    @property
+    def device(self) -> torch.device:
+        return next(t for t in (*self.module.buffers(), *self.module.parameters())).device
+
+
+def products(model: LanguageModel, layers: Sequence[int] = (), field: str = "tuning.lora.layers") -> Iterator[Product]:
+    """Products of the blocks numbered `layers` (none: of all), in the model's order.
+
+    FieldError naming `field` for a block that is not there.
+    """
+    chosen = {id(block) for block in chosen_blocks(model, layers, field)}
+    names = [name for name, module in model.named_modules() if id(module) in chosen]
+    for name in names:
+        for inner, module in model.get_submodule(name).named_modules(prefix=name):
+            if is_product(module):
+                yield Product(inner, module)
+
+
+def is_product(module: nn.Module) -> bool:
+    if isinstance(module, Nf4Linear):
+        return True
+    weight = getattr(module, "weight", None)
+    return not isinstance(module, nn.Embedding) and getattr(weight, "ndim", 0) == 2
+
+
+def chosen_blocks(model: LanguageModel, layers: Sequence[int], field: str) -> list[nn.Module]:
+    """The blocks numbered `layers`; all where none is."""
+    blocks = model.blocks()
+    if wrong := [layer for layer in layers if not 0 <= layer < len(blocks)]:
+        reason = f"there is no block {wrong[0]}: the language model has {len(blocks)}, 0 to {len(blocks) - 1}"
+        raise FieldError(field, reason=reason)
+    return [blocks[layer] for layer in layers or range(len(blocks))]
+
+
+def targets(found: Sequence[Product], patterns: Sequence[str]) -> list[Product]:
+    """Products whose last name fits one of the patterns (shell wildcards); none: those of the attention.
+
+    FieldError for a pattern that fits nothing, with the last names that there are.
+    """
+    if not patterns:
+        return [product for product in found if ATTENTION.search(product.name)]
+    names = list(dict.fromkeys(product.last for product in found))
+    for number, pattern in enumerate(patterns):
+        if not any(fnmatchcase(name, pattern) for name in names):
+            reason = f"{pattern!r} is no product of the chosen blocks; there are {', '.join(names)}"
+            raise FieldError(f"tuning.lora.targets.{number}", reason=reason)
+    return [product for product in found if any(fnmatchcase(product.last, pattern) for pattern in patterns)]
+
+
+@torch.no_grad()
+def quantize_blocks(model: LanguageModel) -> None:
+    """The blocks' products in four bits from now on, one after the other; embeddings and head stay as they are.
+
+    Products on the meta device wait for their weights: see `Nf4Linear`.
+    """
+    for product in list(products(model)):
+        module, (inputs, outputs) = product.module, product.size
+        if isinstance(module, Nf4Linear):
+            continue
+        four = Nf4Linear(inputs, outputs, module.bias, module.weight.dtype)
+        if not module.weight.is_meta:
+            four.weight = module.weight.T if product.transposed else module.weight
+        owner, _, last = product.name.rpartition(".")
+        setattr(model.get_submodule(owner), last, four)
+        module.weight = None  # what else holds the module holds no memory
+
+
+@torch.no_grad()
+def draw_weights(model: LanguageModel, device: torch.device) -> None:
+    """Random weights for a model whose products wait for theirs, one product in full at a time.
+
+    Normal of 0.02, norms 1, biases 0: enough to measure with, whatever the family's own initialisation is.
+    """
+    model.materialise(device)
+    for module in model.modules():
+        for last, parameter in list(module.named_parameters(recurse=False)):
+            value = _drawn(last, parameter, device)
+            if parameter.is_meta:
+                setattr(module, last, nn.Parameter(value, requires_grad=False))
+            else:
+                parameter.copy_(value)
+    model.to(device)
+
+
+def _drawn(last: str, like: Tensor, device: torch.device) -> Tensor:
+    value = torch.empty(like.shape, dtype=like.dtype, device=device)
+    if value.ndim > 1:
+        return value.normal_(std=STD)
+    return value.zero_() if last == "bias" else value.fill_(1.0)

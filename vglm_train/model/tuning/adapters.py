@@ -1,0 +1,125 @@
+"""Several adapters on one model: any of them, none, or a weighted sum.
+
+Low-rank updates add up exactly: ranks stand side by side. Whole tensors add up as differences from what was there.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vglm_train.errors import UserError
+from vglm_train.model.language.adapter import Prefix
+from vglm_train.model.language.linears import products
+from vglm_train.model.tuning.lora import LowRank, add_update, remove_update
+from vglm_train.model.tuning.prefix import add_prefix
+from vglm_train.model.tuning.rules import kind_of
+from vglm_train.model.visual_language import VisualLanguageModel
+
+LANGUAGE = "language."
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """An adapter's tensors by their names in the model; `scale` is what its B A is multiplied by."""
+
+    tensors: Mapping[str, Tensor]
+    scale: float
+
+
+class Adapters:
+    """Adapters by name on a model that has none of its own. Nothing is active until `use`."""
+
+    def __init__(self, model: VisualLanguageModel) -> None:
+        self.model = model
+        self._parts: dict[str, Part] = {}
+        self._before: dict[str, Tensor] = {}  # whole tensors as they were
+        self._products = {f"{LANGUAGE}{product.name}": product for product in products(model.language)}
+
+    def add(self, name: str, tensors: Mapping[str, Tensor], scale: float) -> None:
+        """UserError, naming what is wrong, for tensors that this model has no place for."""
+        state = dict(self.model.named_parameters())
+        for key, tensor in tensors.items():
+            owner = key.rpartition(".adapter.")[0]
+            if kind_of(key) is None and (key not in state or state[key].shape != tensor.shape):
+                found = f"one of {list(state[key].shape)}" if key in state else "none"
+                raise UserError(f"adapter {name}: {key} is {list(tensor.shape)}, the model has {found}.")
+            if kind_of(key) == "lora" and not self._fits(owner, key, tensor):
+                raise UserError(f"adapter {name}: the model has no product for {key} of {list(tensor.shape)}.")
+            if kind_of(key) == "prefix" and not hasattr(self._module(owner), "named_children"):
+                raise UserError(f"adapter {name}: the model has no attention {owner}.")
+        self._parts[name] = Part(tensors, scale)
+
+    @torch.no_grad()
+    def use(self, weights: Mapping[str, float]) -> None:
+        """Make the model what it was with these adapters, each times its weight; {}: as it was.
+
+        KeyError for a name that was not added. UserError for a prefix with a weight, or for two.
+        """
+        active = [(self._parts[name], weight) for name, weight in weights.items()]
+        prefixed = [weight for part, weight in active if any(kind_of(key) == "prefix" for key in part.tensors)]
+        if len(prefixed) > 1 or any(weight != 1 for weight in prefixed):
+            raise UserError("a trained prefix is not a difference that could be added or weighed: use it alone, whole.")
+        self._clear()
+        self.model.vision.widen(self._wide({key for part, _ in active for key in part.tensors}))
+        for name in dict.fromkeys(key for part, _ in active for key in part.tensors):
+            kind, mine = kind_of(name), [(part, weight) for part, weight in active if name in part.tensors]
+            owner = name.rpartition(".adapter.")[0]
+            if kind is None:
+                self._blend(name, mine)
+            elif name.endswith(".lora_a"):
+                self._update(owner, mine)
+            elif name.endswith(".prefix_keys"):
+                self._prefix(owner, mine[0][0])
+
+    def _clear(self) -> None:
+        for product in self._products.values():
+            if isinstance(getattr(product.module, "adapter", None), LowRank):
+                remove_update(product)
+        for module in list(self.model.language.modules()):
+            if isinstance(getattr(module, "adapter", None), Prefix):
+                del module.adapter
+        self.model.vision.widen(0)
+        for name, tensor in self._before.items():
+            self.model.get_parameter(name).copy_(tensor)
+
+    def _update(self, owner: str, parts: list[tuple[Part, float]]) -> None:
+        down = [part.tensors[f"{owner}.adapter.lora_a"] for part, _ in parts]
+        up = [part.tensors[f"{owner}.adapter.lora_b"] * (part.scale * weight) for part, weight in parts]
+        product, total = self._products[owner], sum(len(a) for a in down)
+        update = LowRank(*product.size, total, 1.0)
+        update.lora_a, update.lora_b = nn.Parameter(torch.cat(down)), nn.Parameter(torch.cat(up, 1))
+        add_update(product, update.requires_grad_(False).eval())
+
+    def _prefix(self, owner: str, part: Part) -> None:
+        keys, values = (part.tensors[f"{owner}.adapter.prefix_{name}"] for name in ("keys", "values"))
+        prefix = Prefix(*keys.shape)
+        prefix.prefix_keys, prefix.prefix_values = nn.Parameter(keys.clone()), nn.Parameter(values.clone())
+        add_prefix(self.model.language, self._module(owner), prefix.requires_grad_(False).eval())
+
+    def _blend(self, name: str, parts: list[tuple[Part, float]]) -> None:
+        parameter = self.model.get_parameter(name)
+        before = self._before.setdefault(name, parameter.detach().cpu().clone()).float()
+        total = before + sum(weight * (part.tensors[name].cpu().float() - before) for part, weight in parts)
+        parameter.copy_(total)
+
+    def _wide(self, names: set[str]) -> int:
+        """Last blocks of the image encoder, counted from the first that one of the names stands in."""
+        blocks = list(self.model.vision.encoder.blocks)
+        whole = {id(parameter): name for name, parameter in self.model.named_parameters()}
+        touched = [any(whole[id(p)] in names for p in block.parameters()) for block in blocks]
+        return len(blocks) - touched.index(True) if True in touched else 0
+
+    def _module(self, name: str) -> Any:
+        try:
+            return self.model.get_submodule(name)
+        except AttributeError:
+            return None
+
+    def _fits(self, owner: str, name: str, tensor: Tensor) -> bool:
+        if owner not in self._products:
+            return False
+        inputs, outputs = self._products[owner].size
+        return tensor.shape[1] == inputs if name.endswith(".lora_a") else tensor.shape[0] == outputs
