@@ -7,8 +7,8 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vglm_train.command import status_of
 from vglm_train.errors import LostProcess, UserError, explained, unread
+from vglm_train.signals import status_of
 
 if TYPE_CHECKING:
     from vglm_train.config.run import Config

@@ -21,9 +21,10 @@ from vglm_train.model.flops import generation_cost, vision_flops
 from vglm_train.model.language.linears import products
 from vglm_train.model.language.nf4 import number_of_weights
 from vglm_train.model.visual_language import VisualLanguageModel
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import ChatGLMTokenizer, build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer
-from vglm_train.prompt.template import Encoded, build_template
+from vglm_train.prompt.template import Encoded
 
 MICRO, PARTS = 16, 4  # rows that run at once on a table's lengths, and how many such make a step
 PIECES = 4000  # of the tokenizer learned from a table, at most

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.bundle.read import VERSION
+from vglm_train.checkpoint.bundle.format import VERSION
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.model.tuning import apply_tuning

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from vglm_train.command import answered, heeding_sigterm, postponed, status_of
+from vglm_train.command import answered
 from vglm_train.errors import UserError
+from vglm_train.signals import heeding_sigterm, postponed, status_of
 
 ROOT = Path(__file__).resolve().parents[1]
 

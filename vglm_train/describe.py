@@ -7,14 +7,14 @@ import torch
 from torch import nn
 
 from vglm_train import stages
-from vglm_train.checkpoint.convert.report import bytes_of
+from vglm_train.checkpoint.convert.summary import bytes_of
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.loader import read_mixture
 from vglm_train.data.sampling.mixture import Mixture
-from vglm_train.engine.plan import Plan
+from vglm_train.engine.progress import Plan
 from vglm_train.errors import Absent
 from vglm_train.log.run_facts import RunFacts
 from vglm_train.model.language.nf4 import held_bytes

@@ -18,15 +18,14 @@ from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.engine.plan import Plan
-from vglm_train.engine.progress import RunState
+from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.errors import LostProcess, UserError, explained
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
+from vglm_train.log.jsonl import SampleLog, forget_samples
 from vglm_train.log.metrics import Meter
 from vglm_train.log.run_facts import RunFacts
-from vglm_train.log.samples import SampleLog, forget_samples
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective

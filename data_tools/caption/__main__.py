@@ -24,7 +24,7 @@ from data_tools.common.jobs import Stage, owned
 from data_tools.common.models import Model, check_stage, find_devices, fingerprint
 from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
-from data_tools.convert.columns import LANGUAGES
+from data_tools.common.text import LANGUAGES
 from vglm_train.config.language import Decoding
 from vglm_train.config.load import load
 from vglm_train.config.validation import FieldError

@@ -14,9 +14,9 @@ from torch import Tensor
 
 from data_tools.common.models import Devices, Judge, Model, judge, loaded
 from data_tools.common.records import Block, Item, moved, read_block
-from data_tools.convert.columns import RowError
+from data_tools.common.text import RowError
 from vglm_train.config.language import Decoding
-from vglm_train.evaluate.caption.evaluator import Speaker
+from vglm_train.evaluate.generator import Speaker
 from vglm_train.image import eval_pixels
 
 AT_ONCE = 16  # pictures captioned in one go

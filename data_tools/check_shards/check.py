@@ -8,9 +8,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.common.cli import sha256
-from vglm_train.data.raw import DamagedSample
+from data_tools.common.text import caption_length
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.tar import Table
@@ -29,11 +29,6 @@ class Found:
     named: list[tuple[str, str, str]] = field(default_factory=list)  # cause, key, reason
     lengths: dict[str, Counter[int]] = field(default_factory=dict)  # language -> caption length -> captions
     index_agrees: bool = True  # or there is none of this shard
-
-
-def caption_length(caption: str, language: str) -> int:
-    """Words of an English caption, characters of a Chinese one."""
-    return len("".join(caption.split())) if language == "zh" else len(caption.split())
 
 
 def check_sample(reader: ShardReader, index: int, found: Found) -> None:

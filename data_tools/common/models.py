@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from data_tools.common.cli import sha256
-from vglm_train.checkpoint.bundle.read import Bundle, load_bundle, read_document
+from vglm_train.checkpoint.bundle.format import read_document
+from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import Embedder

@@ -12,7 +12,7 @@ from typing import Any
 from PIL import Image
 
 from data_tools.common.image_bytes import decode
-from data_tools.convert.columns import RowError
+from data_tools.common.text import RowError
 from vglm_train.data.reader import DamagedSample, ShardReader
 from vglm_train.data.record import Record, RecordError, content_id, parse
 from vglm_train.data.shards.manifest import Manifest, Shard

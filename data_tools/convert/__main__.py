@@ -23,6 +23,7 @@ from typing import Any, get_args
 from data_tools.common import cli
 from data_tools.common.cli import command, progress, replacing
 from data_tools.common.image_bytes import extension
+from data_tools.common.text import LANGUAGES, RowError
 from data_tools.convert import columns, formats
 from vglm_train.data.record import content_id
 from vglm_train.errors import UserError
@@ -72,7 +73,7 @@ def _drafts(rows: formats.Rows, fields: columns.Fields, report: Report) -> Itera
     for row in rows:
         try:
             new = columns.draft(row, fields)
-        except columns.RowError as error:
+        except RowError as error:
             report.leave_out(error.cause, f"{row.place}: {error}")
             continue
         merged = columns.merge(pending, new) if pending else None
@@ -88,7 +89,7 @@ def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     identity = content_id(data)
     kind = extension(data)
     if kind is None:
-        raise columns.RowError("image", f"{len(data)} bytes that are no picture format known here")
+        raise RowError("image", f"{len(data)} bytes that are no picture format known here")
     path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -109,7 +110,7 @@ def _record(draft: columns.Draft, target: Target) -> dict[str, Any]:
         try:
             identity = content_id(path.read_bytes())
         except OSError as error:
-            raise columns.RowError("missing image", f"{path}: {error.strerror}") from None
+            raise RowError("missing image", f"{path}: {error.strerror}") from None
     key = draft.id or name
     return {
         "id": key,
@@ -145,7 +146,7 @@ def convert(rows: formats.Rows, fields: columns.Fields, target: Target) -> Repor
             bar.update(draft.done - bar.n)
             try:
                 record = future.result()
-            except columns.RowError as error:
+            except RowError as error:
                 report.leave_out(error.cause, f"{draft.place}: {error}")
                 continue
             file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
@@ -168,7 +169,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--images", type=Path, help=images + "hf: where pictures inside the data are written (default: OUT's images)")
     add("--source", dest="name", help="the records' source (default: the source's file or folder name)")
     add("--split", default="train", help="the records' split where the source does not say (default: train)")
-    add("--language", choices=columns.LANGUAGES, help="language of captions (default: told from each caption's text)")
+    add("--language", choices=LANGUAGES, help="language of captions (default: told from each caption's text)")
     add("--image-field", help="column with the picture")
     add("--caption-field", action="append", default=[], metavar="[LANG=]COLUMN", help="captions; repeatable")
     add("--id-field", help="column with the record's id (default: id, else the picture's path)")

@@ -3,15 +3,13 @@
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, get_args
+from typing import Any
 
 from data_tools.common.cli import nearest
+from data_tools.common.text import LANGUAGES, RowError, detect_language
 from data_tools.convert.formats import Row
-from vglm_train.config.data import Language
 from vglm_train.errors import UserError
-from vglm_train.prompt.chinese import is_chinese
 
-LANGUAGES: tuple[str, ...] = get_args(Language)
 IMAGE_NAMES = (
     "image",
     "image_path",
@@ -32,22 +30,6 @@ UNREADABLE = {
     "encoding": "not in the file's text encoding; csv and tsv have --encoding, for instance gb18030",
     "columns": "the number of columns differs from the first row's",
 }
-
-
-class RowError(Exception):
-    """A row that becomes no record; `cause` is what it is counted under."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
-
-
-def detect_language(caption: str) -> str:
-    """`zh` where there are at least as many ideographs as words of letters, else `en`.
-
-    "穿T恤的人" is Chinese; "a sign that says 中国" is English.
-    """
-    return "zh" if is_chinese(caption) else "en"
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,7 +27,7 @@ from data_tools.common.image_hash import (
 )
 from data_tools.common.jobs import Stage
 from data_tools.common.records import Block, Inputs, Item, open_picture, read_block
-from data_tools.convert.columns import RowError
+from data_tools.common.text import RowError
 from data_tools.dedupe.hash_index import NearPairs, Rows
 
 FACTS = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])

@@ -24,7 +24,7 @@ from data_tools.common.jobs import Stage, owned
 from data_tools.common.models import Model, check_stage, find_devices, fingerprint
 from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
-from data_tools.convert.columns import LANGUAGES
+from data_tools.common.text import LANGUAGES
 from data_tools.filter.rules import Filtering, Rules, filter_block
 from vglm_train.errors import UserError
 

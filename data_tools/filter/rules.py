@@ -11,11 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_tools.check_shards.check import caption_length
 from data_tools.common.image_bytes import upright_size
 from data_tools.common.models import Devices, Judge, Model, judge
 from data_tools.common.records import Block, Item, moved, read_block
-from data_tools.convert.columns import RowError, detect_language
+from data_tools.common.text import RowError, caption_length, detect_language
 from vglm_train.image import ImageError, eval_pixels
 
 SEEN = 32  # pictures judged in one go

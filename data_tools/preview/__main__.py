@@ -28,9 +28,8 @@ from vglm_train.config.run import Config
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
 from vglm_train.data.processors import PairRows
-from vglm_train.data.raw import DamagedSample
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import RecordError, parse
+from vglm_train.data.record import DamagedSample, RecordError, parse
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError

@@ -15,9 +15,8 @@ from vglm_train.data.eval_captions import EvalItem
 from vglm_train.data.eval_questions import Asked
 from vglm_train.data.loader import build
 from vglm_train.data.processors import Rows, Visit
-from vglm_train.data.raw import DamagedSample
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import RecordError, parse
+from vglm_train.data.record import DamagedSample, RecordError, parse
 from vglm_train.data.sampling.mixture import Place
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError

@@ -23,8 +23,8 @@ from data_tools.common import cli
 from data_tools.small_language.train import lessons, may_replace, read_records, save_language, train_language
 from data_tools.vocabulary.train import captions
 from vglm_train.config.language import Language, Prompt
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
-from vglm_train.prompt.template import build_template
 
 
 def _parsed() -> argparse.Namespace:

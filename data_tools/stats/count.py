@@ -12,10 +12,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.check_shards.check import caption_length
 from data_tools.common.image_bytes import extension, upright_size
 from data_tools.common.records import Block, Item, open_picture, read_block
-from data_tools.convert.columns import RowError
+from data_tools.common.text import RowError, caption_length
 from vglm_train.image import ImageError
 
 NAMED = 20  # damaged records of a cause that are named

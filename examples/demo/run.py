@@ -25,10 +25,9 @@ import torch
 
 from data_tools.common.cli import command, write_json
 from examples.demo.make_data import splits, write_records
-from examples.demo.probe_captions import Telling, tell
+from examples.demo.probe_captions import Telling, tell, told_json, told_tables, untold
 from examples.demo.probe_pairs import ceilings, score_pairs
 from examples.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table, where
-from examples.demo.told import told_json, told_tables, untold
 from examples.demo.train_encoder import Pictures, save_encoder, train_encoder
 from examples.demo.train_language import teach
 from vglm_train.config.load import load

@@ -10,9 +10,9 @@ from data_tools.small_language.train import WITHOUT_HINT, Draw, Lesson, save_lan
 from examples.demo.scenes import INVERSE, LANGUAGES, Scene, Thing, captions, name
 from vglm_train.config.language import Questions
 from vglm_train.config.run import Config
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue
-from vglm_train.prompt.template import build_template
 
 DESCRIBED = 0.6  # share of the lessons that describe the scene; the others answer a question about it
 KINDS = ("what is there", "colour", "shape")

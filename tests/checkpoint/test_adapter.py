@@ -12,10 +12,9 @@ from checkpoint.test_bundle import built, parts, spoken_logits
 from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle.adapter import base_of, check_base, read_adapter, save_adapter
+from vglm_train.checkpoint.bundle.adapter import base_of, check_base, parse_weighted, read_adapter, save_adapter
 from vglm_train.checkpoint.bundle.read import load_bundle
-from vglm_train.checkpoint.bundle.tuned import save_tuned
-from vglm_train.checkpoint.convert.merge import parse_weighted
+from vglm_train.checkpoint.bundle.write import save_tuned
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning
 from vglm_train.errors import UserError

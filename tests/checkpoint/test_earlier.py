@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 
 from vglm_train import stages
 from vglm_train.checkpoint.bundle import towers
-from vglm_train.checkpoint.bundle.read import read_trained
+from vglm_train.checkpoint.bundle.format import read_trained
 from vglm_train.checkpoint.bundle.stage_one import compare, load_earlier
 from vglm_train.config.load import load
 from vglm_train.errors import UserError

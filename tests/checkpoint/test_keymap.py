@@ -5,6 +5,8 @@ import tiny
 import torch
 from safetensors.torch import load_file
 
+from vglm_train.checkpoint.keymaps.bert import BERT
+from vglm_train.checkpoint.keymaps.encoders import EVA
 from vglm_train.checkpoint.keymaps.keymap import (
     KeyMap,
     KeyMapError,
@@ -14,7 +16,7 @@ from vglm_train.checkpoint.keymaps.keymap import (
     reshape,
     unbatch,
 )
-from vglm_train.checkpoint.keymaps.lavis import BERT, EVA, LAVIS_STAGE1
+from vglm_train.checkpoint.keymaps.lavis import LAVIS_STAGE1
 
 TABLE = KeyMap(
     rules=(

@@ -7,7 +7,8 @@ import tiny
 import torch
 from safetensors.torch import load_file, save_file
 
-from vglm_train.checkpoint.keymaps.lavis import BERT, EVA
+from vglm_train.checkpoint.keymaps.bert import BERT
+from vglm_train.checkpoint.keymaps.encoders import EVA
 from vglm_train.checkpoint.load.pretrained import load_pretrained
 from vglm_train.config.model import Model
 from vglm_train.errors import UserError

@@ -19,15 +19,14 @@ from vglm_train.config.model import Model, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
 from vglm_train.data.dataset import Samples, sample_pixels
-from vglm_train.data.processors import Visit
-from vglm_train.data.prompt_rows import PromptRows, dialogue_of
+from vglm_train.data.processors import PromptRows, Visit, dialogue_of
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.distributed import Ranks
 from vglm_train.image import crop_pixels
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.dialogue import Dialogue, Turn
-from vglm_train.prompt.template import build_template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 WORDS = [f"▁{word}" for word in ("Question:", "Answer:", "one", "two", "three", "four")] + ["Question:", "."]

@@ -21,7 +21,7 @@ from vglm_train.config.run import Objective, Run
 from vglm_train.config.validation import FieldError
 from vglm_train.data.dataset import read_sample
 from vglm_train.data.length_buckets import ByLength, TextLengths
-from vglm_train.data.raw import DamagedSample
+from vglm_train.data.record import DamagedSample
 from vglm_train.data.shards.index import about_tokens, index_path, make_index, read_index, write_index
 from vglm_train.objective.generation import GenerationObjective
 

@@ -7,8 +7,9 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from data_tools.common.text import detect_language
 from data_tools.convert import __main__ as command
-from data_tools.convert import columns, formats
+from data_tools.convert import formats
 from vglm_train.data.record import content_id
 from vglm_train.errors import UserError
 
@@ -185,7 +186,7 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
     ],
 )
 def test_language_is_told_from_the_text(caption: str, language: str) -> None:
-    assert columns.detect_language(caption) == language
+    assert detect_language(caption) == language
 
 
 def test_the_command_reports_a_mistake_in_one_line(tool: Callable[..., CompletedProcess[str]], tmp_path: Path) -> None:

@@ -18,8 +18,7 @@ from vglm_train.config.check import split
 from vglm_train.config.run import Config, Engine, Length, Objective, Optim, Run
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.engine.plan import Plan
-from vglm_train.engine.progress import RunState
+from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.trainer import StepReport, Trainer
 from vglm_train.objective.generation import GenerationObjective
 

@@ -9,7 +9,7 @@ import torch
 from vglm_train import distributed
 from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective, Optim
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.engine.parameter_groups import parameter_groups
+from vglm_train.engine.optim import parameter_groups
 from vglm_train.objective.alignment import AlignmentObjective
 
 

@@ -12,7 +12,7 @@ from vglm_train import distributed
 from vglm_train.config.run import Engine, Optim
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning, VisionBlocks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.engine.parameter_groups import parameter_groups
+from vglm_train.engine.optim import parameter_groups
 from vglm_train.model.tuning import apply_tuning
 from vglm_train.model.visual_language import build_visual_language
 from vglm_train.objective.generation import GenerationObjective

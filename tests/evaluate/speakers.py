@@ -21,13 +21,14 @@ from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding, Language, Prompt
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.caption.evaluator import Captioner, Speaker
+from vglm_train.evaluate.caption.evaluator import Captioner
+from vglm_train.evaluate.generator import Speaker
 from vglm_train.model.language import build_language
 from vglm_train.model.qformer.qformer import QFormer
 from vglm_train.model.vision import build_vision
 from vglm_train.model.visual_language import VisualLanguageModel
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.dialogue import Dialogue
-from vglm_train.prompt.template import build_template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 COLOURS = {"red": "红", "green": "绿", "blue": "蓝", "white": "白", "black": "黑", "yellow": "黄"}

@@ -6,8 +6,8 @@ import pytest
 import torch
 from asked import asked
 
-from vglm_train.evaluate.vqa.cases import CASES, choose, show
 from vglm_train.evaluate.vqa.evaluator import Examined
+from vglm_train.evaluate.vqa.page import CASES, choose, show
 from vglm_train.evaluate.vqa.scores import marks
 from vglm_train.prompt.dialogue import Dialogue, Turn
 

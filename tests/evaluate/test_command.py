@@ -15,7 +15,7 @@ import torch
 from commanded import DATA, Loaded
 from made_shards import TOKENS, write_source
 
-from vglm_train.checkpoint.bundle.read import save_bundle
+from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.evaluate import metrics

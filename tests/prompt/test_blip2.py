@@ -7,8 +7,9 @@ from made_tokenizers import gpt2_folder, words_folder
 
 from vglm_train.config.language import Language, Prompt
 from vglm_train.errors import UserError
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Turn
-from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 # <unk> 0, <pad> 1, <s> 2, </s> 3, then these from 4 on

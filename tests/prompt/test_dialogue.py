@@ -9,10 +9,11 @@ from made_tokenizers import ice_text, words_folder
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, MarkMismatch, Placed, Turn, place, without_oldest
 from vglm_train.prompt.qformer_text import TextEncoder, build_text
-from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 NO, PAD = -100, 1

@@ -12,9 +12,10 @@ from torch.utils.data import DataLoader
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language, Prompt
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer
-from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 NO = -100

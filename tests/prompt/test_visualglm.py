@@ -7,9 +7,10 @@ from made_tokenizers import ice_text
 
 from vglm_train.config.language import Language, Prompt
 from vglm_train.errors import UserError
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Turn
-from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.visualglm import chinese_punctuation
 
 # 0 <unk>, 1 <s>, 2 </s>, 3 <pad>, 4 <n>, 5 ▁, then these from 6 on

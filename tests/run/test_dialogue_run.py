@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from run import speaking
 from train import main
 from vglm_train.checkpoint.bundle.read import load_bundle
-from vglm_train.checkpoint.convert.exporting import export_weights
+from vglm_train.checkpoint.convert.commands import export_weights
 from vglm_train.checkpoint.convert.source import Options
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue

@@ -16,7 +16,7 @@ from run import domain
 from train import main
 from vglm_train import stages
 from vglm_train.checkpoint.__main__ import main as checkpoint
-from vglm_train.checkpoint.bundle.tuned import open_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.load import load
 from vglm_train.evaluate.__main__ import main as evaluate
 from vglm_train.stages.finetune import Finetune

@@ -6,11 +6,10 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from vglm_train.checkpoint.convert.commands import import_weights
+from vglm_train.checkpoint.bundle.adapter import parse_adapters
+from vglm_train.checkpoint.convert.commands import export_weights, import_weights, inspect
 from vglm_train.checkpoint.convert.diff import diff
-from vglm_train.checkpoint.convert.exporting import export_weights
-from vglm_train.checkpoint.convert.inspecting import inspect
-from vglm_train.checkpoint.convert.merge import merge_bundle, parse_adapters
+from vglm_train.checkpoint.convert.merge import merge_bundle
 from vglm_train.checkpoint.convert.registry import FORMATS, WRITTEN
 from vglm_train.checkpoint.convert.source import Options
 from vglm_train.command import answered

@@ -26,9 +26,8 @@ from vglm_train.config.check import Split
 from vglm_train.config.data import Cache, Image
 from vglm_train.data.features import FeatureStore
 from vglm_train.data.processors import Drawn, Rows, Visit
-from vglm_train.data.raw import DamagedSample
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
 from vglm_train.data.remote.prefetch import Ahead
 from vglm_train.data.sampling.mixture import Mixture, Place
 from vglm_train.errors import UserError

@@ -10,9 +10,8 @@ from torch.utils.data import Dataset
 
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.raw import DamagedSample
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
 from vglm_train.data.remote.cache import Store
 from vglm_train.data.splits import Part, open_part
 from vglm_train.image import ImageError, eval_pixels, open_image

@@ -17,10 +17,9 @@ from torch.utils.data import Dataset
 
 from vglm_train.config.data import Source
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.prompt_rows import dialogue_of
-from vglm_train.data.raw import DamagedSample, RawSample
+from vglm_train.data.processors import dialogue_of
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample, RawSample, Record, RecordError, content_id, parse
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.splits import Part, open_part

@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from vglm_train.data.dataset import sample_rng
 from vglm_train.data.lru import Recent
 from vglm_train.data.processors import draw
-from vglm_train.data.raw import DamagedSample
 from vglm_train.data.reader import ShardReader
+from vglm_train.data.record import DamagedSample
 from vglm_train.data.sampling.mixture import Mixture
 from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.data.shards.index import LANGUAGES

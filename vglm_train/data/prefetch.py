@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vglm_train.command import postponed
+from vglm_train.signals import postponed
 
 GRACE = 60  # seconds
 

@@ -7,7 +7,7 @@ import numpy as np
 
 from vglm_train.config.data import Cache
 from vglm_train.data.lru import Recent
-from vglm_train.data.raw import DamagedSample, RawSample
+from vglm_train.data.record import DamagedSample, RawSample
 from vglm_train.data.remote.cache import Store
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.shards.index import LANGUAGES, index_path, read_index, read_spoken

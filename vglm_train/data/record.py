@@ -4,7 +4,7 @@ import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from vglm_train.prompt.chinese import is_chinese
 from vglm_train.prompt.dialogue import IMAGE
@@ -172,3 +172,22 @@ def _images(value: Any) -> list[str]:
 def _text(fields: Mapping[str, Any], name: str) -> str | None:
     value = fields.get(name)
     return None if value is None else str(value)
+
+
+class DamagedSample(Exception):  # noqa: N818  (an event to be counted, not a fault)
+    """A sample that cannot be had. `cause` is one of vglm_train.batch.CAUSES."""
+
+    def __init__(self, cause: str, shard: str, key: str, reason: str) -> None:
+        super().__init__(cause, shard, key, reason)  # as they are, for pickle
+        self.cause, self.shard, self.key, self.reason = cause, shard, key, reason
+
+    def __str__(self) -> str:
+        return f"{self.shard}, key {self.key} ({self.cause}): {self.reason}"
+
+
+class RawSample(NamedTuple):
+    key: str
+    image: bytes
+    extension: str
+    json: bytes
+    more: tuple[bytes, ...] = ()  # further pictures of a dialogue, in order

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vglm_train.batch import Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks, name_accelerator
-from vglm_train.engine.parameter_groups import parameter_groups
+from vglm_train.engine.optim import parameter_groups
 from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")

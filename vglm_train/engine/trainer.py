@@ -16,8 +16,7 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
 from vglm_train.engine.device_prefetch import ahead
 from vglm_train.engine.optim import learning_rate
-from vglm_train.engine.plan import Plan
-from vglm_train.engine.progress import RunState
+from vglm_train.engine.progress import Plan, RunState
 from vglm_train.objective.base import LossOutput, Objective
 
 

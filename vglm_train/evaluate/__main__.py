@@ -10,9 +10,9 @@ from typing import Protocol
 
 import torch
 
-from vglm_train.checkpoint.bundle.read import Bundle, read_document
-from vglm_train.checkpoint.bundle.tuned import open_bundle
-from vglm_train.checkpoint.convert.merge import parse_adapters
+from vglm_train.checkpoint.bundle.adapter import parse_adapters
+from vglm_train.checkpoint.bundle.format import read_document
+from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.command import answered
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explained

@@ -9,7 +9,7 @@ from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Language
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption.evaluator import Speaker
+from vglm_train.evaluate.generator import Speaker
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

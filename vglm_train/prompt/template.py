@@ -13,12 +13,12 @@ import torch
 from torch import Tensor
 
 from vglm_train.batch import IGNORED, PromptBatch
-from vglm_train.config.language import Language, Prompt
+from vglm_train.config.language import Prompt
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Placed, place, without_oldest
 from vglm_train.prompt.qformer_text import TextEncoder
-from vglm_train.prompt.tokenizers import HfTokenizer, Tokenizer
+from vglm_train.prompt.tokenizers import Tokenizer
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,28 +235,6 @@ class Template(ABC):
         """First places of the pictures."""
         ends = accumulate(map(len, context.pieces[:-1]))
         return tuple(end + number * self.image_length for number, end in enumerate(ends))
-
-
-def build_template(
-    prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
-) -> Template:
-    """The template of a language model's family. FieldError, a UserError, where sections do not go together."""
-    from vglm_train.prompt.blip2 import CausalTemplate, SeqToSeqTemplate
-    from vglm_train.prompt.visualglm import VisualGLMTemplate
-
-    wanted = "visualglm" if language.family == "chatglm" else "blip2"
-    if prompt.style != wanted:
-        reason = f"a language model of family {language.family} is prompted with style {wanted}, not {prompt.style}"
-        raise FieldError("prompt.style", "model.language.family", reason=reason)
-    if prompt.prefix_split and language.family != "seq2seq":
-        reason = f"needs a seq2seq language model, which reads the first words apart; family is {language.family}"
-        raise FieldError("prompt.prefix_split", "model.language.family", reason=reason)
-    if language.family == "chatglm":
-        return VisualGLMTemplate(prompt, tokenizer, image_length, text)
-    assert isinstance(tokenizer, HfTokenizer)
-    return {"causal": CausalTemplate, "seq2seq": SeqToSeqTemplate}[language.family](
-        prompt, tokenizer, image_length, text
-    )
 
 
 def _end_id(prompt: Prompt, tokenizer: Tokenizer) -> int:

@@ -5,8 +5,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.bundle.read import save_bundle
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
+from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.load.pretrained import load_pretrained
 from vglm_train.config.check import check_vocabulary
 from vglm_train.config.run import Config

@@ -5,9 +5,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.bundle.read import read_document
+from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
-from vglm_train.checkpoint.bundle.tuned import save_tuned
+from vglm_train.checkpoint.bundle.write import save_tuned
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import QuestionSet

@@ -6,26 +6,28 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.bundle.read import save_bundle
 from vglm_train.checkpoint.bundle.stage_one import compare, earlier_vision, is_bundle, load_earlier, load_text_side
+from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.load.language import load_language
 from vglm_train.checkpoint.load.pretrained import load_vision
 from vglm_train.config.check import check_vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalItem
-from vglm_train.data.prompt_rows import PromptRows
+from vglm_train.data.processors import PromptRows
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption.evaluator import Captioner, Speaker
+from vglm_train.evaluate.caption.evaluator import Captioner
+from vglm_train.evaluate.generator import Speaker
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.objective.generation import GenerationObjective
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import RELEASED_SOP
 from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.qformer_text import TextEncoder, build_text
-from vglm_train.prompt.template import Encoded, Template, build_template
+from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
 from vglm_train.stages.base import Stage
 

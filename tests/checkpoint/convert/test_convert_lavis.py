@@ -11,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from vglm_train.batch import PairBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle.read import read_trained
+from vglm_train.checkpoint.bundle.format import read_trained
 from vglm_train.checkpoint.convert.bundle import read as read_bundle
 from vglm_train.checkpoint.convert.source import Options, interpolate
 from vglm_train.checkpoint.keymaps.lavis import lavis_stage2

@@ -15,8 +15,9 @@ from tokenizers.models import WordLevel
 
 from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle.read import load_bundle, save_bundle
-from vglm_train.checkpoint.keymaps.lavis import EVA
+from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.write import save_bundle
+from vglm_train.checkpoint.keymaps.encoders import EVA
 from vglm_train.config.language import Decoding, Language, Prompt
 from vglm_train.config.load import dump, load
 from vglm_train.model.alignment import build_alignment

@@ -11,7 +11,7 @@ from safetensors.torch import load_file
 
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle.read import read_trained
+from vglm_train.checkpoint.bundle.format import read_trained
 from vglm_train.checkpoint.convert import qkv
 from vglm_train.checkpoint.convert.bundle import read as read_bundle
 from vglm_train.checkpoint.convert.lazy_tensors import of_tensors

@@ -7,8 +7,10 @@ adapter.safetensors    fp32 tensors under the names they have in the model
 import json
 import os
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
@@ -105,3 +107,29 @@ def check_base(adapter: AdapterFile, base: Mapping[str, str], where: Path) -> No
             f"{adapter.folder} was not trained on {where}: the fingerprint of its {', '.join(wrong)} differs. Give the "
             "bundle that the adapter's run began with."
         )
+
+
+Weighted = tuple[Path, float]
+
+
+def parse_weighted(text: str) -> Weighted:
+    """FOLDER, or FOLDER:0.5. UserError for a weight that is no finite number."""
+    if ":" not in text or Path(text).exists():
+        return Path(text), 1.0
+    folder, _, weight = text.rpartition(":")
+    try:
+        value = float(weight)
+    except ValueError:
+        value = nan
+    if not isfinite(value):
+        raise UserError(f"--adapter {text}: {weight!r} is no number to multiply by; give FOLDER, or FOLDER:WEIGHT.")
+    return Path(folder), value
+
+
+def parse_adapters(texts: Sequence[str]) -> list[Weighted]:
+    """Every --adapter of a command line. UserError for one that is given twice, of which one weight would be lost."""
+    adapters = [parse_weighted(text) for text in texts]
+    for path, times in Counter(path.resolve() for path, _ in adapters).items():
+        if times > 1:
+            raise UserError(f"--adapter {path} is given {times} times; give it once, with the sum of its weights.")
+    return adapters

@@ -9,75 +9,30 @@ tokenizer/             the Q-Former's tokenizer (stage align), or the language m
 question_tokenizer/    the Q-Former's, where it reads questions before a language model
 """
 
-import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file
-from torch import Tensor
 
-from vglm_train.checkpoint.bundle.towers import find, keep
+from vglm_train.checkpoint.bundle.adapter import AdapterFile, base_of, check_base, read_adapter
+from vglm_train.checkpoint.bundle.format import QUESTIONS, TOWERS, read_document, read_trained, read_whole
+from vglm_train.checkpoint.bundle.towers import find
 from vglm_train.checkpoint.load.language import load_language
 from vglm_train.checkpoint.load.pretrained import load_vision
-from vglm_train.checkpoint.resume import save_tensors, write_text_atomic
-from vglm_train.config.inherit import merge_first
-from vglm_train.config.load import dump, load
-from vglm_train.config.model import Model
+from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.model.language.linears import quantize_blocks
+from vglm_train.model.tuning.adapters import Adapters
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
+from vglm_train.prompt.build import build_template
 from vglm_train.prompt.qformer_text import TextEncoder, build_text
-from vglm_train.prompt.template import Template, build_template
+from vglm_train.prompt.template import Template
 from vglm_train.prompt.tokenizers import build_tokenizer
-
-VERSION = 2
-QUESTIONS = "question_tokenizer"
-TOWERS = {"vision": "vision.encoder.", "language": "language."}  # what is frozen, and the prefix of its names
-
-
-class Tokenizer(Protocol):
-    def save(self, folder: Path) -> None: ...
-
-
-def save_bundle(
-    folder: Path,
-    config: Config,
-    model: VisualModel,
-    tokenizer: Tokenizer,
-    origin: Mapping,
-    questions: TextEncoder | None = None,
-) -> None:
-    """Write a bundle aside and rename it. `origin` says what made it (run name, step, samples, scores).
-
-    `questions`: of a Q-Former that reads them before a language model.
-    """
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    sources = {"vision": config.model.vision.weights, "language": getattr(config.model.language, "weights", None)}
-    towers = {}
-    for tower, prefix in TOWERS.items():
-        own = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
-        if own:
-            towers[tower] = keep(aside / f"{tower}.safetensors", own, sources[tower])
-    save_tensors(weights, aside / "trained.safetensors")
-    tokenizer.save(aside / "tokenizer")
-    if questions is not None:
-        questions.save(aside / QUESTIONS)
-    keep_shape(config.model, aside)
-    document = {"version": VERSION, "stage": config.run.stage, "towers": towers, "origin": dict(origin)}
-    (aside / "config.yaml").write_text(dump(config), "utf-8")
-    write_text_atomic(aside / "bundle.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,41 +84,6 @@ def load_bundle(
     return bundle
 
 
-def read_document(folder: Path) -> dict:
-    """bundle.json. UserError where there is none, it cannot be read, or is of another version."""
-    path = folder / "bundle.json"
-    if not path.exists():
-        raise UserError(f"{folder} is not a bundle: there is no {path}. A run writes one to RUN/bundle when it ends.")
-    try:
-        document = json.loads(path.read_text("utf-8"))
-        version = document.get("version")
-    except (OSError, ValueError, AttributeError) as error:
-        raise UserError(f"{path}: cannot be read ({error}). Copy the bundle again.") from error
-    if version != VERSION:
-        raise UserError(
-            f"{path}: version {version}, this program reads {VERSION}. Train again, or use the program's "
-            "version that wrote it."
-        )
-    return document
-
-
-def read_whole(folder: Path) -> dict:
-    """bundle.json of a bundle that holds a whole model. UserError as `read_document`, and for a fine-tuning's."""
-    document = read_document(folder)
-    if document["stage"] == "finetune":
-        raise UserError(f"{folder} {merge_first(document, folder)}.")
-    return document
-
-
-def read_trained(folder: Path) -> dict[str, Tensor]:
-    """What a bundle's run trained, by name. UserError if it cannot be read."""
-    file = folder / "trained.safetensors"
-    try:
-        return load_file(file)
-    except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error}). Copy the bundle again.") from error
-
-
 def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
     section = replace(config.model.text, tokenizer=str(folder / "tokenizer"))
     text = build_text(section, config.data.languages)
@@ -200,16 +120,6 @@ def _load_language(bundle: Bundle, path: Path) -> None:
     load_language(bundle.model.language, replace(section, weights=str(path)))
 
 
-def keep_shape(config: Model, aside: Path) -> None:
-    """A Hugging Face model's config.json goes along: it is the shape of what the bundle holds or names."""
-    language = config.language
-    if language is None or language.family == "chatglm":
-        return
-    source = Path(str(language.config or language.weights))
-    file = source / "config.json" if source.is_dir() else source
-    shutil.copyfile(file, aside / "tokenizer" / "config.json")
-
-
 def _load_trained(model: VisualModel, file: Path) -> None:
     tensors = read_trained(file.parent)
     report = model.load_state_dict(tensors, strict=False)
@@ -218,3 +128,58 @@ def _load_trained(model: VisualModel, file: Path) -> None:
         raise UserError(
             f"{file} does not fit bundle.json: missing {missing[:3]}, unknown {report.unexpected_keys[:3]}."
         )
+
+
+Weighted = tuple[Path, float]
+
+
+def open_bundle(
+    folder: Path,
+    device: torch.device,
+    vision_weights: str | None = None,
+    language_weights: str | None = None,
+    base: str | None = None,
+    adapters: Sequence[Weighted] = (),
+) -> Bundle:
+    """A bundle of any stage onto `device`, with what adapters add, each times its weight.
+
+    `base`: where the bundle that a fine-tuning began with is now. Raises UserError as `load_bundle` does, and for
+    adapters of another model.
+    """
+    document = read_document(folder)
+    if document["stage"] != "finetune":
+        bundle = load_bundle(folder, device, vision_weights, language_weights)
+        return _add(bundle, folder, [(read_adapter(path), weight) for path, weight in adapters])
+    place = Path(base or document["base"])
+    if not (place / "bundle.json").exists():
+        raise UserError(
+            f"{folder}/bundle.json: what was trained belongs to the bundle {place}, which is not there. Give its place "
+            "with --base."
+        )
+    bundle = load_bundle(place, device, vision_weights, language_weights)
+    config = load(folder / "config.yaml")
+    if config.tuning.quantize:  # the model that its adapter learned to mend
+        quantize_blocks(bundle.model.language)
+    weighted = [(folder, 1.0), *adapters]
+    bundle = _add(bundle, place, [(read_adapter(path), weight) for path, weight in weighted])
+    config = replace(config, model=bundle.config.model)
+    assert config.model.language is not None
+    old = bundle.template
+    queries = config.model.qformer.queries
+    template = build_template(config.prompt, config.model.language, old.tokenizer, queries, old.text)
+    return Bundle(bundle.model, config, document, template)
+
+
+def _add(bundle: Bundle, folder: Path, loaded: Sequence[tuple[AdapterFile, float]]) -> Bundle:
+    """Put adapters on the model of the bundle at `folder`."""
+    if not loaded:
+        return bundle
+    if bundle.document["stage"] == "align":
+        raise UserError(f"{folder} is of stage align and has no language model that adapters belong to.")
+    several, base = Adapters(bundle.model), base_of(folder)
+    for adapter, _ in loaded:
+        check_base(adapter, base, folder)
+        several.add(str(adapter.folder), adapter.tensors, adapter.scale)
+    several.use({str(adapter.folder): weight for adapter, weight in loaded})
+    bundle.model.eval()
+    return bundle

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.read import TOWERS, read_document, read_trained
+from vglm_train.checkpoint.bundle.format import TOWERS, read_document, read_trained
 from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.config.load import load
 from vglm_train.config.model import Model

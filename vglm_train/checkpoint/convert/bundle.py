@@ -7,14 +7,14 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vglm_train.checkpoint.bundle.read import TOWERS, VERSION, read_whole
+from vglm_train.checkpoint.bundle.format import TOWERS, VERSION, read_whole
 from vglm_train.checkpoint.bundle.towers import find, fingerprint
 from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixed, total
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected, tokenizer_of
 from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_safetensors
-from vglm_train.checkpoint.keymaps.sat import read_json
 from vglm_train.checkpoint.load.tensor_files import open_shard
+from vglm_train.checkpoint.load.visualglm import read_json
 from vglm_train.config.load import dump, load
 from vglm_train.errors import UserError
 

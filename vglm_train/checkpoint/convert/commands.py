@@ -1,15 +1,19 @@
-"""Any format into a bundle."""
+"""The commands on weights: import, export and inspect."""
 
 from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.convert import bundle
+from vglm_train.checkpoint.bundle.format import read_document
+from vglm_train.checkpoint.convert import bundle as own
+from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
-from vglm_train.checkpoint.convert.registry import FORMATS, recognise
-from vglm_train.checkpoint.convert.report import listed, size
+from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
 from vglm_train.checkpoint.convert.source import Options, Source
-from vglm_train.checkpoint.convert.writers import check_target
+from vglm_train.checkpoint.convert.summary import bytes_of, groups, listed, size
+from vglm_train.checkpoint.convert.writers import SHARD, check_target
+from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.config.inherit import merge_first
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import TEMPERATURE, CaptionHead
 
@@ -32,7 +36,7 @@ def import_weights(path: Path, out: Path, kind: str, options: Options, force: bo
     source = read(path, kind, options)
     if kind == "hf-blip2-retrieval":
         _begin(source)
-    bundle.write(source, out, force)
+    own.write(source, out, force)
     return [*describe(source), f"wrote {out}: stage {source.stage}, {size_of(out)}"]
 
 
@@ -68,3 +72,48 @@ def _begin(source: Source) -> None:
     head = CaptionHead(shape.width, shape.vocabulary, shape.spread)
     begun = {f"caption_head.{name}": value for name, value in head.state_dict().items()}
     source.tensors |= of_tensors(begun | {"temperature": torch.full((1,), TEMPERATURE)})
+
+
+STAGES = {"hf-blip2": "generate", "hf-blip2-retrieval": "align", "visualglm-sat": "generate"}
+
+
+def export_weights(
+    bundle: Path, kind: str, out: Path, options: Options, force: bool, shard: int = SHARD, fused: Fused | None = None
+) -> list[str]:
+    """Write `bundle` in another format. Returns the report."""
+    check_target(out, 0, force)
+    source = own.read(bundle, options)
+    wanted = STAGES.get(kind, source.stage)
+    if source.stage != wanted:
+        raise UserError(f"{bundle} is of stage {source.stage}; {kind} holds models of stage {wanted}.")
+    if source.stage != "align" and source.config.model.qformer.reads_question:
+        raise UserError(
+            f"{bundle}: its Q-Former reads the question (model.qformer.reads_question); {kind} has no place for that."
+        )
+    if kind == "lavis":
+        lines = lavis.write(source, out, force)
+    elif kind == "visualglm-sat":
+        lines = visualglm.write(source, out, force, fused)
+    else:
+        lines = hugging_face.write(source, out, force, shard)
+    return [f"{bundle}: stage {source.stage}, {size(source.tensors)}", *(f"  {line}" for line in lines), f"wrote {out}"]
+
+
+def inspect(path: Path, kind: str = "auto") -> list[str]:
+    """Format, files, sizes, dtypes, keys by group, what it can become. UserError if it cannot be read."""
+    kind = recognise(path) if kind == "auto" else kind
+    tensors = raw_tensors(path, kind)
+    files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
+    on_disk = bytes_of(sum(file.stat().st_size for file in files))
+    lines = [f"{path}: {FORMATS[kind].what} ({kind})", f"  {len(files)} files, {on_disk} on disk", f"  {size(tensors)}"]
+    document = read_document(path) if kind == "bundle" else {}
+    stage = document.get("stage")
+    if document:
+        lines.append(f"  stage {stage}")
+        lines += [f"  {tower} stands elsewhere: {reference['file']}"
+                  for tower, reference in document["towers"].items() if "fingerprint" in reference]  # fmt: skip
+    width = max(len(name) for name in groups(tensors))
+    lines += [f"  {name:<{width}}  {size(group)}" for name, group in groups(tensors).items()]
+    if stage == "finetune":
+        return [*lines, f"  {merge_first(document, path)}"]
+    return [*lines, f"  can become: {', '.join(can_become(kind, stage, set(tensors)))}"]

@@ -8,8 +8,8 @@ import torch
 
 from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors
 from vglm_train.checkpoint.convert.registry import FORMATS, raw_tensors, recognise
-from vglm_train.checkpoint.convert.report import group_of, listed
 from vglm_train.checkpoint.convert.source import Options
+from vglm_train.checkpoint.convert.summary import group_of, listed
 from vglm_train.errors import UserError
 
 

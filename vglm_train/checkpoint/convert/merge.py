@@ -1,16 +1,15 @@
 """Adapters into the weights of the model they belong to: a bundle that needs nothing else."""
 
-from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from math import isfinite, nan
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vglm_train.checkpoint.bundle.adapter import AdapterFile, base_of, check_base, read_adapter
-from vglm_train.checkpoint.bundle.read import Bundle, load_bundle, save_bundle
+from vglm_train.checkpoint.bundle.adapter import AdapterFile, Weighted, base_of, check_base, read_adapter
+from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
+from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.convert.writers import check_target
 from vglm_train.config.load import load
 from vglm_train.config.run import Config
@@ -19,31 +18,6 @@ from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.tuning.adapters import Adapters
 from vglm_train.model.tuning.lora import merge
-
-Weighted = tuple[Path, float]
-
-
-def parse_weighted(text: str) -> Weighted:
-    """FOLDER, or FOLDER:0.5. UserError for a weight that is no finite number."""
-    if ":" not in text or Path(text).exists():
-        return Path(text), 1.0
-    folder, _, weight = text.rpartition(":")
-    try:
-        value = float(weight)
-    except ValueError:
-        value = nan
-    if not isfinite(value):
-        raise UserError(f"--adapter {text}: {weight!r} is no number to multiply by; give FOLDER, or FOLDER:WEIGHT.")
-    return Path(folder), value
-
-
-def parse_adapters(texts: Sequence[str]) -> list[Weighted]:
-    """Every --adapter of a command line. UserError for one that is given twice, of which one weight would be lost."""
-    adapters = [parse_weighted(text) for text in texts]
-    for path, times in Counter(path.resolve() for path, _ in adapters).items():
-        if times > 1:
-            raise UserError(f"--adapter {path} is given {times} times; give it once, with the sum of its weights.")
-    return adapters
 
 
 def merge_bundle(

@@ -8,8 +8,8 @@ from typing import NoReturn
 from vglm_train.checkpoint.convert import bundle, components, hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.lazy_tensors import Tensors, of_shards
 from vglm_train.checkpoint.convert.source import Options, Source, open_tensors
-from vglm_train.checkpoint.keymaps.sat import CONFIG, is_sat_folder, read_json, sat_shard
 from vglm_train.checkpoint.load.language import HUB_CONFIG
+from vglm_train.checkpoint.load.visualglm import CONFIG, is_sat_folder, read_json, sat_shard
 from vglm_train.errors import UserError
 
 WRITTEN = ("hf-blip2", "hf-blip2-retrieval", "lavis", "visualglm-sat")

@@ -4,26 +4,16 @@ A folder holds `latest` (a number N, or a name), N/mp_rank_00_model_states.pt wi
 model_config.json. Sources: THUDM/VisualGLM-6B model/{visualglm,blip2}.py; SAT transformer_defaults.py.
 """
 
-import json
-from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from torch import Tensor
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, Rule, rename, reshape
-from vglm_train.checkpoint.load.tensor_files import Shard, fill, open_shard
-from vglm_train.errors import UserError
-from vglm_train.model.visual_language import VisualLanguageModel
 
-CONFIG = "model_config.json"
 IMAGE = "mixins.eva.model."  # before the names of VisualGLM's image side
 Fused = Literal["thirds", "heads"]
 """Rows of a fused query, key and value: all queries, all keys, all values (SAT from 0.4.4 on); or q, k and v of each
 head in turn (SAT before that, and ChatGLM-6B's Hugging Face files). Shapes agree: the file does not tell."""
-
-
-def is_sat_folder(folder: Path) -> bool:
-    return (folder / "latest").exists() or (folder / CONFIG).exists()
 
 
 def qkv(source: str, target: str, heads: int, fused: Fused) -> Rule:
@@ -100,11 +90,6 @@ def qformer_rules(layers: int, heads: int, fused: Fused, image: str = IMAGE) -> 
     )
 
 
-def sat_visualglm(model: VisualLanguageModel, fused: Fused = "thirds") -> KeyMap:
-    """VisualGLM's SAT folder -> `VisualLanguageModel` with EVA ViT and ChatGLM, of this model's depth and heads."""
-    return visualglm_table(len(model.qformer.blocks), _heads(model), fused)
-
-
 def visualglm_table(layers: int, heads: dict[str, int], fused: Fused) -> KeyMap:
     """The same from numbers: blocks of the Q-Former, and heads by section of model_config.json ("": ChatGLM's)."""
     return KeyMap(
@@ -120,63 +105,3 @@ def image_rules(layers: int, heads: dict[str, int], fused: Fused, image: str = I
         *qformer_rules(layers, heads["qformer_args"], fused, image),
         rename(f"{image}glm_proj.*", "projection.*"),
     )
-
-
-def load_visualglm(model: VisualLanguageModel, folder: Path, fused: Fused = "thirds") -> None:
-    """All of VisualGLM from a SAT folder: image encoder, norm, Q-Former, projection and ChatGLM.
-
-    Raises UserError if the folder cannot be read, or naming every tensor that does not fit; then nothing has changed.
-    """
-    check_heads(folder, _heads(model))
-    fill(model, [sat_shard(folder)], sat_visualglm(model, fused), folder)
-
-
-def sat_shard(folder: Path) -> Shard:
-    """The tensors of a SAT folder, unread. Raises UserError where they are not there or split over several files."""
-    latest = folder / "latest"
-    if not latest.is_file():
-        raise UserError(
-            f"{folder} has no file `latest`, which names the folder with the weights. Complete the download."
-        )
-    inner = folder / latest.read_text("utf-8").strip()
-    files = sorted(inner.glob("mp_rank_*_model_states.pt"))
-    if len(files) > 1:
-        raise UserError(
-            f"{inner} holds {len(files)} parts of a model split over as many GPUs: merge them with SAT first."
-        )
-    return open_shard(files[0] if files else inner / "mp_rank_00_model_states.pt", "module")
-
-
-def check_heads(folder: Path, heads: dict[str, int]) -> None:
-    """What no shape tells: the numbers of attention heads, by section of model_config.json ("": its top)."""
-    file = folder / CONFIG
-    if not file.exists():
-        return
-    config = read_json(file)
-    for section, ours in heads.items():
-        theirs = (config.get(section) or {} if section else config).get("num_attention_heads")
-        if theirs is not None and theirs != ours:
-            where = f"{section}.num_attention_heads" if section else "num_attention_heads"
-            raise UserError(f"{file}: {where} is {theirs}, the configured model has {ours}. Correct the model section.")
-
-
-def read_json(file: Path) -> dict[str, Any]:
-    """A JSON object; UserError if it is none."""
-    try:
-        content = json.loads(file.read_text("utf-8"))
-    except (OSError, ValueError) as error:
-        raise UserError(f"cannot read {file}: {error}. Download it again.") from error
-    if not isinstance(content, dict):
-        raise UserError(f"{file}: a JSON object is expected. Download it again.")
-    return content
-
-
-def _heads(model: VisualLanguageModel) -> dict[str, int]:
-    """Attention heads of the parts, by section of model_config.json."""
-    encoder: Any = model.vision.encoder
-    language: Any = model.language
-    return {
-        "eva_args": encoder.blocks[0].attention.heads,
-        "qformer_args": model.qformer.blocks[0].attention.heads,
-        "": language.heads,
-    }

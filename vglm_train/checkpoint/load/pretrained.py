@@ -7,8 +7,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from vglm_train.checkpoint.keymaps.bert import BERT
+from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
-from vglm_train.checkpoint.keymaps.lavis import BERT, EVA, HF_VISION
 from vglm_train.checkpoint.load.tensor_files import open_weights, place
 from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError

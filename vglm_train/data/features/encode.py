@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from torch import Tensor
 from tqdm import tqdm
 
-from vglm_train.command import heeding_sigterm
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
@@ -23,6 +22,7 @@ from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explained
+from vglm_train.signals import heeding_sigterm
 
 GIB = 2**30
 PATIENCE = 60  # seconds for what another machine wrote to be seen here

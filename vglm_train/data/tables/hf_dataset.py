@@ -6,7 +6,7 @@ from typing import Any
 
 import datasets
 
-from vglm_train.data.tables.readers import Span
+from vglm_train.data.tables.base import Span
 from vglm_train.errors import UserError
 
 

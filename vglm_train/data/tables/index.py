@@ -16,9 +16,9 @@ from tqdm import tqdm
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.shards.index import LANGUAGES, about_tokens
+from vglm_train.data.tables.base import Span, TableFile
 from vglm_train.data.tables.canonical import NoPicture, canonical
 from vglm_train.data.tables.fields import Columns
-from vglm_train.data.tables.readers import Span, TableFile
 
 VERSION = 2
 SPLITS = 255  # that are told apart; a key with more is something else

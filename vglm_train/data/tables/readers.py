@@ -11,38 +11,15 @@ from collections.abc import Generator, Iterator
 from functools import cached_property
 from io import StringIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, Protocol
+from typing import Any, BinaryIO
 
 from vglm_train.data.record import RecordError
+from vglm_train.data.tables.base import Span, TableFile
 from vglm_train.data.tables.json_stream import MARK, NotJson, Window
 from vglm_train.errors import Absent, UserError
 
 LISTS = ("annotations", "data", "rows", "samples")  # keys that hold the rows where the file is one object
 LONGEST_CELL = 1 << 24  # characters of a CSV cell
-
-
-class Span(NamedTuple):
-    """A row in its file."""
-
-    offset: int  # bytes; of a saved data set: the row's number
-    size: int
-    values: dict[str, Any] | None  # None: it cannot be read
-
-
-class TableFile(Protocol):
-    """A table whose rows can be read again by their place."""
-
-    path: Path
-
-    @property
-    def size(self) -> int:
-        """In the unit of offsets, for a progress bar."""
-
-    def scan(self) -> Iterator[Span]:
-        """Every row, as a stream. UserError where the file is no table."""
-
-    def row(self, offset: int, size: int) -> dict[str, Any]:
-        """The row there. RecordError where it cannot be read."""
 
 
 class _File:

@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.config.data import Source
-from vglm_train.data.raw import DamagedSample, RawSample
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.tables import image_paths

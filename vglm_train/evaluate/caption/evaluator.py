@@ -11,74 +11,20 @@ from dataclasses import dataclass, field
 from statistics import fmean
 
 import torch
-from torch import Tensor
-from torch.nn import functional
 from tqdm import tqdm
 
-from vglm_train.batch import IGNORED
-from vglm_train.config.language import Decoding, Questions
+from vglm_train.config.language import Decoding
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.evaluate.base import Table, picture
-from vglm_train.evaluate.metrics import TextScores, missing, text_scores
+from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.metrics import missing, text_scores
+from vglm_train.evaluate.metrics.base import TextScores
 from vglm_train.evaluate.metrics.bootstrap import mean_interval
-from vglm_train.model.language.base import target_rows
-from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.prompt.dialogue import Dialogue
-from vglm_train.prompt.template import Encoded, Template
 
 logger = logging.getLogger(__name__)
 
 COLUMNS = ("image", "reference", "output")
-
-
-class Speaker:
-    """Runs a stage-two model over a batch of images, without gradient. Asks what training asked."""
-
-    def __init__(
-        self,
-        model: VisualLanguageModel,
-        template: Template,
-        questions: Questions,
-        device: torch.device,
-        autocast: bool = False,
-    ) -> None:
-        """autocast: compute what is fp32 in bf16, as in training with engine.precision bf16."""
-        self.model, self.template, self.questions, self.device = model, template, questions, device
-        self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
-
-    def prompt(self, language: str) -> Encoded:
-        """What comes before an answer. UserError where it is longer than prompt.max_prompt."""
-        return self.template.encode_prompt(self.dialogue(language, None))
-
-    def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
-        """uint8 [n,3,h,w] -> n captions."""
-        return self.answers([self.dialogue(language, None)] * len(pixels), pixels, decoding)
-
-    @torch.no_grad()
-    def answers(self, dialogues: Sequence[Dialogue], pixels: Tensor, decoding: Decoding) -> list[str]:
-        """b dialogues to be answered, and their pictures in that order, uint8 [n,3,h,w] -> b answers."""
-        rows = [self.template.encode_prompt(dialogue) for dialogue in dialogues]
-        batch = self.template.batch(rows, pixels).to(self.device)
-        with self.autocast:
-            ids = self.model.generate(batch, decoding, self.template.end_id)
-        return [self.template.decode(row) for row in ids.tolist()]
-
-    @torch.no_grad()
-    def losses(self, pixels: Tensor, captions: Sequence[str], language: str) -> list[float]:
-        """uint8 [n,3,h,w] and a caption each -> mean cross-entropy of each caption's targets, in nats."""
-        rows = [self.template.encode(self.dialogue(language, caption)) for caption in captions]
-        batch = self.template.batch(rows, pixels).to(self.device)
-        with self.autocast:
-            logits, targets = self.model.score(batch)
-        each = functional.cross_entropy(logits.float(), targets, reduction="none")
-        owner = target_rows(batch.labels, IGNORED)
-        sums = torch.zeros(len(rows), device=each.device).index_add_(0, owner, each)
-        return (sums / torch.bincount(owner, minlength=len(rows))).tolist()
-
-    def dialogue(self, language: str, answer: str | None, images: int | None = None) -> Dialogue:
-        """What training asks of pictures that come with captions alone."""
-        return Dialogue(getattr(self.questions, language), answer, language=language, images=images)
 
 
 @dataclass(frozen=True, slots=True)

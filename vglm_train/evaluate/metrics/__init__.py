@@ -6,6 +6,7 @@ from functools import partial
 from importlib.util import find_spec
 
 from vglm_train.errors import UserError
+from vglm_train.evaluate.metrics.base import TextScores
 
 LIBRARIES = {
     "pycocoevalcap": "pycocoevalcap",
@@ -14,16 +15,6 @@ LIBRARIES = {
     "rouge_chinese": "rouge-chinese",
     "sacrebleu": "sacrebleu",
 }  # module -> package
-
-
-@dataclass(frozen=True, slots=True)
-class TextScores:
-    """Scores in per cent (CIDEr too: 100 times what its library gives, as papers print it)."""
-
-    scores: dict[str, float]
-    made_by: dict[str, str]  # score, or the segmenter it rests on -> library, version, convention
-    notes: tuple[str, ...] = ()  # what could not be measured, and why
-    each: dict[str, list[float]] = field(default_factory=dict)  # of scores that are means: every text's, in per cent
 
 
 def missing() -> UserError | None:

@@ -8,7 +8,8 @@ from collections.abc import Iterable
 from importlib.metadata import version
 from statistics import fmean
 
-from vglm_train.evaluate.metrics import TextScores, coco
+from vglm_train.evaluate.metrics import coco
+from vglm_train.evaluate.metrics.base import TextScores
 
 ROUGE = {"rouge-1": "rouge_1", "rouge-2": "rouge_2", "rouge-l": "rouge_l"}
 

@@ -4,7 +4,8 @@ from dataclasses import replace
 from importlib.metadata import version
 from statistics import fmean
 
-from vglm_train.evaluate.metrics import TextScores, coco, java
+from vglm_train.evaluate.metrics import coco, java
+from vglm_train.evaluate.metrics.base import TextScores
 
 
 def scores(references: list[list[str]], outputs: list[str], with_java: bool = True) -> TextScores:

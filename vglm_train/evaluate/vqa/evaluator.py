@@ -10,8 +10,9 @@ from vglm_train.data.eval_questions import Answered, Asked
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import Table, picture
-from vglm_train.evaluate.caption.evaluator import Speaker
-from vglm_train.evaluate.metrics import TextScores, missing, text_scores
+from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.metrics import missing, text_scores
+from vglm_train.evaluate.metrics.base import TextScores
 from vglm_train.evaluate.vqa.generate import MODEL, SEEN, SHUFFLED, Answerer
 from vglm_train.evaluate.vqa.intervals import MAJORITY
 from vglm_train.evaluate.vqa.majority import Majority

@@ -15,7 +15,7 @@ from vglm_train.data.eval_questions import Asked
 from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption.evaluator import Speaker
+from vglm_train.evaluate.generator import Speaker
 from vglm_train.prompt.dialogue import Dialogue
 
 MODEL, SHUFFLED, BLANK = "model", "shuffled", "blank"

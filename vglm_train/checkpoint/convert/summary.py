@@ -1,4 +1,4 @@
-"""What a person is told about tensors and conversions."""
+"""What a person is told about tensors."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence

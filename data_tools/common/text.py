@@ -1,0 +1,29 @@
+"""Captions as text: their language, and how long they are."""
+
+from typing import get_args
+
+from vglm_train.config.data import Language
+from vglm_train.prompt.chinese import is_chinese
+
+LANGUAGES: tuple[str, ...] = get_args(Language)
+
+
+class RowError(Exception):
+    """A row that becomes no record; `cause` is what it is counted under."""
+
+    def __init__(self, cause: str, detail: str) -> None:
+        super().__init__(detail)
+        self.cause = cause
+
+
+def detect_language(caption: str) -> str:
+    """`zh` where there are at least as many ideographs as words of letters, else `en`.
+
+    "穿T恤的人" is Chinese; "a sign that says 中国" is English.
+    """
+    return "zh" if is_chinese(caption) else "en"
+
+
+def caption_length(caption: str, language: str) -> int:
+    """Words of an English caption, characters of a Chinese one."""
+    return len("".join(caption.split())) if language == "zh" else len(caption.split())
