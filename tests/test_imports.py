@@ -13,7 +13,7 @@ LONGEST = 300  # lines of a product file
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
     {"errors"},
-    {"command", "places", "config", "batch", "image", "distributed"},
+    {"command", "signals", "places", "config", "batch", "image", "distributed"},
     {"log"},
     {"prompt", "report", "env"},
     {"data", "model"},
@@ -36,8 +36,8 @@ REFUSED = [
     ("vglm_train/objective/", ("vglm_train.engine",)),
     ("vglm_train/config/", ("torch", "numpy")),
     ("vglm_train/report/", ("torch",)),
-    ("vglm_train/", ("data_tools", "benchmarks", "train")),
-    ("data_tools/", ("vglm_train.engine", "vglm_train.objective", "vglm_train.run")),
+    ("vglm_train/", ("data_tools", "benchmarks", "examples", "train")),
+    ("data_tools/", ("vglm_train.engine", "vglm_train.objective", "vglm_train.run", "benchmarks", "examples")),
     ("", ("torchvision",)),
 ]
 
@@ -88,7 +88,7 @@ FENCED = {
 
 def product() -> list[Path]:
     """Every Python file that is shipped, relative to the repository."""
-    folders = [p for name in ("vglm_train", "data_tools") for p in (ROOT / name).rglob("*.py")]
+    folders = [p for name in ("vglm_train", "data_tools", "examples") for p in (ROOT / name).rglob("*.py")]
     return sorted(p.relative_to(ROOT) for p in [ROOT / "train.py", *folders])
 
 

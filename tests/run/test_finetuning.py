@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from checkpoint.test_bundle import spoken_logits
+from made_bundles import spoken_logits
 from safetensors.torch import load_file, save_file
 
 from examples.marks.make_data import write_marks

@@ -1,7 +1,6 @@
 """How close captions come to their references, by the usual libraries. They are an extra: training does without."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from functools import partial
 from importlib.util import find_spec
 

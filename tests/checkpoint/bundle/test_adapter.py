@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import tiny_language
 import torch
-from checkpoint.test_bundle import built, parts, spoken_logits
+from made_bundles import built, parts, spoken_logits
 from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main

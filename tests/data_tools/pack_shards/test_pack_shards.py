@@ -23,7 +23,7 @@ from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 from vglm_train.image import open_image
 
-ROOT = Path(__file__).resolve().parents[2]
+ROOT = Path(__file__).resolve().parents[3]
 
 
 def write_records(path: Path, rows: list[dict]) -> Path:

@@ -81,11 +81,11 @@ def test_command(tmp_path):
     records.write_text("".join(json.dumps(r, ensure_ascii=False) + "\n" for r in rows), "utf-8")
     out = tmp_path / "ice_text.model"
     command = [sys.executable, "-m", "data_tools.chatglm_tokenizer", str(records), "--out", str(out), "--size", "420"]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2])
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3])
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"{out}: {build_chatglm(out).vocabulary} pieces\n"
     failed = subprocess.run(
-        [*command, "--split", "none"], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[2]
+        [*command, "--split", "none"], capture_output=True, text=True, check=False, cwd=Path(__file__).parents[3]
     )
     assert failed.returncode == 2
     assert "Traceback" not in failed.stderr

@@ -4,23 +4,20 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import tiny
 import torch
 import yaml
+from made_bundles import built, parts, spoken_logits
 from run import runs, speaking
 from safetensors.torch import load_file, save_file
 
-from vglm_train import stages
-from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.bundle import towers
-from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
+from vglm_train.checkpoint.bundle.read import load_bundle
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 from vglm_train.evaluate.__main__ import main as evaluate
-from vglm_train.prompt.dialogue import Dialogue
 
 CPU = torch.device("cpu")
 
@@ -42,24 +39,6 @@ def spoken(data: Path, aligned: Path) -> dict[str, Path]:
     return {
         family: speaking.write_run(data / "run.yaml", aligned, data / "spoken", family) for family in speaking.FAMILIES
     }
-
-
-def built(config: Path, *overrides: str) -> tuple[Any, Any]:
-    """Stage and model of a run that has not begun, in eval mode."""
-    stage = stages.build(load(config, overrides))
-    torch.manual_seed(5)
-    model = stage.model()
-    stage.load(model)
-    return stage, model.eval()
-
-
-def spoken_logits(model: Any, template: Any) -> torch.Tensor:
-    rows = [template.encode(Dialogue("a photo", f"number {n}"), split=0.5) for n in (3, 14)]
-    pixels = tiny.batch(0, 2).pixels
-    valid = torch.ones(2, dtype=torch.bool)
-    batch = PromptBatch(pixels=pixels, valid=valid, **template.collate(rows))
-    with torch.no_grad():
-        return model.score(batch)[0]
 
 
 def test_stage_one_comes_back_and_moves(data: Path, tmp_path: Path) -> None:
@@ -151,10 +130,6 @@ def test_a_large_image_encoder_is_named(data: Path, tmp_path: Path) -> None:
     file.unlink()
     with pytest.raises(UserError, match=r"the frozen vision model's weights .* --vision-weights"):
         load_bundle(tmp_path / "bundle", CPU)
-
-
-def parts(bundle: Bundle) -> tuple[Any, Any]:
-    return bundle.model, bundle.template
 
 
 @pytest.mark.usefixtures("large")

@@ -26,7 +26,7 @@ from vglm_train.evaluate.vqa.majority import Majority
 from vglm_train.evaluate.vqa.verdict import judge
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -207,7 +207,7 @@ def test_two_ranks_find_what_one_finds(tmp_path):
         (tmp_path / str(rank)).mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "asked.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+            [sys.executable, str(HERE.parent / "asked.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
         )
         for rank in range(2)
     ]

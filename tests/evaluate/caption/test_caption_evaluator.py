@@ -18,7 +18,7 @@ from vglm_train.evaluate import metrics
 from vglm_train.evaluate.caption.evaluator import derangement
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[2]
 FAMILIES = ("chatglm", "causal", "seq2seq")
 ALWAYS = {"distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high"}
 EN = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"}
@@ -179,7 +179,7 @@ def test_two_ranks_find_what_one_finds(tmp_path):
         (tmp_path / str(rank)).mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE / "speakers.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+            [sys.executable, str(HERE.parent / "speakers.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
         )
         for rank in range(2)
     ]

@@ -9,7 +9,7 @@ from random import Random
 import numpy as np
 import pytest
 
-from examples.demo import records
+from examples.demo import make_data
 from examples.demo.make_data import splits, write_records
 from examples.demo.probe_pairs import Share, ceilings
 from examples.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, Thing, all_scenes, captions, changed, draw
@@ -61,7 +61,7 @@ def test_order_is_the_seeds():
 def test_training_scenes_of_like_parts_stand_together():
     """By shapes, then by colours: what differs among neighbours is place, or what belongs to what."""
     train = splits(2)["train"]
-    for parts in (records._shapes, lambda scene: (records._shapes(scene), records._colours(scene))):
+    for parts in (make_data._shapes, lambda scene: (make_data._shapes(scene), make_data._colours(scene))):
         found = [parts(scene) for scene in train]
         assert sum(one != other for one, other in pairwise(found)) == len(set(found)) - 1
     assert set(Counter(found).values()) <= set(range(1, 9))
@@ -137,8 +137,8 @@ def test_wilson_interval():
 
 
 def test_records_repeat_and_hold_one_caption_when_held_out(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(records, "TEST", 4)
-    monkeypatch.setattr(records, "VALIDATION", 3)
+    monkeypatch.setattr(make_data, "TEST", 4)
+    monkeypatch.setattr(make_data, "VALIDATION", 3)
     for name in ("a", "b"):
         pictures = write_records(tmp_path / name, seed=5, train=6)
     lines = [(tmp_path / name / "records.jsonl").read_text("utf-8") for name in ("a", "b")]

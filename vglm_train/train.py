@@ -1,0 +1,80 @@
+"""The command that trains: parse, load, check, run; the exit status. `train.py` at the root is its door."""
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from vglm_train.errors import LostProcess, UserError, explained, unread
+from vglm_train.signals import status_of
+
+if TYPE_CHECKING:
+    from vglm_train.config.run import Config
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, validate, train. Returns the exit status: 0 done, 1 another process ended, 2 a mistake to mend,
+    128 + signal if asked to stop.
+    """
+    parser = argparse.ArgumentParser(
+        prog="train.py", description="Train a Q-Former from one YAML file.", allow_abbrev=False
+    )
+    parser.add_argument("config", help="YAML file of the run")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
+    parser.add_argument("--check", action="store_true", help="validate, print what would happen, and stop")
+    parser.add_argument(
+        "--world", type=int, help="with --check: number of processes to plan for (default: this start's)"
+    )
+    parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
+    given = parser.parse_intermixed_args(arguments)
+    world = given.world or int(os.environ.get("WORLD_SIZE", "1"))
+    try:
+        return _start(given, world)
+    except KeyboardInterrupt as stop:
+        if os.environ.get("RANK", "0") == "0":
+            print("stopped; the same command goes on from what is saved", file=sys.stderr)
+        return status_of(stop)
+
+
+def _start(given: argparse.Namespace, world: int) -> int:
+    """What else is imported is imported here, so that Ctrl-C meets `main` in the seconds that this takes."""
+    from vglm_train.config.check import check
+    from vglm_train.config.load import load, located
+
+    try:
+        with explained(), located(given.config, given.overrides):
+            config = load(given.config, given.overrides)
+            check(config, world)
+            return _describe(config, world) if given.check else _run(config)
+    except UserError as error:
+        return _say(error)
+
+
+def _say(error: UserError) -> int:
+    """Print a mistake, once for all ranks: the launcher ends the others while they wait for their turn."""
+    lost = isinstance(error, LostProcess)
+    if wait := 20 if lost else 0 if os.environ.get("RANK", "0") == "0" else 10:  # seconds; who lost another knows least
+        time.sleep(wait)
+    print(f"error: {error}", file=sys.stderr)
+    return 1 if lost else 2
+
+
+def _describe(config: "Config", world: int) -> int:
+    from vglm_train.describe import describe
+
+    text = describe(config, world)
+    with unread():
+        print(text)
+    return 0
+
+
+def _run(config: "Config") -> int:
+    from vglm_train.run import run
+
+    return run(config)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
