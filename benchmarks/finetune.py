@@ -26,7 +26,7 @@ from pathlib import Path
 import torch
 
 import vglm_train.model.language.glm.chatglm  # noqa: F401  (before the clock of building starts)
-from benchmarks.finetune_cases import CASES, MICRO, PARTS, Table, Tuned, step_flops, tuning_of
+from benchmarks.finetune_cases import CASES, MICRO, PARTS, Table, TunedModel, step_flops, tuning_of
 from benchmarks.stage1 import HEADER, Result, measure, product_rate
 from benchmarks.stage2 import LR, Journal, batches, engine_step
 from benchmarks.stage2_cases import ROOT
@@ -100,7 +100,7 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
 
 
 def measure_places(
-    case: Tuned,
+    case: TunedModel,
     config: Config,
     tuning: Tuning,
     objective: GenerationObjective,
@@ -125,7 +125,7 @@ def measure_places(
 
 
 def measure_table(
-    table: Table, case: Tuned, config: Config, objective: GenerationObjective, engine: DeepSpeedEngine, rate: float
+    table: Table, case: TunedModel, config: Config, objective: GenerationObjective, engine: DeepSpeedEngine, rate: float
 ) -> None:
     """Whole passes over the items of a table."""
     model, rows = objective.model, table.rows(config)
@@ -182,7 +182,7 @@ def measure_pass(
     return result, 1 - real / places
 
 
-def judge(case: Tuned, result: Result) -> None:
+def judge(case: TunedModel, result: Result) -> None:
     """Say whether the case's targets are met."""
     speed = result.pairs / result.seconds
     if case.least is not None:

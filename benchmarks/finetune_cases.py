@@ -14,11 +14,11 @@ from data_tools.chatglm_tokenizer.train import train_ice_text
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.run import Config
 from vglm_train.config.tuning import RULES, Lora, Prefix, Rule, Tuning
-from vglm_train.data.length_buckets import ByLength
+from vglm_train.data.length_buckets import LengthBuckets
 from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.errors import UserError
 from vglm_train.model.flops import generation_cost, vision_flops
-from vglm_train.model.language.linears import products
+from vglm_train.model.language.linears import linears
 from vglm_train.model.language.nf4 import number_of_weights
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.prompt.build import build_template
@@ -31,7 +31,7 @@ PIECES = 4000  # of the tokenizer learned from a table, at most
 
 
 @dataclass(frozen=True, slots=True)
-class Tuned:
+class TunedModel:
     """What trains, rows of a step, and what is wanted of the first line measured."""
 
     tuning: Tuning
@@ -61,12 +61,12 @@ LORA = Lora(rank=10, alpha=10.0, targets=("query_key_value", "dense"), layers=(0
 TINY_LORA = replace(LORA, layers=(0, 1))
 ADAPTER = Tuning(rules=FROZEN, lora=LORA)
 CASES = {
-    "lora": Tuned(ADAPTER, 16, least=58.0),
-    "lora-table": Tuned(ADAPTER, MICRO * PARTS, (False,), least=135.0, table=True),
-    "lora-4": Tuned(ADAPTER, 4, most=24.0),
-    "qlora-4": Tuned(replace(ADAPTER, quantize="nf4"), 4, (True,), most=10.0),
-    "prefix-4": Tuned(Tuning(rules=FROZEN, prefix=Prefix(length=4)), 4),
-    "qformer-lora-4": Tuned(Tuning(rules=RULES, lora=LORA), 4),
+    "lora": TunedModel(ADAPTER, 16, least=58.0),
+    "lora-table": TunedModel(ADAPTER, MICRO * PARTS, (False,), least=135.0, table=True),
+    "lora-4": TunedModel(ADAPTER, 4, most=24.0),
+    "qlora-4": TunedModel(replace(ADAPTER, quantize="nf4"), 4, (True,), most=10.0),
+    "prefix-4": TunedModel(Tuning(rules=FROZEN, prefix=Prefix(length=4)), 4),
+    "qformer-lora-4": TunedModel(Tuning(rules=RULES, lora=LORA), 4),
 }
 
 
@@ -92,7 +92,7 @@ def step_flops(config: Config, model: VisualLanguageModel, tuning: Tuning, batch
     if not trains:
         lowest = min(tuning.lora.layers) if tuning.lora else 0
         below = sum(number_of_weights(block) for block in blocks[:lowest])
-        fused = [p.size for p in products(language, (lowest,)) if p.last == "query_key_value"]
+        fused = [p.size for p in linears(language, (lowest,)) if p.last == "query_key_value"]
         backward -= below + sum(math.prod(size) for size in fused)
     places, targets = int(batch.attention_mask.sum()), int(batch.labels.ne(IGNORED).sum())
     return rows * (image + queries) + 2.0 * places * (forward + backward) + 4.0 * targets * head
@@ -130,7 +130,7 @@ class Table:
         order, size = permutation(len(rows), 0, "benchmark"), MICRO * PARTS
         number, image = len(rows) // size, config.model.vision.image_size
         number -= number % (window or 1)
-        dealt = ByLength(lambda place: len(rows[order[place]].input_ids), size, window or 1, 0)
+        dealt = LengthBuckets(lambda place: len(rows[order[place]].input_ids), size, window or 1, 0)
         pixels = torch.randint(0, 256, (MICRO, 3, image, image), dtype=torch.uint8)
         shared: Tensor = pixels.to(device)
         made = []

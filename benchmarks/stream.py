@@ -32,7 +32,7 @@ from vglm_train.config.model import Model, Text, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
 from vglm_train.data.dataset import read_sample
-from vglm_train.data.processors import PairRows
+from vglm_train.data.processors import PairProcessor
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.distributed import Ranks
@@ -117,7 +117,7 @@ def stream(source: Path, batch: int, workers: int) -> loader.Loader:
         image=Augmentation(crop_scale=SCALE),
     )
     config = Config(run=Run(name="stream"), data=data, model=Model(vision=Vision(image_size=SIZE), text=text))
-    return loader.build(config, PairRows(build_text(text, ("en",)), ("en",)), Ranks())
+    return loader.build(config, PairProcessor(build_text(text, ("en",)), ("en",)), Ranks())
 
 
 def decode(folder: Path, number: int, rounds: int) -> None:
@@ -135,7 +135,7 @@ def decode(folder: Path, number: int, rounds: int) -> None:
                 dataset = stream(source, seen, 0).dataset
                 began = time.process_time()
                 for row in range(seen):
-                    read_sample(dataset.reader, dataset.mixture.locate(row), dataset.how)
+                    read_sample(dataset.reader, dataset.mixture.at(row), dataset.how)
                 rates[1].append(seen / (time.process_time() - began))
             theirs, ours = map(statistics.median, rates)
             print(f"{short:10} {theirs:9.1f} {ours:9.1f} {ours / theirs:6.2f}", flush=True)

@@ -13,7 +13,8 @@ LONGEST = 300  # lines of a product file
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
     {"errors"},
-    {"command", "signals", "places", "config", "batch", "image", "distributed"},
+    {"signals", "places", "config", "batch", "image", "distributed"},
+    {"command"},
     {"log"},
     {"prompt", "report", "env"},
     {"data", "model"},

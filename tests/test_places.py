@@ -7,7 +7,7 @@ import pytest
 
 from vglm_train.checkpoint.__main__ import main as checkpoint
 from vglm_train.config.data import Cache
-from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.cache import ShardCache
 from vglm_train.errors import UserError
 from vglm_train.places import check_folder, make_folder
 from vglm_train.report.__main__ import main as report
@@ -69,7 +69,7 @@ def test_data_tools(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @system
 def test_features_and_cache(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=rf"^data\.cache\.folder {SYSTEM}: nothing can be written in /proc "):
-        Store(Cache(folder=str(SYSTEM))).begin()
+        ShardCache(Cache(folder=str(SYSTEM))).begin()
 
 
 @system

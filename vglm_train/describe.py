@@ -16,7 +16,7 @@ from vglm_train.data.loader import read_mixture
 from vglm_train.data.sampling.mixture import Mixture
 from vglm_train.engine.progress import Plan
 from vglm_train.errors import Absent
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.run_facts import RunInfo
 from vglm_train.model.language.nf4 import held_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
@@ -52,7 +52,7 @@ def describe(config: Config, world: int) -> str:
 
 def _shift(config: Config, folder: Path, world: int) -> list[str]:
     """That the losses of a continued run will shift, if they will: with the rows that pairs are told apart from."""
-    before, now = RunFacts.read(folder), split(config, world).micro * world
+    before, now = RunInfo.read(folder), split(config, world).micro * world
     if before is None or not before.weights.get("itc") or before.candidates == now:
         return []
     return [
@@ -147,5 +147,5 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     return [
         f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
         f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
-        f"arithmetic: {cost.of(1, stage.places()) / 1e9:.1f} GFLOP a pair",
+        f"arithmetic: {cost.of(1, stage.tokens()) / 1e9:.1f} GFLOP a pair",
     ]

@@ -25,7 +25,7 @@ from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.jsonl import SampleLog, forget_samples
 from vglm_train.log.metrics import Meter
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.run_facts import RunInfo
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
@@ -58,7 +58,7 @@ class _Run:
         self.validation = self.stage.held_out()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.state = self._state()
-        self.facts = RunFacts(
+        self.facts = RunInfo(
             name=config.run.name,
             total_steps=self.plan.steps,
             warmup_steps=self.plan.warmup_samples // self.plan.global_batch,
@@ -142,7 +142,7 @@ class _Run:
         """Make the folder this run's, now that nothing is left that a person could have got wrong."""
         if self.ranks.main:
             self.folder.claim(self.config)
-            before = RunFacts.read(self.folder.path) if self.resume_from else None
+            before = RunInfo.read(self.folder.path) if self.resume_from else None
             self.facts.write(self.folder.path)
             forget_samples(self.folder.path, self.state.step)
         self.ranks.barrier()
@@ -202,7 +202,7 @@ class _Run:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)
-        throughput = Throughput(self.ranks.device, self.ranks.world, cost.sample, cost.places)
+        throughput = Throughput(self.ranks.device, self.ranks.world, cost.sample, cost.tokens)
         save = hooks.SaveHook(
             self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
         )

@@ -17,11 +17,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from data_tools.caption.generate import Captioning, caption_block
+from data_tools.caption.generate import CaptionSettings, caption_block
 from data_tools.common import cli
 from data_tools.common.cli import at_least_one
-from data_tools.common.jobs import Stage, owned
-from data_tools.common.models import Model, check_stage, find_devices, fingerprint
+from data_tools.common.jobs import JobStage, owned
+from data_tools.common.models import ModelSpec, check_stage, find_devices, fingerprint
 from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
 from data_tools.common.text import LANGUAGES
@@ -34,11 +34,11 @@ BLOCK = 64  # records: what a kill may cost a process
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class CaptionJob:
     """What to caption and how. `how.devices` is found when it starts."""
 
     inputs: Inputs
-    how: Captioning
+    how: CaptionSettings
     dropped: Path
 
     @property
@@ -51,12 +51,12 @@ class Task:
         return {"inputs": list(self.inputs.identity), **bundles, **self.how.identity()}
 
 
-def caption(task: Task, workers: int) -> Outcome:
+def caption(task: CaptionJob, workers: int) -> Outcome:
     """Write the records with their captions; continues a killed run of the same task."""
     with owned(task.parts, task.identity(), "run of caption", "caption"):
         devices = find_devices(workers, task.parts)
         how = replace(task.how, devices=devices)
-        stage = Stage(task.parts, "caption")
+        stage = JobStage(task.parts, "caption")
         stage.run(partial(caption_block, how), task.inputs.blocks, devices.processes, "record", "caption")
         outcome = write_parts(stage, task.inputs.blocks, how.out, task.dropped)
     shutil.rmtree(task.parts)
@@ -70,7 +70,7 @@ def _check_language(option: str, bundle: Path, language: str) -> None:
         raise UserError(f"{option} {bundle}: was trained on {known}, not on --language {language}")
 
 
-def plan(args: Namespace) -> Task:
+def plan(args: Namespace) -> CaptionJob:
     """The task of a command line. UserError for what cannot be."""
     if args.rank_bundle is None and args.keep is not None:
         raise UserError("--keep needs an order: give --rank-bundle, a stage-one bundle")
@@ -84,13 +84,13 @@ def plan(args: Namespace) -> Task:
     except FieldError as error:
         raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}") from None
     out = cli.output(args.out, [args.records])
-    speaker = Model(args.bundle.resolve(), args.vision_weights, args.language_weights)
-    ranker = None if args.rank_bundle is None else Model(args.rank_bundle.resolve(), args.vision_weights)
+    speaker = ModelSpec(args.bundle.resolve(), args.vision_weights, args.language_weights)
+    ranker = None if args.rank_bundle is None else ModelSpec(args.rank_bundle.resolve(), args.vision_weights)
     keep = args.keep if args.keep or ranker is None else 2
     devices = find_devices(1, out.parent)
-    how = Captioning(speaker, ranker, args.language, args.samples, keep, decoding, out, devices)
+    how = CaptionSettings(speaker, ranker, args.language, args.samples, keep, decoding, out, devices)
     inputs = open_inputs([args.records], BLOCK, shards=False)
-    return Task(inputs, how, cli.dropped_path(args.dropped, out))
+    return CaptionJob(inputs, how, cli.dropped_path(args.dropped, out))
 
 
 def main() -> int:

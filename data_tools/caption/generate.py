@@ -12,22 +12,22 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_tools.common.models import Devices, Judge, Model, judge, loaded
-from data_tools.common.records import Block, Item, moved, read_block
+from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer, loaded
+from data_tools.common.records import Block, RecordItem, moved, read_block
 from data_tools.common.text import RowError
 from vglm_train.config.language import Decoding
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.generator import Generator
 from vglm_train.image import eval_pixels
 
 AT_ONCE = 16  # pictures captioned in one go
 
 
 @dataclass(frozen=True, slots=True)
-class Captioning:
+class CaptionSettings:
     """Everything that workers need. `keep`: captions of the language that stay; None: all."""
 
-    speaker: Model
-    ranker: Model | None
+    speaker: ModelSpec
+    ranker: ModelSpec | None
     language: str
     samples: int
     keep: int | None
@@ -42,7 +42,7 @@ class Captioning:
 
 
 @dataclass(slots=True)
-class Caption:
+class RankedCaption:
     """One candidate. `made`: by the speaker."""
 
     text: str
@@ -50,7 +50,7 @@ class Caption:
     similarity: float | None = None
 
 
-def caption_block(captioning: Captioning, block: Block) -> bytes:
+def caption_block(captioning: CaptionSettings, block: Block) -> bytes:
     """The block's records with their captions, as a part of `data_tools.common.results`."""
     lines: list[str] = []
     items = list(read_block(block))
@@ -61,16 +61,16 @@ def caption_block(captioning: Captioning, block: Block) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
-def _caption(captioning: Captioning, items: Sequence[Item], pool: ThreadPoolExecutor) -> Iterator[str]:
+def _caption(captioning: CaptionSettings, items: Sequence[RecordItem], pool: ThreadPoolExecutor) -> Iterator[str]:
     pictures = list(pool.map(_open, items))
     good = [(item, made) for item, made in zip(items, pictures) if isinstance(made, Image.Image)]
-    found: dict[int, list[Caption]] = {}
+    found: dict[int, list[RankedCaption]] = {}
     if good:
         texts = _spoken(captioning, good)
         for (item, _), own in zip(good, texts):
             found[item.row] = candidates(item, captioning.language, own)
         if captioning.ranker is not None:
-            _rank(judge(captioning.ranker, captioning.devices), captioning.language, good, found)
+            _rank(load_scorer(captioning.ranker, captioning.devices), captioning.language, good, found)
     for item, made in zip(items, pictures):
         who = {"id": item.id, "place": item.place}
         if isinstance(made, RowError):
@@ -80,7 +80,7 @@ def _caption(captioning: Captioning, items: Sequence[Item], pool: ThreadPoolExec
             yield from _outcome(captioning, item, found[item.row])
 
 
-def _open(item: Item) -> Image.Image | RowError:
+def _open(item: RecordItem) -> Image.Image | RowError:
     try:
         item.record  # noqa: B018  (its RowError is the answer)
         return item.picture()
@@ -88,10 +88,10 @@ def _open(item: Item) -> Image.Image | RowError:
         return error
 
 
-def _spoken(captioning: Captioning, good: Sequence[tuple[Item, Image.Image]]) -> list[list[str]]:
+def _spoken(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Image.Image]]) -> list[list[str]]:
     """`samples` captions of each picture."""
     bundle, device, autocast = loaded(captioning.speaker, captioning.devices)
-    speaker = Speaker(bundle.model, bundle.template, bundle.config.prompt.questions, device, autocast)
+    speaker = Generator(bundle.model, bundle.template, bundle.config.prompt.questions, device, autocast)
     pixels = _pixels(good, bundle.config.model.vision.image_size)
     made: list[list[str]] = [[] for _ in good]
     for sample in range(captioning.samples):
@@ -101,7 +101,7 @@ def _spoken(captioning: Captioning, good: Sequence[tuple[Item, Image.Image]]) ->
     return made
 
 
-def _pixels(good: Sequence[tuple[Item, Image.Image]], size: int) -> Tensor:
+def _pixels(good: Sequence[tuple[RecordItem, Image.Image]], size: int) -> Tensor:
     return torch.stack([eval_pixels(picture, size) for _, picture in good])
 
 
@@ -111,17 +111,20 @@ def _seed(seed: int, row: int, sample: int) -> int:
     return int.from_bytes(digest) >> 2
 
 
-def candidates(item: Item, language: str, made: Sequence[str]) -> list[Caption]:
+def candidates(item: RecordItem, language: str, made: Sequence[str]) -> list[RankedCaption]:
     """The record's own captions in the language, then new ones; each text once, none blank."""
     texts = {text: False for text in item.record.captions.get(language, ())}
     for text in made:
         if text:
             texts.setdefault(text, True)
-    return [Caption(text, new) for text, new in texts.items()]
+    return [RankedCaption(text, new) for text, new in texts.items()]
 
 
 def _rank(
-    judging: Judge, language: str, good: Sequence[tuple[Item, Image.Image]], found: dict[int, list[Caption]]
+    judging: Scorer,
+    language: str,
+    good: Sequence[tuple[RecordItem, Image.Image]],
+    found: dict[int, list[RankedCaption]],
 ) -> None:
     """Give every candidate its similarity to the picture and sort the most similar first."""
     pairs = [(n, caption) for n, (item, _) in enumerate(good) for caption in found[item.row]]
@@ -135,7 +138,7 @@ def _rank(
         captions.sort(key=lambda caption: -(caption.similarity or 0.0))
 
 
-def _outcome(captioning: Captioning, item: Item, captions: list[Caption]) -> Iterator[str]:
+def _outcome(captioning: CaptionSettings, item: RecordItem, captions: list[RankedCaption]) -> Iterator[str]:
     """The record with the captions that stay, and what says goodbye of its own."""
     who = {"id": item.id, "place": item.place}
     kept, lost = captions[: captioning.keep], captions[captioning.keep :] if captioning.keep else []
@@ -157,7 +160,7 @@ def _outcome(captioning: Captioning, item: Item, captions: list[Caption]) -> Ite
             yield json.dumps(["score", ["made" if caption.made else "original", caption.similarity]])
 
 
-def _origin(captioning: Captioning, caption: Caption) -> dict[str, Any]:
+def _origin(captioning: CaptionSettings, caption: RankedCaption) -> dict[str, Any]:
     """Where a caption comes from, and the similarity that it was ranked by."""
     origin: dict[str, Any] = {"by": str(captioning.speaker.bundle) if caption.made else "source"}
     return origin if caption.similarity is None else {**origin, "similarity": caption.similarity}

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from data_tools.check_shards.check import Found, check_shard
+from data_tools.check_shards.check import ShardCheck, check_shard
 from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.shards.index import index_path
@@ -37,7 +37,7 @@ def shard_names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
 
 
-def compare(manifest: Manifest, found: dict[str, Found], present: Sequence[str]) -> Iterator[str]:
+def compare(manifest: Manifest, found: dict[str, ShardCheck], present: Sequence[str]) -> Iterator[str]:
     """What differs between the manifest and the files, in words."""
     for shard in manifest.shards:
         if shard.name not in found:
@@ -58,7 +58,7 @@ def compare(manifest: Manifest, found: dict[str, Found], present: Sequence[str])
     yield from (f"{name}: extra, the manifest does not list it" for name in present if name not in listed)
 
 
-def duplicates(founds: Sequence[Found]) -> dict[str, Any]:
+def duplicates(founds: Sequence[ShardCheck]) -> dict[str, Any]:
     """How many pictures occur more than once, in how many samples, and where the first few of them are."""
     ids = np.concatenate([found.image_ids for found in founds]) if founds else np.zeros(0, dtype=np.int64)
     values, counts = np.unique(ids[ids >= 0], return_counts=True)
@@ -75,7 +75,7 @@ def duplicates(founds: Sequence[Found]) -> dict[str, Any]:
     return {"pictures": len(again), "samples": int(counts[counts > 1].sum()), "examples": examples}
 
 
-def caption_lengths(founds: Sequence[Found]) -> dict[str, dict[str, int]]:
+def caption_lengths(founds: Sequence[ShardCheck]) -> dict[str, dict[str, int]]:
     """By language: captions, and the shortest, median, 95th percentile and longest of their lengths."""
     total: dict[str, Counter[int]] = {}
     for found in founds:
@@ -97,10 +97,10 @@ def _spread_of(lengths: Counter[int]) -> dict[str, int]:
     }
 
 
-def check(folder: Path, names: Sequence[str], workers: int, write: bool = False) -> list[Found]:
+def check(folder: Path, names: Sequence[str], workers: int, write: bool = False) -> list[ShardCheck]:
     """Read the shards `names` of `folder` in full, in parallel; in their order. `write`: also write their indices."""
     sizes = {name: (folder / name).stat().st_size for name in names}
-    done: dict[str, Found] = {}
+    done: dict[str, ShardCheck] = {}
     with cli.progress(sum(sizes.values()), "B", "check") as bar:
         for name, found in spread(partial(check_shard, folder, write), names, workers, check_shard.__module__):
             done[name] = found
@@ -108,7 +108,7 @@ def check(folder: Path, names: Sequence[str], workers: int, write: bool = False)
     return [done[name] for name in names]
 
 
-def summarise(folder: Path, founds: Sequence[Found], problems: Sequence[str]) -> dict[str, Any]:
+def summarise(folder: Path, founds: Sequence[ShardCheck], problems: Sequence[str]) -> dict[str, Any]:
     """The whole result as JSON values."""
     damage: Counter[str] = Counter()
     for found in founds:
@@ -132,7 +132,7 @@ def summarise(folder: Path, founds: Sequence[Found], problems: Sequence[str]) ->
     }
 
 
-def write_manifest(folder: Path, founds: Sequence[Found]) -> None:
+def write_manifest(folder: Path, founds: Sequence[ShardCheck]) -> None:
     """A new manifest.json of the shards as they are, empty ones left out."""
     captions = {language: lengths["captions"] for language, lengths in caption_lengths(founds).items()}
     shards: tuple[Shard, ...] = tuple(found.shard for found in founds if found.shard.samples)

@@ -13,14 +13,14 @@ from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Shard
-from vglm_train.data.shards.tar import Table
+from vglm_train.data.shards.tar import ShardTable
 from vglm_train.image import ImageError, open_image
 
 NAMED = 100  # damaged samples of one shard that are named; all are counted
 
 
 @dataclass(slots=True)
-class Found:
+class ShardCheck:
     """What a shard holds. `image_ids`: [samples] int64, -1 for a damaged one."""
 
     shard: Shard
@@ -31,7 +31,7 @@ class Found:
     index_agrees: bool = True  # or there is none of this shard
 
 
-def check_sample(reader: ShardReader, index: int, found: Found) -> None:
+def check_sample(reader: ShardReader, index: int, found: ShardCheck) -> None:
     """Decode one sample as training would. Raises DamagedSample, RecordError or ImageError."""
     raw = reader.read(found.shard, index)
     record = parse(raw.json)
@@ -43,14 +43,14 @@ def check_sample(reader: ShardReader, index: int, found: Found) -> None:
     found.image_ids[index] = content_id(raw.image) if record.image_id is None else record.image_id
 
 
-def check_shard(folder: Path, write: bool, name: str) -> Found:
+def check_shard(folder: Path, write: bool, name: str) -> ShardCheck:
     """Hash a shard and decode every sample in it. `write`: also write its index anew."""
     path = folder / name
     table = make_index(path)
     shard = Shard(name, path, len(table), path.stat().st_size, sha256(path), count_languages(table))
     if write:
         write_index(path, table, shard.sha256)
-    found = Found(shard, np.full(len(table), -1, dtype=np.int64))
+    found = ShardCheck(shard, np.full(len(table), -1, dtype=np.int64))
     found.index_agrees = _same(read_index(index_path(path), shard.sha256), table)
     reader = ShardReader(capacity=1)
     for index in range(len(table)):
@@ -65,7 +65,7 @@ def check_shard(folder: Path, write: bool, name: str) -> Found:
     return found
 
 
-def _same(index: Table | None, table: Table) -> bool:
+def _same(index: ShardTable | None, table: ShardTable) -> bool:
     """Whether an index of this very tar says what the tar says."""
     if index is None:
         return True
@@ -73,7 +73,7 @@ def _same(index: Table | None, table: Table) -> bool:
     return all(np.array_equal(getattr(index, name), getattr(table, name)) for name in names)
 
 
-def _note(found: Found, cause: str, key: str, reason: str) -> None:
+def _note(found: ShardCheck, cause: str, key: str, reason: str) -> None:
     found.damage[cause] += 1
     if len(found.named) < NAMED:
         found.named.append((cause, key, reason))

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_tools._looking import NEAR, near
-from data_tools.check_table.scan import Looked, look_through
+from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
 from vglm_train.config.data import Fields, Source
 from vglm_train.data.shards.index import LANGUAGES
@@ -36,7 +36,7 @@ LONG = 40  # characters of an answer that are shown
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
-def summarise(looked: Looked) -> dict[str, Any]:
+def summarise(looked: TableScan) -> dict[str, Any]:
     """One table as JSON values."""
     table, index = looked.table, looked.table.index
     whole = [seen.content for seen in looked.seen if seen.damage is None]
@@ -74,7 +74,7 @@ def _commonest(answers: Counter[str]) -> dict[str, Any]:
     return {"answers": answers.total(), "different": len(answers), "commonest": text, "share": count / answers.total()}
 
 
-def compare(first: Looked, second: Looked) -> dict[str, Any]:
+def compare(first: TableScan, second: TableScan) -> dict[str, Any]:
     """What stands in both tables as JSON values; what was saved anew is told only where pictures were opened.
 
     `groups` is None where a table names none: those are in `nameless`.
@@ -166,7 +166,7 @@ def main() -> int:
     add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
     pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
-    looked = [look_through(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
+    looked = [scan_table(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
     summaries = [summarise(each) for each in looked]
     shared = compare(*looked) if args.against else None
     if args.json:

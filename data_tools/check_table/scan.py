@@ -20,7 +20,7 @@ from vglm_train.data.tables.table import Table
 
 
 @dataclass(slots=True)
-class Looked:
+class TableScan:
     """A table after a pass over its rows and pictures. n rows, of which `usable` [n] bool says which can be used; only
     these are in `answers` and `lengths`, and every other one counts once in `damage`, by the first thing wrong with it.
     """
@@ -88,9 +88,9 @@ class _Pictures:
         yield from ((row, number) for row, number in found[first].tolist())
 
 
-def look_through(table: Table, workers: int, opened: bool = True) -> Looked:
+def scan_table(table: Table, workers: int, opened: bool = True) -> TableScan:
     """Read every row, look for every picture, and decode it if `opened`."""
-    looked, pictures = Looked(table, opened, np.zeros(len(table.index), dtype=bool)), _Pictures(table.images)
+    looked, pictures = TableScan(table, opened, np.zeros(len(table.index), dtype=bool)), _Pictures(table.images)
     with cli.progress(len(table.index), "row", f"read {table.path.name}") as bar:
         for row in range(len(table.index)):
             bar.update(1)
@@ -102,11 +102,11 @@ def look_through(table: Table, workers: int, opened: bool = True) -> Looked:
     return looked
 
 
-def _read(looked: Looked, pictures: _Pictures, row: int) -> None:
+def _read(looked: TableScan, pictures: _Pictures, row: int) -> None:
     """Count a row, and note its pictures."""
     table = looked.table
     try:
-        record, named = canonical(table.file.row(*table.index.places[row].tolist()), table.columns)
+        record, named = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
     except RecordError as error:
         looked.spoil(str(error), f"row {row}")
         return
@@ -130,12 +130,12 @@ def _open(sources: Sequence[Path | Seen], workers: int) -> list[Seen]:
     return [found[source] if isinstance(source, Path) else source for source in sources]
 
 
-def _leave_out(looked: Looked, pictures: _Pictures) -> None:
+def _leave_out(looked: TableScan, pictures: _Pictures) -> None:
     """Rows whose pictures turned out to be damaged."""
     table, bad = looked.table, [number for number, seen in enumerate(looked.seen) if seen.damage is not None]
     for row, number in pictures.spoilt(bad):
         if looked.usable[row]:
-            record, _ = canonical(table.file.row(*table.index.places[row].tolist()), table.columns)
+            record, _ = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
             looked.count(record, -1)
             looked.usable[row] = False
             example = f"row {row}, {looked.names[number]}: {looked.seen[number].damage}"

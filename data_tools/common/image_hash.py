@@ -28,7 +28,7 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.floating]
 
 
-class Looks(NamedTuple):
+class ImageHash(NamedTuple):
     """Of one picture."""
 
     hash: int  # 64 bits
@@ -36,7 +36,7 @@ class Looks(NamedTuple):
     colours: Bytes  # [2,c,c] Cb, Cr
 
 
-def looks(picture: Image.Image) -> Looks:
+def image_hash(picture: Image.Image) -> ImageHash:
     """Hash and thumbnail of an RGB picture of any size, squeezed into a square."""
     luma, *chroma = picture.convert("YCbCr").split()
     grey = _shrunk(luma, SIDE)
@@ -44,7 +44,7 @@ def looks(picture: Image.Image) -> Looks:
     low = (waves @ _shrunk(luma, _WAVES).astype(np.float64) @ waves.T).ravel()
     bits = low > np.median(low[1:])  # the first is the mean brightness
     number = int.from_bytes(np.packbits(bits).tobytes())
-    return Looks(number, grey, np.stack([_shrunk(plane, COLOURS) for plane in chroma]))
+    return ImageHash(number, grey, np.stack([_shrunk(plane, COLOURS) for plane in chroma]))
 
 
 def _shrunk(plane: Image.Image, side: int) -> Bytes:

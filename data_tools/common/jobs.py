@@ -70,7 +70,7 @@ def owned(
 
 
 @dataclass(frozen=True, slots=True)
-class Stage:
+class JobStage:
     """One pass over blocks: `name` begins its parts' file names."""
 
     folder: Path
@@ -99,6 +99,6 @@ class Stage:
             yield self.part(block.number).read_bytes()
 
 
-def _finish(stage: Stage, work: Callable[[Block], bytes], block: Block) -> None:
+def _finish(stage: JobStage, work: Callable[[Block], bytes], block: Block) -> None:
     with replacing(stage.part(block.number)) as file:
         file.write(work(block))

@@ -21,7 +21,7 @@ STAGES = {"align": "one", "generate": "two"}
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
+class ModelSpec:
     """Which bundle, and where a tower is that it only names."""
 
     bundle: Path
@@ -78,7 +78,7 @@ def fingerprint(bundle: Path) -> str:
 
 
 @lru_cache(maxsize=2)
-def loaded(model: Model, devices: Devices) -> tuple[Bundle, torch.device, bool]:
+def loaded(model: ModelSpec, devices: Devices) -> tuple[Bundle, torch.device, bool]:
     """The bundle on this process's device, and whether to autocast; once a process."""
     device = devices.take()
     bundle = load_bundle(model.bundle, device, model.vision_weights, model.language_weights)
@@ -86,7 +86,7 @@ def loaded(model: Model, devices: Devices) -> tuple[Bundle, torch.device, bool]:
 
 
 @dataclass(frozen=True, slots=True)
-class Judge:
+class Scorer:
     """Scores pairs of pictures and captions by a stage-one model. n pictures, m captions."""
 
     embedder: Embedder
@@ -112,8 +112,8 @@ class Judge:
         return self.embedder.match(raw, torch.tensor(owners), ids, mask).float().sigmoid().tolist()
 
 
-def judge(model: Model, devices: Devices) -> Judge:
+def load_scorer(model: ModelSpec, devices: Devices) -> Scorer:
     """The judge of this process."""
     bundle, device, autocast = loaded(model, devices)
     size = bundle.config.model.vision.image_size
-    return Judge(Embedder(bundle.model, bundle.text, device, autocast), size, bundle.config.data.languages)
+    return Scorer(Embedder(bundle.model, bundle.text, device, autocast), size, bundle.config.data.languages)

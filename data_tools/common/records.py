@@ -48,7 +48,7 @@ class Inputs:
 
 
 @dataclass(slots=True)
-class Item:
+class RecordItem:
     """A record, or what is wrong with it, and where its picture is."""
 
     row: int
@@ -166,18 +166,18 @@ def _cut_shards(path: Path, size: int, blocks: list[Block]) -> str:
     return hashlib.sha256("".join(shard.sha256 for shard in manifest.shards).encode()).hexdigest()
 
 
-def read_block(block: Block) -> Iterator[Item]:
+def read_block(block: Block) -> Iterator[RecordItem]:
     """The block's items in order; what cannot be read is among them."""
     return _read_lines(block) if block.shard is None else _read_samples(block, block.shard)
 
 
-def read_row(inputs: Inputs, row: int) -> Item:
+def read_row(inputs: Inputs, row: int) -> RecordItem:
     """One item by its row."""
     block = next(block for block in reversed(inputs.blocks) if block.first <= row)
     return next(item for item in read_block(block) if item.row == row)
 
 
-def _read_lines(block: Block) -> Iterator[Item]:
+def _read_lines(block: Block) -> Iterator[RecordItem]:
     row = block.first
     with open(block.path, "rb") as file:
         file.seek(block.offset)
@@ -189,26 +189,26 @@ def _read_lines(block: Block) -> Iterator[Item]:
                     return
 
 
-def _read_samples(block: Block, shard: Shard) -> Iterator[Item]:
+def _read_samples(block: Block, shard: Shard) -> Iterator[RecordItem]:
     reader = ShardReader(capacity=1)
     for index in range(block.offset, block.offset + block.count):
         row = block.first + index - block.offset
         try:
             raw = reader.read(shard, index)
         except DamagedSample as error:
-            yield Item(row, f"{shard.name} {error.key}", {}, RowError(error.cause, error.reason), None)
+            yield RecordItem(row, f"{shard.name} {error.key}", {}, RowError(error.cause, error.reason), None)
             continue
         yield _item(row, f"{shard.name} {raw.key}", raw.json, raw.image)
 
 
-def _item(row: int, place: str, line: bytes, image: Path | bytes) -> Item:
+def _item(row: int, place: str, line: bytes, image: Path | bytes) -> RecordItem:
     try:
         fields = json.loads(line)
         record = parse(fields if isinstance(fields, dict) else line)
     except (RecordError, ValueError, RecursionError) as error:
         wrong = RowError(getattr(error, "cause", "record"), str(error))
-        return Item(row, place, _fields_of(line), wrong, image if isinstance(image, bytes) else None)
-    return Item(row, place, fields, record, image if isinstance(image, bytes) else image / record.image)
+        return RecordItem(row, place, _fields_of(line), wrong, image if isinstance(image, bytes) else None)
+    return RecordItem(row, place, fields, record, image if isinstance(image, bytes) else image / record.image)
 
 
 def _fields_of(line: bytes) -> dict[str, Any]:
@@ -219,7 +219,7 @@ def _fields_of(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def moved(item: Item, out: Path, **changes: Any) -> dict[str, Any]:
+def moved(item: RecordItem, out: Path, **changes: Any) -> dict[str, Any]:
     """The item's record for the records file `out` (resolved): its picture's path is relative to that file."""
     assert isinstance(item.source, Path)
     return {**item.fields, "image": Path(os.path.relpath(item.source, out.parent)).as_posix(), **changes}

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from data_tools.common.cli import json_line, replacing
-from data_tools.common.jobs import Numbered, Stage
+from data_tools.common.jobs import JobStage, Numbered
 from vglm_train.errors import UserError
 
 
@@ -44,7 +44,7 @@ def _quantiles(counter: Counter[float]) -> str:
     return ", ".join(texts)
 
 
-def write_parts(stage: Stage, blocks: Sequence[Numbered], out: Path, dropped: Path) -> Outcome:
+def write_parts(stage: JobStage, blocks: Sequence[Numbered], out: Path, dropped: Path) -> Outcome:
     """Join the parts in the order of the blocks. UserError where no record is left: then nothing is written."""
     outcome = Outcome()
     with replacing(out) as records, replacing(dropped) as manifest:

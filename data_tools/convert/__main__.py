@@ -67,7 +67,7 @@ class Target:
     split: str
 
 
-def _drafts(rows: formats.Rows, fields: columns.Fields, report: Report) -> Iterator[columns.Draft]:
+def _drafts(rows: formats.RowReader, fields: columns.ColumnNames, report: Report) -> Iterator[columns.Draft]:
     """Drafts in the rows' order, neighbours of one picture merged, bad rows counted."""
     pending: columns.Draft | None = None
     for row in rows:
@@ -136,7 +136,7 @@ def _in_order(
         yield from window
 
 
-def convert(rows: formats.Rows, fields: columns.Fields, target: Target) -> Report:
+def convert(rows: formats.RowReader, fields: columns.ColumnNames, target: Target) -> Report:
     """Write `target.out` (aside, then renamed) and return the counts; UserError when no row makes a record."""
     report = Report()
     bar = progress(rows.total, rows.unit, "convert")
@@ -182,7 +182,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def open_source(args: argparse.Namespace) -> tuple[formats.Rows, columns.Fields]:
+def open_source(args: argparse.Namespace) -> tuple[formats.RowReader, columns.ColumnNames]:
     """The source's rows and which of its columns mean what."""
     if Path(args.source).resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the source itself; give another file")

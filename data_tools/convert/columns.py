@@ -33,7 +33,7 @@ UNREADABLE = {
 
 
 @dataclass(frozen=True, slots=True)
-class Fields:
+class ColumnNames:
     """Column names; a caption column goes with its language, or none when it is told from the text."""
 
     image: str
@@ -79,7 +79,7 @@ def _caption_column(text: str, language: str | None, columns: Sequence[str]) -> 
     return prefix, _column("--caption-field", name, columns)
 
 
-def _found_captions(language: str | None, columns: Sequence[str]) -> tuple[tuple[str | None, str], ...]:
+def _guess_captions(language: str | None, columns: Sequence[str]) -> tuple[tuple[str | None, str], ...]:
     matches = [(LANGUAGE_NAME.fullmatch(name), name) for name in columns]
     named = tuple((match[1], name) for match, name in matches if match)
     plain = tuple((language, name) for name in CAPTION_NAMES if name in columns)
@@ -95,16 +95,16 @@ def resolve(
     id: str | None,
     split: str | None,
     group: str | None,
-) -> Fields:
+) -> ColumnNames:
     """The columns to read: those asked for, else the usual names; UserError lists the source's columns."""
     found = _column("--image-field", image, columns) if image else next((n for n in IMAGE_NAMES if n in columns), None)
     if found is None:
         raise UserError(f"no column is known to hold pictures; give --image-field with one of {list(columns)}")
     chosen = tuple(_caption_column(text, language, columns) for text in captions)
-    chosen = chosen or _found_captions(language, columns)
+    chosen = chosen or _guess_captions(language, columns)
     if not chosen:
         raise UserError(f"no column is known to hold captions; give --caption-field with one of {list(columns)}")
-    return Fields(
+    return ColumnNames(
         image=found,
         captions=chosen,
         id=_optional("--id-field", id, "id", columns),
@@ -129,7 +129,7 @@ def _texts(language: str | None, value: Any) -> Iterator[tuple[str | None, str]]
         raise RowError("caption", f"a caption is {type(value).__name__}, not text")
 
 
-def _captions(fields: Fields, values: dict[str, Any]) -> dict[str, list[str]]:
+def _captions(fields: ColumnNames, values: dict[str, Any]) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {}
     for language, column in fields.captions:
         for known, text in _texts(language, values.get(column)):
@@ -156,7 +156,7 @@ def _text(value: Any) -> str | None:
     return None if value is None or value == "" else str(value)
 
 
-def draft(row: Row, fields: Fields) -> Draft:
+def draft(row: Row, fields: ColumnNames) -> Draft:
     """The row as a draft record; RowError with its cause when it has no picture or no caption."""
     if row.cause is not None:
         raise RowError(row.cause, UNREADABLE[row.cause])

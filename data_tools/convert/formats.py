@@ -29,7 +29,7 @@ class Row:
     split: str | None = None  # what the source itself says, apart from any column
 
 
-class Rows(Protocol):
+class RowReader(Protocol):
     """A stream of rows that knows its columns before it is read."""
 
     columns: list[str]
@@ -76,7 +76,7 @@ def _json_object(line: bytes) -> tuple[dict[str, Any], str | None]:
     return (value, None) if isinstance(value, dict) else ({}, "json")
 
 
-class Table:
+class SeparatedRows:
     """CSV (quoted fields) or TSV (never quoted); the first row names the columns unless `columns` are given."""
 
     unit = "B"
@@ -227,7 +227,7 @@ def open_rows(
     columns: list[str] | None = None,
     hf_config: str | None = None,
     hf_split: str | None = None,
-) -> Rows:
+) -> RowReader:
     """The rows of `source`; UserError names it when it cannot be opened or is not of that format."""
     match kind:
         case "jsonl":
@@ -235,8 +235,8 @@ def open_rows(
         case "coco":
             return Coco(Path(source))
         case "csv":
-            return Table(Path(source), ",", encoding, columns)
+            return SeparatedRows(Path(source), ",", encoding, columns)
         case "tsv":
-            return Table(Path(source), "\t", encoding, columns)
+            return SeparatedRows(Path(source), "\t", encoding, columns)
         case "hf":
             return HuggingFace(source, hf_config, hf_split)

@@ -24,15 +24,15 @@ import numpy as np
 
 from data_tools.common import cli
 from data_tools.common.cli import at_least_one, json_line, replacing
-from data_tools.common.jobs import Stage, owned
-from data_tools.common.records import Inputs, Item, moved, open_inputs, read_block
+from data_tools.common.jobs import JobStage, owned
+from data_tools.common.records import Inputs, RecordItem, moved, open_inputs, read_block
 from data_tools.dedupe.match import (
     Drop,
     Search,
     decide,
     first_of_each,
     gather,
-    look_at_block,
+    hash_block,
     rank,
     read_edges,
     rows_of,
@@ -45,7 +45,7 @@ BLOCK = 256  # records
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DedupeResult:
     """What became of the records."""
 
     kept: int
@@ -53,7 +53,7 @@ class Outcome:
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class DedupeJob:
     """What to do. `own`: rows of the records; the rows behind them are the evaluation set's."""
 
     inputs: Inputs
@@ -71,33 +71,33 @@ class Task:
         return {"inputs": list(self.inputs.identity), "records": self.own, **asdict(self.search)}
 
 
-def find(task: Task, workers: int) -> tuple[dict[int, Drop], dict[int, tuple[str, str]]]:
+def find(task: DedupeJob, workers: int) -> tuple[dict[int, Drop], dict[int, tuple[str, str]]]:
     """The rows to drop, and the rows whose record or picture cannot be used with cause and reason."""
-    looked = Stage(task.parts, "look")
-    looked.run(look_at_block, task.inputs.blocks, workers, "record", "look")
+    looked = JobStage(task.parts, "look")
+    looked.run(hash_block, task.inputs.blocks, workers, "record", "look")
     gathered = gather(looked, task.inputs, task.parts / "thumbnails.npy")
     nodes, node_of = first_of_each(gathered.facts, rank(gathered.facts, task.own))
     for name, array in (("nodes", nodes), ("hashes", gathered.facts["hash"][nodes])):
         with replacing(task.parts / f"{name}.npy") as file:
             np.save(file, array)
-    blocks, searched = search_blocks(len(nodes)), Stage(task.parts, "search")
+    blocks, searched = search_blocks(len(nodes)), JobStage(task.parts, "search")
     searched.run(partial(search_block, task.parts, task.search), blocks, workers, "picture", "compare")
     return decide(read_edges(searched, blocks), nodes, node_of, task.own), gathered.wrong
 
 
-def _others(task: Task, drops: dict[int, Drop]) -> tuple[dict[int, Item], dict[int, list[Item]]]:
+def _others(task: DedupeJob, drops: dict[int, Drop]) -> tuple[dict[int, RecordItem], dict[int, list[RecordItem]]]:
     """Rows that stay for others, and what goes for each of them, where captions are to be merged."""
     wanted = {drop.of for drop in drops.values()} | (set(drops) if task.merge else set())
     items = {item.row: item for item in rows_of(task.inputs, wanted)}
     for item in items.values():
         item.source = None if isinstance(item.source, bytes) else item.source  # a shard's pictures are not needed
-    losers: dict[int, list[Item]] = {}
+    losers: dict[int, list[RecordItem]] = {}
     for row, drop in drops.items() if task.merge else ():
         losers.setdefault(drop.of, []).append(items[row])
     return items, losers
 
 
-def merged(item: Item, others: list[Item]) -> dict[str, list[str]]:
+def merged(item: RecordItem, others: list[RecordItem]) -> dict[str, list[str]]:
     """The captions of all, the item's own first, each once."""
     found: dict[str, dict[str, None]] = {}
     for each in [item, *others]:
@@ -106,14 +106,14 @@ def merged(item: Item, others: list[Item]) -> dict[str, list[str]]:
     return {language: list(texts) for language, texts in found.items()}
 
 
-def _entry(item: Item, drop: Drop, other: Item) -> dict[str, Any]:
+def _entry(item: RecordItem, drop: Drop, other: RecordItem) -> dict[str, Any]:
     """A line of the manifest."""
     value = {"bits": drop.distance, "agreement": round(drop.agreement, 4)}
     of = {"of": other.id, "of_place": other.place}
     return {"id": item.id, "place": item.place, "what": "record", "rule": drop.rule, "value": value, **of}
 
 
-def write(task: Task, drops: dict[int, Drop], wrong: dict[int, tuple[str, str]]) -> Outcome:
+def write(task: DedupeJob, drops: dict[int, Drop], wrong: dict[int, tuple[str, str]]) -> DedupeResult:
     """The kept records and the manifest, which is renamed into place first."""
     others, losers = _others(task, drops)
     kept, rules = 0, Counter[str]()
@@ -133,16 +133,16 @@ def write(task: Task, drops: dict[int, Drop], wrong: dict[int, tuple[str, str]])
             manifest.write(json_line(entry))
         if not kept:
             raise UserError(f"no record is left, nothing is written: {dict(rules)}")
-    return Outcome(kept, rules)
+    return DedupeResult(kept, rules)
 
 
-def _own_items(task: Task) -> Iterator[Item]:
+def _own_items(task: DedupeJob) -> Iterator[RecordItem]:
     for block in task.inputs.blocks:
         if block.first < task.own:
             yield from read_block(block)
 
 
-def dedupe(task: Task, workers: int) -> Outcome:
+def dedupe(task: DedupeJob, workers: int) -> DedupeResult:
     """Write what stays and what goes; continues a killed run of the same task."""
     with owned(task.parts, task.identity(), "run of dedupe", "dedupe"):
         drops, wrong = find(task, workers)
@@ -151,13 +151,13 @@ def dedupe(task: Task, workers: int) -> Outcome:
     return outcome
 
 
-def plan(args: Namespace) -> Task:
+def plan(args: Namespace) -> DedupeJob:
     """The task of a command line. UserError for what is missing."""
     out = cli.output(args.out, args.records)
     own = open_inputs(args.records, BLOCK, shards=False).records
     inputs = open_inputs([*args.records, *args.against], BLOCK)
     search = Search(args.distance, args.agreement)
-    return Task(inputs, own, search, args.merge_captions, out, cli.dropped_path(args.dropped, out))
+    return DedupeJob(inputs, own, search, args.merge_captions, out, cli.dropped_path(args.dropped, out))
 
 
 def main() -> int:

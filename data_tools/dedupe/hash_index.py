@@ -22,7 +22,7 @@ Rows = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class BandTable:
     """The hashes by the value of one band."""
 
     shift: int
@@ -55,11 +55,11 @@ class NearPairs:
         edges = [round(BITS * band / bands) for band in range(bands + 1)]
         self.tables = [self._table(low, high - low) for low, high in pairwise(edges)]
 
-    def _table(self, shift: int, width: int) -> Table:
-        table = Table(shift, width, np.empty(0, np.int64), np.empty(0, np.int64))
+    def _table(self, shift: int, width: int) -> BandTable:
+        table = BandTable(shift, width, np.empty(0, np.int64), np.empty(0, np.int64))
         values = table.values(self.hashes)
         starts = np.concatenate([[0], np.cumsum(np.bincount(values, minlength=1 << width))])
-        return Table(shift, width, np.argsort(values, kind="stable"), starts)
+        return BandTable(shift, width, np.argsort(values, kind="stable"), starts)
 
     def of(self, first: int, count: int) -> Iterator[tuple[Rows, Rows, Rows]]:
         """(i, j, distance) for i from `first` on, `count` of them; every pair once."""

@@ -22,11 +22,11 @@ from data_tools.common.image_hash import (
     SIDE,
     agreement,
     colour_distance,
-    looks,
+    image_hash,
     rough_agreement,
 )
-from data_tools.common.jobs import Stage
-from data_tools.common.records import Block, Inputs, Item, open_picture, read_block
+from data_tools.common.jobs import JobStage
+from data_tools.common.records import Block, Inputs, RecordItem, open_picture, read_block
 from data_tools.common.text import RowError
 from data_tools.dedupe.hash_index import NearPairs, Rows
 
@@ -73,14 +73,14 @@ class Gathered:
     wrong: dict[int, tuple[str, str]]
 
 
-def look_at_block(block: Block) -> bytes:
+def hash_block(block: Block) -> bytes:
     """Hash and thumbnail of each picture of a block, as a part."""
     facts, thumbnails = np.zeros(block.count, FACTS), np.zeros(block.count, THUMBNAIL)
     wrong: list[tuple[int, str, str]] = []
     for item in read_block(block):
         place = item.row - block.first
         try:
-            facts[place], thumbnails[place] = _look_at(item)
+            facts[place], thumbnails[place] = _hash_item(item)
         except RowError as error:
             wrong.append((item.row, error.cause, str(error)))
     out = io.BytesIO()
@@ -88,15 +88,15 @@ def look_at_block(block: Block) -> bytes:
     return out.getvalue()
 
 
-def _look_at(item: Item) -> tuple[tuple, tuple]:
+def _hash_item(item: RecordItem) -> tuple[tuple, tuple]:
     captions = sum(len(texts) for texts in item.record.captions.values())
     data = item.image()
-    found = looks(open_picture(data, DECODED))
+    found = image_hash(open_picture(data, DECODED))
     width, height = upright_size(data)
     return (found.hash, item.image_id(data), captions, width * height, True), (found.grey, found.colours)
 
 
-def gather(stage: Stage, inputs: Inputs, thumbnails: Path) -> Gathered:
+def gather(stage: JobStage, inputs: Inputs, thumbnails: Path) -> Gathered:
     """All parts of the first stage: facts in memory, thumbnails as one file that every worker maps."""
     facts, wrong = np.zeros(inputs.records, FACTS), {}
     shape = (inputs.records,)
@@ -195,13 +195,13 @@ def search_blocks(nodes: int) -> Sequence[Nodes]:
     return [Nodes(number, start, min(SEARCHED, nodes - start)) for number, start in enumerate(starts)]
 
 
-def read_edges(stage: Stage, blocks: Sequence[Nodes]) -> NDArray:
+def read_edges(stage: JobStage, blocks: Sequence[Nodes]) -> NDArray:
     """All edges of the second stage."""
     parts = [np.frombuffer(part, EDGE) for part in stage.read(blocks)]
     return np.concatenate([np.zeros(0, EDGE), *parts])
 
 
-def rows_of(inputs: Inputs, wanted: set[int]) -> Iterator[Item]:
+def rows_of(inputs: Inputs, wanted: set[int]) -> Iterator[RecordItem]:
     """The items of some rows, in their order; blocks without any are not opened."""
     rows = np.array(sorted(wanted))
     for block in inputs.blocks:

@@ -20,8 +20,8 @@ from typing import Any
 
 from data_tools.common import cli
 from data_tools.common.cli import at_least_one
-from data_tools.common.jobs import Stage, owned
-from data_tools.common.models import Model, check_stage, find_devices, fingerprint
+from data_tools.common.jobs import JobStage, owned
+from data_tools.common.models import ModelSpec, check_stage, find_devices, fingerprint
 from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
 from data_tools.common.text import LANGUAGES
@@ -32,12 +32,12 @@ BLOCK = 256  # records
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class FilterJob:
     """What to filter by which rules."""
 
     inputs: Inputs
     rules: Rules
-    model: Model | None
+    model: ModelSpec | None
     out: Path
     dropped: Path
 
@@ -52,13 +52,13 @@ class Task:
         return {"inputs": list(self.inputs.identity), "rules": rules, "bundle": bundle}
 
 
-def filter_records(task: Task, workers: int) -> Outcome:
+def filter_records(task: FilterJob, workers: int) -> Outcome:
     """Write what stays and what goes; continues a killed run of the same task."""
     with owned(task.parts, task.identity(), "run of filter", "filter"):
         devices = find_devices(1 if task.model is None else workers, task.parts)
         filtering = Filtering(task.rules, task.out, task.model, devices)
         processes = workers if task.model is None else devices.processes
-        stage = Stage(task.parts, "filter")
+        stage = JobStage(task.parts, "filter")
         stage.run(partial(filter_block, filtering), task.inputs.blocks, processes, "record", "filter")
         outcome = write_parts(stage, task.inputs.blocks, task.out, task.dropped)
     shutil.rmtree(task.parts)
@@ -76,7 +76,7 @@ def lengths(option: str, given: Sequence[str]) -> dict[str, int]:
     return found
 
 
-def plan(args: Namespace) -> Task:
+def plan(args: Namespace) -> FilterJob:
     """The task of a command line. UserError for rules that cannot be."""
     rules = Rules(
         args.min_width, args.max_width, args.min_height, args.max_height, args.max_aspect,
@@ -93,9 +93,9 @@ def plan(args: Namespace) -> Task:
     if args.bundle is not None:
         check_stage("--bundle", args.bundle, "align")
     out = cli.output(args.out, [args.records])
-    model = None if args.bundle is None else Model(args.bundle.resolve(), args.vision_weights)
+    model = None if args.bundle is None else ModelSpec(args.bundle.resolve(), args.vision_weights)
     inputs = open_inputs([args.records], BLOCK, shards=False)
-    return Task(inputs, rules, model, out, cli.dropped_path(args.dropped, out))
+    return FilterJob(inputs, rules, model, out, cli.dropped_path(args.dropped, out))
 
 
 def main() -> int:

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from data_tools.common.image_bytes import upright_size
-from data_tools.common.models import Devices, Judge, Model, judge
-from data_tools.common.records import Block, Item, moved, read_block
+from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer
+from data_tools.common.records import Block, RecordItem, moved, read_block
 from data_tools.common.text import RowError, caption_length, detect_language
 from vglm_train.image import ImageError, eval_pixels
 
@@ -72,7 +72,7 @@ class Filtering:
 
     rules: Rules
     out: Path
-    model: Model | None
+    model: ModelSpec | None
     devices: Devices
 
 
@@ -80,7 +80,7 @@ class Filtering:
 class Candidate:
     """A record under judgement. `lost`: captions that go, with rule and value; `gone`: why the whole record goes."""
 
-    item: Item
+    item: RecordItem
     captions: dict[str, list[str]] = field(default_factory=dict)
     lost: list[tuple[str, str, str, Any]] = field(default_factory=list)  # language, caption, rule, value
     gone: tuple[str, Any] | None = None
@@ -95,7 +95,7 @@ def filter_block(filtering: Filtering, block: Block) -> bytes:
     candidates = [_candidate(item, filtering) for item in read_block(block)]
     scores: list[tuple[str, float]] = []
     if filtering.model is not None:
-        judging = judge(filtering.model, filtering.devices)
+        judging = load_scorer(filtering.model, filtering.devices)
         alive = [candidate for candidate in candidates if candidate.gone is None]
         threads = max(1, 8 // filtering.devices.processes) if filtering.devices.gpus else 1
         with ThreadPoolExecutor(threads) as pool:
@@ -106,7 +106,7 @@ def filter_block(filtering: Filtering, block: Block) -> bytes:
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
 
 
-def _candidate(item: Item, filtering: Filtering) -> Candidate:
+def _candidate(item: RecordItem, filtering: Filtering) -> Candidate:
     """A record after the rules that need no model."""
     candidate, rules = Candidate(item), filtering.rules
     try:
@@ -125,7 +125,7 @@ def _candidate(item: Item, filtering: Filtering) -> Candidate:
 
 
 def _judge(
-    candidates: Sequence[Candidate], rules: Rules, judging: Judge, pool: ThreadPoolExecutor
+    candidates: Sequence[Candidate], rules: Rules, judging: Scorer, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, float]]:
     """Drop captions by the model; yields every score. Languages that it was not trained on are left alone."""
     made = pool.map(partial(_pixels, judging.size), candidates)

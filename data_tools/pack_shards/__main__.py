@@ -25,7 +25,7 @@ from data_tools.common import cli
 from data_tools.common.cli import at_least_one, command, progress, replacing, sync_folder
 from data_tools.common.jobs import owned, read_json, refuse_other
 from data_tools.common.pool import spread
-from data_tools.pack_shards.write import Job, Options, Plan, make_plan, pack_shard, shard_name
+from data_tools.pack_shards.write import Job, PackOptions, PackPlan, make_plan, pack_shard, shard_name
 from vglm_train.data.shards.index import index_path
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
 from vglm_train.errors import UserError
@@ -36,7 +36,7 @@ SHOWN = 5  # left-out records of one cause that are named on the console
 
 
 @contextmanager
-def _owned(plan: Plan) -> Iterator[None]:
+def _owned(plan: PackPlan) -> Iterator[None]:
     """Take the folder: new or this plan's, one writer at a time."""
     if not (plan.parts / "plan.json").exists() and (strangers := sorted(plan.out.glob("*.tar"))):
         raise UserError(f"{plan.out}: holds {strangers[0].name}, which no unfinished pack wrote; give another --out")
@@ -46,7 +46,7 @@ def _owned(plan: Plan) -> Iterator[None]:
         yield
 
 
-def _finished(plan: Plan, job: Job) -> dict[str, Any] | None:
+def _finished(plan: PackPlan, job: Job) -> dict[str, Any] | None:
     """The part of a shard that is complete, or none."""
     part = read_json(plan.parts / f"{Path(shard_name(job.shard)).stem}.json")
     path = plan.out / shard_name(job.shard)
@@ -54,7 +54,7 @@ def _finished(plan: Plan, job: Job) -> dict[str, Any] | None:
     return part if whole else None
 
 
-def _pack_all(plan: Plan, jobs: list[Job], workers: int) -> list[dict[str, Any]]:
+def _pack_all(plan: PackPlan, jobs: list[Job], workers: int) -> list[dict[str, Any]]:
     parts = {job.shard: part for job in jobs if (part := _finished(plan, job)) is not None}
     rest = [job for job in jobs if job.shard not in parts]
     bar = progress(sum(job.records for job in jobs), "record", "pack")
@@ -67,7 +67,7 @@ def _pack_all(plan: Plan, jobs: list[Job], workers: int) -> list[dict[str, Any]]
     return [parts[shard] for shard in sorted(parts)]
 
 
-def _finish(plan: Plan, parts: list[dict[str, Any]]) -> Manifest:
+def _finish(plan: PackPlan, parts: list[dict[str, Any]]) -> Manifest:
     """Write skipped.jsonl and, last, manifest.json; shards without a sample are dropped."""
     skipped = [entry for part in parts for entry in part["skipped"]]
     captions: Counter[str] = Counter()
@@ -98,7 +98,7 @@ def _finish(plan: Plan, parts: list[dict[str, Any]]) -> Manifest:
     return manifest
 
 
-def pack(records: Path, out: Path, options: Options, workers: int = 1) -> Manifest:
+def pack(records: Path, out: Path, options: PackOptions, workers: int = 1) -> Manifest:
     """Pack `records` into `out` and return the manifest; continues a killed pack, repeats nothing that is finished.
 
     Raises UserError when `records` is missing or has no record of the split, or `out` holds something else.
@@ -128,7 +128,7 @@ def main() -> int:
     )
     add("--workers", type=at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    options = Options(args.split, args.samples_per_shard, args.resize_short_side)
+    options = PackOptions(args.split, args.samples_per_shard, args.resize_short_side)
     manifest = pack(args.records, args.out, options, args.workers)
     captions = ", ".join(f"{count} {language}" for language, count in manifest.extra["captions"].items())
     print(f"{args.out}: {manifest.samples} samples in {len(manifest.shards)} shards, captions: {captions}")

@@ -19,7 +19,7 @@ from vglm_train.image import ImageError
 
 
 @dataclass(frozen=True, slots=True)
-class Options:
+class PackOptions:
     """What decides the bytes of the shards, besides the records and their pictures."""
 
     split: str | None
@@ -38,12 +38,12 @@ class Job:
 
 
 @dataclass(frozen=True, slots=True)
-class Plan:
+class PackPlan:
     """Everything a worker needs."""
 
     records: Path
     out: Path
-    options: Options
+    options: PackOptions
     sha256: str  # of the records file
 
     @property
@@ -70,7 +70,7 @@ def _in_split(line: bytes, split: str | None) -> bool:
     return not isinstance(value, dict) or value.get("split") == split
 
 
-def make_plan(records: Path, out: Path, options: Options) -> tuple[Plan, list[Job]]:
+def make_plan(records: Path, out: Path, options: PackOptions) -> tuple[PackPlan, list[Job]]:
     """One pass over the records: their hash, and where each shard starts. UserError for no file or an empty split."""
     if not records.is_file():
         raise UserError(f"{records}: no such file; make it with python -m data_tools.convert")
@@ -91,10 +91,10 @@ def make_plan(records: Path, out: Path, options: Options) -> tuple[Plan, list[Jo
     if not jobs:
         has = f"; it has {dict(sorted(splits.items()))}" if splits else ""
         raise UserError(f"{records}: no record of split {options.split!r}{has}" if splits else f"{records}: is empty")
-    return Plan(records, out, options, digest.hexdigest()), jobs
+    return PackPlan(records, out, options, digest.hexdigest()), jobs
 
 
-def _lines(plan: Plan, job: Job) -> Iterator[tuple[int, bytes]]:
+def _lines(plan: PackPlan, job: Job) -> Iterator[tuple[int, bytes]]:
     found = 0
     with open(plan.records, "rb") as file:
         file.seek(job.offset)
@@ -106,7 +106,7 @@ def _lines(plan: Plan, job: Job) -> Iterator[tuple[int, bytes]]:
                     return
 
 
-def _sample(plan: Plan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
+def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
     """A record and its members for the tar writer. RecordError, ImageError or OSError say why there is none."""
     record = parse(line)
     pictures = [_read(plan.records.parent / name) for name in (record.image, *record.more)]
@@ -130,7 +130,7 @@ def _read(path: Path) -> bytes:
         raise UserError(f"{path}: cannot be read: {error.strerror}; mend that and run the same command again") from None
 
 
-def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
+def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
     """Write one shard, its index and its part file; each appears whole or not at all. Returns the part."""
     skipped: list[dict[str, Any]] = []
     languages: Counter[str] = Counter()
@@ -156,7 +156,7 @@ def pack_shard(plan: Plan, job: Job) -> dict[str, Any]:
     return part
 
 
-def _skip(plan: Plan, number: int, line: bytes, error: Exception) -> dict[str, Any]:
+def _skip(plan: PackPlan, number: int, line: bytes, error: Exception) -> dict[str, Any]:
     """What is written to skipped.jsonl about a record that cannot be packed."""
     try:
         name = json.loads(line).get("id")

@@ -27,7 +27,7 @@ from vglm_train.config.load import load, located
 from vglm_train.config.run import Config
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
-from vglm_train.data.processors import PairRows
+from vglm_train.data.processors import PairProcessor
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, parse
 from vglm_train.data.shards.manifest import Shard
@@ -41,7 +41,7 @@ COLUMNS = 2
 
 
 @dataclass(frozen=True, slots=True)
-class Seen:
+class PreviewSample:
     """A sample as the model sees it. `texts`: (language, caption) with the ids that it becomes."""
 
     place: str  # shard and key
@@ -51,7 +51,7 @@ class Seen:
 
 
 @dataclass(slots=True)
-class Counts:
+class TokenCounts:
     """Of one language's captions."""
 
     captions: int = 0
@@ -61,18 +61,18 @@ class Counts:
     missing: Counter[str] = field(default_factory=Counter)  # words that are [UNK]
 
 
-def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[Seen | DamagedSample]:
+def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[PreviewSample | DamagedSample]:
     """The samples of an epoch in training's order, augmented, with the caption that is drawn for them."""
-    for found in read_epoch(config, PairRows(text, config.data.languages), epoch):
+    for found in read_epoch(config, PairProcessor(text, config.data.languages), epoch):
         if isinstance(found, DamagedSample):
             yield found
             continue
         place, sample = found
         texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield Seen(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
+        yield PreviewSample(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
-def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | DamagedSample]:
+def validation_samples(config: Config, text: TextEncoder) -> Iterator[PreviewSample | DamagedSample]:
     """The validation samples in order, with every caption."""
     if not config.data.validation:
         raise UserError("data.validation is empty; give it a source, or preview --split train")
@@ -84,7 +84,7 @@ def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | Dam
         if isinstance(item, EvalItem):
             pairs = [(language, caption) for language, captions in item.captions.items() for caption in captions]
             texts = tuple((language, caption, text.encode(caption, language)) for language, caption in pairs)
-            yield Seen(item.key, item.image_id, item.pixels, texts)
+            yield PreviewSample(item.key, item.image_id, item.pixels, texts)
         else:
             yield item
 
@@ -92,17 +92,17 @@ def validation_samples(config: Config, text: TextEncoder) -> Iterator[Seen | Dam
 def all_shards(config: Config, text: TextEncoder, split: str) -> Sequence[Shard]:
     """The shards of the split."""
     if split == "train":
-        return build(config, PairRows(text, config.data.languages), Ranks()).dataset.mixture.shards()
+        return build(config, PairProcessor(text, config.data.languages), Ranks()).dataset.mixture.shards()
     return EvalSet(config.data.validation, 1, config.data.languages, cache=config.data.cache).shards
 
 
 def count_tokens(
     shards: Sequence[Shard], text: TextEncoder, languages: Sequence[str], cache: Cache | None = None
-) -> dict[str, Counts]:
+) -> dict[str, TokenCounts]:
     """Tokens, [UNK] and cut captions of samples spread evenly over the shards; their pictures are not decoded."""
     total = sum(shard.samples for shard in shards)
     step = -(-total // COUNTED)
-    counts = {language: Counts() for language in languages}
+    counts = {language: TokenCounts() for language in languages}
     reader, passed = ShardReader(2, cache), 0
     for shard in shards:
         for index in range(-passed % step, shard.samples, step):
@@ -117,7 +117,7 @@ def count_tokens(
     return counts
 
 
-def _count(counts: Counts, text: TextEncoder, caption: str, language: str) -> None:
+def _count(counts: TokenCounts, text: TextEncoder, caption: str, language: str) -> None:
     whole = text.tokenizer.backend_tokenizer.encode(text.process(caption), add_special_tokens=False)
     unknown = [place for place, number in enumerate(whole.ids) if number == text.tokenizer.unk_token_id]
     counts.captions += 1
@@ -127,7 +127,7 @@ def _count(counts: Counts, text: TextEncoder, caption: str, language: str) -> No
     counts.missing.update(text.process(caption)[slice(*whole.offsets[place])] for place in unknown)
 
 
-def describe(seen: Seen, text: TextEncoder) -> Iterator[str]:
+def describe(seen: PreviewSample, text: TextEncoder) -> Iterator[str]:
     """The lines that stand beside a picture."""
     yield f"{seen.place}   image_id {seen.image_id}"
     for language, caption, ids in seen.texts:
@@ -136,7 +136,7 @@ def describe(seen: Seen, text: TextEncoder) -> Iterator[str]:
         yield f"tokens: {' '.join(text.tokenizer.convert_ids_to_tokens(ids))}"
 
 
-def report(counts: dict[str, Counts], config: Config) -> Iterator[str]:
+def report(counts: dict[str, TokenCounts], config: Config) -> Iterator[str]:
     """[UNK] and cut captions by language, with a warning where the vocabulary does not fit."""
     for language, found in counts.items():
         if not found.captions:
@@ -176,15 +176,15 @@ class CaptionView:
     def __init__(self, config: Config) -> None:
         self.config, self.text = config, build_text(config.model.text, config.data.languages)
 
-    def samples(self, split: str, epoch: int) -> Iterator[Seen | DamagedSample]:
+    def samples(self, split: str, epoch: int) -> Iterator[PreviewSample | DamagedSample]:
         train = split == "train"
         return train_samples(self.config, self.text, epoch) if train else validation_samples(self.config, self.text)
 
-    def picture(self, seen: Seen) -> Tensor:
+    def picture(self, seen: PreviewSample) -> Tensor:
         """[1,3,h,w] uint8"""
         return seen.pixels[None]
 
-    def describe(self, seen: Seen) -> Iterator[str]:
+    def describe(self, seen: PreviewSample) -> Iterator[str]:
         return describe(seen, self.text)
 
     def closing(self, split: str) -> Iterator[str]:

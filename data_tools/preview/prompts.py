@@ -12,12 +12,12 @@ from vglm_train.batch import IGNORED
 from vglm_train.config.run import Config
 from vglm_train.data.dataset import Sample, read_sample
 from vglm_train.data.eval_captions import EvalItem
-from vglm_train.data.eval_questions import Asked
+from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.loader import build
-from vglm_train.data.processors import Rows, Visit
+from vglm_train.data.processors import Processor, SampleContext
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, parse
-from vglm_train.data.sampling.mixture import Place
+from vglm_train.data.sampling.mixture import Position
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue
@@ -29,7 +29,7 @@ CUT = 0.02  # share of cut sequences above which the lengths do not fit
 
 
 @dataclass(frozen=True, slots=True)
-class Shown:
+class PromptSample:
     """A sample as a language model meets it."""
 
     place: str  # shard and key
@@ -38,11 +38,11 @@ class Shown:
     lines: tuple[str, ...]
 
 
-def read_epoch(config: Config, rows: Rows, epoch: int) -> Iterator[tuple[Place, Sample] | DamagedSample]:
+def read_epoch(config: Config, rows: Processor, epoch: int) -> Iterator[tuple[Position, Sample] | DamagedSample]:
     """The samples of an epoch in training's order, augmented, with what is drawn for them."""
     dataset = build(config, rows, Ranks()).dataset
     for position in range(dataset.epoch_samples):
-        place = dataset.mixture.locate(epoch * dataset.epoch_samples + position)
+        place = dataset.mixture.at(epoch * dataset.epoch_samples + position)
         try:
             yield place, read_sample(dataset.reader, place, dataset.how)
         except DamagedSample as damage:
@@ -57,15 +57,15 @@ class PromptView:
         assert isinstance(stage, Generate)
         self.config, self.stage, self.template = config, stage, stage.template
 
-    def samples(self, split: str, epoch: int) -> Iterator[Shown | DamagedSample]:
+    def samples(self, split: str, epoch: int) -> Iterator[PromptSample | DamagedSample]:
         """Those of training as they are taught, those of validation as they are asked."""
         return self._taught(epoch) if split == "train" else self._asked()
 
-    def picture(self, shown: Shown) -> Tensor:
+    def picture(self, shown: PromptSample) -> Tensor:
         """[k,3,h,w] uint8"""
         return shown.pixels
 
-    def describe(self, shown: Shown) -> Iterator[str]:
+    def describe(self, shown: PromptSample) -> Iterator[str]:
         """The lines that stand beside the pictures."""
         yield f"{shown.place}   image_id {shown.image_id}"
         yield from shown.lines
@@ -90,25 +90,25 @@ class PromptView:
             yield f"decoder: {self._words(row.labels, row.labels, ())}"
             yield f"ids: {self._ids(row.labels, row.labels, ())}"
 
-    def _taught(self, epoch: int) -> Iterator[Shown | DamagedSample]:
+    def _taught(self, epoch: int) -> Iterator[PromptSample | DamagedSample]:
         for found in read_epoch(self.config, self.stage.rows, epoch):
             if isinstance(found, DamagedSample):
                 yield found
                 continue
             place, sample = found
             lines = tuple(self.lines_of(sample.drawn.row, sample.drawn.language))
-            yield Shown(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, lines)
+            yield PromptSample(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, lines)
 
-    def _asked(self) -> Iterator[Shown | DamagedSample]:
+    def _asked(self) -> Iterator[PromptSample | DamagedSample]:
         held = self.stage.held_out()
         if held is None:
             raise UserError("data.validation is empty and data.holdout keeps nothing; preview --split train")
         for item in held.items():
-            if isinstance(item, Asked):
+            if isinstance(item, EvalQuestion):
                 lines = [*self._prompt(item.dialogue), f"right ({item.kind}): {' | '.join(item.answers)}"]
-                yield Shown(item.key, item.image_id, item.pixels, tuple(lines))
+                yield PromptSample(item.key, item.image_id, item.pixels, tuple(lines))
             elif isinstance(item, EvalItem):
-                yield Shown(item.key, item.image_id, item.pixels[None], tuple(self._captioned(item)))
+                yield PromptSample(item.key, item.image_id, item.pixels[None], tuple(self._captioned(item)))
 
     def _captioned(self, item: EvalItem) -> Iterator[str]:
         for language, captions in item.captions.items():
@@ -162,7 +162,7 @@ class PromptView:
             for index in range(-passed % step, shard.samples, step):
                 try:
                     raw = reader.read(shard, index)
-                    visit = Visit(raw.key, 0, 1 + len(raw.more))
+                    visit = SampleContext(raw.key, 0, 1 + len(raw.more))
                     yield self.stage.rows.read(parse(raw.json), random.Random(index), None, visit).row
                 except (DamagedSample, RecordError):
                     continue

@@ -20,7 +20,7 @@ import torch
 
 from data_tools.chatglm_tokenizer.train import train_ice_text
 from data_tools.common import cli
-from data_tools.small_language.train import lessons, may_replace, read_records, save_language, train_language
+from data_tools.small_language.train import caption_texts, may_replace, read_records, save_language, train_language
 from data_tools.vocabulary.train import captions
 from vglm_train.config.language import Language, Prompt
 from vglm_train.prompt.build import build_template
@@ -76,7 +76,7 @@ def _make(args: argparse.Namespace, pieces_file: Path) -> int:
         vocabulary=pieces,
     )
     template = build_template(prompt, config, build_chatglm(pieces_file), args.places)
-    draw = lessons(records, prompt.questions, args.languages)
+    draw = caption_texts(records, prompt.questions, args.languages)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model, loss = train_language(
         config, template, draw, steps=args.steps, batch=args.batch, lr=args.lr, seed=args.seed, device=device

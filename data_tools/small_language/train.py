@@ -28,20 +28,20 @@ FILES = {"config.json", "ice_text.model", "model.safetensors"}
 
 
 @dataclass(frozen=True, slots=True)
-class Lesson:
+class TrainingText:
     """What is asked and answered, and the hint that stands in the image's places (empty: none)."""
 
     dialogue: Dialogue
     hint: str
 
 
-Draw = Callable[[Random], Lesson]
+DrawText = Callable[[Random], TrainingText]
 
 
 def train_language(
     config: Language,
     template: Template,
-    draw: Draw,
+    draw: DrawText,
     *,
     steps: int,
     batch: int,
@@ -71,8 +71,8 @@ def train_language(
     rng, losses = Random(f"lessons {seed}"), []
     for step in tqdm(range(steps), desc="language model", unit="step", mininterval=10, disable=None):
         rows = [_encoded(draw(rng), template, rng) for _ in range(batch)]
-        lessons = template.batch(rows, None).to(torch.device(device))
-        logits, targets = model.score(model.embed(lessons.input_ids), lessons)
+        batched = template.batch(rows, None).to(torch.device(device))
+        logits, targets = model.score(model.embed(batched.input_ids), batched)
         loss = functional.cross_entropy(logits.float(), targets)
         optimizer.zero_grad()
         loss.backward()
@@ -124,7 +124,7 @@ def save_language(model: LanguageModel, config: Language, tokenizer: Path, folde
     aside.rename(folder)
 
 
-def _encoded(lesson: Lesson, template: Template, rng: Random) -> Encoded:
+def _encoded(lesson: TrainingText, template: Template, rng: Random) -> Encoded:
     """The hint's ids in the image's places, as many as fit, spread over them in order."""
     row = template.encode(lesson.dialogue)
     (start,), places = row.visual, template.image_length
@@ -135,16 +135,16 @@ def _encoded(lesson: Lesson, template: Template, rng: Random) -> Encoded:
     return row
 
 
-def lessons(records: Sequence[Record], questions: Questions, languages: Sequence[str]) -> Draw:
+def caption_texts(records: Sequence[Record], questions: Questions, languages: Sequence[str]) -> DrawText:
     """Lessons from captions: one is the answer, words of another of the same record, in any language, are the hint."""
 
-    def draw(rng: Random) -> Lesson:
+    def draw(rng: Random) -> TrainingText:
         record = rng.choice(records)
         language = rng.choice([name for name in languages if name in record.captions])
         answer = rng.choice(record.captions[language])
         others = [text for name in languages for text in record.captions.get(name, ()) if text != answer]
         hint = "" if rng.random() < WITHOUT_HINT or not others else rng.choice(others)
-        return Lesson(Dialogue(getattr(questions, language), answer.strip(), language=language), hint)
+        return TrainingText(Dialogue(getattr(questions, language), answer.strip(), language=language), hint)
 
     return draw
 

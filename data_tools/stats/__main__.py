@@ -22,7 +22,7 @@ import numpy as np
 
 from data_tools.common import cli
 from data_tools.common.cli import at_least_one, replacing, write_json
-from data_tools.common.jobs import Stage, owned
+from data_tools.common.jobs import JobStage, owned
 from data_tools.common.records import Inputs, open_inputs, read_row
 from data_tools.stats.count import Counts, Keys, Repeated, caption_key, count_block, find_repeated
 from data_tools.stats.page import page
@@ -34,7 +34,7 @@ NUMBERS = ("width", "height", "aspect", "characters", "words", "captions_per_rec
 
 
 @dataclass(frozen=True, slots=True)
-class Task:
+class StatsJob:
     """What to count and where to write it."""
 
     inputs: Inputs
@@ -62,7 +62,7 @@ def _key(value: float, counter: Counter[str]) -> str:
     return whole if whole in counter else f"{value:.2f}"
 
 
-def _repeated(task: Task, stage: Stage, name: str) -> Repeated:
+def _repeated(task: StatsJob, stage: JobStage, name: str) -> Repeated:
     def parts() -> Iterator[Keys]:
         for part in stage.read(task.inputs.blocks):
             with np.load(io.BytesIO(part)) as arrays:
@@ -71,7 +71,7 @@ def _repeated(task: Task, stage: Stage, name: str) -> Repeated:
     return find_repeated(parts, sum(len(part) for part in parts()), HELD, MOST)
 
 
-def _named(task: Task, repeated: Repeated, name: str) -> dict[str, Any]:
+def _named(task: StatsJob, repeated: Repeated, name: str) -> dict[str, Any]:
     """How often things repeat, and the most frequent with the place where they stand first."""
     found = []
     for key, row, times in repeated.most:
@@ -82,7 +82,7 @@ def _named(task: Task, repeated: Repeated, name: str) -> dict[str, Any]:
     return {name: repeated.values, "places": repeated.places, "most": found}
 
 
-def collect(task: Task, stage: Stage) -> tuple[dict[str, Any], Counts]:
+def collect(task: StatsJob, stage: JobStage) -> tuple[dict[str, Any], Counts]:
     """Everything that goes into the JSON, and the counts it comes from."""
     counts = Counts()
     for part in stage.read(task.inputs.blocks):
@@ -110,11 +110,11 @@ def collect(task: Task, stage: Stage) -> tuple[dict[str, Any], Counts]:
     return found, counts
 
 
-def stats(task: Task, workers: int, title: str) -> dict[str, Any]:
+def stats(task: StatsJob, workers: int, title: str) -> dict[str, Any]:
     """Write the JSON and its page, and return what the JSON holds; continues a killed run of the same task."""
     identity = {"inputs": list(task.inputs.identity), "decode": task.decode}
     with owned(task.parts, identity, "run of stats", "stats"):
-        stage = Stage(task.parts, "count")
+        stage = JobStage(task.parts, "count")
         stage.run(partial(count_block, task.decode), task.inputs.blocks, workers, "record", "stats")
         found, counts = collect(task, stage)
         with replacing(task.out.with_suffix(".html")) as file:
@@ -147,7 +147,7 @@ def main() -> int:
     add("--workers", type=at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
     out = cli.output(args.out, args.inputs)
-    task = Task(open_inputs(args.inputs, BLOCK), not args.headers, out)
+    task = StatsJob(open_inputs(args.inputs, BLOCK), not args.headers, out)
     print("\n".join(lines(stats(task, args.workers, ", ".join(map(str, args.inputs))))))
     print(f"written: {args.out} and {args.out.with_suffix('.html')}")
     return 0

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.common.image_bytes import extension, upright_size
-from data_tools.common.records import Block, Item, open_picture, read_block
+from data_tools.common.records import Block, RecordItem, open_picture, read_block
 from data_tools.common.text import RowError, caption_length
 from vglm_train.image import ImageError
 
@@ -78,7 +78,7 @@ def _keys(found: list[tuple[int, int]]) -> Keys:
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _damage(item: Item, error: RowError) -> dict[str, str]:
+def _damage(item: RecordItem, error: RowError) -> dict[str, str]:
     return {"cause": error.cause, "id": item.id, "place": item.place, "reason": str(error)}
 
 
@@ -87,7 +87,7 @@ def caption_key(text: str) -> int:
     return int.from_bytes(hashlib.blake2b(text.casefold().encode("utf-8", "replace"), digest_size=8).digest()) >> 1
 
 
-def _count_item(item: Item, counts: Counts, decode: bool) -> int:
+def _count_item(item: RecordItem, counts: Counts, decode: bool) -> int:
     """Count one item; returns its image_id. RowError where it cannot be used: then only the record was counted."""
     record, data = item.record, item.image()
     kind = extension(data)

@@ -32,20 +32,22 @@ CHANCE = {
 SEEN = ("right", "shuffled", "none")  # what the model is shown: the picture, another scene's, nothing
 BATCH = 100
 
-Told = dict[str, dict[str, dict[str, Share]]]  # language -> attribute or kind of question -> one of SEEN -> share
+CaptionProbeResult = dict[
+    str, dict[str, dict[str, Share]]
+]  # language -> attribute or kind of question -> one of SEEN -> share
 
 
 @dataclass(frozen=True, slots=True)
-class Telling:
+class CaptionProbe:
     """Shares of right attributes in greedy captions, and of right answers; some examples to read."""
 
     pictures: int
-    captions: Told
-    answers: Told
+    captions: CaptionProbeResult
+    answers: CaptionProbeResult
     examples: list[tuple[str, str, str, str, str]]  # language, true caption, caption, question, answer
 
 
-def tell(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> Telling:
+def probe_captions(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> CaptionProbe:
     """Captions of, and answers about, the held-out `scenes`, whose pictures are in `shards`."""
     loaded = load_bundle(bundle, torch.device("cpu"))
     size = loaded.config.model.vision.image_size
@@ -53,7 +55,7 @@ def tell(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> Tell
     named = {captions(scene, LANGUAGES[0])[0]: scene for scene in scenes}
     shown = [named[item.captions[LANGUAGES[0]][0]] for item in items]
     pixels = torch.stack([item.pixels for item in items])
-    result = Telling(len(items), {}, {}, [])
+    result = CaptionProbe(len(items), {}, {}, [])
     for language in LANGUAGES:
         said = _described(loaded, pixels, language)
         result.captions[language] = _attributes(shown, said, language)
@@ -66,7 +68,7 @@ def tell(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> Tell
     return result
 
 
-def say(bundle: Bundle, pixels: Tensor | None, questions: Sequence[str], language: str) -> list[str]:
+def describe(bundle: Bundle, pixels: Tensor | None, questions: Sequence[str], language: str) -> list[str]:
     """Greedy answers to a question each, about pixels [n,3,h,w] or about nothing (the language model alone)."""
     template, decoding = bundle.template, Decoding(max_new=bundle.config.prompt.max_answer)
     answers: list[str] = []
@@ -85,10 +87,10 @@ def say(bundle: Bundle, pixels: Tensor | None, questions: Sequence[str], languag
 
 def _described(bundle: Bundle, pixels: Tensor, language: str) -> dict[str, list[str]]:
     asked = [getattr(bundle.config.prompt.questions, language)] * len(pixels)
-    alone = say(bundle, None, asked[:1], language) * len(pixels)  # the same words whatever there is to see
+    alone = describe(bundle, None, asked[:1], language) * len(pixels)  # the same words whatever there is to see
     return {
-        "right": say(bundle, pixels, asked, language),
-        "shuffled": say(bundle, pixels.roll(1, 0), asked, language),
+        "right": describe(bundle, pixels, asked, language),
+        "shuffled": describe(bundle, pixels.roll(1, 0), asked, language),
         "none": alone,
     }
 
@@ -96,9 +98,9 @@ def _described(bundle: Bundle, pixels: Tensor, language: str) -> dict[str, list[
 def _answered(bundle: Bundle, pixels: Tensor, asked: Sequence, language: str) -> dict[str, list[str]]:
     texts = [each.asked for each in asked]
     return {
-        "right": say(bundle, pixels, texts, language),
-        "shuffled": say(bundle, pixels.roll(1, 0), texts, language),
-        "none": say(bundle, None, texts, language),
+        "right": describe(bundle, pixels, texts, language),
+        "shuffled": describe(bundle, pixels.roll(1, 0), texts, language),
+        "none": describe(bundle, None, texts, language),
     }
 
 
@@ -162,7 +164,7 @@ GOAL = 60.0  # of shapes and places
 TITLES = {"right": "its picture", "shuffled": "another picture", "none": "no picture"}
 
 
-def told_tables(telling: Telling) -> Iterator[str]:
+def caption_tables(telling: CaptionProbe) -> Iterator[str]:
     """Captions by attribute and answers by kind of question, with 95 % intervals, then examples; line by line."""
     yield f"Greedy captions of {telling.pictures} held-out pictures: per cent right, [95 % interval]"
     yield from _table(telling.captions, {name: f"{chance:.1f}" for name, chance in CHANCE.items()})
@@ -175,7 +177,7 @@ def told_tables(telling: Telling) -> Iterator[str]:
         yield f"         {asked}  {answered}"
 
 
-def untold(telling: Telling) -> list[str]:
+def broken_caption_promises(telling: CaptionProbe) -> list[str]:
     """What should hold of captions and does not, in words."""
     broken = []
     for language, attributes in telling.captions.items():
@@ -188,12 +190,12 @@ def untold(telling: Telling) -> list[str]:
     return broken
 
 
-def told_json(telling: Telling) -> dict:
+def captions_json(telling: CaptionProbe) -> dict:
     """Everything, to be read by programs."""
     return {"captions": _plain(telling.captions), "answers": _plain(telling.answers), "chance": CHANCE}
 
 
-def _table(told: Told, chance: dict[str, str]) -> Iterator[str]:
+def _table(told: CaptionProbeResult, chance: dict[str, str]) -> Iterator[str]:
     yield f"{'':27}" + "".join(f"{TITLES[seen]:>22}" for seen in TITLES) + (f"{'chance':>10}" if chance else "")
     for language, rows in told.items():
         for name, shares in rows.items():
@@ -206,7 +208,7 @@ def _cell(share: Share) -> str:
     return f"{share.percent:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _plain(told: Told) -> dict:
+def _plain(told: CaptionProbeResult) -> dict:
     return {
         language: {
             name: {seen: [share.right, share.total, *share.interval()] for seen, share in shares.items()}

@@ -25,11 +25,17 @@ import torch
 
 from data_tools.common.cli import command, write_json
 from examples.demo.make_data import splits, write_records
-from examples.demo.probe_captions import Telling, tell, told_json, told_tables, untold
+from examples.demo.probe_captions import (
+    CaptionProbe,
+    broken_caption_promises,
+    caption_tables,
+    captions_json,
+    probe_captions,
+)
 from examples.demo.probe_pairs import ceilings, score_pairs
 from examples.demo.results import Results, as_json, broken_promises, pairs_table, retrieval_table, where
 from examples.demo.train_encoder import Pictures, save_encoder, train_encoder
-from examples.demo.train_language import teach
+from examples.demo.train_language import train
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
@@ -82,15 +88,17 @@ class Demo:
             results = self._evaluate()
         with self._step("train the language model"):
             print(ABOUT_LANGUAGE, flush=True)
-            loss = teach(splits(self.seed)["train"], load(SECOND), self.lessons, self.seed)
+            loss = train(splits(self.seed)["train"], load(SECOND), self.lessons, self.seed)
             print(f"loss of its last lessons: {loss:.3f} nats a token")
         with self._step("train stage two"):
             _python(ROOT / "train.py", SECOND, *self.changes_two)
         with self._step("describe"):
-            telling = tell(WORK / "run2" / "bundle", WORK / "shards" / "test", splits(self.seed)["test"], self.seed)
+            telling = probe_captions(
+                WORK / "run2" / "bundle", WORK / "shards" / "test", splits(self.seed)["test"], self.seed
+            )
         with self._step("report"):
             _python("-m", "vglm_train.report", WORK / "run")
-        found = {"seed": self.seed, "seconds": self.times, **as_json(results), "told": told_json(telling)}
+        found = {"seed": self.seed, "seconds": self.times, **as_json(results), "told": captions_json(telling)}
         write_json(WORK / "results.json", found)
         return self._tell(results, telling)
 
@@ -121,9 +129,9 @@ class Demo:
         pairs = score_pairs(bundle, shards, scenes, self.seed)
         return Results(found["images"], found["scores"], found["chance"], ceilings(scenes), pairs)
 
-    def _tell(self, results: Results, telling: Telling) -> int:
-        broken = broken_promises(results, self.quick) + ([] if self.quick else untold(telling))
-        for part in (retrieval_table(results), pairs_table(results), told_tables(telling), where(WORK)):
+    def _tell(self, results: Results, telling: CaptionProbe) -> int:
+        broken = broken_promises(results, self.quick) + ([] if self.quick else broken_caption_promises(telling))
+        for part in (retrieval_table(results), pairs_table(results), caption_tables(telling), where(WORK)):
             print("", *part, sep="\n")
         spent = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.times.items())
         print(f"\nseconds: {spent}; together {sum(self.times.values()):.0f}")

@@ -6,7 +6,7 @@ from pathlib import Path
 from random import Random
 
 from data_tools.chatglm_tokenizer.train import train_ice_text
-from data_tools.small_language.train import WITHOUT_HINT, Draw, Lesson, save_language, train_language
+from data_tools.small_language.train import WITHOUT_HINT, DrawText, TrainingText, save_language, train_language
 from examples.demo.scenes import INVERSE, LANGUAGES, Scene, Thing, captions, name
 from vglm_train.config.language import Questions
 from vglm_train.config.run import Config
@@ -42,19 +42,21 @@ def hint(scene: Scene) -> str:
     return f"{told.first.colour} {told.first.shape} {told.relation} {told.second.colour} {told.second.shape}"
 
 
-def lessons(scenes: Sequence[Scene], questions: Questions) -> Draw:
+def scene_texts(scenes: Sequence[Scene], questions: Questions) -> DrawText:
     """A scene's hint, and a description of it or the answer to a question about it, in either language."""
 
-    def draw(rng: Random) -> Lesson:
+    def draw(rng: Random) -> TrainingText:
         scene, language = rng.choice(scenes), rng.choice(LANGUAGES)
         hidden = rng.random() < WITHOUT_HINT
         asked = None
         if not hidden and rng.random() >= DESCRIBED:
             asked = question(scene, rng.choice(KINDS), rng.random() < 0.5, language)
         if asked is not None:
-            return Lesson(Dialogue(asked.asked, asked.answer, language=language), hint(scene))
+            return TrainingText(Dialogue(asked.asked, asked.answer, language=language), hint(scene))
         told = rng.choice(captions(scene, language))
-        return Lesson(Dialogue(getattr(questions, language), told, language=language), "" if hidden else hint(scene))
+        return TrainingText(
+            Dialogue(getattr(questions, language), told, language=language), "" if hidden else hint(scene)
+        )
 
     return draw
 
@@ -73,7 +75,7 @@ def sentences(scenes: Sequence[Scene], questions: Questions) -> Iterator[str]:
                     yield each.answer
 
 
-def teach(scenes: Sequence[Scene], config: Config, steps: int, seed: int) -> float:
+def train(scenes: Sequence[Scene], config: Config, steps: int, seed: int) -> float:
     """Write `model.language.weights` of this configuration: a language model that knows the scenes' words.
 
     Returns the loss of its last lessons in nats a token.
@@ -85,7 +87,7 @@ def teach(scenes: Sequence[Scene], config: Config, steps: int, seed: int) -> flo
     train_ice_text(sentences(scenes, prompt.questions), pieces, language.vocabulary)
     language = replace(language, tokenizer=str(pieces))
     template = build_template(prompt, language, build_chatglm(pieces), config.model.qformer.queries)
-    draw = lessons(scenes, prompt.questions)
+    draw = scene_texts(scenes, prompt.questions)
     model, loss = train_language(language, template, draw, steps=steps, batch=64, lr=3e-3, seed=seed)
     save_language(model, language, pieces, folder)
     pieces.unlink()

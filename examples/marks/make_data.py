@@ -27,7 +27,7 @@ FIELDS = {"left": (0.30, 0.52), "right": (0.70, 0.52)}  # centres, in units of t
 MADE = {"train.json", "test.json", "images"}
 
 
-def draw(side: str, rng: Random) -> Image.Image:
+def draw_picture(side: str, rng: Random) -> Image.Image:
     """A picture, RGB, with the mark on `side` (left or right of the picture)."""
     size = PICTURE
     picture = Image.new("L", (size, size), rng.randint(95, 120))
@@ -53,7 +53,7 @@ def _mark(pen: ImageDraw.ImageDraw, side: str, rng: Random) -> None:
     pen.rectangle((x - half, y - half, x + half, y + half), fill=rng.randint(225, 250))
 
 
-def write_marks(folder: Path, train: int, test: int, seed: int) -> None:
+def write_data(folder: Path, train: int, test: int, seed: int) -> None:
     """Write images/, train.json and test.json with so many rows each, half of them yes.
 
     The same seed gives the same files; rows of one table are in no order. UserError where `folder` holds anything else.
@@ -74,7 +74,7 @@ def write_marks(folder: Path, train: int, test: int, seed: int) -> None:
 
 def _row(folder: Path, number: int, side: str, rng: Random) -> dict[str, str]:
     image = f"images/{number:05d}.png"
-    draw(side, rng).save(folder / image)
+    draw_picture(side, rng).save(folder / image)
     return {"img": image, "prompt": QUESTION, "label": ANSWERS[side], "patient": f"p{number:05d}"}
 
 
@@ -85,7 +85,7 @@ def main() -> int:
     parser.add_argument("--test", type=cli.at_least_one, default=200, help="rows of test.json (default 200)")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
     given = parser.parse_args(sys.argv[1:])
-    write_marks(given.out, given.train, given.test, given.seed)
+    write_data(given.out, given.train, given.test, given.seed)
     print(f"{given.out}: train.json {given.train} rows, test.json {given.test} rows, a picture each")
     return 0
 

@@ -12,7 +12,7 @@ from vglm_train.config.model import Model, Text, Vision
 from vglm_train.config.run import Config, Engine, Run
 from vglm_train.data import loader
 from vglm_train.data.loader import Loader
-from vglm_train.data.processors import PairRows
+from vglm_train.data.processors import PairProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.prompt.qformer_text import build_text
 
@@ -47,7 +47,7 @@ def loader_of(vocabulary: Path) -> LoaderOf:
             model=Model(vision=Vision(image_size=16, patch=8), text=text),
             engine=Engine(micro_batch=micro),
         )
-        rows = PairRows(build_text(text, config.data.languages), config.data.languages)
+        rows = PairProcessor(build_text(text, config.data.languages), config.data.languages)
         return loader.build(config, rows, Ranks(rank=rank, world=world))
 
     return build

@@ -55,7 +55,7 @@ def write(folder: Path, damage: dict) -> Path:
         write_shard(folder / f"{shard}.tar", [sample(n, **damage.get(n, ({},))[0]) for n in numbers])
     if N - 1 in damage:
         last = folder / f"{SHARDS - 1}.tar"
-        image = read_table(last).places[PER_SHARD - 1][0]
+        image = read_table(last).offsets[PER_SHARD - 1][0]
         last.write_bytes(last.read_bytes()[: int(image) + 100])
     write_manifest(folder, {f"{shard}.tar": PER_SHARD for shard in range(SHARDS)})
     return folder

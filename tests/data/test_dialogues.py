@@ -19,7 +19,7 @@ from vglm_train.config.model import Model, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
 from vglm_train.data.dataset import Samples, sample_pixels
-from vglm_train.data.processors import PromptRows, Visit, dialogue_of
+from vglm_train.data.processors import PromptProcessor, SampleContext, dialogue_of
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
@@ -45,13 +45,13 @@ def member(record: dict) -> bytes:
 TALK = {"image": ["a", "b"], "turns": turns("<image>one", "two", "<image>three", "four")}
 
 
-def rows(folder: Path, family: str, **prompt) -> PromptRows:
+def rows(folder: Path, family: str, **prompt) -> PromptProcessor:
     words_folder(folder, WORDS)
     language = Language(family=family, config="config.json", tokenizer=str(folder))
     template = build_template(
         Prompt(style="blip2", max_images=3, **prompt), language, build_tokenizer(language), PLACES
     )
-    return PromptRows(template, Questions(en="one"), ("en",))
+    return PromptProcessor(template, Questions(en="one"), ("en",))
 
 
 def learnt(row) -> list[int]:
@@ -114,7 +114,7 @@ def test_dialogues_of_a_record() -> None:
 def test_a_decoder_only_model_learns_all_answers_in_every_epoch(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal")
     for epoch in range(3):
-        drawn = made.read(parse(TALK), random.Random(0), None, Visit("key", epoch, 2))
+        drawn = made.read(parse(TALK), random.Random(0), None, SampleContext("key", epoch, 2))
         assert learnt(drawn.row) == [TWO, 3, FOUR, 3]
         assert (drawn.images, drawn.language, drawn.text) == (2, "en", "four")
 
@@ -123,23 +123,23 @@ def test_an_encoder_decoder_learns_one_answer_an_epoch_in_turn(tmp_path: Path) -
     made = rows(tmp_path, "seq2seq")
     record = parse({"turns": turns("one", "two", "one", "three", "one", "four")})
     for key in ("a", "b", "c", "d"):
-        found = [made.read(record, random.Random(0), None, Visit(key, epoch)).text for epoch in range(6)]
+        found = [made.read(record, random.Random(0), None, SampleContext(key, epoch)).text for epoch in range(6)]
         assert sorted(found[:3]) == ["four", "three", "two"]
         assert found[3:] == found[:3]
-    starts = Counter(made.read(record, random.Random(0), None, Visit(str(n))).text for n in range(300))
+    starts = Counter(made.read(record, random.Random(0), None, SampleContext(str(n))).text for n in range(300))
     assert min(starts.values()) > 70
 
 
 def test_pictures_of_later_turns_are_not_shown(tmp_path: Path) -> None:
     made = rows(tmp_path, "seq2seq")
-    drawn = [made.read(parse(TALK), random.Random(0), None, Visit("k", epoch, 2)) for epoch in range(2)]
+    drawn = [made.read(parse(TALK), random.Random(0), None, SampleContext("k", epoch, 2)) for epoch in range(2)]
     assert sorted((each.text, each.images, len(each.row.visual)) for each in drawn) == [("four", 2, 2), ("two", 1, 1)]
 
 
 def test_a_dialogue_too_long_for_one_sequence_is_taught_in_parts(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal", max_prompt=8)
     record = parse({"turns": turns("one", "two", "one", "three", "one", "four")})
-    found = [learnt(made.read(record, random.Random(0), None, Visit("a", epoch)).row) for epoch in range(2)]
+    found = [learnt(made.read(record, random.Random(0), None, SampleContext("a", epoch)).row) for epoch in range(2)]
     assert sorted(label for labels in found for label in labels if label != 3) == [TWO, THREE, FOUR]
 
 
@@ -147,7 +147,7 @@ def test_captions_stay_as_they_were(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal")
     drawn = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0))
     assert (learnt(drawn.row), drawn.images, drawn.row.visual) == ([TWO, 3], 1, (0,))
-    several = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0), None, Visit(images=3))
+    several = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0), None, SampleContext(images=3))
     assert several.row.visual == (0, 2, 4)
 
 
@@ -162,7 +162,7 @@ def test_captions_stay_as_they_were(tmp_path: Path) -> None:
 )
 def test_dialogues_that_cannot_be_learnt(tmp_path: Path, record, images, cause, reason) -> None:
     with pytest.raises(RecordError, match=reason) as caught:
-        rows(tmp_path, "causal").read(parse(record), random.Random(0), None, Visit("k", 0, images))
+        rows(tmp_path, "causal").read(parse(record), random.Random(0), None, SampleContext("k", 0, images))
     assert caught.value.cause == cause
 
 

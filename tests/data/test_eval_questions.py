@@ -10,7 +10,7 @@ import torch
 from made_shards import jpeg, sample, write_manifest, write_shard
 
 from vglm_train.config.data import Data, Holdout, Source
-from vglm_train.data.eval_questions import Asked, QuestionSet
+from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.splits import validating
 from vglm_train.image import eval_pixels, open_image
 from vglm_train.prompt.dialogue import Dialogue, Turn
@@ -69,7 +69,7 @@ def test_languages_parts_and_limit(folder: Path) -> None:
 DIALOGUE = {"image": ["a.jpg", "b.jpg"], "turns": turns("First <image>?", "One.", "And <image>?", "Two.")}
 
 
-def check_dialogue(items: list[Asked]) -> None:
+def check_dialogue(items: list[EvalQuestion]) -> None:
     assert [item.key.partition(":")[2] for item in items] == ["", "1"]
     assert [item.pixels.shape[0] for item in items] == [1, 2]
     assert items[0].dialogue == Dialogue("First <image>?", None, images=1)

@@ -20,7 +20,7 @@ from vglm_train.config.data import Data, Source
 from vglm_train.config.run import Objective, Run
 from vglm_train.config.validation import FieldError
 from vglm_train.data.dataset import read_sample
-from vglm_train.data.length_buckets import ByLength, TextLengths
+from vglm_train.data.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.shards.index import about_tokens, index_path, make_index, read_index, write_index
 from vglm_train.objective.generation import GenerationObjective
@@ -31,7 +31,7 @@ def length(row: int) -> int:
 
 
 def test_a_window_of_one_keeps_each_batch_and_sorts_it() -> None:
-    seats = ByLength(length, 12, 1, 0)
+    seats = LengthBuckets(length, 12, 1, 0)
     for step in (0, 5, 2):
         places = seats.batch(step).tolist()
         assert sorted(places) == list(range(12 * step, 12 * step + 12))
@@ -40,14 +40,14 @@ def test_a_window_of_one_keeps_each_batch_and_sorts_it() -> None:
 
 
 def test_blocks_stay_together() -> None:
-    places = ByLength(length, 12, 1, 0, block=4).batch(3)
+    places = LengthBuckets(length, 12, 1, 0, block=4).batch(3)
     assert [sorted(block) for block in places.reshape(3, 4).tolist()] == [
         list(range(start, start + 4)) for start in (36, 40, 44)
     ]
 
 
 def test_a_longer_window_has_batches_of_like_lengths_in_no_order() -> None:
-    seats = ByLength(length, 8, 6, 0)
+    seats = LengthBuckets(length, 8, 6, 0)
     means = []
     for window in range(20):
         batches = [seats.batch(6 * window + nth).tolist() for nth in range(6)]
@@ -93,7 +93,7 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
     lengths = TextLengths(dataset.mixture, dataset.reader, dataset.how.seed, ("en", "zh"))
     found = Counter()
     for row in range(80):
-        place = dataset.mixture.locate(row)
+        place = dataset.mixture.at(row)
         try:
             text = read_sample(dataset.reader, place, dataset.how).drawn.text
         except DamagedSample:
@@ -126,7 +126,7 @@ def test_balanced_languages_have_the_lengths_of_their_language(loader_of, source
     dataset = loader_of(source, balance={"zh": 1, "en": 1}).dataset
     lengths = TextLengths(dataset.mixture, dataset.reader, dataset.how.seed, ("en", "zh"))
     for row in range(60):
-        drawn = read_sample(dataset.reader, dataset.mixture.locate(row), dataset.how).drawn
+        drawn = read_sample(dataset.reader, dataset.mixture.at(row), dataset.how).drawn
         assert lengths(row) == about_tokens(drawn.text)
 
 
@@ -139,7 +139,7 @@ def test_same_loss_and_gradient_and_less_padding() -> None:
     """A global batch in micro-batches of 3, as it comes and by lengths: one mean over all of its tokens."""
     model = tiny_language.build(tiny_language.CHATGLM).eval()
     rows = [tiny_language.prompts(1, number) for number in range(24)]
-    seats = ByLength(lambda row: int(rows[row].attention_mask.sum()), 24, 1, 0).batch(0).tolist()
+    seats = LengthBuckets(lambda row: int(rows[row].attention_mask.sum()), 24, 1, 0).batch(0).tolist()
     found = [learned(model, [rows[place] for place in order]) for order in (range(24), seats)]
     assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
     for one, other in zip(found[0][1], found[1][1], strict=True):

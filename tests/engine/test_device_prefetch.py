@@ -4,7 +4,7 @@ import pytest
 import tiny
 import torch
 
-from vglm_train.engine.device_prefetch import ahead
+from vglm_train.engine.device_prefetch import prefetch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
 
@@ -15,7 +15,7 @@ def test_same_batches_in_order(device: str) -> None:
     host = (batch.pin_memory() if device == "cuda" else batch for batch in made)
     load = torch.randn(2000, 2000, device=device)
     found = []
-    for batch in ahead(host, torch.device(device)):
+    for batch in prefetch(host, torch.device(device)):
         if device == "cuda":
             load = load @ load / 2000  # the device is behind, and memory of batches that were let go is wanted again
         found.append((batch.pixels.float().sum(), batch.text_ids.clone(), batch.first_row))
@@ -35,7 +35,7 @@ def test_at_most_one_more_is_read(device: str) -> None:
             read.append(len(read))
             yield tiny.batch(8 * read[-1], 8)
 
-    batches = ahead(endless(), torch.device(device))
+    batches = prefetch(endless(), torch.device(device))
     for number in range(3):
         assert next(batches).first_row == 8 * number
     assert len(read) == 3 + (device == "cuda")

@@ -9,7 +9,7 @@ from vglm_train.engine.deepspeed_engine import Update
 from vglm_train.engine.hooks import Cadence, EvaluateHook
 from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
-from vglm_train.evaluate.base import Table
+from vglm_train.evaluate.base import ImageTable
 
 EVERY = 5
 
@@ -25,7 +25,7 @@ def end_of(scores: list[float], patience: int | None, name: str = "eval/accuracy
     """The step at which a run with these scores is ended, and its state."""
     state, left = RunState(), iter(scores)
 
-    def evaluate(left: Iterator[float] = left) -> tuple[dict[str, float], list[Table]]:
+    def evaluate(left: Iterator[float] = left) -> tuple[dict[str, float], list[ImageTable]]:
         return {name: next(left)}, []
 
     hook = EvaluateHook(evaluate, nn.Identity(), [], Cadence(1, 1000, EVERY), state, name, patience)

@@ -15,22 +15,22 @@ from speakers import COLOURS, PAINTS
 
 from vglm_train import distributed
 from vglm_train.config.language import Decoding
-from vglm_train.data.eval_questions import Asked
-from vglm_train.evaluate.vqa.evaluator import examiner
+from vglm_train.data.eval_questions import EvalQuestion
+from vglm_train.evaluate.vqa.evaluator import build_evaluator
 from vglm_train.prompt.dialogue import Dialogue
 
 
-def asked(number: int, question: str, *answers: str, kind: str = "open", **changes) -> Asked:
+def asked(number: int, question: str, *answers: str, kind: str = "open", **changes) -> EvalQuestion:
     """About picture `number`."""
     pixels = torch.tensor(PAINTS[number], dtype=torch.uint8)[:, None, None].expand(3, 16, 16).clone()[None]
     language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
-    item = Asked(
+    item = EvalQuestion(
         f"{number:03d}", 100 + number, None, pixels, Dialogue(question, None, language=language), kind, answers
     )
     return replace(item, **changes)
 
 
-def colour_questions() -> list[Asked]:
+def colour_questions() -> list[EvalQuestion]:
     """Each picture's colour, and whether it is red."""
     found = []
     for number, colour in enumerate(COLOURS):
@@ -39,7 +39,7 @@ def colour_questions() -> list[Asked]:
     return found
 
 
-def reports() -> list[Asked]:
+def reports() -> list[EvalQuestion]:
     return [asked(n, "picture", f"a {colour} wall", kind="report") for n, colour in enumerate(COLOURS)]
 
 
@@ -48,7 +48,7 @@ def _rank(folder: Path) -> None:
     try:
         speaker = speakers.speaker(folder / str(ranks.rank), "causal")
         for task, items in (("vqa", colour_questions()), ("report", reports())):
-            scores, _ = examiner(task, speaker, items, Decoding(max_new=3), 0, ranks)()
+            scores, _ = build_evaluator(task, speaker, items, Decoding(max_new=3), 0, ranks)()
             (folder / f"{task}{ranks.rank}.json").write_text(json.dumps(scores))
     finally:
         distributed.stop()

@@ -22,7 +22,7 @@ from vglm_train.config.language import Decoding, Language, Prompt
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.evaluate.caption.evaluator import Captioner
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.generator import Generator
 from vglm_train.model.language import build_language
 from vglm_train.model.qformer.qformer import QFormer
 from vglm_train.model.vision import build_vision
@@ -48,7 +48,7 @@ def items() -> list[EvalItem]:
     return [*made[:-1], replace(made[-1], captions={"en": made[-1].captions["en"]})]
 
 
-def speaker(folder: Path, family: str = "chatglm", **prompt) -> Speaker:
+def speaker(folder: Path, family: str = "chatglm", **prompt) -> Generator:
     """Random weights, the same at every call."""
     torch.manual_seed(0)
     language = _language(folder, family)
@@ -63,15 +63,15 @@ def speaker(folder: Path, family: str = "chatglm", **prompt) -> Speaker:
         if parameter.dim() > 1:
             parameter.data.normal_(std=0.2)  # so that answers differ
     template = build_template(prompt, language, tokenizer, model.image_length)
-    return Speaker(model.eval(), template, prompt.questions, torch.device("cpu"))
+    return Generator(model.eval(), template, prompt.questions, torch.device("cpu"))
 
 
-def captioner(of: Speaker, **changes) -> Captioner:
+def captioner(of: Generator, **changes) -> Captioner:
     given = {"items": items(), "languages": LANGUAGES, "decoding": DECODING, "examples": 2, "ranks": Ranks()}
     return Captioner(of, **{**given, **changes})
 
 
-def teach(pupil: Speaker, steps: int = 150) -> None:
+def teach(pupil: Generator, steps: int = 150) -> None:
     """Learn the pictures' first captions by heart, in the language model's weights too."""
     rows = [(item.pixels, text[0], lang) for item in items() for lang, text in item.captions.items()]
     encoded = [

@@ -8,10 +8,10 @@ import time
 import pytest
 
 from vglm_train.log.alarms import Alarms, itc_alarm, itm_alarm, not_finite
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.run_facts import RunInfo
 from vglm_train.log.sinks import JsonlSink
 
-FACTS = RunFacts(
+FACTS = RunInfo(
     name="a", total_steps=1000, warmup_steps=100, epoch_samples=6400, global_batch=64, candidates=64, vocabulary=30523
 )
 
@@ -48,7 +48,7 @@ def test_a_head_that_learns_is_left_alone(learns):
 
 
 def test_warmup_is_not_judged():
-    late = RunFacts(
+    late = RunInfo(
         name="a", total_steps=1000, warmup_steps=900, epoch_samples=1, global_batch=1, candidates=64, vocabulary=2
     )
     assert itm_alarm(points(lambda s: 0.637, 920), late) is None
@@ -99,7 +99,7 @@ def test_it_warns_through_the_logger(caplog):
 
 
 def test_a_loss_without_weight_or_value_is_not_judged():
-    facts = RunFacts(
+    facts = RunInfo(
         name="a", total_steps=100, warmup_steps=0, epoch_samples=1, global_batch=1, candidates=64, vocabulary=2,
         weights={"itc": 1.0, "itm": 0.0, "itg": 1.0},
     )  # fmt: skip
@@ -111,14 +111,14 @@ def test_a_loss_without_weight_or_value_is_not_judged():
 
 
 def test_one_candidate_has_no_chance_level():
-    facts = RunFacts(
+    facts = RunInfo(
         name="a", total_steps=100, warmup_steps=0, epoch_samples=1, global_batch=1, candidates=1, vocabulary=2
     )
     assert itc_alarm(points(lambda s: 0.0, 100, 1), facts) is None
 
 
 def test_a_long_run_is_judged_quickly():
-    facts = RunFacts(
+    facts = RunInfo(
         name="a", total_steps=250_000, warmup_steps=2000, epoch_samples=1, global_batch=1, candidates=64, vocabulary=2
     )
     start = time.perf_counter()
@@ -136,15 +136,15 @@ def test_words_for_a_loss_that_is_not_finite(tmp_path):
 
 
 def test_expected_start_is_the_published_arithmetic():
-    facts = RunFacts(
+    facts = RunInfo(
         name="a", total_steps=1, warmup_steps=0, epoch_samples=1, global_batch=1024, candidates=1024, vocabulary=30523
     )
     assert facts.expected_start() == pytest.approx(17.95, abs=0.005)
 
 
 def test_facts_come_back(tmp_path):
-    assert RunFacts.read(tmp_path) is None
+    assert RunInfo.read(tmp_path) is None
     FACTS.write(tmp_path)
-    assert RunFacts.read(tmp_path) == FACTS
+    assert RunInfo.read(tmp_path) == FACTS
     (tmp_path / "facts.json").write_text('{"name": "a", "other": 1}')
-    assert RunFacts.read(tmp_path) is None
+    assert RunInfo.read(tmp_path) is None

@@ -11,7 +11,7 @@ from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
-from vglm_train.prompt.dialogue import Dialogue, MarkMismatch, Placed, Turn, place, without_oldest
+from vglm_train.prompt.dialogue import Dialogue, ImageMarkMismatch, ImageTurn, Turn, place_images, without_oldest
 from vglm_train.prompt.qformer_text import TextEncoder, build_text
 from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import build_tokenizer
@@ -71,30 +71,33 @@ ASKED = Dialogue("Is it?", "yes", (Turn("Which", "one red"),))
     ],
 )
 def test_marks(question, words, images):
-    assert place(Dialogue(question, None)) == [Placed(words, images)]
+    assert place_images(Dialogue(question, None)) == [ImageTurn(words, images)]
 
 
 def test_pictures_without_marks_stand_before_the_first_question():
-    turns = place(Dialogue("b", None, (Turn("a", "x"),), images=3))
-    assert turns == [Placed("a", (0, 0, 0), "x"), Placed("b")]
-    assert place(Dialogue("a", None, images=0)) == [Placed("a")]
+    turns = place_images(Dialogue("b", None, (Turn("a", "x"),), images=3))
+    assert turns == [ImageTurn("a", (0, 0, 0), "x"), ImageTurn("b")]
+    assert place_images(Dialogue("a", None, images=0)) == [ImageTurn("a")]
 
 
 @pytest.mark.parametrize(("images", "message"), [(1, "2 <image> marks for 1 picture$"), (3, "2 <image> marks for 3")])
 def test_marks_for_other_pictures(images, message):
-    with pytest.raises(MarkMismatch, match=message):
-        place(Dialogue("<image> b", None, (Turn("<image> a", "x"),), images=images))
+    with pytest.raises(ImageMarkMismatch, match=message):
+        place_images(Dialogue("<image> b", None, (Turn("<image> a", "x"),), images=images))
 
 
 def test_an_answer_has_no_mark():
-    assert place(Dialogue("b", None, (Turn("a", "<image>"),))) == [Placed("a", (0,), "<image>"), Placed("b")]
+    assert place_images(Dialogue("b", None, (Turn("a", "<image>"),))) == [
+        ImageTurn("a", (0,), "<image>"),
+        ImageTurn("b"),
+    ]
 
 
 def test_pictures_of_turns_that_go_stay():
-    turns = [Placed("a", (0,), "x"), Placed("bb", (1,), "y"), Placed("ccc", (3,))]
+    turns = [ImageTurn("a", (0,), "x"), ImageTurn("bb", (1,), "y"), ImageTurn("ccc", (3,))]
     assert without_oldest(turns, 0) == turns
-    assert without_oldest(turns, 1) == [Placed("bb", (0, 1), "y"), turns[2]]
-    assert without_oldest(turns, 2) == [Placed("ccc", (0, 0, 3))]
+    assert without_oldest(turns, 1) == [ImageTurn("bb", (0, 1), "y"), turns[2]]
+    assert without_oldest(turns, 2) == [ImageTurn("ccc", (0, 0, 3))]
 
 
 def test_decoder_only_learns_every_answer_at_once(tmp_path):

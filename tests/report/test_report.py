@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vglm_train.errors import UserError
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.run_facts import RunInfo
 from vglm_train.log.sinks import JsonlSink
 from vglm_train.report import reference
 from vglm_train.report.__main__ import main, report
@@ -24,12 +24,12 @@ from vglm_train.report.verdict import judge
 CHANCE = math.log(64)
 
 
-def facts(name: str, **changes) -> RunFacts:
+def facts(name: str, **changes) -> RunInfo:
     values = {
         "name": name, "total_steps": 2000, "warmup_steps": 100, "epoch_samples": 12_800, "global_batch": 64,
         "candidates": 64, "vocabulary": 30523,
     }  # fmt: skip
-    return RunFacts(**{**values, **changes})
+    return RunInfo(**{**values, **changes})
 
 
 def write_run(folder: Path, name: str, steps: int = 2000, blind: bool = False) -> Path:

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 import yaml
 
-from data_tools.small_language.train import Lesson, save_language, train_language
+from data_tools.small_language.train import TrainingText, save_language, train_language
 from examples.marks.make_data import ANSWERS, QUESTION
 from run import speaking
 from vglm_train import stages
@@ -37,9 +37,9 @@ def write_base(config: Path, aligned: Path, folder: Path) -> Path:
     return folder / "base"
 
 
-def _lesson(rng: Random) -> Lesson:
+def _lesson(rng: Random) -> TrainingText:
     side = rng.choice(list(ANSWERS))
-    return Lesson(Dialogue(QUESTION, ANSWERS[side], language="en"), side)
+    return TrainingText(Dialogue(QUESTION, ANSWERS[side], language="en"), side)
 
 
 def write_finetune(base: Path, marks: Path, folder: Path) -> Path:

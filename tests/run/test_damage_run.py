@@ -52,7 +52,7 @@ def damaged(config: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
         samples = range(number * PER_SHARD, (number + 1) * PER_SHARD)
         write_shard(folder / name, [sample(n, **DAMAGE.get(n, ({},))[0]) for n in samples])
     last = folder / names[-1]
-    image = read_table(last).places[-1][0]
+    image = read_table(last).offsets[-1][0]
     last.write_bytes(last.read_bytes()[: int(image) + 100])
     write_manifest(folder, dict.fromkeys(names, PER_SHARD))
     return [

@@ -11,7 +11,7 @@ import torch
 from made_bundles import spoken_logits
 from safetensors.torch import load_file, save_file
 
-from examples.marks.make_data import write_marks
+from examples.marks.make_data import write_data
 from run import domain
 from train import main
 from vglm_train import stages
@@ -32,7 +32,7 @@ SHORT = ("run.length.steps=4", "optim.warmup.steps=1", "checkpoint.best=null", "
 @pytest.fixture(scope="module")
 def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("marks")
-    write_marks(folder, 160, 60, seed=0)
+    write_data(folder, 160, 60, seed=0)
     return folder
 
 

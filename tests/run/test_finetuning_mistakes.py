@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from examples.marks.make_data import write_marks
+from examples.marks.make_data import write_data
 from run import domain
 from train import main
 
@@ -18,7 +18,7 @@ SHORT = ("run.length.steps=4", "optim.warmup.steps=1", "checkpoint.every=2", "ev
 @pytest.fixture(scope="module")
 def marks(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("marks")
-    write_marks(folder, 24, 8, seed=0)
+    write_data(folder, 24, 8, seed=0)
     return folder
 
 

@@ -54,7 +54,7 @@ def test_a_server_that_misbehaves(
     config: Path, tmp_path: Path, folder: Path, server: BadServer, processes: int
 ) -> None:
     """One shard each: dropped twice, errors, a stall, cut on the server, not there, and a good one."""
-    places = read_table(folder / NAMES[3]).places
+    places = read_table(folder / NAMES[3]).offsets
     server.cut[NAMES[3]] = int(places[WHOLE][0]) + 50
     server.plans |= {NAMES[0]: ["drop", "drop"], NAMES[1]: [500, 503], NAMES[2]: ["stall"]}
     (folder / NAMES[4]).unlink()

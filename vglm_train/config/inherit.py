@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from vglm_train.config.yaml_tree import Item, read
+from vglm_train.config.yaml_tree import YamlNode, read
 from vglm_train.errors import UserError
 
 KEY = "bundle"
@@ -16,7 +16,7 @@ QUESTIONS = "question_tokenizer"  # see checkpoint.bundle
 MERGE = "python -m vglm_train.checkpoint merge {} --adapter {} --out MERGED"
 
 
-def inherit(root: Item) -> Item:
+def inherit(root: YamlNode) -> YamlNode:
     """The document with `model.bundle` replaced by what that bundle was made with. UserError where it is none."""
     model = root.step("model")
     given = model.step(KEY) if model else None
@@ -47,7 +47,7 @@ def _document(folder: Path, origin: str) -> dict[str, Any]:
     return document
 
 
-def _unfit(document: dict[str, Any], root: Item, folder: Path) -> str | None:
+def _unfit(document: dict[str, Any], root: YamlNode, folder: Path) -> str | None:
     """Why a run of the stage that `root` asks for cannot begin with the bundle, if it cannot."""
     stage, language = _below(root, "run.stage"), _below(root, "model.language")
     asked = DEFAULT if stage is None else stage.value
@@ -70,7 +70,7 @@ def merge_first(document: dict[str, Any], folder: Path) -> str:
     return f"is what a fine-tuning added to another bundle: merge it first, {how}"
 
 
-def _point(theirs: Item, folder: Path, document: dict[str, Any]) -> None:
+def _point(theirs: YamlNode, folder: Path, document: dict[str, Any]) -> None:
     """Weights and tokenizers to where they lie now."""
     for tower, reference in document["towers"].items():
         file = reference["file"] if "fingerprint" in reference else str(folder / reference["file"])
@@ -88,35 +88,35 @@ def _point(theirs: Item, folder: Path, document: dict[str, Any]) -> None:
         _set(theirs, "model.language.config", str(folder / "tokenizer"))
 
 
-def _below(item: Item | None, path: str) -> Item | None:
+def _below(item: YamlNode | None, path: str) -> YamlNode | None:
     for part in path.split("."):
         item = item.step(part) if item else None
     return item
 
 
-def _set(root: Item, path: str, value: str | None) -> None:
+def _set(root: YamlNode, path: str, value: str | None) -> None:
     parent, _, name = path.rpartition(".")
     section = _below(root, parent)
     if section is not None and isinstance(section.value, dict):
-        section.value[name] = Item(value, section.where, section.order)
+        section.value[name] = YamlNode(value, section.where, section.order)
 
 
-def _pick(theirs: Item, given: Item) -> Item:
+def _pick(theirs: YamlNode, given: YamlNode) -> YamlNode:
     """What a run takes over: sections model and prompt, and of data the languages and the normalisation."""
     image = {name: _below(theirs, f"data.image.{name}") for name in ("mean", "std")}
     kept = {name: item for name, item in image.items() if item is not None}
-    data: dict[str, Item] = {"image": Item(kept, given.where, given.order)}
+    data: dict[str, YamlNode] = {"image": YamlNode(kept, given.where, given.order)}
     if languages := _below(theirs, "data.languages"):
         data["languages"] = languages
     sections = {name: item for name in ("model", "prompt") if (item := theirs.step(name)) is not None}
-    return Item({**sections, "data": Item(data, given.where, given.order)}, given.where, given.order)
+    return YamlNode({**sections, "data": YamlNode(data, given.where, given.order)}, given.where, given.order)
 
 
-def _over(base: Item, top: Item) -> Item:
+def _over(base: YamlNode, top: YamlNode) -> YamlNode:
     """Mappings are joined, everything else of `top` takes the place of `base`'s."""
     if not isinstance(base.value, dict) or not isinstance(top.value, dict):
         return top
     joined = dict(base.value)
     for name, item in top.value.items():
         joined[name] = _over(joined[name], item) if name in joined else item
-    return Item(joined, top.where, top.order)
+    return YamlNode(joined, top.where, top.order)

@@ -14,7 +14,7 @@ from vglm_train.config.inherit import inherit
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.config.yaml_hints import key_with_value
-from vglm_train.config.yaml_tree import Item, read
+from vglm_train.config.yaml_tree import YamlNode, read
 from vglm_train.errors import UserError
 
 WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
@@ -52,7 +52,7 @@ def _plain(value: Any) -> Any:
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
 
 
-def _build(kind: Any, item: Item, path: str) -> Any:
+def _build(kind: Any, item: YamlNode, path: str) -> Any:
     """The value of `item` as `kind`: a section, a list, one of some values, or a plain value; None if allowed."""
     if dataclasses.is_dataclass(kind):
         return _section(kind, item, path)
@@ -71,7 +71,7 @@ def _build(kind: Any, item: Item, path: str) -> Any:
     return _value(kind, item, path)
 
 
-def _section(kind: Any, item: Item, path: str) -> Any:
+def _section(kind: Any, item: YamlNode, path: str) -> Any:
     if not isinstance(item.value, dict):
         pair = key_with_value(item.value, _names(kind)) if isinstance(item.value, str) else None
         keys = f"{', '.join(_names(kind)[:3])}" + (f", for instance `{pair}`" if pair else "")
@@ -91,7 +91,7 @@ def _section(kind: Any, item: Item, path: str) -> Any:
         _relocate(error, item, path)
 
 
-def _list(inner: tuple, item: Item, path: str) -> tuple:
+def _list(inner: tuple, item: YamlNode, path: str) -> tuple:
     if not isinstance(item.value, list):
         _fail(item, path, f"expected a list such as [..., ...], found {item.describe()}")
     if inner[-1] is Ellipsis:
@@ -101,19 +101,19 @@ def _list(inner: tuple, item: Item, path: str) -> tuple:
     return tuple(_build(k, entry, f"{path}.{i}") for i, (k, entry) in enumerate(zip(inner, item.value)))
 
 
-def _mapping(inner: tuple, item: Item, path: str) -> dict:
+def _mapping(inner: tuple, item: YamlNode, path: str) -> dict:
     """Names of a Literal -> values."""
     names = get_args(inner[0])
     if not isinstance(item.value, dict):
         _fail(item, path, f"expected a mapping such as {{{names[0]}: ...}}, found {item.describe()}")
-    keys = {name: Item(name, entry.where, entry.order) for name, entry in item.value.items()}
+    keys = {name: YamlNode(name, entry.where, entry.order) for name, entry in item.value.items()}
     return {
         _choice(names, keys[name], _join(path, name)): _build(inner[1], entry, _join(path, name))
         for name, entry in item.value.items()
     }
 
 
-def _choice(choices: tuple, item: Item, path: str) -> Any:
+def _choice(choices: tuple, item: YamlNode, path: str) -> Any:
     if item.value in choices and not isinstance(item.value, bool):
         return item.value
     near = difflib.get_close_matches(str(item.value), list(map(str, choices)), 1, 0.4)
@@ -121,7 +121,7 @@ def _choice(choices: tuple, item: Item, path: str) -> Any:
     _fail(item, path, f"expected one of {', '.join(map(str, choices))}; found {item.describe()}{hint}")
 
 
-def _value(kind: type, item: Item, path: str) -> Any:
+def _value(kind: type, item: YamlNode, path: str) -> Any:
     value, number = item.value, item.number()
     if kind is float and number is not None:
         return number
@@ -154,7 +154,7 @@ def _paths(kind: Any, path: str = "") -> Iterator[str]:
             yield from _paths(hint, _join(path, name))
 
 
-def _relocate(error: FieldError, root: Item, path: str) -> NoReturn:
+def _relocate(error: FieldError, root: YamlNode, path: str) -> NoReturn:
     """Blame the latest given of the fields involved; where all are defaults, the nearest section that is written."""
     trails = [_trail(root, field) for field in error.fields]
     whole = [t[-1] for t, field in zip(trails, error.fields) if len(t) == field.count(".") + 2]
@@ -162,7 +162,7 @@ def _relocate(error: FieldError, root: Item, path: str) -> NoReturn:
     _fail(item, _join(path, error.fields[0]), error.reason)
 
 
-def _trail(root: Item, field: str) -> list[Item]:
+def _trail(root: YamlNode, field: str) -> list[YamlNode]:
     """The items from `root` down to `field`, as far as they are written."""
     trail = [root]
     for part in field.split("."):
@@ -173,7 +173,7 @@ def _trail(root: Item, field: str) -> list[Item]:
     return trail
 
 
-def _fail(item: Item, path: str, reason: str) -> NoReturn:
+def _fail(item: YamlNode, path: str, reason: str) -> NoReturn:
     raise UserError(f"{item.where}: {path}: {reason}")
 
 

@@ -19,10 +19,10 @@ OVERRIDES = 1_000_000_000  # order of the first override: after every line
 
 
 @dataclass(slots=True)
-class Item:
+class YamlNode:
     """One value of the document and where it stands."""
 
-    value: "str | int | float | bool | list[Item] | dict[str, Item] | None"
+    value: "str | int | float | bool | list[YamlNode] | dict[str, YamlNode] | None"
     where: str  # "run.yaml:12", or "override run.seed=7"
     order: int  # line number; overrides count as later than any line
     plain: bool = False  # text written without quotes: YAML takes 1e-4 for text
@@ -54,7 +54,7 @@ class Item:
                 return f"a list of {len(self.value)}"
         return "a mapping"
 
-    def step(self, part: str) -> "Item | None":
+    def step(self, part: str) -> "YamlNode | None":
         """The entry of a mapping or list under `part`; None where there is none."""
         if isinstance(self.value, dict):
             return self.value.get(part)
@@ -63,7 +63,7 @@ class Item:
         return None
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> Item:
+def read(path: Path, overrides: Sequence[str] = ()) -> YamlNode:
     """The document at `path` with `section.key=value` overrides set in it, later ones last.
 
     Raises UserError, naming file and line (or the override), for what is not a YAML mapping with single keys.
@@ -131,7 +131,7 @@ def _compose(text: str, origin: str) -> yaml.Node | None:
         raise UserError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
 
 
-def _item(node: yaml.Node, origin: str, order: int, path: str) -> Item:
+def _item(node: yaml.Node, origin: str, order: int, path: str) -> YamlNode:
     """`order` 0: count by the lines of `origin`, which is a file; otherwise `origin` is an override."""
     where, rank = (origin, order) if order else (f"{origin}:{node.start_mark.line + 1}", node.start_mark.line + 1)
     if path.count(".") > DEEPEST:
@@ -139,10 +139,10 @@ def _item(node: yaml.Node, origin: str, order: int, path: str) -> Item:
     if node.tag not in TAGS:
         raise UserError(f"{where}: {path}: the YAML tag {node.tag} has no meaning here; remove it")
     if isinstance(node, yaml.ScalarNode):
-        return Item(_scalar(node), where, rank, plain=node.style is None)
+        return YamlNode(_scalar(node), where, rank, plain=node.style is None)
     if isinstance(node, yaml.SequenceNode):
-        return Item([_item(n, origin, order, f"{path}.{i}") for i, n in enumerate(node.value)], where, rank)
-    entries: dict[str, Item] = {}
+        return YamlNode([_item(n, origin, order, f"{path}.{i}") for i, n in enumerate(node.value)], where, rank)
+    entries: dict[str, YamlNode] = {}
     for key, value in node.value:
         at = origin if order else f"{origin}:{key.start_mark.line + 1}"
         if not isinstance(key, yaml.ScalarNode):
@@ -152,7 +152,7 @@ def _item(node: yaml.Node, origin: str, order: int, path: str) -> Item:
             raise UserError(f"{at}: {name}: given twice, first at {entries[key.value].where}; keep one")
         entries[key.value] = _item(value, origin, order, name)
         entries[key.value].where = at  # the line of the key, where a person looks
-    return Item(entries, where, rank)
+    return YamlNode(entries, where, rank)
 
 
 def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
@@ -170,25 +170,25 @@ def _scalar(node: yaml.ScalarNode) -> str | int | float | bool | None:
     return text
 
 
-def _override(root: Item, override: str, order: int) -> None:
+def _override(root: YamlNode, override: str, order: int) -> None:
     where = f"override {override}"
     name, sign, text = override.partition("=")
     parts = name.strip().split(".")
     if not sign or not all(parts):
         raise UserError(f"{where}: write it as section.key=value, for example optim.lr=1e-4")
     node = _compose(text, where)
-    new = Item(None, where, order) if node is None else _item(node, where, order, name)
+    new = YamlNode(None, where, order) if node is None else _item(node, where, order, name)
     item = root
     for depth, part in enumerate(parts[:-1]):
         below = item.step(part)
         if below is None or below.value is None:
-            below = Item([] if parts[depth + 1].isdecimal() else {}, where, order)
+            below = YamlNode([] if parts[depth + 1].isdecimal() else {}, where, order)
             _set(item, part, below, where, ".".join(parts[:depth]))
         item = below
     _set(item, parts[-1], new, where, ".".join(parts[:-1]))
 
 
-def _set(item: Item, part: str, new: Item, where: str, path: str) -> None:
+def _set(item: YamlNode, part: str, new: YamlNode, where: str, path: str) -> None:
     if isinstance(item.value, dict):
         item.value[part] = new
         return

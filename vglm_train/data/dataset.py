@@ -25,11 +25,11 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Cache, Image
 from vglm_train.data.features import FeatureStore
-from vglm_train.data.processors import Drawn, Rows, Visit
+from vglm_train.data.processors import ProcessedSample, Processor, SampleContext
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
-from vglm_train.data.remote.prefetch import Ahead
-from vglm_train.data.sampling.mixture import Mixture, Place
+from vglm_train.data.remote.prefetch import ShardPrefetch
+from vglm_train.data.sampling.mixture import Mixture, Position
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 
@@ -43,7 +43,7 @@ class Samples:
     """What a training sample becomes: seed, reading of its text, picture side and augmentation."""
 
     seed: int
-    rows: Rows
+    rows: Processor
     size: int
     image: Image
     keys: bool = False  # batches tell the keys of their samples
@@ -79,7 +79,7 @@ class Sample:
     key: str
     pixels: Tensor  # [k,3,h,w] uint8: the pictures that its row shows; features [k,p,c] where they are stored
     image_id: int
-    drawn: Drawn
+    drawn: ProcessedSample
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
@@ -88,7 +88,7 @@ def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
     return random.Random(int.from_bytes(digest))
 
 
-def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
+def read_sample(reader: ShardReader, place: Position, how: Samples) -> Sample:
     """Read and augment the sample at a place of the stream. DamagedSample where it cannot be used."""
     shard, language = place.shard, place.pool.language
     raw = reader.read(shard, place.nth if language is None else reader.nth(shard, place.nth, language))
@@ -98,7 +98,7 @@ def read_sample(reader: ShardReader, place: Place, how: Samples) -> Sample:
         if record.more and len(record.more) != len(raw.more):
             reason = f"the record names {1 + len(record.more)} pictures, {1 + len(raw.more)} are there"
             raise DamagedSample("image", shard.name, raw.key, reason)
-        drawn = how.rows.read(record, rng, language, Visit(raw.key, place.epoch, 1 + len(raw.more)))
+        drawn = how.rows.read(record, rng, language, SampleContext(raw.key, place.epoch, 1 + len(raw.more)))
         pixels = how.pictures((raw.image, *raw.more)[: drawn.images], place.epoch, rng)
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
@@ -146,14 +146,14 @@ class StreamDataset(Dataset):
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
         windows = [pool.order.window for pool, _ in mixture.shares()]
         self.reader = ShardReader(2 * sum(windows), cache)  # a batch may straddle two windows of each pool
-        self.ahead = Ahead(mixture, self.reader.store)
+        self.ahead = ShardPrefetch(mixture, self.reader.store)
         self.seats: Callable[[int], NDArray[np.int64]] | None = None  # step -> places of its rows; None: as they come
         self.log = _DamageLog()
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
-            self.ahead.at(self.mixture.locate(self.first_row(number)))  # before lengths are looked up
-            return self._batch(self.first_row(number), self.places(number))
+            self.ahead.at(self.mixture.at(self.first_row(number)))  # before lengths are looked up
+            return self._batch(self.first_row(number), self.positions(number))
         except UserError as error:
             return error
 
@@ -162,7 +162,7 @@ class StreamDataset(Dataset):
         step, part = divmod(number, self.cut.accumulation)
         return step * self.global_batch + (part * self.world + self.rank) * self.cut.micro
 
-    def places(self, number: int) -> Sequence[int]:
+    def positions(self, number: int) -> Sequence[int]:
         """Places in the stream of the rows of micro-batch `number`."""
         first = self.first_row(number)
         if self.seats is None:
@@ -181,7 +181,7 @@ class StreamDataset(Dataset):
         drawn: Counter[str] = Counter()
         epoch = first // self.epoch_samples
         for row, where in enumerate(places):
-            place = self.mixture.locate(where)
+            place = self.mixture.at(where)
             self.ahead.at(place)
             try:
                 sample = read_sample(self.reader, place, how)

@@ -12,8 +12,8 @@ from vglm_train.config.data import Cache, Source
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
-from vglm_train.data.remote.cache import Store
-from vglm_train.data.splits import Part, open_part
+from vglm_train.data.remote.cache import ShardCache
+from vglm_train.data.splits import SplitSource, open_part
 from vglm_train.image import ImageError, eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
@@ -38,7 +38,7 @@ class EvalSet(Dataset):
 
     def __init__(
         self,
-        sources: Sequence[Source | Part],
+        sources: Sequence[Source | SplitSource],
         size: int,
         languages: Sequence[str],
         images: int | None = None,
@@ -47,7 +47,7 @@ class EvalSet(Dataset):
         cache = cache or Cache()
         manifests = [open_part(source, languages, cache) for source in sources]
         if any(shard.url for manifest in manifests for shard in manifest.shards):
-            Store(cache).begin()
+            ShardCache(cache).begin()
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.size, self.languages = size, tuple(languages)
         total = sum(shard.samples for shard in self.shards)

@@ -22,10 +22,10 @@ from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RawSample, Record, RecordError, content_id, parse
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
-from vglm_train.data.splits import Part, open_part
+from vglm_train.data.splits import SplitSource, open_part
 from vglm_train.data.tables.table import TableShard
 from vglm_train.image import ImageError, eval_pixels, open_image
-from vglm_train.prompt.dialogue import Dialogue, MarkMismatch
+from vglm_train.prompt.dialogue import Dialogue, ImageMarkMismatch
 
 Kind = Literal["closed", "open", "report"]
 POLAR = frozenset(
@@ -36,7 +36,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class EvalQuestion:
     """One question about a row's pictures."""
 
     key: str  # of the row; its second question has :1, and so on
@@ -70,7 +70,7 @@ class QuestionSet(Dataset):
     """
 
     def __init__(
-        self, sources: Sequence[Source | Part], size: int, languages: Sequence[str], limit: int | None = None
+        self, sources: Sequence[Source | SplitSource], size: int, languages: Sequence[str], limit: int | None = None
     ) -> None:
         manifests = [open_part(source, languages) for source in sources]
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
@@ -89,7 +89,7 @@ class QuestionSet(Dataset):
         """Questions; a damaged row counts as one."""
         return self.questions
 
-    def __getitem__(self, index: int) -> Asked | DamagedSample:
+    def __getitem__(self, index: int) -> EvalQuestion | DamagedSample:
         shard, row, nth = self._locate(index)
         try:
             raw = self.reader.read(shard, row)
@@ -97,18 +97,18 @@ class QuestionSet(Dataset):
             return damage
         try:
             return self._asked(raw, nth)
-        except (RecordError, MarkMismatch) as error:
+        except (RecordError, ImageMarkMismatch) as error:
             cause = error.cause if isinstance(error, RecordError) else "record"
             return DamagedSample(cause, shard.name, raw.key, str(error))
         except ImageError as error:
             return DamagedSample("bomb" if error.cause == "bomb" else "image", shard.name, raw.key, str(error))
 
-    def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[Asked]:
+    def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalQuestion]:
         """The usable ones of questions part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
         places = range(part, self.questions, parts)
         for item in read_ahead(self, places, workers):
-            if isinstance(item, Asked):
+            if isinstance(item, EvalQuestion):
                 yield item
             else:
                 self.damaged[item.cause] += 1
@@ -156,7 +156,7 @@ class QuestionSet(Dataset):
             return list(range(len(record.turns))) if record.language in self.languages else []
         return [name for name in self.languages if name in record.captions]
 
-    def _asked(self, raw: RawSample, nth: int) -> Asked:
+    def _asked(self, raw: RawSample, nth: int) -> EvalQuestion:
         record, fields = self._parsed(raw.json)
         images = (raw.image, *raw.more)
         told, place = self._answered(record, fields, nth), self._places(record)[nth]
@@ -165,7 +165,7 @@ class QuestionSet(Dataset):
         else:
             dialogue = dialogue_of(record, place, len(images))
         pixels = [eval_pixels(open_image(image), self.size) for image in images[: dialogue.images]]
-        return Asked(
+        return EvalQuestion(
             key=f"{raw.key}:{nth}" if nth else raw.key,
             image_id=content_id(raw.image) if record.image_id is None else record.image_id,
             group=record.group,

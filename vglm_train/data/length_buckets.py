@@ -15,18 +15,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.data.dataset import sample_rng
-from vglm_train.data.lru import Recent
-from vglm_train.data.processors import draw
+from vglm_train.data.lru import LruCache
+from vglm_train.data.processors import choose_caption
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.sampling.mixture import Mixture
 from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.data.shards.index import LANGUAGES
-from vglm_train.data.shards.tar import Spoken
+from vglm_train.data.shards.tar import CaptionCounts
 from vglm_train.data.tables.table import TableShard
 
 
-class ByLength:
+class LengthBuckets:
     """Step -> places of its global batch. `length`: of the text at a place of the stream, in any unit."""
 
     def __init__(self, length: Callable[[int], int], batch: int, window: int, seed: int, block: int | None = None):
@@ -34,7 +34,7 @@ class ByLength:
         assert window == 1 or block is None
         self.length, self.size, self.window, self.seed = length, batch, window, seed
         self.block = block or window * batch
-        self._windows: Recent[int, NDArray[np.int64]] = Recent(2, self._deal)
+        self._windows: LruCache[int, NDArray[np.int64]] = LruCache(2, self._deal)
 
     def batch(self, step: int) -> NDArray[np.int64]:
         """Places [batch] of global batch `step`, longest text first (in each block)."""
@@ -59,7 +59,7 @@ class TextLengths:
 
     def __call__(self, row: int) -> int:
         """0 where nothing can be drawn: such a sample is damaged. Of a table, what `Index.lengths` says."""
-        place = self.mixture.locate(row)
+        place = self.mixture.at(row)
         shard, language = place.shard, place.pool.language
         if isinstance(shard, TableShard):
             return shard.length(place.nth if language is None else shard.nth(place.nth, language))
@@ -71,13 +71,13 @@ class TextLengths:
         if index >= len(table):
             return 0
         rng = sample_rng(self.seed, place.epoch, table.key(index))
-        return drawn_length(spoken, index, (language,) if language else self.languages, rng.random)
+        return caption_length(spoken, index, (language,) if language else self.languages, rng.random)
 
 
-def drawn_length(spoken: Spoken, index: int, languages: Sequence[str], random: Callable[[], float]) -> int:
-    """Length of the caption that `draw` gives of sample `index`."""
+def caption_length(spoken: CaptionCounts, index: int, languages: Sequence[str], random: Callable[[], float]) -> int:
+    """Length of the caption that `choose_caption` gives of sample `index`."""
     counts = spoken.counts[index].tolist()
-    drawn = draw(dict(zip(LANGUAGES, counts)), languages, random)
+    drawn = choose_caption(dict(zip(LANGUAGES, counts)), languages, random)
     if drawn is None:
         return 0
     language, number = drawn

@@ -12,11 +12,11 @@ from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.dataset import Samples, StreamDataset
 from vglm_train.data.features import FeatureStore
-from vglm_train.data.length_buckets import ByLength, TextLengths
+from vglm_train.data.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.processors import Rows
-from vglm_train.data.remote.cache import Store
-from vglm_train.data.remote.prefetch import check_room
+from vglm_train.data.processors import Processor
+from vglm_train.data.remote.cache import ShardCache
+from vglm_train.data.remote.prefetch import check_cache_size
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.splits import open_part, training
@@ -80,21 +80,21 @@ def _read_sources(config: Config, count: bool) -> list[Manifest]:
     return sources
 
 
-def build(config: Config, rows: Rows, ranks: Ranks) -> Loader:
+def build(config: Config, rows: Processor, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
     data = config.data
     mixture, samples = read_mixture(config)
     if any(shard.url for shard in mixture.shards()):
-        store = Store(data.cache)
+        store = ShardCache(data.cache)
         store.begin()
-        check_room(mixture, store)
+        check_cache_size(mixture, store)
     cut = split(config, ranks.world)
     how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image, config.log.samples)
     dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
     if window := length_window(config):
         length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
-        dataset.seats = ByLength(length, data.global_batch, window, config.run.seed, block).batch
+        dataset.seats = LengthBuckets(length, data.global_batch, window, config.run.seed, block).batch
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
 
 

@@ -8,7 +8,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-class Recent(Generic[Key, Value]):
+class LruCache(Generic[Key, Value]):
     """At most `capacity` values, made when first asked for; the one unused for longest goes first.
 
     Unlike functools.lru_cache it can be pickled, and says goodbye to a value through `dropped`.

@@ -10,13 +10,13 @@ from torch import Tensor
 from vglm_train.batch import Batch, PairBatch, PromptBatch
 from vglm_train.config.language import Questions
 from vglm_train.data.record import Record, RecordError, content_id
-from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, MarkMismatch, Turn, place
+from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageMarkMismatch, Turn, place_images
 from vglm_train.prompt.qformer_text import TextEncoder
 from vglm_train.prompt.template import Encoded, Template
 
 
 @dataclass(frozen=True, slots=True)
-class Drawn:
+class ProcessedSample:
     """What a sample says in one epoch: `row` is what `batch` takes."""
 
     language: str
@@ -26,7 +26,7 @@ class Drawn:
 
 
 @dataclass(frozen=True, slots=True)
-class Visit:
+class SampleContext:
     """One reading of a sample: its key, the epoch, and how many pictures it has."""
 
     key: str = ""
@@ -34,13 +34,15 @@ class Visit:
     images: int = 1
 
 
-ALONE = Visit()
+NO_CONTEXT = SampleContext()
 
 
-class Rows(Protocol):
+class Processor(Protocol):
     """A stage's reading of records. `read` may draw from `rng`, which belongs to the sample and the epoch."""
 
-    def read(self, record: Record, rng: random.Random, language: str | None = None, visit: Visit = ALONE) -> Drawn:
+    def read(
+        self, record: Record, rng: random.Random, language: str | None = None, visit: SampleContext = NO_CONTEXT
+    ) -> ProcessedSample:
         """`language`: the one that it is to be. RecordError for a record that has nothing to say; UserError for a
         mistake in the configuration."""
 
@@ -48,15 +50,17 @@ class Rows(Protocol):
         """None stands for a damaged sample; image_ids [b] int64; `common`: the fields that every Batch has."""
 
 
-class PairRows:
+class PairProcessor:
     """Stage one: one of the record's captions as the Q-Former reads it."""
 
     def __init__(self, text: TextEncoder, languages: Sequence[str]) -> None:
         self.text, self.languages = text, tuple(languages)
 
-    def read(self, record: Record, rng: random.Random, language: str | None = None, visit: Visit = ALONE) -> Drawn:
+    def read(
+        self, record: Record, rng: random.Random, language: str | None = None, visit: SampleContext = NO_CONTEXT
+    ) -> ProcessedSample:
         language, caption = draw_caption(record, (language,) if language else self.languages, rng)
-        return Drawn(language, caption, self.text.encode(caption, language))
+        return ProcessedSample(language, caption, self.text.encode(caption, language))
 
     def batch(self, rows: Sequence[list[int] | None], image_ids: Tensor, **common: Any) -> PairBatch:
         text_ids, text_mask = self.text.batch([ids or [] for ids in rows])
@@ -66,7 +70,7 @@ class PairRows:
 def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """Language and caption: languages that the record has count the same, then captions of that language."""
     counts = {language: len(captions) for language, captions in record.captions.items()}
-    drawn = draw(counts, languages, rng.random)
+    drawn = choose_caption(counts, languages, rng.random)
     if drawn is None:
         found, wanted = ", ".join(record.captions) or "no language", ", ".join(languages)
         raise RecordError("caption", f"its captions are in {found}, data.languages is [{wanted}]")
@@ -74,7 +78,9 @@ def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -
     return language, record.captions[language][number]
 
 
-def draw(counts: Mapping[str, int], languages: Sequence[str], random: Callable[[], float]) -> tuple[str, int] | None:
+def choose_caption(
+    counts: Mapping[str, int], languages: Sequence[str], random: Callable[[], float]
+) -> tuple[str, int] | None:
     """The language and the number of the caption that `draw_caption` takes, of so many captions by language."""
     spoken = [language for language in languages if counts.get(language)]
     if not spoken:
@@ -83,7 +89,7 @@ def draw(counts: Mapping[str, int], languages: Sequence[str], random: Callable[[
     return language, int(random() * counts[language])
 
 
-class PromptRows:
+class PromptProcessor:
     """A record's dialogue, or one of its captions as the answer to the question of its language.
 
     Of a dialogue an epoch teaches what one sequence can: all answers if the template `learns_history` and they fit,
@@ -93,7 +99,9 @@ class PromptRows:
     def __init__(self, template: Template, questions: Questions, languages: Sequence[str]) -> None:
         self.template, self.questions, self.languages = template, questions, tuple(languages)
 
-    def read(self, record: Record, rng: random.Random, language: str | None = None, visit: Visit = ALONE) -> Drawn:
+    def read(
+        self, record: Record, rng: random.Random, language: str | None = None, visit: SampleContext = NO_CONTEXT
+    ) -> ProcessedSample:
         wanted = (language,) if language else self.languages
         try:
             if record.turns and (record.language in wanted or not record.captions):
@@ -104,10 +112,12 @@ class PromptRows:
             return self._drawn(dialogue, self.template.encode(dialogue, split=rng.random()))
         except EmptyAnswer as error:
             raise RecordError("caption", str(error)) from None
-        except MarkMismatch as error:
+        except ImageMarkMismatch as error:
             raise RecordError("record", str(error)) from None
 
-    def _dialogue(self, record: Record, rng: random.Random, wanted: Sequence[str], visit: Visit) -> Drawn:
+    def _dialogue(
+        self, record: Record, rng: random.Random, wanted: Sequence[str], visit: SampleContext
+    ) -> ProcessedSample:
         if record.language not in wanted:
             reason = f"its dialogue is in {record.language}, data.languages is [{', '.join(wanted)}]"
             raise RecordError("caption", reason)
@@ -116,11 +126,11 @@ class PromptRows:
         dialogue = dialogue_of(record, turn, visit.images)
         return self._drawn(dialogue, self.template.encode(dialogue, split=rng.random(), whole=True))
 
-    def _drawn(self, dialogue: Dialogue, row: Encoded) -> Drawn:
+    def _drawn(self, dialogue: Dialogue, row: Encoded) -> ProcessedSample:
         images, most = len(row.visual), self.template.prompt.max_images
         if images > most:
             raise RecordError("record", f"it shows {images} pictures, prompt.max_images is {most}")
-        return Drawn(dialogue.language, dialogue.answer or "", row, images)
+        return ProcessedSample(dialogue.language, dialogue.answer or "", row, images)
 
     def batch(self, rows: Sequence[Encoded | None], image_ids: Tensor, **common: Any) -> PromptBatch:
         fields: dict[str, Any] = {**self.template.collate(rows), **common}
@@ -136,5 +146,5 @@ def dialogue_of(record: Record, turn: int = -1, images: int = 1) -> Dialogue:
     last = turns[turn]
     whole = Dialogue(turns[-1].question, None, tuple(turns[:-1]), images=images)
     history = tuple(turns[: range(len(turns))[turn]])
-    seen = sum(len(placed.images) for placed in place(whole)[: len(history) + 1])
+    seen = sum(len(placed.images) for placed in place_images(whole)[: len(history) + 1])
     return Dialogue(last.question, last.answer, history, record.language or "en", seen)

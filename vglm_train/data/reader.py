@@ -6,13 +6,13 @@ from collections.abc import Iterable
 import numpy as np
 
 from vglm_train.config.data import Cache
-from vglm_train.data.lru import Recent
+from vglm_train.data.lru import LruCache
 from vglm_train.data.record import DamagedSample, RawSample
-from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
-from vglm_train.data.shards.index import LANGUAGES, index_path, read_index, read_spoken
+from vglm_train.data.shards.index import LANGUAGES, index_path, read_caption_counts, read_index
 from vglm_train.data.shards.manifest import Shard, remake
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, Spoken, Table, walk_table
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, ShardTable, walk_table
 from vglm_train.data.tables.table import TableShard
 from vglm_train.errors import UserError
 
@@ -26,9 +26,9 @@ class ShardReader:
     """
 
     def __init__(self, capacity: int, cache: Cache | None = None) -> None:
-        self.store = Store(cache or Cache())
-        self._handles: Recent[Shard, int] = Recent(min(capacity, OPEN_FILES), self._open, os.close)
-        self._tables: Recent[Shard, Table] = Recent(capacity, self._checked_table)
+        self.store = ShardCache(cache or Cache())
+        self._handles: LruCache[Shard, int] = LruCache(min(capacity, OPEN_FILES), self._open, os.close)
+        self._tables: LruCache[Shard, ShardTable] = LruCache(capacity, self._checked_table)
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
@@ -36,7 +36,7 @@ class ShardReader:
             return shard.read(index)
         table = self._checked(shard, index)
         key = table.key(index)
-        image, image_size, json, json_size = table.places[index].tolist()
+        image, image_size, json, json_size = table.offsets[index].tolist()
         if image_size < 0:
             raise DamagedSample("image", shard.name, key, f"no member {key}.{{{','.join(IMAGE_EXTENSIONS)}}}")
         places = ((image, image_size), (json, json_size), *table.further(index))
@@ -48,11 +48,11 @@ class ShardReader:
         if isinstance(shard, TableShard):
             return shard.text(index)
         table = self._checked(shard, index)
-        _, _, json, json_size = table.places[index].tolist()
+        _, _, json, json_size = table.offsets[index].tolist()
         (record,) = self._bytes(shard, table.key(index), ((json, json_size),))
         return record
 
-    def _checked(self, shard: Shard, index: int) -> Table:
+    def _checked(self, shard: Shard, index: int) -> ShardTable:
         """The table of `shard`, in which sample `index` has a whole record."""
         table = self._table(shard, f"sample {index}")
         if index >= len(table):
@@ -61,7 +61,7 @@ class ShardReader:
         key = table.key(index)
         if table.cut and index == len(table) - 1:
             raise DamagedSample("truncated", shard.name, key, "the file ends within the sample")
-        if table.places[index, 3] < 0:
+        if table.offsets[index, 3] < 0:
             raise DamagedSample("record", shard.name, key, f"no member {key}.json")
         return table
 
@@ -90,26 +90,26 @@ class ShardReader:
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
         return int(spoken[nth])
 
-    def spoken(self, shard: Shard) -> tuple[Table, Spoken]:
+    def spoken(self, shard: Shard) -> tuple[ShardTable, CaptionCounts]:
         """The table of `shard` and what its records say; they are read where no index tells. DamagedSample where the
         shard cannot be had."""
         table = self._table(shard, "every sample")
         if table.spoken is None:
             try:
-                table = self._tables.values[shard] = read_spoken(table, self._handles[shard])
+                table = self._tables.values[shard] = read_caption_counts(table, self._handles[shard])
             except Unreachable as error:
                 raise DamagedSample("unreachable", shard.name, "every sample", str(error)) from None
         assert table.spoken is not None
         return table, table.spoken
 
-    def _table(self, shard: Shard, sample: str) -> Table:
+    def _table(self, shard: Shard, sample: str) -> ShardTable:
         """DamagedSample, named `sample`, where the shard cannot be had."""
         try:
             return self._tables[shard]
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, sample, str(error)) from None
 
-    def _checked_table(self, shard: Shard) -> Table:
+    def _checked_table(self, shard: Shard) -> ShardTable:
         if shard.url is not None:
             self._handles[shard]  # fetched, its index too
         table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])

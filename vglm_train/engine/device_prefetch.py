@@ -7,7 +7,7 @@ import torch
 from vglm_train.batch import Batch
 
 
-def ahead(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
+def prefetch(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
     """The same batches on `device`. On a GPU one more than was asked for is read, and copied on a stream of its own.
 
     Stored features of 100 images are 72 MB: 3 ms of an 80 ms step, if the step has to wait for them.

@@ -17,7 +17,7 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.errors import UserError
-from vglm_train.evaluate.base import Table
+from vglm_train.evaluate.base import ImageTable
 from vglm_train.log import console
 from vglm_train.log.alarms import not_finite
 from vglm_train.log.jsonl import SampleLog
@@ -97,7 +97,7 @@ class LogHook:
                 self.meter.add(f"train/loss_{name}", total, units[name])
             for name, (total, count) in output.measures.items():
                 self.meter.add(f"train/{name}", total, count)
-            for kind, places in output.places.items():
+            for kind, places in output.tokens.items():
                 self.meter.total(PLACES + kind, places)
             if self.objective.tokens in units:
                 self.meter.total("tokens", units[self.objective.tokens])
@@ -131,7 +131,7 @@ def shares(drawn: Mapping[str, int], names: Sequence[Sequence[str]]) -> dict[str
 class Evaluator(Protocol):
     """Scores the model as it stands; all ranks together, the same scores on each."""
 
-    def __call__(self) -> tuple[dict[str, float], list[Table]]: ...
+    def __call__(self) -> tuple[dict[str, float], list[ImageTable]]: ...
 
 
 class EvaluateHook:

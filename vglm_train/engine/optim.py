@@ -9,7 +9,7 @@ from torch import nn
 from vglm_train.config.run import Optim
 
 
-class Span(Protocol):
+class Schedule(Protocol):
     """How long a run is, in samples; engine.plan.Plan is one."""
 
     @property
@@ -20,7 +20,7 @@ class Span(Protocol):
     def epoch_samples(self) -> int: ...
 
 
-def learning_rate(samples: int, optim: Optim, span: Span) -> float:
+def learning_rate(samples: int, optim: Optim, span: Schedule) -> float:
     """Rate of the step that starts when `samples` have been consumed.
 
     Linear from `warmup_lr` at 0 to `lr` at `warmup_samples`, then by `optim.decay`:

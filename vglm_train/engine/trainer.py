@@ -14,7 +14,7 @@ from vglm_train.batch import CAUSES, Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
-from vglm_train.engine.device_prefetch import ahead
+from vglm_train.engine.device_prefetch import prefetch
 from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.objective.base import LossOutput, Objective
@@ -76,7 +76,7 @@ class Trainer:
         """Train to the end of the plan, or of the step in which a hook ended the run or any rank was asked to stop."""
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.samples)) as read:
-            batches = ahead(read, self.ranks.device)
+            batches = prefetch(read, self.ranks.device)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:

@@ -22,7 +22,7 @@ from vglm_train.evaluate.retrieval import command as retrieval
 from vglm_train.evaluate.vqa.command import QuestionTask
 
 
-class Task(Protocol):
+class EvalTask(Protocol):
     """One thing to measure: a module or an object."""
 
     @property
@@ -31,7 +31,7 @@ class Task(Protocol):
     def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result: ...
 
 
-TASKS: dict[str, Task] = {
+TASKS: dict[str, EvalTask] = {
     "retrieval": retrieval,
     "caption": caption,
     "vqa": QuestionTask("vqa"),

@@ -8,7 +8,7 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ImageTable:
     """Examples to look at."""
 
     name: str

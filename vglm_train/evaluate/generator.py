@@ -14,7 +14,7 @@ from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template
 
 
-class Speaker:
+class Generator:
     """Runs a stage-two model over a batch of images, without gradient. Asks what training asked."""
 
     def __init__(

@@ -9,7 +9,7 @@ from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Language
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.generator import Generator
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -34,7 +34,7 @@ def languages(config: Config, given: argparse.Namespace) -> tuple[Language, ...]
     return tuple(name for name in known if name in named)
 
 
-def speaker(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Speaker:
+def build_generator(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Generator:
     """The bundle's model with its prompt. UserError where --max-prompt has no room for any question."""
     config, template = bundle.config, bundle.template
     if given.max_prompt is not None:
@@ -44,4 +44,4 @@ def speaker(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> 
             reason = "must be above 0" if given.max_prompt < 1 else "has no room for any question; raise it"
             raise UserError(f"--max-prompt {given.max_prompt}: {reason}.") from error
     autocast = device.type == "cuda" and config.engine.precision == "bf16"
-    return Speaker(bundle.model, template, config.prompt.questions, device, autocast)
+    return Generator(bundle.model, template, config.prompt.questions, device, autocast)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vglm_train.log.jsonl import METRICS, Cell, Row, read_rows
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.run_facts import RunInfo
 
 logger = logging.getLogger("vglm_train")
 
@@ -25,7 +25,7 @@ PARTS = 5  # a span is judged by the means of so many parts: noise of small batc
 Points = Sequence[tuple[int, float]]  # (step, loss)
 
 
-def itm_alarm(points: Points, facts: RunFacts) -> str | None:
+def itm_alarm(points: Points, facts: RunInfo) -> str | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
     means = _recent_means(points, facts, ITM_SPAN)
     if means is None or not all(ITM_BAND[0] <= mean <= ITM_BAND[1] for mean in means):
@@ -38,7 +38,7 @@ def itm_alarm(points: Points, facts: RunFacts) -> str | None:
     )
 
 
-def itc_alarm(points: Points, facts: RunFacts) -> str | None:
+def itc_alarm(points: Points, facts: RunInfo) -> str | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
     chance = math.log(facts.candidates)
     means = _recent_means(points, facts, ITC_SPAN)
@@ -71,7 +71,7 @@ class Alarms:
 
     WATCHED = (("itm", itm_alarm), ("itc", itc_alarm))
 
-    def __init__(self, facts: RunFacts, past: Iterable[tuple[int, Row]] = ()) -> None:
+    def __init__(self, facts: RunInfo, past: Iterable[tuple[int, Row]] = ()) -> None:
         """`past`: rows logged before a resume; they are remembered, and not warned of again."""
         self.facts = facts
         self._points: dict[str, list[tuple[int, float]]] = {name: [] for name, _ in self.WATCHED}
@@ -80,7 +80,7 @@ class Alarms:
             self.feed(step, row)
 
     @classmethod
-    def resume(cls, facts: RunFacts, folder: Path) -> "Alarms":
+    def resume(cls, facts: RunInfo, folder: Path) -> "Alarms":
         """With what the run `folder` has logged so far; construct the JsonlSink, which cuts back, first."""
         return cls(facts, read_rows(folder / METRICS))
 
@@ -119,7 +119,7 @@ class Alarms:
         pass
 
 
-def _recent_means(points: Points, facts: RunFacts, share: float) -> list[float] | None:
+def _recent_means(points: Points, facts: RunInfo, share: float) -> list[float] | None:
     """Means of the parts of the last `share` of the steps after warm-up; None as long as it has not passed.
 
     The newest part comes first, so that a caller's `all` ends early on a loss that falls.

@@ -62,7 +62,7 @@ def cut_back(path: Path, step: int) -> None:
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class LoggedTable:
     """A logged table; `folder` holds its table.json and pictures."""
 
     step: int
@@ -94,14 +94,14 @@ def write_table(folder: Path, step: int, name: str, columns: Sequence[str], rows
     os.rename(aside, place)
 
 
-def read_tables(folder: Path) -> list[Table]:
+def read_tables(folder: Path) -> list[LoggedTable]:
     """Complete tables of the run `folder`, by step and name."""
     found = []
     for path in (folder / TABLES).glob("step-*/*/table.json"):
         if path.parent.suffix == ".new":
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        found.append(Table(content["step"], content["name"], path.parent))
+        found.append(LoggedTable(content["step"], content["name"], path.parent))
     return sorted(found, key=lambda table: (table.step, table.name))
 
 

@@ -11,7 +11,7 @@ FACTS = "facts.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class RunFacts:
+class RunInfo:
     """Lengths and sizes that metrics are judged by."""
 
     name: str

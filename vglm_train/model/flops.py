@@ -19,16 +19,16 @@ CROSS = r"(^|\.)(EncDecAttention|encoder_attn|crossattention)\.([kv]|[kv]_proj)$
 class Cost:
     """Floating point operations of a step, forward and backward: so many a sample, and a place of each kind.
 
-    Kinds, as in `LossOutput.places`: "sequence", what the language model reads; "answer", what an encoder-decoder's
+    Kinds, as in `LossOutput.tokens`: "sequence", what the language model reads; "answer", what an encoder-decoder's
     decoder reads; "question", what the Q-Former reads with a picture.
     """
 
     sample: float
-    places: Mapping[str, float] = field(default_factory=dict)
+    tokens: Mapping[str, float] = field(default_factory=dict)
 
     def of(self, samples: float, places: Mapping[str, float]) -> float:
         """Operations of so many samples whose sequences have so many places."""
-        return samples * self.sample + sum(places.get(kind, 0) * cost for kind, cost in self.places.items())
+        return samples * self.sample + sum(places.get(kind, 0) * cost for kind, cost in self.tokens.items())
 
 
 def flops_per_pair(config: Model, vocabulary: int) -> float:

@@ -15,7 +15,7 @@ class LossOutput:
 
     sums: dict[str, Tensor]  # loss name -> sum over this rank's units, with gradient
     measures: dict[str, tuple[Tensor, Tensor | int]]  # name -> (sum, count), without gradient
-    places: dict[str, int] = field(default_factory=dict)  # kind of sequence -> its places in the batch, with padding
+    tokens: dict[str, int] = field(default_factory=dict)  # kind of sequence -> its places in the batch, with padding
 
 
 class Objective(nn.Module):

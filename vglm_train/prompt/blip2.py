@@ -11,7 +11,7 @@ examples/blip2_instructed_generation.ipynb.
 from collections.abc import Sequence
 
 from vglm_train.batch import IGNORED
-from vglm_train.prompt.dialogue import Dialogue, Placed, place
+from vglm_train.prompt.dialogue import Dialogue, ImageTurn, place_images
 from vglm_train.prompt.template import Context, Encoded, Template
 from vglm_train.prompt.tokenizers import HfTokenizer
 
@@ -23,7 +23,7 @@ class Blip2Template(Template):
 
     tokenizer: HfTokenizer
 
-    def context(self, turns: Sequence[Placed], language: str) -> Context:
+    def context(self, turns: Sequence[ImageTurn], language: str) -> Context:
         """All ids before the answer. A picture that leads a question stands before its prompt, and before bos.
 
         The blank before the answer belongs to the answer; there is none in Chinese.
@@ -50,7 +50,7 @@ class Blip2Template(Template):
         """The answer with a blank between words, none in Chinese."""
         return f" {answer}" if before and language != "zh" else answer
 
-    def _put(self, turn: Placed) -> list[str]:
+    def _put(self, turn: ImageTurn) -> list[str]:
         """The prompt's texts around the turn's pictures."""
         if not turn.question:
             return [""] * (len(turn.images) + 1)
@@ -71,7 +71,7 @@ class CausalTemplate(Blip2Template):
         stands: what is written there does not depend on whether the dialogue went on.
         """
         text = self._text(dialogue)
-        context, _, shorter = self._fit(place(dialogue), dialogue.language)
+        context, _, shorter = self._fit(place_images(dialogue), dialogue.language)
         answer, cut = self._ended(self.answer_ids(context.before, text, dialogue.language))
         given, starts = self._joined(context), self._starts(context)
         labels = [IGNORED] * len(given)
@@ -91,7 +91,7 @@ class SeqToSeqTemplate(Blip2Template):
 
     separate_answer = True
 
-    def context(self, turns: Sequence[Placed], language: str) -> Context:
+    def context(self, turns: Sequence[ImageTurn], language: str) -> Context:
         """All ids of the encoder."""
         context = super().context(turns, language)
         *pieces, last = context.pieces
@@ -103,7 +103,7 @@ class SeqToSeqTemplate(Blip2Template):
         EmptyAnswer where there is nothing to learn.
         """
         words = self.tokenizer.encode(self._text(dialogue))
-        context, _, shorter = self._fit(place(dialogue), dialogue.language)
+        context, _, shorter = self._fit(place_images(dialogue), dialogue.language)
         *pieces, last = context.pieces
         close = len(last) - len(self.tokenizer.behind)
         kept = words[: self.prompt.max_answer]

@@ -33,12 +33,12 @@ class EmptyAnswer(ValueError):  # noqa: N818  (says what was found)
     """A dialogue to learn from whose answer holds no text."""
 
 
-class MarkMismatch(ValueError):  # noqa: N818
+class ImageMarkMismatch(ValueError):  # noqa: N818
     """A dialogue whose marks are not as many as its pictures."""
 
 
 @dataclass(frozen=True, slots=True)
-class Placed:
+class ImageTurn:
     """A turn without marks: `images` are the places of its pictures in the question, in characters, ascending."""
 
     question: str
@@ -57,27 +57,29 @@ class Placed:
         texts = [*[""] * self.leading, before + first, *others]
         return [*texts[:-1], texts[-1] + behind]
 
-    def cut(self, length: int) -> "Placed":
+    def cut(self, length: int) -> "ImageTurn":
         """The first `length` characters of the question, with all its pictures."""
         images = tuple(min(place, length) for place in self.images)
         return replace(self, question=self.question[:length], images=images)
 
 
-def place(dialogue: Dialogue) -> list[Placed]:
-    """The turns with their pictures, oldest first; the last is the question. MarkMismatch where they cannot be placed.
+def place_images(dialogue: Dialogue) -> list[ImageTurn]:
+    """The turns with their pictures, oldest first; the last is the question.
+
+    ImageMarkMismatch where there are more or fewer marks than pictures.
 
     Blanks before a mark go with it, and behind one that leads a question.
     """
     asked = [(turn.question, turn.answer) for turn in dialogue.history]
-    turns = [_placed(question, answer) for question, answer in [*asked, (dialogue.question, "")]]
+    turns = [_image_turn(question, answer) for question, answer in [*asked, (dialogue.question, "")]]
     marks = sum(len(turn.images) for turn in turns)
     images = dialogue.images if dialogue.images is not None else max(marks, 1)
     if marks not in (0, images):
-        raise MarkMismatch(f"{marks} {IMAGE} mark{'s' * (marks != 1)} for {images} picture{'s' * (images != 1)}")
+        raise ImageMarkMismatch(f"{marks} {IMAGE} mark{'s' * (marks != 1)} for {images} picture{'s' * (images != 1)}")
     return turns if marks else [replace(turns[0], images=(0,) * images), *turns[1:]]
 
 
-def without_oldest(turns: Sequence[Placed], number: int) -> list[Placed]:
+def without_oldest(turns: Sequence[ImageTurn], number: int) -> list[ImageTurn]:
     """The turns but for the first `number`, whose pictures go before the first question that is left.
 
     They stay because a later question may be about them.
@@ -87,13 +89,13 @@ def without_oldest(turns: Sequence[Placed], number: int) -> list[Placed]:
     return [replace(first, images=(0,) * homeless + first.images), *rest]
 
 
-def _placed(question: str, answer: str) -> Placed:
+def _image_turn(question: str, answer: str) -> ImageTurn:
     first, *others = question.split(IMAGE)
     if not others:
-        return Placed(question, (), answer)
+        return ImageTurn(question, (), answer)
     text, images = first.lstrip(), []
     for part in others:
         text = text.rstrip(" ")
         images.append(len(text))
         text += part if text else part.lstrip()
-    return Placed(text, tuple(images), answer)
+    return ImageTurn(text, tuple(images), answer)

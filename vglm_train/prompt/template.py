@@ -16,7 +16,7 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Prompt
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
-from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, Placed, place, without_oldest
+from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageTurn, place_images, without_oldest
 from vglm_train.prompt.qformer_text import TextEncoder
 from vglm_train.prompt.tokenizers import Tokenizer
 
@@ -79,15 +79,15 @@ class Template(ABC):
         self.prompt, self.tokenizer, self.image_length, self.text = prompt, tokenizer, image_length, text
         self.learns_history = self.learns_history and text is None
         self.end_id = _end_id(prompt, tokenizer)
-        self._fit([Placed("", (0,))], "en")  # UserError at the start where max_prompt has no room for the frame
+        self._fit([ImageTurn("", (0,))], "en")  # UserError at the start where max_prompt has no room for the frame
 
     @abstractmethod
-    def context(self, turns: Sequence[Placed], language: str) -> Context:
+    def context(self, turns: Sequence[ImageTurn], language: str) -> Context:
         """All ids before the answer to the last of `turns`."""
 
     @abstractmethod
     def encode(self, dialogue: Dialogue, split: float | None = None, whole: bool = False) -> Encoded:
-        """A dialogue to learn from. EmptyAnswer where there is nothing to learn, MarkMismatch as `place`.
+        """A dialogue to learn from. EmptyAnswer where there is nothing to learn, MarkMismatch as `place_images`.
 
         `split` in [0,1) says where the given words end if the prompt is configured with `prefix_split`. `whole`: the
         answers of its history are targets too, if the template `learns_history`.
@@ -100,11 +100,11 @@ class Template(ABC):
 
     def room(self, dialogue: Dialogue) -> int:
         """Ids before the answer of a dialogue, its pictures not counted: what `prompt.max_prompt` bounds."""
-        return self.context(place(dialogue), dialogue.language).length
+        return self.context(place_images(dialogue), dialogue.language).length
 
     def encode_prompt(self, dialogue: Dialogue) -> Encoded:
         """A dialogue to be answered, up to where the answer begins. UserError where it is longer than max_prompt."""
-        context = self.context(place(dialogue), dialogue.language)
+        context = self.context(place_images(dialogue), dialogue.language)
         if context.length > self.prompt.max_prompt:
             raise UserError(
                 f"the question with its history is {context.length} ids long, and prompt.max_prompt is "
@@ -118,7 +118,7 @@ class Template(ABC):
         The dialogue's own question is the last turn, number len(history). Every turn; or with `whole`, where the
         template `learns_history`, the last turns of as few sequences as max_prompt has room for.
         """
-        turns = place(dialogue)
+        turns = place_images(dialogue)
         if not (whole and self.learns_history) or len(turns) == 1:
             return list(range(len(turns)))
         ends, end = [], len(turns)
@@ -167,7 +167,7 @@ class Template(ABC):
         """What a Q-Former reads: the question alone, in words."""
         if self.text is None:
             return ()
-        return tuple(self.text.encode(place(dialogue)[-1].question, dialogue.language))
+        return tuple(self.text.encode(place_images(dialogue)[-1].question, dialogue.language))
 
     def _questions(self, rows: Sequence[Encoded]) -> dict[str, Tensor]:
         assert self.text is not None
@@ -184,7 +184,7 @@ class Template(ABC):
                 f"{self.image_length} places for each"
             )
 
-    def _fit(self, turns: Sequence[Placed], language: str) -> tuple[Context, int, bool]:
+    def _fit(self, turns: Sequence[ImageTurn], language: str) -> tuple[Context, int, bool]:
         """The context within max_prompt, the number of oldest turns left out, and whether anything was."""
         for first in range(len(turns)):
             context = self.context(without_oldest(turns, first), language)

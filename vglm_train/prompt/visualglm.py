@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from vglm_train.batch import IGNORED
 from vglm_train.config.language import Prompt
 from vglm_train.prompt.chatglm import ChatGLMTokenizer
-from vglm_train.prompt.dialogue import Dialogue, Placed, place
+from vglm_train.prompt.dialogue import Dialogue, ImageTurn, place_images
 from vglm_train.prompt.qformer_text import TextEncoder
 from vglm_train.prompt.template import Context, Encoded, Template
 from vglm_train.prompt.tokenizers import Tokenizer
@@ -35,7 +35,7 @@ class VisualGLMTemplate(Template):
         assert isinstance(tokenizer, ChatGLMTokenizer)
         super().__init__(prompt, tokenizer, image_length, text)
 
-    def context(self, turns: Sequence[Placed], language: str) -> Context:
+    def context(self, turns: Sequence[ImageTurn], language: str) -> Context:
         """All ids before the answer: [gMASK] and <sop> are the last. A picture that leads a question precedes 问：."""
         ask, answer = MARKS.get(language, MARKS["en"])
         texts = [""]
@@ -51,7 +51,7 @@ class VisualGLMTemplate(Template):
     def encode(self, dialogue: Dialogue, split: float | None = None, whole: bool = False) -> Encoded:
         """A dialogue to learn from; `split`, `whole` change nothing. EmptyAnswer where there is nothing to learn."""
         words = self.tokenizer.encode(self._text(dialogue))
-        context, _, shorter = self._fit(place(dialogue), dialogue.language)
+        context, _, shorter = self._fit(place_images(dialogue), dialogue.language)
         answer, cut = self._ended(words)
         prompt = self._joined(context)
         labels = [*[IGNORED] * (len(prompt) - 1), self.tokenizer.sop_id, *answer]

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
-from vglm_train.log.jsonl import Table
+from vglm_train.log.jsonl import LoggedTable
 from vglm_train.report import html, reference
 from vglm_train.report.runs import LoggedRun
 from vglm_train.report.verdict import Line, speaks
@@ -48,7 +48,7 @@ def _examples(run: LoggedRun) -> str:
     return "".join(_table(run, table) for table in newest.values())
 
 
-def _table(run: LoggedRun, table: Table) -> str:
+def _table(run: LoggedRun, table: LoggedTable) -> str:
     columns, rows = table.read()
     title = escape(f"{run.label}: {table.name}, step {table.step}")
     return f"<h2>{title}</h2>{html.table(columns, rows[:SHOWN])}"

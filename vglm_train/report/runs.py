@@ -5,8 +5,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vglm_train.errors import UserError
-from vglm_train.log.jsonl import METRICS, Row, Table, read_rows, read_tables
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.jsonl import METRICS, LoggedTable, Row, read_rows, read_tables
+from vglm_train.log.run_facts import RunInfo
 
 Series = tuple[list[float], list[float]]  # x, y
 
@@ -18,8 +18,8 @@ class LoggedRun:
     label: str
     folder: Path
     rows: list[tuple[int, Row]]
-    facts: RunFacts | None
-    tables: list[Table]
+    facts: RunInfo | None
+    tables: list[LoggedTable]
 
     def names(self) -> set[str]:
         return {name for _, row in self.rows for name in row}
@@ -70,5 +70,5 @@ def _read(folder: Path) -> LoggedRun:
         raise UserError(
             f"{path} holds no complete line yet. Wait for the first log step (log.every steps) and try again."
         )
-    facts = RunFacts.read(folder)
+    facts = RunInfo.read(folder)
     return LoggedRun(facts.name if facts else folder.name, folder, rows, facts, read_tables(folder))

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vglm_train.log.alarms import ITC_NEAR, ITM_BAND, Alarms
-from vglm_train.log.run_facts import RunFacts
+from vglm_train.log.run_facts import RunInfo
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun
 
@@ -76,7 +76,7 @@ def _progress(run: LoggedRun) -> Line:
     return Line("fact", f"Step {run.last_step} of {run.facts.total_steps} ({done:.0%}): {state}.")
 
 
-def _start(run: LoggedRun, facts: RunFacts) -> list[Line]:
+def _start(run: LoggedRun, facts: RunInfo) -> list[Line]:
     steps, losses = run.series("train/loss")
     expected = facts.expected_start()
     if not steps:
@@ -96,7 +96,7 @@ def _start(run: LoggedRun, facts: RunFacts) -> list[Line]:
     return [Line("ok", f"{text}. Within 10 %: normal.")]
 
 
-def _learning(run: LoggedRun, facts: RunFacts) -> list[Line]:
+def _learning(run: LoggedRun, facts: RunInfo) -> list[Line]:
     """Each loss of late, beside what an even guess costs."""
     lines = []
     for name, chance in facts.expected().items():
@@ -111,7 +111,7 @@ def _learning(run: LoggedRun, facts: RunFacts) -> list[Line]:
     return lines
 
 
-def _reference(run: LoggedRun, facts: RunFacts) -> list[Line]:
+def _reference(run: LoggedRun, facts: RunInfo) -> list[Line]:
     """The share of the expected start that is left, here and in the public run after as many steps."""
     steps = run.series("train/loss")[0]
     if not steps or set(facts.expected()) != set(TERMS) or any(facts.weights[name] != 1 for name in TERMS):
@@ -133,7 +133,7 @@ def _reference(run: LoggedRun, facts: RunFacts) -> list[Line]:
     return [Line("fact", f"{text}: slower than there{because}.")]
 
 
-def _alarms(run: LoggedRun, facts: RunFacts) -> list[str]:
+def _alarms(run: LoggedRun, facts: RunInfo) -> list[str]:
     return [f"Alarm: {text}" for text in Alarms(facts, run.rows).standing()]
 
 

@@ -12,7 +12,7 @@ from vglm_train.config.check import check_vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalItem
-from vglm_train.data.processors import PairRows
+from vglm_train.data.processors import PairProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import Embedder, Retrieval
@@ -36,8 +36,8 @@ class Align(Stage):
         return text
 
     @cached_property
-    def rows(self) -> PairRows:  # type: ignore[override]
-        return PairRows(self.text, self.config.data.languages)
+    def rows(self) -> PairProcessor:  # type: ignore[override]
+        return PairProcessor(self.text, self.config.data.languages)
 
     @property
     def vocabulary(self) -> int:

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from vglm_train.config.run import Config
 from vglm_train.data.eval_captions import EvalSet
-from vglm_train.data.processors import Rows
+from vglm_train.data.processors import Processor
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
@@ -38,7 +38,7 @@ class Stage:
     weights: Mapping[str, float]
 
     @property
-    def rows(self) -> Rows:
+    def rows(self) -> Processor:
         """What reads records. UserError where a tokenizer is missing or does not fit."""
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class Stage:
             return cost
         return replace(cost, sample=cost.sample - vision_flops(self.config.model.vision))
 
-    def places(self) -> Mapping[str, int]:
+    def tokens(self) -> Mapping[str, int]:
         """Places of a sample's longest sequences, by the kinds that `cost` counts."""
         return {}
 

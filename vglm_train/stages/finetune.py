@@ -7,14 +7,14 @@ from typing import Any
 
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
-from vglm_train.checkpoint.bundle.write import save_tuned
+from vglm_train.checkpoint.bundle.write import save_finetuned
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import QuestionSet
 from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
-from vglm_train.evaluate.vqa.evaluator import examiner
+from vglm_train.evaluate.vqa.evaluator import build_evaluator
 from vglm_train.model.tuning import apply_tuning, table
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.stages.base import HeldOut
@@ -53,7 +53,7 @@ class Finetune(Generate):
         if config.evaluate.task == "caption":
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
-        made = examiner(task, self.speaker(model, ranks), items, how, shown, ranks)
+        made = build_evaluator(task, self.speaker(model, ranks), items, how, shown, ranks)
         best, spoken = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
         if best is not None and not best.startswith(spoken) and best not in made.gives():
             reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(made.gives())}"
@@ -61,7 +61,7 @@ class Finetune(Generate):
         return made
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
-        size = save_tuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
+        size = save_finetuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
         log.info("what was trained takes %.1f MB", size / 1e6)
 
 

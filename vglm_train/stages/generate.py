@@ -6,7 +6,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.bundle.stage_one import compare, earlier_vision, is_bundle, load_earlier, load_text_side
+from vglm_train.checkpoint.bundle.stage_one import bundle_vision, compare, init_from_bundle, is_bundle, load_text_side
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.load.language import load_language
 from vglm_train.checkpoint.load.pretrained import load_vision
@@ -14,12 +14,12 @@ from vglm_train.config.check import check_vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalItem
-from vglm_train.data.processors import PromptRows
+from vglm_train.data.processors import PromptProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
 from vglm_train.errors import UserError
 from vglm_train.evaluate.caption.evaluator import Captioner
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.generator import Generator
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.objective.generation import GenerationObjective
@@ -89,8 +89,8 @@ class Generate(Stage):
         )
 
     @cached_property
-    def rows(self) -> PromptRows:  # type: ignore[override]
-        return PromptRows(self.template, self.config.prompt.questions, self.config.data.languages)
+    def rows(self) -> PromptProcessor:  # type: ignore[override]
+        return PromptProcessor(self.template, self.config.prompt.questions, self.config.data.languages)
 
     @property
     def vocabulary(self) -> int:
@@ -118,7 +118,7 @@ class Generate(Stage):
 
     def _vision_weights(self) -> str | None:
         """As configured, or those that came with the earlier bundle; UserError where that one does not fit."""
-        earlier = earlier_vision(self.config.model)
+        earlier = bundle_vision(self.config.model)
         return self.config.model.vision.weights or earlier
 
     def model(self) -> VisualLanguageModel:
@@ -169,7 +169,7 @@ class Generate(Stage):
         if vision.weights:
             load_vision(model.vision.encoder, vision)
         if weights:
-            load_earlier(model, Path(weights))
+            init_from_bundle(model, Path(weights))
         if self.config.model.qformer.text_weights:
             load_text_side(model, Path(self.config.model.qformer.text_weights))
         if self.language.weights:
@@ -178,10 +178,10 @@ class Generate(Stage):
     def objective(self, model: VisualLanguageModel, ranks: Ranks) -> GenerationObjective:
         return GenerationObjective(model)
 
-    def speaker(self, model: VisualLanguageModel, ranks: Ranks) -> Speaker:
+    def speaker(self, model: VisualLanguageModel, ranks: Ranks) -> Generator:
         """What answers in an evaluation."""
         autocast = self.config.engine.precision == "bf16"
-        return Speaker(model, self.template, self.config.prompt.questions, ranks.device, autocast)
+        return Generator(model, self.template, self.config.prompt.questions, ranks.device, autocast)
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
         config, speaker = self.config, self.speaker(model, ranks)
@@ -195,7 +195,7 @@ class Generate(Stage):
         head = language.embed_width * language.vocabulary
         return self.stored(generation_cost(self.config.model, language.blocks(), head, language.decoder_blocks))
 
-    def places(self) -> dict[str, int]:
+    def tokens(self) -> dict[str, int]:
         prompt, model = self.config.prompt, self.config.model
         read = model.qformer.queries * prompt.max_images + prompt.max_prompt
         whole = read if self.language.family == "seq2seq" else read + prompt.max_answer
@@ -215,7 +215,7 @@ class Generate(Stage):
         wide = self.language.dtype == "fp32"
         blocks = model.language.blocks()
         weights = sum(p.numel() for p in blocks[0].parameters()) / model.language.embed_width  # outputs of its products
-        places = max(self.places()["sequence"], self.places()["answer"])
+        places = max(self.tokens()["sequence"], self.tokens()["answer"])
         layer = weights * places * (4 if wide else 2)
         kept = layer + len(blocks) * model.language.embed_width * places * 2
         return image + queries + (kept if config.engine.recompute else len(blocks) * layer)

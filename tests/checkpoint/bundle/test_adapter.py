@@ -14,7 +14,7 @@ from run import runs, speaking
 from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.bundle.adapter import base_of, check_base, parse_weighted, read_adapter, save_adapter
 from vglm_train.checkpoint.bundle.read import load_bundle
-from vglm_train.checkpoint.bundle.write import save_tuned
+from vglm_train.checkpoint.bundle.write import save_finetuned
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning
 from vglm_train.errors import UserError
@@ -186,7 +186,7 @@ def test_what_a_fine_tuning_added_is_merged_before_it_leaves(spoken, tmp_path, c
     base, folder, out = spoken["causal"], tmp_path / "tuned", tmp_path / "out"
     bundle = load_bundle(base, CPU)
     config = replace(bundle.config, tuning=LORA)
-    save_tuned(folder, config, base, tuned(bundle.model), bundle.template.tokenizer, {})
+    save_finetuned(folder, config, base, tuned(bundle.model), bundle.template.tokenizer, {})
     command = f"python -m vglm_train.checkpoint merge {base} --adapter {folder} --out MERGED"
     wanted = f"is what a fine-tuning added to another bundle: merge it first, {command}"
     for words in (["merge", str(folder), "--adapter", str(folder)], ["export", str(folder), "--format", "hf-blip2"]):

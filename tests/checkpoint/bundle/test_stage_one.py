@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from vglm_train import stages
 from vglm_train.checkpoint.bundle import towers
 from vglm_train.checkpoint.bundle.format import read_trained
-from vglm_train.checkpoint.bundle.stage_one import compare, load_earlier
+from vglm_train.checkpoint.bundle.stage_one import compare, init_from_bundle
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
@@ -55,7 +55,7 @@ def test_stage_one_into_stage_two(config: Path, aligned: Path, caplog: pytest.Lo
         name: value.clone() for name, value in model.state_dict().items() if not name.startswith("language.")
     }
     with caplog.at_level(logging.INFO, "vglm_train"):
-        carried = load_earlier(model, aligned)
+        carried = init_from_bundle(model, aligned)
     assert carried == compare(model, aligned)
     assert caplog.messages == carried.lines(aligned)
     theirs, after = read_trained(aligned), model.state_dict()

@@ -19,7 +19,7 @@ from vglm_train.data import loader
 from vglm_train.data.features import FeatureStore, prepare
 from vglm_train.data.features.jobs import Items
 from vglm_train.data.loader import Loader
-from vglm_train.data.processors import PairRows
+from vglm_train.data.processors import PairProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.image import eval_pixels, open_image
@@ -81,7 +81,7 @@ class Encode:
 
 
 def load(config: Config) -> Loader:
-    return loader.build(config, PairRows(build_text(config.model.text, ("en",)), ("en",)), Ranks())
+    return loader.build(config, PairProcessor(build_text(config.model.text, ("en",)), ("en",)), Ranks())
 
 
 def fill(config: Config, encode: Encode | None = None, vision=MODEL.vision) -> FeatureStore:

@@ -15,7 +15,7 @@ from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.reader import DamagedSample, ShardReader
-from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
 from vglm_train.data.shards.manifest import Shard
@@ -28,7 +28,7 @@ FIRST, SECOND = "shard-000000.tar", "shard-000001.tar"
 def shards_of(server: BadServer, cache: Cache) -> list[Shard]:
     manifest = manifest_of(Source(name="a", shards=server.url), cache)
     assert manifest is not None
-    Store(cache).begin()
+    ShardCache(cache).begin()
     return list(manifest.shards)
 
 
@@ -52,7 +52,7 @@ def test_bad_moments_are_named_and_overcome(
     shard = shards_of(server, cache)[0]
     server.plans[FIRST] = [fate, fate]
     with caplog.at_level(logging.INFO, logger="vglm_train"):
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
     assert arrived(shard, folder)
     lines = [line for line in caplog.messages if f"{server.url}{FIRST}" in line]
     assert [f"try {n} of 4: " in line and said in line and "again in " in line for n, line in enumerate(lines, 1)] == [
@@ -69,7 +69,7 @@ def test_bad_moments_are_named_and_overcome(
 def test_a_server_without_ranges_starts_again(server: BadServer, folder: Path, cache: Cache) -> None:
     shard = shards_of(server, cache)[0]
     server.plans[FIRST], server.ranges = ["drop", "drop"], False
-    Store(cache).fetch(shard)
+    ShardCache(cache).fetch(shard)
     assert arrived(shard, folder)
 
 
@@ -87,7 +87,7 @@ def test_given_up_once_for_all(server: BadServer, cache: Cache, caplog: pytest.L
     assert errors[0].startswith(f"{server.url}{FIRST}: the server answers 503")
     assert "given up for 10 minutes; its 5 samples count as unreachable" in errors[0]
     server.plans.clear()
-    Store(cache).begin()  # the next start asks again
+    ShardCache(cache).begin()  # the next start asks again
     assert ShardReader(2, cache).read(shard, 3).key == "000003"
 
 
@@ -95,7 +95,7 @@ def test_what_is_not_there_is_asked_for_once(server: BadServer, folder: Path, ca
     shard = shards_of(server, cache)[1]
     (folder / SECOND).unlink()
     with pytest.raises(Unreachable, match=r"the server answers 404 Not Found$"):
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
     assert len(server.requests[SECOND]) == 1
 
 
@@ -105,7 +105,7 @@ def test_a_server_that_is_gone(folder: Path, cache: Cache) -> None:
         url = server.url
     began = time.monotonic()
     with pytest.raises(Unreachable, match="the connection was refused"):
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
     with pytest.raises(UserError, match=r"manifest\.json: the connection was refused .* A source is a folder"):
         manifest_of(Source(name="a", shards=url), cache)
     assert time.monotonic() - began < 5
@@ -115,7 +115,7 @@ def test_a_server_that_is_down_is_not_waited_for_with_every_shard(tmp_path: Path
     folder = write_source(tmp_path / "many", [2] * 4)
     names = [f"shard-00000{number}.tar" for number in range(4)]
     with serve(folder) as server:
-        shards, store = shards_of(server, cache), Store(cache)
+        shards, store = shards_of(server, cache), ShardCache(cache)
         server.plans |= {name: [503] * 99 for name in names[:2]}
         server.plans[names[2]] = [500]
         for shard in shards[:2]:
@@ -132,7 +132,7 @@ def test_a_server_that_is_down_is_not_waited_for_with_every_shard(tmp_path: Path
 
 def test_a_shard_cut_on_its_server_is_read_as_far_as_it_goes(server: BadServer, cache: Cache, caplog) -> None:
     shard = shards_of(server, cache)[0]
-    image = int(read_table(Path(shard.path.parent.parent / "served" / FIRST)).places[3][0])
+    image = int(read_table(Path(shard.path.parent.parent / "served" / FIRST)).offsets[3][0])
     server.cut[FIRST] = image + 100
     server.plans[FIRST] = ["drop"]
     reader, found = ShardReader(2, cache), []
@@ -144,7 +144,7 @@ def test_a_shard_cut_on_its_server_is_read_as_far_as_it_goes(server: BadServer, 
     assert found == ["000000", "000001", "000002", "truncated", "truncated"]
     assert f"has {image + 100} bytes on its server, the manifest says {shard.bytes}" in caplog.text
     server.cut.clear()
-    Store(cache).begin()
+    ShardCache(cache).begin()
     assert ShardReader(2, cache).read(shard, 4).key == "000004"
 
 
@@ -154,7 +154,7 @@ def test_other_bytes_than_the_manifests(server: BadServer, folder: Path, cache: 
     content[700] ^= 1
     (folder / FIRST).write_bytes(content)
     with pytest.raises(Unreachable, match="are not those that the manifest counts and hashes"):
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
     assert len(server.requests[FIRST]) == 2
     assert "fetched once more" in caplog.text
 
@@ -162,7 +162,7 @@ def test_other_bytes_than_the_manifests(server: BadServer, folder: Path, cache: 
 def test_going_on_after_a_kill(server: BadServer, folder: Path, cache: Cache) -> None:
     shard = shards_of(server, cache)[0]
     shard.path.with_suffix(".part").write_bytes((folder / FIRST).read_bytes()[:1000])
-    Store(cache).fetch(shard)
+    ShardCache(cache).fetch(shard)
     assert arrived(shard, folder)
     assert server.requests[FIRST] == ["bytes=1000-"]
 
@@ -192,7 +192,7 @@ def test_the_limit_is_kept_and_the_oldest_goes(tmp_path: Path, cache: Cache) -> 
     with serve(folder) as server:
         size = (folder / FIRST).stat().st_size
         shards = shards_of(server, replace(cache, limit_gib=3.5 * size / 2**30))
-        store = Store(replace(cache, limit_gib=3.5 * size / 2**30))
+        store = ShardCache(replace(cache, limit_gib=3.5 * size / 2**30))
         handles = []
         for number, shard in enumerate(shards[:3]):
             handles.append(store.open(shard))
@@ -214,7 +214,7 @@ def test_passwords_and_signatures_are_not_logged(server: BadServer, folder: Path
     shard = shards_of(server, cache)[0]
     secret = replace(shard, url=f"http://me:secret@{server.url.removeprefix('http://')}{FIRST}?signature=hidden")
     server.plans[FIRST] = [500]
-    Store(cache).fetch(secret)
+    ShardCache(cache).fetch(secret)
     assert arrived(shard, folder)
     assert "try 1 of 4" in caplog.text
     assert "secret" not in caplog.text

@@ -14,7 +14,7 @@ from bad_server import BadServer, serve
 from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
 from vglm_train.data.shards.address import shown
@@ -129,10 +129,10 @@ def test_commands_that_fail_begin_again(tmp_path: Path, folder: Path, cache: Cac
     whole = f"pipe:if test -e {mark}; then cat {path}; else touch {mark}; {command.format(path=path)}; fi"
     manifest = manifest_of(Source(name="a", shards=f"{folder}", manifest=f"{folder}/manifest.json"), cache)
     assert manifest is not None
-    shard = replace(manifest.shards[0], url=whole, path=Store(cache).path(whole, manifest.shards[0].sha256))
-    Store(cache).begin()
+    shard = replace(manifest.shards[0], url=whole, path=ShardCache(cache).path(whole, manifest.shards[0].sha256))
+    ShardCache(cache).begin()
     began = time.monotonic()
-    Store(cache).fetch(shard)
+    ShardCache(cache).fetch(shard)
     assert time.monotonic() - began < 5
     assert shard.path.read_bytes() == (folder / "shard-000000.tar").read_bytes()
     assert f"try 1 of 4: {said}" in caplog.text
@@ -143,9 +143,9 @@ def test_a_name_cannot_add_to_a_command(folder: Path, cache: Cache) -> None:
     (folder / "manifest.json").write_text(manifest)
     found = manifest_of(Source(name="a", shards=f"pipe:cd {folder} && cat {{}}"), replace(cache, retries=0))
     assert found is not None
-    Store(cache).begin()
+    ShardCache(cache).begin()
     with pytest.raises(Unreachable, match="No such file"):
-        Store(cache).fetch(found.shards[0])
+        ShardCache(cache).fetch(found.shards[0])
     assert not (folder / "pwned").exists()
 
 
@@ -171,7 +171,7 @@ def test_the_next_window_is_fetched_ahead(loader_of, tmp_path: Path, cache: Cach
         assert len(shards) == 4  # two windows of two shards, and no more
         for _ in range(2):
             next(batches)  # 36 samples: the second window
-        assert len(Store(cache).cache.folder or "") > 0
+        assert len(ShardCache(cache).cache.folder or "") > 0
         assert all(len(asked) == 1 for asked in server.requests.values())
 
 
@@ -197,7 +197,7 @@ def test_a_limit_of_one_window_still_reads_everything(loader_of, tmp_path: Path,
         loader = loader_of(folder, train=(Source(name="source0", shards=server.url),), cache=small, workers=2)
         found = [int(n) for batch in islice(loader.batches(0), 8) for n in batch.image_ids]
         assert sorted(found) == list(range(96))
-        assert sum(path.stat().st_size for path in Store(small).folder.glob("*.tar")) <= Store(small).limit
+        assert sum(path.stat().st_size for path in ShardCache(small).folder.glob("*.tar")) <= ShardCache(small).limit
 
 
 def test_shown() -> None:

@@ -7,7 +7,7 @@ from bad_server import serve
 from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
 from vglm_train.data.shards.manifest import Shard
@@ -19,7 +19,7 @@ FIRST = "shard-000000.tar"
 def shards_of(address: str, cache: Cache) -> tuple[Shard, ...]:
     manifest = manifest_of(Source(name="a", shards=address), cache)
     assert manifest is not None
-    Store(cache).begin()
+    ShardCache(cache).begin()
     return manifest.shards
 
 
@@ -33,7 +33,7 @@ def uploaded(s3, folder: Path) -> str:
 @pytest.mark.parametrize("ending", ["", "/", "/manifest.json"])
 def test_from_a_bucket(uploaded: str, folder: Path, cache: Cache, ending: str) -> None:
     for shard in shards_of(uploaded + ending, cache):
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
         assert shard.path.read_bytes() == (folder / shard.name).read_bytes()
 
 
@@ -45,7 +45,7 @@ def test_going_on_within_an_object(uploaded: str, folder: Path, cache: Cache) ->
     shard = shards_of(uploaded, cache)[0]
     content = (folder / FIRST).read_bytes()
     shard.path.with_suffix(".part").write_bytes(content[:-10])
-    Store(cache).fetch(shard)
+    ShardCache(cache).fetch(shard)
     assert shard.path.read_bytes() == content
 
 
@@ -53,7 +53,7 @@ def test_an_object_that_was_cut(s3, uploaded: str, folder: Path, cache: Cache, c
     shard = shards_of(uploaded, cache)[0]
     s3.put_object(Bucket="bucket", Key=f"some/where/{FIRST}", Body=(folder / FIRST).read_bytes()[:3000])
     shard.path.with_suffix(".part").write_bytes((folder / FIRST).read_bytes()[:4000])  # more than there is now
-    Store(cache).fetch(shard)
+    ShardCache(cache).fetch(shard)
     assert shard.path.stat().st_size == 3000
     assert f"has 3000 bytes on its server, the manifest says {shard.bytes}" in caplog.text
 
@@ -62,7 +62,7 @@ def test_what_is_not_there(s3, uploaded: str, cache: Cache) -> None:
     shard = shards_of(uploaded, cache)[0]
     s3.delete_object(Bucket="bucket", Key=f"some/where/{FIRST}")
     with pytest.raises(Unreachable, match="S3 answers 404 NoSuchKey"):
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
     with pytest.raises(UserError, match=r"^s3://nowhere/train/manifest\.json: S3 answers 404 NoSuchBucket\. A source"):
         shards_of("s3://nowhere/train", cache)
 
@@ -75,7 +75,7 @@ def test_bad_moments(keys, tmp_path: Path, cache: Cache, caplog, fate: str | int
         shard = shards_of("s3://bucket", cache)[0]
         name = f"bucket/{FIRST}"
         server.plans[name] = [fate, fate]
-        Store(cache).fetch(shard)
+        ShardCache(cache).fetch(shard)
         assert shard.path.read_bytes() == (folder / FIRST).read_bytes()
         assert len(server.requests[name]) == 3
         if isinstance(fate, str):
@@ -95,4 +95,4 @@ def test_public_buckets_need_no_credentials(monkeypatch, tmp_path: Path, cache: 
     folder = write_source(tmp_path / "served" / "bucket", [4])
     with serve(folder.parent) as server:
         monkeypatch.setenv("AWS_ENDPOINT_URL", server.url.rstrip("/"))
-        Store(cache).fetch(shards_of("s3://bucket", cache)[0])
+        ShardCache(cache).fetch(shards_of("s3://bucket", cache)[0])

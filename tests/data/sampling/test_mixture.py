@@ -16,10 +16,10 @@ from vglm_train.batch import PairBatch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Data, Source
 from vglm_train.data.dataset import Samples, StreamDataset
-from vglm_train.data.length_buckets import ByLength
+from vglm_train.data.length_buckets import LengthBuckets
 from vglm_train.data.loader import Loader
-from vglm_train.data.sampling.interleave import PERIOD, Turns, whole_weights
-from vglm_train.data.sampling.mixture import Mixture, Pool, build_mixture
+from vglm_train.data.sampling.interleave import PERIOD, Interleave, whole_weights
+from vglm_train.data.sampling.mixture import Mixture, SubDataset, build_mixture
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError
 
@@ -44,10 +44,10 @@ def made(counts: list[list[dict[str, int]]], **settings) -> Mixture:
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=7))
 @settings(max_examples=60, deadline=None)
 def test_turns_are_dealt_by_share_and_counted_without_a_gap(shares: list[int]) -> None:
-    turns, had = Turns(shares), Counter[int]()
+    turns, had = Interleave(shares), Counter[int]()
     total = sum(shares)
     for turn in range(2 * turns.period + 3):
-        who, before = turns.locate(turn)
+        who, before = turns.at(turn)
         assert before == had[who]
         had[who] += 1
         for index, share in enumerate(shares):
@@ -57,9 +57,9 @@ def test_turns_are_dealt_by_share_and_counted_without_a_gap(shares: list[int]) -
 
 
 def test_the_one_furthest_behind_is_next() -> None:
-    turns = Turns([3, 1])
-    assert [turns.locate(n)[0] for n in range(8)] == [0, 0, 1, 0, 0, 0, 1, 0]
-    assert turns.locate(10**15) == (0, 3 * 10**15 // 4)
+    turns = Interleave([3, 1])
+    assert [turns.at(n)[0] for n in range(8)] == [0, 0, 1, 0, 0, 0, 1, 0]
+    assert turns.at(10**15) == (0, 3 * 10**15 // 4)
 
 
 @pytest.mark.parametrize(
@@ -77,9 +77,9 @@ def test_shares_that_need_a_long_period_are_rounded() -> None:
     assert whole[2] == 1
 
 
-def walk(mixture: Mixture, rows: int) -> Iterator[tuple[Pool, int, tuple[str, int]]]:
+def walk(mixture: Mixture, rows: int) -> Iterator[tuple[SubDataset, int, tuple[str, int]]]:
     for row in range(rows):
-        place = mixture.locate(row)
+        place = mixture.at(row)
         yield place.pool, place.epoch, (place.shard.name, place.nth)
 
 
@@ -125,7 +125,7 @@ def test_a_place_does_not_depend_on_what_was_asked_before() -> None:
     one, other = (made(counts, balance={"zh": 1, "en": 1}, weights=[1, 2]) for _ in range(2))
     forward = [(p.name, e, w) for p, e, w in walk(one, 200)]
     for row in reversed(range(200)):
-        place = other.locate(row)
+        place = other.at(row)
         assert (place.pool.name, place.epoch, (place.shard.name, place.nth)) == forward[row]
 
 
@@ -148,14 +148,14 @@ def test_languages_hold_first_and_weights_count_among_sources_that_have_one() ->
 
 def test_without_weights_sources_count_by_their_samples() -> None:
     mixture = made([[{"en": 30, "zh": 10, "all": 40}], [{"en": 10, "zh": 10}]], balance={"zh": 1, "en": 1})
-    found = Counter((mixture.locate(row).source, mixture.locate(row).pool.language) for row in range(80))
+    found = Counter((mixture.at(row).source, mixture.at(row).pool.language) for row in range(80))
     assert found == {("s0", "en"): 30, ("s1", "en"): 10, ("s0", "zh"): 20, ("s1", "zh"): 20}
 
 
 def test_batches_of_one_source() -> None:
     counts = [[{"en": 7}], [{"en": 30}], [{"zh": 9}]]
     mixture = made(counts, weights=[1, 2, 1], mix="batch", mix_rows=6, global_batch=12, languages=("en", "zh"))
-    sources = [mixture.locate(row).source for row in range(240)]
+    sources = [mixture.at(row).source for row in range(240)]
     blocks = [sources[start : start + 6] for start in range(0, 240, 6)]
     assert all(len(set(block)) == 1 for block in blocks)
     assert Counter(block[0] for block in blocks) == {"s0": 10, "s1": 20, "s2": 10}
@@ -262,12 +262,12 @@ def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts,
         for rank in range(world):
             dataset = StreamDataset(mixture, 1, cast(Samples, None), WHOLE, cut, rank, world)
             if window:
-                dataset.seats = ByLength(some_length, WHOLE, window, 5).batch
+                dataset.seats = LengthBuckets(some_length, WHOLE, window, 5).batch
             first = consumed // WHOLE * cut.accumulation
             for number in range(first, first + steps * cut.accumulation):
-                for row in dataset.places(number):
+                for row in dataset.positions(number):
                     assert row not in seen
-                    seen[row] = mixture.locate(row)
+                    seen[row] = mixture.at(row)
                     steps_of.setdefault(number // cut.accumulation, set()).add(row)
         consumed += steps * WHOLE
     whole = consumed // (WHOLE * max(1, window)) * WHOLE * max(1, window)
@@ -275,7 +275,7 @@ def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts,
     assert max(seen) < whole + WHOLE * max(1, window)
     assert len(seen) == consumed
     if window:
-        alone = ByLength(some_length, WHOLE, window, 5)
+        alone = LengthBuckets(some_length, WHOLE, window, 5)
         assert steps_of == {step: set(alone.batch(step).tolist()) for step in steps_of}
     read = Counter((place.pool.name, place.epoch, place.shard.name, place.nth) for place in seen.values())
     assert set(read.values()) == {1}

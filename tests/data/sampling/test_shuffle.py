@@ -6,20 +6,20 @@ import time
 import numpy as np
 import pytest
 
-from vglm_train.data.sampling.shuffle import Order, permutation
+from vglm_train.data.sampling.shuffle import EpochShuffle, permutation
 
 COUNTS = [5, 1, 9, 4, 0, 7, 5, 3, 8, 2]
 
 
-def epoch_of(order: Order, epoch: int) -> list[tuple[int, int]]:
-    return [order.locate(epoch, place) for place in range(order.samples)]
+def epoch_of(order: EpochShuffle, epoch: int) -> list[tuple[int, int]]:
+    return [order.at(epoch, place) for place in range(order.samples)]
 
 
 @pytest.mark.parametrize("window", [1, 2, 3, 10, 99])
 @pytest.mark.parametrize("counts", [COUNTS, [1], [0, 0, 3], [2, 0, 0]])
 def test_every_sample_once(counts: list[int], window: int) -> None:
     everything = {(shard, index) for shard, count in enumerate(counts) for index in range(count)}
-    order = Order(counts, 3, "a", window)
+    order = EpochShuffle(counts, 3, "a", window)
     for epoch in range(4):
         found = epoch_of(order, epoch)
         assert len(found) == len(everything)
@@ -27,17 +27,17 @@ def test_every_sample_once(counts: list[int], window: int) -> None:
 
 
 def test_pure_whatever_was_asked_before() -> None:
-    order = Order(COUNTS, 3, "a", 2)
+    order = EpochShuffle(COUNTS, 3, "a", 2)
     expected = epoch_of(order, 5)
-    other = Order(COUNTS, 3, "a", 2)
+    other = EpochShuffle(COUNTS, 3, "a", 2)
     for place in np.random.default_rng(0).permutation(order.samples):
-        other.locate(int(place) % 3, int(place))
-        assert other.locate(5, int(place)) == expected[place]
+        other.at(int(place) % 3, int(place))
+        assert other.at(5, int(place)) == expected[place]
     assert epoch_of(pickle.loads(pickle.dumps(other)), 5) == expected
 
 
 def test_epoch_seed_and_source_each_change_the_order() -> None:
-    orders = [epoch_of(Order(COUNTS, seed, name, 2), epoch) for seed, name, epoch in
+    orders = [epoch_of(EpochShuffle(COUNTS, seed, name, 2), epoch) for seed, name, epoch in
               [(3, "a", 0), (3, "a", 1), (4, "a", 0), (3, "b", 0)]]  # fmt: skip
     for one in range(4):
         for other in range(one):
@@ -46,7 +46,7 @@ def test_epoch_seed_and_source_each_change_the_order() -> None:
 
 def test_samples_of_a_window_are_mixed_and_no_others() -> None:
     counts, window = [50] * 40, 4
-    found = epoch_of(Order(counts, 0, "a", window), 0)
+    found = epoch_of(EpochShuffle(counts, 0, "a", window), 0)
     for start in range(0, len(found), 200):
         shards = {shard for shard, _ in found[start : start + 200]}
         assert len(shards) == window
@@ -56,7 +56,7 @@ def test_samples_of_a_window_are_mixed_and_no_others() -> None:
 
 def test_consecutive_samples_touch_few_shards() -> None:
     counts, window = [20 + n % 7 for n in range(300)], 5
-    found = epoch_of(Order(counts, 1, "a", window), 0)
+    found = epoch_of(EpochShuffle(counts, 1, "a", window), 0)
     widest = max(len({shard for shard, _ in found[start : start + 60]}) for start in range(len(found) - 60))
     assert widest <= 2 * window
 
@@ -78,9 +78,9 @@ def test_permutations_are_even() -> None:
 
 def test_ten_million_samples_cost_no_memory_and_little_time() -> None:
     start = time.perf_counter()
-    order = Order([1000] * 10_000, 0, "a", 16)
+    order = EpochShuffle([1000] * 10_000, 0, "a", 16)
     assert order.samples == 10_000_000
     for place in (0, 9_999_999, 5_000_000):
-        order.locate(1, place)
+        order.at(1, place)
     assert time.perf_counter() - start < 2
     assert len(pickle.dumps(order)) < 2_000_000

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from vglm_train.config.data import Data, Fields, Holdout, Source
-from vglm_train.data.splits import Part, open_part, training, validating
+from vglm_train.data.splits import SplitSource, open_part, training, validating
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.errors import UserError
 
@@ -34,7 +34,7 @@ def both(source: Source, holdout: Holdout) -> tuple[list[dict], list[dict]]:
     sides = []
     for [part] in (training(data), validating(data)):
         shards = open_part(part, ("en",)).shards
-        sides.append([shard.table.file.row(*shard.table.index.places[r]) for shard in shards for r in shard.rows])
+        sides.append([shard.table.file.row(*shard.table.index.offsets[r]) for shard in shards for r in shard.rows])
     return sides[0], sides[1]
 
 
@@ -114,7 +114,7 @@ def test_mistakes(folder: Path, holdout: Holdout, without: str, reason: str) -> 
     rows = [{k: v for k, v in row.items() if k != without} for row in rows_of(folder)]
     source = Source(name="made", table=str(made_tables.write_json(folder / "t.json", rows)))
     with pytest.raises(UserError, match=reason):
-        open_part(Part(source, holdout), ("en",))
+        open_part(SplitSource(source, holdout), ("en",))
 
 
 def test_languages_are_told(folder: Path) -> None:

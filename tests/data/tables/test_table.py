@@ -135,7 +135,7 @@ def test_index_of_a_large_table_is_kept(folder: Path, monkeypatch) -> None:
     [kept] = (folder / "cache").rglob("*.npz")
     with monkeypatch.context() as patch:
         patch.setattr("vglm_train.data.tables.index.canonical", None)
-        assert np.array_equal(opened(path).index.places, first.places)
+        assert np.array_equal(opened(path).index.offsets, first.offsets)
     kept.write_bytes(b"broken")
     assert np.array_equal(opened(path).index.contents, first.contents)
     made_tables.write_json(path, made_tables.visualglm(NAMES[:3]))

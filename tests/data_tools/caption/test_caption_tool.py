@@ -7,7 +7,7 @@ from typing import Any
 import made_records
 import pytest
 
-from data_tools.caption.__main__ import Task, caption, plan
+from data_tools.caption.__main__ import CaptionJob, caption, plan
 from data_tools.caption.generate import candidates
 from data_tools.common.records import open_inputs, read_block
 from vglm_train.errors import UserError
@@ -20,7 +20,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
     return made_records.bundles(tmp_path_factory.mktemp("bundles"))
 
 
-def task(records: Path, out: Path, bundle: Path, **options: Any) -> Task:
+def task(records: Path, out: Path, bundle: Path, **options: Any) -> CaptionJob:
     given = {
         "language": "en", "rank_bundle": None, "samples": 3, "keep": None, "max_new": 6, "top_p": 0.9, "seed": 0,
         "temperature": 1.0, "vision_weights": None, "language_weights": None, "dropped": None,

@@ -12,7 +12,7 @@ from PIL import Image
 
 from data_tools.check_shards.__main__ import run
 from data_tools.pack_shards.__main__ import pack
-from data_tools.pack_shards.write import Options
+from data_tools.pack_shards.write import PackOptions
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 
@@ -43,7 +43,7 @@ def packed(photos: Path, tmp_path: Path) -> Path:
     rows = [{"id": str(row), "image": f"{picture}.png", "captions": captions} for row, picture in enumerate(pictures)]
     records = photos / "r.jsonl"
     records.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pack(records, tmp_path / "shards", Options(None, 3, None))
+    pack(records, tmp_path / "shards", PackOptions(None, 3, None))
     return tmp_path / "shards"
 
 

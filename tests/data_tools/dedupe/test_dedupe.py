@@ -11,15 +11,15 @@ import pytest
 from made_shards import jpeg, write_source
 from PIL import Image, ImageOps
 
-from data_tools.common.image_hash import agreement, looks
-from data_tools.dedupe.__main__ import Outcome, Task, dedupe, plan
+from data_tools.common.image_hash import agreement, image_hash
+from data_tools.dedupe.__main__ import DedupeJob, DedupeResult, dedupe, plan
 from data_tools.dedupe.hash_index import NearPairs, count_bands
 from vglm_train.errors import UserError
 
 Run = Callable[..., CompletedProcess[str]]
 
 
-def task(*words: object, **options: object) -> Task:
+def task(*words: object, **options: object) -> DedupeJob:
     """The task of a command line, as the tool reads it."""
     given = {"against": [], "distance": 16, "agreement": 0.94, "merge_captions": False, "dropped": None, **options}
     return plan(Namespace(records=[Path(str(word)) for word in words], **given))
@@ -51,7 +51,7 @@ def copies(originals: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_every_copy_is_found_and_no_original_lost(originals: Path, copies: Path, tmp_path: Path) -> None:
     out = tmp_path / "clean.jsonl"
     outcome = dedupe(task(copies, originals, out=out), workers=1)  # the copies first: more captions win, not place
-    assert outcome == Outcome(24, outcome.dropped)
+    assert outcome == DedupeResult(24, outcome.dropped)
     assert outcome.dropped == {"near-duplicate": 96}
     kept = made_records.read(out)
     assert [row["id"] for row in kept] == [f"r{n}" for n in range(24)]
@@ -127,13 +127,13 @@ def test_each_dropped_one_was_compared_with_one_that_stays(tmp_path: Path) -> No
     assert 1 < len(kept) < 12
     for entry in made_records.read(tmp_path / "o.dropped.jsonl"):
         assert entry["of"] in kept
-        greys = [looks(Image.open(tmp_path / f"{each}.png")).grey[None] for each in (entry["id"], entry["of"])]
+        greys = [image_hash(Image.open(tmp_path / f"{each}.png")).grey[None] for each in (entry["id"], entry["of"])]
         assert max(agreement(*greys)[0], agreement(*greys[::-1])[0]) >= 0.94
 
 
 def test_agreement_of_the_same_of_a_mirror_image_and_of_plain_ones() -> None:
     picture = made_records.photo(1)
-    own, mirrored = looks(picture).grey[None], looks(ImageOps.mirror(picture)).grey[None]
+    own, mirrored = image_hash(picture).grey[None], image_hash(ImageOps.mirror(picture)).grey[None]
     assert agreement(own, own)[0] == pytest.approx(1, abs=1e-5)
     assert agreement(own, mirrored)[0] < 0.5
     plain = np.full_like(own, 100)

@@ -12,8 +12,8 @@ import torch
 from made_shards import write_source
 from PIL import Image
 
-from data_tools.common.models import Devices, Model, judge
-from data_tools.filter.__main__ import Task, filter_records, lengths, plan
+from data_tools.common.models import Devices, ModelSpec, load_scorer
+from data_tools.filter.__main__ import FilterJob, filter_records, lengths, plan
 from data_tools.filter.rules import Rules
 from vglm_train.errors import UserError
 from vglm_train.image import eval_pixels, open_image
@@ -26,7 +26,7 @@ NONE = {
 }  # fmt: skip
 
 
-def task(records: Path, out: Path, **options: Any) -> Task:
+def task(records: Path, out: Path, **options: Any) -> FilterJob:
     return plan(Namespace(records=records, out=out, **{**NONE, **options}))
 
 
@@ -97,7 +97,7 @@ def test_captions_go_and_records_without_any(tmp_path: Path) -> None:
 def test_similarity_is_that_of_the_model(aligned: Path, tmp_path: Path) -> None:
     """The threshold falls between two captions' scores, computed here from the bundle itself."""
     records = made_records.records(tmp_path / "in", 20)
-    judging = judge(Model(aligned), Devices(0, 1, tmp_path))
+    judging = load_scorer(ModelSpec(aligned), Devices(0, 1, tmp_path))
     pixels = [open_image((tmp_path / f"in/{n}.jpg").read_bytes(), judging.size) for n in range(20)]
     raw, features = judging.see(torch.stack([eval_pixels(picture, judging.size) for picture in pixels]))
     texts = [f"photo {n}" for n in range(20)]

@@ -7,7 +7,7 @@ from made_shards import jpeg
 
 from data_tools.check_shards.check import check_shard
 from data_tools.pack_shards.__main__ import pack
-from data_tools.pack_shards.write import Options
+from data_tools.pack_shards.write import PackOptions
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import as_fields, parse
 
@@ -24,7 +24,7 @@ def test_packing_dialogues(tmp_path: Path) -> None:
         {"id": "c", "image": ["0.jpg", "nowhere.jpg"], "turns": TURNS},
     ]
     (tmp_path / "records.jsonl").write_text("\n".join(map(json.dumps, lines)) + "\n")
-    manifest = pack(tmp_path / "records.jsonl", tmp_path / "out", Options(None, 10, None))
+    manifest = pack(tmp_path / "records.jsonl", tmp_path / "out", PackOptions(None, 10, None))
     assert (manifest.samples, manifest.captions) == (2, {"en": 3})
     assert manifest.extra["skipped"] == {"missing image": 1}
     raw = ShardReader(1).read(manifest.shards[0], 0)

@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 
 from data_tools.pack_shards.__main__ import pack
-from data_tools.pack_shards.write import Options
+from data_tools.pack_shards.write import PackOptions
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 from vglm_train.image import open_image
@@ -49,7 +49,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 
 def test_members_manifest_and_counts(records: Path, tmp_path: Path) -> None:
-    manifest = pack(records, tmp_path / "out", Options("train", 8, None))
+    manifest = pack(records, tmp_path / "out", PackOptions("train", 8, None))
     assert [shard.samples for shard in manifest.shards] == [8, 8, 6]
     assert manifest.extra["captions"] == {"en": 22, "zh": 44}
     assert Manifest.read(tmp_path / "out") == manifest
@@ -67,14 +67,14 @@ def test_members_manifest_and_counts(records: Path, tmp_path: Path) -> None:
 
 
 def test_bytes_do_not_depend_on_workers(records: Path, tmp_path: Path) -> None:
-    pack(records, tmp_path / "one", Options(None, 5, None), workers=1)
-    pack(records, tmp_path / "two", Options(None, 5, None), workers=2)
+    pack(records, tmp_path / "one", PackOptions(None, 5, None), workers=1)
+    pack(records, tmp_path / "two", PackOptions(None, 5, None), workers=2)
     assert contents(tmp_path / "one") == contents(tmp_path / "two")
 
 
 def test_any_webdataset_reader_can_read_the_shards(records: Path, tmp_path: Path) -> None:
     webdataset = pytest.importorskip("webdataset")
-    manifest = pack(records, tmp_path / "out", Options(None, 10, None))
+    manifest = pack(records, tmp_path / "out", PackOptions(None, 10, None))
     names = [str(shard.path) for shard in manifest.shards]
     samples = list(webdataset.WebDataset(names, shardshuffle=False).decode("pilrgb"))
     assert len(samples) == 24
@@ -91,7 +91,7 @@ def test_what_cannot_be_packed_is_counted_and_named(photos: Path, tmp_path: Path
     records = write_records(photos / "r.jsonl", rows)
     with open(records, "a") as file:
         file.write("{broken\n")
-    manifest = pack(records, tmp_path / "out", Options(None, 100, None))
+    manifest = pack(records, tmp_path / "out", PackOptions(None, 100, None))
     assert manifest.samples == 1
     assert manifest.extra["skipped"] == {"caption": 1, "missing image": 2, "record": 1, "undecodable": 2}
     skipped = [json.loads(line) for line in (tmp_path / "out" / "skipped.jsonl").read_text("utf-8").splitlines()]
@@ -102,7 +102,7 @@ def test_what_cannot_be_packed_is_counted_and_named(photos: Path, tmp_path: Path
 
 def test_a_shard_without_samples_is_dropped(photos: Path, tmp_path: Path) -> None:
     rows = [{"id": "r", "image": name, "captions": {"en": ["a"]}} for name in ("0.png", "no.png", "1.png")]
-    manifest = pack(write_records(photos / "r.jsonl", rows), tmp_path / "out", Options(None, 1, None))
+    manifest = pack(write_records(photos / "r.jsonl", rows), tmp_path / "out", PackOptions(None, 1, None))
     assert [shard.name for shard in manifest.shards] == ["shard-000000.tar", "shard-000002.tar"]
     assert not (tmp_path / "out" / "shard-000001.tar").exists()
 
@@ -116,7 +116,7 @@ def test_formats_pass_through_or_become_png(tmp_path: Path) -> None:
         picture = Image.fromarray(levels) if name == "g16.tiff" else colour
         picture.save(tmp_path / name, "JPEG" if name == "wrong-name.png" else None)
     rows = [{"id": name, "image": name, "captions": {"en": ["a"]}} for name in [*kept, *rewritten]]
-    manifest = pack(write_records(tmp_path / "r.jsonl", rows), tmp_path / "out", Options(None, 100, None))
+    manifest = pack(write_records(tmp_path / "r.jsonl", rows), tmp_path / "out", PackOptions(None, 100, None))
     with tarfile.open(manifest.shards[0].path) as tar:
         members = {name: tar.extractfile(name).read() for name in tar.getnames() if not name.endswith(".json")}
     assert manifest.samples == 9
@@ -136,7 +136,7 @@ def test_resize_keeps_small_pictures_and_shrinks_large_ones(tmp_path: Path) -> N
     Image.new("RGB", (300, 100), "red").save(tmp_path / "large.jpg", exif=turned)
     Image.new("RGB", (40, 30), "red").save(tmp_path / "small.jpg")
     rows = [{"id": name, "image": name, "captions": {"en": ["a"]}} for name in ("large.jpg", "small.jpg")]
-    manifest = pack(write_records(tmp_path / "r.jsonl", rows), tmp_path / "out", Options(None, 100, 50))
+    manifest = pack(write_records(tmp_path / "r.jsonl", rows), tmp_path / "out", PackOptions(None, 100, 50))
     with tarfile.open(manifest.shards[0].path) as tar:
         large, small = (tar.extractfile(f"00000000{line}.jpg").read() for line in (1, 2))
     assert open_image(large).size == (50, 150)
@@ -145,33 +145,33 @@ def test_resize_keeps_small_pictures_and_shrinks_large_ones(tmp_path: Path) -> N
 
 def test_a_finished_pack_is_left_alone_and_another_refused(records: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
-    pack(records, out, Options("train", 8, None))
+    pack(records, out, PackOptions("train", 8, None))
     before = {path.name: path.stat().st_mtime_ns for path in out.iterdir()}
-    pack(records, out, Options("train", 8, None))
+    pack(records, out, PackOptions("train", 8, None))
     assert {path.name: path.stat().st_mtime_ns for path in out.iterdir()} == before
     with pytest.raises(UserError, match=r"another pack: samples_per_shard is 8 there and 9 now; give another --out"):
-        pack(records, out, Options("train", 9, None))
+        pack(records, out, PackOptions("train", 9, None))
     with open(records, "a") as file:
         file.write(json.dumps({"id": "x", "image": "0.png", "captions": {"en": ["a"]}, "split": "test"}) + "\n")
     with pytest.raises(UserError, match="records_sha256"):
-        pack(records, out, Options("train", 8, None))
+        pack(records, out, PackOptions("train", 8, None))
     (out / "manifest.json").unlink()
     with pytest.raises(UserError, match=r"holds shard-000000.tar, which no unfinished pack wrote"):
-        pack(records, out, Options("train", 8, None))
+        pack(records, out, PackOptions("train", 8, None))
     assert not (out / ".parts").exists()
 
 
 def test_what_is_missing_is_named(records: Path, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no record of split 'val'; it has {'test': 2, 'train': 22}"):
-        pack(records, tmp_path / "out", Options("val", 8, None))
+        pack(records, tmp_path / "out", PackOptions("val", 8, None))
     with pytest.raises(UserError, match=r"none.jsonl: no such file"):
-        pack(tmp_path / "none.jsonl", tmp_path / "out", Options("val", 8, None))
+        pack(tmp_path / "none.jsonl", tmp_path / "out", PackOptions("val", 8, None))
     (tmp_path / "empty.jsonl").write_text("")
     with pytest.raises(UserError, match=r"empty.jsonl: is empty"):
-        pack(tmp_path / "empty.jsonl", tmp_path / "out", Options("val", 8, None))
+        pack(tmp_path / "empty.jsonl", tmp_path / "out", PackOptions("val", 8, None))
     bad = write_records(tmp_path / "bad.jsonl", [{"id": "x", "image": "no.png", "captions": {"en": ["a"]}}])
     with pytest.raises(UserError, match=r"no record could be packed(.|\n)*no.png"):
-        pack(bad, tmp_path / "out", Options(None, 8, None))
+        pack(bad, tmp_path / "out", PackOptions(None, 8, None))
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
@@ -195,7 +195,7 @@ def start(records: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
 
 @pytest.mark.parametrize("workers", [pytest.param(1, marks=pytest.mark.slow), 2])
 def test_killed_again_and_again_the_bytes_are_the_same(workers: int, heavy: Path, tmp_path: Path) -> None:
-    options, out = Options(None, 6, None), tmp_path / "killed"
+    options, out = PackOptions(None, 6, None), tmp_path / "killed"
     pack(heavy, tmp_path / "whole", options)
     kept: list[int] = []
     for target in (0, 3, 7):  # shards finished before the kill
@@ -240,7 +240,7 @@ def test_two_packs_do_not_write_one_folder(heavy: Path, tmp_path: Path) -> None:
     while not list(out.glob("*.tmp-*")):
         time.sleep(0.002)
     with pytest.raises(UserError, match="another pack_shards is writing there"):
-        pack(heavy, out, Options(None, 6, None))
+        pack(heavy, out, PackOptions(None, 6, None))
     assert process.wait() == 0
 
 

@@ -12,12 +12,12 @@ import torch
 from PIL import Image, ImageFont
 
 from data_tools.pack_shards.__main__ import pack
-from data_tools.pack_shards.write import Options
-from data_tools.preview.__main__ import Seen, count_tokens, train_samples, validation_samples
+from data_tools.pack_shards.write import PackOptions
+from data_tools.preview.__main__ import PreviewSample, count_tokens, train_samples, validation_samples
 from data_tools.preview.sheet import MISSING, TEXT_WIDTH, Face, find_face, wrap
 from vglm_train.config.load import load
 from vglm_train.data.loader import build
-from vglm_train.data.processors import PairRows
+from vglm_train.data.processors import PairProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.qformer_text import build_text
@@ -38,7 +38,7 @@ def run_file(tmp_path: Path) -> Path:
         rows.append({"id": str(index), "image": f"{index}.png", "captions": captions})
     records = tmp_path / "r.jsonl"
     records.write_text("".join(json.dumps(row) + "\n" for row in rows))
-    pack(records, tmp_path / "shards", Options(None, 3, None))
+    pack(records, tmp_path / "shards", PackOptions(None, 3, None))
     (tmp_path / "vocab.txt").write_text("".join(piece + "\n" for piece in PIECES), "utf-8")
     path = tmp_path / "run.yaml"
     path.write_text(f"""
@@ -63,11 +63,11 @@ def test_train_rows_are_those_that_training_reads(run_file: Path, epoch: int) ->
     config = load(run_file)
     text = build_text(config.model.text, config.data.languages)
     seen = list(train_samples(config, text, epoch))
-    loader = build(config, PairRows(text, config.data.languages), Ranks())
+    loader = build(config, PairProcessor(text, config.data.languages), Ranks())
     batches = islice(loader.batches(consumed=0), 2 * epoch, 2 * epoch + 2)
     for number, batch in enumerate(batches):
         rows = seen[4 * number : 4 * number + 4]
-        assert all(isinstance(row, Seen) for row in rows)
+        assert all(isinstance(row, PreviewSample) for row in rows)
         assert torch.equal(batch.pixels, torch.stack([row.pixels for row in rows]))
         assert batch.image_ids.tolist() == [row.image_id for row in rows]
         ids, _ = text.batch([row.texts[0][2] for row in rows])
@@ -87,7 +87,7 @@ def test_validation_shows_every_caption(run_file: Path) -> None:
 def test_unknown_and_cut_are_counted(run_file: Path) -> None:
     config = load(run_file)
     text = build_text(config.model.text, config.data.languages)
-    shards = build(config, PairRows(text, config.data.languages), Ranks()).dataset.mixture.shards()
+    shards = build(config, PairProcessor(text, config.data.languages), Ranks()).dataset.mixture.shards()
     counts = count_tokens(shards, text, ("en", "zh"))
     assert (counts["en"].captions, counts["en"].tokens, counts["en"].unknown, counts["en"].cut) == (15, 43, 0, 1)
     assert (counts["zh"].captions, counts["zh"].tokens, counts["zh"].unknown, counts["zh"].cut) == (16, 48, 8, 0)

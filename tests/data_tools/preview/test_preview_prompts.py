@@ -12,7 +12,7 @@ from PIL import Image
 from run import domain, runs, speaking
 
 from data_tools.preview.prompts import PromptView
-from examples.marks.make_data import QUESTION, write_marks
+from examples.marks.make_data import QUESTION, write_data
 from vglm_train.batch import IGNORED
 from vglm_train.config.load import load
 from vglm_train.config.run import Config
@@ -97,7 +97,7 @@ def test_captions_of_validation(configs: dict[str, Path]) -> None:
 
 
 def test_the_command_on_a_fine_tuning(made: Path, tmp_path: Path, tool: Tool) -> None:
-    write_marks(tmp_path / "marks", 24, 8, seed=0)
+    write_data(tmp_path / "marks", 24, 8, seed=0)
     base = domain.write_base(made / "run.yaml", made / "aligned", tmp_path)
     config = domain.write_finetune(base, tmp_path / "marks", tmp_path)
     for split, wanted in (("train", "[end]»"), ("validation", "right (closed): ")):

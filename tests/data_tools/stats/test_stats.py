@@ -12,14 +12,14 @@ import pytest
 from made_shards import write_source
 
 from data_tools.common.records import open_inputs
-from data_tools.stats.__main__ import BLOCK, Task, stats
+from data_tools.stats.__main__ import BLOCK, StatsJob, stats
 from data_tools.stats.count import find_repeated
 
 Run = Callable[..., CompletedProcess[str]]
 
 
-def task(*inputs: Path, out: Path) -> Task:
-    return Task(open_inputs(inputs, BLOCK), True, out)
+def task(*inputs: Path, out: Path) -> StatsJob:
+    return StatsJob(open_inputs(inputs, BLOCK), True, out)
 
 
 def test_records_are_counted(tmp_path: Path) -> None:

@@ -6,17 +6,17 @@ import pytest
 import torch
 from asked import asked
 
-from vglm_train.evaluate.vqa.evaluator import Examined
+from vglm_train.evaluate.vqa.evaluator import VqaResult
 from vglm_train.evaluate.vqa.page import CASES, choose, show
-from vglm_train.evaluate.vqa.scores import marks
+from vglm_train.evaluate.vqa.scores import score_answer
 from vglm_train.prompt.dialogue import Dialogue, Turn
 
 COLOURS = ["red", "green", "blue", "white", "black", "yellow"]
 
 
-def found(items, **outputs) -> Examined:
-    earned = {who: [marks(item, text) for item, text in zip(items, texts)] for who, texts in outputs.items()}
-    return Examined(outputs, earned, {}, {}, {})
+def found(items, **outputs) -> VqaResult:
+    earned = {who: [score_answer(item, text) for item, text in zip(items, texts)] for who, texts in outputs.items()}
+    return VqaResult(outputs, earned, {}, {}, {})
 
 
 def told(wrong: int, right: int):

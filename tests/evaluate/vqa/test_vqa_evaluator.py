@@ -19,7 +19,7 @@ from vglm_train.config.language import Decoding
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.metrics.answers import commonest
-from vglm_train.evaluate.vqa.evaluator import Examiner, examiner, fitting
+from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, build_evaluator, fitting
 from vglm_train.evaluate.vqa.generate import Answerer, swapped
 from vglm_train.evaluate.vqa.intervals import parts, section
 from vglm_train.evaluate.vqa.majority import Majority
@@ -55,9 +55,9 @@ def taught(tmp_path_factory):
     return pupil
 
 
-def whole_examiner(of, items, task="vqa", **changes) -> Examiner:
+def whole_examiner(of, items, task="vqa", **changes) -> VqaEvaluator:
     answerer = Answerer(of, items, Decoding(max_new=4), Ranks(), batch=5)
-    return Examiner(task, answerer, Majority.of(items, "these"), **changes)
+    return VqaEvaluator(task, answerer, Majority.of(items, "these"), **changes)
 
 
 def test_a_model_that_looks(taught):
@@ -191,13 +191,15 @@ def test_questions_that_do_not_fit_are_told_before_anything_is_asked(untaught):
 
 
 def test_during_training(untaught):
-    scores, tables = examiner("vqa", untaught, [*colour_questions(), *reports()], Decoding(max_new=3), 2, Ranks())()
+    scores, tables = build_evaluator(
+        "vqa", untaught, [*colour_questions(), *reports()], Decoding(max_new=3), 2, Ranks()
+    )()
     assert {name.split("_")[1] for name in scores} == {
         "majority", "shuffled", "accuracy", "closed", "exact", "recall", "f1", "distinct",
     }  # fmt: skip
     assert len(tables[0].rows) == 2
     with pytest.raises(UserError, match=r"evaluate\.task vqa: .* usable, 6, are reports, which task report scores"):
-        examiner("vqa", untaught, reports(), Decoding(), 0, Ranks())
+        build_evaluator("vqa", untaught, reports(), Decoding(), 0, Ranks())
 
 
 def test_two_ranks_find_what_one_finds(tmp_path):
@@ -215,7 +217,7 @@ def test_two_ranks_find_what_one_finds(tmp_path):
     (tmp_path / "alone").mkdir()
     alone = speakers.speaker(tmp_path / "alone", "causal")
     for task, items in (("vqa", colour_questions()), ("report", reports())):
-        expected, _ = examiner(task, alone, items, Decoding(max_new=3), 0, Ranks())()
+        expected, _ = build_evaluator(task, alone, items, Decoding(max_new=3), 0, Ranks())()
         for rank in range(2):
             assert json.loads((tmp_path / f"{task}{rank}.json").read_text()) == pytest.approx(expected, abs=1e-6)
 

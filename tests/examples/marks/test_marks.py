@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from examples.marks.make_data import draw, write_marks
+from examples.marks.make_data import draw_picture, write_data
 from vglm_train.config.data import Holdout, Source
 from vglm_train.data.eval_questions import QuestionSet
-from vglm_train.data.splits import Part
+from vglm_train.data.splits import SplitSource
 from vglm_train.errors import UserError
 
 
@@ -26,7 +26,7 @@ def halves(picture: Image.Image) -> tuple[int, int]:
 @pytest.mark.parametrize("side", ["left", "right"])
 def test_the_mark_is_on_its_side_and_nowhere_else(side: str) -> None:
     for seed in range(20):
-        left, right = halves(draw(side, Random(seed)))
+        left, right = halves(draw_picture(side, Random(seed)))
         here, there = (left, right) if side == "left" else (right, left)
         assert here > 150
         assert there == 0
@@ -34,7 +34,7 @@ def test_the_mark_is_on_its_side_and_nowhere_else(side: str) -> None:
 
 def test_tables_are_even_repeatable_and_of_other_patients(tmp_path: Path) -> None:
     for name in ("a", "b"):
-        write_marks(tmp_path / name, 30, 20, seed=3)
+        write_data(tmp_path / name, 30, 20, seed=3)
     rows = {name: json.loads((tmp_path / "a" / f"{name}.json").read_text()) for name in ("train", "test")}
     for name, count in (("train", 15), ("test", 10)):
         assert Counter(row["label"] for row in rows[name]) == {"yes": count, "no": count}
@@ -46,9 +46,9 @@ def test_tables_are_even_repeatable_and_of_other_patients(tmp_path: Path) -> Non
 
 
 def test_they_read_as_closed_questions(tmp_path: Path) -> None:
-    write_marks(tmp_path / "marks", 40, 10, seed=0)
+    write_data(tmp_path / "marks", 40, 10, seed=0)
     source = Source(name="marks", table=str(tmp_path / "marks" / "train.json"))
-    kept = list(QuestionSet([Part(source, Holdout(by="group", share=0.3), validation=True)], 32, ["en"]).items())
+    kept = list(QuestionSet([SplitSource(source, Holdout(by="group", share=0.3), validation=True)], 32, ["en"]).items())
     assert 0 < len(kept) < 40
     assert {item.kind for item in kept} == {"closed"}
     assert all(item.group for item in kept)
@@ -57,5 +57,5 @@ def test_they_read_as_closed_questions(tmp_path: Path) -> None:
 def test_a_folder_of_something_else_is_not_touched(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").touch()
     with pytest.raises(UserError, match=r"holds something else; give a new one"):
-        write_marks(tmp_path, 2, 2, seed=0)
+        write_data(tmp_path, 2, 2, seed=0)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]

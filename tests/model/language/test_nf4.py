@@ -12,7 +12,7 @@ from vglm_train.checkpoint.load.language import load_language
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora
 from vglm_train.model.language import build_language
-from vglm_train.model.language.linears import products, quantize_blocks
+from vglm_train.model.language.linears import linears, quantize_blocks
 from vglm_train.model.language.nf4 import (
     BLOCK,
     LEVELS,
@@ -94,9 +94,9 @@ def test_updates_train_on_quantised_blocks_alone(tmp_path, family):
     full = copy.deepcopy(model)
     quantize_blocks(model)
     four = [module for module in model.modules() if isinstance(module, Nf4Linear)]
-    assert len(four) == len(list(products(full)))
+    assert len(four) == len(list(linears(full)))
     assert number_of_weights(model) == before
-    for (_, twin), module in zip(products(full), four, strict=True):
+    for (_, twin), module in zip(linears(full), four, strict=True):
         twin.weight.copy_(module.full())
     torch.testing.assert_close(loss_of(model, batch), loss_of(full, batch), rtol=1e-5, atol=1e-5)
     for each in (model, full):

@@ -65,7 +65,7 @@ def is_bundle(path: str | None) -> bool:
     return path is not None and (Path(path) / "bundle.json").exists()
 
 
-def earlier_vision(config: Model) -> str | None:
+def bundle_vision(config: Model) -> str | None:
     """The image encoder that stands in the bundle `config` starts from; None if it does not, or starts from none.
 
     Raises UserError where the bundle was trained behind an encoder of another shape.
@@ -101,14 +101,14 @@ def earlier_vision(config: Model) -> str | None:
 
 
 def compare(model: VisualModel, folder: Path) -> Carried:
-    """What `load_earlier` would do.
+    """What `init_from_bundle` would do.
 
     Raises UserError for a folder that is no bundle, and for names or shapes that do not belong together.
     """
     return _compare(model, _trained(folder), folder)
 
 
-def load_earlier(model: VisualModel, folder: Path) -> Carried:
+def init_from_bundle(model: VisualModel, folder: Path) -> Carried:
     """Copy what `folder`, a bundle, has trained into `model`; the rest of `model` stays as it is.
 
     Raises UserError as `compare` does, before anything is copied.

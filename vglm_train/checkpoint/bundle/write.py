@@ -66,7 +66,7 @@ def keep_shape(config: Model, aside: Path) -> None:
     shutil.copyfile(file, aside / "tokenizer" / "config.json")
 
 
-def save_tuned(
+def save_finetuned(
     folder: Path,
     config: Config,
     base: Path,

@@ -10,7 +10,7 @@ from tqdm import tqdm
 from vglm_train.checkpoint.bundle.format import TOWERS, VERSION, read_whole
 from vglm_train.checkpoint.bundle.towers import find, fingerprint
 from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixed, total
-from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, Source, expected, tokenizer_of
+from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, SourceModel, expected, tokenizer_of
 from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_safetensors
 from vglm_train.checkpoint.load.tensor_files import open_shard
@@ -21,11 +21,11 @@ from vglm_train.errors import UserError
 TRAINED = "trained.safetensors"
 
 
-def read(folder: Path, options: Options) -> Source:
+def read(folder: Path, options: Options) -> SourceModel:
     """A bundle of either stage, with its frozen parts wherever they stand."""
     document = read_whole(folder)
     config = load(folder / "config.yaml")
-    source = Source(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
+    source = SourceModel(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
     source.origin = document["origin"].get("imported") or {}
     moved = {"vision": options.vision, "language": options.language}
     shape = folder / "tokenizer" / "config.json"
@@ -49,7 +49,7 @@ def read(folder: Path, options: Options) -> Source:
     return source
 
 
-def write(source: Source, out: Path, force: bool) -> None:
+def write(source: SourceModel, out: Path, force: bool) -> None:
     """The bundle that `load_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
     document: dict[str, Any] = {"version": VERSION, "stage": source.stage, "towers": {}}
     document["origin"] = {"from": str(source.path.resolve()), "format": source.kind, "imported": source.origin}
@@ -69,7 +69,7 @@ def write(source: Source, out: Path, force: bool) -> None:
         (aside / "bundle.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
-def _tower(source: Source, tower: str, aside: Path, bar: tqdm) -> dict[str, str] | None:
+def _tower(source: SourceModel, tower: str, aside: Path, bar: tqdm) -> dict[str, str] | None:
     """Write a frozen part, or name where it is. Returns the reference."""
     if tower in source.towers:
         place = source.towers[tower].resolve()
@@ -81,7 +81,7 @@ def _tower(source: Source, tower: str, aside: Path, bar: tqdm) -> dict[str, str]
     return {"file": f"{tower}.safetensors"}
 
 
-def _tokenizer(source: Source, folder: Path) -> None:
+def _tokenizer(source: SourceModel, folder: Path) -> None:
     """Its files as they are, and config.json of a Hugging Face language model."""
     folder.mkdir()
     place = source.tokenizer

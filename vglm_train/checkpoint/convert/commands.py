@@ -9,7 +9,7 @@ from vglm_train.checkpoint.convert import bundle as own
 from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
 from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
-from vglm_train.checkpoint.convert.source import Options, Source
+from vglm_train.checkpoint.convert.source import Options, SourceModel
 from vglm_train.checkpoint.convert.summary import bytes_of, groups, listed, size
 from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
@@ -18,7 +18,7 @@ from vglm_train.errors import UserError
 from vglm_train.model.alignment import TEMPERATURE, CaptionHead
 
 
-def read(path: Path, kind: str, options: Options) -> Source:
+def read(path: Path, kind: str, options: Options) -> SourceModel:
     """Open a model of any format, or `auto`. Nothing is in memory but what the format has no place for."""
     kind = recognise(path) if kind == "auto" else kind
     source = FORMATS[kind].read(path, options)
@@ -40,7 +40,7 @@ def import_weights(path: Path, out: Path, kind: str, options: Options, force: bo
     return [*describe(source), f"wrote {out}: stage {source.stage}, {size_of(out)}"]
 
 
-def describe(source: Source) -> list[str]:
+def describe(source: SourceModel) -> list[str]:
     """What was found, what became of every key."""
     places = [f"  {tower} stays where it is: {place}" for tower, place in source.towers.items()]
     tokenizer = source.tokenizer or "none found; converting needs none, to evaluate or chat give --tokenizer"
@@ -64,7 +64,7 @@ def size_of(folder: Path) -> str:
     return f"{sum(file.stat().st_size for file in files) / 2**20:.1f} MiB in {len(files)} files"
 
 
-def _begin(source: Source) -> None:
+def _begin(source: SourceModel) -> None:
     """What retrieval's class lacks, as a run begins it: the temperature, and a random captioning head."""
     shape = source.config.model.qformer
     assert shape.vocabulary is not None

@@ -12,9 +12,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.stage_one import earlier_vision, load_earlier
+from vglm_train.checkpoint.bundle.stage_one import bundle_vision, init_from_bundle
 from vglm_train.checkpoint.convert.lazy_tensors import of_tensors, prefixed
-from vglm_train.checkpoint.convert.source import Options, Source, check, expected, resized, tokenizer_of
+from vglm_train.checkpoint.convert.source import Options, SourceModel, check, expected, resized, tokenizer_of
 from vglm_train.checkpoint.convert.towers import chatglm_order, config_of, language_tensors, vision_tensors, with_ties
 from vglm_train.checkpoint.keymaps.keymap import KeyMap
 from vglm_train.checkpoint.load.pretrained import load_bert
@@ -31,7 +31,7 @@ Part = Literal["vision", "bert", "language"]
 STAGES = {"vision": ("align", "generate"), "bert": ("align",), "language": ("generate",)}
 
 
-def read(path: Path, kind: str, part: Part, options: Options) -> Source:
+def read(path: Path, kind: str, part: Part, options: Options) -> SourceModel:
     """The model of `options.config` with `path` as that part of it."""
     config = options.config
     if config is None:
@@ -42,7 +42,7 @@ def read(path: Path, kind: str, part: Part, options: Options) -> Source:
     if config.run.stage not in STAGES[part]:
         raise UserError(f"{path} ({kind}) has no place in a model of stage {config.run.stage} (run.stage of --config).")
     given = _given(config) | {str(part): path}
-    source, vocabulary = Source(path, kind, config, {}), None
+    source, vocabulary = SourceModel(path, kind, config, {}), None
     if config.run.stage == "align":
         text = replace(config.model.text, tokenizer=str(options.tokenizer or config.model.text.tokenizer))
         vocabulary = config.model.qformer.vocabulary or build_text(text, config.data.languages).vocabulary
@@ -69,11 +69,11 @@ def _given(config: Config) -> dict[str, Path]:
     named = {"vision": model.vision.weights, "bert": model.qformer.weights,
              "language": getattr(model.language, "weights", None)}  # fmt: skip
     if config.run.stage == "generate":
-        named |= {"vision": model.vision.weights or earlier_vision(model), "earlier": named.pop("bert")}
+        named |= {"vision": model.vision.weights or bundle_vision(model), "earlier": named.pop("bert")}
     return {name: Path(place) for name, place in named.items() if place}
 
 
-def _language(source: Source, given: Mapping[str, Path], options: Options) -> None:
+def _language(source: SourceModel, given: Mapping[str, Path], options: Options) -> None:
     """Where the language model's tokenizer and config.json are."""
     section = source.config.model.language
     if section is None or "language" not in given:
@@ -85,7 +85,7 @@ def _language(source: Source, given: Mapping[str, Path], options: Options) -> No
     source.config = replace(source.config, model=replace(source.config.model, language=language))
 
 
-def _frozen(source: Source, model: Any, given: Mapping[str, Path], options: Options) -> None:
+def _frozen(source: SourceModel, model: Any, given: Mapping[str, Path], options: Options) -> None:
     """Frozen towers from their files. A Hugging Face encoder stays where it is, as its config.json says more."""
     section = source.config.model
     if "vision" in given:
@@ -103,7 +103,7 @@ def _frozen(source: Source, model: Any, given: Mapping[str, Path], options: Opti
         source.tensors |= prefixed(with_ties(found, model.language) if source.language else found, "language.")
 
 
-def _begun(source: Source, model: Any, given: Mapping[str, Path], vocabulary: int | None) -> dict[str, Tensor]:
+def _begun(source: SourceModel, model: Any, given: Mapping[str, Path], vocabulary: int | None) -> dict[str, Tensor]:
     """What a run with this configuration begins with, but for frozen towers that come from a file."""
     config, image = source.config, source.config.data.image
     vision = config.model.vision
@@ -119,5 +119,5 @@ def _begun(source: Source, model: Any, given: Mapping[str, Path], vocabulary: in
         qformer = QFormer(config.model.qformer, vision.width, None)
         begun = VisualLanguageModel(build_vision(vision), qformer, model.language, image.mean, image.std)
         if "earlier" in given:
-            load_earlier(begun, given["earlier"])
+            init_from_bundle(begun, given["earlier"])
     return {name: value for name, value in begun.state_dict().items() if not value.is_meta}

@@ -13,7 +13,7 @@ from typing import Any
 from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
-    Source,
+    SourceModel,
     base_model,
     blip2_prompt,
     check,
@@ -59,7 +59,7 @@ def kind_of(folder: Path) -> str | None:
     return "hf-blip2-retrieval" if RETRIEVAL in content.get("architectures", ()) else "hf-blip2"
 
 
-def read(folder: Path, options: Options) -> Source:
+def read(folder: Path, options: Options) -> SourceModel:
     """A BLIP-2 folder of either class, safetensors or .bin, in one file or several."""
     kind = kind_of(folder)
     content, raw = read_json(folder / "config.json"), open_tensors(folder)
@@ -70,7 +70,7 @@ def read(folder: Path, options: Options) -> Source:
     vision, qformer = _vision(content, raw, folder), _qformer(content, folder, retrieval)
     model = shaped(base_model(options), vision, qformer, content.get("image_text_hidden_size", 256))
     config = run_config(folder, model, "align", options, _image(folder))
-    source = Source(folder, str(kind), config, mapped(table, raw, folder))
+    source = SourceModel(folder, str(kind), config, mapped(table, raw, folder))
     source.dropped = [*computed, *(name for name in raw if table.dropped(name))]
     source.tokenizer = tokenizer_of(folder, options)
     source.origin = {"kept": {name: read_json(folder / name) for name in KEPT if (folder / name).is_file()}}
@@ -92,7 +92,7 @@ def read(folder: Path, options: Options) -> Source:
     return source
 
 
-def write(source: Source, out: Path, force: bool, limit: int) -> list[str]:
+def write(source: SourceModel, out: Path, force: bool, limit: int) -> list[str]:
     """A folder that transformers' `from_pretrained` loads: weights, config.json, generation_config.json, tokenizer."""
     retrieval = source.stage == "align"
     if source.config.model.vision.family != "eva" or (not retrieval and source.language is None):
@@ -140,7 +140,7 @@ def to_hugging_face(tensors: Tensors, retrieval: bool, path: Path) -> Tensors:
         raise UserError(f"{path} cannot become a BLIP-2 folder: {error}.") from error
 
 
-def configuration(source: Source, theirs: Tensors) -> dict[str, Any]:
+def configuration(source: SourceModel, theirs: Tensors) -> dict[str, Any]:
     """config.json."""
     config, retrieval = source.config, source.stage == "align"
     vision, qformer = config.model.vision, config.model.qformer
@@ -178,7 +178,7 @@ def configuration(source: Source, theirs: Tensors) -> dict[str, Any]:
     return content
 
 
-def image_token(source: Source) -> int:
+def image_token(source: SourceModel) -> int:
     """The id that marks the image's places in transformers: the source's own, or the first that no word has."""
     known = source.origin.get("image_token_index")
     if known is not None:
@@ -205,7 +205,7 @@ def _is_embedding(name: str, shape: tuple[int, ...]) -> bool:
     return len(shape) == 2 and name.endswith(("embed_tokens.weight", "shared.weight", "wte.weight"))
 
 
-def _language(source: Source, content: dict[str, Any], options: Options) -> None:
+def _language(source: SourceModel, content: dict[str, Any], options: Options) -> None:
     text = content.get("text_config") or {}
     source.language = {"model_type": "opt", **text}
     seq2seq = bool(text.get("is_encoder_decoder", source.language["model_type"] in ("t5", "mt5", "bart")))

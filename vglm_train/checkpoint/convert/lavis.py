@@ -8,7 +8,7 @@ from typing import Literal
 from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, convert, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
-    Source,
+    SourceModel,
     base_model,
     blip2_prompt,
     check,
@@ -40,7 +40,7 @@ def is_lavis(names: Mapping[str, object] | set[str]) -> bool:
     return "query_tokens" in names and any(name.startswith(LAYER) for name in names)
 
 
-def read(path: Path, options: Options) -> Source:
+def read(path: Path, options: Options) -> SourceModel:
     """A LAVIS file of either stage. Frozen parts that it lacks are named by `options.vision` and `.language`."""
     raw = open_tensors(path)
     family = next((family for key, family in PROJECTIONS.items() if key in raw), None)
@@ -48,7 +48,7 @@ def read(path: Path, options: Options) -> Source:
     vision, qformer = _vision(raw, options), _qformer(raw, options)
     width = raw["vision_proj.weight"].shape[0] if "vision_proj.weight" in raw else None
     model = shaped(base_model(options), vision, qformer, width)
-    source = Source(path, "lavis", run_config(path, model, "align", options), mapped(table, raw, path))
+    source = SourceModel(path, "lavis", run_config(path, model, "align", options), mapped(table, raw, path))
     source.dropped = sorted(name for name in raw if table.dropped(name))
     if family is not None:
         _language(source, family, options)
@@ -66,13 +66,13 @@ def read(path: Path, options: Options) -> Source:
     return source
 
 
-def table_of(source: Source) -> KeyMap:
+def table_of(source: SourceModel) -> KeyMap:
     """Ours -> LAVIS's."""
     language = source.config.model.language
     return (LAVIS_STAGE1 if language is None else lavis_stage2(language.family)).inverse()
 
 
-def write(source: Source, out: Path, force: bool) -> list[str]:
+def write(source: SourceModel, out: Path, force: bool) -> list[str]:
     """One `.pth` file as LAVIS's runner writes it: what is trained, and frozen parts that the bundle holds itself.
 
     The language model of stage two is never part of it.
@@ -99,7 +99,7 @@ def to_lavis(table: KeyMap, tensors: Tensors, path: Path) -> Tensors:
         raise UserError(f"{path} cannot become a LAVIS file: {error}.") from error
 
 
-def _language(source: Source, family: Family, options: Options) -> None:
+def _language(source: SourceModel, family: Family, options: Options) -> None:
     """The language model, which stands elsewhere, or in the file with its shape elsewhere."""
     inside = any(name.startswith("language.") for name in source.tensors)
     if options.language is None:
@@ -123,7 +123,7 @@ def _language(source: Source, family: Family, options: Options) -> None:
     )
 
 
-def _frozen_vision(source: Source, options: Options) -> None:
+def _frozen_vision(source: SourceModel, options: Options) -> None:
     """The image encoder, where the file does not hold it."""
     if any(name.startswith("vision.encoder.") for name in source.tensors):
         return

@@ -7,8 +7,8 @@ from functools import partial
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, Rule
-from vglm_train.checkpoint.load.tensor_files import Shard
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, KeyRule
+from vglm_train.checkpoint.load.tensor_files import TensorShard
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Lazy:
 Tensors = dict[str, Lazy]
 
 
-def of_shards(shards: Iterable[Shard]) -> Tensors:
+def of_shards(shards: Iterable[TensorShard]) -> Tensors:
     """The tensors of opened files by name; a name in two files is read from the first."""
     found: Tensors = {}
     for shard in shards:
@@ -86,7 +86,7 @@ def total(tensors: Mapping[str, Lazy]) -> int:
     return sum(tensor.size for tensor in tensors.values())
 
 
-def _convert(rule: Rule, parts: Sequence[Lazy], place: int) -> Tensor:
+def _convert(rule: KeyRule, parts: Sequence[Lazy], place: int) -> Tensor:
     return rule.forward(*(part.read() for part in parts))[place]
 
 

@@ -7,7 +7,7 @@ from typing import NoReturn
 
 from vglm_train.checkpoint.convert import bundle, components, hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.lazy_tensors import Tensors, of_shards
-from vglm_train.checkpoint.convert.source import Options, Source, open_tensors
+from vglm_train.checkpoint.convert.source import Options, SourceModel, open_tensors
 from vglm_train.checkpoint.load.language import HUB_CONFIG
 from vglm_train.checkpoint.load.visualglm import CONFIG, is_sat_folder, read_json, sat_shard
 from vglm_train.errors import UserError
@@ -18,7 +18,7 @@ WRITTEN = ("hf-blip2", "hf-blip2-retrieval", "lavis", "visualglm-sat")
 @dataclass(frozen=True, slots=True)
 class Format:
     what: str
-    read: Callable[[Path, Options], Source]
+    read: Callable[[Path, Options], SourceModel]
     part: bool = False  # of a model: needs --config
 
 

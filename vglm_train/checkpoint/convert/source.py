@@ -45,7 +45,7 @@ class Options:
 
 
 @dataclass(slots=True)
-class Source:
+class SourceModel:
     """A model that was found somewhere. Nothing of it is in memory."""
 
     path: Path

@@ -10,7 +10,7 @@ from vglm_train.checkpoint.convert import qkv
 from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, of_shards, total
 from vglm_train.checkpoint.convert.source import (
     Options,
-    Source,
+    SourceModel,
     base_model,
     check,
     dtype_name,
@@ -37,7 +37,7 @@ FIXED = {"eva_args": 1e-6, "qformer_args": 1e-12, "": 1e-5}  # layer norm's eps,
 SAT_VERSION = "0.4.12"  # whose order of queries, keys and values is written
 
 
-def read_sat(folder: Path, options: Options) -> Source:
+def read_sat(folder: Path, options: Options) -> SourceModel:
     """A SAT folder with image side and ChatGLM."""
     content = read_json(folder / CONFIG)
     raw = of_shards([sat_shard(folder)])
@@ -45,11 +45,11 @@ def read_sat(folder: Path, options: Options) -> Source:
     fused, line = _order(raw, content, heads, folder, options)
     config = _config(content, folder, options, raw, IMAGE)
     table = visualglm_table(config.model.qformer.layers, heads, fused)
-    source = Source(folder, "visualglm-sat", config, mapped(table, raw, folder), notes=[line])
+    source = SourceModel(folder, "visualglm-sat", config, mapped(table, raw, folder), notes=[line])
     return _finished(source, content, table, list(raw), options)
 
 
-def read_hub(folder: Path, options: Options) -> Source:
+def read_hub(folder: Path, options: Options) -> SourceModel:
     """The hub's folder: ChatGLM's Hugging Face names per head, the image side under SAT's names in thirds."""
     content = read_json(folder / HUB_CONFIG)
     content |= {"eva_args": content.get("eva_config"), "qformer_args": content.get("qformer_config")}
@@ -60,7 +60,9 @@ def read_hub(folder: Path, options: Options) -> Source:
     image, second = qkv.chosen(None, "thirds", _vision_order(raw, heads, HUB_IMAGE), f"{folder}, image side")
     config = _config(content, folder, options, raw, HUB_IMAGE)
     table = hub_table(config.model.qformer.layers, heads, fused, image)
-    source = Source(folder, "visualglm-hub", config, mapped(table, raw, folder), notes=[line, f"image side: {second}"])
+    source = SourceModel(
+        folder, "visualglm-hub", config, mapped(table, raw, folder), notes=[line, f"image side: {second}"]
+    )
     return _finished(source, content, table, list(raw), options)
 
 
@@ -72,7 +74,7 @@ def hub_table(layers: int, heads: dict[str, int], fused: Fused = "heads", image:
     return KeyMap(rules=(*image_rules(layers, heads, image, HUB_IMAGE), *rules), ignored=ignored)
 
 
-def write(source: Source, out: Path, force: bool, fused: Fused | None) -> list[str]:
+def write(source: SourceModel, out: Path, force: bool, fused: Fused | None) -> list[str]:
     """A SAT folder that VisualGLM's own code loads: latest, 1/mp_rank_00_model_states.pt, model_config.json."""
     model = source.config.model
     if model.language is None or model.language.family != "chatglm" or model.vision.family != "eva":
@@ -91,7 +93,7 @@ def write(source: Source, out: Path, force: bool, fused: Fused | None) -> list[s
             "SAT folders hold no tokenizer: keep ice_text.model"]  # fmt: skip
 
 
-def to_sat(source: Source, fused: Fused) -> Tensors:
+def to_sat(source: SourceModel, fused: Fused) -> Tensors:
     """Under SAT's names."""
     model = source.config.model
     assert model.language is not None
@@ -102,7 +104,7 @@ def to_sat(source: Source, fused: Fused) -> Tensors:
         raise UserError(f"{source.path} cannot become a SAT folder: {error}.") from error
 
 
-def model_config(source: Source, fused: Fused) -> dict[str, Any]:
+def model_config(source: SourceModel, fused: Fused) -> dict[str, Any]:
     """model_config.json: the imported one where there was one, with this model's shapes."""
     model = source.config.model
     vision, qformer, language = model.vision, model.qformer, model.language
@@ -132,7 +134,9 @@ def model_config(source: Source, fused: Fused) -> dict[str, Any]:
     return content | {"sat_version": SAT_VERSION if fused == "thirds" else "0.3.6"}
 
 
-def _finished(source: Source, content: dict[str, Any], table: KeyMap, there: list[str], options: Options) -> Source:
+def _finished(
+    source: SourceModel, content: dict[str, Any], table: KeyMap, there: list[str], options: Options
+) -> SourceModel:
     source.dropped = sorted(name for name in there if table.dropped(name))
     source.tensors, vision, notes = resized(source.tensors, source.config.model.vision, options.image_size)
     source.config = replace(source.config, model=replace(source.config.model, vision=vision))

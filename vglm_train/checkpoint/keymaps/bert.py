@@ -1,9 +1,9 @@
 """Names of BERT's weights, and the Q-Former's."""
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, Rule, join, rename
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyRule, join, rename
 
 
-def bert_rules(there: str) -> tuple[Rule, ...]:
+def bert_rules(there: str) -> tuple[KeyRule, ...]:
     """The part of BERT that every pass shares, and the text feed-forward, under a prefix -> `Alignment`."""
     layer, block = f"{there}encoder.layer.#.", "qformer.blocks.#."
     attention = f"{layer}attention.self."
@@ -20,7 +20,7 @@ def bert_rules(there: str) -> tuple[Rule, ...]:
     )
 
 
-def head_rules(there: str, bias: str) -> tuple[Rule, ...]:
+def head_rules(there: str, bias: str) -> tuple[KeyRule, ...]:
     """BERT's masked-language head under a prefix -> `CaptionHead`."""
     return (
         rename(f"{there}transform.dense.*", "caption_head.transform.*"),

@@ -1,9 +1,9 @@
 """Names of published image encoders' weights, and ours. Every table is bijective but for what it lists as ignored."""
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, Rule, join_without_key_bias, rename, reshape, unbatch
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyRule, join_without_key_bias, rename, reshape, unbatch
 
 
-def eva_rules(there: str, here: str) -> tuple[Rule, ...]:
+def eva_rules(there: str, here: str) -> tuple[KeyRule, ...]:
     """EVA ViT as in LAVIS (`lavis/models/eva_vit.py`) under a prefix -> `EvaVit` under a prefix."""
     block, ours = f"{there}blocks.#.", f"{here}blocks.#."
     return (

@@ -12,10 +12,10 @@ What names do not say:
 
 from dataclasses import replace
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, Rule, join, rename, reshape, unbatch
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyRule, join, rename, reshape, unbatch
 
 
-def vision_rules() -> tuple[Rule, ...]:
+def vision_rules() -> tuple[KeyRule, ...]:
     """`Blip2VisionModel` -> `EvaVit` and the trained norm after it."""
     there, here = "vision_model.embeddings.", "vision.encoder."
     layer, block = "vision_model.encoder.layers.#.", "vision.encoder.blocks.#."
@@ -33,7 +33,7 @@ def vision_rules() -> tuple[Rule, ...]:
     )
 
 
-def qformer_rules() -> tuple[Rule, ...]:
+def qformer_rules() -> tuple[KeyRule, ...]:
     """The queries' side of `Blip2QFormerModel`, which is all that generation has."""
     layer, block = "qformer.encoder.layer.#.", "qformer.blocks.#."
     own, cross = f"{layer}attention.", f"{layer}crossattention."
@@ -53,7 +53,7 @@ def qformer_rules() -> tuple[Rule, ...]:
     )
 
 
-def text_rules() -> tuple[Rule, ...]:
+def text_rules() -> tuple[KeyRule, ...]:
     """The text's side of retrieval."""
     layer, block = "qformer.encoder.layer.#.", "qformer.blocks.#."
     return (

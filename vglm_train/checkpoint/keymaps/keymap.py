@@ -20,7 +20,7 @@ class KeyMapError(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Rule:
+class KeyRule:
     """Tensors named `sources` there are tensors named `targets` here."""
 
     sources: tuple[str, ...]
@@ -28,31 +28,31 @@ class Rule:
     forward: Callable[..., Sequence[Tensor]]
     backward: Callable[..., Sequence[Tensor]]
 
-    def inverse(self) -> "Rule":
-        return Rule(self.targets, self.sources, self.backward, self.forward)
+    def inverse(self) -> "KeyRule":
+        return KeyRule(self.targets, self.sources, self.backward, self.forward)
 
 
-def rename(source: str, target: str) -> Rule:
+def rename(source: str, target: str) -> KeyRule:
     """The same tensor under another name."""
-    return Rule((source,), (target,), _same, _same)
+    return KeyRule((source,), (target,), _same, _same)
 
 
-def reshape(source: str, target: str, there: Sequence[int], here: Sequence[int]) -> Rule:
+def reshape(source: str, target: str, there: Sequence[int], here: Sequence[int]) -> KeyRule:
     """The same numbers in another shape; one size of each may be -1."""
-    return Rule((source,), (target,), lambda x: (x.reshape(here),), lambda x: (x.reshape(there),))
+    return KeyRule((source,), (target,), lambda x: (x.reshape(here),), lambda x: (x.reshape(there),))
 
 
-def unbatch(source: str, target: str) -> Rule:
+def unbatch(source: str, target: str) -> KeyRule:
     """Without the leading axis of size 1."""
-    return Rule((source,), (target,), lambda x: (x.squeeze(0),), lambda x: (x.unsqueeze(0),))
+    return KeyRule((source,), (target,), lambda x: (x.squeeze(0),), lambda x: (x.unsqueeze(0),))
 
 
-def join(sources: Sequence[str], target: str) -> Rule:
+def join(sources: Sequence[str], target: str) -> KeyRule:
     """Equal parts there, stacked along the first axis here."""
-    return Rule(tuple(sources), (target,), lambda *parts: (torch.cat(parts),), lambda x: x.chunk(len(sources)))
+    return KeyRule(tuple(sources), (target,), lambda *parts: (torch.cat(parts),), lambda x: x.chunk(len(sources)))
 
 
-def join_without_key_bias(query: str, value: str, target: str) -> Rule:
+def join_without_key_bias(query: str, value: str, target: str) -> KeyRule:
     """Biases of queries and values there; here queries, keys and values, zero for keys."""
 
     def split(x: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,13 +61,13 @@ def join_without_key_bias(query: str, value: str, target: str) -> Rule:
             raise KeyMapError(f"{target}: the bias of the keys is not zero, and the other format has no place for it")
         return q, v
 
-    return Rule((query, value), (target,), lambda q, v: (torch.cat((q, torch.zeros_like(q), v)),), split)
+    return KeyRule((query, value), (target,), lambda q, v: (torch.cat((q, torch.zeros_like(q), v)),), split)
 
 
 class Step(NamedTuple):
     """A rule at one place: the names it takes there and gives here."""
 
-    rule: Rule
+    rule: KeyRule
     sources: tuple[str, ...]
     targets: tuple[str, ...]
 
@@ -80,7 +80,7 @@ class KeyMap:
     repeats; dropped on the way in, written again on the way out.
     """
 
-    rules: tuple[Rule, ...]
+    rules: tuple[KeyRule, ...]
     ignored: tuple[str, ...] = ()
     copies: Mapping[str, str] = field(default_factory=dict)
     write_copies: bool = False
@@ -140,7 +140,7 @@ def _same(x: Tensor) -> Sequence[Tensor]:
     return (x,)
 
 
-def _places(rule: Rule, keys: Iterable[str]) -> list[tuple[str, ...]]:
+def _places(rule: KeyRule, keys: Iterable[str]) -> list[tuple[str, ...]]:
     """What `#` and `*` stand for in each group of keys that any source of the rule matches, in order."""
     found = {match.groups() for key in keys for source in rule.sources if (match := _regex(source).fullmatch(key))}
     return sorted(found)

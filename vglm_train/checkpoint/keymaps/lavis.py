@@ -2,10 +2,10 @@
 
 from vglm_train.checkpoint.keymaps.bert import bert_rules, head_rules
 from vglm_train.checkpoint.keymaps.encoders import eva_rules
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, Rule, join, rename, reshape, unbatch
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyRule, join, rename, reshape, unbatch
 
 
-def lavis_qformer_rules() -> tuple[Rule, ...]:
+def lavis_qformer_rules() -> tuple[KeyRule, ...]:
     """What LAVIS's `Qformer.py` adds to BERT: cross-attention and the queries' feed-forward."""
     layer, block = "Qformer.bert.encoder.layer.#.", "qformer.blocks.#."
     cross = f"{layer}crossattention."

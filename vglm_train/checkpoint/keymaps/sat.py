@@ -8,7 +8,7 @@ from typing import Literal
 
 from torch import Tensor
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, Rule, rename, reshape
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, KeyRule, rename, reshape
 
 IMAGE = "mixins.eva.model."  # before the names of VisualGLM's image side
 Fused = Literal["thirds", "heads"]
@@ -16,7 +16,7 @@ Fused = Literal["thirds", "heads"]
 head in turn (SAT before that, and ChatGLM-6B's Hugging Face files). Shapes agree: the file does not tell."""
 
 
-def qkv(source: str, target: str, heads: int, fused: Fused) -> Rule:
+def qkv(source: str, target: str, heads: int, fused: Fused) -> KeyRule:
     """A fused query, key and value there, weight or bias -> thirds here."""
     if fused == "thirds":
         return rename(source, target)
@@ -26,10 +26,10 @@ def qkv(source: str, target: str, heads: int, fused: Fused) -> Rule:
             raise KeyMapError(f"{x.shape[0]} rows are not queries, keys and values of {heads} heads")
         return (x.reshape(outer, inner, -1, *x.shape[1:]).transpose(0, 1).reshape(x.shape),)
 
-    return Rule((source,), (target,), lambda x: reorder(x, heads, 3), lambda x: reorder(x, 3, heads))
+    return KeyRule((source,), (target,), lambda x: reorder(x, heads, 3), lambda x: reorder(x, 3, heads))
 
 
-def chatglm_rules(there: str, here: str, heads: int, fused: Fused) -> tuple[Rule, ...]:
+def chatglm_rules(there: str, here: str, heads: int, fused: Fused) -> tuple[KeyRule, ...]:
     """ChatGLM's embeddings, blocks and last norm; all but the attention's fused product keep SAT's names."""
     attention = "transformer.layers.#.attention.query_key_value.*"
     return (
@@ -47,7 +47,7 @@ def sat_language(heads: int, fused: Fused = "thirds", here: str = "") -> KeyMap:
     )
 
 
-def vision_rules(heads: int, fused: Fused, image: str = IMAGE) -> tuple[Rule, ...]:
+def vision_rules(heads: int, fused: Fused, image: str = IMAGE) -> tuple[KeyRule, ...]:
     """SAT's EVA ViT and the norm after it -> `VisualModel`."""
     there, here = f"{image}vit.", "vision.encoder."
     layer, block = f"{there}transformer.layers.#.", f"{here}blocks.#."
@@ -65,7 +65,7 @@ def vision_rules(heads: int, fused: Fused, image: str = IMAGE) -> tuple[Rule, ..
     )
 
 
-def qformer_rules(layers: int, heads: int, fused: Fused, image: str = IMAGE) -> tuple[Rule, ...]:
+def qformer_rules(layers: int, heads: int, fused: Fused, image: str = IMAGE) -> tuple[KeyRule, ...]:
     """SAT's Q-Former, which norms a block's input rather than its output: each last norm stands one block later."""
     there, layer = f"{image}qformer.transformer.", f"{image}qformer.transformer.layers.#."
     block, last = "qformer.blocks.#.", "query_mlp.norm.*"
@@ -98,7 +98,7 @@ def visualglm_table(layers: int, heads: dict[str, int], fused: Fused) -> KeyMap:
     )
 
 
-def image_rules(layers: int, heads: dict[str, int], fused: Fused, image: str = IMAGE) -> tuple[Rule, ...]:
+def image_rules(layers: int, heads: dict[str, int], fused: Fused, image: str = IMAGE) -> tuple[KeyRule, ...]:
     """All of VisualGLM but its ChatGLM, under a prefix."""
     return (
         *vision_rules(heads["eva_args"], fused, image),

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
 from vglm_train.checkpoint.keymaps.sat import Fused, chatglm_rules, sat_language
 from vglm_train.checkpoint.load.pretrained import load_strictly, read_weights
-from vglm_train.checkpoint.load.tensor_files import Shard, fill, indexed, open_shard, place
+from vglm_train.checkpoint.load.tensor_files import TensorShard, copy_tensor, fill, indexed, open_shard
 from vglm_train.checkpoint.load.visualglm import CONFIG, check_heads, is_sat_folder, read_json, sat_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
@@ -140,7 +140,7 @@ def load_hf_language(model: LanguageModel, folder: Path) -> None:
     logger.info("%s: read %d tensors from %d files", folder, len(names), len(shards))
 
 
-def _names(network: Any, shards: Sequence[Shard]) -> dict[str, str]:
+def _names(network: Any, shards: Sequence[TensorShard]) -> dict[str, str]:
     """Key of a file -> name in the model, with or without the family's prefix; keys that mean nothing are left out."""
     own, prefix = set(network.state_dict()), f"{network.base_model_prefix}."
     useless = [re.compile(pattern) for pattern in network._keys_to_ignore_on_load_unexpected or ()]
@@ -165,7 +165,7 @@ def _alike(network: Any) -> dict[str, set[str]]:
 def _check(
     own: Mapping[str, Tensor],
     names: Mapping[str, str],
-    shards: Sequence[Shard],
+    shards: Sequence[TensorShard],
     alike: Mapping[str, set[str]],
     folder: Path,
 ) -> None:
@@ -195,7 +195,7 @@ def _write(network: nn.Module, name: str, value: Tensor, written: dict[int, str]
     owner, _, last = name.rpartition(".")
     old = getattr(network.get_submodule(owner), last)
     if old.is_meta:
-        place(network, name, old, value)
+        copy_tensor(network, name, old, value)
         return
     value = value.to(old.device, old.dtype)
     if id(old) not in written:

@@ -24,7 +24,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class Shard:
+class TensorShard:
     """One file of tensors, none of them in memory."""
 
     path: Path
@@ -33,7 +33,7 @@ class Shard:
     read: Callable[[str], Tensor] = field(repr=False)
 
 
-def open_shard(path: Path, part: str | None = None) -> Shard:
+def open_shard(path: Path, part: str | None = None) -> TensorShard:
     """A safetensors file, or one of torch.save (`part`: the key under which its tensors stand).
 
     Tensors of torch files are mapped, not loaded. Raises UserError if it cannot be read without running its code.
@@ -52,7 +52,7 @@ def open_shard(path: Path, part: str | None = None) -> Shard:
         wanted = "tensors by name" if part is None else f"tensors by name under {part!r}"
         raise UserError(f"{path} holds no {wanted}: it is another kind of file.") from error
     dtypes = {key: value.dtype for key, value in tensors.items()}
-    return Shard(path, {key: value.shape for key, value in tensors.items()}, dtypes, tensors.__getitem__)
+    return TensorShard(path, {key: value.shape for key, value in tensors.items()}, dtypes, tensors.__getitem__)
 
 
 def parts_of(path: Path) -> list[str]:
@@ -64,7 +64,7 @@ def parts_of(path: Path) -> list[str]:
     return [str(key) for key, value in content.items() if isinstance(value, dict)] if isinstance(content, dict) else []
 
 
-def open_weights(path: Path) -> list[Shard]:
+def open_weights(path: Path) -> list[TensorShard]:
     """A file, safetensors or torch.save's (tensors at its top, or under model, module or state_dict), or a folder of
     Hugging Face with either, in one file or in parts."""
     if path.is_dir():
@@ -84,14 +84,14 @@ def open_weights(path: Path) -> list[Shard]:
     return [shard]
 
 
-def _safetensors(path: Path) -> Shard:
+def _safetensors(path: Path) -> TensorShard:
     file = safe_open(path, "pt")
     slices = {key: file.get_slice(key) for key in list(file.keys())}
     unknown = sorted({part.get_dtype() for part in slices.values()} - set(DTYPES))
     if unknown:
         raise ValueError(f"tensors of type {', '.join(unknown)} are not known here")
     dtypes = {key: DTYPES[part.get_dtype()] for key, part in slices.items()}
-    return Shard(path, {key: part.get_shape() for key, part in slices.items()}, dtypes, file.get_tensor)
+    return TensorShard(path, {key: part.get_shape() for key, part in slices.items()}, dtypes, file.get_tensor)
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -121,7 +121,7 @@ def indexed(folder: Path, stem: str, suffix: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path) -> None:
+def fill(module: nn.Module, shards: Sequence[TensorShard], table: KeyMap, source: Path) -> None:
     """Every tensor of `module` from `shards`, renamed by `table`, whose rules are one to one.
 
     Each is cast to the dtype it has in the module; where that is on the meta device, it gets memory on torch's current
@@ -135,7 +135,7 @@ def fill(module: nn.Module, shards: Sequence[Shard], table: KeyMap, source: Path
     for shard in shards:
         for key in shard.shapes:
             for name, value in table.apply({key: shard.read(key)}).items():
-                place(module, name, state[name], value)
+                copy_tensor(module, name, state[name], value)
     logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
 
 
@@ -173,7 +173,7 @@ def _there(theirs: KeyMap, name: str, tensor: Tensor) -> str:
     return there
 
 
-def place(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
+def copy_tensor(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
     """Give the tensor `old`, `name` in `module`, a value; one on the meta device gets memory on the default device."""
     if not old.is_meta:
         with torch.no_grad():

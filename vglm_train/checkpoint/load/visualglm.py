@@ -6,7 +6,7 @@ from typing import Any
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMap
 from vglm_train.checkpoint.keymaps.sat import Fused, visualglm_table
-from vglm_train.checkpoint.load.tensor_files import Shard, fill, open_shard
+from vglm_train.checkpoint.load.tensor_files import TensorShard, fill, open_shard
 from vglm_train.errors import UserError
 from vglm_train.model.visual_language import VisualLanguageModel
 
@@ -31,7 +31,7 @@ def load_visualglm(model: VisualLanguageModel, folder: Path, fused: Fused = "thi
     fill(model, [sat_shard(folder)], sat_visualglm(model, fused), folder)
 
 
-def sat_shard(folder: Path) -> Shard:
+def sat_shard(folder: Path) -> TensorShard:
     """The tensors of a SAT folder, unread. Raises UserError where they are not there or split over several files."""
     latest = folder / "latest"
     if not latest.is_file():

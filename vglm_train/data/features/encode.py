@@ -16,7 +16,7 @@ from tqdm import tqdm
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
-from vglm_train.data.features.jobs import PICTURE, Decoding, Item, Items, Looking, Row, plain, row_keys, unchanged
+from vglm_train.data.features.jobs import PICTURE, DecodeJobs, Item, Items, ListJobs, Row, plain, row_keys, unchanged
 from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.shards.manifest import Shard
@@ -94,7 +94,7 @@ class _Filling:
 
     def _pictures(self) -> NDArray:
         """Every picture of the shards, once (PICTURE). Each rank reads its share of the files."""
-        looking = Looking(self.shards, self.config.data.cache)
+        looking = ListJobs(self.shards, self.config.data.cache)
         own = range(self.ranks.rank, len(looking), self.ranks.world)
         found = [np.zeros(0, PICTURE), *self._loaded(looking, own, "looking for stored features")]
         everyone = np.concatenate(self.ranks.gather_objects(np.concatenate(found)))
@@ -136,7 +136,7 @@ class _Filling:
         return None
 
     def _encode(self, missing: Sequence[Row], encode: Encode) -> None:
-        decoding = Decoding(self.config.data, self.store.identity, self.shards, missing)
+        decoding = DecodeJobs(self.config.data, self.store.identity, self.shards, missing)
         own = range(self.ranks.rank, len(decoding), self.ranks.world)
         waiting: tuple[NDArray, Tensor] | None = None  # its features may still be computed while the next are prepared
         with Writer(self.store) as writer:

@@ -72,7 +72,7 @@ class _Samples:
         return (raw.image, *raw.more)
 
 
-class Looking(Items[NDArray]):
+class ListJobs(Items[NDArray]):
     """Pictures (PICTURE) of 64 samples."""
 
     def __init__(self, shards: Sequence[Shard], cache: Cache) -> None:
@@ -91,7 +91,7 @@ class Looking(Items[NDArray]):
 Decoded = tuple[NDArray, Tensor, list[tuple[bytes, str]]]
 
 
-class Decoding(Items[Decoded]):
+class DecodeJobs(Items[Decoded]):
     """Keys and pixels of 64 rows that are to be made, and the key and cause of those that cannot be decoded."""
 
     def __init__(self, data: Data, identity: Identity, shards: Sequence[Shard], rows: Sequence[Row]) -> None:

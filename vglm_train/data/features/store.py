@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from vglm_train.data.features.identity import Identity, picture_digest
-from vglm_train.data.lru import Recent
+from vglm_train.data.lru import LruCache
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 from vglm_train.places import make_folder
@@ -49,7 +49,7 @@ class FeatureStore:
         self.shape = (identity.tokens, identity.width)
         self.dtype: torch.dtype = getattr(torch, identity.dtype)
         self.row_bytes = identity.tokens * identity.width * self.dtype.itemsize
-        self._handles: Recent[int, int] = Recent(OPEN_FILES, self._open, os.close)
+        self._handles: LruCache[int, int] = LruCache(OPEN_FILES, self._open, os.close)
         self._claim()
         self.refresh()
 

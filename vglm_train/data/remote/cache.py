@@ -33,7 +33,7 @@ REST = 600  # seconds
 logger = logging.getLogger(__name__)
 
 
-class Store:
+class ShardCache:
     """The shard cache of a host. It has no state but its folder: every process makes its own."""
 
     def __init__(self, cache: Cache) -> None:

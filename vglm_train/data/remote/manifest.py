@@ -14,10 +14,10 @@ from pathlib import Path
 from tqdm import tqdm
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.remote.cache import Store, locked
+from vglm_train.data.remote.cache import ShardCache, locked
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
 from vglm_train.data.shards.address import is_remote, shards_of, shown, split_manifest, within
-from vglm_train.data.shards.index import count_languages, read_spoken, write_index
+from vglm_train.data.shards.index import count_languages, read_caption_counts, write_index
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
 from vglm_train.data.shards.tar import walk_table
 from vglm_train.errors import Absent, UserError
@@ -35,7 +35,7 @@ def manifest_of(source: Source, cache: Cache, count: bool = True) -> Manifest | 
     """
     if source.shards is None:  # a table
         return None
-    store, listed = Store(cache), shards_of(source.shards)
+    store, listed = ShardCache(cache), shards_of(source.shards)
     if listed is not None and source.manifest is not None:
         raise UserError(
             f"source {source.name!r}: shards is a list and manifest is given; to read by a manifest, name the folder "
@@ -63,14 +63,14 @@ def _read(address: str, cache: Cache) -> Manifest:
         ) from None
 
 
-def _placed(shard: Shard, address: str, store: Store) -> Shard:
+def _placed(shard: Shard, address: str, store: ShardCache) -> Shard:
     """The shard with its address, and the place of its copy; a local path needs none."""
     if not is_remote(address):
         return dataclasses.replace(shard, path=Path(address))
     return dataclasses.replace(shard, path=store.path(address, shard.sha256), url=address)
 
 
-def _counted(source: Source, addresses: Sequence[str], store: Store, count: bool) -> Manifest:
+def _counted(source: Source, addresses: Sequence[str], store: ShardCache, count: bool) -> Manifest:
     """Of shards that no manifest lists."""
     paths = [Path(address) for address in addresses if not is_remote(address)]
     state = [_facts(path, source.name) for path in paths]
@@ -99,7 +99,7 @@ def _facts(path: Path, name: str) -> tuple[int, int]:
     return found.st_size, found.st_mtime_ns
 
 
-def _count(source: Source, addresses: Sequence[str], store: Store, file: Path) -> None:
+def _count(source: Source, addresses: Sequence[str], store: ShardCache, file: Path) -> None:
     """Fetch and read every shard once; the result is written like a manifest."""
     logger.info("source %r has no manifest: counting its %d shards once", source.name, len(addresses))
     with ThreadPoolExecutor(AT_ONCE) as pool:
@@ -116,7 +116,7 @@ def _count(source: Source, addresses: Sequence[str], store: Store, file: Path) -
     Manifest(file, tuple(shards), spoken).write()
 
 
-def _count_one(address: str, store: Store) -> Shard:
+def _count_one(address: str, store: ShardCache) -> Shard:
     """A shard as the manifest would list it. Its copy stays in the cache under the name that it is read by later."""
     path, remote = Path(address), is_remote(address)
     if remote:
@@ -128,7 +128,7 @@ def _count_one(address: str, store: Store) -> Shard:
     else:
         handle = os.open(path, os.O_RDONLY)
     with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
-        table = read_spoken(walk_table(handle), handle)
+        table = read_caption_counts(walk_table(handle), handle)
         digest, size = hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(handle).st_size
     if remote:
         with suppress(FileNotFoundError):

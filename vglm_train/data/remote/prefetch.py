@@ -5,14 +5,14 @@ from collections.abc import Sequence
 from contextlib import suppress
 from itertools import chain
 
-from vglm_train.data.remote.cache import Store
+from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
-from vglm_train.data.sampling.mixture import Mixture, Place, Pool
+from vglm_train.data.sampling.mixture import Mixture, Position, SubDataset
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
 
 
-def check_room(mixture: Mixture, store: Store) -> None:
+def check_cache_size(mixture: Mixture, store: ShardCache) -> None:
     """The cache holds the shards whose samples are permuted together. UserError if it cannot."""
     needed = sum(_largest(pool) for pool, _ in mixture.shares())
     if needed > store.limit:
@@ -22,7 +22,7 @@ def check_room(mixture: Mixture, store: Store) -> None:
         )
 
 
-def _largest(pool: Pool) -> int:
+def _largest(pool: SubDataset) -> int:
     """Bytes of the remote shards of the heaviest window there can be."""
     return sum(sorted((shard.bytes for shard in pool.shards if shard.url), reverse=True)[: pool.order.window])
 
@@ -30,7 +30,7 @@ def _largest(pool: Pool) -> int:
 class _Window:
     """Where one pool stands."""
 
-    def __init__(self, pool: Pool, room: int) -> None:
+    def __init__(self, pool: SubDataset, room: int) -> None:
         self.pool, self.room = pool, room
         self.numbers = {shard: number for number, shard in enumerate(pool.shards)}
         self.now: frozenset[Shard] = frozenset()
@@ -44,18 +44,18 @@ class _Window:
         self.wanted = _within([shards[number] for number in dict.fromkeys((*window, *then))], self.room)
 
 
-class Ahead:
+class ShardPrefetch:
     """Fetches the shards of each pool's current window and of the next, as far as the cache holds both, in a thread of
     this process. Other processes do the same; a shard is fetched by whoever comes to it first."""
 
-    def __init__(self, mixture: Mixture, store: Store) -> None:
+    def __init__(self, mixture: Mixture, store: ShardCache) -> None:
         self.store = store
         pools = sum(any(shard.url for shard in pool.shards) for pool, _ in mixture.shares())
         self.room = store.limit // max(1, pools)  # bytes of the cache for each
         self._windows: dict[int, _Window] = {}  # by the pool's id, which is this process's: filled when first read
         self._thread: threading.Thread | None = None
 
-    def at(self, place: Place) -> None:
+    def at(self, place: Position) -> None:
         """A sample at this place is about to be read."""
         if place.shard.url is None:
             return

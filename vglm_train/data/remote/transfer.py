@@ -28,7 +28,7 @@ class Failed(Exception):  # noqa: N818  (an attempt, not yet a fault)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class RemoteStream:
     """What an attempt brings. Iterating `chunks` raises Failed where it breaks off."""
 
     start: int  # byte that the first chunk begins at: what was asked for, or 0
@@ -37,7 +37,7 @@ class Part:
     chunks: Iterator[bytes]
 
 
-def read_from(address: str, start: int, tag: str | None, timeout: float) -> AbstractContextManager[Part]:
+def read_from(address: str, start: int, tag: str | None, timeout: float) -> AbstractContextManager[RemoteStream]:
     """Begin to read at byte `start`, if the file is still version `tag` and the server can; else at 0.
 
     `timeout`: seconds to connect, and without a byte. Raises Failed, within the block too.
@@ -50,7 +50,7 @@ def read_from(address: str, start: int, tag: str | None, timeout: float) -> Abst
 
 
 @contextmanager
-def _http(url: str, start: int, tag: str | None, timeout: float) -> Iterator[Part]:
+def _http(url: str, start: int, tag: str | None, timeout: float) -> Iterator[RemoteStream]:
     headers = {"Accept-Encoding": "identity"}
     if start:
         headers["Range"] = f"bytes={start}-"
@@ -67,18 +67,18 @@ def _http(url: str, start: int, tag: str | None, timeout: float) -> Iterator[Par
         raise Failed(_lost(error, timeout)) from None
 
 
-def _part(answer: requests.Response, start: int) -> Part:
+def _part(answer: requests.Response, start: int) -> RemoteStream:
     status, range_ = answer.status_code, answer.headers.get("Content-Range", "")
     whole = range_.rpartition("/")[2]
     total = int(whole) if whole.isdigit() else None
     tag, chunks = answer.headers.get("ETag"), iter(lambda: answer.raw.read1(CHUNK), b"")
     if status == 416 and total is not None and start >= total:
-        return Part(total, total, None, iter(()))
+        return RemoteStream(total, total, None, iter(()))
     if status == 206 and range_.startswith(f"bytes {start}-"):
-        return Part(start, total, tag, chunks)
+        return RemoteStream(start, total, tag, chunks)
     if status == 200:
         length = answer.headers.get("Content-Length")
-        return Part(0, None if length is None else int(length), tag, chunks)
+        return RemoteStream(0, None if length is None else int(length), tag, chunks)
     asked = answer.headers.get("Retry-After", "")
     wait = float(asked) if asked.isdigit() else 0.0
     reason = f"the server answers {status} {answer.reason or _WORDS.get(status, '')}".rstrip()
@@ -108,7 +108,7 @@ def _lost(error: BaseException, timeout: float) -> str:
 
 
 @contextmanager
-def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[Part]:
+def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[RemoteStream]:
     try:
         import boto3  # a second of start-up that other sources do without
         from botocore import UNSIGNED
@@ -129,11 +129,11 @@ def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[P
         body, range_ = answer["Body"], answer.get("ContentRange", "")
         total = int(range_.rpartition("/")[2]) if range_ else answer["ContentLength"]
         # small reads: each waits for all its bytes, so a slow server is noticed between them
-        yield Part(start if range_ else 0, total, answer.get("ETag"), iter(lambda: body.read(2**14), b""))
+        yield RemoteStream(start if range_ else 0, total, answer.get("ETag"), iter(lambda: body.read(2**14), b""))
     except ClientError as error:
         status, what = error.response["ResponseMetadata"]["HTTPStatusCode"], error.response["Error"]
         if status == 416 and str(what.get("ActualObjectSize", "")).isdigit():
-            yield Part(int(what["ActualObjectSize"]), int(what["ActualObjectSize"]), None, iter(()))
+            yield RemoteStream(int(what["ActualObjectSize"]), int(what["ActualObjectSize"]), None, iter(()))
             return
         final = 400 <= status < 500 and status not in (*_PASSING, 412, 416)
         raise Failed(f"S3 answers {status} {what.get('Code', '')}".rstrip(), final, status in (412, 416)) from None
@@ -143,7 +143,7 @@ def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[P
 
 
 @contextmanager
-def _pipe(address: str, timeout: float) -> Iterator[Part]:
+def _pipe(address: str, timeout: float) -> Iterator[RemoteStream]:
     with tempfile.TemporaryFile() as said:
         process = subprocess.Popen(
             address.removeprefix("pipe:"),
@@ -154,7 +154,7 @@ def _pipe(address: str, timeout: float) -> Iterator[Part]:
             start_new_session=True,
         )
         try:
-            yield Part(0, None, None, _output(process, timeout))
+            yield RemoteStream(0, None, None, _output(process, timeout))
             status = process.wait(timeout)
             if status:
                 said.seek(max(0, said.seek(0, os.SEEK_END) - 300))

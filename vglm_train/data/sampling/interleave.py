@@ -9,7 +9,7 @@ import numpy as np
 PERIOD = 2**16  # turns; shares that need a longer one are rounded to fit
 
 
-class Turns:
+class Interleave:
     """Turn after turn goes to the one furthest behind its share; the earlier in the list where two are.
 
     With whole weights that sum to T the choice repeats after T turns, so one period answers for every turn. After any
@@ -30,7 +30,7 @@ class Turns:
             behind[who] -= self.period
             had[who] += 1
 
-    def locate(self, turn: int) -> tuple[int, int]:
+    def at(self, turn: int) -> tuple[int, int]:
         """Whose turn number `turn` is, and how many this one had before it."""
         periods, place = divmod(turn, self.period)
         who = int(self.who[place])

@@ -1,7 +1,7 @@
 """Which sample stands at a place of the stream, when sources are mixed by weight and languages balanced.
 
 A pool is what is walked epoch by epoch: all sources together where none has a weight, else one source; where languages
-are balanced, one language of it. Pools take turns by `Turns`, in two levels, so that the level that must hold best
+are balanced, one language of it. Pools take turns by `Interleave`, in two levels, so that the level that must hold best
 comes first: languages then sources, or, where batches are not mixed, sources then languages.
 """
 
@@ -10,20 +10,20 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from vglm_train.config.data import Data
-from vglm_train.data.sampling.interleave import Turns
-from vglm_train.data.sampling.shuffle import Order
+from vglm_train.data.sampling.interleave import Interleave
+from vglm_train.data.sampling.shuffle import EpochShuffle
 from vglm_train.data.shards.manifest import Manifest, Shard, remake
 from vglm_train.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
-class Pool:
+class SubDataset:
     """Samples that are read in epochs of their own. `language`: the one that is drawn; None: the sample's choice."""
 
     shards: tuple[Shard, ...]
     sources: tuple[str, ...]  # of each shard
     language: str | None
-    order: Order
+    order: EpochShuffle
 
     @property
     def name(self) -> str:
@@ -32,10 +32,10 @@ class Pool:
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class Position:
     """A sample in the stream."""
 
-    pool: Pool
+    pool: SubDataset
     epoch: int  # of the pool
     shard: Shard
     source: str
@@ -45,22 +45,22 @@ class Place:
 class Mixture:
     """Place in the stream -> sample, a pure function. `block`: rows in a row that one outer turn gives."""
 
-    def __init__(self, pools: Sequence[Sequence[Pool]], shares: Sequence[Sequence[Fraction]], block: int) -> None:
+    def __init__(self, pools: Sequence[Sequence[SubDataset]], shares: Sequence[Sequence[Fraction]], block: int) -> None:
         """`pools` and their `shares` of the stream: [outer turns][inner turns]."""
         self.pools, self.block = tuple(tuple(row) for row in pools), block
-        self.outer = Turns([sum(row, Fraction(0)) for row in shares])
-        self.inner = [Turns(row) for row in shares]
+        self.outer = Interleave([sum(row, Fraction(0)) for row in shares])
+        self.inner = [Interleave(row) for row in shares]
 
-    def locate(self, row: int) -> Place:
+    def at(self, row: int) -> Position:
         turn, rest = divmod(row, self.block)
-        first, turn = self.outer.locate(turn)
-        second, nth = self.inner[first].locate(turn * self.block + rest)
+        first, turn = self.outer.at(turn)
+        second, nth = self.inner[first].at(turn * self.block + rest)
         pool = self.pools[first][second]
         epoch, place = divmod(nth, pool.order.samples)
-        shard, index = pool.order.locate(epoch, place)
-        return Place(pool, epoch, pool.shards[shard], pool.sources[shard], index)
+        shard, index = pool.order.at(epoch, place)
+        return Position(pool, epoch, pool.shards[shard], pool.sources[shard], index)
 
-    def shares(self) -> list[tuple[Pool, float]]:
+    def shares(self) -> list[tuple[SubDataset, float]]:
         """Every pool with its share of the stream, as it will be."""
         return [
             (pool, outer * inner)
@@ -85,7 +85,7 @@ def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixtu
         (group, language): pool
         for group, members in enumerate(groups)
         for language in balance
-        if (pool := _pool(members, language, data.shuffle_shards, seed)).order.samples
+        if (pool := _sub_dataset(members, language, data.shuffle_shards, seed)).order.samples
     }
     shares: dict[tuple[int, str | None], Fraction] = {}
     for language, part in balance.items():
@@ -102,13 +102,16 @@ def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixtu
     return Mixture([[cells[key] for key in row] for row in keys], [[shares[key] for key in row] for row in keys], block)
 
 
-def _pool(members: Sequence[tuple[str, Manifest]], language: str | None, window: int, seed: int) -> Pool:
+def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, window: int, seed: int) -> SubDataset:
     shards = tuple(shard for _, manifest in members for shard in manifest.shards)
     sources = tuple(name for name, manifest in members for _ in manifest.shards)
     counts = [n for _, m in members for n in _counts(m, language)]
     name = " ".join(name for name, _ in members)
-    return Pool(
-        shards, sources, language, Order(counts, seed, name if language is None else f"{name} {language}", window)
+    return SubDataset(
+        shards,
+        sources,
+        language,
+        EpochShuffle(counts, seed, name if language is None else f"{name} {language}", window),
     )
 
 

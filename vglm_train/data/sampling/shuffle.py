@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vglm_train.data.lru import Recent
+from vglm_train.data.lru import LruCache
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,17 +21,17 @@ class _Epoch:
     starts: NDArray[np.int64]  # [shards + 1] place in the epoch where each begins, before samples are permuted
 
 
-class Order:
+class EpochShuffle:
     """Places of an epoch -> samples. `counts`: samples of each shard, in the source's own order."""
 
     def __init__(self, counts: Sequence[int], seed: int, source: str, shuffle_shards: int) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
         self.seed, self.source, self.window = seed, source, shuffle_shards
         self.samples = int(self.counts.sum())
-        self._epochs: Recent[int, _Epoch] = Recent(2, self._epoch)
-        self._windows: Recent[tuple[int, int], NDArray[np.int64]] = Recent(3, self._window)
+        self._epochs: LruCache[int, _Epoch] = LruCache(2, self._epoch)
+        self._windows: LruCache[tuple[int, int], NDArray[np.int64]] = LruCache(3, self._window)
 
-    def locate(self, epoch: int, position: int) -> tuple[int, int]:
+    def at(self, epoch: int, position: int) -> tuple[int, int]:
         """The shard, and the sample in it, that stands at `position` (0 <= position < samples) of an epoch."""
         assert 0 <= position < self.samples
         plan = self._epochs[epoch]

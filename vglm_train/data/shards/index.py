@@ -1,6 +1,6 @@
 """The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples have, how long their texts.
 
-One line of JSON, then the arrays of `Table` as they lie in memory (little-endian); `more`, places of the further
+One line of JSON, then the arrays of `ShardTable` as they lie in memory (little-endian); `more`, places of the further
 pictures of dialogues, is the last, and left out where there are none. A reader takes it instead of walking
 over the tar's headers if it names the shard's sha256 of the manifest; without it everything works, only later. Version
 1 knows no lengths: where they are wanted the records are read.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vglm_train.config.data import Language
 from vglm_train.data.record import RecordError, parse
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, Spoken, Table, read_table
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, ShardTable, read_table
 
 SUFFIX = ".idx"
 VERSION = 2
@@ -30,26 +30,26 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(SUFFIX)
 
 
-def make_index(shard: Path) -> Table:
+def make_index(shard: Path) -> ShardTable:
     """The table of a tar with its languages, from the file itself: every record in it is read."""
     table = read_table(shard)
     handle = os.open(shard, os.O_RDONLY)
     try:
-        return read_spoken(table, handle)
+        return read_caption_counts(table, handle)
     finally:
         os.close(handle)
 
 
-def read_spoken(table: Table, handle: int) -> Table:
+def read_caption_counts(table: ShardTable, handle: int) -> ShardTable:
     """The same table with `languages` and `spoken`; a record that cannot be read has no caption."""
     counts = np.zeros((len(table), len(LANGUAGES)), dtype=np.uint8)
     lengths = bytearray()
-    for index, (offset, size) in enumerate(table.places[:, 2:].tolist()):
+    for index, (offset, size) in enumerate(table.offsets[:, 2:].tolist()):
         for bit, captions in enumerate(_captions(os.pread(handle, size, offset)) if size >= 0 else ()):
             counts[index, bit] = len(captions[:MOST])
             lengths += bytes(about_tokens(caption) for caption in captions[:MOST])
     languages = ((counts > 0) << np.arange(len(LANGUAGES))).sum(1).astype(np.uint8)
-    spoken = _spoken(counts, np.frombuffer(bytes(lengths), np.uint8))
+    spoken = _caption_counts(counts, np.frombuffer(bytes(lengths), np.uint8))
     return replace(table, languages=languages, spoken=spoken)
 
 
@@ -59,14 +59,14 @@ def about_tokens(text: str) -> int:
     return min(MOST, -(-plain // ASCII_A_TOKEN) + len(text) - plain)
 
 
-def count_languages(table: Table) -> dict[str, int]:
+def count_languages(table: ShardTable) -> dict[str, int]:
     """Samples that have a caption or a dialogue, by language; languages that none has are left out."""
     assert table.languages is not None
     counts = {name: int((table.languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)}
     return {name: count for name, count in counts.items() if count}
 
 
-def write_index(shard: Path, table: Table, sha256: str) -> None:
+def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
     """Write the index of `shard`, whole or not at all. A tar that ends in the middle gets none."""
     assert table.languages is not None
     assert table.spoken is not None
@@ -89,7 +89,7 @@ def write_index(shard: Path, table: Table, sha256: str) -> None:
     with open(aside, "wb") as out:
         out.write(json.dumps(head).encode() + b"\n")
         spoken = table.spoken.counts, table.spoken.lengths
-        for array in (table.places.astype("<i8"), table.extensions, table.languages, table.keys, *spoken):
+        for array in (table.offsets.astype("<i8"), table.extensions, table.languages, table.keys, *spoken):
             out.write(array.tobytes() if len(table) else b"")
         out.write(table.more.astype("<i8").tobytes())
         out.flush()
@@ -97,7 +97,7 @@ def write_index(shard: Path, table: Table, sha256: str) -> None:
     os.replace(aside, path)
 
 
-def read_index(path: Path, sha256: str) -> Table | None:
+def read_index(path: Path, sha256: str) -> ShardTable | None:
     """The table in an index; None where there is none, or one of another shard, version or length."""
     try:
         return parse_index(path.read_bytes(), sha256)
@@ -105,7 +105,7 @@ def read_index(path: Path, sha256: str) -> Table | None:
         return None
 
 
-def parse_index(content: bytes, sha256: str) -> Table | None:
+def parse_index(content: bytes, sha256: str) -> ShardTable | None:
     """The table in the bytes of an index, as `read_index`."""
     line, _, body = content.partition(b"\n")
     try:
@@ -130,13 +130,13 @@ def parse_index(content: bytes, sha256: str) -> Table | None:
     spoken = None
     if captions is not None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
-        spoken = _spoken(counts, _part(body, "u1", own - captions, captions))
+        spoken = _caption_counts(counts, _part(body, "u1", own - captions, captions))
     more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
-    return Table(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, spoken, more)
+    return ShardTable(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, spoken, more)
 
 
-def _spoken(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> Spoken:
-    return Spoken(counts, lengths, np.cumsum(counts.sum(1, dtype=np.int64)) - counts.sum(1, dtype=np.int64))
+def _caption_counts(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> CaptionCounts:
+    return CaptionCounts(counts, lengths, np.cumsum(counts.sum(1, dtype=np.int64)) - counts.sum(1, dtype=np.int64))
 
 
 def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray:

@@ -120,11 +120,11 @@ def read_source(name: str, folder: str, languages: Sequence[str], manifest: Mani
     manifest.check_files()
     if manifest.samples == 0:
         raise UserError(f"{manifest.where}: source {name!r} is an empty split: its shards hold no sample at all.")
-    check_spoken(manifest, name, languages)
+    check_language_counts(manifest, name, languages)
     return manifest
 
 
-def check_spoken(manifest: Manifest, name: str, languages: Sequence[str]) -> None:
+def check_language_counts(manifest: Manifest, name: str, languages: Sequence[str]) -> None:
     """Source `name` speaks one of `languages`, if anybody has counted. UserError else."""
     counts = manifest.captions
     if counts and not any(counts.get(language) for language in languages):

@@ -32,7 +32,7 @@ class Member(NamedTuple):
     size: int
 
 
-class Spoken(NamedTuple):
+class CaptionCounts(NamedTuple):
     """What the records of a shard say: how many captions, and how long. See data/shards/index.py."""
 
     counts: NDArray[np.uint8]  # [n,languages] captions
@@ -41,15 +41,15 @@ class Spoken(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Table:
+class ShardTable:
     """Where the n samples of a shard lie, in the order of the file."""
 
     keys: NDArray[np.bytes_]  # [n] UTF-8
-    places: NDArray[np.int64]  # [n,4] offset and size of image, then of JSON; size -1: there is none
+    offsets: NDArray[np.int64]  # [n,4] offset and size of image, then of JSON; size -1: there is none
     extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
     cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
     languages: NDArray[np.uint8] | None = None  # [n] bits, see data/shards/index.py; None: nobody has looked
-    spoken: Spoken | None = None  # None: nobody has looked
+    spoken: CaptionCounts | None = None  # None: nobody has looked
     more: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
     # [m,3] sample, offset and size of every further picture, KEY.1.jpg and on, in the order of samples and numbers
 
@@ -65,7 +65,7 @@ class Table:
         return [(offset, size) for _, offset, size in self.more[first:last].tolist()]
 
 
-def read_table(path: Path) -> Table:
+def read_table(path: Path) -> ShardTable:
     """Walk over the headers of a tar. A damaged header ends the walk as the end of the file would."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -74,7 +74,7 @@ def read_table(path: Path) -> Table:
         os.close(handle)
 
 
-def walk_table(handle: int) -> Table:
+def walk_table(handle: int) -> ShardTable:
     """`read_table` of an open file."""
     walk = _Walk(handle)
     keys: list[bytes] = []
@@ -102,13 +102,13 @@ def walk_table(handle: int) -> Table:
     table = np.array(places, dtype=np.int64).reshape(-1, 4)
     incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
     cut = walk.cut and (incomplete or walk.beyond)
-    return Table(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
+    return ShardTable(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
 
 
 def _place_numbered(
     numbered: list[tuple[int, int, Member, int]], places: list[list[int]], extensions: list[int]
 ) -> NDArray[np.int64]:
-    """Numbered pictures in order -> `Table.more`; the first is the sample's picture where it has no KEY.jpg."""
+    """Numbered pictures in order -> `ShardTable.more`; the first is the sample's picture where it has no KEY.jpg."""
     more: list[tuple[int, int, int]] = []
     for sample, _, member, extension in sorted(numbered):
         if places[sample][1] < 0:

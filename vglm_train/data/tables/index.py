@@ -29,7 +29,7 @@ KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
 class Index:
     """Of n rows, in the order of the table. Hashes are 64 bits of BLAKE2b; 0: there is none."""
 
-    places: NDArray[np.int64]  # [n,2] offset and size
+    offsets: NDArray[np.int64]  # [n,2] offset and size
     groups: NDArray[np.uint64]  # [n] the patient's or page's name
     pictures: NDArray[np.uint64]  # [n] the first picture: its path, see Names, or its bytes
     contents: NDArray[np.uint64]  # [n] texts and pictures: equal rows are one
@@ -42,7 +42,7 @@ class Index:
     split_names: NDArray[np.str_]  # what rows say their split is; the first is that of rows that say nothing: ""
 
     def __len__(self) -> int:
-        return len(self.places)
+        return len(self.offsets)
 
     def count(self, state: str) -> int:
         return int((self.states == STATES.index(state)).sum())
@@ -96,13 +96,13 @@ class _Draft:
 
     def __init__(self, names: Names) -> None:
         self.names = names
-        self.places, self.more = array("q"), array("Q")
+        self.offsets, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
         self.lengths, self.splits, self.split_names = array("H"), array("B"), {"": 0}
 
     def add(self, span: Span, columns: Columns) -> None:
-        self.places.extend((span.offset, span.size))
+        self.offsets.extend((span.offset, span.size))
         group = picture = content = languages = turns = split = length = 0
         try:
             if span.values is None:
@@ -133,7 +133,7 @@ class _Draft:
 
     def index(self) -> Index:
         return Index(
-            places=np.array(self.places, dtype=np.int64).reshape(-1, 2),
+            offsets=np.array(self.offsets, dtype=np.int64).reshape(-1, 2),
             groups=np.array(self.groups, dtype=np.uint64),
             pictures=np.array(self.pictures, dtype=np.uint64),
             contents=np.array(self.contents, dtype=np.uint64),

@@ -91,7 +91,7 @@ def named_pictures(tables: Side, seen: Callable[[int], object] = lambda rows: No
         for row in rows.tolist():
             seen(1)
             try:
-                _, named = canonical(table.file.row(*table.index.places[row].tolist()), table.columns)
+                _, named = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
             except RecordError:
                 continue
             for each in named:

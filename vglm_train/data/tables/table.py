@@ -86,7 +86,7 @@ class Table:
         """Its key, what it says, and its pictures as it names them."""
         key = f"{self.path.stem}-{row}"
         try:
-            record, named = canonical(self.file.row(*self.index.places[row].tolist()), self.columns)
+            record, named = canonical(self.file.row(*self.index.offsets[row].tolist()), self.columns)
         except RecordError as error:
             raise DamagedSample(error.cause, shard, key, str(error)) from None
         record.setdefault("id", key)
@@ -129,7 +129,7 @@ class Table:
             name=f"{self.path.name}, rows {rows[0]} to {rows[-1]}",
             path=self.path,
             samples=len(rows),
-            bytes=int(self.index.places[rows, 1].sum()),
+            bytes=int(self.index.offsets[rows, 1].sum()),
             sha256="",
             languages={name: int((spoken >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
             rows=rows,

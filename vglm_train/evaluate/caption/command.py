@@ -50,7 +50,7 @@ def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Resu
     items = list(data.items(given.workers))
     if not items:
         raise UserError(f"{given.data}: no usable picture with a caption in {', '.join(languages)}.")
-    speaker = options.speaker(bundle, given, device)
+    speaker = options.build_generator(bundle, given, device)
     captioner = Captioner(speaker, items, languages, chosen, 0, Ranks(device=device), given.batch, progress=True)
     result = captioner.measure()
     report = {

@@ -16,8 +16,8 @@ from tqdm import tqdm
 from vglm_train.config.language import Decoding
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.base import Table, picture
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.base import ImageTable, picture
+from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
 from vglm_train.evaluate.metrics.bootstrap import mean_interval
@@ -57,7 +57,7 @@ class Captioner:
     Without the libraries for text scores the others are given, and the log says so once.
     """
 
-    speaker: Speaker
+    speaker: Generator
     items: Sequence[EvalItem]
     languages: Sequence[str]
     decoding: Decoding
@@ -75,7 +75,7 @@ class Captioner:
         if error is not None:
             self._note(str(error))
 
-    def __call__(self) -> tuple[dict[str, float], list[Table]]:
+    def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, a table of examples for each language)."""
         result = self.measure()
         tables = []
@@ -83,7 +83,7 @@ class Captioner:
             shown = [(self.items[caption.item], caption.output) for caption in captions[: self.examples]]
             rows = [(picture(item.pixels), item.captions[language][0], output) for item, output in shown]
             if rows:
-                tables.append(Table(f"captions_{language}", COLUMNS, rows))
+                tables.append(ImageTable(f"captions_{language}", COLUMNS, rows))
         return result.scores, tables
 
     def measure(self) -> Captions:

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.base import Table, picture
+from vglm_train.evaluate.base import ImageTable, picture
 from vglm_train.model.alignment import Alignment
 from vglm_train.prompt.qformer_text import TextEncoder
 
@@ -83,7 +83,7 @@ class Retrieval:
     examples: int  # images of each language to show
     ranks: Ranks
 
-    def __call__(self) -> tuple[dict[str, float], list[Table]]:
+    def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, one table of examples)."""
         mine = torch.arange(self.ranks.rank, len(self.items), self.ranks.world)
         raw, own = self.embedder.images(torch.stack([self.items[i].pixels for i in mine]))
@@ -100,7 +100,7 @@ class Retrieval:
                 rows += shown
         plain = [v for name, v in scores.items() if name.split("_", 1)[1] in RECALL_NAMES]
         scores["eval/r_mean"] = sum(plain) / max(1, len(plain))
-        return scores, [Table("retrieval", COLUMNS, rows)] if rows else []
+        return scores, [ImageTable("retrieval", COLUMNS, rows)] if rows else []
 
     def _language(
         self, language: str, captions: list[str], owners: Tensor, images: Tensor, raw: Tensor, mine: Tensor

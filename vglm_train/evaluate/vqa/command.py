@@ -11,7 +11,7 @@ import torch
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Fields, Source
 from vglm_train.config.validation import FieldError
-from vglm_train.data.eval_questions import Asked, QuestionSet
+from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
@@ -20,7 +20,7 @@ from vglm_train.evaluate.caption import command
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
-from vglm_train.evaluate.vqa.evaluator import Examined, Examiner, Task, fitting, misfits
+from vglm_train.evaluate.vqa.evaluator import Task, VqaEvaluator, VqaResult, fitting, misfits
 from vglm_train.evaluate.vqa.generate import MODEL, Answerer
 from vglm_train.evaluate.vqa.intervals import BASELINES, Section, parts, section
 from vglm_train.evaluate.vqa.majority import Majority
@@ -59,7 +59,7 @@ class QuestionTask:
         if self.task == "report" and (error := missing()) is not None:
             raise error
         decoding = command.decoding(bundle.config.evaluate.decoding, given)
-        speaker = options.speaker(bundle, given, device)
+        speaker = options.build_generator(bundle, given, device)
         data = self._questions(bundle, given.data, given, given.images)
         items, read = choose(data, self.task, given)
         subsets = {name: matching(items, which, f"--subset {name}") for name, which in given.subset}
@@ -67,7 +67,7 @@ class QuestionTask:
         majority = self._majority(given.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
         answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, True, read)
-        examiner = Examiner(self.task, answerer, majority, java=True)
+        examiner = VqaEvaluator(self.task, answerer, majority, java=True)
         found = examiner.measure()
         places = {"all": list(range(len(items))), **parts(items), **subsets}
         sections = [section(name, own, items, found.marks) for name, own in places.items()]
@@ -98,7 +98,7 @@ class QuestionTask:
         source, size = _source(place, given.pictures, given.fields), bundle.config.model.vision.image_size
         return QuestionSet([source], size, options.languages(bundle.config, given), limit)
 
-    def _majority(self, place: str | None, train: QuestionSet | None, items: Sequence[Asked]) -> Majority:
+    def _majority(self, place: str | None, train: QuestionSet | None, items: Sequence[EvalQuestion]) -> Majority:
         if train is None:
             return Majority.of(items, "these questions themselves, which flatters it: --train gives those of training")
         answered = list(train.answers())
@@ -135,7 +135,7 @@ def _fields(given: str | None) -> Fields:
 
 
 def _told(
-    items: Sequence[Asked], found: Examined, sections: Sequence[Section], verdict: Sequence[Line]
+    items: Sequence[EvalQuestion], found: VqaResult, sections: Sequence[Section], verdict: Sequence[Line]
 ) -> dict[str, object]:
     """The measured part of the JSON file."""
     return {
@@ -149,7 +149,7 @@ def _told(
     }
 
 
-def _rows(items: Sequence[Asked], found: Examined) -> Iterator[dict]:
+def _rows(items: Sequence[EvalQuestion], found: VqaResult) -> Iterator[dict]:
     for place, item in enumerate(items):
         yield {
             "key": item.key,
@@ -166,7 +166,7 @@ def _rows(items: Sequence[Asked], found: Examined) -> Iterator[dict]:
         }  # fmt: skip
 
 
-def _lines(found: Examined, sections: Sequence[Section], verdict: Sequence[Line]) -> Iterator[str]:
+def _lines(found: VqaResult, sections: Sequence[Section], verdict: Sequence[Line]) -> Iterator[str]:
     columns = [MODEL, *(who for who in BASELINES if who in found.scores)]
     head = f"  {'per cent':24}" + "".join(f"{who:>10}" for who in columns)
     for part in sections:

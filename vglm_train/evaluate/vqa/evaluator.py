@@ -6,17 +6,17 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, TypeVar
 
 from vglm_train.config.language import Decoding
-from vglm_train.data.eval_questions import Answered, Asked
+from vglm_train.data.eval_questions import Answered, EvalQuestion
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.base import Table, picture
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.base import ImageTable, picture
+from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
 from vglm_train.evaluate.vqa.generate import MODEL, SEEN, SHUFFLED, Answerer
 from vglm_train.evaluate.vqa.intervals import MAJORITY
 from vglm_train.evaluate.vqa.majority import Majority
-from vglm_train.evaluate.vqa.scores import Marks, marks, options, total
+from vglm_train.evaluate.vqa.scores import AnswerScores, options, score_answer, total
 
 logger = logging.getLogger(__name__)
 
@@ -25,20 +25,20 @@ COLUMNS = ("image", "question", "truth", "output")
 
 
 @dataclass(frozen=True, slots=True)
-class Examined:
+class VqaResult:
     """What was answered and what it earned. The keys of all but the last two are who answered: model, majority,
     shuffled (another picture shown), blank (a grey one).
     """
 
     outputs: dict[str, list[str]]  # in the items' order
-    marks: dict[str, list[Marks]]
+    marks: dict[str, list[AnswerScores]]
     scores: dict[str, dict[str, float]]  # metric -> per cent
     made_by: dict[str, dict[str, str]]  # language -> what made the text scores of reports
     notes: dict[str, tuple[str, ...]]  # language -> what could not be measured
 
 
 @dataclass(frozen=True, slots=True)
-class Examiner:
+class VqaEvaluator:
     """Asks, scores, and gives the same result on every rank.
 
     Metric names are `eval/vqa_closed`, `_exact`, `_recall`, `_f1`, `_accuracy`, `_v2` and `_distinct`, and for reports
@@ -55,7 +55,7 @@ class Examiner:
     java: bool = False  # METEOR and the PTB tokenizer, 10 seconds and more for each of `seen`
     said: set[str] = field(default_factory=set)  # notes that the log has
 
-    def __call__(self) -> tuple[dict[str, float], list[Table]]:
+    def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, a table of examples)."""
         found, items = self.measure(), self.answerer.items
         scores = {}
@@ -66,19 +66,21 @@ class Examiner:
             (picture(item.pixels[0]), item.dialogue.question, item.answers[0], output)
             for item, output in zip(items[: self.examples], found.outputs[MODEL])
         ]
-        return scores, [Table(f"answers_{self.task}", COLUMNS, rows)] if rows else []
+        return scores, [ImageTable(f"answers_{self.task}", COLUMNS, rows)] if rows else []
 
     def gives(self) -> list[str]:
         """Names of what true answers earn; texts' scores by language are not among them."""
-        return [f"eval/{self.task}_{name}" for name in total([marks(i, i.answers[0]) for i in self.answerer.items])]
+        return [
+            f"eval/{self.task}_{name}" for name in total([score_answer(i, i.answers[0]) for i in self.answerer.items])
+        ]
 
-    def measure(self) -> Examined:
+    def measure(self) -> VqaResult:
         """Everything there is to tell."""
         items, chosen = self.answerer.items, options(self.answerer.items)
         outputs = self.answerer.outputs(self.seen)
         outputs[MAJORITY] = [self.majority.answer(item) for item in items]
-        earned = {who: [marks(*row) for row in zip(items, texts, chosen)] for who, texts in outputs.items()}
-        found = Examined(outputs, earned, {}, {}, {})
+        earned = {who: [score_answer(*row) for row in zip(items, texts, chosen)] for who, texts in outputs.items()}
+        found = VqaResult(outputs, earned, {}, {}, {})
         for who, texts in outputs.items():
             found.scores[who] = {"distinct": 100 * len(set(texts)) / len(texts)}
         if self.task == "report":
@@ -88,7 +90,7 @@ class Examiner:
             found.scores[who] = total(each) | found.scores[who]
         return found
 
-    def _texts(self, found: Examined) -> None:
+    def _texts(self, found: VqaResult) -> None:
         """Adds the usual scores of texts, a language each, and what every item has in those that are means."""
         items = self.answerer.items
         by_language: dict[str, list[int]] = {}
@@ -122,9 +124,9 @@ class Examiner:
         self.said.add(note)
 
 
-def examiner(
-    task: Task, speaker: Speaker, items: Sequence[Asked], decoding: Decoding, examples: int, ranks: Ranks
-) -> Examiner:
+def build_evaluator(
+    task: Task, speaker: Generator, items: Sequence[EvalQuestion], decoding: Decoding, examples: int, ranks: Ranks
+) -> VqaEvaluator:
     """For a run that trains: the picture and another one are shown, and no Java is started.
 
     UserError where no item is what `task` is about, or a question is too long.
@@ -133,10 +135,10 @@ def examiner(
     if not own:
         raise UserError(f"evaluate.task {task}: the validation data has nothing for it: {misfits(items)}.")
     answerer = Answerer(speaker, own, decoding, ranks, others=items)
-    return Examiner(task, answerer, Majority.of(own, "the validation data itself"), examples, (MODEL, SHUFFLED))
+    return VqaEvaluator(task, answerer, Majority.of(own, "the validation data itself"), examples, (MODEL, SHUFFLED))
 
 
-Question = TypeVar("Question", Asked, Answered)
+Question = TypeVar("Question", EvalQuestion, Answered)
 
 
 def fitting(items: Sequence[Question], task: Task) -> list[Question]:
@@ -147,7 +149,7 @@ def fitting(items: Sequence[Question], task: Task) -> list[Question]:
     return reports or [replace(item, kind="report") for item in items if item.kind == "open"]
 
 
-def misfits(items: Sequence[Asked] | Sequence[Answered]) -> str:
+def misfits(items: Sequence[EvalQuestion] | Sequence[Answered]) -> str:
     """Why a task is about none of `items`, and which one is."""
     if not items:
         return "nothing of it can be used"

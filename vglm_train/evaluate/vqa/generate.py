@@ -11,11 +11,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
-from vglm_train.data.eval_questions import Asked
+from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.generator import Speaker
+from vglm_train.evaluate.generator import Generator
 from vglm_train.prompt.dialogue import Dialogue
 
 MODEL, SHUFFLED, BLANK = "model", "shuffled", "blank"
@@ -28,13 +28,13 @@ Pair = tuple[Dialogue, Tensor]  # a question and its pictures [k,3,h,w]
 class Answerer:
     """Shares the questions out over the ranks; every rank gets all answers."""
 
-    speaker: Speaker
-    items: Sequence[Asked]
+    speaker: Generator
+    items: Sequence[EvalQuestion]
     decoding: Decoding
     ranks: Ranks
     batch: int = 32  # questions at once; beams share it
     progress: bool = False  # a bar on stderr, if that is a terminal
-    others: Sequence[Asked] = ()  # whose pictures are shown instead, beside the items' own
+    others: Sequence[EvalQuestion] = ()  # whose pictures are shown instead, beside the items' own
 
     def __post_init__(self) -> None:
         """UserError before anything is generated where questions are too long, with all that is needed to mend it.
@@ -90,7 +90,7 @@ class Answerer:
             (self._asked(item), _as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
         ]
 
-    def _asked(self, item: Asked) -> Dialogue:
+    def _asked(self, item: EvalQuestion) -> Dialogue:
         """What training asks of pictures that come without a question."""
         dialogue = item.dialogue
         return dialogue if dialogue.question else self.speaker.dialogue(dialogue.language, None, dialogue.images)
@@ -122,22 +122,22 @@ class Answerer:
         return [text for _, text in gathered]
 
 
-def swapped(items: Sequence[Asked], others: Sequence[Asked] = ()) -> list[Asked] | None:
+def swapped(items: Sequence[EvalQuestion], others: Sequence[EvalQuestion] = ()) -> list[EvalQuestion] | None:
     """For each item one with another picture, of another group if that can be; None if all show the same picture.
 
     The pictures of `items` and `others` stand in a circle, ordered by a hash of what they are; each gets the next one.
     Neither the order of the items nor which of them are asked changes that, as long as both together are the same. All
     questions about one picture get the same other one.
     """
-    shown: dict[int, Asked] = {}
+    shown: dict[int, EvalQuestion] = {}
     for item in sorted((*items, *others), key=_several):
         shown[item.image_id] = item
     circle = sorted(shown.values(), key=lambda item: content_id(str(item.image_id).encode()))
     if len(circle) < 2:
         return None
     groups = [item.group or item.image_id for item in circle]
-    following: dict[int, Asked] = {}
-    stranger: Asked | None = None  # the next one of another group; the second time around it is known for all
+    following: dict[int, EvalQuestion] = {}
+    stranger: EvalQuestion | None = None  # the next one of another group; the second time around it is known for all
     for place in reversed([*range(len(circle)), *range(len(circle))]):
         after = (place + 1) % len(circle)
         if groups[place] != groups[after]:
@@ -146,7 +146,7 @@ def swapped(items: Sequence[Asked], others: Sequence[Asked] = ()) -> list[Asked]
     return [following[item.image_id] for item in items]
 
 
-def _several(item: Asked) -> tuple[int, str, int]:
+def _several(item: EvalQuestion) -> tuple[int, str, int]:
     """Orders items of one first picture whatever their rows: the last one shows most."""
     return len(item.pixels), item.group or "", content_id(item.pixels[1:].contiguous().numpy().tobytes())
 

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from vglm_train.data.eval_questions import Asked
+from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, resampled_ratios
 from vglm_train.evaluate.vqa.generate import BLANK, MODEL, SHUFFLED
-from vglm_train.evaluate.vqa.scores import Marks
+from vglm_train.evaluate.vqa.scores import AnswerScores
 
 MAJORITY = "majority"
 BASELINES = (MAJORITY, SHUFFLED, BLANK)
@@ -39,7 +39,9 @@ class Section:
     gains: dict[str, dict[str, Score]]
 
 
-def section(name: str, places: Sequence[int], items: Sequence[Asked], marks: Mapping[str, Sequence[Marks]]) -> Section:
+def section(
+    name: str, places: Sequence[int], items: Sequence[EvalQuestion], marks: Mapping[str, Sequence[AnswerScores]]
+) -> Section:
     """Items `places`. `marks`: who answered -> what each of all items earned."""
     metrics = dict.fromkeys(metric for each in marks.values() for place in places for metric in each[place])
     columns = [(metric, who) for metric in metrics for who in (MODEL, *BASELINES) if who in marks]
@@ -73,12 +75,12 @@ def _ends(value: float, samples: np.ndarray, clusters: int) -> tuple[float, floa
     return 100 * low, 100 * high
 
 
-def _cluster(item: Asked) -> tuple:
+def _cluster(item: EvalQuestion) -> tuple:
     """What is drawn together: questions about one patient, or else about one picture, are not independent."""
     return ("image", item.image_id) if item.group is None else ("group", item.group)
 
 
-def parts(items: Sequence[Asked]) -> dict[str, list[int]]:
+def parts(items: Sequence[EvalQuestion]) -> dict[str, list[int]]:
     """Items by type, and where there are none by kind, if there is more than one."""
     for field in ("type", "kind"):
         found: dict[str, list[int]] = {}

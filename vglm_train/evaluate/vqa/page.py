@@ -4,9 +4,9 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from vglm_train.data.eval_questions import Asked
+from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.base import picture
-from vglm_train.evaluate.vqa.evaluator import Examined, Task
+from vglm_train.evaluate.vqa.evaluator import Task, VqaResult
 from vglm_train.evaluate.vqa.generate import MODEL, SHUFFLED
 from vglm_train.evaluate.vqa.intervals import Score, Section
 from vglm_train.evaluate.vqa.verdict import CHIEF, Line, shown
@@ -34,8 +34,8 @@ class Page:
 
     title: str
     task: Task
-    items: Sequence[Asked]
-    found: Examined
+    items: Sequence[EvalQuestion]
+    found: VqaResult
     sections: Sequence[Section]  # the first one of all items
     verdict: Sequence[Line]
     asked: str  # what of the data
@@ -88,7 +88,7 @@ def _table(present: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return f'<div class="wide scores"><table><tr><th>per cent</th>{titles}</tr>{body}</table></div>'
 
 
-def _score(found: Examined, who: str, name: str) -> Score | None:
+def _score(found: VqaResult, who: str, name: str) -> Score | None:
     value = found.scores[who].get(name)
     return None if value is None else Score(value)
 
@@ -135,7 +135,7 @@ class Cases:
         return f"{self.name} cases: {told}"
 
 
-def choose(task: Task, items: Sequence[Asked], found: Examined) -> tuple[Cases, Cases]:
+def choose(task: Task, items: Sequence[EvalQuestion], found: VqaResult) -> tuple[Cases, Cases]:
     """Worst and best. Only wrong answers are among the worst, and only right ones among the best; of reports, which
     are right by degrees, at most half of all are on either side, none of the worst is word for word the true one, and
     each of the best has a word of it.
@@ -157,18 +157,18 @@ def choose(task: Task, items: Sequence[Asked], found: Examined) -> tuple[Cases, 
     return worst, best
 
 
-def show(cases: Cases, items: Sequence[Asked], found: Examined) -> str:
+def show(cases: Cases, items: Sequence[EvalQuestion], found: VqaResult) -> str:
     """HTML of a heading with a card for each case."""
     cards = "".join(_card(items[place], place, found) for place in cases.places)
     return f"<h2>{escape(cases.title)}</h2>{cards}"
 
 
-def _worth(task: Task, found: Examined, who: str, place: int) -> float:
+def _worth(task: Task, found: VqaResult, who: str, place: int) -> float:
     earned, count = found.marks[who][place].get(CHIEF[task], (0.0, 1.0)) if who in found.marks else (0.0, 1.0)
     return earned / count
 
 
-def _ranked(task: Task, items: Sequence[Asked], found: Examined) -> list[int]:
+def _ranked(task: Task, items: Sequence[EvalQuestion], found: VqaResult) -> list[int]:
     """From worst to best; among equals, first those that another picture did better for, last those it did worse."""
 
     def rank(place: int) -> tuple[float, float]:
@@ -178,7 +178,7 @@ def _ranked(task: Task, items: Sequence[Asked], found: Examined) -> list[int]:
     return sorted(range(len(items)), key=rank)
 
 
-def _card(item: Asked, place: int, found: Examined) -> str:
+def _card(item: EvalQuestion, place: int, found: VqaResult) -> str:
     seen = "".join(html.image(picture(pixels), SIDE) for pixels in item.pixels)
     rows = "".join(
         f'<tr class="{kind}"><th>{escape(name)}</th><td>{escape(text) or "<small>(nothing)</small>"}</td></tr>'
@@ -188,7 +188,7 @@ def _card(item: Asked, place: int, found: Examined) -> str:
     return f'<div class="case" lang="{language}"><div class="pictures">{seen}</div><table>{rows}</table></div>'
 
 
-def _told(item: Asked, place: int, found: Examined) -> Iterator[tuple[str, str, str]]:
+def _told(item: EvalQuestion, place: int, found: VqaResult) -> Iterator[tuple[str, str, str]]:
     """Name, text, and whether it is the main thing, of each row of a card."""
     for turn in item.dialogue.history:
         yield "asked before", f"{turn.question}\n{turn.answer}", "aside"

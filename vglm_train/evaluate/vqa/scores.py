@@ -2,15 +2,15 @@
 
 from collections.abc import Mapping, Sequence
 
-from vglm_train.data.eval_questions import Asked
+from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.metrics import vqav2
 from vglm_train.evaluate.metrics.answers import closed, commonest, exact, normalised, offered, overlap, truth_polarity
 from vglm_train.evaluate.metrics.findings import findings, is_normal
 
-Marks = dict[str, tuple[float, float]]
+AnswerScores = dict[str, tuple[float, float]]
 
 
-def marks(item: Asked, output: str, options: Sequence[str] = ()) -> Marks:
+def score_answer(item: EvalQuestion, output: str, options: Sequence[str] = ()) -> AnswerScores:
     """By metric; one that does not apply to the item is not there.
 
     closed: the strict scorer. exact, recall, f1: open questions, words, the best over the answers given. accuracy:
@@ -20,7 +20,7 @@ def marks(item: Asked, output: str, options: Sequence[str] = ()) -> Marks:
     """
     if item.kind == "report":
         return _report(item, output)
-    found: Marks = {}
+    found: AnswerScores = {}
     if item.kind == "closed":
         found["closed"] = found["accuracy"] = (float(closed(output, commonest(item.answers), options)), 1.0)
     else:
@@ -31,12 +31,12 @@ def marks(item: Asked, output: str, options: Sequence[str] = ()) -> Marks:
     return found
 
 
-def _overlap(item: Asked, output: str) -> Marks:
+def _overlap(item: EvalQuestion, output: str) -> AnswerScores:
     recall, f1 = zip(*(overlap(output, truth) for truth in item.answers))
     return {"recall": (max(recall), 1.0), "f1": (max(f1), 1.0)}
 
 
-def _report(item: Asked, output: str) -> Marks:
+def _report(item: EvalQuestion, output: str) -> AnswerScores:
     truth, stated = findings(" ".join(item.answers)), findings(output)
     shared = float(len(truth & stated))
     return {
@@ -48,22 +48,24 @@ def _report(item: Asked, output: str) -> Marks:
     }
 
 
-def options(items: Sequence[Asked]) -> list[list[str]]:
+def options(items: Sequence[EvalQuestion]) -> list[list[str]]:
     """What each closed question can be answered by: choices in its words, and answers to the same question or type."""
     known: dict[tuple, dict[str, None]] = {}
     for item in items:
         truth = commonest(item.answers)
         if item.kind == "closed" and truth_polarity(truth) is None:
-            for place in _places(item):
+            for place in _question_keys(item):
                 known.setdefault(place, {})[truth] = None
     found = []
     for item in items:
         own = offered(item.dialogue.question, commonest(item.answers)) if item.kind == "closed" else []
-        found.append(list(dict.fromkeys([*own, *(name for place in _places(item) for name in known.get(place, ()))])))
+        found.append(
+            list(dict.fromkeys([*own, *(name for place in _question_keys(item) for name in known.get(place, ()))]))
+        )
     return found
 
 
-def _places(item: Asked) -> list[tuple]:
+def _question_keys(item: EvalQuestion) -> list[tuple]:
     same: list[tuple] = [("question", *normalised(item.dialogue.question))]
     return same if item.type is None else [*same, ("type", item.type)]
 

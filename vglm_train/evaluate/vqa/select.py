@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from vglm_train.data.eval_questions import Asked, QuestionSet
+from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.errors import UserError
 from vglm_train.evaluate.vqa.evaluator import Task, fitting, misfits
 
@@ -21,7 +21,7 @@ CAUSES = {
 }
 SHOWN = 5  # names that are listed of all there are
 
-NAMES: dict[str, Callable[[Asked], str | None]] = {
+NAMES: dict[str, Callable[[EvalQuestion], str | None]] = {
     "key": lambda item: item.key,
     "picture": lambda item: item.picture,
     "type": lambda item: item.type,
@@ -32,7 +32,7 @@ NAMES: dict[str, Callable[[Asked], str | None]] = {
 }
 
 
-def matching(items: Sequence[Asked], wanted: str, argument: str) -> list[int]:
+def matching(items: Sequence[EvalQuestion], wanted: str, argument: str) -> list[int]:
     """Places of the items that `wanted` names; * and ? stand for anything. UserError where it names none."""
     name = "picture"
     if wanted.startswith("@"):
@@ -55,7 +55,7 @@ def matching(items: Sequence[Asked], wanted: str, argument: str) -> list[int]:
     return found
 
 
-def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> tuple[list[Asked], list[Asked]]:
+def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> tuple[list[EvalQuestion], list[EvalQuestion]]:
     """The questions of `data` that --task, --only and --exclude leave, and all that were read. UserError where none is
     left: what was left out, how many by which cause, and what to do.
     """
@@ -77,7 +77,7 @@ def choose(data: QuestionSet, task: Task, given: argparse.Namespace) -> tuple[li
     return items, found
 
 
-def in_words(items: Sequence[Asked], data: QuestionSet, given: argparse.Namespace) -> str:
+def in_words(items: Sequence[EvalQuestion], data: QuestionSet, given: argparse.Namespace) -> str:
     """What of the data is asked, and what could not be."""
     named = [("images", [given.images] * bool(given.images)), ("only", given.only), ("exclude", given.exclude)]
     chosen = "".join(f" --{name} {value}" for name, values in named for value in values)
@@ -94,7 +94,7 @@ def left_out(data: QuestionSet) -> str:
     return ", ".join([*causes, f"{textual} without a picture"] if textual else causes)
 
 
-def select(items: Sequence[Asked], only: Sequence[str], exclude: Sequence[str]) -> list[Asked]:
+def select(items: Sequence[EvalQuestion], only: Sequence[str], exclude: Sequence[str]) -> list[EvalQuestion]:
     """Items that fit one of `only` (all, if it is empty) and none of `exclude`. UserError where none is left."""
     kept = {place for wanted in only for place in matching(items, wanted, "--only")} if only else set(range(len(items)))
     taken = {place for wanted in exclude for place in matching(items, wanted, "--exclude")}

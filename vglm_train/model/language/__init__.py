@@ -6,7 +6,7 @@ import torch
 
 from vglm_train.config.language import Language
 from vglm_train.model.language.base import LanguageModel
-from vglm_train.model.language.linears import draw_weights, quantize_blocks
+from vglm_train.model.language.linears import init_weights, quantize_blocks
 
 __all__ = ["LanguageModel", "build_language"]
 
@@ -30,7 +30,7 @@ def build_language(
     quantize_blocks(model)
     model.home = device
     if config.weights is None and device.type != "meta":
-        draw_weights(model, device)
+        init_weights(model, device)
     return model
 
 

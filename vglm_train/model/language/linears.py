@@ -19,7 +19,7 @@ ATTENTION = re.compile(r"(^|[._])\w*att(n|ention)\w*[._]", re.IGNORECASE)  # wit
 STD = 0.02
 
 
-class Product(NamedTuple):
+class Linear(NamedTuple):
     """x W' + b: torch's Linear, SAT's parallel ones, GPT-2's Conv1D, ours in four bits."""
 
     name: str  # in the language model
@@ -47,7 +47,7 @@ class Product(NamedTuple):
         return next(t for t in (*self.module.buffers(), *self.module.parameters())).device
 
 
-def products(model: LanguageModel, layers: Sequence[int] = (), field: str = "tuning.lora.layers") -> Iterator[Product]:
+def linears(model: LanguageModel, layers: Sequence[int] = (), field: str = "tuning.lora.layers") -> Iterator[Linear]:
     """Products of the blocks numbered `layers` (none: of all), in the model's order.
 
     FieldError naming `field` for a block that is not there.
@@ -56,11 +56,11 @@ def products(model: LanguageModel, layers: Sequence[int] = (), field: str = "tun
     names = [name for name, module in model.named_modules() if id(module) in chosen]
     for name in names:
         for inner, module in model.get_submodule(name).named_modules(prefix=name):
-            if is_product(module):
-                yield Product(inner, module)
+            if is_linear(module):
+                yield Linear(inner, module)
 
 
-def is_product(module: nn.Module) -> bool:
+def is_linear(module: nn.Module) -> bool:
     if isinstance(module, Nf4Linear):
         return True
     weight = getattr(module, "weight", None)
@@ -76,7 +76,7 @@ def chosen_blocks(model: LanguageModel, layers: Sequence[int], field: str) -> li
     return [blocks[layer] for layer in layers or range(len(blocks))]
 
 
-def targets(found: Sequence[Product], patterns: Sequence[str]) -> list[Product]:
+def targets(found: Sequence[Linear], patterns: Sequence[str]) -> list[Linear]:
     """Products whose last name fits one of the patterns (shell wildcards); none: those of the attention.
 
     FieldError for a pattern that fits nothing, with the last names that there are.
@@ -97,7 +97,7 @@ def quantize_blocks(model: LanguageModel) -> None:
 
     Products on the meta device wait for their weights: see `Nf4Linear`.
     """
-    for product in list(products(model)):
+    for product in list(linears(model)):
         module, (inputs, outputs) = product.module, product.size
         if isinstance(module, Nf4Linear):
             continue
@@ -110,7 +110,7 @@ def quantize_blocks(model: LanguageModel) -> None:
 
 
 @torch.no_grad()
-def draw_weights(model: LanguageModel, device: torch.device) -> None:
+def init_weights(model: LanguageModel, device: torch.device) -> None:
     """Random weights for a model whose products wait for theirs, one product in full at a time.
 
     Normal of 0.02, norms 1, biases 0: enough to measure with, whatever the family's own initialisation is.

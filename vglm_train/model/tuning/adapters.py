@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
-from vglm_train.model.language.linears import products
+from vglm_train.model.language.linears import linears
 from vglm_train.model.tuning.lora import LowRank, add_update, remove_update
 from vglm_train.model.tuning.prefix import add_prefix
 from vglm_train.model.tuning.rules import kind_of
@@ -22,7 +22,7 @@ LANGUAGE = "language."
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class AdapterPart:
     """An adapter's tensors by their names in the model; `scale` is what its B A is multiplied by."""
 
     tensors: Mapping[str, Tensor]
@@ -34,9 +34,9 @@ class Adapters:
 
     def __init__(self, model: VisualLanguageModel) -> None:
         self.model = model
-        self._parts: dict[str, Part] = {}
+        self._parts: dict[str, AdapterPart] = {}
         self._before: dict[str, Tensor] = {}  # whole tensors as they were
-        self._products = {f"{LANGUAGE}{product.name}": product for product in products(model.language)}
+        self._products = {f"{LANGUAGE}{product.name}": product for product in linears(model.language)}
 
     def add(self, name: str, tensors: Mapping[str, Tensor], scale: float) -> None:
         """UserError, naming what is wrong, for tensors that this model has no place for."""
@@ -50,7 +50,7 @@ class Adapters:
                 raise UserError(f"adapter {name}: the model has no product for {key} of {list(tensor.shape)}.")
             if kind_of(key) == "prefix" and not hasattr(self._module(owner), "named_children"):
                 raise UserError(f"adapter {name}: the model has no attention {owner}.")
-        self._parts[name] = Part(tensors, scale)
+        self._parts[name] = AdapterPart(tensors, scale)
 
     @torch.no_grad()
     def use(self, weights: Mapping[str, float]) -> None:
@@ -85,7 +85,7 @@ class Adapters:
         for name, tensor in self._before.items():
             self.model.get_parameter(name).copy_(tensor)
 
-    def _update(self, owner: str, parts: list[tuple[Part, float]]) -> None:
+    def _update(self, owner: str, parts: list[tuple[AdapterPart, float]]) -> None:
         down = [part.tensors[f"{owner}.adapter.lora_a"] for part, _ in parts]
         up = [part.tensors[f"{owner}.adapter.lora_b"] * (part.scale * weight) for part, weight in parts]
         product, total = self._products[owner], sum(len(a) for a in down)
@@ -93,13 +93,13 @@ class Adapters:
         update.lora_a, update.lora_b = nn.Parameter(torch.cat(down)), nn.Parameter(torch.cat(up, 1))
         add_update(product, update.requires_grad_(False).eval())
 
-    def _prefix(self, owner: str, part: Part) -> None:
+    def _prefix(self, owner: str, part: AdapterPart) -> None:
         keys, values = (part.tensors[f"{owner}.adapter.prefix_{name}"] for name in ("keys", "values"))
         prefix = Prefix(*keys.shape)
         prefix.prefix_keys, prefix.prefix_values = nn.Parameter(keys.clone()), nn.Parameter(values.clone())
         add_prefix(self.model.language, self._module(owner), prefix.requires_grad_(False).eval())
 
-    def _blend(self, name: str, parts: list[tuple[Part, float]]) -> None:
+    def _blend(self, name: str, parts: list[tuple[AdapterPart, float]]) -> None:
         parameter = self.model.get_parameter(name)
         before = self._before.setdefault(name, parameter.detach().cpu().clone()).float()
         total = before + sum(weight * (part.tensors[name].cpu().float() - before) for part, weight in parts)

@@ -12,9 +12,9 @@ from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Adapter
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import HalfGate
-from vglm_train.model.language.linears import Product, products, targets
+from vglm_train.model.language.linears import Linear, linears, targets
 from vglm_train.model.language.nf4 import Nf4Linear
-from vglm_train.model.tuning.seeded_init import drawn
+from vglm_train.model.tuning.seeded_init import seeded_random
 
 ALIGNED = 8  # columns: a half-precision product of fewer reads unaligned rows, many times slower
 
@@ -75,22 +75,22 @@ def _outer(left: Tensor, right: Tensor, gate: HalfGate | None) -> Tensor:
     return total.float() if gate is None else gate.outside(total)
 
 
-def attach_lora(model: LanguageModel, config: Lora, seed: int) -> list[Product]:
+def attach_lora(model: LanguageModel, config: Lora, seed: int) -> list[Linear]:
     """Give each product that `config` names an update, named `....adapter.lora_a` and `.lora_b`; returns them.
 
     A is drawn from (seed, name) as torch's linear layers are, B is zero. FieldError for targets or blocks that are not
     there.
     """
-    chosen = targets(list(products(model, config.layers)), config.targets)
+    chosen = targets(list(linears(model, config.layers)), config.targets)
     for product in chosen:
         update = LowRank(*product.size, config.rank, config.alpha / config.rank, config.dropout)
         bound = product.size[0] ** -0.5
-        update.lora_a = nn.Parameter(drawn(update.lora_a.shape, seed, product.name).mul_(2 * bound).sub_(bound))
+        update.lora_a = nn.Parameter(seeded_random(update.lora_a.shape, seed, product.name).mul_(2 * bound).sub_(bound))
         add_update(product, update)
     return chosen
 
 
-def add_update(product: Product, update: LowRank) -> None:
+def add_update(product: Linear, update: LowRank) -> None:
     """From now on the product gives the sum of its output and of the update's."""
     module = product.module
     update.to(product.device)
@@ -102,7 +102,7 @@ def _add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tenso
     return output + module.adapter(inputs[0])  # type: ignore[operator]
 
 
-def remove_update(product: Product) -> None:
+def remove_update(product: Linear) -> None:
     """The product is what it was before `add_update`."""
     product.module.adapter.handle.remove()
     del product.module.adapter
@@ -114,7 +114,7 @@ def merge(model: LanguageModel) -> list[str]:
 
     UserError for products in four bits, whose steps are wider than most updates: nothing is changed then.
     """
-    changed = [product for product in products(model) if isinstance(getattr(product.module, "adapter", None), LowRank)]
+    changed = [product for product in linears(model) if isinstance(getattr(product.module, "adapter", None), LowRank)]
     if any(isinstance(product.module, Nf4Linear) for product in changed):
         raise UserError("updates merge into weights in full: load the language model without tuning.quantize first.")
     for product in changed:

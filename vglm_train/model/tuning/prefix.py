@@ -6,7 +6,7 @@ from vglm_train.config.tuning import Prefix as PrefixConfig
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.linears import chosen_blocks
-from vglm_train.model.tuning.seeded_init import drawn
+from vglm_train.model.tuning.seeded_init import seeded_random
 
 STD = 0.02
 
@@ -26,7 +26,7 @@ def attach_prefix(model: LanguageModel, config: PrefixConfig, seed: int) -> None
         prefix, name = Prefix(heads, config.length, width), names[id(attention)]
         for last in ("prefix_keys", "prefix_values"):
             shape = getattr(prefix, last).shape
-            setattr(prefix, last, nn.Parameter(drawn(shape, seed, f"{name}.{last}", normal=True).mul_(STD)))
+            setattr(prefix, last, nn.Parameter(seeded_random(shape, seed, f"{name}.{last}", normal=True).mul_(STD)))
         add_prefix(model, attention, prefix)
 
 

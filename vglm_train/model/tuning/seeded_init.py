@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 
-def drawn(shape: Sequence[int], seed: int, name: str, normal: bool = False) -> Tensor:
+def seeded_random(shape: Sequence[int], seed: int, name: str, normal: bool = False) -> Tensor:
     """fp32 numbers from [0,1), or of a normal distribution, on the CPU."""
     digest = hashlib.blake2b(f"{seed} {name}".encode(), digest_size=8).digest()
     generator = torch.Generator("cpu").manual_seed(int.from_bytes(digest) >> 1)
