@@ -37,7 +37,7 @@ def test_says_what_the_tar_says(made: Manifest) -> None:
     for one, other in zip(table.spoken, index.spoken, strict=True):
         assert np.array_equal(one, other)
     assert index.spoken.lengths.tolist() == [2, 2, 2, 2, 2]
-    for name in ("keys", "places", "extensions", "languages"):
+    for name in ("keys", "offsets", "extensions", "languages"):
         assert np.array_equal(getattr(table, name), getattr(index, name))
     assert index.languages.tolist() == [1, 2, 3, 0, 2, 0]
     assert count_languages(index) == {"en": 2, "zh": 3}
