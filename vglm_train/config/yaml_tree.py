@@ -1,7 +1,6 @@
 """A YAML file with overrides laid over it, as a tree whose every value knows where it was written."""
 
 import difflib
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,9 +8,9 @@ from pathlib import Path
 
 import yaml
 
-from vglm_train.config.yaml_hints import explain
 from vglm_train.errors import UserError
 
+FULL_WIDTH = "：，｛｝［］（）“”‘’"
 DEEPEST = 20  # levels; also ends an alias that contains itself
 PREFIX = "tag:yaml.org,2002:"
 TAGS = {PREFIX + name for name in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map", "merge", "value")}
@@ -26,18 +25,6 @@ class YamlNode:
     where: str  # "run.yaml:12", or "override run.seed=7"
     order: int  # line number; overrides count as later than any line
     plain: bool = False  # text written without quotes: YAML takes 1e-4 for text
-
-    def number(self) -> float | None:
-        """The value as a finite number if it is one, 1e-4 without a dot included; None otherwise."""
-        if isinstance(self.value, bool) or not isinstance(self.value, int | float | str):
-            return None
-        if isinstance(self.value, str) and not self.plain:
-            return None
-        try:
-            number = float(self.value)
-        except (ValueError, OverflowError):
-            return None
-        return number if math.isfinite(number) else None
 
     def describe(self) -> str:
         """The value in words, for "found ..."."""
@@ -123,12 +110,28 @@ def _compose(text: str, origin: str) -> yaml.Node | None:
         return yaml.compose(text, Loader=yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        context = error.context_mark.line if error.context_mark else None
-        line, said = explain(text, str(error.problem or error.context), mark.line if mark else 0, context)
-        place = origin if origin.startswith("override ") else f"{origin}:{line + 1}"
-        raise UserError(f"{place}: not valid YAML: {said}") from None
+        line = mark.line if mark else 0
+        where = origin if origin.startswith("override ") else f"{origin}:{line + 1}"
+        raise UserError(f"{where}: not valid YAML: {_parser_says(error, text, line)}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
+
+
+def _parser_says(error: yaml.MarkedYAMLError, text: str, line: int) -> str:
+    """The parser's words and the lines they are about, in one line.
+
+    `line` (from 0) is where the parser gave up. The mistake is often in the line above, or where what it was reading
+    began, so these are shown too. Full-width signs are named, because the parser takes them for letters.
+    """
+    said, numbers = str(error.problem or error.context), {line - 1, line}
+    if error.context_mark is not None:
+        numbers.add(error.context_mark.line)
+        said += f", {error.context} that begins in line {error.context_mark.line + 1}"
+    shown = [(number, content) for number, content in enumerate(text.splitlines()) if number in numbers]
+    said += "".join(f"; line {number + 1} reads `{content.strip()}`" for number, content in shown if content.strip())
+    if wide := next((sign for _, content in shown for sign in content if sign in FULL_WIDTH), None):
+        said += f"; {wide} is a full-width sign, YAML needs the plain one"
+    return said
 
 
 def _item(node: yaml.Node, origin: str, order: int, path: str) -> YamlNode:
