@@ -88,7 +88,7 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
         elif indexed == 0:
             path.unlink()
     if indexed == 2:
-        monkeypatch.setattr("vglm_train.data.reader.read_spoken", None)
+        monkeypatch.setattr("vglm_train.data.reader.read_caption_counts", None)
     dataset = loader_of(source).dataset
     lengths = TextLengths(dataset.mixture, dataset.reader, dataset.how.seed, ("en", "zh"))
     found = Counter()
