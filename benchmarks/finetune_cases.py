@@ -86,7 +86,7 @@ def step_flops(config: Config, model: VisualLanguageModel, tuning: Tuning, batch
     blocks, head = language.blocks(), language.embed_width * language.vocabulary
     whole, image = generation_cost(config.model, [], 0), vision_flops(config.model.vision)
     trains = any(p.requires_grad for p in model.qformer.parameters())
-    queries = (whole.sample - image) * (1 if trains else 1 / 3)
+    queries = (whole.per_sample - image) * (1 if trains else 1 / 3)
     forward = sum(number_of_weights(block) for block in blocks)
     backward = forward
     if not trains:

@@ -79,7 +79,7 @@ def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -
     whole = generation_cost(config.model, language.blocks(), head, language.decoder_blocks)
     places = whole.of(0, {"sequence": batch.input_ids.numel(), "answer": batch.labels.numel()})
     image = vision_flops(config.model.vision)
-    return dict(zip(PARTS, (rows * image, rows * (whole.sample - image), places), strict=True))
+    return dict(zip(PARTS, (rows * image, rows * (whole.per_sample - image), places), strict=True))
 
 
 def batches(config: Config, case: Case, model: VisualLanguageModel, number: int) -> list[PromptBatch]:

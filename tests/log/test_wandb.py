@@ -10,9 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb.util import get_core_path
+from wandb_reader import logged_steps, records
 
-from vglm_train.log.sinks import code_version, logged_steps, wandb_run_id
+from vglm_train.log.sinks import code_version, wandb_run_id
 
 SCRIPT = Path(__file__).with_name("wandb_run.py")
 STEPS = 23
@@ -61,15 +61,6 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def records(folder: Path) -> list[dict]:
-    """Every record of every file of the run, by W&B's own reader."""
-    found = []
-    for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
-        command = [get_core_path(), "leet", "inspect", "-no-observability", "-json", "-run-file", str(path)]
-        found += [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
-    return found
 
 
 def check(folder: Path, steps: int = STEPS) -> None:
@@ -132,7 +123,7 @@ def test_killed_after_w_and_b_has_written_some_steps(tmp_path):
     time.sleep(22)
     os.killpg(process.pid, signal.SIGKILL)
     process.wait()
-    assert len(logged_steps(tmp_path / "wandb", wandb_run_id(tmp_path))) > 5
+    assert len(logged_steps(tmp_path)) > 5
     finish(tmp_path, 60)
     check(tmp_path, 60)
 
@@ -143,8 +134,22 @@ def test_the_id_stays(tmp_path):
     assert wandb_run_id(tmp_path / "other") != first
 
 
-def test_an_unreadable_file_counts_as_not_logged(tmp_path, caplog):
-    folder = tmp_path / "offline-run-20260101_000000-abc"
-    folder.mkdir()
-    (folder / "run-abc.wandb").write_bytes(b"not a log of W&B at all")
-    assert logged_steps(tmp_path, "abc") == set()
+def test_one_file_holds_the_whole_run(tmp_path):
+    """Also where an older one was uploaded: `wandb sync` writes over what the server has, from the first row on."""
+    finish(tmp_path, 13)
+    (older,) = (tmp_path / "wandb").glob("offline-run-*")
+    (older / f"run-{wandb_run_id(tmp_path)}.wandb.synced").touch()
+    kill_at(tmp_path, "14")
+    assert older.exists(), "until a later file is whole"
+    finish(tmp_path)
+    assert len(list((tmp_path / "wandb").glob("offline-run-*"))) == 1
+    assert not older.exists()
+    check(tmp_path)
+
+
+def test_files_of_other_runs_stay(tmp_path):
+    other = tmp_path / "wandb" / "offline-run-20260101_000000-other"
+    other.mkdir(parents=True)
+    finish(tmp_path, 2)
+    finish(tmp_path, 3)
+    assert other.exists()

@@ -10,7 +10,7 @@ from transformers.generation.logits_process import (
 )
 
 from vglm_train.config.language import Decoding
-from vglm_train.model.language.decoding import repeated_less, sample, write
+from vglm_train.model.language.decoding import penalise_repetition, sample, write
 
 VOCABULARY, END, PAD, NEW = 23, 7, 1, 9
 
@@ -120,7 +120,7 @@ def test_beams_are_independent_of_the_batch():
 def test_penalty_is_transformers():
     scores, written = torch.randn(4, VOCABULARY), torch.randint(0, VOCABULARY, (4, 6))
     expected = RepetitionPenaltyLogitsProcessor(1.3)(written, scores)
-    assert torch.equal(repeated_less(scores, written, 1.3), expected)
+    assert torch.equal(penalise_repetition(scores, written, 1.3), expected)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.6), (8, 0.7), (1, 1.0), (0, 0.01)])

@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vglm_train.model.language.fp16_gradients import HalfGate
+from vglm_train.model.language.fp16_gradients import GradientScaling
 
 
 class Adapter(nn.Module):
@@ -13,7 +13,7 @@ class Adapter(nn.Module):
     `gate` is the way into the frozen model of the pass that runs, see `LanguageModel.gate`; none: a plain cast.
     """
 
-    gate: HalfGate | None = None
+    gate: GradientScaling | None = None
 
     def entered(self, weight: Tensor, dtype: torch.dtype) -> Tensor:
         """A weight of this adapter in the dtype of what stands around it; its gradient comes back exact."""

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
 from vglm_train.model.language.adapter import Adapter
-from vglm_train.model.language.fp16_gradients import HalfGate
+from vglm_train.model.language.fp16_gradients import GradientScaling
 
 OnToken = Callable[
     [Tensor], None
@@ -56,9 +56,9 @@ class LanguageModel(nn.Module):
         """Whether a forward pass draws numbers: adapters' dropout may, a frozen model does not."""
         return any(getattr(adapter, "dropout", 0.0) > 0 for adapter in self.adapters())
 
-    def gate(self) -> HalfGate:
+    def gate(self) -> GradientScaling:
         """The gate of one forward pass, by which adapters' weights enter as well as embeddings."""
-        gate = HalfGate(self.dtype)
+        gate = GradientScaling(self.dtype)
         for adapter in self.adapters():
             adapter.gate = gate  # kept: blocks may be computed again in backward
         return gate

@@ -55,7 +55,7 @@ def _write_one(writer: Writer, decoding: Decoding, end_id: int, pad_id: int, on_
     for number in range(decoding.max_new):
         if number:
             logits = writer.step(ids[:, -1]).float()
-        logits = repeated_less(logits, ids, decoding.repetition_penalty)
+        logits = penalise_repetition(logits, ids, decoding.repetition_penalty)
         draw = float(torch.rand((), generator=generator, dtype=torch.float64)) if decoding.sample else None
         newest = logits.argmax(-1) if draw is None else sample(logits, decoding, draw)
         newest = newest.masked_fill(ended, pad_id)
@@ -68,7 +68,7 @@ def _write_one(writer: Writer, decoding: Decoding, end_id: int, pad_id: int, on_
     return ids
 
 
-def repeated_less(scores: Tensor, written: Tensor, penalty: float) -> Tensor:
+def penalise_repetition(scores: Tensor, written: Tensor, penalty: float) -> Tensor:
     """Scores [r,v], smaller by `penalty` where an id stands in the answer already, `written` [r,t].
 
     CTRL, arXiv:1909.05858. The prompt's ids are free to be said again.
@@ -140,7 +140,7 @@ class BeamSearch:
         """The 2*beams best continuations of each prompt: scores [b,2k], ids [b,2k,max_new], beams they go on from."""
         b, k = scores.shape
         written = running[:, :, :number].flatten(0, 1)
-        step = repeated_less(F.log_softmax(logits, -1), written, self.decoding.repetition_penalty)
+        step = penalise_repetition(F.log_softmax(logits, -1), written, self.decoding.repetition_penalty)
         total = (step.view(b, k, -1) + scores[..., None]).flatten(1)  # [b,k*v]
         found, place = total.topk(2 * k)
         parents, ids = place // logits.shape[-1], place % logits.shape[-1]

@@ -3,10 +3,10 @@
 import torch
 from torch import Tensor
 
-LARGEST = 1.0  # of the scaled gradient of the logits: fp16 reaches 2**16 above and 2**-24 below
+TARGET = 1.0  # of the scaled gradient of the logits: fp16 reaches 2**16 above and 2**-24 below
 
 
-class HalfGate:
+class GradientScaling:
     """The way into a frozen fp16 model and out of it; gradients in between are scaled by a power of two.
 
     fp16 ends at 6e-8, where the gradient of one logit among 130 thousand, divided by all targets of a batch, lies.
@@ -39,14 +39,14 @@ class HalfGate:
         return _Leave.apply(logits, self)
 
 
-def outside(dtype: torch.dtype) -> torch.dtype:
+def embedding_dtype(dtype: torch.dtype) -> torch.dtype:
     """What embeddings of a frozen model in `dtype` are held in: an fp16 gradient of them could underflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeds: Tensor, gate: HalfGate) -> Tensor:
+    def forward(ctx, embeds: Tensor, gate: GradientScaling) -> Tensor:
         ctx.gate, ctx.dtype = gate, embeds.dtype
         return embeds.to(gate.dtype)
 
@@ -57,14 +57,14 @@ class _Enter(torch.autograd.Function):
 
 class _Leave(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, gate: HalfGate) -> Tensor:
+    def forward(ctx, logits: Tensor, gate: GradientScaling) -> Tensor:
         ctx.gate = gate
         return logits.float()
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         largest = torch.stack(grad.aminmax()).abs().amax() if grad.numel() else grad.new_zeros(())
-        power = torch.floor(torch.log2(LARGEST / largest)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        power = torch.floor(torch.log2(TARGET / largest)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         # no gradient at all: 1. Not finite: as it is, for whoever watches for it
         ctx.gate.scale = torch.exp2(power.clamp(-24.0, 60.0)).float()
         # no second copy in fp32: a batch's logits are gigabytes

@@ -76,7 +76,7 @@ def chosen_blocks(model: LanguageModel, layers: Sequence[int], field: str) -> li
     return [blocks[layer] for layer in layers or range(len(blocks))]
 
 
-def targets(found: Sequence[Linear], patterns: Sequence[str]) -> list[Linear]:
+def match_targets(found: Sequence[Linear], patterns: Sequence[str]) -> list[Linear]:
     """Products whose last name fits one of the patterns (shell wildcards); none: those of the attention.
 
     FieldError for a pattern that fits nothing, with the last names that there are.
@@ -118,7 +118,7 @@ def init_weights(model: LanguageModel, device: torch.device) -> None:
     model.materialise(device)
     for module in model.modules():
         for last, parameter in list(module.named_parameters(recurse=False)):
-            value = _drawn(last, parameter, device)
+            value = _init_value(last, parameter, device)
             if parameter.is_meta:
                 setattr(module, last, nn.Parameter(value, requires_grad=False))
             else:
@@ -126,7 +126,7 @@ def init_weights(model: LanguageModel, device: torch.device) -> None:
     model.to(device)
 
 
-def _drawn(last: str, like: Tensor, device: torch.device) -> Tensor:
+def _init_value(last: str, like: Tensor, device: torch.device) -> Tensor:
     value = torch.empty(like.shape, dtype=like.dtype, device=device)
     if value.ndim > 1:
         return value.normal_(std=STD)

@@ -38,7 +38,7 @@ def _quantize(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return codes[:, 0] << 4 | codes[:, 1], scales
 
 
-def pairs(dtype: torch.dtype) -> Tensor:
+def pair_table(dtype: torch.dtype) -> Tensor:
     """What each byte of codes stands for: two numbers of `dtype`, held as one integer, [256]."""
     levels, byte = torch.tensor(LEVELS), torch.arange(256)
     table = torch.stack((levels[byte >> 4], levels[byte & 15]), 1).to(dtype)  # [256,2]
@@ -46,7 +46,7 @@ def pairs(dtype: torch.dtype) -> Tensor:
 
 
 def dequantize(codes: Tensor, scales: Tensor, table: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The weight [o,i] in `dtype`; `table` is `pairs(dtype)` on its device."""
+    """The weight [o,i] in `dtype`; `table` is `pair_table(dtype)` on its device."""
     weights = table.index_select(0, codes.int()).view(dtype).view(-1, BLOCK)
     weights.mul_(scales[:, None].to(dtype))
     o, i = size
@@ -84,7 +84,7 @@ class Nf4Linear(nn.Module):
         assert weight.shape == (self.outputs, self.inputs), f"{list(weight.shape)}"
         self.codes, self.scales = quantize(weight)
         with torch.device("cpu"):
-            self.pairs = pairs(self.dtype).to(weight.device)
+            self.pairs = pair_table(self.dtype).to(weight.device)
         self.register_parameter("weight", None)  # some models look whether there is one
 
     def _apply(self, fn, recurse=True):
@@ -101,10 +101,10 @@ class Nf4Linear(nn.Module):
         return dequantize(self.codes, self.scales, self.pairs, (self.outputs, self.inputs), self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _FrozenProduct.apply(x.to(self.dtype), self)
+        return _FrozenLinear.apply(x.to(self.dtype), self)
 
 
-class _FrozenProduct(torch.autograd.Function):
+class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def forward(ctx, x: Tensor, product: Nf4Linear) -> Tensor:
         ctx.product = product
@@ -121,7 +121,7 @@ def number_of_weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters()) + sum(m.inputs * m.outputs for m in quantised)
 
 
-def held_bytes(module: nn.Module) -> int:
+def frozen_bytes(module: nn.Module) -> int:
     """Bytes of a module's frozen weights, as they will be: also of one on the meta device."""
     size = 0.0
     for part in module.modules():

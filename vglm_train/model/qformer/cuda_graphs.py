@@ -13,8 +13,10 @@ from torch.autograd.function import once_differentiable
 from vglm_train.model.qformer.layers import Block, ImageKey
 
 WARM_UP = 3  # runs before the recording: libraries choose their kernels in them
-HERE = "thread_local"  # other threads, such as the one that pins batches, may use the device while this one records
-Readers = tuple[tuple[int, ...], ...]  # of each block's groups of images, rows that read an image
+CAPTURE_MODE = (
+    "thread_local"  # other threads, such as the one that pins batches, may use the device while this one records
+)
+RowsEach = tuple[tuple[int, ...], ...]  # of each block's groups of images, rows that read an image
 
 
 class PassGraphs:
@@ -43,7 +45,7 @@ class PassGraphs:
         """Shapes recorded."""
         return len(self._recorded)
 
-    def _function(self, queries: int, readers: Readers) -> Callable[..., Tensor]:
+    def _function(self, queries: int, readers: RowsEach) -> Callable[..., Tensor]:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             hidden, bias, *packed = inputs
             weights = dict(zip(self._names, parameters, strict=True))
@@ -70,10 +72,10 @@ class Recording:
         # a weight's copy that autocast had made outside would be read for ever
         with torch.autocast(device.type, dtype, enabled=mixed, cache_enabled=False):
             self._warm_up(run)
-            with torch.cuda.graph(self.forward, capture_error_mode=HERE):
+            with torch.cuda.graph(self.forward, capture_error_mode=CAPTURE_MODE):
                 output = run(self.inputs, self.parameters)
         self.output, self.grad = output.detach(), torch.empty_like(output)
-        with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=HERE):
+        with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=CAPTURE_MODE):
             found = self._gradients(output, self.grad)
         torch.cuda.set_rng_state(draws, device)
         left = iter(found)
@@ -119,7 +121,9 @@ class _Pass(nn.Module):
         super().__init__()
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
-    def forward(self, hidden: Tensor, queries: int, packed: Sequence[Tensor], readers: Readers, bias: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], readers: RowsEach, bias: Tensor
+    ) -> Tensor:
         """`packed`: the keys of all blocks' groups of images [.,p,2d], one after the other."""
         left = iter(packed)
         for block, each in zip(self.blocks, readers, strict=True):

@@ -11,8 +11,8 @@ from vglm_train.config.tuning import Lora
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Adapter
 from vglm_train.model.language.base import LanguageModel
-from vglm_train.model.language.fp16_gradients import HalfGate
-from vglm_train.model.language.linears import Linear, linears, targets
+from vglm_train.model.language.fp16_gradients import GradientScaling
+from vglm_train.model.language.linears import Linear, linears, match_targets
 from vglm_train.model.language.nf4 import Nf4Linear
 from vglm_train.model.tuning.seeded_init import seeded_random
 
@@ -43,7 +43,7 @@ class _Update(torch.autograd.Function):
     """scale * x A' B' in x's dtype. Gradients of A and B come back in fp32, and through the gate of an fp16 model."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, scale: float, gate: HalfGate | None) -> Tensor:
+    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, scale: float, gate: GradientScaling | None) -> Tensor:
         narrow_a, narrow_b = _narrow(a, b, scale, x.dtype)
         inner = F.linear(x, narrow_a)  # [...,r]
         ctx.save_for_backward(x, a, b, inner)
@@ -67,7 +67,7 @@ def _narrow(a: Tensor, b: Tensor, scale: float, dtype: torch.dtype) -> tuple[Ten
     return F.pad(a.to(dtype), (0, 0, 0, more)), F.pad((b * scale).to(dtype), (0, more))
 
 
-def _outer(left: Tensor, right: Tensor, gate: HalfGate | None) -> Tensor:
+def _outer(left: Tensor, right: Tensor, gate: GradientScaling | None) -> Tensor:
     """[...,m] and [...,n] -> the sum of their outer products [m,n] as a gradient outside the gate, fp32."""
     # a sum over all places could leave fp16's range, not bf16's
     dtype = torch.bfloat16 if left.dtype == torch.float16 else left.dtype
@@ -81,7 +81,7 @@ def attach_lora(model: LanguageModel, config: Lora, seed: int) -> list[Linear]:
     A is drawn from (seed, name) as torch's linear layers are, B is zero. FieldError for targets or blocks that are not
     there.
     """
-    chosen = targets(list(linears(model, config.layers)), config.targets)
+    chosen = match_targets(list(linears(model, config.layers)), config.targets)
     for product in chosen:
         update = LowRank(*product.size, config.rank, config.alpha / config.rank, config.dropout)
         bound = product.size[0] ** -0.5

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from vglm_train.model.language.glm.rope import Rotary, SplitAndRotate, turn
+from vglm_train.model.language.glm.rope import Rotary, SplitAndRotate, rotate
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
@@ -45,13 +45,13 @@ def test_gradients_of_any_layout_give_the_same():
 @pytest.mark.parametrize(("heads", "width"), [(32, 128), (3, 24), (1, 4)])
 @pytest.mark.parametrize("back", [False, True])
 def test_kernel_does_what_torch_does(dtype, heads, width, back):
-    from vglm_train.model.language.glm.rope_triton import turn as kernel
+    from vglm_train.model.language.glm.rope_triton import rotate as kernel
 
     torch.manual_seed(0)
     read = torch.randn(2, 7, 3, heads, width, device="cuda").to(dtype).unbind(2)
     rotation = Rotary(torch.rand(width // 4)).cuda()(torch.randint(0, 2000, (2, 2, 7), device="cuda"))
     plain, fast = (torch.full((3, 2, 7, heads, width), torch.nan, device="cuda", dtype=dtype) for _ in range(2))
-    turn(read, plain.unbind(0), *rotation, back=back)
+    rotate(read, plain.unbind(0), *rotation, back=back)
     kernel(read, fast.unbind(0), *rotation, back=back)
     if dtype == torch.float32:
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)

@@ -16,7 +16,7 @@ from vglm_train.config.language import Decoding, Language
 from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.decoding import write
-from vglm_train.model.language.fp16_gradients import outside
+from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.glm.sat import Driver, build_network
 from vglm_train.model.vision import DTYPES
 
@@ -70,7 +70,7 @@ class ChatGlm(LanguageModel):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Ids [b,s] -> [b,s,e]; fp32 of an fp16 model."""
-        return self.network.transformer.word_embeddings(input_ids).to(outside(self.dtype))
+        return self.network.transformer.word_embeddings(input_ids).to(embedding_dtype(self.dtype))
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """See LanguageModel; the logits of place i-1 foretell the label of place i. fp32 of an fp16 model.

@@ -54,7 +54,7 @@ class SplitAndRotate(torch.autograd.Function):
         ctx.save_for_backward(cos, sin)
         b, s, parts, heads, width = qkv.shape
         q, k, v = out = qkv.new_empty(parts, b, s, heads, width).unbind(0)
-        _turn_of(qkv)(qkv.unbind(2), out, cos, sin)
+        _rotate_on(qkv)(qkv.unbind(2), out, cos, sin)
         return q, k, v
 
     @staticmethod
@@ -62,11 +62,11 @@ class SplitAndRotate(torch.autograd.Function):
     def backward(ctx, q: Tensor, k: Tensor, v: Tensor):  # type: ignore[override]
         grad = q.new_empty(*q.shape[:2], 3, *q.shape[2:])
         read = (q.contiguous(), k.contiguous(), v.contiguous())
-        _turn_of(grad)(read, grad.unbind(2), *ctx.saved_tensors, back=True)
+        _rotate_on(grad)(read, grad.unbind(2), *ctx.saved_tensors, back=True)
         return grad, None, None
 
 
-class Turn(Protocol):
+class Rotate(Protocol):
     """q and k of `read`, [b,s,h,d] each, turned by cos and sin [b,s,1,2,d/4] into those of `written`; v is copied."""
 
     def __call__(
@@ -75,7 +75,7 @@ class Turn(Protocol):
         """`back`: turned the other way."""
 
 
-def turn(
+def rotate(
     read: tuple[Tensor, ...], written: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, back: bool = False
 ) -> None:
     """See Turn; torch's own operations, on any device."""
@@ -88,15 +88,15 @@ def turn(
     written[2].copy_(read[2])
 
 
-def _turn_of(x: Tensor) -> Turn:
-    return (_kernel() if x.is_cuda else None) or turn
+def _rotate_on(x: Tensor) -> Rotate:
+    return (_triton_rotate() if x.is_cuda else None) or rotate
 
 
 @cache
-def _kernel() -> Turn | None:
+def _triton_rotate() -> Rotate | None:
     """One kernel instead of eight, a tenth of a full-size step; None, said once, where it cannot be built."""
     try:
-        from vglm_train.model.language.glm.rope_triton import turn as kernel
+        from vglm_train.model.language.glm.rope_triton import rotate as kernel
 
         x = torch.zeros(3, 1, 1, 1, 4, device="cuda")
         angles = torch.zeros(1, 1, 1, 2, 1, device="cuda")

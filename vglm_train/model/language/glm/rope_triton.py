@@ -9,7 +9,7 @@ BLOCK = 2048  # pairs a program turns: a row of ChatGLM-6B's q
 
 
 @triton.jit
-def _turn_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
+def _rotate_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
     a = tl.load(x + first, mask=inside).to(tl.float32)
     b = tl.load(x + first + quarter, mask=inside).to(tl.float32)
     tl.store(out + first, a * cos - b * sin, mask=inside)
@@ -17,7 +17,7 @@ def _turn_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
 
 
 @triton.jit
-def _turn_rows(
+def _rotate_rows(
     q, k, v, q_out, k_out, v_out, cos, sin, stride, out_stride, pairs,
     quarter: tl.constexpr, back: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
@@ -31,14 +31,14 @@ def _turn_rows(
     if back:
         s = -s
     x, y = row * stride, row * out_stride
-    _turn_pairs(q + x, q_out + y, first, inside, c, s, quarter)
-    _turn_pairs(k + x, k_out + y, first, inside, c, s, quarter)
+    _rotate_pairs(q + x, q_out + y, first, inside, c, s, quarter)
+    _rotate_pairs(k + x, k_out + y, first, inside, c, s, quarter)
     for side in tl.static_range(2):
         place = first + side * quarter
         tl.store(v_out + y + place, tl.load(v + x + place, mask=inside), mask=inside)
 
 
-def turn(
+def rotate(
     read: tuple[Tensor, ...], written: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, back: bool = False
 ) -> None:
     """q and k of `read`, [b,s,h,d] each, turned in fp32 into those of `written`; v is copied. `back`: turned back.
@@ -52,7 +52,7 @@ def turn(
     pairs = heads * width // 2
     block = min(BLOCK, triton.next_power_of_2(pairs))
     with torch.cuda.device_of(cos):
-        _turn_rows[(b * s, triton.cdiv(pairs, block))](
+        _rotate_rows[(b * s, triton.cdiv(pairs, block))](
             *read, *written, cos, sin, _row(read[0]), _row(written[0]), pairs,
             quarter=width // 4, back=back, block=block, num_warps=8,
         )  # fmt: skip

@@ -41,7 +41,7 @@ _FLAGS = (
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
+def restored_state() -> Iterator[None]:
     """Within it, SAT may seed and set what it likes: afterwards generators, flags and default dtype are as before."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
@@ -85,7 +85,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
     sys.modules.setdefault(_TRITON_USER, _stand_in)
 
 name_accelerator()
-with untouched():
+with restored_state():
     import sat.mpu.initialize as sat_groups
     from sat.model import BaseMixin
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
@@ -156,7 +156,7 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
     device = torch.get_default_device()
     if sat_groups._MODEL_PARALLEL_GROUP is None:
         sat_groups._MODEL_PARALLEL_GROUP = OneProcess()
-    with untouched():
+    with restored_state():
         transformer = BaseTransformer(
             num_layers=config.layers,
             vocab_size=1,  # SAT's embeddings and head draw their weights in fp32 on the CPU: replaced below

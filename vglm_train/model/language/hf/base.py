@@ -19,8 +19,8 @@ from transformers.generation.streamers import BaseStreamer
 from vglm_train.config.language import Decoding, Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel, OnToken
-from vglm_train.model.language.decoding import repeated_less, sample
-from vglm_train.model.language.fp16_gradients import outside
+from vglm_train.model.language.decoding import penalise_repetition, sample
+from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -65,7 +65,7 @@ class HuggingFaceLanguage(LanguageModel):
         return self.model.get_input_embeddings()
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        return self.embeddings(input_ids).to(outside(self.dtype))
+        return self.embeddings(input_ids).to(embedding_dtype(self.dtype))
 
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         from vglm_train.model.language.hf.prefix import self_attention
@@ -198,7 +198,7 @@ class _Choice(LogitsProcessor):
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Ids so far [r,t] and scores [r,v] -> scores [r,v]."""
-        scores = repeated_less(scores, input_ids[:, self.start :], self.decoding.repetition_penalty)
+        scores = penalise_repetition(scores, input_ids[:, self.start :], self.decoding.repetition_penalty)
         if not self.decoding.sample:
             return scores
         draw = float(torch.rand((), generator=self.generator, dtype=torch.float64))
