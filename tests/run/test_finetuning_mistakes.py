@@ -94,7 +94,10 @@ def test_a_split_by_picture_through_patients(told: Callable[..., str], marks: Pa
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("tuning.lora={targets: [q_proj]}", "'q_proj' is no product of the chosen blocks; there are query_key_value, "),
+        (
+            "tuning.lora={targets: [q_proj]}",
+            "'q_proj' is no linear layer of the chosen blocks; there are query_key_value, ",
+        ),
         ("tuning.lora={layers: [0, 14]}", "tuning.lora.layers: there is no block 14: the language model has 2, 0 to 1"),
         ("tuning.rules=[{match: 'q_former.*'}]", "'q_former.*' fits no parameter; near it: qformer, "),
         ("tuning.rules=[{match: '*', train: false}]", "nothing would train: give a rule with train, lora or prefix"),

@@ -214,7 +214,7 @@ class Generate(Stage):
         }
 
     def activations(self, model: VisualLanguageModel) -> float:
-        """The queries' pass and image keys, and what backward keeps of frozen blocks: not the inputs of linear layers."""
+        """The queries' pass and image keys, and what backward keeps of frozen blocks: no input of a linear layer."""
         config, size, vision = self.config, self.config.model.qformer, self.config.model.vision
         low = 2 if config.engine.precision == "bf16" else 4
         crossings = -(-size.layers // size.cross_every)

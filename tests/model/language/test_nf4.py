@@ -119,8 +119,10 @@ def test_weights_are_quantised_while_they_are_read(tmp_path, family, monkeypatch
     load_language(whole, section)
     quantize_blocks(whole)
     held = []
-    taking = Nf4Linear._take
-    monkeypatch.setattr(Nf4Linear, "_take", lambda self, weight: (held.append(_full(model)), taking(self, weight))[1])
+    taking = Nf4Linear._quantize
+    monkeypatch.setattr(
+        Nf4Linear, "_quantize", lambda self, weight: (held.append(_full(model)), taking(self, weight))[1]
+    )
     model = build_language(section, sop, quantize="nf4")
     assert all(p.is_meta for p in model.parameters())
     load_language(model, section)
