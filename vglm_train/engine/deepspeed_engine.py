@@ -157,8 +157,8 @@ def _patch_zero_optimizer(optimizer: Any) -> None:
     https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
     get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
     the norms of all gradients; the rest stays DeepSpeed's.
-    _update_model_bit16_weights points every weight into its place of the group's flat buffer again after each update,
-    one by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
+    _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
+    by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
     """
     norm_of = optimizer.get_grad_norm_direct
 

@@ -50,8 +50,8 @@ class Candidates:
 class AlignmentObjective(Objective):
     """The three losses of BLIP-2's first stage. A loss of weight 0 is not computed.
 
-    `dec_id`: the token that takes [CLS]'s place for ITG; `language_ids`: tokens that are
-    never ITG targets.
+    `dec_id`: the token that takes [CLS]'s place for ITG; `language_ids`: tokens that are never
+    ITG targets.
     """
 
     token_loss = "itg"

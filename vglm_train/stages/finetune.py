@@ -73,5 +73,5 @@ def _unfit_reason(weights: str | None) -> str | None:
         return f"{weights}, which is no bundle" if Path(weights).exists() else None
     stage = read_document(Path(weights)).get("stage")
     if stage == "align":
-        return f"{weights}, of stage align, which has never spoken to a language model: train stage generate first"
+        return f"{weights}, of stage align, which was not trained with a language model: train stage generate first"
     return None if stage == "generate" else f"{weights}, of stage {stage}: merge it first (README, What trains)"
