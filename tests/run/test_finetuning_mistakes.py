@@ -126,7 +126,9 @@ def test_nobody_to_judge_by(told: Callable[..., str]) -> None:
 def test_bundles_of_other_stages(told: Callable[..., str], finetune: Path, aligned: Path, tmp_path: Path) -> None:
     said = told(f"model.bundle={aligned}")
     assert said.endswith("has no language model; fine-tuning begins with a bundle of stage generate")
-    assert f"{aligned}, of stage align, which was not trained with a language model" in told(f"model.qformer.weights={aligned}")
+    assert f"{aligned}, of stage align, which was not trained with a language model" in told(
+        f"model.qformer.weights={aligned}"
+    )
     other = tmp_path / "other"
     assert main([str(finetune), f"run.folder={other}", *SHORT]) == 0
     assert "is what a fine-tuning added to another bundle: merge it first, python -m" in told(

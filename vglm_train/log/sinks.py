@@ -7,7 +7,6 @@ of metrics.jsonl with the same step, one point in W&B, which merges by step.
 import logging
 import os
 import secrets
-import shutil
 import subprocess
 import time
 from collections.abc import Sequence
@@ -20,6 +19,7 @@ from PIL import Image
 from vglm_train.config.run import Wandb
 from vglm_train.errors import UserError
 from vglm_train.log.console import Progress, describe
+from vglm_train.log.delivered import last_delivered, record_delivered
 from vglm_train.log.jsonl import (
     METRICS,
     Cell,
@@ -99,12 +99,9 @@ class ConsoleSink:
 class WandbSink:
     """Weights & Biases. A resumed run continues under its id, with every step once.
 
-    W&B writes its file in blocks, so a kill loses the last seconds of it. metrics.jsonl and tables/ lose nothing, and
-    a resumed run sends rows again from there.
-    Online, W&B's server says which step it expects next; the rows from that step on are sent.
-    Offline, every start of the run writes a file of its own. All rows since step 1 are sent to it, and when it is
-    finished the run's older files are removed: one file holds the whole run. It also replaces what was uploaded from
-    an older one, because `wandb sync` writes a file's rows over those that the server has, from the first one on.
+    W&B writes its file in blocks, so a kill loses the last seconds of it. metrics.jsonl and tables/ lose nothing: a
+    resumed run sends the rows that W&B does not have yet again from there. Which step is the next one says W&B's server
+    (online), or the note that each process leaves when it has finished its file (offline, see `log/delivered.py`).
     """
 
     def __init__(
@@ -121,18 +118,20 @@ class WandbSink:
         `resolved`: the whole configuration, JSON-ready. `resume_step`: see JsonlSink.
         """
         self._run: Any = None
-        self._next_step = 0  # W&B takes no row of an earlier step
-        self._older: list[Path] = []  # folders of this run's offline files before this process's
+        self._folder = folder / "wandb"
+        self._next_step = 0  # W&B has all rows of earlier steps
+        self._last_step = 0
         if config.mode == "disabled":
             return
         if config.mode == "offline":
-            self._older = sorted((folder / "wandb").glob(f"offline-run-*-{run_id}"))
+            self._next_step = last_delivered(self._folder, run_id, resume_step or 0) + 1
         self._start(config, folder, run_id, run_name, resolved)
         self._catch_up(folder, resume_step or 0)
 
     def write(self, step: int, row: Row) -> None:
         if self._wants(step):
             self._run.log(row, step=step)
+            self._last_step = step
 
     def image_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         if not self._wants(step):
@@ -148,11 +147,9 @@ class WandbSink:
     def close(self) -> None:
         if self._run is None:
             return
-        current = Path(self._run.dir).parent.name  # W&B names folders by the second: an older one may have the same
+        name = Path(self._run.dir).parent.name
         self._run.finish()
-        for path in self._older:
-            if path.name != current:
-                shutil.rmtree(path, ignore_errors=True)
+        record_delivered(self._folder, name, self._last_step)
 
     def _start(self, config: Wandb, folder: Path, run_id: str, run_name: str, resolved: dict[str, Any]) -> None:
         import wandb  # slow, and not needed when disabled
@@ -182,7 +179,7 @@ class WandbSink:
         return self._run is not None and step >= self._next_step
 
     def _catch_up(self, folder: Path, resume_step: int) -> None:
-        """Send the rows and tables that W&B, or this process's file, does not have yet."""
+        """Send the rows and tables that W&B does not have yet."""
         tables: dict[int, list] = {}
         for table in read_tables(folder):
             tables.setdefault(table.step, []).append(table)
