@@ -28,7 +28,8 @@ class WandbServer(ThreadingHTTPServer):
         start, lines = chunk["offset"], chunk["content"]
         self.history[start : start + len(lines)] = lines
 
-    def answer(self, query: str) -> dict[str, Any]:
+    def answer(self, query: str) -> dict[str, Any] | None:
+        """None for what it does not have: tables, which are artifacts, and files."""
         if "upsertBucket" in query:
             bucket = {"id": "b", "name": "run", "displayName": "run", "config": "{}", "project": PROJECT}
             return {"upsertBucket": {"bucket": bucket, "inserted": not self.history}}
@@ -36,7 +37,7 @@ class WandbServer(ThreadingHTTPServer):
             return {"model": {**PROJECT, "bucket": self._bucket()}}
         if "viewer" in query:
             return {"viewer": {"id": "v", "entity": "somebody", "flags": "{}", "teams": {"edges": []}}}
-        return {}
+        return None
 
     def _bucket(self) -> dict[str, Any] | None:
         if not self.history:
@@ -54,7 +55,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         content = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
         if self.path == "/graphql":
-            self._reply({"data": self.server.answer(content["query"])})
+            data = self.server.answer(content["query"])
+            self._reply({"errors": [{"message": "not here"}]} if data is None else {"data": data})
             return
         if chunk := (content.get("files") or {}).get("wandb-history.jsonl"):
             self.server.take(chunk)

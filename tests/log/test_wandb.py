@@ -189,4 +189,7 @@ def sync(folder: Path, server: WandbServer) -> None:
     """As a user uploads offline files."""
     command = [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))]
     environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_ERROR_REPORTING": "0"}
-    subprocess.run(command, check=True, capture_output=True, env=environment, cwd=folder, timeout=120)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

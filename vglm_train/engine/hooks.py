@@ -1,6 +1,7 @@
 """What happens after a step: log, evaluate, save, guard. Each hook decides for itself whether it is due.
 
-Metrics get their names here: `LogHook` writes train/, perf/ and data/, `EvaluateHook` the evaluator's eval/.
+Metrics get their names here. `LogHook` logs the objective's loss and measure NAME as train/loss_NAME and train/NAME,
+speed as perf/ (`log/throughput.py`) and counts as data/. `EvaluateHook` logs the evaluator's scores, eval/NAME.
 """
 
 import logging

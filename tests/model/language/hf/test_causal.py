@@ -273,7 +273,7 @@ def test_left_padding_moves_rows_to_the_right():
 
 def test_longer_than_its_positions(tmp_path):
     model, whole = language(tmp_path, "opt"), batch()
-    with pytest.raises(UserError, match=r"69 places.* 64 positions"):
+    with pytest.raises(UserError, match=r"69 tokens.* 64 positions"):
         model.generate(model.embed(whole.input_ids), whole, Decoding(max_new=60), END)
     long = batch((65,))
     with pytest.raises(UserError, match="65 places"):
