@@ -19,7 +19,7 @@ from vglm_train.errors import UserError, explained
 from vglm_train.evaluate.caption import command as caption
 from vglm_train.evaluate.result import Result, choose, write
 from vglm_train.evaluate.retrieval import command as retrieval
-from vglm_train.evaluate.vqa.command import QuestionTask
+from vglm_train.evaluate.vqa.command import VqaCommand
 
 
 class EvalTask(Protocol):
@@ -34,8 +34,8 @@ class EvalTask(Protocol):
 TASKS: dict[str, EvalTask] = {
     "retrieval": retrieval,
     "caption": caption,
-    "vqa": QuestionTask("vqa"),
-    "report": QuestionTask("report"),
+    "vqa": VqaCommand("vqa"),
+    "report": VqaCommand("report"),
 }
 SHARDS = ("retrieval", "caption")  # tasks that read no tables
 

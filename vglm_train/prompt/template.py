@@ -93,12 +93,12 @@ class Template(ABC):
         answers of its history are targets too, if the template `learns_history`.
         """
 
-    def with_room(self, max_prompt: int) -> Self:
+    def with_max_prompt(self, max_prompt: int) -> Self:
         """The same with another `prompt.max_prompt`. FieldError, a UserError, where that has no room for a question."""
         prompt = replace(self.prompt, max_prompt=max_prompt)
         return type(self)(prompt, self.tokenizer, self.image_length, self.text)
 
-    def room(self, dialogue: Dialogue) -> int:
+    def prompt_length(self, dialogue: Dialogue) -> int:
         """Ids before the answer of a dialogue, its pictures not counted: what `prompt.max_prompt` bounds."""
         return self.context(place_images(dialogue), dialogue.language).length
 

@@ -8,6 +8,7 @@ from typing import Any
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
+from vglm_train.config.metric_names import answer_metric
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import QuestionSet
@@ -54,9 +55,11 @@ class Finetune(Generate):
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
         made = build_evaluator(task, self.speaker(model, ranks), items, how, shown, ranks)
-        best, spoken = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
-        if best is not None and not best.startswith(spoken) and best not in made.gives():
-            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(made.gives())}"
+        best, spoken = config.checkpoint.best, tuple(answer_metric(task, f"{lang}_") for lang in config.data.languages)
+        if best is not None and not best.startswith(spoken) and best not in made.available_metrics():
+            reason = (
+                f"{best!r} is nothing that the validation data gives; it gives {', '.join(made.available_metrics())}"
+            )
             raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
         return made
 

@@ -18,7 +18,7 @@ from vglm_train.data.processors import PromptProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption.evaluator import Captioner
+from vglm_train.evaluate.caption.evaluator import CaptionEvaluator
 from vglm_train.evaluate.generator import Generator
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
@@ -185,7 +185,9 @@ class Generate(Stage):
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
         config, speaker = self.config, self.speaker(model, ranks)
-        return Captioner(speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks)
+        return CaptionEvaluator(
+            speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks
+        )
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         save_bundle(folder, self.config, model, self.tokenizer, origin, self.text)
