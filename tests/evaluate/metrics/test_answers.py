@@ -4,7 +4,7 @@ import pytest
 from asked import asked
 
 from vglm_train.evaluate.metrics import vqav2
-from vglm_train.evaluate.metrics.answers import closed, exact, normalised, offered, overlap, polarity
+from vglm_train.evaluate.metrics.answers import closed, exact, normalised, overlap, polarity, question_options
 from vglm_train.evaluate.vqa.scores import closed_options, score_answer, total_scores
 
 
@@ -81,11 +81,11 @@ def test_choices(output, truth, choices, right):
 
 
 def test_choices_are_read_from_the_question():
-    assert offered("Is this a CT or an MRI?", "CT") == ["ct", "mri"]
-    assert offered("Is the lesion on the left or right side?", "right") == ["left", "right"]
-    assert offered("病灶在左侧还是右侧？", "左侧") == ["右 侧", "左 侧"]
-    assert offered("Where is the lesion?", "left") == []
-    assert offered("Is it small or large?", "left") == []
+    assert question_options("Is this a CT or an MRI?", "CT") == ["ct", "mri"]
+    assert question_options("Is the lesion on the left or right side?", "right") == ["left", "right"]
+    assert question_options("病灶在左侧还是右侧？", "左侧") == ["右 侧", "左 侧"]
+    assert question_options("Where is the lesion?", "left") == []
+    assert question_options("Is it small or large?", "left") == []
 
 
 def test_choices_come_from_the_same_question_or_type():

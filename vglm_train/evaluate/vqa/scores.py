@@ -4,7 +4,15 @@ from collections.abc import Mapping, Sequence
 
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.metrics import vqav2
-from vglm_train.evaluate.metrics.answers import closed, commonest, exact, normalised, offered, overlap, truth_polarity
+from vglm_train.evaluate.metrics.answers import (
+    closed,
+    commonest,
+    exact,
+    normalised,
+    overlap,
+    question_options,
+    truth_polarity,
+)
 from vglm_train.evaluate.metrics.findings import findings, is_normal
 
 AnswerScores = dict[str, tuple[float, float]]  # metric -> (points, maximum)
@@ -58,7 +66,7 @@ def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:
                 answers.setdefault(key, {})[truth] = None
     options = []
     for item in items:
-        named = offered(item.dialogue.question, commonest(item.answers)) if item.kind == "closed" else []
+        named = question_options(item.dialogue.question, commonest(item.answers)) if item.kind == "closed" else []
         others = [name for key in _question_keys(item) for name in answers.get(key, ())]
         options.append(list(dict.fromkeys([*named, *others])))
     return options
