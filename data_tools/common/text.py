@@ -3,7 +3,7 @@
 from typing import get_args
 
 from vglm_train.config.data import Language
-from vglm_train.prompt.chinese import is_chinese
+from vglm_train.prompt.dialogue import is_chinese
 
 LANGUAGES: tuple[str, ...] = get_args(Language)
 

@@ -80,12 +80,12 @@ class PromptView:
         """A sequence in words and in ids, with what is learned of it."""
         learned = sum(label != IGNORED for label in row.labels)
         apart = self.template.separate_answer
-        yield f"{language}: {len(row.input_ids)} ids are read, {learned} learned{', cut' if row.cut else ''}"
-        if row.question and self.template.text is not None:
-            yield f"Q-Former: {self.template.text.tokenizer.decode(row.question, skip_special_tokens=True)}"
+        yield f"{language}: {len(row.input_ids)} ids are read, {learned} learned{', cut' if row.truncated else ''}"
+        if row.question_ids and self.template.text is not None:
+            yield f"Q-Former: {self.template.text.tokenizer.decode(row.question_ids, skip_special_tokens=True)}"
         labels = [] if apart else row.labels
-        yield f"{'encoder' if apart else 'text'}: {self._words(row.input_ids, labels, row.visual)}"
-        yield f"ids: {self._ids(row.input_ids, labels, row.visual)}"
+        yield f"{'encoder' if apart else 'text'}: {self._words(row.input_ids, labels, row.image_starts)}"
+        yield f"ids: {self._ids(row.input_ids, labels, row.image_starts)}"
         if apart and row.labels:
             yield f"decoder: {self._words(row.labels, row.labels, ())}"
             yield f"ids: {self._ids(row.labels, row.labels, ())}"
@@ -141,7 +141,7 @@ class PromptView:
         rows = list(islice(self._measured(), COUNTED))
         if not rows:
             return
-        prompt, cut = self.config.prompt, sum(row.cut for row in rows)
+        prompt, cut = self.config.prompt, sum(row.truncated for row in rows)
         read = [len(row.input_ids) for row in rows]
         learned = [sum(label != IGNORED for label in row.labels) for row in rows]
         yield (

@@ -127,7 +127,7 @@ def save_language(model: LanguageModel, config: Language, tokenizer: Path, folde
 def _encoded(lesson: TrainingText, template: Template, rng: Random) -> Encoded:
     """The hint's ids in the image's places, as many as fit, spread over them in order."""
     row = template.encode(lesson.dialogue)
-    (start,), places = row.visual, template.image_length
+    (start,), places = row.image_starts, template.image_length
     hint = template.tokenizer.encode(lesson.hint) if lesson.hint else []
     kept = [hint[i] for i in sorted(rng.sample(range(len(hint)), min(len(hint), places)))]
     for place, token in zip(sorted(rng.sample(range(places), len(kept))), kept):

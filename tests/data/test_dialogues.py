@@ -133,7 +133,10 @@ def test_an_encoder_decoder_learns_one_answer_an_epoch_in_turn(tmp_path: Path) -
 def test_pictures_of_later_turns_are_not_shown(tmp_path: Path) -> None:
     made = rows(tmp_path, "seq2seq")
     drawn = [made.read(parse(TALK), random.Random(0), None, SampleContext("k", epoch, 2)) for epoch in range(2)]
-    assert sorted((each.text, each.images, len(each.row.visual)) for each in drawn) == [("four", 2, 2), ("two", 1, 1)]
+    assert sorted((each.text, each.images, len(each.row.image_starts)) for each in drawn) == [
+        ("four", 2, 2),
+        ("two", 1, 1),
+    ]
 
 
 def test_a_dialogue_too_long_for_one_sequence_is_taught_in_parts(tmp_path: Path) -> None:
@@ -146,9 +149,9 @@ def test_a_dialogue_too_long_for_one_sequence_is_taught_in_parts(tmp_path: Path)
 def test_captions_stay_as_they_were(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal")
     drawn = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0))
-    assert (learnt(drawn.row), drawn.images, drawn.row.visual) == ([TWO, 3], 1, (0,))
+    assert (learnt(drawn.row), drawn.images, drawn.row.image_starts) == ([TWO, 3], 1, (0,))
     several = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0), None, SampleContext(images=3))
-    assert several.row.visual == (0, 2, 4)
+    assert several.row.image_starts == (0, 2, 4)
 
 
 @pytest.mark.parametrize(

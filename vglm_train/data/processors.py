@@ -10,7 +10,7 @@ from torch import Tensor
 from vglm_train.batch import Batch, PairBatch, PromptBatch
 from vglm_train.config.language import Questions
 from vglm_train.data.record import Record, RecordError, content_id
-from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageMarkMismatch, Turn, place_images
+from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageMarkMismatch, Turn, image_turns
 from vglm_train.prompt.qformer_text import TextEncoder
 from vglm_train.prompt.template import Encoded, Template
 
@@ -121,13 +121,13 @@ class PromptProcessor:
         if record.language not in wanted:
             reason = f"its dialogue is in {record.language}, data.languages is [{', '.join(wanted)}]"
             raise RecordError("caption", reason)
-        lessons = self.template.lessons(dialogue_of(record, images=visit.images), whole=True)
+        lessons = self.template.target_turns(dialogue_of(record, images=visit.images), history_targets=True)
         turn = lessons[(content_id(visit.key.encode("utf-8", "surrogateescape")) + visit.epoch) % len(lessons)]
         dialogue = dialogue_of(record, turn, visit.images)
-        return self._drawn(dialogue, self.template.encode(dialogue, split=rng.random(), whole=True))
+        return self._drawn(dialogue, self.template.encode(dialogue, split=rng.random(), history_targets=True))
 
     def _drawn(self, dialogue: Dialogue, row: Encoded) -> ProcessedSample:
-        images, most = len(row.visual), self.template.prompt.max_images
+        images, most = len(row.image_starts), self.template.prompt.max_images
         if images > most:
             raise RecordError("record", f"it shows {images} pictures, prompt.max_images is {most}")
         return ProcessedSample(dialogue.language, dialogue.answer or "", row, images)
@@ -146,5 +146,5 @@ def dialogue_of(record: Record, turn: int = -1, images: int = 1) -> Dialogue:
     last = turns[turn]
     whole = Dialogue(turns[-1].question, None, tuple(turns[:-1]), images=images)
     history = tuple(turns[: range(len(turns))[turn]])
-    seen = sum(len(placed.images) for placed in place_images(whole)[: len(history) + 1])
+    seen = sum(len(placed.image_offsets) for placed in image_turns(whole)[: len(history) + 1])
     return Dialogue(last.question, last.answer, history, record.language or "en", seen)

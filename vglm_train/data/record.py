@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vglm_train.prompt.chinese import is_chinese
-from vglm_train.prompt.dialogue import IMAGE
+from vglm_train.prompt.dialogue import IMAGE, is_chinese
 
 ROLES = ("user", "assistant")
 

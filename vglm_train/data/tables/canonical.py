@@ -6,8 +6,7 @@ from typing import Any
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.fields import Columns, value
-from vglm_train.prompt.chinese import is_chinese
-from vglm_train.prompt.dialogue import IMAGE
+from vglm_train.prompt.dialogue import IMAGE, is_chinese
 
 Turns = list[dict[str, str]]
 ROLES = {
