@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vglm_train.command import answered
-from vglm_train.places import make_folder
+from vglm_train.files import write_text
+from vglm_train.folders import make_folder
 from vglm_train.report.curves import draw
 from vglm_train.report.page import page
 from vglm_train.report.runs import read_runs
@@ -23,7 +24,7 @@ def report(folders: list[Path], out: Path | None) -> Path:
     verdicts = [judge(run) for run in runs]
     draw(runs, out / "curves.png")
     path = out / "report.html"
-    path.write_text(page(runs, verdicts, out / "curves.png"), encoding="utf-8")
+    write_text(path, page(runs, verdicts, out / "curves.png"))
     for run, lines in zip(runs, verdicts):
         print(run.label)
         for line in lines:

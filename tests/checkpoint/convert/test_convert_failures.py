@@ -228,12 +228,12 @@ def test_a_killed_conversion(folder, tmp_path):
     script = (
         "import os, sys\n"
         "from vglm_train.checkpoint.__main__ import main\n"
-        "from vglm_train.checkpoint.convert import writing\n"
-        "real, count = writing._write, iter(range(10**6))\n"
+        "from vglm_train.checkpoint.convert import writers\n"
+        "real, count = writers._write, iter(range(10**6))\n"
         "def write(stream, tensor):\n"
         "    real(stream, tensor)\n"
         "    if next(count) == 20: os.kill(os.getpid(), 9)\n"
-        "writing._write = write\n"
+        "writers._write = write\n"
         "main(sys.argv[1:])\n"
     )
     command = [sys.executable, "-c", script, "import", str(folder), "--out", str(out)]

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -28,7 +29,7 @@ EXAMPLES = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Those of this task alone."""
     parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
-    parser.add_argument("--base", help="the bundle that a fine-tuning began with, where it has moved")
+    parser.add_argument("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
     )
