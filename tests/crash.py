@@ -103,3 +103,13 @@ def content(path: Path) -> dict[str, bytes] | bytes:
     if path.is_file():
         return path.read_bytes()
     return {str(file.relative_to(path)): file.read_bytes() for file in sorted(path.rglob("*")) if file.is_file()}
+
+
+def put(path: Path, kept: dict[str, bytes] | bytes) -> None:
+    """What `content` gave, written again."""
+    if isinstance(kept, bytes):
+        path.write_bytes(kept)
+        return
+    for name, value in kept.items():
+        (path / name).parent.mkdir(parents=True, exist_ok=True)
+        (path / name).write_bytes(value)

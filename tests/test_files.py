@@ -22,10 +22,15 @@ def names(folder: Path) -> list[str]:
 def test_an_error_leaves_the_old_one(tmp_path: Path) -> None:
     file = tmp_path / "a"
     write_text(file, "old")
-    with pytest.raises(ZeroDivisionError), replace_file(file) as out:
-        out.write(b"new")
-        assert names(tmp_path) == ["a", "a.tmp-0"]
-        raise ZeroDivisionError
+
+    def fail() -> None:
+        with replace_file(file) as out:
+            out.write(b"new")
+            assert names(tmp_path) == ["a", "a.tmp-0"]
+            raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert file.read_text() == "old"
     assert names(tmp_path) == ["a"]
 

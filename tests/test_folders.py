@@ -2,7 +2,6 @@
 
 import os
 import sys
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 
@@ -118,10 +117,14 @@ def test_a_new_one_and_one_that_replaces(tmp_path: Path) -> None:
 
 
 def test_an_error_leaves_the_old_one(tmp_path: Path) -> None:
+    def fail() -> None:
+        with replace_folder(tmp_path / "made") as new:
+            fill(new, NEW)
+            raise ZeroDivisionError
+
     fill(tmp_path / "made", OLD)
-    with pytest.raises(ZeroDivisionError), replace_folder(tmp_path / "made") as new:
-        fill(new, NEW)
-        raise ZeroDivisionError
+    with pytest.raises(ZeroDivisionError):
+        fail()
     assert crash.content(tmp_path / "made") == OLD
     assert names(tmp_path) == ["made"]
 
