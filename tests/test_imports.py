@@ -13,7 +13,9 @@ LONGEST = 300  # lines of a product file
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
     {"errors"},
-    {"signals", "places", "config", "batch", "image", "distributed"},
+    {"files"},
+    {"folders"},
+    {"signals", "config", "batch", "image", "distributed"},
     {"command"},
     {"log"},
     {"prompt", "report", "env"},

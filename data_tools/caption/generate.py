@@ -162,5 +162,5 @@ def _outcome(captioning: CaptionSettings, item: RecordItem, captions: list[Ranke
 
 def _origin(captioning: CaptionSettings, caption: RankedCaption) -> dict[str, Any]:
     """Where a caption comes from, and the similarity that it was ranked by."""
-    origin: dict[str, Any] = {"by": str(captioning.speaker.bundle) if caption.made else "source"}
+    origin: dict[str, Any] = {"by": captioning.speaker.name if caption.made else "source"}
     return origin if caption.similarity is None else {**origin, "similarity": caption.similarity}

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.common.cli import sha256
 from data_tools.common.text import caption_length
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.tar import ShardTable
+from vglm_train.files import sha256
 from vglm_train.image import ImageError, open_image
 
 NAMED = 100  # damaged samples of one shard that are named; all are counted

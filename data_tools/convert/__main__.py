@@ -21,13 +21,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from data_tools.common import cli
-from data_tools.common.cli import command, progress, replacing
+from data_tools.common.cli import command, progress
 from data_tools.common.image_bytes import extension
 from data_tools.common.text import LANGUAGES, RowError
 from data_tools.convert import columns, formats
 from vglm_train.data.record import content_id
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.files import replace_file
+from vglm_train.folders import make_folder
 
 NAMED = 3  # bad rows of one cause that are named in full
 
@@ -93,9 +94,8 @@ def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.tmp-{os.getpid()}-{id(data)}")
-        aside.write_bytes(data)
-        os.replace(aside, path)
+        with replace_file(path) as file:
+            file.write(data)
     return path, identity
 
 
@@ -137,10 +137,10 @@ def _in_order(
 
 
 def convert(rows: formats.RowReader, fields: columns.ColumnNames, target: Target) -> Report:
-    """Write `target.out` (aside, then renamed) and return the counts; UserError when no row makes a record."""
+    """Write `target.out`, whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report()
     bar = progress(rows.total, rows.unit, "convert")
-    with bar, replacing(target.out) as file:
+    with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, fields, report)
         for draft, future in _in_order(drafts, lambda draft: _record(draft, target), threads=4):
             bar.update(draft.done - bar.n)

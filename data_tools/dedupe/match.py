@@ -29,6 +29,7 @@ from data_tools.common.jobs import JobStage
 from data_tools.common.records import Block, Inputs, RecordItem, open_picture, read_block
 from data_tools.common.text import RowError
 from data_tools.dedupe.hash_index import NearPairs, Rows
+from vglm_train.files import replace_file
 
 FACTS = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
 THUMBNAIL = np.dtype([("grey", "u1", (SIDE, SIDE)), ("colours", "u1", (2, COLOURS, COLOURS))])
@@ -100,16 +101,15 @@ def gather(stage: JobStage, inputs: Inputs, thumbnails: Path) -> Gathered:
     """All parts of the first stage: facts in memory, thumbnails as one file that every worker maps."""
     facts, wrong = np.zeros(inputs.records, FACTS), {}
     shape = (inputs.records,)
-    aside = thumbnails.with_name(f"{thumbnails.name}.tmp-0")
-    file = np.lib.format.open_memmap(aside, mode="w+", dtype=THUMBNAIL, shape=shape)
-    for block, part in zip(inputs.blocks, stage.read(inputs.blocks)):
-        with np.load(io.BytesIO(part)) as arrays:
-            rows = slice(block.first, block.first + block.count)
-            facts[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
-            wrong.update({row: (cause, reason) for row, cause, reason in json.loads(arrays["wrong"].tobytes())})
-    file.flush()
-    del file
-    aside.replace(thumbnails)
+    with replace_file(thumbnails) as whole:
+        file = np.lib.format.open_memmap(whole.name, mode="w+", dtype=THUMBNAIL, shape=shape)
+        for block, part in zip(inputs.blocks, stage.read(inputs.blocks)):
+            with np.load(io.BytesIO(part)) as arrays:
+                rows = slice(block.first, block.first + block.count)
+                facts[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
+                wrong.update({row: (cause, reason) for row, cause, reason in json.loads(arrays["wrong"].tobytes())})
+        file.flush()
+        del file
     return Gathered(facts, wrong)
 
 

@@ -10,11 +10,11 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from data_tools.common.cli import replacing, sha256, write_json
 from data_tools.common.image_bytes import prepare
 from vglm_train.data.record import Record, RecordError, as_fields, content_id, parse
 from vglm_train.data.shards.index import count_languages, make_index, write_index
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file, sha256, write_json
 from vglm_train.image import ImageError
 
 
@@ -136,7 +136,7 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
     languages: Counter[str] = Counter()
     samples = 0
     path = plan.out / shard_name(job.shard)
-    with replacing(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
+    with replace_file(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
         for number, line in _lines(plan, job):
             key = f"{number:09d}"
             try:

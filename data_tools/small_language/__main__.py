@@ -55,8 +55,8 @@ def main() -> int:
     args = _parsed()
     args.out = Path(os.path.abspath(args.out)) if args.out.name in ("", "..") else args.out
     may_replace(args.out)
-    with TemporaryDirectory(prefix="small_language-") as aside:
-        return _make(args, Path(aside) / "ice_text.model")
+    with TemporaryDirectory(prefix="small_language-") as folder:
+        return _make(args, Path(folder) / "ice_text.model")
 
 
 def _make(args: argparse.Namespace, pieces_file: Path) -> int:

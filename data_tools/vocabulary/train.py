@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
-from data_tools.common import cli
 from vglm_train.data.record import RecordError, parse
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALLEST = 100
@@ -122,5 +122,5 @@ def write(vocabulary: dict[str, int], out: Path) -> None:
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
     assert sorted(vocabulary.values()) == list(range(len(pieces))), "ids are the line numbers"
     out.parent.mkdir(parents=True, exist_ok=True)
-    with cli.replacing(out) as file:
+    with replace_file(out) as file:
         file.writelines(piece.encode("utf-8") + b"\n" for piece in pieces)

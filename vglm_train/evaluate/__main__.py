@@ -53,10 +53,14 @@ def _score(given: argparse.Namespace) -> int:
         _check_data(given)
         out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
         device = torch.device("cuda" if use_gpu() else "cpu")
-        language = getattr(given, "language_weights", None)
-        adapters = parse_adapters(getattr(given, "adapter", []))
-        base = getattr(given, "base", None)
-        bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
+        bundle = open_bundle(
+            Path(given.bundle),
+            device,
+            vision_weights=given.vision_weights,
+            language_weights=getattr(given, "language_weights", None),
+            base=getattr(given, "base", None),
+            adapters=parse_adapters(getattr(given, "adapter", [])),
+        )
         result = TASKS[given.task].run(bundle, given, device)
     written = _write(result, out)
     print("\n".join([*result.lines, *map(str, written)]))

@@ -1,15 +1,16 @@
 """The files of an evaluation: JSON, and an HTML page of the same name if there is one. No file is overwritten."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.files import replace_file
+from vglm_train.folders import make_folder
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,23 +55,18 @@ def write(result: Result, out: Path) -> list[Path]:
     out = free(out)
     texts = {out: json.dumps(result.report, indent=2, ensure_ascii=False) + "\n"}
     if result.page is not None:
-        texts = {out.with_suffix(".html"): result.page, **texts}
-    done: list[Path] = []
-    asides = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+        texts[out.with_suffix(".html")] = result.page
     try:
-        for path, text in texts.items():
-            asides[path].write_text(text, "utf-8", errors="backslashreplace")  # names of files need not be UTF-8
-        for path, aside in asides.items():
-            aside.replace(path)
-            done.append(path)
+        with ExitStack() as files:  # they get their names when all are written, the last one first
+            for path, text in texts.items():
+                file = files.enter_context(replace_file(path))
+                file.write(text.encode("utf-8", "backslashreplace"))  # names of files need not be UTF-8
+                file.flush()
     except OSError as error:
-        for path in done:
-            path.unlink()
+        for path in list(texts)[1:]:
+            path.unlink(missing_ok=True)
         raise UserError(f"{out}: the result cannot be written ({error.strerror}); give another --out.") from error
-    finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-    return done
+    return list(texts)[::-1]
 
 
 def _existing(path: Path) -> Path | None:

@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
 
 logger = logging.getLogger("vglm_train")
@@ -91,6 +92,7 @@ def build_tokenizer(config: Language, folder: Path | None = None) -> Tokenizer:
     UserError if there is none, or it cannot be loaded.
     """
     path = folder or Path(config.tokenizer or config.weights or "")
+    recover(path)
     if not path.exists():
         field = "tokenizer" if config.tokenizer else "weights"
         raise UserError(f"model.language.{field}: no such file or folder: {path}")

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vglm_train.command import run_command
-from vglm_train.places import make_folder
+from vglm_train.files import write_text
+from vglm_train.folders import make_folder
 from vglm_train.report.curves import draw_curves
 from vglm_train.report.page import render_page
 from vglm_train.report.runs import read_runs
@@ -26,7 +27,7 @@ def report(folders: list[Path], out: Path | None) -> Path:
     verdicts = [assess_run(run) for run in runs]
     draw_curves(runs, out / "curves.png")
     path = out / "report.html"
-    path.write_text(render_page(runs, verdicts, out / "curves.png"), encoding="utf-8")
+    write_text(path, render_page(runs, verdicts, out / "curves.png"))
     for run, lines in zip(runs, verdicts):
         print(run.label)
         for line in lines:

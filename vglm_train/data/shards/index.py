@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vglm_train.config.data import Language
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, ShardTable, read_table
+from vglm_train.files import replace_file
 
 SUFFIX = ".idx"
 VERSION = 2
@@ -85,16 +86,12 @@ def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
     }
     if len(table.more):
         head["more"] = len(table.more)
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(aside, "wb") as out:
+    with replace_file(path) as out:
         out.write(json.dumps(head).encode() + b"\n")
         spoken = table.spoken.counts, table.spoken.lengths
         for array in (table.offsets.astype("<i8"), table.extensions, table.languages, table.keys, *spoken):
             out.write(array.tobytes() if len(table) else b"")
         out.write(table.more.astype("<i8").tobytes())
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(aside, path)
 
 
 def read_index(path: Path, sha256: str) -> ShardTable | None:

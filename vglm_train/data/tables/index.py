@@ -6,6 +6,7 @@ import os
 import sys
 import zipfile
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from vglm_train.data.shards.index import LANGUAGES, about_tokens
 from vglm_train.data.tables.base import Span, TableFile
 from vglm_train.data.tables.canonical import NoPicture, canonical
 from vglm_train.data.tables.fields import Columns
+from vglm_train.files import replace_file
 
 VERSION = 2
 SPLITS = 255  # that are told apart; a key with more is something else
@@ -179,11 +181,7 @@ def _load(path: Path) -> Index | None:
 
 def _save(path: Path, index: Index) -> None:
     """Whole or not at all; a machine without a place for it reads the table again next time."""
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as out:
+        with replace_file(path) as out:
             np.savez(out, **{part.name: getattr(index, part.name) for part in fields(Index)})
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)

@@ -3,6 +3,7 @@
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 
 import torch
 
@@ -36,7 +37,7 @@ EXAMPLES = 5
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of generating text, which the tasks vqa and report have too."""
     parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
-    parser.add_argument("--base", help="the bundle that a fine-tuning began with, where it has moved")
+    parser.add_argument("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
     parser.add_argument(
         "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
     )
