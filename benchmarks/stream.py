@@ -135,7 +135,7 @@ def decode(folder: Path, number: int, rounds: int) -> None:
                 dataset = stream(source, seen, 0).dataset
                 began = time.process_time()
                 for row in range(seen):
-                    read_sample(dataset.reader, dataset.mixture.at(row), dataset.how)
+                    read_sample(dataset.reader, dataset.mixture.at(row), dataset.builder)
                 rates[1].append(seen / (time.process_time() - began))
             theirs, ours = map(statistics.median, rates)
             print(f"{short:10} {theirs:9.1f} {ours:9.1f} {ours / theirs:6.2f}", flush=True)

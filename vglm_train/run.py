@@ -53,7 +53,7 @@ class _Run:
     def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.stage = stages.build(config)
-        self.loader = build_loader(config, self.stage.rows, ranks)
+        self.loader = build_loader(config, self.stage.processor, ranks)
         check_length(config, self.loader.epoch_samples)
         self.validation = self.stage.held_out()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)

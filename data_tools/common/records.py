@@ -14,7 +14,7 @@ from PIL import Image
 from data_tools.common.image_bytes import decode
 from data_tools.common.text import RowError
 from vglm_train.data.reader import DamagedSample, ShardReader
-from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.record import Record, RecordError, parse
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
@@ -80,9 +80,7 @@ class RecordItem:
             raise UserError(f"{self.source}: cannot be read: {error.strerror}; mend that, run it again") from None
 
     def image_id(self, data: bytes) -> int:
-        """The record's own, else that of the picture's bytes."""
-        own = self.record.image_id
-        return content_id(data) if own is None else own
+        return self.record.picture_id(data)
 
     def picture(self, smallest: int | None = None) -> Image.Image:
         """Upright RGB; `smallest` as `vglm_train.image.open_image`. RowError where it cannot be decoded."""

@@ -36,7 +36,7 @@ class Align(Stage):
         return text
 
     @cached_property
-    def rows(self) -> PairProcessor:  # type: ignore[override]
+    def processor(self) -> PairProcessor:  # type: ignore[override]
         return PairProcessor(self.text, self.config.data.languages)
 
     @property

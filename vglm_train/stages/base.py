@@ -38,8 +38,8 @@ class Stage:
     weights: Mapping[str, float]
 
     @property
-    def rows(self) -> Processor:
-        """What reads records. UserError where a tokenizer is missing or does not fit."""
+    def processor(self) -> Processor:
+        """What processes records. UserError where a tokenizer is missing or does not fit."""
         raise NotImplementedError
 
     @property

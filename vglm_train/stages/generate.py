@@ -89,7 +89,7 @@ class Generate(Stage):
         )
 
     @cached_property
-    def rows(self) -> PromptProcessor:  # type: ignore[override]
+    def processor(self) -> PromptProcessor:  # type: ignore[override]
         return PromptProcessor(self.template, self.config.prompt.questions, self.config.data.languages)
 
     @property
