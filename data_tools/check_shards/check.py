@@ -73,5 +73,5 @@ def _same(index: ShardTable | None, table: ShardTable) -> bool:
     """Whether an index of this very tar says what the tar says."""
     if index is None:
         return True
-    names = ("keys", "places", "extensions", "languages", "more")
+    names = ("keys", "offsets", "extensions", "languages", "more")
     return all(np.array_equal(getattr(index, name), getattr(table, name)) for name in names)

@@ -25,11 +25,10 @@ import numpy as np
 from data_tools._looking import NEAR, near
 from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
-from vglm_train.config.data import Fields, Source
+from vglm_train.config.data import Source
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
-from vglm_train.errors import UserError
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
@@ -139,18 +138,10 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     yield from (f"        {one} ~ {other} ({bits} bits)" for one, other, bits in shared["near"][:SHOWN])
 
 
-def source(given: argparse.Namespace, path: Path, images: Path | None) -> Source:
+def source(args: argparse.Namespace, path: Path, images: Path | None) -> Source:
     """The table as a run would name it."""
-    named: dict[str, str] = {}
-    for text in given.field:
-        what, equals, key = text.partition("=")
-        if not equals or what not in {part.name for part in fields(Fields)}:
-            known = ", ".join(part.name for part in fields(Fields))
-            raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {known}")
-        named[what] = key
-    return Source(
-        name=path.stem, table=str(path), images=None if images is None else str(images), fields=Fields(**named)
-    )
+    folder = None if images is None else str(images)
+    return Source(name=path.stem, table=str(path), images=folder, fields=cli.parse_fields(args.field))
 
 
 def main() -> int:

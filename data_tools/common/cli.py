@@ -7,6 +7,7 @@ import os
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -14,6 +15,7 @@ from typing import Any, BinaryIO
 from tqdm import tqdm
 
 from vglm_train.command import answered
+from vglm_train.config.data import Fields
 from vglm_train.errors import UserError
 from vglm_train.places import make_folder
 
@@ -84,6 +86,18 @@ def sha256(path: Path) -> str:
     """Hex digest of a file, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def parse_fields(texts: Sequence[str]) -> Fields:
+    """What `--field WHAT=KEY`, given several times, says of a table's columns."""
+    known = [part.name for part in fields(Fields)]
+    named: dict[str, str] = {}
+    for text in texts:
+        what, equals, key = text.partition("=")
+        if not equals or what not in known:
+            raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {', '.join(known)}")
+        named[what] = key
+    return Fields(**named)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

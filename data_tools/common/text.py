@@ -8,14 +8,6 @@ from vglm_train.prompt.chinese import is_chinese
 LANGUAGES: tuple[str, ...] = get_args(Language)
 
 
-class RowError(Exception):
-    """A row that becomes no record; `cause` is what it is counted under."""
-
-    def __init__(self, cause: str, detail: str) -> None:
-        super().__init__(detail)
-        self.cause = cause
-
-
 def detect_language(caption: str) -> str:
     """`zh` where there are at least as many ideographs as words of letters, else `en`.
 

@@ -27,8 +27,8 @@ from data_tools.common.image_hash import (
 )
 from data_tools.common.jobs import JobStage
 from data_tools.common.records import Block, Inputs, RecordItem, open_picture, read_block
-from data_tools.common.text import RowError
 from data_tools.dedupe.hash_index import NearPairs, Rows
+from vglm_train.data.record import RecordError
 
 FACTS = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
 THUMBNAIL = np.dtype([("grey", "u1", (SIDE, SIDE)), ("colours", "u1", (2, COLOURS, COLOURS))])
@@ -81,7 +81,7 @@ def hash_block(block: Block) -> bytes:
         place = item.row - block.first
         try:
             facts[place], thumbnails[place] = _hash_item(item)
-        except RowError as error:
+        except RecordError as error:
             wrong.append((item.row, error.cause, str(error)))
     out = io.BytesIO()
     np.savez(out, facts=facts, thumbnails=thumbnails, wrong=np.frombuffer(json.dumps(wrong).encode(), np.uint8))

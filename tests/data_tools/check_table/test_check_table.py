@@ -13,6 +13,7 @@ from PIL import Image, ImageFilter
 
 from data_tools._looking import look, near
 from data_tools.check_table import __main__ as check_table
+from vglm_train.errors import UserError
 
 
 def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str]:
@@ -160,5 +161,5 @@ def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypat
 
 def test_a_wrong_field_is_named(folder: Path) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
-    with pytest.raises(check_table.UserError, match="WHAT is one of image, question, answer"):
+    with pytest.raises(UserError, match="WHAT is one of image, question, answer"):
         check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)
