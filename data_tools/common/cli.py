@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, NoReturn
 
 from tqdm import tqdm
 
@@ -124,6 +124,12 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
+
+
+def renamed(old: str, new: str) -> NoReturn:
+    """End the process of a command that has another name now, with one line and status 2."""
+    print(f"error: {old} is called {new} now: python -m {new}", file=sys.stderr)
+    sys.exit(2)
 
 
 def command(main: Callable[[], int]) -> None:
