@@ -4,13 +4,15 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from vglm_train.command import run_command
+from vglm_train.config.data import Fields
 from vglm_train.errors import UserError
 from vglm_train.folders import make_folder
 
@@ -40,6 +42,18 @@ def dropped_path(given: Path | None, out: Path) -> Path:
     return path
 
 
+def parse_fields(texts: Sequence[str]) -> Fields:
+    """What `--field WHAT=KEY`, given several times, says of a table's columns."""
+    known = [part.name for part in fields(Fields)]
+    named: dict[str, str] = {}
+    for text in texts:
+        what, equals, key = text.partition("=")
+        if not equals or what not in known:
+            raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {', '.join(known)}")
+        named[what] = key
+    return Fields(**named)
+
+
 def nearest(name: str, names: Iterable[str]) -> str:
     """' (nearest: X)' for an error message, or nothing when no name is near."""
     close = get_close_matches(name, list(names), n=1, cutoff=0.5)
@@ -64,6 +78,12 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
+
+
+def renamed(old: str, new: str) -> NoReturn:
+    """End the process of a command that has another name now, with one line and status 2."""
+    print(f"error: {old} is called {new} now: python -m {new}", file=sys.stderr)
+    sys.exit(2)
 
 
 def command(main: Callable[[], int]) -> None:

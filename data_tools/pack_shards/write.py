@@ -11,7 +11,7 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from data_tools.common.image_bytes import prepare
-from vglm_train.data.record import Record, RecordError, as_fields, content_id, parse
+from vglm_train.data.record import Record, RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, make_index, write_index
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file, sha256, write_json
@@ -110,7 +110,7 @@ def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, An
     """A record and its members for the tar writer. RecordError, ImageError or OSError say why there is none."""
     record = parse(line)
     pictures = [_read(plan.records.parent / name) for name in (record.image, *record.more)]
-    identity = content_id(pictures[0]) if record.image_id is None else record.image_id
+    identity = record.picture_id(pictures[0])
     members: dict[str, bytes] = {}
     for number, data in enumerate(pictures):
         kind, image = prepare(data, plan.options.resize_short_side)
@@ -146,7 +146,7 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
                 continue
             tar.write(members)
             samples += 1
-            languages.update(record.spoken)
+            languages.update(record.caption_counts)
     digest, table = sha256(path), make_index(path)
     write_index(path, table, digest)
     part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,

@@ -63,14 +63,14 @@ class TokenCounts:
 
 
 def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[PreviewSample | DamagedSample]:
-    """The samples of an epoch in training's order, augmented, with the caption that is drawn for them."""
+    """The samples of an epoch in training's order, augmented, each with the caption that training takes of it."""
     for found in read_epoch(config, PairProcessor(text, config.data.languages), epoch):
         if isinstance(found, DamagedSample):
             yield found
             continue
-        place, sample = found
-        texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield PreviewSample(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
+        position, sample = found
+        texts = ((sample.processed.language, sample.processed.text, sample.processed.row),)
+        yield PreviewSample(f"{position.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[PreviewSample | DamagedSample]:

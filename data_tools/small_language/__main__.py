@@ -20,8 +20,8 @@ import torch
 
 from data_tools.chatglm_tokenizer.train import train_ice_text
 from data_tools.common import cli
+from data_tools.common.text import captions
 from data_tools.small_language.train import caption_texts, may_replace, read_records, save_language, train_language
-from data_tools.vocabulary.train import captions
 from vglm_train.config.language import Language, Prompt
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm

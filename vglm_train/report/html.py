@@ -27,6 +27,8 @@ li { list-style: none; margin: .2em 0 }
 .case td, .case th { border: 0; font-weight: normal; white-space: pre-line }
 .case th { color: #666; width: 10em } .case .aside td { color: #666; font-size: .9em }
 .case img { border: 1px solid #ccc; width: 224px }
+figure { display: inline-block; margin: 0 } .samples { display: flex; flex-wrap: wrap; gap: 1em }
+.samples div { width: 170px; font-size: .8em } .samples img { display: block }
 @media (max-width: 600px) { .case th { width: 6em } .case .pictures { max-width: 100% } }
 """
 TABLE_IMAGE_SIDE = 160  # pixels of an image's longer side in a table
