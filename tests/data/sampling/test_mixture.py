@@ -199,7 +199,7 @@ def take(loader: Loader, steps: int, consumed: int = 0) -> list[PairBatch]:
 def test_a_stream_of_equal_languages_counts_what_was_drawn(loader_of, bilingual: list[Path]) -> None:
     balance = {"zh": 1, "en": 1}
     batches = take(loader_of(*bilingual, balance=balance), 10)
-    drawn = sum((Counter(batch.drawn) for batch in batches), Counter())
+    drawn = sum((Counter(batch.sample_counts) for batch in batches), Counter())
     assert (drawn["en"], drawn["zh"]) == (60, 60)
     assert drawn["source0"] + drawn["source1"] + drawn["source2"] == 120
     assert not sum((Counter(batch.damaged) for batch in batches), Counter())
