@@ -101,8 +101,8 @@ class WandbSink:
     """Weights & Biases. A resumed run continues under its id, with every step once.
 
     W&B writes its file in blocks, so a kill loses the last seconds of it. metrics.jsonl and tables/ lose nothing: a
-    resumed run sends the rows that W&B does not have yet again from there. Which step is the next one says W&B's server
-    (online), or the note that each process leaves when it has finished its file (offline, see `log/delivered.py`).
+    resumed run sends the rows that W&B does not have yet again from there. Online, W&B's server says which step comes
+    next. Offline, each process notes it when W&B has finished its file, see `log/delivered.py`.
     """
 
     def __init__(

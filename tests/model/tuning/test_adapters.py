@@ -151,7 +151,7 @@ def test_a_prefix_beside_an_update(made, loaded):
     assert not torch.allclose(both, logits(model))
     for weights in ({"p": 0.5}, {"p": 1.0, "q": 1.0}):
         adapters.add("q", made["p"][1], 1.0)
-        with pytest.raises(UserError, match="use it alone, whole"):
+        with pytest.raises(UserError, match="use it alone, with weight 1"):
             adapters.use(weights)
 
 

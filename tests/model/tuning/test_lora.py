@@ -83,7 +83,7 @@ def test_every_family_trains_its_updates_alone(tmp_path, family, recompute):
 
 @pytest.mark.parametrize("recompute", [False, True])
 def test_an_fp16_models_updates_get_gradients_that_fp16_could_not_hold(batch, recompute):
-    """As `HalfGate`: the loss is divided by so much that fp16 has no number for its gradients."""
+    """As `GradientScaling`: the loss is divided by so much that fp16 has no number for its gradients."""
     half, full = small_chatglm.chatglm(dtype="fp16"), small_chatglm.chatglm()
     full.load_state_dict({name: value.float() for name, value in half.state_dict().items()})
     for model in (half, full):

@@ -276,7 +276,7 @@ def test_longer_than_its_positions(tmp_path):
     with pytest.raises(UserError, match=r"69 tokens.* 64 positions"):
         model.generate(model.embed(whole.input_ids), whole, Decoding(max_new=60), END)
     long = batch((65,))
-    with pytest.raises(UserError, match="65 places"):
+    with pytest.raises(UserError, match="65 tokens"):
         model.score(model.embed(long.input_ids), long)
 
 
