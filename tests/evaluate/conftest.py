@@ -3,10 +3,10 @@
 from pathlib import Path
 
 import pytest
-import speakers
+import small_generators
 import tiny
-from commanded import DATA, Loaded
 from made_tables import pictures, write_json
+from run_tasks import DATA, Loaded
 
 from vglm_train.config.language import Prompt
 
@@ -18,7 +18,7 @@ def no_java(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="session")
 def loaded(tmp_path_factory) -> Loaded:
-    own = speakers.speaker(tmp_path_factory.mktemp("speaker"), "causal")
+    own = small_generators.small_generator(tmp_path_factory.mktemp("generator"), "causal")
     return Loaded(own.model, own.template, tiny.config(data=DATA, prompt=Prompt(style="blip2")))
 
 

@@ -9,11 +9,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import speakers
+import small_generators
 import tiny
 import torch
-from commanded import DATA, Loaded
 from made_shards import TOKENS, write_source
+from run_tasks import DATA, Loaded
 
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.config.model import Text
@@ -86,7 +86,7 @@ def test_settings_that_cannot_be_name_the_argument(loaded, shards):
 
 
 def test_beams_replace_sampling(loaded, shards, no_java):
-    sampling = replace(loaded.config.evaluate, decoding=replace(speakers.DECODING, sample=True))
+    sampling = replace(loaded.config.evaluate, decoding=replace(small_generators.DECODING, sample=True))
     config = replace(loaded.config, evaluate=sampling)
     own = Loaded(loaded.model, loaded.template, config)
     assert caption(own, shards, "--images", "2", "--beams", "2")[0]["decoding"]["sample"] is False

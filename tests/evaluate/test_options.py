@@ -1,10 +1,10 @@
-"""How long a question may be and in which languages is asked, as the command says it."""
+"""--max-prompt and --languages: how long questions may be, and in which languages they are."""
 
 import pytest
-import speakers
-from commanded import Loaded, ask
+import small_generators
 from made_shards import write_source
 from made_tables import pictures, write_json
+from run_tasks import Loaded, run_task
 
 from vglm_train.errors import UserError
 
@@ -25,22 +25,22 @@ def test_a_long_question_says_what_it_needs_and_is_asked_whole_with_that(loaded:
     with pytest.raises(
         UserError, match=r"1 of 3 .* 64 ids; the longest, long-2, has (\d+)\..*--max-prompt \1\)"
     ) as error:
-        ask(loaded, long)
+        run_task(loaded, long)
     needed = str(error.value).rpartition("--max-prompt ")[2].partition(")")[0]
-    report, _, _ = ask(loaded, long, "--max-prompt", needed)
+    report, _, _ = run_task(loaded, long, "--max-prompt", needed)
     assert report["questions"] == 3
     assert report["max_prompt"] == int(needed)
     assert loaded.template.prompt.max_prompt == 64  # the bundle's own is as it was
     with pytest.raises(UserError, match="1 of 3"):
-        ask(loaded, long, "--max-prompt", str(int(needed) - 1))
-    assert ask(loaded, long, "--exclude", "key=long-2")[0]["max_prompt"] == 64
+        run_task(loaded, long, "--max-prompt", str(int(needed) - 1))
+    assert run_task(loaded, long, "--exclude", "key=long-2")[0]["max_prompt"] == 64
 
 
 def test_a_question_that_the_language_model_has_no_places_for(loaded: Loaded, long):
     with pytest.raises(
         UserError, match=r"long-2: a sequence of \d+ tokens, .* than the 96 positions .*--max-new, --exclude"
     ):
-        ask(loaded, long, "--max-prompt", "500", "--max-new", "80")
+        run_task(loaded, long, "--max-prompt", "500", "--max-new", "80")
 
 
 @pytest.mark.parametrize(
@@ -53,23 +53,23 @@ def test_a_question_that_the_language_model_has_no_places_for(loaded: Loaded, lo
 )
 def test_mistakes(loaded: Loaded, long, words, message):
     with pytest.raises(UserError, match=message):
-        ask(loaded, long, *words)
+        run_task(loaded, long, *words)
 
 
 def test_languages(loaded: Loaded, long):
-    report, _, _ = ask(loaded, long, "--languages", "en")
+    report, _, _ = run_task(loaded, long, "--languages", "en")
     assert (report["questions"], report["languages"]) == (1, ["en"])
-    assert ask(loaded, long, "--languages", "zh, en", "--max-prompt", "75")[0]["languages"] == ["en", "zh"]
+    assert run_task(loaded, long, "--languages", "zh, en", "--max-prompt", "75")[0]["languages"] == ["en", "zh"]
 
 
 def test_languages_of_captions(loaded: Loaded, tmp_path):
     shards = write_source(tmp_path / "held_out", [3], captions={"en": 6, "zh": 3})
-    report, _, _ = ask(loaded, shards, "--languages", "zh", task="report")
+    report, _, _ = run_task(loaded, shards, "--languages", "zh", task="report")
     assert report["made_by"].keys() == {"zh"}
 
 
 def test_no_room_for_any_question(loaded: Loaded, long, tmp_path):
     """ChatGLM's prompt has words of its own."""
-    own = speakers.speaker(tmp_path, "chatglm")
+    own = small_generators.small_generator(tmp_path, "chatglm")
     with pytest.raises(UserError, match="--max-prompt 4: is too short for any question; raise it"):
-        ask(Loaded(own.model, own.template, loaded.config), long, "--max-prompt", "4")
+        run_task(Loaded(own.model, own.template, loaded.config), long, "--max-prompt", "4")

@@ -7,10 +7,10 @@ import sys
 from pathlib import Path
 
 import pytest
-import speakers
+import small_generators
 import tiny
 import torch
-from speakers import captioner, items, speaker
+from small_generators import caption_evaluator, items, small_generator
 from torch.nn import functional
 
 from vglm_train.config.data import Data
@@ -38,33 +38,33 @@ def no_java(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def untaught(tmp_path_factory):
-    return speaker(tmp_path_factory.mktemp("untaught"))
+    return small_generator(tmp_path_factory.mktemp("untaught"))
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
-    pupil = speaker(tmp_path_factory.mktemp("taught"))
-    speakers.teach(pupil)
+    pupil = small_generator(tmp_path_factory.mktemp("taught"))
+    small_generators.teach(pupil)
     return pupil
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_rows_do_not_depend_on_their_neighbours(tmp_path, family):
-    own, pictures = speaker(tmp_path, family), items()
+    own, pictures = small_generator(tmp_path, family), items()
     pixels, texts = (
         torch.stack([item.pixels for item in pictures]),
         [item.captions["en"][n % 2] for n, item in enumerate(pictures)],
     )
-    losses, outputs = own.losses(pixels, texts, "en"), own.captions(pixels, "en", speakers.DECODING)
+    losses, outputs = own.losses(pixels, texts, "en"), own.captions(pixels, "en", small_generators.DECODING)
     assert len(set(losses)) == len(outputs) == len(pictures)
     for n, text in enumerate(texts):
         assert own.losses(pixels[n : n + 1], [text], "en") == pytest.approx([losses[n]], rel=1e-4)
-        assert own.captions(pixels[n : n + 1], "en", speakers.DECODING) == [outputs[n]]
+        assert own.captions(pixels[n : n + 1], "en", small_generators.DECODING) == [outputs[n]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
-    own, item = speaker(tmp_path, family), items()[0]
+    own, item = small_generator(tmp_path, family), items()[0]
     rows = [own.template.encode(own.dialogue("en", item.captions["en"][0]))]
     batch = own.template.batch(rows, item.pixels[None])
     logits, targets = own.model.score(batch)
@@ -73,12 +73,12 @@ def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
 
 
 def test_a_model_that_learned_to_look(taught):
-    scores, tables = captioner(taught)()
+    scores, tables = caption_evaluator(taught)()
     assert scores.keys() == {f"eval/en_{n}" for n in ALWAYS | EN} | {f"eval/zh_{n}" for n in ALWAYS | ZH}
     config = tiny.config(run=Run(name="tiny", stage="generate"), data=Data(languages=("en", "zh")))
     assert set(best_metrics(config)) <= scores.keys()
     assert set(CAPTION_SCORES) == ALWAYS
-    for language in speakers.LANGUAGES:
+    for language in small_generators.LANGUAGES:
         assert scores[f"eval/{language}_distinct"] == 100
         assert scores[f"eval/{language}_loss"] < 0.1
         low, gap, high = (scores[f"eval/{language}_loss_gap{end}"] for end in ("_low", "", "_high"))
@@ -87,7 +87,7 @@ def test_a_model_that_learned_to_look(taught):
         assert scores[f"eval/{language}_rouge_l"] > 99
     assert scores["eval/en_cider"] > 100
     assert [table.name for table in tables] == ["captions_en", "captions_zh"]
-    for table, language in zip(tables, speakers.LANGUAGES):
+    for table, language in zip(tables, small_generators.LANGUAGES):
         assert table.columns == ("image", "reference", "output")
         assert len(table.rows) == 2
         for (image, reference, output), item in zip(table.rows, items()):
@@ -96,10 +96,10 @@ def test_a_model_that_learned_to_look(taught):
 
 
 def test_a_model_that_cannot_look_has_no_gap(tmp_path):
-    blind = speaker(tmp_path)
+    blind = small_generator(tmp_path)
     torch.nn.init.zeros_(blind.model.projection.weight)
-    scores, _ = captioner(blind)()
-    for language in speakers.LANGUAGES:
+    scores, _ = caption_evaluator(blind)()
+    for language in small_generators.LANGUAGES:
         assert scores[f"eval/{language}_distinct"] == pytest.approx(100 / (6 if language == "en" else 5))
         assert [scores[f"eval/{language}_loss_gap{end}"] for end in ("_low", "", "_high")] == pytest.approx(
             [0] * 3, abs=1e-6
@@ -107,7 +107,7 @@ def test_a_model_that_cannot_look_has_no_gap(tmp_path):
 
 
 def test_each_caption_is_told_with_its_losses(untaught):
-    result = captioner(untaught, batch=4).measure()
+    result = caption_evaluator(untaught, batch=4).measure()
     whole = items()
     assert [caption.item for caption in result.captions["en"]] == [0, 1, 2, 3, 4, 5]
     assert [caption.item for caption in result.captions["zh"]] == [0, 1, 2, 3, 4]
@@ -115,7 +115,7 @@ def test_each_caption_is_told_with_its_losses(untaught):
     for caption in result.captions["en"]:
         item = whole[caption.item]
         texts = [item.captions["en"][0]]
-        assert caption.output == untaught.captions(item.pixels[None], "en", speakers.DECODING)[0]
+        assert caption.output == untaught.captions(item.pixels[None], "en", small_generators.DECODING)[0]
         assert [caption.loss] == pytest.approx(untaught.losses(item.pixels[None], texts, "en"), rel=1e-4)
         shown = whole[other[caption.item]].pixels[None]
         assert [caption.shuffled_loss] == pytest.approx(untaught.losses(shown, texts, "en"), rel=1e-4)
@@ -127,15 +127,15 @@ def test_each_caption_is_told_with_its_losses(untaught):
 def test_beams_share_the_batch_and_the_model_keeps_its_random_state(untaught):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()
-    beams = captioner(untaught, decoding=Decoding(max_new=6, beams=3), batch=4, languages=("zh",)).measure()
+    beams = caption_evaluator(untaught, decoding=Decoding(max_new=6, beams=3), batch=4, languages=("zh",)).measure()
     assert len(beams.captions["zh"]) == 5
-    sampled = captioner(untaught, decoding=Decoding(max_new=6, sample=True, seed=3), languages=("zh",))
+    sampled = caption_evaluator(untaught, decoding=Decoding(max_new=6, sample=True, seed=3), languages=("zh",))
     assert sampled.measure().captions == sampled.measure().captions
     assert torch.equal(before, torch.random.get_rng_state())
 
 
 def test_one_picture_alone_has_no_gap(untaught):
-    scores, tables = captioner(untaught, items=items()[:1])()
+    scores, tables = caption_evaluator(untaught, items=items()[:1])()
     assert {"eval/en_loss", "eval/en_cider"} <= scores.keys()
     assert not any("gap" in name or "shuffled" in name for name in scores)
     assert len(tables[0].rows) == 1
@@ -144,17 +144,17 @@ def test_one_picture_alone_has_no_gap(untaught):
 def test_without_the_libraries_losses_are_given_and_the_log_says_why_once(untaught, monkeypatch, caplog):
     monkeypatch.setitem(metrics.LIBRARIES, "no_such_library", "no-such-library")
     with caplog.at_level(logging.WARNING):
-        own = captioner(untaught)
+        own = caption_evaluator(untaught)
         first, tables = own()
         own()
-    assert first.keys() == {f"eval/{language}_{name}" for language in speakers.LANGUAGES for name in ALWAYS}
+    assert first.keys() == {f"eval/{language}_{name}" for language in small_generators.LANGUAGES for name in ALWAYS}
     assert len(tables) == 2
     assert len([record for record in caplog.records if "no-such-library" in record.message]) == 1
 
 
 def test_what_java_would_add_is_said_once(untaught, caplog):
     with caplog.at_level(logging.WARNING):
-        own = captioner(untaught, languages=("en",))
+        own = caption_evaluator(untaught, languages=("en",))
         own()
         own()
     assert len([record for record in caplog.records if "java" in record.message]) == 1
@@ -163,7 +163,7 @@ def test_what_java_would_add_is_said_once(untaught, caplog):
 def test_a_question_too_long_is_known_at_once(untaught):
     own = Generator(untaught.model, untaught.template, Questions(en="a wall " * 50), untaught.device)
     with pytest.raises(UserError, match="max_prompt"):
-        captioner(own)
+        caption_evaluator(own)
 
 
 def test_derangement():
@@ -187,13 +187,14 @@ def test_two_ranks_find_what_one_finds(tmp_path):
         (tmp_path / str(rank)).mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE.parent / "speakers.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+            [sys.executable, str(HERE.parent / "small_generators.py"), str(tmp_path)],
+            env={**environment, "RANK": str(rank)},
         )
         for rank in range(2)
     ]
     assert [process.wait(120) for process in processes] == [0, 0]
     (tmp_path / "alone").mkdir()
-    alone = captioner(speaker(tmp_path / "alone", "causal")).measure()
+    alone = caption_evaluator(small_generator(tmp_path / "alone", "causal")).measure()
     for rank in range(2):
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert found["scores"] == pytest.approx(alone.scores, rel=1e-4, abs=1e-5)

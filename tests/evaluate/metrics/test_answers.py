@@ -1,7 +1,7 @@
 """Scorers of short answers by hand, with the known errors of the usual script as regressions."""
 
 import pytest
-from asked import asked
+from made_questions import made_question
 
 from vglm_train.evaluate.metrics import vqav2
 from vglm_train.evaluate.metrics.answers import closed, exact, normalised, overlap, polarity, question_options
@@ -16,7 +16,7 @@ def test_no_is_not_found_inside_another_word():
 
 def test_every_answer_counts():
     """LLaVA-Med leaves out an answer that holds neither truth nor the opposite, or the opposite alone."""
-    items = [asked(0, "is it?", "yes", kind="closed") for _ in range(4)]
+    items = [made_question(0, "is it?", "yes", kind="closed") for _ in range(4)]
     outputs = ["yes", "no", "the picture shows a chest", ""]
     assert total_scores([score_answer(item, output) for item, output in zip(items, outputs)])["closed"] == 25
 
@@ -29,7 +29,7 @@ def test_closed_is_not_only_yes_and_no():
 
 
 def test_closed_and_open_are_not_swapped():
-    closed_one, open_one = asked(0, "is it?", "yes", kind="closed"), asked(0, "what?", "lung")
+    closed_one, open_one = made_question(0, "is it?", "yes", kind="closed"), made_question(0, "what?", "lung")
     found = total_scores([score_answer(closed_one, "yes"), score_answer(open_one, "heart")])
     assert found == {"closed": 100, "accuracy": 50, "exact": 0, "recall": 0, "f1": 0}
 
@@ -90,12 +90,12 @@ def test_choices_are_read_from_the_question():
 
 def test_choices_come_from_the_same_question_or_type():
     items = [
-        asked(0, "which side?", "left", kind="closed"),
-        asked(1, "Which side", "right", kind="closed"),
-        asked(2, "what is it?", "ct", kind="closed", type="modality"),
-        asked(3, "what kind?", "mri", kind="closed", type="modality"),
-        asked(4, "is it?", "yes", kind="closed", type="modality"),
-        asked(5, "which side?", "both", kind="open"),
+        made_question(0, "which side?", "left", kind="closed"),
+        made_question(1, "Which side", "right", kind="closed"),
+        made_question(2, "what is it?", "ct", kind="closed", type="modality"),
+        made_question(3, "what kind?", "mri", kind="closed", type="modality"),
+        made_question(4, "is it?", "yes", kind="closed", type="modality"),
+        made_question(5, "which side?", "both", kind="open"),
     ]
     assert closed_options(items)[0] == closed_options(items)[1] == ["left", "right"]
     assert closed_options(items)[2] == ["ct", "mri"]
@@ -118,7 +118,7 @@ def test_overlap_by_hand():
 
 
 def test_the_best_of_several_answers_counts():
-    item = asked(0, "what?", "lung", "left lung")
+    item = made_question(0, "what?", "lung", "left lung")
     assert score_answer(item, "left lung")["exact"] == (1.0, 1.0)
     assert score_answer(item, "left lung")["recall"] == (1.0, 1.0)
 
@@ -127,7 +127,7 @@ def test_the_best_of_several_answers_counts():
 def test_vqav2_accuracy(agree, expected):
     answers = ["red"] * agree + [f"other {n}" for n in range(10 - agree)]
     assert vqav2.accuracy("Red.", answers) == pytest.approx(expected)
-    assert score_answer(asked(0, "what?", *answers), "red")["v2"] == pytest.approx((expected, 1.0))
+    assert score_answer(made_question(0, "what?", *answers), "red")["v2"] == pytest.approx((expected, 1.0))
 
 
 @pytest.mark.parametrize(

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from asked import asked
+from made_questions import made_question
 
 from vglm_train.evaluate.metrics.findings import CHINESE_WORDS, ENGLISH_WORDS, findings, is_normal
 from vglm_train.evaluate.vqa.scores import score_answer, total_scores
@@ -37,7 +37,7 @@ def test_both_languages_know_the_same_findings():
 
 def test_always_normal_is_seen():
     truths = ["Right pleural effusion.", "Cardiomegaly and a fracture.", "Clear lungs."]
-    items = [asked(0, "report", truth, kind="report") for truth in truths]
+    items = [made_question(0, "report", truth, kind="report") for truth in truths]
     always = total_scores([score_answer(item, "The lungs are clear.") for item in items])
     assert always["finding_recall"] == 0
     assert "finding_precision" not in always  # it states nothing that could be true

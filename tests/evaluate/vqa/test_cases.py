@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from asked import asked
+from made_questions import made_question
 
 from vglm_train.evaluate.vqa.evaluator import VqaResult
 from vglm_train.evaluate.vqa.page import CASES, choose_cases, render_cases
@@ -24,7 +24,7 @@ def found(items, **outputs) -> VqaResult:
 def cases(wrong: int, right: int):
     """So many wrong and right answers, in turns as far as it goes."""
     order = sorted([*((n, "no") for n in range(wrong)), *((n, "red") for n in range(right))])
-    items = [asked(0, "colour?", "red") for _ in order]
+    items = [made_question(0, "colour?", "red") for _ in order]
     outputs = found(items, model=[text for _, text in order])
     return items, outputs, *choose_cases("vqa", items, outputs)
 
@@ -51,7 +51,7 @@ def test_only_wrong_ones_are_worst_and_only_right_ones_best(wrong, right, worst,
 
 def test_what_tells_most_comes_first():
     """Wrong where another picture was right; right where another picture was wrong."""
-    items = [asked(0, "colour?", "red") for _ in range(4)]
+    items = [made_question(0, "colour?", "red") for _ in range(4)]
     outputs = found(items, model=["no", "no", "red", "red"], shuffled=["no", "red", "red", "no"])
     worst, best = choose_cases("vqa", items, outputs)
     assert (worst.indices, best.indices) == ([1, 0], [3, 2])
@@ -59,7 +59,7 @@ def test_what_tells_most_comes_first():
 
 def test_reports_are_right_by_degrees():
     truths = [f"a {colour} wall behind a tree" for colour in COLOURS]
-    items = [asked(n, "report", truth, kind="report") for n, truth in enumerate(truths)]
+    items = [made_question(n, "report", truth, kind="report") for n, truth in enumerate(truths)]
     said = [truths[0], truths[1], "a wall", "nothing else", "a tree behind", truths[5]]
     worst, best = choose_cases("report", items, found(items, model=said))
     assert worst.indices == [3, 2, 4]
@@ -75,9 +75,12 @@ def test_reports_are_right_by_degrees():
 def test_a_card_shows_all_pictures_and_all_texts():
     history = (Turn("first <b>?", "one\ntwo"),)
     item = replace(
-        asked(0, "其中哪一个？", "红", "红", "红色"), pixels=torch.zeros(3, 3, 16, 16, dtype=torch.uint8), key="t-7",
-        dialogue=Dialogue("其中哪一个？", None, history, "zh", 3), picture="images/a & b.jpg",
-    )  # fmt: skip
+        made_question(0, "其中哪一个？", "红", "红", "红色"),
+        key="t-7",
+        pixels=torch.zeros(3, 3, 16, 16, dtype=torch.uint8),
+        dialogue=Dialogue("其中哪一个？", None, history, "zh", 3),
+        picture="images/a & b.jpg",
+    )
     outputs = found([item], model=[""], majority=["绿"])
     worst, _ = choose_cases("vqa", [item], outputs)
     html = render_cases(worst, [item], outputs)

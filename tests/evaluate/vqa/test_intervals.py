@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from asked import asked
+from made_questions import made_question
 
 from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, mean_interval, resampled_ratios
 from vglm_train.evaluate.vqa.intervals import score_subset, subsets_by_type
@@ -14,7 +14,7 @@ def answer_scores(values, count=1.0):
 
 
 def made(own, majority, **changes):
-    items = [asked(0, "what?", "it", image_id=n, **changes) for n in range(len(own))]
+    items = [made_question(0, "what?", "it", image_id=n, **changes) for n in range(len(own))]
     indices = list(range(len(items)))
     return score_subset("all", indices, items, {"model": answer_scores(own), "majority": answer_scores(majority)})
 
@@ -49,7 +49,7 @@ def test_differences_are_paired():
 
 
 def test_a_metric_that_does_not_apply_is_left_out():
-    items = [asked(0, "what?", "it", image_id=n) for n in range(4)]
+    items = [made_question(0, "what?", "it", image_id=n) for n in range(4)]
     scores = {"model": [*answer_scores([1, 0, 1]), {"closed": (1.0, 1.0)}]}
     found = score_subset("all", [0, 1, 2, 3], items, scores)
     assert found.scores["accuracy"]["model"].value == pytest.approx(200 / 3)
@@ -60,14 +60,14 @@ def test_a_metric_that_does_not_apply_is_left_out():
 
 
 def test_clusters_are_patients_else_pictures():
-    items = [asked(0, "what?", "it", image_id=n // 2, group="p" if n < 4 else None) for n in range(8)]
+    items = [made_question(0, "what?", "it", image_id=n // 2, group="p" if n < 4 else None) for n in range(8)]
     assert score_subset("all", range(8), items, {"model": answer_scores([1] * 8)}).clusters == 3
 
 
 def test_subsets_by_type_else_by_kind():
-    typed = [asked(0, "what?", "it", type=name) for name in ("plane", "plane", None)]
+    typed = [made_question(0, "what?", "it", type=name) for name in ("plane", "plane", None)]
     assert subsets_by_type(typed) == {"type plane": [0, 1]}
-    kinds = [asked(0, "what?", "it", kind=kind) for kind in ("open", "closed", "open")]
+    kinds = [made_question(0, "what?", "it", kind=kind) for kind in ("open", "closed", "open")]
     assert subsets_by_type(kinds) == {"kind open": [0, 2], "kind closed": [1]}
     assert subsets_by_type(kinds[:1]) == {}
 

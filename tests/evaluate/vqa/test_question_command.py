@@ -4,9 +4,9 @@ import re
 from html.parser import HTMLParser
 
 import pytest
-from commanded import ask
 from made_shards import write_source
 from made_tables import pictures, write_json
+from run_tasks import run_task
 
 from vglm_train.errors import UserError
 
@@ -16,7 +16,7 @@ pytestmark = pytest.mark.usefixtures("no_java")
 def test_vqa(loaded, table, tmp_path):
     ids = tmp_path / "ids.txt"
     ids.write_text("images/0.jpg\nimages/1.jpg\n")
-    report, lines, html = ask(loaded, table, "--subset", "two", f"@{ids}")
+    report, lines, html = run_task(loaded, table, "--subset", "two", f"@{ids}")
     assert report["questions"] == 12
     assert [(part["name"], part["items"], part["clusters"]) for part in report["sections"]] == [
         ("all", 12, 3), ("type plane", 6, 3), ("type red", 6, 3), ("two", 4, 1),
@@ -62,7 +62,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_needs_nothing_else(loaded, table, tmp_path):
-    _, _, html = ask(loaded, table)
+    _, _, html = run_task(loaded, table)
     page = Links()
     page.feed(html)
     assert page.open == []
@@ -72,7 +72,7 @@ def test_the_page_needs_nothing_else(loaded, table, tmp_path):
 
 
 def test_report(loaded, table, tmp_path):
-    report, lines, html = ask(loaded, table, task="report")
+    report, lines, html = run_task(loaded, table, task="report")
     assert report["questions"] == 6
     assert {row["kind"] for row in report["answers"]} == {"report"}
     assert report["scores"]["model"]["distinct_truth"] == 100
@@ -90,7 +90,7 @@ def test_the_commonest_answer_of_training(loaded, table, tmp_path):
         tmp_path / "train.json",
         [{"img": name, "prompt": "plane", "label": "lateral", "type": "plane"} for name in pictures(tmp_path, 3)],
     )
-    report, _, _ = ask(loaded, table, "--train", str(train), "--only", "type=plane")
+    report, _, _ = run_task(loaded, table, "--train", str(train), "--only", "type=plane")
     assert report["questions"] == 6
     assert {row["outputs"]["majority"] for row in report["answers"]} == {"lateral"}
     assert report["scores"]["majority"]["accuracy"] == 0
@@ -98,7 +98,7 @@ def test_the_commonest_answer_of_training(loaded, table, tmp_path):
 
 
 def test_what_training_has_too(loaded, table, tmp_path):
-    report, lines, html = ask(loaded, table, "--train", str(table), "--images", "3")
+    report, lines, html = run_task(loaded, table, "--train", str(table), "--images", "3")
     said = report["verdict"][:3]
     assert said[0] == "3 groups (patients, studies) are in both training and --data"
     assert said[1].startswith("6 pictures of --data are in training too: images/0.jpg of held.json")
@@ -107,25 +107,25 @@ def test_what_training_has_too(loaded, table, tmp_path):
 
     new = pictures(tmp_path, 9)[6:]
     train = write_json(tmp_path / "train.json", [{"img": name, "prompt": "plane", "label": "pa"} for name in new])
-    report, lines, _ = ask(loaded, table, "--train", str(train), "--images", "3")
+    report, lines, _ = run_task(loaded, table, "--train", str(train), "--images", "3")
     assert not any("in training" in line or "not compared" in line for line in lines)
 
 
 def test_only_and_exclude(loaded, table, tmp_path):
     words = ("--only", "picture=images/0*", "--only", "group=p1", "--exclude", "type=red")
-    report, _, _ = ask(loaded, table, *words)
+    report, _, _ = run_task(loaded, table, *words)
     assert [row["picture"] for row in report["answers"]] == [f"images/{n}.jpg" for n in (0, 2, 3)]
 
 
 def test_captions_of_shards_are_reports(loaded, tmp_path):
     shards = write_source(tmp_path / "held_out", [3], captions={"en": 6, "zh": 3})
-    report, _, _ = ask(loaded, shards, task="report")
+    report, _, _ = run_task(loaded, shards, task="report")
     assert [len(row["answers"]) for row in report["answers"]] == [2, 1] * 3  # English and Chinese of each picture
     assert report["made_by"].keys() == {"en", "zh"}
     with pytest.raises(
         UserError, match=r"nothing for --task vqa: all that is usable, 6, are reports, which task report"
     ):
-        ask(loaded, shards)
+        run_task(loaded, shards)
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_captions_of_shards_are_reports(loaded, tmp_path):
 )
 def test_mistakes(loaded, table, tmp_path, words, message):
     with pytest.raises(UserError, match=message):
-        ask(loaded, table, *words)
+        run_task(loaded, table, *words)
 
 
 def test_real_questions(loaded, shared, tmp_path):
     """X-rays beside the few CT pictures, whose plane gives itself away."""
     table = shared / "data/xray_vqa/test.json"
-    report, _, _ = ask(loaded, table, "--only", "type=plane", "--images", "60")
+    report, _, _ = run_task(loaded, table, "--only", "type=plane", "--images", "60")
     assert {row["type"] for row in report["answers"]} == {"plane"}
     assert report["sections"][0]["gains"]["accuracy"].keys() == {"majority", "shuffled", "blank"}

@@ -3,8 +3,8 @@
 import re
 
 import pytest
-from commanded import Loaded, ask
 from made_tables import pictures, write_json
+from run_tasks import Loaded, run_task
 
 from vglm_train.errors import UserError
 
@@ -17,7 +17,7 @@ def rows(names, **more):
 
 def said(loaded: Loaded, table, *words, task="vqa") -> str:
     with pytest.raises(UserError) as error:
-        ask(loaded, table, *words, task=task)
+        run_task(loaded, table, *words, task=task)
     return str(error.value)
 
 
@@ -39,10 +39,10 @@ def test_what_was_asked_is_said(loaded, tmp_path):
     (tmp_path / names[0]).write_bytes(b"no picture")
     table = write_json(tmp_path / "t.json", [*rows(names), {"prompt": "text alone?", "label": "yes"}])
     words = "3 questions; left out: 1 whose picture is missing or damaged, 1 without a picture"
-    _, lines, page = ask(loaded, table)
+    _, lines, page = run_task(loaded, table)
     assert lines[0] == f"asked: {words}"
     assert f"Asked: {words}. Commonest answers" in page
-    assert ask(loaded, table, "--exclude", "key=t-1", "--images", "3")[1][0].startswith(
+    assert run_task(loaded, table, "--exclude", "key=t-1", "--images", "3")[1][0].startswith(
         "asked: 1 questions --images 3 --exclude key=t-1; left out: 1 whose"
     )
 
@@ -106,5 +106,5 @@ def test_commonest_answers_need_no_pictures(loaded, table, tmp_path):
         (tmp_path / name).write_bytes(b"no picture")
     (tmp_path / names[3]).unlink()
     train = write_json(tmp_path / "train.json", rows(names))
-    report, _, _ = ask(loaded, table, "--train", str(train), "--images", "3")
+    report, _, _ = run_task(loaded, table, "--train", str(train), "--images", "3")
     assert report["majority"] == f"{train}, 4 questions"

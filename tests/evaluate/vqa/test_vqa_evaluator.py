@@ -10,9 +10,9 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-import speakers
+import small_generators
 import torch
-from asked import asked, colour_questions, reports
+from made_questions import colour_questions, made_question, reports
 from torch.nn import functional
 
 from vglm_train.config.language import Decoding
@@ -38,13 +38,13 @@ def no_java(monkeypatch, tmp_path):
 
 @pytest.fixture(scope="module")
 def untaught(tmp_path_factory):
-    return speakers.speaker(tmp_path_factory.mktemp("untaught"), "causal")
+    return small_generators.small_generator(tmp_path_factory.mktemp("untaught"), "causal")
 
 
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory):
     """Knows the answers by heart."""
-    pupil = speakers.speaker(tmp_path_factory.mktemp("taught"), "causal")
+    pupil = small_generators.small_generator(tmp_path_factory.mktemp("taught"), "causal")
     items = [item for item in colour_questions() if item.type == "colour"]
     rows = [pupil.template.encode(replace(item.dialogue, answer=item.answers[0])) for item in items]
     batch = pupil.template.batch(rows, torch.cat([item.pixels for item in items]))
@@ -75,7 +75,7 @@ def test_a_model_that_looks(taught):
 
 
 def test_a_model_that_cannot_look(tmp_path):
-    blind = speakers.speaker(tmp_path, "causal")
+    blind = small_generators.small_generator(tmp_path, "causal")
     torch.nn.init.zeros_(blind.model.projection.weight)
     items = colour_questions()
     found = evaluator(blind, items).measure()
@@ -191,7 +191,7 @@ def test_text_scores_are_scores_of_each_report_too(untaught):
 
 
 def test_questions_that_do_not_fit_are_told_before_anything_is_asked(untaught):
-    items = [*colour_questions()[:3], asked(4, "a plain wall " * 40, "blue")]
+    items = [*colour_questions()[:3], made_question(4, "a plain wall " * 40, "blue")]
     with pytest.raises(UserError, match=r"1 of 4 .* 64 ids; the longest, 004, has 122\. .*--max-prompt 122"):
         AnswerGenerator(untaught, items, Decoding(), Ranks())
 
@@ -215,13 +215,14 @@ def test_two_ranks_find_what_one_finds(tmp_path):
         (tmp_path / str(rank)).mkdir()
     processes = [
         subprocess.Popen(
-            [sys.executable, str(HERE.parent / "asked.py"), str(tmp_path)], env={**environment, "RANK": str(rank)}
+            [sys.executable, str(HERE.parent / "made_questions.py"), str(tmp_path)],
+            env={**environment, "RANK": str(rank)},
         )
         for rank in range(2)
     ]
     assert [process.wait(120) for process in processes] == [0, 0]
     (tmp_path / "alone").mkdir()
-    alone = speakers.speaker(tmp_path / "alone", "causal")
+    alone = small_generators.small_generator(tmp_path / "alone", "causal")
     for task, items in (("vqa", colour_questions()), ("report", reports())):
         expected, _ = build_evaluator(task, alone, items, Decoding(max_new=3), 0, Ranks())()
         for rank in range(2):
@@ -236,23 +237,24 @@ def _free_port() -> int:
 
 def test_majority():
     items = [
-        *(asked(0, "plane?", "pa", type="plane") for _ in range(3)),
-        asked(0, "plane?", "ap", type="plane"),
-        *(asked(0, "what is it?", "lung") for _ in range(5)),
-        asked(0, "which one?", "heart"),
-        asked(0, "在哪里？", "左"),
+        *(made_question(0, "plane?", "pa", type="plane") for _ in range(3)),
+        made_question(0, "plane?", "ap", type="plane"),
+        *(made_question(0, "what is it?", "lung") for _ in range(5)),
+        made_question(0, "which one?", "heart"),
+        made_question(0, "在哪里？", "左"),
     ]
     known = MajorityBaseline.count(items, "here")
-    assert known.answer(asked(1, "view?", "lateral", type="plane")) == "pa"
-    assert known.answer(asked(1, "What is it", "x")) == "lung"
-    assert known.answer(asked(1, "which one?", "x")) == "lung"  # asked once: its own answer would be the truth itself
-    assert known.answer(asked(1, "什么？", "x")) == "左"
-    assert known.answer(asked(1, "is it?", "yes", kind="closed")) == ""
+    assert known.answer(made_question(1, "view?", "lateral", type="plane")) == "pa"
+    assert known.answer(made_question(1, "What is it", "x")) == "lung"
+    # this question has one answer only, which would be the truth itself
+    assert known.answer(made_question(1, "which one?", "x")) == "lung"
+    assert known.answer(made_question(1, "什么？", "x")) == "左"
+    assert known.answer(made_question(1, "is it?", "yes", kind="closed")) == ""
     assert commonest(["b", "a", "a"]) == "a"
 
 
 def test_what_a_task_is_about():
-    items = [asked(0, "?", "x", kind=kind) for kind in ("open", "closed", "report")]
+    items = [made_question(0, "?", "x", kind=kind) for kind in ("open", "closed", "report")]
     assert [item.kind for item in task_items(items, "vqa")] == ["open", "closed"]
     assert [item.kind for item in task_items(items, "report")] == ["report"]
     assert [item.kind for item in task_items(items[:2], "report")] == ["report"]  # none is marked as one

@@ -1,0 +1,1 @@
+"""Task retrieval: recall of a stage-one model by ITC, re-ranked by ITM, and ITM accuracy."""

@@ -24,7 +24,7 @@ class Loaded:
     config: Config
 
 
-def ask(loaded: Loaded, table: Path, *words: str, task: str = "vqa") -> tuple[dict, list[str], str]:
+def run_task(loaded: Loaded, table: Path, *words: str, task: str = "vqa") -> tuple[dict, list[str], str]:
     """The report, the lines that are printed, and the page."""
     given = _parse(["BUNDLE", "--task", task, "--data", str(table), "--workers", "0", "--max-new", "3", *words])
     result = TASKS[task].run(loaded, given, torch.device("cpu"))

@@ -1,6 +1,6 @@
-"""Questions about the plain-coloured pictures of speakers.py, with what is true.
+"""Questions about the plain-coloured pictures of small_generators.py, with what is true.
 
-python asked.py FOLDER: one rank of test_vqa_evaluator.py, with torchrun's environment variables.
+python made_questions.py FOLDER: one rank of test_vqa_evaluator.py, with torchrun's environment variables.
 """
 
 import json
@@ -9,9 +9,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
-import speakers
+import small_generators
 import torch
-from speakers import COLOURS, PAINTS
+from small_generators import COLOURS, PAINTS
 
 from vglm_train import distributed
 from vglm_train.config.language import Decoding
@@ -20,7 +20,7 @@ from vglm_train.evaluate.vqa.evaluator import build_evaluator
 from vglm_train.prompt.dialogue import Dialogue
 
 
-def asked(number: int, question: str, *answers: str, kind: str = "open", **changes) -> EvalQuestion:
+def made_question(number: int, question: str, *answers: str, kind: str = "open", **changes) -> EvalQuestion:
     """About picture `number`."""
     pixels = torch.tensor(PAINTS[number], dtype=torch.uint8)[:, None, None].expand(3, 16, 16).clone()[None]
     language = "zh" if any("\u4e00" <= c <= "\u9fff" for c in question) else "en"
@@ -34,21 +34,23 @@ def colour_questions() -> list[EvalQuestion]:
     """Each picture's colour, and whether it is red."""
     found = []
     for number, colour in enumerate(COLOURS):
-        found.append(asked(number, "a plain wall of", colour, type="colour"))
-        found.append(asked(number, "a red wall", "yes" if number == 0 else "no", kind="closed", type="is it red"))
+        found.append(made_question(number, "a plain wall of", colour, type="colour"))
+        found.append(
+            made_question(number, "a red wall", "yes" if number == 0 else "no", kind="closed", type="is it red")
+        )
     return found
 
 
 def reports() -> list[EvalQuestion]:
-    return [asked(n, "picture", f"a {colour} wall", kind="report") for n, colour in enumerate(COLOURS)]
+    return [made_question(n, "picture", f"a {colour} wall", kind="report") for n, colour in enumerate(COLOURS)]
 
 
 def _rank(folder: Path) -> None:
     ranks = distributed.start("gloo")
     try:
-        speaker = speakers.speaker(folder / str(ranks.rank), "causal")
+        generator = small_generators.small_generator(folder / str(ranks.rank), "causal")
         for task, items in (("vqa", colour_questions()), ("report", reports())):
-            scores, _ = build_evaluator(task, speaker, items, Decoding(max_new=3), 0, ranks)()
+            scores, _ = build_evaluator(task, generator, items, Decoding(max_new=3), 0, ranks)()
             (folder / f"{task}{ranks.rank}.json").write_text(json.dumps(scores))
     finally:
         distributed.stop()

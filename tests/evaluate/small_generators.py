@@ -1,6 +1,6 @@
 """Small stage-two models of every family with their templates, and plain-coloured pictures with captions.
 
-python speakers.py FOLDER: one rank of test_caption_evaluator.py, with torchrun's environment variables.
+python small_generators.py FOLDER: one rank of test_caption_evaluator.py, with torchrun's environment variables.
 """
 
 import os
@@ -48,7 +48,7 @@ def items() -> list[EvalItem]:
     return [*made[:-1], replace(made[-1], captions={"en": made[-1].captions["en"]})]
 
 
-def speaker(folder: Path, family: str = "chatglm", **prompt) -> Generator:
+def small_generator(folder: Path, family: str = "chatglm", **prompt) -> Generator:
     """Random weights, the same at every call."""
     torch.manual_seed(0)
     language = _language(folder, family)
@@ -66,7 +66,7 @@ def speaker(folder: Path, family: str = "chatglm", **prompt) -> Generator:
     return Generator(model.eval(), template, prompt.questions, torch.device("cpu"))
 
 
-def captioner(of: Generator, **changes) -> CaptionEvaluator:
+def caption_evaluator(of: Generator, **changes) -> CaptionEvaluator:
     given = {"items": items(), "languages": LANGUAGES, "decoding": DECODING, "examples": 2, "ranks": Ranks()}
     return CaptionEvaluator(of, **{**given, **changes})
 
@@ -126,7 +126,7 @@ def _words(folder: Path) -> Path:
 def _rank(folder: Path) -> None:
     ranks = distributed.start("gloo")
     try:
-        result = captioner(speaker(folder / str(ranks.rank), "causal"), ranks=ranks, batch=2).measure()
+        result = caption_evaluator(small_generator(folder / str(ranks.rank), "causal"), ranks=ranks, batch=2).measure()
         torch.save({"scores": result.scores, "made": repr(result.captions)}, folder / f"rank{ranks.rank}.pt")
     finally:
         distributed.stop()
