@@ -111,7 +111,7 @@ def _base_of(folder: Path, document: Mapping[str, Any], moved: Path | None) -> P
     recover(base)
     if not (base / DOCUMENT).exists():
         raise UserError(
-            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its place "
+            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its path "
             "with --base."
         )
     return base
