@@ -15,12 +15,13 @@ from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.config.inherit import merge_first
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.model.alignment import TEMPERATURE, CaptionHead
 
 
 def read(path: Path, kind: str, options: Options) -> SourceModel:
     """Open a model of any format, or `auto`. Nothing is in memory but what no file of it holds."""
-    kind = recognise(path) if kind == "auto" else kind
+    kind = _format_of(path, kind)
     source = FORMATS[kind].read(path, options)
     if options.config is None and options.image_size is not None and kind == "bundle":
         raise UserError("--image-size: a bundle keeps its size; give the weights that it came from.")
@@ -30,7 +31,7 @@ def read(path: Path, kind: str, options: Options) -> SourceModel:
 def import_weights(path: Path, out: Path, kind: str, options: Options, force: bool) -> list[str]:
     """Write `path` as a bundle. Returns the report."""
     check_target(out, 0, force)
-    kind = recognise(path) if kind == "auto" else kind
+    kind = _format_of(path, kind)
     if kind == "bundle":
         raise UserError(f"{path} is a bundle already: `export` turns it into another format.")
     source = read(path, kind, options)
@@ -38,6 +39,11 @@ def import_weights(path: Path, out: Path, kind: str, options: Options, force: bo
         _add_initial(source)
     bundle_format.write(source, out, force)
     return [*describe(source), f"wrote {out}: stage {source.stage}, {size_of(out)}"]
+
+
+def _format_of(path: Path, kind: str) -> str:
+    recover(path)
+    return recognise(path) if kind == "auto" else kind
 
 
 def describe(source: SourceModel) -> list[str]:
@@ -101,7 +107,7 @@ def export_weights(
 
 def inspect(path: Path, kind: str = "auto") -> list[str]:
     """Format, files, sizes, dtypes, keys by group, what it can become. UserError if it cannot be read."""
-    kind = recognise(path) if kind == "auto" else kind
+    kind = _format_of(path, kind)
     tensors = raw_tensors(path, kind)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     on_disk = bytes_of(sum(file.stat().st_size for file in files))

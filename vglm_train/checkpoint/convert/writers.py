@@ -18,7 +18,7 @@ from vglm_train.checkpoint.convert.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
 from vglm_train.checkpoint.load.tensor_files import DTYPES
 from vglm_train.errors import UserError
-from vglm_train.folders import check_folder, replace_path
+from vglm_train.folders import check_folder, recover, replace_path
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
@@ -47,6 +47,7 @@ def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
 
 def check_target(out: Path, size: int, force: bool) -> None:
     """Raises UserError if `out` cannot be written, before anything is read."""
+    recover(out)
     if out.exists() and not force:
         raise UserError(f"{out} is there already: give another --out, or --force to replace it.")
     if not out.parent.is_dir():
