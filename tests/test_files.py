@@ -2,6 +2,8 @@
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -120,6 +122,12 @@ def test_killed_between_any_two_calls(tmp_path: Path, monkeypatch: pytest.Monkey
     assert states == sorted(states, reverse=True)
     assert len(states) >= 4
     assert set(states) == {True, False}
+
+
+def test_it_needs_nothing_that_windows_lacks() -> None:
+    lacking = "import sys\nfor name in ('fcntl', 'resource', 'pwd', 'grp'): sys.modules[name] = None\n"
+    command = [sys.executable, "-c", lacking + "import vglm_train.folders"]
+    subprocess.run(command, cwd=Path(files.__file__).parents[1], check=True)
 
 
 @pytest.mark.parametrize("locks", ["no fcntl", "refused"])

@@ -116,6 +116,19 @@ def test_a_new_one_and_one_that_replaces(tmp_path: Path) -> None:
         assert names(tmp_path / "x") == ["made"]
 
 
+def test_what_need_not_survive_a_power_cut_does_not_wait_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced: list[int] = []
+    monkeypatch.setattr(os, "fsync", synced.append)
+    with files.replace_file(tmp_path / "a", durable=False), replace_folder(tmp_path / "b", durable=False) as new:
+        (new / "c").touch()
+    assert synced == []
+    with files.replace_file(tmp_path / "a"), replace_folder(tmp_path / "b") as new:
+        (new / "c").touch()
+    assert len(synced) == 2 + 3
+
+
 def test_an_error_leaves_the_old_one(tmp_path: Path) -> None:
     def fail() -> None:
         with replace_folder(tmp_path / "made") as new:

@@ -27,9 +27,10 @@ _TIDIED = 4  # temporaries of one name that are looked for: as many of its write
 
 
 @contextmanager
-def replace_file(path: Path) -> Iterator[BinaryIO]:
+def replace_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     """A file to write, which becomes `path` once it is whole and on disk. An error leaves `path` as it was.
 
+    Not durable: it survives a kill but no power cut, and costs no wait for the disk, for thousands of small files.
     UserError where `path` is a folder or a device: /dev/null or /dev/stdout must not become a file.
     """
     if path.exists() and not path.is_file():
@@ -38,7 +39,8 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
     try:
         yield file
         file.flush()
-        os.fsync(file.fileno())
+        if durable:
+            os.fsync(file.fileno())
         close_where_open_files_stay(file)
         os.replace(temporary, path)
     except BaseException:
@@ -48,7 +50,8 @@ def replace_file(path: Path) -> Iterator[BinaryIO]:
             file.close()
         raise
     file.close()
-    sync(path.parent)
+    if durable:
+        sync(path.parent)
 
 
 def write_text(path: Path, text: str) -> None:

@@ -36,19 +36,19 @@ _AT_FDCWD, _RENAME_EXCHANGE = -100, 2  # of Linux
 
 
 @contextmanager
-def replace_folder(path: Path) -> Iterator[Path]:
+def replace_folder(path: Path, durable: bool = True) -> Iterator[Path]:
     """An empty folder to fill, which becomes `path` once it is whole and on disk. An error leaves `path` as it was.
 
-    What stands under the name is replaced. Missing parents are made.
+    What stands under the name is replaced. Missing parents are made. durable: as of `replace_file`.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with replace_path(path) as new:
+    with replace_path(path, durable) as new:
         new.mkdir()
         yield new
 
 
 @contextmanager
-def replace_path(path: Path) -> Iterator[Path]:
+def replace_path(path: Path, durable: bool = True) -> Iterator[Path]:
     """As `replace_folder`, for a caller that makes a file or a folder of the name that it gets."""
     path = Path(os.path.abspath(path))
     recover(path)
@@ -59,11 +59,11 @@ def replace_path(path: Path) -> Iterator[Path]:
             os.rename(old, staging / old.name)
             _delete(staging / old.name)
         yield new
-        for each in sorted(new.rglob("*"), reverse=True):
+        for each in [*sorted(new.rglob("*"), reverse=True), new] if durable else []:
             sync(each)
-        sync(new)
         _replace(new, path)
-        sync(path.parent)
+        if durable:
+            sync(path.parent)
     finally:
         _discard(staging, lock)
 

@@ -26,6 +26,7 @@ from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
 from data_tools.common.text import LANGUAGES
 from vglm_train.checkpoint.bundle.adapter import parse_adapters, read_adapter
+from vglm_train.checkpoint.bundle.read import resolve
 from vglm_train.config.language import Decoding
 from vglm_train.config.load import load
 from vglm_train.config.validation import FieldError
@@ -81,7 +82,7 @@ def plan(args: Namespace) -> CaptionJob:
         check_stage("--rank-bundle", args.rank_bundle, "align")
         _check_language("--rank-bundle", args.rank_bundle, args.language)
     adapters = tuple((path.resolve(), weight) for path, weight in parse_adapters(args.adapter))
-    for path, _ in adapters:
+    for path, _ in resolve(args.bundle, args.base, adapters)[1]:
         read_adapter(path)  # before the work begins
     try:
         sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}

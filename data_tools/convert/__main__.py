@@ -100,7 +100,7 @@ def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path) as file:
+        with replace_file(path, durable=False) as file:
             file.write(data)
     return path, identity
 

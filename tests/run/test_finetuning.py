@@ -159,7 +159,7 @@ def test_a_base_that_moved_and_one_that_is_another(
         return errors[0]
 
     assert refused().endswith(
-        f"belongs to the bundle {tmp_path / 'gone'}, which is not there. Give its place with --base."
+        f"belongs to the bundle {tmp_path / 'gone'}, which is not there. Give its path with --base."
     )
     assert f"was not trained on {other}: the fingerprint of its trained differs." in refused("--base", other)
     assert not list(tuned.parent.glob("*.json"))

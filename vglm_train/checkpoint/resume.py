@@ -35,7 +35,7 @@ class Checkpoints:
     def latest(self) -> Path | None:
         """The newest complete checkpoint, or None for a run that has none yet.
 
-        Raises UserError if `latest` names a folder that is not there.
+        Raises UserError if `latest` names a folder that does not exist.
         """
         pointer = self.folder / _LATEST
         if not pointer.exists():
@@ -49,13 +49,13 @@ class Checkpoints:
         return path
 
     def of(self, step: int) -> Path:
-        """Where the checkpoint of a step stands, if there is one."""
+        """The path of the checkpoint of a step, whether there is one or not."""
         return self.folder / f"step-{step:08d}"
 
     def steps(self) -> list[Path]:
         """Complete checkpoints, oldest first."""
-        found = sorted(p for p in self.folder.glob("step-*") if _STEP.fullmatch(p.name))
-        return [p for p in found if (p / _STATE).exists()]
+        steps = sorted(p for p in self.folder.glob("step-*") if _STEP.fullmatch(p.name))
+        return [p for p in steps if (p / _STATE).exists()]
 
     def write(self, step: int, tensors: dict[str, Tensor], state: dict) -> Path:
         """Write a checkpoint beside the others and make it the latest in one rename.

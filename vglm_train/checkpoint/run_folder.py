@@ -1,4 +1,4 @@
-"""The folder of a run: whose it is, and whether this start continues it.
+"""The folder of a run: which run it belongs to, and whether this start continues it.
 
 config.yaml   resolved configuration        metrics.jsonl  one object a log step
 checkpoints/  see checkpoint/resume.py      bundle/        portable result, see checkpoint/bundle/read.py
@@ -22,7 +22,7 @@ from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come,
-# but for the length, which moves the schedule and is asked for on purpose.
+# but for the length, which moves the schedule and is changed on purpose.
 FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
         "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
 

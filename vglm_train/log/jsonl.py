@@ -81,7 +81,7 @@ class LoggedTable:
 
 def write_table(folder: Path, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Store a table below the run `folder`, complete or not at all."""
-    with replace_folder(folder / TABLES / f"step-{step:08d}" / name.replace("/", "_")) as new:
+    with replace_folder(folder / TABLES / f"step-{step:08d}" / name.replace("/", "_"), durable=False) as new:
         stored = [[_store(cell, new, f"{i}-{j}.jpg") for j, cell in enumerate(row)] for i, row in enumerate(rows)]
         content = {"step": step, "name": name, "columns": list(columns), "rows": stored}
         (new / "table.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

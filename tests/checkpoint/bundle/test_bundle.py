@@ -158,7 +158,7 @@ def test_evaluate_is_told_where_the_language_model_is(
         "0",
     ]
     assert evaluate(words) == 2
-    assert capsys.readouterr().err.endswith("give their place with --language-weights.\n")
+    assert capsys.readouterr().err.endswith("give their path with --language-weights.\n")
     assert evaluate([*words, "--language-weights", str(moved)]) == 0
 
 

@@ -145,9 +145,9 @@ def test_weights_whose_parts_differ_tell_the_order():
     thirds = torch.cat([scale * torch.randn(width, width, generator=draw) for scale in (1.0, 0.9, 0.5)])
     per_head = thirds.view(3, heads, -1, width).transpose(0, 1).reshape(3 * width, width)
     name = "transformer.layers.0.attention.query_key_value.weight"
-    assert qkv.told(of_tensors({name: thirds}), heads) == "thirds"
-    assert qkv.told(of_tensors({name: per_head}), heads) == "heads"
-    assert qkv.told(of_tensors({name: torch.randn(3 * width, width, generator=draw)}), heads) is None
+    assert qkv.measured_order(of_tensors({name: thirds}), heads) == "thirds"
+    assert qkv.measured_order(of_tensors({name: per_head}), heads) == "heads"
+    assert qkv.measured_order(of_tensors({name: torch.randn(3 * width, width, generator=draw)}), heads) is None
 
 
 def test_hub_layout(case, tmp_path, capsys):

@@ -23,7 +23,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Bundles:
 def task(records: Path, out: Path, bundle: Path, **options: Any) -> CaptionJob:
     given = {
         "language": "en", "rank_bundle": None, "samples": 3, "keep": None, "max_new": 6, "top_p": 0.9, "seed": 0,
-        "temperature": 1.0, "vision_weights": None, "language_weights": None, "dropped": None,
+        "temperature": 1.0, "vision_weights": None, "language_weights": None, "dropped": None, "base": None,
+        "adapter": [],
     }  # fmt: skip
     return plan(Namespace(records=records, out=out, bundle=bundle, **{**given, **options}))
 

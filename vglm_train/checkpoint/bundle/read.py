@@ -74,19 +74,29 @@ def open_bundle(
     Raises UserError for a folder that is no bundle, an unreadable file, weights that do not fit, and adapters of
     another model.
     """
-    document = read_document(folder)
-    is_tuned = document["stage"] == "finetune"
-    whole = _base_of(folder, document, base) if is_tuned else folder
-    if is_tuned:
-        adapters = [(folder, 1.0), *adapters]
-    if adapters:
-        check_adaptable(whole)
+    whole, adapters = resolve(folder, base, adapters)
     bundle = _open_whole(whole, device, vision_weights, language_weights)
-    if is_tuned:
-        bundle = _as_tuned(bundle, load(folder / CONFIG), document)
+    if whole != folder:
+        bundle = _as_tuned(bundle, folder)
     add_adapters(bundle.model, whole, adapters)
     bundle.model.eval()
     return bundle
+
+
+def resolve(folder: Path, base: Path | None, adapters: Sequence[Weighted]) -> tuple[Path, list[Weighted]]:
+    """The bundle that holds the model of `folder`, and the adapters to add: a fine-tuning's bundle is one itself.
+
+    No weights are read. UserError for a folder that is no bundle, a base that is not there, and a model that adapters
+    cannot belong to.
+    """
+    document = read_document(folder)
+    if document["stage"] == "finetune":
+        whole, added = _base_of(folder, document, base), [(folder, 1.0), *adapters]
+    else:
+        whole, added = folder, list(adapters)
+    if added:
+        check_adaptable(whole)
+    return whole, added
 
 
 def check_adaptable(folder: Path) -> None:
@@ -101,14 +111,15 @@ def _base_of(folder: Path, document: Mapping[str, Any], moved: Path | None) -> P
     recover(base)
     if not (base / DOCUMENT).exists():
         raise UserError(
-            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its place "
+            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its path "
             "with --base."
         )
     return base
 
 
-def _as_tuned(bundle: Bundle, config: Config, document: dict[str, Any]) -> Bundle:
-    """The bundle that a fine-tuning began with, as that run prompted and quantised it."""
+def _as_tuned(bundle: Bundle, folder: Path) -> Bundle:
+    """The bundle that the fine-tuning of `folder` began with, as that run prompted and quantised it."""
+    config = load(folder / CONFIG)
     if config.tuning.quantize:  # its adapter has learned to make up for that
         quantize_blocks(bundle.model.language)
     config = replace(config, model=bundle.config.model)
@@ -116,7 +127,7 @@ def _as_tuned(bundle: Bundle, config: Config, document: dict[str, Any]) -> Bundl
     words = bundle.template
     queries = config.model.qformer.queries
     template = build_template(config.prompt, config.model.language, words.tokenizer, queries, words.text)
-    return Bundle(bundle.model, config, document, template)
+    return Bundle(bundle.model, config, read_document(folder), template)
 
 
 def _open_whole(folder: Path, device: torch.device, vision_weights: str | None, language_weights: str | None) -> Bundle:

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.format import DOCUMENT, TOWERS, read_document, read_trained
+from vglm_train.checkpoint.bundle.format import CONFIG, DOCUMENT, TOWERS, read_document, read_trained
 from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.config.load import load
 from vglm_train.config.model import Model
@@ -77,27 +77,27 @@ def bundle_vision(config: Model) -> str | None:
     if not is_bundle(config.qformer.weights):
         return None
     folder = Path(str(config.qformer.weights))
-    theirs, ours = load(folder / "config.yaml").model.vision, config.vision
-    if replace(theirs, weights=None, dtype="fp32") != replace(ours, weights=None, dtype="fp32"):
+    trained, wanted = load(folder / CONFIG).model.vision, config.vision
+    if replace(trained, weights=None, dtype="fp32") != replace(wanted, weights=None, dtype="fp32"):
         raise UserError(
             f"model.qformer.weights: {folder} was trained behind an image encoder of another shape. Copy its "
             f"model.vision from {folder}/config.yaml."
         )
     reference = read_document(folder)["towers"]["vision"]
     inside = "fingerprint" not in reference
-    if ours.weights is None and not inside:
+    if wanted.weights is None and not inside:
         raise UserError(
             f"model.vision.weights: {folder} was trained behind {reference['file']}; a random encoder would make its "
             "Q-Former useless. Name that file here."
         )
     if inside:
         return str(folder / reference["file"])
-    given = Path(str(ours.weights))
-    if given.exists() and fingerprint(given) != reference["fingerprint"]:
+    file = Path(str(wanted.weights))
+    if file.exists() and fingerprint(file) != reference["fingerprint"]:
         logger.warning(
             "model.vision.weights: %s is not the file that %s was trained behind (%s): their fingerprints differ. "
             "The same weights in another file are no harm.",
-            given,
+            file,
             folder,
             reference["file"],
         )
@@ -137,9 +137,9 @@ def load_text_side(model: VisualModel, folder: Path) -> None:
     wanted = [name for name in state if _of_text(name)]
     wrong = [name for name in wanted if name not in tensors or tensors[name].shape != state[name].shape]
     if wrong:
-        found = list(tensors[wrong[0]].shape) if wrong[0] in tensors else "not there"
+        shape = list(tensors[wrong[0]].shape) if wrong[0] in tensors else "missing"
         raise UserError(
-            f"model.qformer.text_weights: {folder} does not fit: {wrong[0]} is {found}, the model has "
+            f"model.qformer.text_weights: {folder} does not fit: {wrong[0]} is {shape}, the model has "
             f"{list(state[wrong[0]].shape)}. Name a stage-one bundle, and copy its model.qformer and model.text."
         )
     with torch.no_grad():

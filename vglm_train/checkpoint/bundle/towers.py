@@ -29,9 +29,9 @@ def keep(file: Path, weights: Mapping[str, Tensor], source: str | None) -> dict[
 
 
 def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | None) -> Path:
-    """Where the weights of tower `what` are. `moved`: what the person says.
+    """Where the weights of tower `what` are. `moved`: where the person says that they are now.
 
-    Raises UserError if they are not there, or are not those the bundle was trained with.
+    Raises UserError if there are none, or they are not those the bundle was trained with.
     """
     if "fingerprint" not in reference:
         return folder / reference["file"]
@@ -39,7 +39,7 @@ def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | Non
     if not path.exists():
         raise UserError(
             f"{folder}/bundle.json: the frozen {what} model's weights {path} are not there. They are too large to "
-            f"travel with the bundle; give their place with --{what}-weights."
+            f"travel with the bundle; give their path with --{what}-weights."
         )
     if fingerprint(path) != reference["fingerprint"]:
         raise UserError(

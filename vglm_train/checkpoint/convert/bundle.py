@@ -20,7 +20,7 @@ from vglm_train.errors import UserError
 
 
 def read(folder: Path, options: Options) -> SourceModel:
-    """A bundle of either stage, with its frozen parts wherever they stand."""
+    """A bundle of stage one or two, with its frozen towers wherever their files are."""
     document = read_whole(folder)
     config = load(folder / CONFIG)
     source = SourceModel(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
@@ -34,21 +34,21 @@ def read(folder: Path, options: Options) -> SourceModel:
         if "fingerprint" in reference:
             source.towers[tower] = file
         if tower == "vision":
-            found = vision_tensors(file, config.model.vision)
+            tensors = vision_tensors(file, config.model.vision)
         else:
             assert config.model.language is not None
-            found = language_tensors(file, config.model.language)
+            tensors = language_tensors(file, config.model.language)
             if source.language is not None:
                 words = source.tensors.get("qformer.embeddings.words.weight")  # of a Q-Former that reads the question
                 whole = expected(config, source.language, None if words is None else words.shape[0])
-                found = with_ties(found, whole.language)
-        source.tensors |= prefixed(found, TOWERS[tower])
+                tensors = with_ties(tensors, whole.language)
+        source.tensors |= prefixed(tensors, TOWERS[tower])
     source.tokenizer = tokenizer_of(folder / TOKENIZER, options)
     return source
 
 
 def write(source: SourceModel, out: Path, force: bool) -> None:
-    """The bundle that `open_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
+    """The bundle that `open_bundle` reads. Frozen towers with files of their own are named, with a fingerprint."""
     document: dict[str, Any] = {"stage": source.stage, "towers": {}}
     document["origin"] = {"from": str(source.path.resolve()), "format": source.kind, "imported": source.origin}
     outside = tuple(TOWERS[tower] for tower in source.towers)
@@ -67,26 +67,26 @@ def write(source: SourceModel, out: Path, force: bool) -> None:
 
 
 def _tower(source: SourceModel, tower: str, new: Path, bar: tqdm) -> dict[str, str] | None:
-    """Write a frozen part, or name where it is. Returns the reference."""
+    """Write a frozen tower, or name where it is. Returns the reference."""
     if tower in source.towers:
-        place = source.towers[tower].resolve()
-        return {"file": str(place), "fingerprint": fingerprint(place)}
-    own = below(source.tensors, TOWERS[tower])
-    if not own:
+        path = source.towers[tower].resolve()
+        return {"file": str(path), "fingerprint": fingerprint(path)}
+    tensors = below(source.tensors, TOWERS[tower])
+    if not tensors:
         return None
-    write_safetensors(new / f"{tower}.safetensors", own, bar, {})
+    write_safetensors(new / f"{tower}.safetensors", tensors, bar, {})
     return {"file": f"{tower}.safetensors"}
 
 
 def _tokenizer(source: SourceModel, folder: Path) -> None:
     """Its files as they are, and config.json of a Hugging Face language model."""
     folder.mkdir()
-    place = source.tokenizer
-    if place is not None:
-        files = [place] if place.is_file() else [place / name for name in TOKENIZER_FILES if (place / name).is_file()]
+    path = source.tokenizer
+    if path is not None:
+        files = [path] if path.is_file() else [path / name for name in TOKENIZER_FILES if (path / name).is_file()]
         for file in files:
             shutil.copyfile(file, folder / file.name)
         if not files:
-            raise UserError(f"{place}: no tokenizer here that is known: {', '.join(TOKENIZER_FILES)}.")
+            raise UserError(f"{path}: no tokenizer here that is known: {', '.join(TOKENIZER_FILES)}.")
     if source.language is not None:
         (folder / "config.json").write_text(json.dumps(source.language, indent=2) + "\n", "utf-8")

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 
 from vglm_train.checkpoint.bundle.format import read_document
-from vglm_train.checkpoint.convert import bundle as own
+from vglm_train.checkpoint.convert import bundle as bundle_format
 from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
 from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
@@ -15,12 +15,13 @@ from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.config.inherit import merge_first
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.model.alignment import TEMPERATURE, CaptionHead
 
 
 def read(path: Path, kind: str, options: Options) -> SourceModel:
-    """Open a model of any format, or `auto`. Nothing is in memory but what the format has no place for."""
-    kind = recognise(path) if kind == "auto" else kind
+    """Open a model of any format, or `auto`. Nothing is in memory but what no file of it holds."""
+    kind = _format_of(path, kind)
     source = FORMATS[kind].read(path, options)
     if options.config is None and options.image_size is not None and kind == "bundle":
         raise UserError("--image-size: a bundle keeps its size; give the weights that it came from.")
@@ -30,19 +31,24 @@ def read(path: Path, kind: str, options: Options) -> SourceModel:
 def import_weights(path: Path, out: Path, kind: str, options: Options, force: bool) -> list[str]:
     """Write `path` as a bundle. Returns the report."""
     check_target(out, 0, force)
-    kind = recognise(path) if kind == "auto" else kind
+    kind = _format_of(path, kind)
     if kind == "bundle":
         raise UserError(f"{path} is a bundle already: `export` turns it into another format.")
     source = read(path, kind, options)
     if kind == "hf-blip2-retrieval":
-        _begin(source)
-    own.write(source, out, force)
+        _add_initial(source)
+    bundle_format.write(source, out, force)
     return [*describe(source), f"wrote {out}: stage {source.stage}, {size_of(out)}"]
 
 
+def _format_of(path: Path, kind: str) -> str:
+    recover(path)
+    return recognise(path) if kind == "auto" else kind
+
+
 def describe(source: SourceModel) -> list[str]:
-    """What was found, what became of every key."""
-    places = [f"  {tower} stays where it is: {place}" for tower, place in source.towers.items()]
+    """What the source is, and what became of every key."""
+    towers = [f"  {tower} stays where it is: {path}" for tower, path in source.towers.items()]
     tokenizer = source.tokenizer or "none found; converting needs none, to evaluate or chat give --tokenizer"
     model = source.config.model
     shape = f"encoder {model.vision.family} {model.vision.depth} x {model.vision.width}, {model.vision.image_size} px"
@@ -54,7 +60,7 @@ def describe(source: SourceModel) -> list[str]:
         listed("dropped", source.dropped),
         listed("new", source.fresh),
         *(f"  {note}" for note in source.notes),
-        *places,
+        *towers,
         f"  tokenizer: {tokenizer}",
     ]
 
@@ -64,14 +70,14 @@ def size_of(folder: Path) -> str:
     return f"{sum(file.stat().st_size for file in files) / 2**20:.1f} MiB in {len(files)} files"
 
 
-def _begin(source: SourceModel) -> None:
-    """What retrieval's class lacks, as a run begins it: the temperature, and a random captioning head."""
+def _add_initial(source: SourceModel) -> None:
+    """What retrieval's class lacks, as a run initialises it: the temperature, and a random captioning head."""
     shape = source.config.model.qformer
     assert shape.vocabulary is not None
     torch.manual_seed(source.config.run.seed)
     head = CaptionHead(shape.width, shape.vocabulary, shape.spread)
-    begun = {f"caption_head.{name}": value for name, value in head.state_dict().items()}
-    source.tensors |= of_tensors(begun | {"temperature": torch.full((1,), TEMPERATURE)})
+    initial = {f"caption_head.{name}": value for name, value in head.state_dict().items()}
+    source.tensors |= of_tensors(initial | {"temperature": torch.full((1,), TEMPERATURE)})
 
 
 STAGES = {"hf-blip2": "generate", "hf-blip2-retrieval": "align", "visualglm-sat": "generate"}
@@ -82,7 +88,7 @@ def export_weights(
 ) -> list[str]:
     """Write `bundle` in another format. Returns the report."""
     check_target(out, 0, force)
-    source = own.read(bundle, options)
+    source = bundle_format.read(bundle, options)
     wanted = STAGES.get(kind, source.stage)
     if source.stage != wanted:
         raise UserError(f"{bundle} is of stage {source.stage}; {kind} holds models of stage {wanted}.")
@@ -101,7 +107,7 @@ def export_weights(
 
 def inspect(path: Path, kind: str = "auto") -> list[str]:
     """Format, files, sizes, dtypes, keys by group, what it can become. UserError if it cannot be read."""
-    kind = recognise(path) if kind == "auto" else kind
+    kind = _format_of(path, kind)
     tensors = raw_tensors(path, kind)
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
     on_disk = bytes_of(sum(file.stat().st_size for file in files))

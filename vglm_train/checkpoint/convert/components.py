@@ -41,20 +41,20 @@ def read(path: Path, kind: str, part: Part, options: Options) -> SourceModel:
         )
     if config.run.stage not in STAGES[part]:
         raise UserError(f"{path} ({kind}) has no place in a model of stage {config.run.stage} (run.stage of --config).")
-    given = _given(config) | {str(part): path}
+    files = _configured(config) | {str(part): path}
     source, vocabulary = SourceModel(path, kind, config, {}), None
     if config.run.stage == "align":
         text = replace(config.model.text, tokenizer=str(options.tokenizer or config.model.text.tokenizer))
         vocabulary = config.model.qformer.vocabulary or build_text(text, config.data.languages).vocabulary
         source.tokenizer = Path(text.tokenizer) if Path(text.tokenizer).exists() else None
     else:
-        _language(source, given, options)
+        _language(source, files, options)
     model = expected(config, source.language, vocabulary)
-    _frozen(source, model, given, options)
+    _frozen(source, model, files, options)
     source.fresh = [name for name in model.state_dict() if name not in source.tensors]
-    begun = _begun(source, model, given, vocabulary)
-    source.tensors |= of_tensors({name: begun[name] for name in source.fresh if name in begun})
-    if "bert" in given:
+    initial = _initial(source, model, files, vocabulary)
+    source.tensors |= of_tensors({name: initial[name] for name in source.fresh if name in initial})
+    if "bert" in files:
         source.fresh = [name for name in source.fresh if ".cross." in name or not name.startswith("qformer.")]
     check(source.tensors, model.state_dict(), KeyMap(()), [], path)
     source.tensors, vision, notes = resized(source.tensors, source.config.model.vision, options.image_size)
@@ -63,61 +63,61 @@ def read(path: Path, kind: str, part: Part, options: Options) -> SourceModel:
     return source
 
 
-def _given(config: Config) -> dict[str, Path]:
+def _configured(config: Config) -> dict[str, Path]:
     """Part -> the weights that the configuration names for it; what an earlier bundle holds is named too."""
     model = config.model
     named = {"vision": model.vision.weights, "bert": model.qformer.weights,
              "language": getattr(model.language, "weights", None)}  # fmt: skip
     if config.run.stage == "generate":
         named |= {"vision": model.vision.weights or bundle_vision(model), "earlier": named.pop("bert")}
-    return {name: Path(place) for name, place in named.items() if place}
+    return {name: Path(file) for name, file in named.items() if file}
 
 
-def _language(source: SourceModel, given: Mapping[str, Path], options: Options) -> None:
+def _language(source: SourceModel, files: Mapping[str, Path], options: Options) -> None:
     """Where the language model's tokenizer and config.json are."""
     section = source.config.model.language
-    if section is None or "language" not in given:
+    if section is None or "language" not in files:
         raise UserError(f"{source.path}: --config must name the language model's folder: model.language.weights.")
-    source.tokenizer = tokenizer_of(Path(section.tokenizer) if section.tokenizer else given["language"], options)
+    source.tokenizer = tokenizer_of(Path(section.tokenizer) if section.tokenizer else files["language"], options)
     if section.family != "chatglm":
-        source.language = config_of(given["language"])
-    language: Language = replace(section, weights=str(given["language"].resolve()))
+        source.language = config_of(files["language"])
+    language: Language = replace(section, weights=str(files["language"].resolve()))
     source.config = replace(source.config, model=replace(source.config.model, language=language))
 
 
-def _frozen(source: SourceModel, model: Any, given: Mapping[str, Path], options: Options) -> None:
+def _frozen(source: SourceModel, model: Any, files: Mapping[str, Path], options: Options) -> None:
     """Frozen towers from their files. A Hugging Face encoder stays where it is, as its config.json says more."""
     section = source.config.model
-    if "vision" in given:
-        source.tensors |= prefixed(vision_tensors(given["vision"], section.vision), "vision.encoder.")
+    if "vision" in files:
+        source.tensors |= prefixed(vision_tensors(files["vision"], section.vision), "vision.encoder.")
         if section.vision.family != "eva":
-            source.towers["vision"] = given["vision"]
-        place = str(given["vision"].resolve()) if section.vision.family != "eva" else None
-        source.config = replace(source.config, model=replace(section, vision=replace(section.vision, weights=place)))
-    if "language" in given and section.language is not None:
+            source.towers["vision"] = files["vision"]
+        weights = str(files["vision"].resolve()) if section.vision.family != "eva" else None
+        source.config = replace(source.config, model=replace(section, vision=replace(section.vision, weights=weights)))
+    if "language" in files and section.language is not None:
         fused = None
         if section.language.family == "chatglm":
-            fused, line = chatglm_order(given["language"], section.language.heads, options.fused)
+            fused, line = chatglm_order(files["language"], section.language.heads, options.fused)
             source.notes.append(line)
-        found = language_tensors(given["language"], section.language, fused)
-        source.tensors |= prefixed(with_ties(found, model.language) if source.language else found, "language.")
+        tensors = language_tensors(files["language"], section.language, fused)
+        source.tensors |= prefixed(with_ties(tensors, model.language) if source.language else tensors, "language.")
 
 
-def _begun(source: SourceModel, model: Any, given: Mapping[str, Path], vocabulary: int | None) -> dict[str, Tensor]:
+def _initial(source: SourceModel, model: Any, files: Mapping[str, Path], vocabulary: int | None) -> dict[str, Tensor]:
     """What a run with this configuration begins with, but for frozen towers that come from a file."""
     config, image = source.config, source.config.data.image
     vision = config.model.vision
-    if "vision" in given:
+    if "vision" in files:
         vision = replace(vision, depth=1, weights=None)  # not used: the smallest that has the width
     torch.manual_seed(config.run.seed)
-    begun: Any
+    initial: Any
     if vocabulary is not None:
-        begun = build_alignment(replace(config.model, vision=vision), vocabulary, image.mean, image.std)
-        if "bert" in given:
-            load_bert(begun, given["bert"])
+        initial = build_alignment(replace(config.model, vision=vision), vocabulary, image.mean, image.std)
+        if "bert" in files:
+            load_bert(initial, files["bert"])
     else:
         qformer = QFormer(config.model.qformer, vision.width, None)
-        begun = VisualLanguageModel(build_vision(vision), qformer, model.language, image.mean, image.std)
-        if "earlier" in given:
-            init_from_bundle(begun, given["earlier"])
-    return {name: value for name, value in begun.state_dict().items() if not value.is_meta}
+        initial = VisualLanguageModel(build_vision(vision), qformer, model.language, image.mean, image.std)
+        if "earlier" in files:
+            init_from_bundle(initial, files["earlier"])
+    return {name: value for name, value in initial.state_dict().items() if not value.is_meta}

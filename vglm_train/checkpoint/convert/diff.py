@@ -40,24 +40,24 @@ def diff(first: Path, second: Path, options: Options) -> tuple[bool, list[str]]:
     else:
         tensors = [_ours(path, kind, options) for path, kind in zip((first, second), kinds, strict=True)]
         names = "our names"
-    found = compare(*tensors)
-    return found.same, [f"{first} ({kinds[0] or 'unknown'}) and {second} ({kinds[1] or 'unknown'}), by {names}",
-                        *_lines(found)]  # fmt: skip
+    difference = compare(*tensors)
+    return difference.same, [f"{first} ({kinds[0] or 'unknown'}) and {second} ({kinds[1] or 'unknown'}), by {names}",
+                        *_lines(difference)]  # fmt: skip
 
 
 def compare(first: Tensors, second: Tensors) -> Difference:
     """Tensor by tensor, in fp64 where they differ."""
-    found = Difference(sorted(set(first) - set(second)), sorted(set(second) - set(first)))
+    difference = Difference(sorted(set(first) - set(second)), sorted(set(second) - set(first)))
     for name in (name for name in first if name in second):
         one, other = first[name], second[name]
-        found.dtypes += one.dtype != other.dtype
+        difference.dtypes += one.dtype != other.dtype
         if one.shape != other.shape:
-            found.shapes.append(f"{name} is {list(one.shape)} and {list(other.shape)}")
+            difference.shapes.append(f"{name} is {list(one.shape)} and {list(other.shape)}")
             continue
         distance, group = _distance(one, other), group_of(name)
-        largest, tensors, differ = found.largest.get(group, (0.0, 0, 0))
-        found.largest[group] = (max(largest, distance), tensors + 1, differ + (distance != 0))
-    return found
+        largest, tensors, differ = difference.largest.get(group, (0.0, 0, 0))
+        difference.largest[group] = (max(largest, distance), tensors + 1, differ + (distance != 0))
+    return difference
 
 
 def _distance(one: Lazy, other: Lazy) -> float:
@@ -91,12 +91,12 @@ def _ours(path: Path, kind: str | None, options: Options) -> Tensors:
     return FORMATS[kind].read(path, options).tensors
 
 
-def _lines(found: Difference) -> list[str]:
-    lines = [listed("only in the first", found.only_first), listed("only in the second", found.only_second)]
-    lines += [f"  {line}" for line in found.shapes]
-    if found.dtypes:
-        lines.append(f"  {found.dtypes} tensors of another dtype")
-    width = max([len(name) for name in found.largest] or [0])
-    for name, (largest, tensors, differ) in found.largest.items():
+def _lines(difference: Difference) -> list[str]:
+    lines = [listed("only in the first", difference.only_first), listed("only in the second", difference.only_second)]
+    lines += [f"  {line}" for line in difference.shapes]
+    if difference.dtypes:
+        lines.append(f"  {difference.dtypes} tensors of another dtype")
+    width = max([len(name) for name in difference.largest] or [0])
+    for name, (largest, tensors, differ) in difference.largest.items():
         lines.append(f"  {name:<{width}}  {tensors} tensors, {differ} differ, largest difference {largest:.3g}")
-    return [*lines, "the same" if found.same else "not the same"]
+    return [*lines, "the same" if difference.same else "not the same"]

@@ -26,7 +26,7 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import head_of_its_own, repeated, with_ties
+from vglm_train.checkpoint.convert.towers import has_untied_head, repeated, with_ties
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_sharded
 from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
@@ -80,15 +80,15 @@ def read(folder: Path, options: Options) -> SourceModel:
     source.tensors, vision, notes = resized(source.tensors, model.vision, options.image_size)
     source.config = replace(source.config, model=replace(source.config.model, vision=vision))
     source.notes += notes
-    ours = expected(source.config, source.language)
+    whole = expected(source.config, source.language)
     if not retrieval:
-        language = with_ties(below(source.tensors, "language."), ours.language)
-        if source.language is not None and head_of_its_own(language, ours.language):
+        language = with_ties(below(source.tensors, "language."), whole.language)
+        if source.language is not None and has_untied_head(language, whole.language):
             source.language["tie_word_embeddings"] = False  # Flan-T5's, which transformers 5 writes as true
         rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
         source.tensors = rest | prefixed(language, "language.")
-    check(source.tensors, ours.state_dict(), table, list(raw), folder, NEW_IN_RETRIEVAL if retrieval else ())
-    source.fresh = [name for name in ours.state_dict() if name not in source.tensors]
+    check(source.tensors, whole.state_dict(), table, list(raw), folder, NEW_IN_RETRIEVAL if retrieval else ())
+    source.fresh = [name for name in whole.state_dict() if name not in source.tensors]
     return source
 
 
@@ -107,11 +107,11 @@ def write(source: SourceModel, out: Path, force: bool, limit: int) -> list[str]:
         model = expected(source.config, source.language)
         twice = repeated(below(tensors, "language."), model.language)
         tensors = {name: tensor for name, tensor in tensors.items() if name.removeprefix("language.") not in twice}
-    theirs = to_hugging_face(tensors, retrieval, source.path)
-    with replaced(out, total(theirs), force) as new, progress(theirs, out.name) as bar:
+    renamed = to_hugging_face(tensors, retrieval, source.path)
+    with replaced(out, total(renamed), force) as new, progress(renamed, out.name) as bar:
         new.mkdir()
-        write_sharded(new, theirs, bar, limit)
-        _write_json(new / "config.json", configuration(source, theirs))
+        write_sharded(new, renamed, bar, limit)
+        _write_json(new / "config.json", configuration(source, renamed))
         for name, content in source.origin.get("kept", {}).items():
             _write_json(new / name, content)
         if source.tokenizer is not None and source.tokenizer.is_dir():
@@ -128,7 +128,7 @@ def write(source: SourceModel, out: Path, force: bool, limit: int) -> list[str]:
             _write_json(
                 new / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": queries}
             )
-    notes = [f"{len(theirs)} tensors, {configuration(source, theirs)['architectures'][0]}"]
+    notes = [f"{len(renamed)} tensors, {configuration(source, renamed)['architectures'][0]}"]
     return notes + ([f"lost, as this class has no place for it: {', '.join(lost)}"] if lost else [])
 
 
@@ -140,7 +140,7 @@ def to_hugging_face(tensors: Tensors, retrieval: bool, path: Path) -> Tensors:
         raise UserError(f"{path} cannot become a BLIP-2 folder: {error}.") from error
 
 
-def configuration(source: SourceModel, theirs: Tensors) -> dict[str, Any]:
+def configuration(source: SourceModel, renamed: Tensors) -> dict[str, Any]:
     """config.json."""
     config, retrieval = source.config, source.stage == "align"
     vision, qformer = config.model.vision, config.model.qformer
@@ -148,7 +148,7 @@ def configuration(source: SourceModel, theirs: Tensors) -> dict[str, Any]:
     content: dict[str, Any] = {
         "architectures": [RETRIEVAL if retrieval else "Blip2ForConditionalGeneration"],
         "model_type": "blip-2",
-        "dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype_name(theirs)],
+        "dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype_name(renamed)],
         "num_query_tokens": qformer.queries,
         "image_text_hidden_size": config.model.contrastive_width,
         "vision_config": {
@@ -179,7 +179,7 @@ def configuration(source: SourceModel, theirs: Tensors) -> dict[str, Any]:
 
 
 def image_token(source: SourceModel) -> int:
-    """The id that marks the image's places in transformers: the source's own, or the first that no word has."""
+    """The id that transformers puts where the image's tokens go: the source's own, or the first that no word has."""
     known = source.origin.get("image_token_index")
     if known is not None:
         return int(known)
@@ -223,39 +223,39 @@ def _language(source: SourceModel, content: dict[str, Any], options: Options) ->
 
 
 def _vision(content: dict[str, Any], raw: Tensors, folder: Path) -> Vision:
-    given = {**VISION, **(content.get("vision_config") or {})}
-    _fixed(given, VISION, "vision_config", folder)
+    section = {**VISION, **(content.get("vision_config") or {})}
+    _check_fixed(section, VISION, "vision_config", folder)
     inside = {name: tensor for name, tensor in raw.items() if name.startswith("vision_model.")}
     return Vision(
-        image_size=given["image_size"], patch=given["patch_size"], width=given["hidden_size"],
-        depth=given["num_hidden_layers"], heads=given["num_attention_heads"], mlp_width=given["intermediate_size"],
-        dtype=dtype_name(inside),
+        image_size=section["image_size"], patch=section["patch_size"], width=section["hidden_size"],
+        depth=section["num_hidden_layers"], heads=section["num_attention_heads"],
+        mlp_width=section["intermediate_size"], dtype=dtype_name(inside),
     )  # fmt: skip
 
 
 def _qformer(content: dict[str, Any], folder: Path, retrieval: bool) -> QFormer:
-    given = {**QFORMER, **(content.get("qformer_config") or {})}
-    _fixed(given, QFORMER, "qformer_config", folder)
+    section = {**QFORMER, **(content.get("qformer_config") or {})}
+    _check_fixed(section, QFORMER, "qformer_config", folder)
     return QFormer(
-        layers=given["num_hidden_layers"], width=given["hidden_size"], heads=given["num_attention_heads"],
-        mlp_width=given["intermediate_size"], queries=content.get("num_query_tokens", 32),
-        cross_every=given["cross_attention_frequency"], positions=given["max_position_embeddings"],
-        dropout=given["hidden_dropout_prob"], vocabulary=given["vocab_size"] if retrieval else None,
+        layers=section["num_hidden_layers"], width=section["hidden_size"], heads=section["num_attention_heads"],
+        mlp_width=section["intermediate_size"], queries=content.get("num_query_tokens", 32),
+        cross_every=section["cross_attention_frequency"], positions=section["max_position_embeddings"],
+        dropout=section["hidden_dropout_prob"], vocabulary=section["vocab_size"] if retrieval else None,
     )  # fmt: skip
 
 
-def _fixed(given: dict[str, Any], ours: dict[str, Any], section: str, folder: Path) -> None:
+def _check_fixed(section: dict[str, Any], fixed: dict[str, Any], name: str, folder: Path) -> None:
     for key in FIXED:
-        if given[key] != ours[key]:
-            raise UserError(f"{folder}/config.json: {section}.{key} is {given[key]}; BLIP-2's {ours[key]} is built in.")
+        if section[key] != fixed[key]:
+            raise UserError(f"{folder}/config.json: {name}.{key} is {section[key]}; BLIP-2's {fixed[key]} is built in.")
 
 
 def _image(folder: Path) -> Image:
     file = folder / "preprocessor_config.json"
     content = read_json(file) if file.is_file() else {}
-    ours = Image()
+    image = Image()
     return replace(
-        ours, mean=tuple(content.get("image_mean", ours.mean)), std=tuple(content.get("image_std", ours.std))
+        image, mean=tuple(content.get("image_mean", image.mean)), std=tuple(content.get("image_std", image.std))
     )
 
 

@@ -83,11 +83,11 @@ def write(source: SourceModel, out: Path, force: bool) -> list[str]:
     tensors = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
     if "vision" in source.towers:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("vision.encoder.")}
-    theirs = to_lavis(table_of(source), tensors, source.path)
-    with replaced(out, total(theirs), force) as new, progress(theirs, out.name) as bar:
-        write_torch(new, theirs, "model", bar)
+    renamed = to_lavis(table_of(source), tensors, source.path)
+    with replaced(out, total(renamed), force) as new, progress(renamed, out.name) as bar:
+        write_torch(new, renamed, "model", bar)
     return [
-        f"{len(theirs)} tensors under `model`",
+        f"{len(renamed)} tensors under `model`",
         *([] if language is None else ["the frozen language model is not in it, as in LAVIS's own"]),
     ]
 
@@ -111,9 +111,9 @@ def _language(source: SourceModel, family: Family, options: Options) -> None:
     if not inside:
         source.towers["language"] = options.language
         source.tensors |= prefixed(hugging_face_language(options.language), "language.")
-    own = {name: tensor for name, tensor in source.tensors.items() if name.startswith("language.")}
-    place = str(options.language.resolve())
-    language = Language(family=family, weights=place, dtype=dtype_name(own))
+    tensors = {name: tensor for name, tensor in source.tensors.items() if name.startswith("language.")}
+    folder = str(options.language.resolve())
+    language = Language(family=family, weights=folder, dtype=dtype_name(tensors))
     config = source.config
     source.config = replace(
         config,
@@ -133,9 +133,9 @@ def _frozen_vision(source: SourceModel, options: Options) -> None:
             "eva_vit_g.pth)."
         )
     config = source.config
-    found = vision_tensors(options.vision, config.model.vision)
-    source.tensors |= prefixed(found, "vision.encoder.")
-    vision = replace(config.model.vision, dtype=dtype_name(found))
+    frozen = vision_tensors(options.vision, config.model.vision)
+    source.tensors |= prefixed(frozen, "vision.encoder.")
+    vision = replace(config.model.vision, dtype=dtype_name(frozen))
     if options.image_size is None:
         source.towers["vision"] = options.vision
         vision = replace(vision, weights=str(options.vision.resolve()))
@@ -171,10 +171,10 @@ def _qformer(raw: Mapping[str, Lazy], options: Options) -> QFormer:
     )  # fmt: skip
 
 
-def _heads(given: int, width: int, section: str, options: Options) -> int:
-    """Attention heads, which no shape tells."""
+def _heads(configured: int, width: int, section: str, options: Options) -> int:
+    """Attention heads, which no shape says."""
     if options.config is not None:
-        return given
+        return configured
     if width not in RELEASED_HEADS:
         raise UserError(
             f"a {section} of width {width} is none of BLIP-2's, and shapes do not tell its attention heads: give a "

@@ -1,4 +1,4 @@
-"""Tensors that are known by shape and dtype, and read when they are asked for."""
+"""Tensors that are known by shape and dtype, and read on demand."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,16 +34,16 @@ Tensors = dict[str, Lazy]
 
 def of_shards(shards: Iterable[TensorShard]) -> Tensors:
     """The tensors of opened files by name; a name in two files is read from the first."""
-    found: Tensors = {}
+    tensors: Tensors = {}
     for shard in shards:
         for key, shape in shard.shapes.items():
-            found.setdefault(key, Lazy(tuple(shape), shard.dtypes[key], partial(shard.read, key)))
-    return found
+            tensors.setdefault(key, Lazy(tuple(shape), shard.dtypes[key], partial(shard.read, key)))
+    return tensors
 
 
 def of_tensors(tensors: Mapping[str, Tensor]) -> Tensors:
     """Tensors that are in memory."""
-    return {name: Lazy(tuple(value.shape), value.dtype, partial(_given, value)) for name, value in tensors.items()}
+    return {name: Lazy(tuple(value.shape), value.dtype, partial(_same, value)) for name, value in tensors.items()}
 
 
 def convert(table: KeyMap, tensors: Mapping[str, Lazy]) -> Tensors:
@@ -60,8 +60,8 @@ def convert(table: KeyMap, tensors: Mapping[str, Lazy]) -> Tensors:
         except (KeyMapError, RuntimeError) as error:
             problems.append(f"{', '.join(sources)}: {error}")
             continue
-        for place, (name, meta) in enumerate(zip(targets, made, strict=True)):
-            result[name] = Lazy(tuple(meta.shape), meta.dtype, partial(_convert, rule, parts, place))
+        for index, (name, meta) in enumerate(zip(targets, made, strict=True)):
+            result[name] = Lazy(tuple(meta.shape), meta.dtype, partial(_convert, rule, parts, index))
     if problems:
         raise KeyMapError("; ".join(problems))
     return result | {copy: result[original] for copy, original in table.repeated(result).items()}
@@ -86,13 +86,13 @@ def total(tensors: Mapping[str, Lazy]) -> int:
     return sum(tensor.size for tensor in tensors.values())
 
 
-def _convert(rule: KeyRule, parts: Sequence[Lazy], place: int) -> Tensor:
-    return rule.forward(*(part.read() for part in parts))[place]
+def _convert(rule: KeyRule, parts: Sequence[Lazy], index: int) -> Tensor:
+    return rule.forward(*(part.read() for part in parts))[index]
 
 
 def _changed(tensor: Lazy, function: Callable[[Tensor], Tensor]) -> Tensor:
     return function(tensor.read())
 
 
-def _given(tensor: Tensor) -> Tensor:
+def _same(tensor: Tensor) -> Tensor:
     return tensor

@@ -12,21 +12,21 @@ from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.errors import UserError
 
 SINCE = (0, 4, 4)  # SAT's version from which a file holds thirds
-RECORDED = ("sat_version", "SwissArmyTransformer")  # keys of model_config.json that may tell SAT's version
+RECORDED = ("sat_version", "SwissArmyTransformer")  # keys of model_config.json that may give SAT's version
 CLEAR = 30.0  # how many times more one order must explain than the other
 
 
-def chosen(given: Fused | None, recorded: Fused, told: Fused | None, place: str) -> tuple[Fused, str]:
+def choose_order(option: Fused | None, recorded: Fused, measured: Fused | None, path: str) -> tuple[Fused, str]:
     """The order to read, and a line that says why. UserError where the numbers contradict what would be assumed."""
-    if given is not None:
-        doubt = f"; its numbers look like {told}" if told not in (None, given) else ""
-        return given, f"queries, keys and values: {given}, as asked{doubt}"
-    if told is not None and told != recorded:
+    if option is not None:
+        doubt = f"; its numbers look like {measured}" if measured not in (None, option) else ""
+        return option, f"queries, keys and values: {option}, as --qkv says{doubt}"
+    if measured is not None and measured != recorded:
         raise UserError(
-            f"{place}: by its format its queries, keys and values should be in {recorded}, but its numbers say "
-            f"{told}. Give --qkv {told}, or --qkv {recorded} if you know better."
+            f"{path}: by its format its queries, keys and values should be in {recorded}, but its numbers say "
+            f"{measured}. Give --qkv {measured}, or --qkv {recorded} if you know better."
         )
-    why = "and its numbers agree" if told else "which its numbers neither confirm nor deny"
+    why = "and its numbers agree" if measured else "which its numbers neither confirm nor deny"
     return recorded, f"queries, keys and values: {recorded}, as the format has it, {why}"
 
 
@@ -37,7 +37,7 @@ def recorded_order(config: Mapping[str, object]) -> Fused:
     return "heads" if numbers and numbers < SINCE else "thirds"
 
 
-def told(tensors: Mapping[str, Lazy], heads: int) -> Fused | None:
+def measured_order(tensors: Mapping[str, Lazy], heads: int) -> Fused | None:
     """What biases and weights of attention say; `tensors` are those of one tower, under names of SAT.
 
     EVA has no bias on its keys: where they stand, there are zeros. Otherwise norms of rows differ more between

@@ -36,28 +36,28 @@ POSITIONS = "vision.encoder.positions"
 class Options:
     """What a person says about a source beyond its path."""
 
-    config: Config | None = None  # what the source does not tell is taken from it
+    config: Config | None = None  # what the source does not say is taken from it
     fused: Fused | None = None
     image_size: int | None = None
-    vision: Path | None = None  # frozen parts that stand elsewhere
+    vision: Path | None = None  # frozen towers with files of their own
     language: Path | None = None
     tokenizer: Path | None = None
 
 
 @dataclass(slots=True)
 class SourceModel:
-    """A model that was found somewhere. Nothing of it is in memory."""
+    """A model in any format. Nothing of it is in memory."""
 
     path: Path
     kind: str  # the format's name
     config: Config
     tensors: Tensors  # under our names
-    dropped: list[str] = field(default_factory=list)  # names there that mean nothing here
-    fresh: list[str] = field(default_factory=list)  # names here that mean nothing there
+    dropped: list[str] = field(default_factory=list)  # names in the file that have no counterpart in our model
+    fresh: list[str] = field(default_factory=list)  # names in our model that have no counterpart in the file
     notes: list[str] = field(default_factory=list)
     language: dict[str, Any] | None = None  # config.json of a Hugging Face language model
     tokenizer: Path | None = None  # folder or file
-    towers: dict[str, Path] = field(default_factory=dict)  # frozen parts that stay where they are
+    towers: dict[str, Path] = field(default_factory=dict)  # frozen towers that stay where they are
     origin: dict[str, Any] = field(default_factory=dict)  # what else an export wants to know
 
     @property
@@ -109,28 +109,28 @@ def mapped(table: KeyMap, tensors: Mapping[str, Lazy], path: Path) -> Tensors:
         raise UserError(f"{path} is not what it seems to be: {error}. Nothing was written.") from error
 
 
-def check(found: Mapping[str, Lazy], wanted: Mapping[str, Tensor], table: KeyMap, there: Sequence[str], path: Path,
+def check(tensors: Mapping[str, Lazy], wanted: Mapping[str, Tensor], table: KeyMap, names: Sequence[str], path: Path,
           absent: Sequence[str] = ()) -> None:  # fmt: skip
-    """Raises UserError unless `found` is all of `wanted` in name and shape; names are told as the file has them.
+    """Raises UserError unless `tensors` are all of `wanted` in name and shape; the message has the file's names.
 
-    there: names in the file. absent: beginnings of our names that may be missing.
+    names: those in the file. absent: beginnings of our names that may be missing.
     """
     problems = []
-    missing = [name for name in wanted if name not in found and not name.startswith(tuple(absent))]
-    if names := sorted({key for name in missing for key in _there(table, name, wanted[name]) if key not in there}):
-        problems.append(f"missing: {', '.join(names)}")
+    missing = [name for name in wanted if name not in tensors and not name.startswith(tuple(absent))]
+    if lost := sorted({key for name in missing for key in _file_names(table, name, wanted[name]) if key not in names}):
+        problems.append(f"missing: {', '.join(lost)}")
     if unexpected := sorted(
-        {key for name in found if name not in wanted for key in _there(table, name, found[name].meta)}
+        {key for name in tensors if name not in wanted for key in _file_names(table, name, tensors[name].meta)}
     ):
         problems.append(f"unexpected: {', '.join(unexpected)}")
-    for name in (name for name in wanted if name in found and found[name].shape != tuple(wanted[name].shape)):
-        names = sorted(_there(table, name, found[name].meta))
-        problems.append(f"{', '.join(names)}: {list(found[name].shape)} here, {list(wanted[name].shape)} expected")
+    for name in (name for name in wanted if name in tensors and tensors[name].shape != tuple(wanted[name].shape)):
+        keys = sorted(_file_names(table, name, tensors[name].meta))
+        problems.append(f"{', '.join(keys)}: {list(tensors[name].shape)} here, {list(wanted[name].shape)} expected")
     if problems:
         raise UserError(f"{path} does not fit the model that it describes: {'; '.join(problems)}. Nothing was written.")
 
 
-def _there(table: KeyMap, name: str, value: Tensor) -> list[str]:
+def _file_names(table: KeyMap, name: str, value: Tensor) -> list[str]:
     """Names in the file of a tensor of ours; our own where it has none, or has it with others only."""
     try:
         return list(table.inverse().apply({name: torch.empty(value.shape, device="meta")}))

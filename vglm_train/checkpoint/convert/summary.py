@@ -1,4 +1,4 @@
-"""What a person is told about tensors."""
+"""Tensors in words, for a person."""
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -26,15 +26,15 @@ def listed(label: str, names: Sequence[str]) -> str:
 
 def groups(tensors: Mapping[str, Lazy], depth: int = 2) -> dict[str, dict[str, Lazy]]:
     """Tensors by the first words of their names, up to a number."""
-    found: dict[str, dict[str, Lazy]] = {}
+    grouped: dict[str, dict[str, Lazy]] = {}
     for name, tensor in tensors.items():
-        found.setdefault(group_of(name, depth), {})[name] = tensor
-    return found
+        grouped.setdefault(group_of(name, depth), {})[name] = tensor
+    return grouped
 
 
 def group_of(name: str, depth: int = 2) -> str:
     words = name.split(".")
-    numbers = [place for place, word in enumerate(words) if word.isdigit()]
+    numbers = [index for index, word in enumerate(words) if word.isdigit()]
     end = min([depth, len(words) - 1, *numbers])
     return ".".join(words[:end]) or words[0]
 

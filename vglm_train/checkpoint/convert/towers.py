@@ -1,4 +1,4 @@
-"""Frozen parts that stand in a file or folder of their own, under our names, unread."""
+"""Frozen towers from a file or folder of their own, under our names, unread."""
 
 import re
 from collections.abc import Mapping
@@ -48,21 +48,21 @@ def language_tensors(path: Path, config: Language, fused: Fused | None = None) -
     return mapped(hub_chatglm(config.heads, fused or "heads"), open_tensors(path), path)
 
 
-def chatglm_order(path: Path, heads: int, given: Fused | None) -> tuple[Fused, str]:
-    """The order of a ChatGLM's queries, keys and values, and a line that says why. UserError as `qkv.chosen`."""
+def chatglm_order(path: Path, heads: int, option: Fused | None) -> tuple[Fused, str]:
+    """The order of a ChatGLM's queries, keys and values, and a line that says why. UserError as `qkv.choose_order`."""
     sat = is_sat_folder(path)
     raw = of_shards([sat_shard(path)]) if sat else open_tensors(path)
-    own = {name: tensor for name, tensor in raw.items() if name.startswith("transformer.")}
+    language = {name: tensor for name, tensor in raw.items() if name.startswith("transformer.")}
     recorded: Fused = "heads"
     if sat:
         recorded = qkv.recorded_order(read_json(path / CONFIG) if (path / CONFIG).is_file() else {})
-    return qkv.chosen(given, recorded, qkv.told(own, heads), str(path))
+    return qkv.choose_order(option, recorded, qkv.measured_order(language, heads), str(path))
 
 
 def hugging_face_language(folder: Path) -> Tensors:
     """Any language model of transformers, without tables that every version computes."""
-    found = prefixed(open_tensors(folder), "model.")
-    return {name: tensor for name, tensor in found.items() if not COMPUTED.fullmatch(name)}
+    tensors = prefixed(open_tensors(folder), "model.")
+    return {name: tensor for name, tensor in tensors.items() if not COMPUTED.fullmatch(name)}
 
 
 def cut(weights: Mapping[str, Lazy], depth: int) -> Tensors:
@@ -81,35 +81,35 @@ def with_ties(language: Tensors, model: Any) -> Tensors:
     `model`: a `HuggingFaceLanguage`, whose names begin with `model.`
     Files of a bare decoder lack the family's prefix: it is added.
     """
-    own = {f"model.{name}" for name in model.model.state_dict()}
+    known = {f"model.{name}" for name in model.model.state_dict()}
     prefix = f"model.{model.model.base_model_prefix}."
     named = {}
     for name, tensor in language.items():
         longer = f"{prefix}{name.removeprefix('model.')}"
-        named[longer if name not in own and longer in own else name] = tensor
+        named[longer if name not in known and longer in known else name] = tensor
     pairs = model.model.get_expanded_tied_weights_keys(all_submodels=True)
     for _ in range(2):  # a name may be tied to one that is itself tied
         for copy, original in pairs.items():
             one, other = f"model.{copy}", f"model.{original}"
             for absent, present in ((one, other), (other, one)):
-                if absent not in named and present in named and absent in own:
+                if absent not in named and present in named and absent in known:
                     named[absent] = named[present]
     return named
 
 
 def repeated(language: Tensors, model: Any) -> set[str]:
     """Names whose values another name holds as well, by the family's ties: transformers' files leave them out."""
-    found = set()
+    names = set()
     for copy, original in model.model.get_expanded_tied_weights_keys(all_submodels=True).items():
         one, other = language.get(f"model.{copy}"), language.get(f"model.{original}")
         if one is None or other is None:
             continue
         if one is other or (one.shape == other.shape and one.read().equal(other.read())):
-            found.add(f"model.{copy}")
-    return found
+            names.add(f"model.{copy}")
+    return names
 
 
-def head_of_its_own(language: Tensors, model: Any) -> bool:
+def has_untied_head(language: Tensors, model: Any) -> bool:
     """Whether the file holds a head whose values are not the embeddings', although the family ties them."""
     head = next((name for name in model.model.state_dict() if name.endswith("lm_head.weight")), None)
     pairs = model.model.get_expanded_tied_weights_keys(all_submodels=True)

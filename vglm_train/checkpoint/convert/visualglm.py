@@ -56,8 +56,8 @@ def read_hub(folder: Path, options: Options) -> SourceModel:
     raw = open_tensors(folder)
     heads = {section: _heads(content, section, folder) for section in FIXED}
     language = {name: tensor for name, tensor in raw.items() if not name.startswith(HUB_IMAGE)}
-    fused, line = qkv.chosen(options.fused, "heads", qkv.told(language, heads[""]), str(folder))
-    image, second = qkv.chosen(None, "thirds", _vision_order(raw, heads, HUB_IMAGE), f"{folder}, image side")
+    fused, line = qkv.choose_order(options.fused, "heads", qkv.measured_order(language, heads[""]), str(folder))
+    image, second = qkv.choose_order(None, "thirds", _vision_order(raw, heads, HUB_IMAGE), f"{folder}, image side")
     config = _config(content, folder, options, raw, HUB_IMAGE)
     table = hub_table(config.model.qformer.layers, heads, fused, image)
     source = SourceModel(
@@ -82,14 +82,14 @@ def write(source: SourceModel, out: Path, force: bool, fused: Fused | None) -> l
     if model.qformer.cross_every != 2:
         raise UserError(f"{source.path}: VisualGLM's Q-Former looks at the image in every 2nd block.")
     order = fused or "thirds"
-    theirs = to_sat(source, order)
-    with replaced(out, total(theirs), force) as new, progress(theirs, out.name) as bar:
+    renamed = to_sat(source, order)
+    with replaced(out, total(renamed), force) as new, progress(renamed, out.name) as bar:
         (new / "1").mkdir(parents=True)
         (new / "latest").write_text("1", "utf-8")
-        write_torch(new / "1" / "mp_rank_00_model_states.pt", theirs, "module", bar)
+        write_torch(new / "1" / "mp_rank_00_model_states.pt", renamed, "module", bar)
         content = model_config(source, order)
         (new / CONFIG).write_text(json.dumps(content, indent=4, ensure_ascii=False), "utf-8")
-    return [f"{len(theirs)} tensors under `module`", f"queries, keys and values: {order}",
+    return [f"{len(renamed)} tensors under `module`", f"queries, keys and values: {order}",
             "SAT folders hold no tokenizer: keep ice_text.model"]  # fmt: skip
 
 
@@ -135,27 +135,27 @@ def model_config(source: SourceModel, fused: Fused) -> dict[str, Any]:
 
 
 def _finished(
-    source: SourceModel, content: dict[str, Any], table: KeyMap, there: list[str], options: Options
+    source: SourceModel, content: dict[str, Any], table: KeyMap, names: list[str], options: Options
 ) -> SourceModel:
-    source.dropped = sorted(name for name in there if table.dropped(name))
+    source.dropped = sorted(name for name in names if table.dropped(name))
     source.tensors, vision, notes = resized(source.tensors, source.config.model.vision, options.image_size)
     source.config = replace(source.config, model=replace(source.config.model, vision=vision))
     source.notes += notes
-    check(source.tensors, expected(source.config).state_dict(), table, there, source.path)
+    check(source.tensors, expected(source.config).state_dict(), table, names, source.path)
     source.tokenizer = tokenizer_of(source.path, options)
     source.origin = {"model_config": {k: v for k, v in content.items() if not k.endswith("_config")}}
     return source
 
 
 def _order(raw: Tensors, content: dict, heads: dict[str, int], folder: Path, options: Options) -> tuple[Fused, str]:
-    """One order for the whole folder: the image side's zero biases tell it best."""
+    """One order for the whole folder: the image side's zero biases show it best."""
     language = {name: tensor for name, tensor in raw.items() if not name.startswith(IMAGE)}
-    told = _vision_order(raw, heads, IMAGE) or qkv.told(language, heads[""])
-    return qkv.chosen(options.fused, qkv.recorded_order(content), told, str(folder))
+    measured = _vision_order(raw, heads, IMAGE) or qkv.measured_order(language, heads[""])
+    return qkv.choose_order(options.fused, qkv.recorded_order(content), measured, str(folder))
 
 
 def _vision_order(raw: Tensors, heads: dict[str, int], image: str) -> Fused | None:
-    return qkv.told(below(raw, f"{image}vit."), heads["eva_args"])
+    return qkv.measured_order(below(raw, f"{image}vit."), heads["eva_args"])
 
 
 def _config(content: Mapping[str, Any], folder: Path, options: Options, raw: Tensors, image: str) -> Config:

@@ -1,4 +1,4 @@
-"""Files and folders that are there whole or not at all, written a tensor at a time."""
+"""Files and folders of weights, written whole or not at all and a tensor at a time."""
 
 import errno
 import json
@@ -18,7 +18,7 @@ from vglm_train.checkpoint.convert.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
 from vglm_train.checkpoint.load.tensor_files import DTYPES
 from vglm_train.errors import UserError
-from vglm_train.folders import check_folder, replace_path
+from vglm_train.folders import check_folder, recover, replace_path
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
@@ -28,8 +28,8 @@ SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
 def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
     """A path for a file or folder of about `size` bytes to be written, which becomes `out` when all went well.
 
-    Raises UserError if `out` is there and not to be replaced, there is no room, or writing fails; then nothing is left
-    behind and `out` is as it was.
+    Raises UserError if `out` exists and is not to be replaced, the disk is too small, or writing fails; then nothing is
+    left behind and `out` is as it was.
     """
     check_target(out, size, force)
     try:
@@ -38,7 +38,7 @@ def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
     except KeyMapError as error:
         raise UserError(f"{out} was not written: {error}.") from error
     except Exception as error:
-        # torch's own writer tells a full disk as a RuntimeError
+        # torch's own writer raises a RuntimeError for a full disk
         known = isinstance(error, OSError) or "PytorchStreamWriter" in str(error) or "unexpected pos" in str(error)
         if not known or isinstance(error, UserError):
             raise
@@ -47,6 +47,7 @@ def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
 
 def check_target(out: Path, size: int, force: bool) -> None:
     """Raises UserError if `out` cannot be written, before anything is read."""
+    recover(out)
     if out.exists() and not force:
         raise UserError(f"{out} is there already: give another --out, or --force to replace it.")
     if not out.parent.is_dir():
@@ -63,11 +64,11 @@ def check_target(out: Path, size: int, force: bool) -> None:
 def write_safetensors(file: Path, tensors: Mapping[str, Lazy], bar: tqdm, metadata: Mapping[str, str]) -> None:
     """One safetensors file; only the tensor at hand is in memory."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
-    place = 0
+    end = 0
     for name, tensor in tensors.items():
-        offsets = [place, place + tensor.size]
+        offsets = [end, end + tensor.size]
         header[name] = {"dtype": NAMES[tensor.dtype], "shape": list(tensor.shape), "data_offsets": offsets}
-        place = offsets[1]
+        end = offsets[1]
     text = json.dumps(header, separators=(",", ":"), ensure_ascii=False).encode()
     text += b" " * (-len(text) % 8)
     with file.open("wb") as stream:
@@ -100,13 +101,13 @@ def write_torch(file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm) -
     """One file of torch.save with the tensors under `part`.
 
     What is only renamed stays mapped from its file until torch writes it; what is computed is in memory till the end.
-    A tensor that stands under two names is written once.
+    A tensor with two names is written once.
     """
     made: dict[int, Tensor] = {}
     content = {}
     for name, tensor in tensors.items():
         if id(tensor) not in made:
-            made[id(tensor)] = _own(tensor.read())
+            made[id(tensor)] = _compact(tensor.read())
         content[name] = made[id(tensor)]
     torch.save({part: content}, file)
     bar.update(total(tensors))
@@ -118,7 +119,7 @@ def progress(tensors: Mapping[str, Lazy], what: str) -> tqdm:
                 disable=not sys.stderr.isatty())  # fmt: skip
 
 
-def _own(tensor: Tensor) -> Tensor:
+def _compact(tensor: Tensor) -> Tensor:
     """A tensor whose storage holds nothing else: torch.save writes whole storages."""
     tensor = tensor.contiguous()
     whole = tensor.untyped_storage().nbytes() == tensor.numel() * tensor.element_size()

@@ -57,7 +57,7 @@ def join_without_key_bias(query: str, value: str, target: str) -> KeyRule:
 
     def split(x: Tensor) -> tuple[Tensor, Tensor]:
         q, k, v = x.chunk(3)
-        if not k.is_meta and k.any():  # on the meta device only shapes are asked for
+        if not k.is_meta and k.any():  # on the meta device there are only shapes
             raise KeyMapError(f"{target}: the bias of the keys is not zero, and the other format has no place for it")
         return q, v
 
@@ -65,7 +65,7 @@ def join_without_key_bias(query: str, value: str, target: str) -> KeyRule:
 
 
 class Step(NamedTuple):
-    """A rule at one place: the names it takes there and gives here."""
+    """A rule for one group of names: those it takes from the source and those it gives."""
 
     rule: KeyRule
     sources: tuple[str, ...]
@@ -98,7 +98,7 @@ class KeyMap:
         return result | {copy: result[original] for copy, original in self.repeated(result).items()}
 
     def steps(self, keys: Iterable[str]) -> list[Step]:
-        """What is to be done with tensors of these names, each rule at each place, in the order of rules.
+        """What is to be done with tensors of these names: each rule once for every group of names that it fits.
 
         Raises KeyMapError as `apply` does.
         """
@@ -106,9 +106,9 @@ class KeyMap:
         left, problems = {key for key in keys if not self.dropped(key)}, []
         taken: set[str] = set()
         for rule in self.rules:
-            for place in _places(rule, left):
-                sources = tuple(_fill(source, place) for source in rule.sources)
-                targets = tuple(_fill(target, place) for target in rule.targets)
+            for wildcards in _wildcards(rule, left):
+                sources = tuple(_fill(source, wildcards) for source in rule.sources)
+                targets = tuple(_fill(target, wildcards) for target in rule.targets)
                 absent = [source for source in sources if source not in left]
                 if absent:
                     present = ", ".join(source for source in sources if source not in absent)
@@ -140,10 +140,11 @@ def _same(x: Tensor) -> Sequence[Tensor]:
     return (x,)
 
 
-def _places(rule: KeyRule, keys: Iterable[str]) -> list[tuple[str, ...]]:
+def _wildcards(rule: KeyRule, keys: Iterable[str]) -> list[tuple[str, ...]]:
     """What `#` and `*` stand for in each group of keys that any source of the rule matches, in order."""
-    found = {match.groups() for key in keys for source in rule.sources if (match := _regex(source).fullmatch(key))}
-    return sorted(found)
+    return sorted(
+        {match.groups() for key in keys for source in rule.sources if (match := _regex(source).fullmatch(key))}
+    )
 
 
 @cache
@@ -151,6 +152,6 @@ def _regex(pattern: str) -> re.Pattern:
     return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
 
 
-def _fill(pattern: str, place: Sequence[str]) -> str:
-    parts = iter(place)
+def _fill(pattern: str, wildcards: Sequence[str]) -> str:
+    parts = iter(wildcards)
     return re.sub(r"[#*]", lambda _: next(parts), pattern)

@@ -20,8 +20,11 @@ from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.model.language.base import LanguageModel
 
+logger = logging.getLogger(__name__)
 HUB_CONFIG = "config.json"
 OWN = "language.safetensors"  # of a bundle
+# tables that older versions of transformers wrote, and that every version computes
+COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|embed_positions)")
 
 
 def load_language(model: LanguageModel, config: Language, fused: Fused | None = None) -> None:
@@ -83,31 +86,24 @@ def _load_hub(model: LanguageModel, heads: int, folder: Path, fused: Fused) -> N
         )
     _check_sop(model, folder / HUB_CONFIG)
     if (folder / HUB_CONFIG).exists():
-        theirs = read_json(folder / HUB_CONFIG).get("num_attention_heads")
-        if theirs is not None and theirs != heads:
+        recorded = read_json(folder / HUB_CONFIG).get("num_attention_heads")
+        if recorded is not None and recorded != heads:
             raise UserError(
-                f"{folder / HUB_CONFIG}: num_attention_heads is {theirs}, the configured model has {heads}. "
+                f"{folder / HUB_CONFIG}: num_attention_heads is {recorded}, the configured model has {heads}. "
                 "Correct language.heads."
             )
     fill(model, [open_shard(file) for file in files], hub_chatglm(heads, fused), folder)
 
 
 def _check_sop(model: LanguageModel, file: Path) -> None:
-    """Weights and tokenizer (which tells the model's `sop_id`) must agree where an answer begins."""
-    ours: Any = getattr(model, "sop_id", None)
-    theirs = read_json(file).get("bos_token_id") if file.exists() else None
-    if theirs is not None and theirs != ours:
+    """Weights and tokenizer (which gives the model its `sop_id`) must agree where an answer begins."""
+    expected: Any = getattr(model, "sop_id", None)
+    recorded = read_json(file).get("bos_token_id") if file.exists() else None
+    if recorded is not None and recorded != expected:
         raise UserError(
-            f"{file}: an answer begins with id {theirs} (bos_token_id), but with {ours} in the tokenizer. "
+            f"{file}: an answer begins with id {recorded} (bos_token_id), but with {expected} in the tokenizer. "
             "Set language.tokenizer to the one that belongs to these weights."
         )
-
-
-logger = logging.getLogger(__name__)
-
-
-# tables that older versions of transformers wrote, and that every version computes
-COMPUTED = re.compile(r"(.*\.)?(rotary_emb\.inv_freq|attn\.(masked_)?bias|attention\.(masked_)?bias|embed_positions)")
 
 
 def load_hf_language(model: LanguageModel, folder: Path) -> None:
@@ -141,12 +137,12 @@ def load_hf_language(model: LanguageModel, folder: Path) -> None:
 
 def _names(network: Any, shards: Sequence[TensorShard]) -> dict[str, str]:
     """Key of a file -> name in the model, with or without the family's prefix; keys that mean nothing are left out."""
-    own, prefix = set(network.state_dict()), f"{network.base_model_prefix}."
+    known, prefix = set(network.state_dict()), f"{network.base_model_prefix}."
     useless = [re.compile(pattern) for pattern in network._keys_to_ignore_on_load_unexpected or ()]
     names = {}
     for key in (key for shard in shards for key in shard.shapes):
         candidates = (key, f"{prefix}{key}", key.removeprefix(prefix))
-        name = next((candidate for candidate in candidates if candidate in own), None)
+        name = next((candidate for candidate in candidates if candidate in known), None)
         if name or not (COMPUTED.fullmatch(key) or any(pattern.search(key) for pattern in useless)):
             names[key] = name or key
     return names
@@ -162,25 +158,25 @@ def _alike(network: Any) -> dict[str, set[str]]:
 
 
 def _check(
-    own: Mapping[str, Tensor],
+    state: Mapping[str, Tensor],
     names: Mapping[str, str],
     shards: Sequence[TensorShard],
     alike: Mapping[str, set[str]],
     folder: Path,
 ) -> None:
-    found, problems = set(names.values()), []
-    if missing := [name for name in own if not found & alike.get(name, {name})]:
+    filled, problems = set(names.values()), []
+    if missing := [name for name in state if not filled & alike.get(name, {name})]:
         problems.append(f"missing: {', '.join(missing)}")
-    if unexpected := [key for key, name in names.items() if name not in own]:
+    if unexpected := [key for key, name in names.items() if name not in state]:
         problems.append(f"more than the model has: {', '.join(unexpected)}")
-    if len(found) < len(names):
+    if len(filled) < len(names):
         twice = [key for key, name in names.items() if list(names.values()).count(name) > 1]
         problems.append(f"two names of one weight: {', '.join(twice)}")
     for shard in shards:
         for key, shape in shard.shapes.items():
-            mine = own.get(names.get(key, ""))
-            if mine is not None and list(shape) != list(mine.shape):
-                problems.append(f"{key} is {list(shape)}, the model has {list(mine.shape)}")
+            wanted = state.get(names.get(key, ""))
+            if wanted is not None and list(shape) != list(wanted.shape):
+                problems.append(f"{key} is {list(shape)}, the model has {list(wanted.shape)}")
     if problems:
         raise UserError(
             f"{folder} does not fit the model that its config.json describes: {'; '.join(problems)}. Nothing was "
@@ -208,10 +204,10 @@ def _write(network: nn.Module, name: str, value: Tensor, written: dict[int, str]
 
 
 @torch.no_grad()
-def _copy_absent(network: nn.Module, found: set[str], alike: Mapping[str, set[str]]) -> None:
+def _copy_absent(network: nn.Module, filled: set[str], alike: Mapping[str, set[str]]) -> None:
     """Weights that the model holds apart and the file tied."""
     state = network.state_dict(keep_vars=True)
-    for name in set(state) & set(alike) - found:
-        sources = [state[other] for other in sorted(found & alike[name])]
+    for name in set(state) & set(alike) - filled:
+        sources = [state[other] for other in sorted(filled & alike[name])]
         if not any(state[name] is source for source in sources):
             state[name].copy_(sources[0])

@@ -45,7 +45,7 @@ def open_shard(path: Path, part: str | None = None) -> TensorShard:
         content = content if part is None else content[part]
         tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     except FileNotFoundError as error:
-        raise UserError(f"cannot read weights from {path}: it is not there. Complete the download.") from error
+        raise UserError(f"cannot read weights from {path}: there is no such file. Complete the download.") from error
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise UserError(_unreadable(path, error)) from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -130,8 +130,8 @@ def fill(module: nn.Module, shards: Sequence[TensorShard], table: KeyMap, source
     """
     assert all(len(rule.sources) == len(rule.targets) == 1 for rule in table.rules)
     state = module.state_dict(keep_vars=True)
-    found = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
-    _check(found, state, table, source)
+    content = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
+    _check(content, state, table, source)
     for shard in shards:
         for key in shard.shapes:
             for name, value in table.apply({key: shard.read(key)}).items():
@@ -139,11 +139,11 @@ def fill(module: nn.Module, shards: Sequence[TensorShard], table: KeyMap, source
     logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
 
 
-def _check(found: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
+def _check(content: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
     """Raises UserError with everything that does not fit, under the names of the file."""
     weights: dict[str, Tensor] = {}
-    theirs, problems = table.inverse(), []
-    for key, tensor in found.items():
+    inverse, problems = table.inverse(), []
+    for key, tensor in content.items():
         try:
             converted = table.apply({key: tensor})
         except KeyMapError as error:
@@ -151,12 +151,12 @@ def _check(found: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyM
             continue
         problems += [f"unexpected: {key}" for name in converted if name not in state]
         weights |= converted
-    missing = [_there(theirs, name, state[name]) for name in state if name not in weights]
-    if missing := [name for name in missing if name not in found]:
+    missing = [_name_in_file(inverse, name, state[name]) for name in state if name not in weights]
+    if missing := [name for name in missing if name not in content]:
         problems.append(f"missing: {', '.join(missing)}")
     for name in (name for name in state if name in weights and weights[name].shape != state[name].shape):
-        there = _there(theirs, name, state[name])
-        problems.append(f"{there} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")
+        key = _name_in_file(inverse, name, state[name])
+        problems.append(f"{key} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")
     if problems:
         raise UserError(
             f"{source} does not fit the configured model: {'; '.join(problems)}. Nothing was loaded: complete the "
@@ -164,13 +164,13 @@ def _check(found: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyM
         )
 
 
-def _there(theirs: KeyMap, name: str, tensor: Tensor) -> str:
+def _name_in_file(inverse: KeyMap, name: str, tensor: Tensor) -> str:
     """What the file calls a tensor of ours; our own name where it has none for it."""
     try:
-        (there,) = theirs.apply({name: torch.empty(tensor.shape, device="meta")})
+        (key,) = inverse.apply({name: torch.empty(tensor.shape, device="meta")})
     except KeyMapError:
         return name
-    return there
+    return key
 
 
 def copy_tensor(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:

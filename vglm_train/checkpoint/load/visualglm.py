@@ -32,7 +32,7 @@ def load_visualglm(model: VisualLanguageModel, folder: Path, fused: Fused = "thi
 
 
 def sat_shard(folder: Path) -> TensorShard:
-    """The tensors of a SAT folder, unread. Raises UserError where they are not there or split over several files."""
+    """The tensors of a SAT folder, unread. Raises UserError where they are missing or split over several files."""
     latest = folder / "latest"
     if not latest.is_file():
         raise UserError(
@@ -48,16 +48,18 @@ def sat_shard(folder: Path) -> TensorShard:
 
 
 def check_heads(folder: Path, heads: dict[str, int]) -> None:
-    """What no shape tells: the numbers of attention heads, by section of model_config.json ("": its top)."""
+    """What no shape says: the numbers of attention heads, by section of model_config.json ("": its top)."""
     file = folder / CONFIG
     if not file.exists():
         return
     config = read_json(file)
-    for section, ours in heads.items():
-        theirs = (config.get(section) or {} if section else config).get("num_attention_heads")
-        if theirs is not None and theirs != ours:
+    for section, configured in heads.items():
+        recorded = (config.get(section) or {} if section else config).get("num_attention_heads")
+        if recorded is not None and recorded != configured:
             where = f"{section}.num_attention_heads" if section else "num_attention_heads"
-            raise UserError(f"{file}: {where} is {theirs}, the configured model has {ours}. Correct the model section.")
+            raise UserError(
+                f"{file}: {where} is {recorded}, the configured model has {configured}. Correct the model section."
+            )
 
 
 def read_json(file: Path) -> dict[str, Any]:
