@@ -29,7 +29,7 @@ def same_losses(one: Path, other: Path) -> None:
 def test_stage_one_on_two_ranks(config: Path, tmp_path: Path) -> None:
     plain, cached = tmp_path / "plain", tmp_path / "cached"
     stored = f"data.features={{folder: {tmp_path / 'features'}}}"
-    runs.finish(runs.start(runs.command(config, plain, 1, *WHOLE, *SHORT)))
+    runs.finish_here(config, plain, *WHOLE, *SHORT)
     said = runs.finish(runs.start(runs.command(config, cached, 2, *WHOLE, *SHORT, stored)))
     same_losses(plain, cached)
     assert "0 rows of 100 pictures are stored" in said
