@@ -6,7 +6,8 @@ a tolerance relative to the sum says nothing. The temperature's gradient in one 
 The gradient of a key's bias is zero but for rounding. There are two ways out:
 
 - `in_float64`: compute both sides in float64. Rounding is 2^-29 times smaller, and no mistake hides below `EXACT`.
-- `rounding`: measure the tolerance by the terms, where one side is a number that somebody else computed in fp32.
+- `rounding` and `like`: measure the tolerance by the terms, or by the largest of many sums of such terms, where one
+  side is fixed in fp32: a number that somebody else computed, DeepSpeed, transformers.
 """
 
 from collections.abc import Iterator
@@ -28,6 +29,14 @@ def in_float64(module: nn.Module) -> Iterator[None]:
             part.dtype = torch.float64
     with patch.object(Tensor, "float", Tensor.double):
         yield
+
+
+def like(wanted: Tensor, times: float = 512) -> dict[str, float]:
+    """Tolerances for logits or gradients that went through a network in fp32 in two ways: 3e-5 of the LARGEST.
+
+    Each element is a sum of terms about as large as the largest element; a small one is what they leave.
+    """
+    return {"rtol": 0.0, "atol": times * EPS * float(wanted.abs().max())}
 
 
 def rounding(terms: Tensor, times: float = 32) -> float:
