@@ -4,6 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
+# Processes that run test files side by side. Each takes about one core and 2 GB of memory.
+WORKERS ?= 2
+
 .PHONY: demo demo-quick test test-all check install clean
 
 demo: install
@@ -13,7 +16,7 @@ demo-quick: install
 	$(BIN)/python -m examples.demo.run --quick
 
 test: install
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 test-all: install
 	$(BIN)/python -m pytest -m "slow or not slow"

@@ -8,11 +8,27 @@ from unittest.mock import patch
 
 import pytest
 
+# Before torch is imported, and for every process that tests start. The models are tiny: a second thread has nothing
+# to add, and threads that wait for each other spin, so that several processes on few cores take many times as long.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell's background jobs ignore Ctrl-C, and so would every command that is started here and stopped by it
     signal.signal(signal.SIGINT, signal.default_int_handler)
 
 SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+STARTING_RUNS = ("run", "benchmarks")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The folders whose single files take a minute come first: else, of two processes, one would end alone with them.
+
+    `make test` gives whole files to whichever process is free (pytest-xdist), in this order.
+    """
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in STARTING_RUNS)
 
 
 @pytest.fixture(scope="session")

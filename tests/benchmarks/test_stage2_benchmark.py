@@ -3,8 +3,6 @@
 import math
 import re
 import subprocess
-import sys
-from pathlib import Path
 
 import pytest
 import torch
@@ -12,31 +10,26 @@ import torch
 from benchmarks import stage2
 from vglm_train.distributed import Ranks
 
-ROOT = Path(__file__).resolve().parents[2]
 TOY = ["--tiny", "--cpu", "--batch", "4", "--steps", "3"]
-
-
-def run(*options: str) -> subprocess.CompletedProcess:
-    command = [sys.executable, "-m", "benchmarks.stage2", *TOY, *options]
-    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
 
 
 @pytest.mark.parametrize(
     ("name", "options", "rows"), [("chatglm-fp16", ("--parts",), 3), ("t5-bf16", ("--micro", "2", "--no-bare"), 1)]
 )
-def test_a_toy_size_on_the_cpu(name, options, rows):
-    done = run("--only", name, *options)
-    assert done.returncode == 0, done.stderr
-    table = [line for line in done.stdout.splitlines() if line.startswith(("bare loop", "engine"))]
+def test_a_toy_size_on_the_cpu(name, options, rows, capfd):
+    """A model is measured by a process of its own, which `main` starts."""
+    assert stage2.main([*TOY, "--only", name, *options]) == 0
+    out = capfd.readouterr().out
+    table = [line for line in out.splitlines() if line.startswith(("bare loop", "engine"))]
     measured = [line[24:].split() for line in table]
     assert len(measured) == rows
     for images, milliseconds, *_ in measured:
         assert abs(float(images) * float(milliseconds) / 1000 - 4) < 0.1
-    assert done.stdout.count(" alone ") == (3 if "--parts" in options else 0)
-    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+) at first", done.stdout)]
+    assert out.count(" alone ") == (3 if "--parts" in options else 0)
+    losses = [float(loss) for loss in re.findall(r"loss ([\d.]+) at first", out)]
     assert len(losses) == rows
     assert all(abs(loss - math.log(200)) < 1 for loss in losses)
-    assert done.stdout.count("0 of 4 not finite, 0 updates skipped") == rows
+    assert out.count("0 of 4 not finite, 0 updates skipped") == rows
 
 
 def test_a_model_that_fails_costs_no_other(monkeypatch):

@@ -12,6 +12,7 @@ import tiny
 import tiny_language
 import torch
 from made_shards import sample, write_manifest, write_shard
+from precision import EXACT, in_float64
 from torch import Tensor
 
 from vglm_train.batch import PromptBatch
@@ -140,10 +141,11 @@ def test_same_loss_and_gradient_and_less_padding() -> None:
     model = tiny_language.build(tiny_language.CHATGLM).eval()
     rows = [tiny_language.prompts(1, number) for number in range(24)]
     seats = LengthBuckets(lambda row: int(rows[row].attention_mask.sum()), 24, 1, 0).batch(0).tolist()
-    found = [learned(model, [rows[place] for place in order]) for order in (range(24), seats)]
-    assert found[0][0] == pytest.approx(found[1][0], rel=1e-6)
+    with in_float64(model):
+        found = [learned(model, [rows[place] for place in order]) for order in (range(24), seats)]
+    assert found[0][0] == pytest.approx(found[1][0], rel=1e-9)
     for one, other in zip(found[0][1], found[1][1], strict=True):
-        assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)  # another order of fp32 sums
+        assert torch.allclose(one, other, **EXACT)
     assert found[1][2] < found[0][2] / 2
 
 

@@ -65,7 +65,8 @@ def compare(found: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:
     largest = max(float(value.abs().max()) for value in gradients.values())
     for name in names:
         scale = max(float(gradients[name].abs().max()), 1e-3 * largest)  # some are zero but for rounding
-        assert float((found[name] - gradients[name]).abs().max()) < 1e-5 * scale, name
+        # fp32 on both sides, through DeepSpeed and Adam's moment on one; a missing row or another mean is off by 1e-2
+        assert float((found[name] - gradients[name]).abs().max()) < 1e-4 * scale, name
     whole = tiny_language.prompts(8)
     with torch.no_grad():
         logits, targets = tiny_language.build(tiny_language.CHATGLM).score(whole)

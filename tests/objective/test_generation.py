@@ -16,9 +16,9 @@ def test_token_losses_are_cross_entropy_in_value_and_gradient():
     (token_losses(logits, targets) * weights).sum().backward()
     found, logits.grad = logits.grad, None
     losses = F.cross_entropy(logits.float(), targets, reduction="none")
-    assert torch.allclose(token_losses(logits, targets), losses)
+    assert torch.allclose(token_losses(logits, targets), losses, atol=1e-6)  # of logits up to 4
     (losses * weights).sum().backward()
-    assert torch.allclose(found, logits.grad)
+    assert torch.allclose(found, logits.grad, atol=1e-6)  # a probability less 1: what is left of terms of 1
 
 
 def test_no_target_at_all_still_reaches_every_parameter():

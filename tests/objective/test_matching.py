@@ -34,7 +34,7 @@ def test_noise_never_changes_between_versions():
     """Resuming an old run must draw what it would have drawn; these numbers are the contract."""
     noise = gumbel_noise(42, TEXT_FOR_IMAGE, torch.tensor([0, 1]), torch.tensor([0, 1]))
     by_hand = [[_gumbel_in_python(42, 1, anchor, candidate) for candidate in (0, 1)] for anchor in (0, 1)]
-    assert torch.allclose(noise, torch.tensor(by_hand))
+    assert torch.allclose(noise, torch.tensor(by_hand), atol=1e-6)  # a logarithm of about 1 keeps its error, 2^-24
 
 
 def _gumbel_in_python(seed: int, direction: int, anchor: int, candidate: int) -> float:

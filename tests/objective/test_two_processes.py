@@ -1,10 +1,11 @@
-"""Two gloo ranks compute what one process computes: all losses and every gradient, to 1e-5."""
+"""Two gloo ranks compute in float64 what one process computes: all losses and every gradient, to 1e-9."""
 
 import sys
 from pathlib import Path
 
 import pytest
 import torch
+from precision import EXACT
 from torch import Tensor
 
 from vglm_train.distributed import Ranks
@@ -40,7 +41,7 @@ def test_losses_counts_and_measures(alone, apart):
     for found in apart:
         for name, value in alone.items():
             if not name.startswith("gradient/"):
-                assert torch.allclose(found[name], value, rtol=1e-5, atol=1e-5), name
+                assert torch.allclose(found[name], value, **EXACT), name
 
 
 def test_every_gradient(alone, apart):
@@ -49,4 +50,4 @@ def test_every_gradient(alone, apart):
     for found in apart:
         assert found.keys() == alone.keys()
         for name in names:
-            assert torch.allclose(found[name], alone[name], rtol=1e-5, atol=1e-5), name
+            assert torch.allclose(found[name], alone[name], **EXACT), name

@@ -1,8 +1,9 @@
 """One rank of test_two_processes.py and test_two_gpus.py, with torchrun's environment variables.
 
-python two_ranks.py FOLDER [gloo | nccl [bf16]]
+python two_ranks.py FOLDER [gloo | nccl [fp64 | fp32 | bf16]]
 """
 
+import contextlib
 import os
 import socket
 import subprocess
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import tiny
 import torch
+from precision import in_float64
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -42,12 +44,13 @@ def share(batch: PairBatch, ranks: Ranks) -> PairBatch:
     return replace(batch, **cut, first_row=batch.first_row + start)
 
 
-def step(ranks: Ranks, bf16: bool = False) -> dict[str, Tensor]:
+def step(ranks: Ranks, precision: str = "fp64") -> dict[str, Tensor]:
     """Global means of the losses, global counts, and the gradient the engine would have after averaging."""
     objective = AlignmentObjective(tiny.alignment(), Objective(), ranks, SEED, dec_id=tiny.DEC).train().to(ranks.device)
     batch = share(global_batch(), ranks).to(ranks.device)
-    counts = {name: ranks.all_sum(value) for name, value in objective.units(batch).items()}
-    with torch.autocast(ranks.device.type, torch.bfloat16, enabled=bf16):
+    bf16 = torch.autocast(ranks.device.type, torch.bfloat16, enabled=precision == "bf16")
+    with in_float64(objective) if precision == "fp64" else contextlib.nullcontext(), bf16:
+        counts = {name: ranks.all_sum(value) for name, value in objective.units(batch).items()}
         output = objective(batch)
     sum(output.sums[name] * ranks.world / counts[name] for name in output.sums).backward()
     found = {f"loss/{name}": ranks.all_sum(value.detach()) / counts[name] for name, value in output.sums.items()}
@@ -89,5 +92,5 @@ def launch(
 
 if __name__ == "__main__":
     group = distributed.start(sys.argv[2] if len(sys.argv) > 2 else "gloo")
-    save_file(step(group, bf16="bf16" in sys.argv), Path(sys.argv[1]) / f"{group.rank}.safetensors")
+    save_file(step(group, *sys.argv[3:]), Path(sys.argv[1]) / f"{group.rank}.safetensors")
     distributed.stop()

@@ -1,10 +1,7 @@
 """One made-up data set, uninterrupted runs, and train.py within this process, for all tests of whole runs."""
 
-import logging
-import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from unittest.mock import patch
 
 import pytest
 
@@ -41,22 +38,10 @@ def speaking_config(config: Path, aligned: Path, tmp_path_factory: pytest.TempPa
 
 
 @pytest.fixture
-def alone(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Each start as from a fresh shell, but for the process group, which DeepSpeed cannot do without once it had one.
-
-    Afterwards the log is as tests of other packages expect it.
-    """
-    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
-    with patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}):
-        for name in names:
-            os.environ.pop(name, None)
-        monkeypatch.setattr("vglm_train.distributed.stop", lambda: None)
+def alone() -> Iterator[None]:
+    """Starts within this process."""
+    with runs.alone():
         yield
-    logger = logging.getLogger("vglm_train")
-    logger.propagate = True
-    for handler in list(logger.handlers):
-        logger.removeHandler(handler)
-        handler.close()
 
 
 @pytest.fixture

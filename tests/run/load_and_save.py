@@ -1,6 +1,6 @@
-"""One rank of test_elastic.py: python load_and_save.py ZERO FILE|new TARGET
+"""One rank of test_elastic.py: python load_and_save.py FOLDER|new TARGET
 
-An engine takes the state in FILE, or makes two steps, and writes the state it then has.
+An engine of each ZeRO stage takes the state in FOLDER, or makes two steps, and writes the state it then has to TARGET.
 """
 
 import sys
@@ -15,8 +15,7 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.objective.alignment import AlignmentObjective
 
 
-def main(zero: int, source: str, target: Path) -> None:
-    ranks = distributed.start("gloo")
+def main(zero: int, source: str, target: Path, ranks: distributed.Ranks) -> None:
     config = tiny.config(engine=Engine(precision="fp32", zero=zero))
     objective = AlignmentObjective(tiny.alignment(len(source)), config.objective, ranks, 42, dec_id=tiny.DEC).train()
     engine = DeepSpeedEngine(objective, config, 1, ranks)
@@ -26,11 +25,13 @@ def main(zero: int, source: str, target: Path) -> None:
             units = objective.units(batch)
             engine.step([batch], [{name: 1 / count for name, count in units.items()}], 1e-3)
     else:
-        engine.load_state(load_file(source))
+        engine.load_state(load_file(Path(source) / target.name))
     state = {name: tensor.clone() for name, tensor in engine.state()}
     if ranks.main:
         save_file(state, target)
-    distributed.stop()
 
 
-main(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+group = distributed.start("gloo")
+for stage in (1, 2):
+    main(stage, sys.argv[1], Path(sys.argv[2]) / f"{stage}.safetensors", group)
+distributed.stop()

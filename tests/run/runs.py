@@ -2,16 +2,21 @@
 
 import contextlib
 import json
+import logging
 import os
 import random
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from unittest.mock import patch
 
 import psutil
 import yaml
 from made_shards import TOKENS, write_source
+
+from train import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = (40, 33, 27)
@@ -84,6 +89,31 @@ def finish(process: subprocess.Popen, seconds: float = 240) -> str:
     output, _ = process.communicate(timeout=seconds)
     assert process.returncode == 0, output
     return output
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Each start in this process as from a fresh shell, but for the process group, which DeepSpeed cannot do without
+    once it had one.
+
+    Afterwards the log is as tests of other packages expect it.
+    """
+    names = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+    with patch.dict(os.environ, {"DS_ACCELERATOR": "cpu"}), patch("vglm_train.distributed.stop", lambda: None):
+        for name in names:
+            os.environ.pop(name, None)
+        yield
+    logger = logging.getLogger("vglm_train")
+    logger.propagate = True
+    for handler in list(logger.handlers):
+        logger.removeHandler(handler)
+        handler.close()
+
+
+def finish_here(config: Path, run_folder: Path, *overrides: str) -> None:
+    """A run of one process in this one, where nobody is to stop it: without the seconds that imports take."""
+    with alone():
+        assert main([str(config), f"run.folder={run_folder}", *overrides]) == 0
 
 
 def wait_for(folder: Path, step: int, seconds: float = 120) -> None:

@@ -42,6 +42,14 @@ pytestmark = pytest.mark.usefixtures("alone")
 LATEST = "checkpoints/step-00000030"
 
 
+@pytest.fixture(scope="module")
+def straight(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a whole run of one process."""
+    folder = tmp_path_factory.mktemp("straight") / "run"
+    runs.finish_here(config, folder)
+    return folder
+
+
 @pytest.fixture
 def data(config: Path, tmp_path: Path) -> Path:
     """A copy of the training shards, to be damaged."""
@@ -231,7 +239,7 @@ def test_weights_that_cannot_be_read(refused, config: Path, straight, tmp_path: 
     if kind == "text":
         path.write_text("version https://git-lfs.github.com/spec/v1\n")
     elif kind == "cut":
-        whole = (straight[1] / LATEST / "tensors.safetensors").read_bytes()
+        whole = (straight / LATEST / "tensors.safetensors").read_bytes()
         path.write_bytes(whole[: len(whole) // 2])
     elif kind == "index":
         path.mkdir()
@@ -251,19 +259,19 @@ def test_nccl_without_gpus(refused, config: Path, tmp_path: Path) -> None:
 
 
 def test_folder_of_another_run(refused, config: Path, straight, tmp_path: Path) -> None:
-    before = contents(straight[1])
-    said = refused(config, f"run.folder={straight[1]}", "run.name=other", "run.seed=4")
-    assert said.startswith(f"{straight[1]} holds another run. Changed since it was started:\n")
+    before = contents(straight)
+    said = refused(config, f"run.folder={straight}", "run.name=other", "run.seed=4")
+    assert said.startswith(f"{straight} holds another run. Changed since it was started:\n")
     assert "  run.name: tiny there, other here\n  run.seed: 3 there, 4 here\n" in said
     assert said.endswith("or another run.name or run.folder for a new run.")
-    assert contents(straight[1]) == before
+    assert contents(straight) == before
 
 
 def test_resume_with_a_changed_model(refused, config: Path, straight) -> None:
-    before = contents(straight[1])
-    said = refused(config, f"run.folder={straight[1]}", "model.qformer.width=64")
+    before = contents(straight)
+    said = refused(config, f"run.folder={straight}", "model.qformer.width=64")
     assert "  model.qformer.width: 32 there, 64 here\n" in said
-    assert contents(straight[1]) == before
+    assert contents(straight) == before
 
 
 def test_folder_that_is_no_run(refused, config: Path, tmp_path: Path) -> None:
@@ -311,7 +319,7 @@ def _pointer_to_nothing(run: Path) -> str:
 def test_checkpoint_that_cannot_be_read(
     refused, config: Path, straight, tmp_path: Path, damage: Callable[[Path], str]
 ) -> None:
-    run = Path(shutil.copytree(straight[1], tmp_path / "run"))
+    run = Path(shutil.copytree(straight, tmp_path / "run"))
     message = damage(run)
     before = contents(run)
     said = refused(config, f"run.folder={run}")

@@ -9,6 +9,7 @@ import pytest
 import tiny_language
 import torch
 from made_bundles import built, parts, spoken_logits
+from precision import like
 from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main
@@ -128,7 +129,7 @@ def test_a_merged_bundle_answers_as_the_tuned_model_and_needs_nothing_else(spoke
     shutil.rmtree(first)
     there = shutil.move(tmp_path / "out", tmp_path / "there")
     found = spoken_logits(*parts(open_bundle(Path(there), CPU)))
-    torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(found, wanted, **like(wanted, 4096))  # these wide weights amplify rounding
     assert not torch.allclose(found, plain, atol=1e-2)
 
 

@@ -112,9 +112,9 @@ def test_the_command_writes_a_picture_and_a_listing(
     assert "ITG reads [DEC]" in done.stdout
 
 
-def test_a_mistake_is_one_line(run_file: Path, tmp_path: Path, tool: Callable[..., CompletedProcess[str]]) -> None:
+def test_a_mistake_is_one_line(run_file: Path, tmp_path: Path, tool_here: Callable[..., CompletedProcess[str]]) -> None:
     for override, message in [("model.text.processr=plain", "processor"), ("data.train=[{name: a, shards: no}]", "no")]:
-        done = tool("preview", run_file, override, "--out", tmp_path / "preview.png")
+        done = tool_here("preview", run_file, override, "--out", tmp_path / "preview.png")
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert message in done.stderr

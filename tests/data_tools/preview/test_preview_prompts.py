@@ -96,12 +96,12 @@ def test_captions_of_validation(configs: dict[str, Path]) -> None:
     assert "«" not in lines["text"]
 
 
-def test_the_command_on_a_fine_tuning(made: Path, tmp_path: Path, tool: Tool) -> None:
+def test_the_command_on_a_fine_tuning(made: Path, tmp_path: Path, tool_here: Tool) -> None:
     write_data(tmp_path / "marks", 24, 8, seed=0)
     base = domain.write_base(made / "run.yaml", made / "aligned", tmp_path)
     config = domain.write_finetune(base, tmp_path / "marks", tmp_path)
     for split, wanted in (("train", "[end]»"), ("validation", "right (closed): ")):
-        done = tool("preview", config, "--rows", 3, "--split", split, "--out", tmp_path / "p.png")
+        done = tool_here("preview", config, "--rows", 3, "--split", split, "--out", tmp_path / "p.png")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(wanted) == 3
         assert done.stdout.count(QUESTION) == 3

@@ -71,11 +71,11 @@ def test_shards_are_counted_and_workers_agree(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["json", "jsonl", "csv"])
-def test_a_table_of_questions_is_refused(tool: Run, tmp_path: Path, kind: str) -> None:
+def test_a_table_of_questions_is_refused(tool_here: Run, tmp_path: Path, kind: str) -> None:
     rows = made_tables.visualglm(made_tables.pictures(tmp_path, 3))
     write = {"json": made_tables.write_json, "jsonl": made_tables.write_lines, "csv": made_tables.write_csv}[kind]
     table = write(tmp_path / f"train.{kind}", rows)
-    done = tool("stats", table, "--out", tmp_path / "out" / "stats.json")
+    done = tool_here("stats", table, "--out", tmp_path / "out" / "stats.json")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {table}: holds no records")
     assert f"python -m data_tools.check_table {table}" in done.stderr

@@ -10,6 +10,7 @@ import tiny_language
 import torch
 from model.tuning import families
 from model.tuning.families import gradients, loss_of
+from precision import like
 
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning, VisionBlocks
@@ -47,7 +48,7 @@ def test_merged_equals_unmerged(tmp_path, family):
         before = model.score(model.embed(batch.input_ids), batch)[0]
         assert merge(model) == [product.name for product in attached]
         after = model.score(model.embed(batch.input_ids), batch)[0]
-    torch.testing.assert_close(after, before, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(after, before, **like(before))
     assert list(model.state_dict()) == names
     assert not torch.isclose(loss_of(model, batch), plain)
 
@@ -116,7 +117,8 @@ def test_each_alone_is_the_model_it_came_from(made, loaded):
     plain = logits(model)
     for name in ("a", "p", "b", "a"):
         adapters.use({name: 1.0})
-        torch.testing.assert_close(logits(model), logits(made[name][0]), rtol=1e-4, atol=1e-4)
+        wanted = logits(made[name][0])
+        torch.testing.assert_close(logits(model), wanted, **like(wanted))
         assert not torch.allclose(logits(model), plain, atol=1e-3)
     adapters.use({})
     assert torch.equal(logits(model), plain)

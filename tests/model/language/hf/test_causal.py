@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from precision import like
 from torch import Tensor
 
 from vglm_train.batch import IGNORED, PromptBatch
@@ -85,11 +86,11 @@ def test_logits_and_gradients_are_those_of_transformers(tmp_path, family):
     logits, targets = model.score(embeds, whole)
     assert targets.tolist() == [i for row in whole.labels.tolist() for i in row if i != IGNORED]
     expected = expected_logits(model, embeds, whole)
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, expected, **like(expected))
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
     (found,) = torch.autograd.grad((logits * noise).sum(), embeds)
     (wanted,) = torch.autograd.grad((expected * noise).sum(), embeds)
-    torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4)
+    torch.testing.assert_close(found, wanted, **like(wanted))
     model.recompute(True)
     (again,) = torch.autograd.grad((model.score(embeds, whole)[0] * noise).sum(), embeds)
     assert torch.equal(again, found)

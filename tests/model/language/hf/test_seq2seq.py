@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import transformers
+from precision import like
 from torch import Tensor
 
 from vglm_train.batch import IGNORED, PromptBatch
@@ -70,13 +71,13 @@ def test_logits_and_gradients_are_those_of_transformers(tmp_path, family):
         said = labels[labels != IGNORED][None]
         rows.append(model.model(inputs_embeds=embeds[row : row + 1, :length], labels=said).logits[0])
     expected = torch.cat(rows)
-    torch.testing.assert_close(logits, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(logits, expected, **like(expected))
     assert targets.tolist() == [*whole.labels[0].tolist(), *whole.labels[1, :2].tolist()]
     assert target_rows(whole.labels, IGNORED).tolist() == [0] * 5 + [1] * 2
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
     (found,) = torch.autograd.grad((logits * noise).sum(), embeds)
     (wanted,) = torch.autograd.grad((expected * noise).sum(), embeds)
-    torch.testing.assert_close(found, wanted, atol=1e-5 * float(wanted.abs().max()), rtol=1e-4)
+    torch.testing.assert_close(found, wanted, **like(wanted))
     model.recompute(True)
     (again,) = torch.autograd.grad((model.score(embeds, whole)[0] * noise).sum(), embeds)
     assert torch.equal(again, found)
