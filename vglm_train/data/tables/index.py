@@ -21,7 +21,7 @@ from vglm_train.data.tables.canonical import NoPicture, canonical
 from vglm_train.data.tables.fields import Columns
 
 VERSION = 2
-SPLITS = 255  # that are told apart; a key with more is something else
+SPLITS = 255  # that are counted; a key with more values is no split
 KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
 
 
@@ -78,7 +78,7 @@ def build_index(file: TableFile, columns: Columns, images: Path) -> Index:
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft(Names(images))
-    interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+    interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
     title = f"read {file.path.name}"
     bar = tqdm(total=file.size, unit=file.unit, unit_scale=True, desc=title, delay=2, mininterval=interval)
     with bar:
@@ -179,7 +179,7 @@ def _load(path: Path) -> Index | None:
 
 
 def _save(path: Path, index: Index) -> None:
-    """Whole or not at all; a machine without a place for it reads the table again next time."""
+    """Whole or not at all; a machine that cannot keep it reads the table again next time."""
     aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
