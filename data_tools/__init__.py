@@ -1,1 +1,5 @@
-"""The commands that make data."""
+"""The commands that make data.
+
+A folder for each: `__main__.py` is the command line, the other modules are its work. What a worker process runs stands
+in such a module, since a function in `__main__` cannot be sent to one. What several commands need is in `common/`.
+"""

@@ -37,30 +37,30 @@ BLOCK = 64  # records: what a kill may cost a process
 
 @dataclass(frozen=True, slots=True)
 class CaptionJob:
-    """What to caption and how. `how.devices` is found when it starts."""
+    """What to caption. `settings.devices` is found when it starts."""
 
     inputs: Inputs
-    how: CaptionSettings
+    settings: CaptionSettings
     dropped: Path
 
     @property
     def parts(self) -> Path:
-        return self.how.out.with_name(f"{self.how.out.name}.parts")
+        return self.settings.out.with_name(f"{self.settings.out.name}.parts")
 
     def identity(self) -> dict[str, Any]:
-        ranker = None if self.how.ranker is None else fingerprint(self.how.ranker)
-        bundles = {"bundle": fingerprint(self.how.speaker), "rank_bundle": ranker}
-        return {"inputs": list(self.inputs.identity), **bundles, **self.how.identity()}
+        ranker = None if self.settings.ranker is None else fingerprint(self.settings.ranker)
+        bundles = {"bundle": fingerprint(self.settings.generator), "rank_bundle": ranker}
+        return {"inputs": list(self.inputs.identity), **bundles, **self.settings.identity()}
 
 
 def caption(task: CaptionJob, workers: int) -> Outcome:
     """Write the records with their captions; continues a killed run of the same task."""
     with owned(task.parts, task.identity(), "run of caption", "caption"):
         devices = find_devices(workers, task.parts)
-        how = replace(task.how, devices=devices)
+        settings = replace(task.settings, devices=devices)
         stage = JobStage(task.parts, "caption")
-        stage.run(partial(caption_block, how), task.inputs.blocks, devices.processes, "record", "caption")
-        outcome = write_parts(stage, task.inputs.blocks, how.out, task.dropped)
+        stage.run(partial(caption_block, settings), task.inputs.blocks, devices.processes, "record", "caption")
+        outcome = write_parts(stage, task.inputs.blocks, settings.out, task.dropped)
     shutil.rmtree(task.parts)
     return outcome
 
@@ -91,13 +91,13 @@ def plan(args: Namespace) -> CaptionJob:
         raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}") from None
     out = cli.output(args.out, [args.records])
     base = None if args.base is None else args.base.resolve()
-    speaker = ModelSpec(args.bundle.resolve(), args.vision_weights, args.language_weights, base, adapters)
+    generator = ModelSpec(args.bundle.resolve(), args.vision_weights, args.language_weights, base, adapters)
     ranker = None if args.rank_bundle is None else ModelSpec(args.rank_bundle.resolve(), args.vision_weights)
     keep = args.keep if args.keep or ranker is None else 2
     devices = find_devices(1, out.parent)
-    how = CaptionSettings(speaker, ranker, args.language, args.samples, keep, decoding, out, devices)
+    settings = CaptionSettings(generator, ranker, args.language, args.samples, keep, decoding, out, devices)
     inputs = open_inputs([args.records], BLOCK, shards=False)
-    return CaptionJob(inputs, how, cli.dropped_path(args.dropped, out))
+    return CaptionJob(inputs, settings, cli.dropped_path(args.dropped, out))
 
 
 def main() -> int:

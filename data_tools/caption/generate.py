@@ -26,7 +26,7 @@ AT_ONCE = 16  # pictures captioned in one go
 class CaptionSettings:
     """Everything that workers need. `keep`: captions of the language that stay; None: all."""
 
-    speaker: ModelSpec
+    generator: ModelSpec
     ranker: ModelSpec | None
     language: str
     samples: int
@@ -43,7 +43,7 @@ class CaptionSettings:
 
 @dataclass(slots=True)
 class RankedCaption:
-    """One candidate. `made`: by the speaker."""
+    """One candidate. `made`: by the generator."""
 
     text: str
     made: bool
@@ -66,15 +66,15 @@ def _caption(captioning: CaptionSettings, items: Sequence[RecordItem], pool: Thr
     good = [(item, made) for item, made in zip(items, pictures) if isinstance(made, Image.Image)]
     found: dict[int, list[RankedCaption]] = {}
     if good:
-        texts = _spoken(captioning, good)
-        for (item, _), own in zip(good, texts):
-            found[item.row] = candidates(item, captioning.language, own)
+        texts = _generated(captioning, good)
+        for (item, _), new in zip(good, texts):
+            found[item.row] = candidates(item, captioning.language, new)
         if captioning.ranker is not None:
             _rank(load_scorer(captioning.ranker, captioning.devices), captioning.language, good, found)
     for item, made in zip(items, pictures):
-        who = {"id": item.id, "place": item.place}
+        origin = {"id": item.id, "place": item.where}
         if isinstance(made, RecordError):
-            entry = {**who, "what": "record", "rule": made.cause, "value": str(made)}
+            entry = {**origin, "what": "record", "rule": made.cause, "value": str(made)}
             yield json.dumps(["dropped", entry], ensure_ascii=False)
         else:
             yield from _outcome(captioning, item, found[item.row])
@@ -88,16 +88,16 @@ def _open(item: RecordItem) -> Image.Image | RecordError:
         return error
 
 
-def _spoken(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Image.Image]]) -> list[list[str]]:
+def _generated(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Image.Image]]) -> list[list[str]]:
     """`samples` captions of each picture."""
-    bundle, device, autocast = loaded(captioning.speaker, captioning.devices)
-    speaker = Generator(bundle.model, bundle.template, bundle.config.prompt.questions, device, autocast)
+    bundle, device, autocast = loaded(captioning.generator, captioning.devices)
+    generator = Generator(bundle.model, bundle.template, bundle.config.prompt.questions, device, autocast)
     pixels = _pixels(good, bundle.config.model.vision.image_size)
     made: list[list[str]] = [[] for _ in good]
     for sample in range(captioning.samples):
         decoding = replace(captioning.decoding, seed=_seed(captioning.decoding.seed, good[0][0].row, sample))
-        for own, text in zip(made, speaker.captions(pixels, captioning.language, decoding)):
-            own.append(" ".join(text.split()))
+        for texts, text in zip(made, generator.captions(pixels, captioning.language, decoding)):
+            texts.append(" ".join(text.split()))
     return made
 
 
@@ -106,7 +106,7 @@ def _pixels(good: Sequence[tuple[RecordItem, Image.Image]], size: int) -> Tensor
 
 
 def _seed(seed: int, row: int, sample: int) -> int:
-    """Of the place, so that a continued run says what an undisturbed one says."""
+    """Depends on the row alone, so that a continued run writes what an undisturbed one writes."""
     digest = hashlib.blake2b(f"{seed}/{row}/{sample}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 2
 
@@ -139,12 +139,12 @@ def _rank(
 
 
 def _outcome(captioning: CaptionSettings, item: RecordItem, captions: list[RankedCaption]) -> Iterator[str]:
-    """The record with the captions that stay, and what says goodbye of its own."""
-    who = {"id": item.id, "place": item.place}
+    """The record with the captions that stay, and those of its own captions that go."""
+    origin = {"id": item.id, "place": item.where}
     kept, lost = captions[: captioning.keep], captions[captioning.keep :] if captioning.keep else []
     for caption in lost:
         if not caption.made:
-            entry = {**who, "what": "caption", "rule": "ranked lower", "value": caption.similarity,
+            entry = {**origin, "what": "caption", "rule": "ranked lower", "value": caption.similarity,
                      "language": captioning.language, "caption": caption.text}  # fmt: skip
             yield json.dumps(["dropped", entry], ensure_ascii=False)
     language, before = captioning.language, item.record.captions
@@ -162,5 +162,5 @@ def _outcome(captioning: CaptionSettings, item: RecordItem, captions: list[Ranke
 
 def _origin(captioning: CaptionSettings, caption: RankedCaption) -> dict[str, Any]:
     """Where a caption comes from, and the similarity that it was ranked by."""
-    origin: dict[str, Any] = {"by": captioning.speaker.name if caption.made else "source"}
+    origin: dict[str, Any] = {"by": captioning.generator.name if caption.made else "source"}
     return origin if caption.similarity is None else {**origin, "similarity": caption.similarity}

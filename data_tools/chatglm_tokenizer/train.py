@@ -22,7 +22,7 @@ COVERAGE = 0.9995  # share of the characters that are pieces; the rarest are wri
 def train_ice_text(sentences: Iterable[str], out: Path, size: int) -> int:
     """Learn from the sentences, write the file (whole or absent) and return how many pieces it has, at most `size`.
 
-    UserError where there is nothing to learn from or `size` has no room for the characters.
+    UserError where there is nothing to learn from or `size` is too small for the characters.
     """
     if size <= END:
         raise UserError(f"{size} pieces are too few: {END} are ChatGLM's special tokens, blanks and bytes; give more")

@@ -37,13 +37,13 @@ def shard_names(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
 
 
-def compare(manifest: Manifest, found: dict[str, ShardCheck], present: Sequence[str]) -> Iterator[str]:
+def compare(manifest: Manifest, checks: dict[str, ShardCheck], present: Sequence[str]) -> Iterator[str]:
     """What differs between the manifest and the files, in words."""
     for shard in manifest.shards:
-        if shard.name not in found:
+        if shard.name not in checks:
             yield f"{shard.name}: missing, the manifest lists it"
             continue
-        real = found[shard.name].shard
+        real = checks[shard.name].shard
         if real.bytes != shard.bytes:
             yield f"{shard.name}: size {real.bytes} bytes, the manifest says {shard.bytes}"
         elif real.sha256 != shard.sha256:
@@ -52,34 +52,34 @@ def compare(manifest: Manifest, found: dict[str, ShardCheck], present: Sequence[
             yield f"{shard.name}: {real.samples} samples, the manifest says {shard.samples}"
         if shard.languages is not None and dict(shard.languages) != real.languages:
             yield f"{shard.name}: samples by language {real.languages}, the manifest says {dict(shard.languages)}"
-        if not found[shard.name].index_agrees:
+        if not checks[shard.name].index_agrees:
             yield f"{index_path(Path(shard.name))}: not the index of {shard.name}; --write-manifest writes it anew"
     listed = {shard.name for shard in manifest.shards}
     yield from (f"{name}: extra, the manifest does not list it" for name in present if name not in listed)
 
 
-def duplicates(founds: Sequence[ShardCheck]) -> dict[str, Any]:
+def duplicates(checks: Sequence[ShardCheck]) -> dict[str, Any]:
     """How many pictures occur more than once, in how many samples, and where the first few of them are."""
-    ids = np.concatenate([found.image_ids for found in founds]) if founds else np.zeros(0, dtype=np.int64)
+    ids = np.concatenate([each.image_ids for each in checks]) if checks else np.zeros(0, dtype=np.int64)
     values, counts = np.unique(ids[ids >= 0], return_counts=True)
     again = values[counts > 1]
-    starts = np.cumsum([0, *(len(found.image_ids) for found in founds)])
+    starts = np.cumsum([0, *(len(each.image_ids) for each in checks)])
     examples = []
     for value in again[:EXAMPLES]:
-        places = []
-        for place in np.flatnonzero(ids == value)[:EXAMPLES]:
-            number = int(np.searchsorted(starts, place, side="right")) - 1
-            shard = founds[number].shard
-            places.append(f"{shard.name} {read_table(shard.path).key(int(place - starts[number]))}")
-        examples.append(places)
+        names = []
+        for index in np.flatnonzero(ids == value)[:EXAMPLES]:
+            number = int(np.searchsorted(starts, index, side="right")) - 1
+            shard = checks[number].shard
+            names.append(f"{shard.name} {read_table(shard.path).key(int(index - starts[number]))}")
+        examples.append(names)
     return {"pictures": len(again), "samples": int(counts[counts > 1].sum()), "examples": examples}
 
 
-def caption_lengths(founds: Sequence[ShardCheck]) -> dict[str, dict[str, int]]:
+def caption_lengths(checks: Sequence[ShardCheck]) -> dict[str, dict[str, int]]:
     """By language: captions, and the shortest, median, 95th percentile and longest of their lengths."""
     total: dict[str, Counter[int]] = {}
-    for found in founds:
-        for language, lengths in found.lengths.items():
+    for each in checks:
+        for language, lengths in each.lengths.items():
             total.setdefault(language, Counter()).update(lengths)
     return {language: _spread_of(lengths) for language, lengths in sorted(total.items())}
 
@@ -102,29 +102,29 @@ def check(folder: Path, names: Sequence[str], workers: int, write: bool = False)
     sizes = {name: (folder / name).stat().st_size for name in names}
     done: dict[str, ShardCheck] = {}
     with cli.progress(sum(sizes.values()), "B", "check") as bar:
-        for name, found in spread(partial(check_shard, folder, write), names, workers, check_shard.__module__):
-            done[name] = found
+        for name, each in spread(partial(check_shard, folder, write), names, workers, check_shard.__module__):
+            done[name] = each
             bar.update(sizes[name])
     return [done[name] for name in names]
 
 
-def summarise(folder: Path, founds: Sequence[ShardCheck], problems: Sequence[str]) -> dict[str, Any]:
+def summarise(folder: Path, checks: Sequence[ShardCheck], problems: Sequence[str]) -> dict[str, Any]:
     """The whole result as JSON values."""
     damage: Counter[str] = Counter()
-    for found in founds:
-        damage.update(found.damage)
+    for each in checks:
+        damage.update(each.damage)
     named = [
-        {"cause": cause, "shard": found.shard.name, "key": key, "reason": reason}
-        for found in founds
-        for cause, key, reason in found.named
+        {"cause": cause, "shard": each.shard.name, "key": key, "reason": reason}
+        for each in checks
+        for cause, key, reason in each.named
     ]
     return {
         "folder": str(folder),
-        "shards": len(founds),
-        "samples": sum(found.shard.samples for found in founds),
-        "bytes": sum(found.shard.bytes for found in founds),
-        "captions": caption_lengths(founds),
-        "duplicates": duplicates(founds),
+        "shards": len(checks),
+        "samples": sum(each.shard.samples for each in checks),
+        "bytes": sum(each.shard.bytes for each in checks),
+        "captions": caption_lengths(checks),
+        "duplicates": duplicates(checks),
         "damage": dict(sorted(damage.items())),
         "damaged": named,
         "problems": list(problems),
@@ -132,10 +132,10 @@ def summarise(folder: Path, founds: Sequence[ShardCheck], problems: Sequence[str
     }
 
 
-def write_manifest(folder: Path, founds: Sequence[ShardCheck]) -> None:
+def write_manifest(folder: Path, checks: Sequence[ShardCheck]) -> None:
     """A new manifest.json of the shards as they are, empty ones left out."""
-    captions = {language: lengths["captions"] for language, lengths in caption_lengths(founds).items()}
-    shards: tuple[Shard, ...] = tuple(found.shard for found in founds if found.shard.samples)
+    captions = {language: lengths["captions"] for language, lengths in caption_lengths(checks).items()}
+    shards: tuple[Shard, ...] = tuple(each.shard for each in checks if each.shard.samples)
     Manifest(folder / NAME, shards, {"samples": sum(shard.samples for shard in shards), "captions": captions}).write()
 
 
@@ -151,7 +151,7 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
         )
     again = summary["duplicates"]
     yield f"pictures that occur more than once: {again['pictures']}, in {again['samples']} samples"
-    yield from (f"    {' = '.join(places)}" for places in again["examples"])
+    yield from (f"    {' = '.join(names)}" for names in again["examples"])
     for cause, count in summary["damage"].items():
         yield f"damage, {cause}: {count}"
         entries = [entry for entry in summary["damaged"] if entry["cause"] == cause]
@@ -172,15 +172,15 @@ def run(path: Path, workers: int, new_manifest: bool = False) -> dict[str, Any]:
         raise UserError(f"{folder}: no *.tar in it, so there is nothing to write a manifest of")
     manifest = None if new_manifest else Manifest.read(path)
     names = present if manifest is None else [s.name for s in manifest.shards if s.path.is_file()]
-    founds = check(folder, names, workers, write=new_manifest)
-    by_name = {found.shard.name: found for found in founds}
+    checks = check(folder, names, workers, write=new_manifest)
+    by_name = {each.shard.name: each for each in checks}
     problems = [] if manifest is None else list(compare(manifest, by_name, present))
     problems += [
-        f"{f.shard.name}: holds no sample, left out" for f in founds if manifest is None and not f.shard.samples
+        f"{f.shard.name}: holds no sample, left out" for f in checks if manifest is None and not f.shard.samples
     ]
     if new_manifest:
-        write_manifest(folder, founds)
-    return summarise(folder, founds, problems)
+        write_manifest(folder, checks)
+    return summarise(folder, checks, problems)
 
 
 def main() -> int:

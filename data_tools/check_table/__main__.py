@@ -72,7 +72,7 @@ def _commonest(answers: Counter[str]) -> dict[str, Any]:
 
 
 def compare(first: TableScan, second: TableScan) -> dict[str, Any]:
-    """What stands in both tables as JSON values; what was saved anew is told only where pictures were opened.
+    """What stands in both tables as JSON values; what was saved anew is known only where pictures were opened.
 
     `groups` is None where a table names none: those are in `nameless`.
     """

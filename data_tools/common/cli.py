@@ -33,17 +33,17 @@ def output(path: Path, inputs: Sequence[Path]) -> Path:
     return out
 
 
-def dropped_path(given: Path | None, out: Path) -> Path:
+def dropped_path(option: Path | None, out: Path) -> Path:
     """Where the manifest of what was dropped is written. UserError where that is `out` itself."""
-    path = out.with_suffix(".dropped.jsonl") if given is None else given.resolve()
+    path = out.with_suffix(".dropped.jsonl") if option is None else option.resolve()
     if path == out:
-        raise UserError(f"--dropped {given} is --out itself; give another file")
-    make_folder(f"--dropped {given or path}", path.parent)
+        raise UserError(f"--dropped {option} is --out itself; give another file")
+    make_folder(f"--dropped {option or path}", path.parent)
     return path
 
 
 def parse_fields(texts: Sequence[str]) -> Fields:
-    """What `--field WHAT=KEY`, given several times, says of a table's columns."""
+    """The columns of a table that `--field WHAT=KEY`, once or more often, names."""
     known = [part.name for part in fields(Fields)]
     named: dict[str, str] = {}
     for text in texts:

@@ -18,7 +18,7 @@ from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 
-LOOKED = 20  # first lines of a file, of which one at least must be meant as a record
+FIRST = 20  # first lines of a file, of which one at least must be meant as a record
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Block:
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """What a tool was given. `identity`: equal where the records are."""
+    """The input files of a tool. `identity`: equal where the records are."""
 
     blocks: tuple[Block, ...]
     identity: tuple[str, ...]
@@ -51,21 +51,21 @@ class RecordItem:
     """A record, or what is wrong with it, and where its picture is."""
 
     row: int
-    place: str  # "records.jsonl line 12", "shard-000001.tar 000000012"
+    where: str  # "records.jsonl line 12", "shard-000001.tar 000000012"
     fields: dict[str, Any]  # the record as it is written; empty where it cannot be read
-    found: Record | RecordError
+    parsed: Record | RecordError
     source: Path | bytes | None  # the picture
 
     @property
     def id(self) -> str:
-        return str(self.fields.get("id") or self.place)
+        return str(self.fields.get("id") or self.where)
 
     @property
     def record(self) -> Record:
         """RecordError where the record cannot be used."""
-        if isinstance(self.found, RecordError):
-            raise self.found
-        return self.found
+        if isinstance(self.parsed, RecordError):
+            raise self.parsed
+        return self.parsed
 
     def image(self) -> bytes:
         """The picture's bytes. RecordError where there is none, UserError where a drive is gone."""
@@ -117,7 +117,7 @@ def open_inputs(paths: Sequence[Path], size: int, shards: bool = True) -> Inputs
 def _refuse_table(path: Path) -> None:
     """UserError where none of the first lines is meant as a record: a table of questions is another thing."""
     with open(path, "rb") as file:
-        lines = list(islice((line for line in file if line.strip()), LOOKED))
+        lines = list(islice((line for line in file if line.strip()), FIRST))
     if lines and not any(_fields_of(line).keys() & {"captions", "turns"} for line in lines):
         raise UserError(
             f"{path}: holds no records, which are lines with `captions` or `turns`. To look through a table of "
@@ -198,14 +198,14 @@ def _read_samples(block: Block, shard: Shard) -> Iterator[RecordItem]:
         yield _item(row, f"{shard.name} {raw.key}", raw.json, raw.image)
 
 
-def _item(row: int, place: str, line: bytes, image: Path | bytes) -> RecordItem:
+def _item(row: int, where: str, line: bytes, image: Path | bytes) -> RecordItem:
     try:
         fields = json.loads(line)
         record = parse(fields if isinstance(fields, dict) else line)
     except (RecordError, ValueError, RecursionError) as error:
         wrong = RecordError(getattr(error, "cause", "record"), str(error))
-        return RecordItem(row, place, _fields_of(line), wrong, image if isinstance(image, bytes) else None)
-    return RecordItem(row, place, fields, record, image if isinstance(image, bytes) else image / record.image)
+        return RecordItem(row, where, _fields_of(line), wrong, image if isinstance(image, bytes) else None)
+    return RecordItem(row, where, fields, record, image if isinstance(image, bytes) else image / record.image)
 
 
 def _fields_of(line: bytes) -> dict[str, Any]:

@@ -182,7 +182,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--images", type=Path, help=images + "hf: where pictures inside the data are written (default: OUT's images)")
     add("--source", dest="name", help="the records' source (default: the source's file or folder name)")
     add("--split", default="train", help="the records' split where the source does not say (default: train)")
-    add("--language", choices=LANGUAGES, help="language of the texts (default: told from each text)")
+    add("--language", choices=LANGUAGES, help="language of the texts (default: detected in each text)")
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
     add("--image-field", help="column with the picture")
     add("--caption-field", action="append", default=[], metavar="[LANG=]COLUMN", help="captions; repeatable")

@@ -86,18 +86,18 @@ def source_columns(
 
     UserError lists the source's columns.
     """
-    given = {what: (_column(f"--{what}-field", name, columns),) for what, name in named.items() if name is not None}
+    options = {what: (_column(f"--{what}-field", name, columns),) for what, name in named.items() if name is not None}
     chosen = tuple(_caption_column(text, language, columns) for text in captions)
     guessed = () if chosen or fields.question or fields.answer or fields.turns else _guess_captions(language, columns)
-    if "image" in given:
-        fields = replace(fields, image=given["image"][0])
+    if "image" in options:
+        fields = replace(fields, image=options["image"][0])
     if chosen or guessed:
         fields = replace(fields, answer=(chosen or guessed)[0][1])
-    table = replace(resolve(source, columns, fields), **given)
+    table = replace(resolve(source, columns, fields), **options)
     if chosen:
         return SourceColumns(replace(table, turns=()), chosen, language)
     if not (guessed or table.turns or table.question):
-        guessed = ((language, table.answer[0]),)  # what is said of a picture without being asked describes it
+        guessed = ((language, table.answer[0]),)  # an answer without a question describes the picture
     return SourceColumns(table, guessed, language)
 
 

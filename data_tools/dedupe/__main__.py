@@ -74,11 +74,11 @@ class DedupeJob:
 
 def find(task: DedupeJob, workers: int) -> tuple[dict[int, Drop], dict[int, tuple[str, str]]]:
     """The rows to drop, and the rows whose record or picture cannot be used with cause and reason."""
-    looked = JobStage(task.parts, "look")
-    looked.run(hash_block, task.inputs.blocks, workers, "record", "look")
-    gathered = gather(looked, task.inputs, task.parts / "thumbnails.npy")
-    nodes, node_of = first_of_each(gathered.facts, rank(gathered.facts, task.own))
-    for name, array in (("nodes", nodes), ("hashes", gathered.facts["hash"][nodes])):
+    hashed = JobStage(task.parts, "look")
+    hashed.run(hash_block, task.inputs.blocks, workers, "record", "look")
+    gathered = gather(hashed, task.inputs, task.parts / "thumbnails.npy")
+    nodes, node_of = first_of_each(gathered.info, rank(gathered.info, task.own))
+    for name, array in (("nodes", nodes), ("hashes", gathered.info["hash"][nodes])):
         with replace_file(task.parts / f"{name}.npy") as file:
             np.save(file, array)
     blocks, searched = search_blocks(len(nodes)), JobStage(task.parts, "search")
@@ -110,8 +110,8 @@ def merged(item: RecordItem, others: list[RecordItem]) -> dict[str, list[str]]:
 def _entry(item: RecordItem, drop: Drop, other: RecordItem) -> dict[str, Any]:
     """A line of the manifest."""
     value = {"bits": drop.distance, "agreement": round(drop.agreement, 4)}
-    of = {"of": other.id, "of_place": other.place}
-    return {"id": item.id, "place": item.place, "what": "record", "rule": drop.rule, "value": value, **of}
+    of = {"of": other.id, "of_place": other.where}
+    return {"id": item.id, "place": item.where, "what": "record", "rule": drop.rule, "value": value, **of}
 
 
 def write(task: DedupeJob, drops: dict[int, Drop], wrong: dict[int, tuple[str, str]]) -> DedupeResult:
@@ -122,7 +122,7 @@ def write(task: DedupeJob, drops: dict[int, Drop], wrong: dict[int, tuple[str, s
         for item in _own_items(task):
             if item.row in wrong:
                 cause, reason = wrong[item.row]
-                entry = {"id": item.id, "place": item.place, "what": "record", "rule": cause, "value": reason}
+                entry = {"id": item.id, "place": item.where, "what": "record", "rule": cause, "value": reason}
             elif (drop := drops.get(item.row)) is not None:
                 entry = _entry(item, drop, others[drop.of])
             else:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 BITS = 64
-WIDEST = 22  # bits of a band: its table has 2^bits places
-HELD = 4_000_000  # candidates looked at in one go
+WIDEST = 22  # bits of a band: its table has 2^bits entries
+HELD = 4_000_000  # candidates compared in one go
 
 Hashes = NDArray[np.uint64]
 Rows = NDArray[np.int64]
@@ -64,26 +64,26 @@ class NearPairs:
     def of(self, first: int, count: int) -> Iterator[tuple[Rows, Rows, Rows]]:
         """(i, j, distance) for i from `first` on, `count` of them; every pair once."""
         rows = np.arange(first, min(first + count, len(self.hashes)))
-        for place, table in enumerate(self.tables):
+        for number, table in enumerate(self.tables):
             values = table.values(self.hashes[rows])
             for mask in _masks(table.width, self.radius):
                 probed = values ^ mask
                 sizes = table.starts[probed + 1] - table.starts[probed]
                 for part in _parts(sizes):
                     starts = table.starts[probed[part]]
-                    yield from self._matches(rows[part], starts, sizes[part], place)
+                    yield from self._matches(rows[part], starts, sizes[part], number)
 
-    def _matches(self, rows: Rows, starts: Rows, sizes: Rows, place: int) -> Iterator[tuple[Rows, Rows, Rows]]:
+    def _matches(self, rows: Rows, starts: Rows, sizes: Rows, number: int) -> Iterator[tuple[Rows, Rows, Rows]]:
         i = np.repeat(rows, sizes)
         if not len(i):
             return
         before = np.repeat(np.cumsum(sizes) - sizes, sizes)
-        table = self.tables[place]
+        table = self.tables[number]
         j = table.order[np.repeat(starts, sizes) + np.arange(len(i)) - before]
         difference = self.hashes[i] ^ self.hashes[j]
         distances = np.bitwise_count(difference).astype(np.int64)
         kept = (distances <= self.distance) & (i < j)
-        for earlier in self.tables[:place]:  # that have found it already
+        for earlier in self.tables[:number]:  # that have found it already
             kept &= np.bitwise_count(earlier.values(difference)) > self.radius
         if kept.any():
             yield i[kept], j[kept], distances[kept]

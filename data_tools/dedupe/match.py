@@ -1,4 +1,4 @@
-"""Which records show one picture: what workers of `dedupe` run, and who is kept.
+"""Which records show one picture: what workers of `dedupe` run, and which record stays.
 
 A row is a record, counted through all inputs; a node is a picture file, that is a row for each different image_id.
 """
@@ -22,7 +22,7 @@ from data_tools.dedupe.hash_index import NearPairs, Rows
 from vglm_train.data.record import RecordError
 from vglm_train.files import replace_file
 
-FACTS = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
+PICTURE_INFO = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
 EDGE = np.dtype([("i", "i8"), ("j", "i8"), ("distance", "i4"), ("agreement", "f4")])
 COMPARED = 32  # candidates compared in one go, which fit a core's cache
 SEARCHED = 1024  # nodes of a search block
@@ -56,24 +56,24 @@ class Drop(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Gathered:
-    """What is known of all rows. `facts` [rows] of FACTS; `wrong`: rows that cannot be used, with cause and reason."""
+    """Of all rows: `info` [rows] of PICTURE_INFO; `wrong`: those that cannot be used, with cause and reason."""
 
-    facts: NDArray
+    info: NDArray
     wrong: dict[int, tuple[str, str]]
 
 
 def hash_block(block: Block) -> bytes:
     """Hash and thumbnail of each picture of a block, as a part."""
-    facts, thumbnails = np.zeros(block.count, FACTS), np.zeros(block.count, THUMBNAIL)
+    info, thumbnails = np.zeros(block.count, PICTURE_INFO), np.zeros(block.count, THUMBNAIL)
     wrong: list[tuple[int, str, str]] = []
     for item in read_block(block):
-        place = item.row - block.first
+        index = item.row - block.first
         try:
-            facts[place], thumbnails[place] = _hash_item(item)
+            info[index], thumbnails[index] = _hash_item(item)
         except RecordError as error:
             wrong.append((item.row, error.cause, str(error)))
     out = io.BytesIO()
-    np.savez(out, facts=facts, thumbnails=thumbnails, wrong=np.frombuffer(json.dumps(wrong).encode(), np.uint8))
+    np.savez(out, facts=info, thumbnails=thumbnails, wrong=np.frombuffer(json.dumps(wrong).encode(), np.uint8))
     return out.getvalue()
 
 
@@ -86,35 +86,35 @@ def _hash_item(item: RecordItem) -> tuple[tuple, tuple]:
 
 
 def gather(stage: JobStage, inputs: Inputs, thumbnails: Path) -> Gathered:
-    """All parts of the first stage: facts in memory, thumbnails as one file that every worker maps."""
-    facts, wrong = np.zeros(inputs.records, FACTS), {}
+    """All parts of the first stage: info in memory, thumbnails as one file that every worker maps."""
+    info, wrong = np.zeros(inputs.records, PICTURE_INFO), {}
     shape = (inputs.records,)
     with replace_file(thumbnails) as whole:
         file = np.lib.format.open_memmap(whole.name, mode="w+", dtype=THUMBNAIL, shape=shape)
         for block, part in zip(inputs.blocks, stage.read(inputs.blocks)):
             with np.load(io.BytesIO(part)) as arrays:
                 rows = slice(block.first, block.first + block.count)
-                facts[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
+                info[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
                 wrong.update({row: (cause, reason) for row, cause, reason in json.loads(arrays["wrong"].tobytes())})
         file.flush()
         del file
-    return Gathered(facts, wrong)
+    return Gathered(info, wrong)
 
 
-def rank(facts: NDArray, own: int) -> Rows:
+def rank(info: NDArray, own: int) -> Rows:
     """[rows] the usable rows, best first: evaluation rows (from `own` on), more captions, larger, earlier."""
-    rows = np.flatnonzero(facts["usable"])
-    keys = (rows, -facts["area"][rows], -facts["captions"][rows].astype(np.int64), rows < own)
+    rows = np.flatnonzero(info["usable"])
+    keys = (rows, -info["area"][rows], -info["captions"][rows].astype(np.int64), rows < own)
     return rows[np.lexsort(keys)]
 
 
-def first_of_each(facts: NDArray, ranked: Rows) -> tuple[Rows, Rows]:
-    """Nodes [n] as rows, best first, and [rows] the node's place in that list of each usable row, -1 of others."""
-    _, places, inverse = np.unique(facts["image_id"][ranked], return_index=True, return_inverse=True)
-    order = np.argsort(places)
-    node_of = np.full(len(facts), -1, np.int64)
+def first_of_each(info: NDArray, ranked: Rows) -> tuple[Rows, Rows]:
+    """Nodes [n] as rows, best first, and [rows] the node's index in that list of each usable row, -1 of others."""
+    _, firsts, inverse = np.unique(info["image_id"][ranked], return_index=True, return_inverse=True)
+    order = np.argsort(firsts)
+    node_of = np.full(len(info), -1, np.int64)
     node_of[ranked] = np.argsort(order)[inverse]
-    return ranked[places[order]], node_of
+    return ranked[firsts[order]], node_of
 
 
 @lru_cache(maxsize=1)

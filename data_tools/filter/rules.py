@@ -18,7 +18,7 @@ from data_tools.common.text import caption_length, detect_language
 from vglm_train.data.record import RecordError
 from vglm_train.image import ImageError, eval_pixels
 
-SEEN = 32  # pictures judged in one go
+AT_ONCE = 32  # pictures scored in one go
 
 
 @dataclass(frozen=True, slots=True)
@@ -100,8 +100,8 @@ def filter_block(filtering: Filtering, block: Block) -> bytes:
         alive = [candidate for candidate in candidates if candidate.gone is None]
         threads = max(1, 8 // filtering.devices.processes) if filtering.devices.gpus else 1
         with ThreadPoolExecutor(threads) as pool:
-            for start in range(0, len(alive), SEEN):
-                scores += _judge(alive[start : start + SEEN], filtering.rules, judging, pool)
+            for start in range(0, len(alive), AT_ONCE):
+                scores += _judge(alive[start : start + AT_ONCE], filtering.rules, judging, pool)
     lines = [line for candidate in candidates for line in _outcome(candidate, filtering.out)]
     lines += [json.dumps(["score", score]) for score in scores]
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
@@ -130,20 +130,20 @@ def _judge(
 ) -> Iterator[tuple[str, float]]:
     """Drop captions by the model; yields every score. Languages that it was not trained on are left alone."""
     made = pool.map(partial(_pixels, judging.size), candidates)
-    seen = [(candidate, pixels) for candidate, pixels in zip(candidates, made) if pixels is not None]
-    if not seen:
+    decoded = [(candidate, pixels) for candidate, pixels in zip(candidates, made) if pixels is not None]
+    if not decoded:
         return
-    raw, features = judging.see(torch.stack([pixels for _, pixels in seen]))
+    raw, features = judging.see(torch.stack([pixels for _, pixels in decoded]))
     for language in judging.languages:
-        pairs = [(n, text) for n, (candidate, _) in enumerate(seen) for text in candidate.captions.get(language, ())]
+        pairs = [(n, text) for n, (candidate, _) in enumerate(decoded) for text in candidate.captions.get(language, ())]
         owners, texts = [n for n, _ in pairs], [text for _, text in pairs]
         if pairs and rules.min_similarity is not None:
             values = judging.similarity(features, owners, texts, language)
-            yield from _apply("min_similarity", rules.min_similarity, language, values, pairs, seen)
+            yield from _apply("min_similarity", rules.min_similarity, language, values, pairs, decoded)
         if pairs and rules.min_match is not None:
             values = judging.match(raw, owners, texts, language)
-            yield from _apply("min_match", rules.min_match, language, values, pairs, seen)
-    for candidate, _ in seen:
+            yield from _apply("min_match", rules.min_match, language, values, pairs, decoded)
+    for candidate, _ in decoded:
         if not any(candidate.captions.values()):
             candidate.gone = "no caption left", None
 
@@ -163,25 +163,25 @@ def _apply(
     language: str,
     values: Sequence[float],
     pairs: Sequence[tuple[int, str]],
-    seen: Sequence[tuple[Candidate, Tensor]],
+    decoded: Sequence[tuple[Candidate, Tensor]],
 ) -> Iterator[tuple[str, float]]:
     """Drop the captions whose value is below the limit; yields every value."""
     for value, (owner, text) in zip(values, pairs):
         yield rule, round(value, 4)
-        candidate = seen[owner][0]
+        candidate = decoded[owner][0]
         if value < limit and text in candidate.captions[language]:
             candidate.drop(language, text, rule, round(value, 4))
 
 
 def _outcome(candidate: Candidate, out: Path) -> Iterator[str]:
     item = candidate.item
-    who = {"id": item.id, "place": item.place}
+    origin = {"id": item.id, "place": item.where}
     for language, caption, rule, value in candidate.lost:
-        entry = {**who, "what": "caption", "rule": rule, "value": value, "language": language, "caption": caption}
+        entry = {**origin, "what": "caption", "rule": rule, "value": value, "language": language, "caption": caption}
         yield json.dumps(["dropped", entry], ensure_ascii=False)
     if candidate.gone is not None:
         rule, value = candidate.gone
-        yield json.dumps(["dropped", {**who, "what": "record", "rule": rule, "value": value}], ensure_ascii=False)
+        yield json.dumps(["dropped", {**origin, "what": "record", "rule": rule, "value": value}], ensure_ascii=False)
         return
     captions = {language: texts for language, texts in candidate.captions.items() if texts}
     yield json.dumps(["kept", moved(item, out, captions=captions)], ensure_ascii=False)

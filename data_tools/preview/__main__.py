@@ -45,7 +45,7 @@ COLUMNS = 2
 class PreviewSample:
     """A sample as the model sees it. `texts`: (language, caption) with the ids that it becomes."""
 
-    place: str  # shard and key
+    where: str  # shard and key
     image_id: int
     pixels: Tensor  # [3,h,w] uint8
     texts: tuple[tuple[str, str, list[int]], ...]
@@ -120,18 +120,18 @@ def count_tokens(
 
 def _count(counts: TokenCounts, text: TextEncoder, caption: str, language: str) -> None:
     whole = text.tokenizer.backend_tokenizer.encode(text.process(caption), add_special_tokens=False)
-    unknown = [place for place, number in enumerate(whole.ids) if number == text.tokenizer.unk_token_id]
+    unknown = [index for index, number in enumerate(whole.ids) if number == text.tokenizer.unk_token_id]
     counts.captions += 1
     counts.tokens += len(whole.ids)
     counts.unknown += len(unknown)
     counts.cut += len(text.encode(caption, language)) < len(whole.ids) + 2 + bool(text.language_ids)
-    counts.missing.update(text.process(caption)[slice(*whole.offsets[place])] for place in unknown)
+    counts.missing.update(text.process(caption)[slice(*whole.offsets[index])] for index in unknown)
 
 
-def describe(seen: PreviewSample, text: TextEncoder) -> Iterator[str]:
+def describe(shown: PreviewSample, text: TextEncoder) -> Iterator[str]:
     """The lines that stand beside a picture."""
-    yield f"{seen.place}   image_id {seen.image_id}"
-    for language, caption, ids in seen.texts:
+    yield f"{shown.where}   image_id {shown.image_id}"
+    for language, caption, ids in shown.texts:
         yield f"{language}: {caption}"
         yield f"ids: {' '.join(map(str, ids))}"
         yield f"tokens: {' '.join(text.tokenizer.convert_ids_to_tokens(ids))}"
@@ -181,12 +181,12 @@ class CaptionView:
         train = split == "train"
         return train_samples(self.config, self.text, epoch) if train else validation_samples(self.config, self.text)
 
-    def picture(self, seen: PreviewSample) -> Tensor:
+    def picture(self, shown: PreviewSample) -> Tensor:
         """[1,3,h,w] uint8"""
-        return seen.pixels[None]
+        return shown.pixels[None]
 
-    def describe(self, seen: PreviewSample) -> Iterator[str]:
-        return describe(seen, self.text)
+    def describe(self, shown: PreviewSample) -> Iterator[str]:
+        return describe(shown, self.text)
 
     def closing(self, split: str) -> Iterator[str]:
         start, data = self.text.tokenizer.bos_token, self.config.data
@@ -197,16 +197,16 @@ class CaptionView:
 
 def collect(samples: Iterator[Any], rows: int) -> tuple[list[Any], list[DamagedSample]]:
     """The first `rows` samples that can be used, and the damaged ones met on the way, ten times as many at most."""
-    seen: list[Any] = []
+    shown: list[Any] = []
     damaged: list[DamagedSample] = []
     for sample in samples:
         if isinstance(sample, DamagedSample):
             damaged.append(sample)
         else:
-            seen.append(sample)
-        if len(seen) == rows or len(damaged) == 10 * rows:
+            shown.append(sample)
+        if len(shown) == rows or len(damaged) == 10 * rows:
             break
-    return seen, damaged
+    return shown, damaged
 
 
 def side_by_side(pixels: Tensor) -> Image.Image:
@@ -222,14 +222,14 @@ def preview(config: Config, split: str, rows: int, epoch: int, font: Path | None
     """Write the picture to `out`; yields the listing, line by line. UserError as training would raise it."""
     view: View = CaptionView(config) if config.run.stage == "align" else PromptView(config)
     face = find_face(font)
-    seen, damaged = collect(view.samples(split, epoch), rows)
-    if not seen:
+    shown, damaged = collect(view.samples(split, epoch), rows)
+    if not shown:
         first = f"; the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no sample of {split} can be shown{first}. Run python -m data_tools.check_shards")
-    cells = [Cell(side_by_side(view.picture(sample)), list(view.describe(sample))) for sample in seen]
+    cells = [Cell(side_by_side(view.picture(sample)), list(view.describe(sample))) for sample in shown]
     with replace_file(out) as file:
         draw_sheet(cells, face, COLUMNS).save(file, "PNG")
-    for sample in seen:
+    for sample in shown:
         yield from view.describe(sample)
         yield ""
     yield from (f"damaged, not shown: {damage}" for damage in damaged)

@@ -35,7 +35,7 @@ CUT = 0.02  # share of cut sequences above which the lengths do not fit
 class PromptSample:
     """A sample as a language model meets it."""
 
-    place: str  # shard and key
+    where: str  # shard and key
     image_id: int
     pixels: Tensor  # [k,3,h,w] uint8
     lines: tuple[str, ...]
@@ -61,7 +61,7 @@ class PromptView:
         self.config, self.stage, self.template = config, stage, stage.template
 
     def samples(self, split: str, epoch: int) -> Iterator[PromptSample | DamagedSample]:
-        """Those of training as they are taught, those of validation as they are asked."""
+        """Those of training with their targets, those of validation as prompts."""
         return self._taught(epoch) if split == "train" else self._asked()
 
     def picture(self, shown: PromptSample) -> Tensor:
@@ -70,7 +70,7 @@ class PromptView:
 
     def describe(self, shown: PromptSample) -> Iterator[str]:
         """The lines that stand beside the pictures."""
-        yield f"{shown.place}   image_id {shown.image_id}"
+        yield f"{shown.where}   image_id {shown.image_id}"
         yield from shown.lines
 
     def closing(self, split: str) -> Iterator[str]:
@@ -122,7 +122,7 @@ class PromptView:
         return self.lines_of(self.template.encode_prompt(dialogue), dialogue.language)
 
     def _words(self, ids: list[int], labels: list[int], visual: tuple[int, ...]) -> str:
-        """Text with pictures in their places and «» around what is learned, the end that is learned as [end]."""
+        """Text with pictures where they are and «» around what is learned, the end that is learned as [end]."""
         said = (
             run[0] if kind == "picture" else f"«{self._decode(run)}»" if kind == "learned" else self._decode(run)
             for kind, run in _runs(ids, labels, visual, self.template.image_length)
@@ -177,13 +177,13 @@ def _runs(ids: list[int], labels: list[int], visual: tuple[int, ...], length: in
 
     Where a label is another id than stands there (an earlier answer's end), it is followed by that id as read.
     """
-    inside = {start + place: number for number, start in enumerate(visual, 1) for place in range(length)}
+    inside = {start + offset: number for number, start in enumerate(visual, 1) for offset in range(length)}
     marks: list[tuple[str, int | str]] = []
-    for place, token in enumerate(ids):
-        label = labels[place] if labels else IGNORED
-        if place in inside:
-            if place in visual:
-                marks.append((f"picture {place}", f"[picture {inside[place]}, {length} places]"))
+    for index, token in enumerate(ids):
+        label = labels[index] if labels else IGNORED
+        if index in inside:
+            if index in visual:
+                marks.append((f"picture {index}", f"[picture {inside[index]}, {length} tokens]"))
         elif label == IGNORED:
             marks.append(("read", token))
         else:

@@ -64,14 +64,14 @@ def _has_chinese(font: Font) -> bool:
     return bytes(font.getmask(SAMPLE)) != bytes(font.getmask("\U0010fffd"))
 
 
-def find_face(given: Path | None) -> Face:
+def find_face(chosen: Path | None) -> Face:
     """The font of `--font`, else one of this machine with Chinese, else Pillow's own, which has none."""
-    if given is not None:
+    if chosen is not None:
         try:
-            font = ImageFont.truetype(given, SIZE)
+            font = ImageFont.truetype(chosen, SIZE)
         except OSError as error:
-            raise UserError(f"--font {given}: cannot be read as a font: {error}") from None
-        return Face(font, _has_chinese(font), str(given))
+            raise UserError(f"--font {chosen}: cannot be read as a font: {error}") from None
+        return Face(font, _has_chinese(font), str(chosen))
     for path in _candidates():
         try:
             font = ImageFont.truetype(path, SIZE)
@@ -117,8 +117,8 @@ def draw_sheet(cells: Sequence[Cell], face: Face, columns: int) -> Image.Image:
         row, column = divmod(number, columns)
         left, top = MARGIN + column * (side + TEXT_WIDTH + 2 * MARGIN), MARGIN + sum(rows[:row])
         sheet.paste(picture, (left, top))
-        for place, line in enumerate(lines):
-            pen.text((left + side + MARGIN, top + LINE * place), line, fill="black", font=face.font)
+        for row_of_text, line in enumerate(lines):
+            pen.text((left + side + MARGIN, top + LINE * row_of_text), line, fill="black", font=face.font)
     return sheet
 
 

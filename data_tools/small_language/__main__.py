@@ -3,7 +3,7 @@
     python -m data_tools.small_language records.jsonl --out language
 
 For stage two where no published model fits: demonstrations, laptops, tests. It learns to answer from hints: some words
-of another caption of the same record stand, in order, where the image's places will be, and the caption is the answer.
+of another caption of the same record stand, in order, where the image's tokens will be, and the caption is the answer.
 One record in ten comes without hints, so that it also learns how captions sound. The folder is laid out as ChatGLM-6B's
 on Hugging Face (config.json, model.safetensors, ice_text.model) and goes into `model.language.weights`; the numbers
 that `model.language` needs beside it are printed.
@@ -36,7 +36,7 @@ def _parsed() -> argparse.Namespace:
         "--languages", nargs="+", choices=["en", "zh"], default=["en", "zh"], help="captions used (default: en zh)"
     )
     parser.add_argument(
-        "--places", type=int, default=32, help="the image's places: model.qformer.queries (default: 32)"
+        "--places", type=int, default=32, help="the image's tokens: model.qformer.queries (default: 32)"
     )
     parser.add_argument("--pieces", type=int, default=4000, help="size of the tokenizer at most (default: 4000)")
     parser.add_argument("--layers", type=int, default=4)
@@ -60,10 +60,10 @@ def main() -> int:
 
 
 def _make(args: argparse.Namespace, pieces_file: Path) -> int:
-    """Tokenizer (written to `pieces_file`), lessons, training, folder; prints what `model.language` needs."""
+    """Tokenizer (written to `pieces_file`), training, folder; prints what `model.language` needs."""
     prompt = Prompt(max_prompt=args.max_prompt, max_answer=args.max_answer)
-    asked = [getattr(prompt.questions, language) for language in args.languages]
-    sentences = chain((text for _, text in captions(args.records, args.split)), asked)
+    questions = [getattr(prompt.questions, language) for language in args.languages]
+    sentences = chain((text for _, text in captions(args.records, args.split)), questions)
     records = read_records(args.records, args.languages, args.split)
     pieces = train_ice_text(sentences, pieces_file, args.pieces)
     config = Language(

@@ -21,7 +21,7 @@ from vglm_train.model.language import LanguageModel, build_language
 from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template
 
-WITHOUT_HINT = 0.1  # share of the lessons
+WITHOUT_HINT = 0.1  # share of the texts
 SPREAD = 0.68  # standard deviation of a fresh weight, times the square root of the width
 WARMUP = 0.05  # share of the steps
 FILES = {"config.json", "ice_text.model", "model.safetensors"}
@@ -29,7 +29,7 @@ FILES = {"config.json", "ice_text.model", "model.safetensors"}
 
 @dataclass(frozen=True, slots=True)
 class TrainingText:
-    """What is asked and answered, and the hint that stands in the image's places (empty: none)."""
+    """A dialogue, and the hint that takes the place of the image's tokens (empty: none)."""
 
     dialogue: Dialogue
     hint: str
@@ -49,7 +49,7 @@ def train_language(
     seed: int,
     device: str = "cpu",
 ) -> tuple[LanguageModel, float]:
-    """Train a ChatGLM of this shape on `steps` batches of lessons. Returns it and the mean loss of the last tenth.
+    """Train a ChatGLM of this shape on `steps` batches of texts. Returns it and the mean loss of the last tenth.
 
     AdamW with a linear warm-up and a cosine; the same seed on the same machine gives the same model.
     """
@@ -120,19 +120,19 @@ def save_language(model: LanguageModel, config: Language, tokenizer: Path, folde
         shutil.copyfile(tokenizer, new / "ice_text.model")
 
 
-def _encoded(lesson: TrainingText, template: Template, rng: Random) -> Encoded:
-    """The hint's ids in the image's places, as many as fit, spread over them in order."""
-    row = template.encode(lesson.dialogue)
-    (start,), places = row.image_starts, template.image_length
-    hint = template.tokenizer.encode(lesson.hint) if lesson.hint else []
-    kept = [hint[i] for i in sorted(rng.sample(range(len(hint)), min(len(hint), places)))]
-    for place, token in zip(sorted(rng.sample(range(places), len(kept))), kept):
-        row.input_ids[start + place] = token
+def _encoded(text: TrainingText, template: Template, rng: Random) -> Encoded:
+    """The hint's ids in place of the image's tokens, as many as fit, spread over them in order."""
+    row = template.encode(text.dialogue)
+    (start,), length = row.image_starts, template.image_length
+    hint = template.tokenizer.encode(text.hint) if text.hint else []
+    kept = [hint[i] for i in sorted(rng.sample(range(len(hint)), min(len(hint), length)))]
+    for offset, token in zip(sorted(rng.sample(range(length), len(kept))), kept):
+        row.input_ids[start + offset] = token
     return row
 
 
 def caption_texts(records: Sequence[Record], questions: Questions, languages: Sequence[str]) -> DrawText:
-    """Lessons from captions: one is the answer, words of another of the same record, in any language, are the hint."""
+    """Texts from captions: one is the answer, words of another of the same record, in any language, are the hint."""
 
     def draw(rng: Random) -> TrainingText:
         record = rng.choice(records)

@@ -73,14 +73,14 @@ def _repeated(task: StatsJob, stage: JobStage, name: str) -> Repeated:
 
 
 def _named(task: StatsJob, repeated: Repeated, name: str) -> dict[str, Any]:
-    """How often things repeat, and the most frequent with the place where they stand first."""
+    """How often things repeat, and the most frequent with the record where they occur first."""
     found = []
     for key, row, times in repeated.most:
         item = read_row(task.inputs, row)
-        entry = {"times": times, "id": item.id, "place": item.place}
+        entry = {"times": times, "id": item.id, "place": item.where}
         texts = [text for texts in item.record.captions.values() for text in texts if caption_key(text) == key]
         found.append(entry | {"text": texts[0]} if name == "captions" else entry)
-    return {name: repeated.values, "places": repeated.places, "most": found}
+    return {name: repeated.values, "places": repeated.occurrences, "most": found}
 
 
 def collect(task: StatsJob, stage: JobStage) -> tuple[dict[str, Any], Counts]:

@@ -80,7 +80,7 @@ def _keys(found: list[tuple[int, int]]) -> Keys:
 
 
 def _damage(item: RecordItem, error: RecordError) -> dict[str, str]:
-    return {"cause": error.cause, "id": item.id, "place": item.place, "reason": str(error)}
+    return {"cause": error.cause, "id": item.id, "place": item.where, "reason": str(error)}
 
 
 def caption_key(text: str) -> int:
@@ -139,10 +139,10 @@ def _thumbnail(picture: Any) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Repeated:
-    """Hashes that occur more than once: how many, in how many places, and the most frequent as (hash, row, times)."""
+    """Hashes that occur more than once: how many, how often altogether, and the most frequent as (hash, row, times)."""
 
     values: int
-    places: int
+    occurrences: int
     most: tuple[tuple[int, int, int], ...]
 
 
@@ -152,15 +152,15 @@ def find_repeated(parts: Callable[[], Iterator[Keys]], total: int, held: int, mo
     parts: a callable that gives an iterator over arrays [n,2], called once for each slice of the hashes' range.
     """
     slices = max(1, -(-total // held))
-    values = places = 0
+    values = occurrences = 0
     best: list[tuple[int, int, int]] = []
     for number in range(slices):
         chosen = [part[part[:, 0] % slices == number] for part in parts()]
         keys = np.concatenate([np.zeros((0, 2), np.int64), *chosen])
         _, first, times = np.unique(keys[:, 0], return_index=True, return_counts=True)
         again = np.flatnonzero(times > 1)
-        values, places = values + len(again), places + int(times[again].sum())
+        values, occurrences = values + len(again), occurrences + int(times[again].sum())
         top = again[np.argsort(-times[again], kind="stable")[:most]]
-        best += [(*keys[first[place]].tolist(), int(times[place])) for place in top]
+        best += [(*keys[first[index]].tolist(), int(times[index])) for index in top]
         best = sorted(best, key=lambda each: (-each[2], each[1]))[:most]
-    return Repeated(values, places, tuple(best))
+    return Repeated(values, occurrences, tuple(best))

@@ -4,7 +4,7 @@
 
 Captions are read as BERT reads text (lower case, accents off, each Chinese character a word); pieces are learned from
 them. [PAD] [UNK] [CLS] [SEP] [MASK] come first, then single characters, then pieces; the same captions always give the
-same file. It is what `model.text.tokenizer` takes. With little room the rarest characters are left out; the share of
+same file. It is what `model.text.tokenizer` takes. A small --size leaves out the rarest characters; the share of
 [UNK] by language is printed.
 """
 

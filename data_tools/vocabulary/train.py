@@ -15,7 +15,7 @@ from vglm_train.files import replace_file
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALLEST = 100
-LETTERS = 0.75  # of the size at most: single characters, so that pieces have room too
+LETTERS = 0.75  # of the size at most: single characters; the rest is for pieces
 TOGETHER = 1000  # captions cut into words in one call
 
 Words = dict[str, Counter[str]]  # language -> word -> how often
@@ -69,8 +69,8 @@ def _characters(words: Words, most: int) -> tuple[list[str], list[str]]:
 def train(records: Path, size: int, split: str | None, words: Words) -> dict[str, int]:
     """Learn at most `size` pieces from the captions whose `words` were counted -> piece: id.
 
-    The trainer numbers characters inside words in the order of a hash table, and breaks ties by number. They are
-    given to it as reserved pieces, so that the numbers, and with them the result, are always the same.
+    The trainer numbers characters inside words in the order of a hash table, and breaks ties by number. They go
+    to it as reserved pieces, so that the numbers, and with them the result, are always the same.
     """
     if size < SMALLEST:
         raise UserError(f"--size {size}: too small to be a vocabulary; give at least {SMALLEST}")

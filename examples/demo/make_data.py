@@ -23,16 +23,16 @@ def splits(seed: int) -> dict[str, list[Scene]]:
     """Every scene in exactly one of test, val and train.
 
     Training scenes of the same shapes stand together, and among them those of the same colours. So a shard holds them
-    together, and a batch, drawn from few shards, has negatives that differ in nothing but colours, place, or what
+    together, and a batch, sampled from few shards, has negatives that differ in nothing but colours, position, or what
     belongs to what. Among random scenes these are so rare that a model learns shapes and stops there.
     """
     scenes = all_scenes(seed)
     training = scenes[TEST + VALIDATION :]
-    places: dict[object, int] = {}
-    for place, scene in enumerate(training):
+    first_index: dict[object, int] = {}
+    for index, scene in enumerate(training):
         for parts in (_shapes(scene), (_shapes(scene), _colours(scene))):
-            places.setdefault(parts, place)
-    training.sort(key=lambda scene: (places[_shapes(scene)], places[_shapes(scene), _colours(scene)]))
+            first_index.setdefault(parts, index)
+    training.sort(key=lambda scene: (first_index[_shapes(scene)], first_index[_shapes(scene), _colours(scene)]))
     return {"test": scenes[:TEST], "val": scenes[TEST : TEST + VALIDATION], "train": training}
 
 
@@ -45,7 +45,7 @@ def _colours(scene: Scene) -> tuple[str, ...]:
 
 
 def write_records(folder: Path, seed: int, train: int | None = None) -> Pictures:
-    """Write images/KEY.png and records.jsonl anew; returns the training pictures with what stands where in them.
+    """Write images/KEY.png and records.jsonl anew; returns the training pictures with what is where in them.
 
     `train`: so many training scenes only. Held-out records have one caption a language, the others every wording.
     """
@@ -91,12 +91,12 @@ def _record(scene: Scene, split: str, png: bytes) -> dict:
 def _labels(scenes: list[Scene]) -> dict[str, Tensor]:
     """Classes of nothing (0) and of both objects [n,3], by attribute."""
     known = {"colour": ["", *COLOURS], "shape": ["", *SHAPES], "side": ["", *INVERSE]}
-    told = {
+    values_of = {
         "colour": [(scene.first.colour, scene.second.colour) for scene in scenes],
         "shape": [(scene.first.shape, scene.second.shape) for scene in scenes],
         "side": [(scene.relation, INVERSE[scene.relation]) for scene in scenes],
     }
     return {
-        name: torch.tensor([[0, *(values.index(value) for value in pair)] for pair in told[name]])
+        name: torch.tensor([[0, *(values.index(value) for value in pair)] for pair in values_of[name]])
         for name, values in known.items()
     }

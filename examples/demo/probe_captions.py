@@ -1,4 +1,4 @@
-"""How well stage two's model tells held-out pictures, attribute by attribute, beside who does not see them."""
+"""How well stage two's model describes held-out pictures, by attribute, beside a model that does not see them."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -29,12 +29,12 @@ CHANCE = {
     "place": 50.0,
     "everything": 100 / (len(COLOURS) * (len(COLOURS) - 1) * len(SHAPES) ** 2 * 2),
 }
-SEEN = ("right", "shuffled", "none")  # what the model is shown: the picture, another scene's, nothing
+CONDITIONS = ("right", "shuffled", "none")  # what the model is shown: the picture, another scene's, nothing
 BATCH = 100
 
 CaptionProbeResult = dict[
     str, dict[str, dict[str, Share]]
-]  # language -> attribute or kind of question -> one of SEEN -> share
+]  # language -> attribute or kind of question -> one of CONDITIONS -> share
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,12 +59,12 @@ def probe_captions(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: in
     for language in LANGUAGES:
         said = _described(loaded, pixels, language)
         result.captions[language] = _attributes(shown, said, language)
-        asked = _questions(shown, language, seed)
-        answered = _answered(loaded, pixels, asked, language)
-        result.answers[language] = _by_kind(asked, answered)
+        questions = _questions(shown, language, seed)
+        answered = _answered(loaded, pixels, questions, language)
+        result.answers[language] = _by_kind(questions, answered)
         for n in range(3):
             true = captions(shown[n], language)[0]
-            result.examples.append((language, true, said["right"][n], asked[n].asked, answered["right"][n]))
+            result.examples.append((language, true, said["right"][n], questions[n].text, answered["right"][n]))
     return result
 
 
@@ -86,17 +86,17 @@ def describe(bundle: Bundle, pixels: Tensor | None, questions: Sequence[str], la
 
 
 def _described(bundle: Bundle, pixels: Tensor, language: str) -> dict[str, list[str]]:
-    asked = [getattr(bundle.config.prompt.questions, language)] * len(pixels)
-    alone = describe(bundle, None, asked[:1], language) * len(pixels)  # the same words whatever there is to see
+    questions = [getattr(bundle.config.prompt.questions, language)] * len(pixels)
+    alone = describe(bundle, None, questions[:1], language) * len(pixels)  # the same words whatever there is to see
     return {
-        "right": describe(bundle, pixels, asked, language),
-        "shuffled": describe(bundle, pixels.roll(1, 0), asked, language),
+        "right": describe(bundle, pixels, questions, language),
+        "shuffled": describe(bundle, pixels.roll(1, 0), questions, language),
         "none": alone,
     }
 
 
-def _answered(bundle: Bundle, pixels: Tensor, asked: Sequence, language: str) -> dict[str, list[str]]:
-    texts = [each.asked for each in asked]
+def _answered(bundle: Bundle, pixels: Tensor, questions: Sequence, language: str) -> dict[str, list[str]]:
+    texts = [each.text for each in questions]
     return {
         "right": describe(bundle, pixels, texts, language),
         "shuffled": describe(bundle, pixels.roll(1, 0), texts, language),
@@ -113,24 +113,24 @@ def _meaning(language: str) -> Mapping[str, Scene]:
 def _attributes(
     shown: Sequence[Scene], said: Mapping[str, Sequence[str]], language: str
 ) -> dict[str, dict[str, Share]]:
-    """What is said in another way than the training sentences counts as wrong in everything."""
+    """A caption that is no training sentence counts as wrong in everything."""
     right: Counter[tuple[str, str]] = Counter()
-    for seen, texts in said.items():
+    for condition, texts in said.items():
         for scene, text in zip(shown, texts):
-            told = _meaning(language).get(text)
-            right.update((name, seen) for name in _agreeing(scene.upright(), told))
-    return {name: {seen: Share(right[name, seen], len(shown)) for seen in said} for name in CHANCE}
+            described = _meaning(language).get(text)
+            right.update((name, condition) for name in _agreeing(scene.upright(), described))
+    return {name: {condition: Share(right[name, condition], len(shown)) for condition in said} for name in CHANCE}
 
 
-def _agreeing(scene: Scene, told: Scene | None) -> Iterator[str]:
-    if told is None:
+def _agreeing(scene: Scene, described: Scene | None) -> Iterator[str]:
+    if described is None:
         return
     agree = {
-        "colour of first": told.first.colour == scene.first.colour,
-        "colour of second": told.second.colour == scene.second.colour,
-        "shape of first": told.first.shape == scene.first.shape,
-        "shape of second": told.second.shape == scene.second.shape,
-        "place": told.relation == scene.relation,
+        "colour of first": described.first.colour == scene.first.colour,
+        "colour of second": described.second.colour == scene.second.colour,
+        "shape of first": described.first.shape == scene.first.shape,
+        "shape of second": described.second.shape == scene.second.shape,
+        "place": described.relation == scene.relation,
     }
     yield from (name for name, same in agree.items() if same)
     if all(agree.values()):
@@ -138,7 +138,7 @@ def _agreeing(scene: Scene, told: Scene | None) -> Iterator[str]:
 
 
 def _questions(shown: Sequence[Scene], language: str, seed: int) -> list:
-    """One for each picture, drawn among those that have one answer."""
+    """One for each picture, chosen among those that have one answer."""
     rng = Random(f"questions {seed}")
     chosen = []
     for scene in shown:
@@ -147,15 +147,19 @@ def _questions(shown: Sequence[Scene], language: str, seed: int) -> list:
     return chosen
 
 
-def _by_kind(asked: Sequence, answered: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Share]]:
-    total = Counter(each.kind for each in asked)
+def _by_kind(questions: Sequence, answered: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Share]]:
+    total = Counter(each.kind for each in questions)
     right: Counter[tuple[str, str]] = Counter()
-    for seen, texts in answered.items():
-        right.update((each.kind, seen) for each, text in zip(asked, texts) if text == each.answer)
-    return {kind: {seen: Share(right[kind, seen], total[kind]) for seen in answered} for kind in KINDS if total[kind]}
+    for condition, texts in answered.items():
+        right.update((each.kind, condition) for each, text in zip(questions, texts) if text == each.answer)
+    return {
+        kind: {condition: Share(right[kind, condition], total[kind]) for condition in answered}
+        for kind in KINDS
+        if total[kind]
+    }
 
 
-LEAST_COLOUR = 90.0  # per cent, of the colour of the thing it is said of
+LEAST_COLOUR = 90.0  # per cent, of the colours
 
 
 GOAL = 60.0  # of shapes and places
@@ -164,23 +168,23 @@ GOAL = 60.0  # of shapes and places
 TITLES = {"right": "its picture", "shuffled": "another picture", "none": "no picture"}
 
 
-def caption_tables(telling: CaptionProbe) -> Iterator[str]:
+def caption_tables(probe: CaptionProbe) -> Iterator[str]:
     """Captions by attribute and answers by kind of question, with 95 % intervals, then examples; line by line."""
-    yield f"Greedy captions of {telling.pictures} held-out pictures: per cent right, [95 % interval]"
-    yield from _table(telling.captions, {name: f"{chance:.1f}" for name, chance in CHANCE.items()})
+    yield f"Greedy captions of {probe.pictures} held-out pictures: per cent right, [95 % interval]"
+    yield from _table(probe.captions, {name: f"{chance:.1f}" for name, chance in CHANCE.items()})
     yield ""
     yield "One question about each picture; stage two was never shown one: per cent right, [95 % interval]"
-    yield from _table(telling.answers, {})
+    yield from _table(probe.answers, {})
     yield ""
-    for language, true, said, asked, answered in telling.examples:
-        yield f"{NAMES[language]}: {said}   (true: {true})"
-        yield f"         {asked}  {answered}"
+    for language, true, caption, asked, answer in probe.examples:
+        yield f"{NAMES[language]}: {caption}   (true: {true})"
+        yield f"         {asked}  {answer}"
 
 
-def broken_caption_promises(telling: CaptionProbe) -> list[str]:
+def broken_caption_promises(probe: CaptionProbe) -> list[str]:
     """What should hold of captions and does not, in words."""
     broken = []
-    for language, attributes in telling.captions.items():
+    for language, attributes in probe.captions.items():
         for name, shares in attributes.items():
             share, (low, _) = shares["right"].percent, shares["right"].interval()
             if name.startswith("colour") and share < LEAST_COLOUR:
@@ -190,16 +194,17 @@ def broken_caption_promises(telling: CaptionProbe) -> list[str]:
     return broken
 
 
-def captions_json(telling: CaptionProbe) -> dict:
+def captions_json(probe: CaptionProbe) -> dict:
     """Everything, to be read by programs."""
-    return {"captions": _plain(telling.captions), "answers": _plain(telling.answers), "chance": CHANCE}
+    return {"captions": _plain(probe.captions), "answers": _plain(probe.answers), "chance": CHANCE}
 
 
-def _table(told: CaptionProbeResult, chance: dict[str, str]) -> Iterator[str]:
-    yield f"{'':27}" + "".join(f"{TITLES[seen]:>22}" for seen in TITLES) + (f"{'chance':>10}" if chance else "")
-    for language, rows in told.items():
+def _table(result: CaptionProbeResult, chance: dict[str, str]) -> Iterator[str]:
+    titles = "".join(f"{title:>22}" for title in TITLES.values())
+    yield f"{'':27}{titles}" + (f"{'chance':>10}" if chance else "")
+    for language, rows in result.items():
         for name, shares in rows.items():
-            cells = "".join(f"{_cell(shares[seen]):>22}" for seen in TITLES)
+            cells = "".join(f"{_cell(shares[condition]):>22}" for condition in TITLES)
             yield f"{NAMES[language]}, {name:18}{cells}{chance.get(name, ''):>10}"
 
 
@@ -208,11 +213,11 @@ def _cell(share: Share) -> str:
     return f"{share.percent:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _plain(told: CaptionProbeResult) -> dict:
+def _plain(result: CaptionProbeResult) -> dict:
     return {
         language: {
-            name: {seen: [share.right, share.total, *share.interval()] for seen, share in shares.items()}
+            name: {condition: [share.right, share.total, *share.interval()] for condition, share in shares.items()}
             for name, shares in rows.items()
         }
-        for language, rows in told.items()
+        for language, rows in result.items()
     }

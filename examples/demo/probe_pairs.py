@@ -1,4 +1,4 @@
-"""What the demo's model tells apart: a caption against the same caption with one attribute made wrong.
+"""Which captions the demo's model distinguishes: a caption against the same caption with one attribute made wrong.
 
 The ITC score and the matching head (ITM) each choose one of the two for every held-out picture; a guess is right
 half the time.
@@ -41,11 +41,11 @@ class Share:
 
 @dataclass(frozen=True, slots=True)
 class Tested:
-    """Captions of one language: `pictures[k]` is asked to choose between caption k of `told` and of `wrong`."""
+    """Captions of one language: picture `pictures[k]` chooses between caption k of `true` and of `wrong`."""
 
     attributes: list[str]
     pictures: Tensor  # [k] int64
-    told: list[str]
+    true: list[str]
     wrong: list[str]
 
 
@@ -53,16 +53,16 @@ Pairs = dict[str, dict[str, dict[str, Share]]]  # language -> attribute -> itc, 
 
 
 def ceilings(scenes: Sequence[Scene]) -> dict[str, float]:
-    """Best expected R@1 among these scenes' captions, in per cent, of who sees less than they say.
+    """Best expected R@1 among these scenes' captions, in per cent, of a model that sees less than they say.
 
-    `colours`: which two colours there are; `colours and places`: also which of them stands where, but no shape.
+    `colours`: which two colours there are; `colours and places`: also which of them is where, but no shape.
     The same for both directions: a query has as many equal candidates as its own group has members.
     """
-    seen = {
-        "colours": lambda told: frozenset((told.first.colour, told.second.colour)),
-        "colours and places": lambda told: (told.first.colour, told.relation, told.second.colour),
+    views = {
+        "colours": lambda scene: frozenset((scene.first.colour, scene.second.colour)),
+        "colours and places": lambda scene: (scene.first.colour, scene.relation, scene.second.colour),
     }
-    return {name: 100 * len({view(scene.upright()) for scene in scenes}) / len(scenes) for name, view in seen.items()}
+    return {name: 100 * len({view(scene.upright()) for scene in scenes}) / len(scenes) for name, view in views.items()}
 
 
 def score_pairs(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> Pairs:
@@ -95,9 +95,9 @@ def _tested(scenes: Sequence[Scene], language: str, seed: int) -> Tested:
         for attribute, other in changed(scene, Random(f"{seed} {scene.key}")):
             tested.attributes.append(attribute)
             pictures.append(number)
-            tested.told.append(captions(scene, language)[0])
+            tested.true.append(captions(scene, language)[0])
             tested.wrong.append(captions(other, language)[0])
-    return Tested(tested.attributes, torch.tensor(pictures), tested.told, tested.wrong)
+    return Tested(tested.attributes, torch.tensor(pictures), tested.true, tested.wrong)
 
 
 def _right(
@@ -105,7 +105,7 @@ def _right(
 ) -> Iterator[tuple[str, Tensor]]:
     """(itc or itm, whether the true caption scores higher [k])."""
     itc, itm = [], []
-    for texts in (tested.told, tested.wrong):
+    for texts in (tested.true, tested.wrong):
         ids, mask, embeds = embedder.texts(texts, language)
         itc.append(torch.einsum("kqe,ke->kq", features[pictures], embeds).amax(1))
         itm.append(embedder.match(raw, pictures, ids, mask))

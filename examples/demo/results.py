@@ -75,12 +75,12 @@ def broken_promises(results: Results, quick: bool) -> list[str]:
         for attribute, shares in attributes.items():
             share = shares["itc"].percent
             if attribute.startswith("colour") and share < LEAST_COLOUR:
-                broken.append(f"{language}: {attribute} is told in {share:.1f} %, below {LEAST_COLOUR}")
+                broken.append(f"{language}: {attribute} is right in {share:.1f} %, below {LEAST_COLOUR}")
     return broken
 
 
 def _near_chance(results: Results) -> Iterator[str]:
-    """Ten candidates are looked at, because single hits among hundreds of pictures are too few to judge by."""
+    """Ten candidates count, because single hits among hundreds of pictures are too few to judge by."""
     for language in LANGUAGES:
         for name in ("i2t_r10", "t2i_r10"):
             value, least = (

@@ -56,7 +56,7 @@ such as EVA-CLIP takes its place in a real run."""
 
 ABOUT_LANGUAGE = """\
 A small ChatGLM learns the words of the training scenes from text alone: it reads a scene as five words ("red circle
-left blue star") where the image's places will be, and describes it or answers a question about it. It never sees a
+left blue star") where the image's tokens will be, and describes it or answers a question about it. It never sees a
 picture and is frozen from then on. A published ChatGLM-6B takes its place in a real run. Stage two shows it pictures
 with captions only, never a question."""
 
@@ -67,7 +67,7 @@ class Demo:
     def __init__(self, seed: int, quick: bool) -> None:
         self.seed, self.quick = seed, quick
         self.config = load(CONFIG)
-        self.encoder_steps, self.lessons = (250, 60) if quick else (1000, 600)
+        self.encoder_steps, self.language_steps = (250, 60) if quick else (1000, 600)
         self.changes = [f"run.seed={seed}"]
         if quick:
             self.changes += ["run.length.steps=120", "optim.warmup.steps=30", "evaluate.every=120"]
@@ -89,19 +89,19 @@ class Demo:
             results = self._evaluate()
         with self._step("train the language model"):
             print(ABOUT_LANGUAGE, flush=True)
-            loss = train(splits(self.seed)["train"], load(SECOND), self.lessons, self.seed)
-            print(f"loss of its last lessons: {loss:.3f} nats a token")
+            loss = train(splits(self.seed)["train"], load(SECOND), self.language_steps, self.seed)
+            print(f"loss of its last steps: {loss:.3f} nats a token")
         with self._step("train stage two"):
             _python(ROOT / "train.py", SECOND, *self.changes_two)
         with self._step("describe"):
-            telling = probe_captions(
+            probe = probe_captions(
                 WORK / "run2" / "bundle", WORK / "shards" / "test", splits(self.seed)["test"], self.seed
             )
         with self._step("report"):
             _python("-m", "vglm_train.report", WORK / "run")
-        found = {"seed": self.seed, "seconds": self.times, **as_json(results), "told": captions_json(telling)}
-        write_json(WORK / "results.json", found)
-        return self._tell(results, telling)
+        scores = {"seed": self.seed, "seconds": self.times, **as_json(results), "told": captions_json(probe)}
+        write_json(WORK / "results.json", scores)
+        return self._tell(results, probe)
 
     def _pack(self) -> None:
         records = WORK / "data" / "records.jsonl"
@@ -115,9 +115,9 @@ class Demo:
     def _train_encoder(self, pictures: Pictures) -> None:
         vision, image = self.config.model.vision, self.config.data.image
         print(ABOUT_ENCODER, flush=True)
-        encoder, told = train_encoder(pictures, vision, image, steps=self.encoder_steps, seed=self.seed)
-        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in told.items())
-        print(f"told of the objects, patch by patch: {shares}")
+        encoder, right = train_encoder(pictures, vision, image, steps=self.encoder_steps, seed=self.seed)
+        shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in right.items())
+        print(f"attributes of the objects that patches get right: {shares}")
         save_encoder(encoder, WORK / "encoder.safetensors")
         _python("-m", "data_tools.preview", CONFIG, "--out", WORK / "preview.png", quiet=True)
 
@@ -130,9 +130,9 @@ class Demo:
         pairs = score_pairs(bundle, shards, scenes, self.seed)
         return Results(found["images"], found["scores"], found["chance"], ceilings(scenes), pairs)
 
-    def _tell(self, results: Results, telling: CaptionProbe) -> int:
-        broken = broken_promises(results, self.quick) + ([] if self.quick else broken_caption_promises(telling))
-        for part in (retrieval_table(results), pairs_table(results), caption_tables(telling), where(WORK)):
+    def _tell(self, results: Results, probe: CaptionProbe) -> int:
+        broken = broken_promises(results, self.quick) + ([] if self.quick else broken_caption_promises(probe))
+        for part in (retrieval_table(results), pairs_table(results), caption_tables(probe), where(WORK)):
             print("", *part, sep="\n")
         spent = ", ".join(f"{name} {seconds:.0f}" for name, seconds in self.times.items())
         print(f"\nseconds: {spent}; together {sum(self.times.values()):.0f}")
@@ -173,12 +173,12 @@ def main() -> int:
     )
     parser.add_argument("--quick", action="store_true", help="shows that it runs, promises little")
     parser.add_argument("--seed", type=int, default=0, help="of scenes, encoder and run (default 0)")
-    given = parser.parse_args()
+    args = parser.parse_args()
     os.environ["DS_ACCELERATOR"] = "cpu"
     threads = min(THREADS, os.cpu_count() or 1)
     os.environ.setdefault("OMP_NUM_THREADS", str(threads))
     torch.set_num_threads(int(os.environ["OMP_NUM_THREADS"]))
-    return Demo(given.seed, given.quick).run()
+    return Demo(args.seed, args.quick).run()
 
 
 if __name__ == "__main__":

@@ -51,7 +51,7 @@ class Thing:
 
 @dataclass(frozen=True, slots=True)
 class Scene:
-    """`first` stands `relation` of `second`; their colours differ. Drawn and told in reading order: left or above."""
+    """`first` is `relation` of `second`; their colours differ. Drawn and described in reading order: left or above."""
 
     first: Thing
     second: Thing
@@ -66,8 +66,8 @@ class Scene:
     @property
     def key(self) -> str:
         """One name for the scene, whichever object comes first."""
-        told = self.upright()
-        return "-".join((told.first.colour, told.first.shape, told.relation, told.second.colour, told.second.shape))
+        first, second, relation = (scene := self.upright()).first, scene.second, scene.relation
+        return "-".join((first.colour, first.shape, relation, second.colour, second.shape))
 
 
 def all_scenes(seed: int) -> list[Scene]:

@@ -1,6 +1,6 @@
 """The demo's image encoder: a small EVA ViT trained on the training pictures, then frozen.
 
-A random ViT shows colours but drowns shapes and places. So each patch of this one learns to tell of what stands on it
+A random ViT shows colours but drowns shapes and places. So each patch of this one learns of what is on it
 the colour, the shape, and on which side of the picture it is. It sees no sentence and no held-out picture.
 """
 
@@ -19,15 +19,15 @@ from vglm_train.config.model import Vision
 from vglm_train.folders import replace_path
 from vglm_train.model.vision.eva import EvaVit
 
-ON = 0.2  # share of a patch from which an object stands on it
-OFF = 0.02  # share up to which nothing does; in between the patch is not asked
+ON = 0.2  # share of a patch from which an object counts as on it
+OFF = 0.02  # share up to which nothing does; in between the patch has no target
 IGNORED = -100
 SMOOTHING = 0.1
 
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """n pictures with what stands where: pixels uint8 [n,3,h,w]; owners uint8 [n,h,w], 0 nothing, 1 and 2 the objects;
+    """n pictures with what is where: pixels uint8 [n,3,h,w]; owners uint8 [n,h,w], 0 nothing, 1 and 2 the objects;
     labels by attribute, int64 [n,3] each: class of nothing (0) and of both objects (from 1)."""
 
     pixels: Tensor
@@ -62,17 +62,17 @@ class PatchReader(nn.Module):
 def train_encoder(
     pictures: Pictures, config: Vision, image: Image, *, steps: int, seed: int, batch: int = 32, lr: float = 3e-3
 ) -> tuple[EvaVit, dict[str, float]]:
-    """The trained encoder, and of its last tenth of steps the share of objects' patches that tell each attribute."""
+    """The trained encoder, and of its last tenth of steps the share of objects' patches right in each attribute."""
     torch.manual_seed(seed)
     reader = PatchReader(config, {name: int(labels.max()) + 1 for name, labels in pictures.labels.items()})
     optimizer = torch.optim.AdamW(reader.parameters(), lr, betas=(0.9, 0.98), weight_decay=0.05)
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rise_and_fall(step, steps))
-    told, asked = dict.fromkeys(pictures.labels, 0), 0
+    right, total = dict.fromkeys(pictures.labels, 0), 0
     for step, (pixels, covered, rows) in enumerate(_batches(pictures, config, image, steps, batch, seed)):
         owner = _owners(covered)
         true = {name: labels[rows].gather(1, owner.clamp(min=0)) for name, labels in pictures.labels.items()}
         says = reader(pixels)
-        loss = torch.stack([_told_loss(says[name], true[name], owner) for name in says]).sum()
+        loss = torch.stack([_patch_loss(says[name], true[name], owner) for name in says]).sum()
         optimizer.zero_grad()
         loss.backward()
         nn.utils.clip_grad_norm_(reader.parameters(), 1.0)
@@ -80,10 +80,10 @@ def train_encoder(
         schedule.step()
         if step >= 0.9 * steps:
             on = owner > 0
-            asked += int(on.sum())
+            total += int(on.sum())
             for name, logits in says.items():
-                told[name] += int(((logits.argmax(-1) == true[name]) & on).sum())
-    return reader.encoder, {name: right / max(1, asked) for name, right in told.items()}
+                right[name] += int(((logits.argmax(-1) == true[name]) & on).sum())
+    return reader.encoder, {name: count / max(1, total) for name, count in right.items()}
 
 
 def _rise_and_fall(step: int, steps: int) -> float:
@@ -91,10 +91,10 @@ def _rise_and_fall(step: int, steps: int) -> float:
     return min(1.0, (step + 1) / 50) * (0.55 + 0.45 * math.cos(math.pi * step / steps))
 
 
-def _told_loss(says: Tensor, true: Tensor, owner: Tensor) -> Tensor:
+def _patch_loss(says: Tensor, true: Tensor, owner: Tensor) -> Tensor:
     """Mean cross-entropy over the clear patches: logits [b,p,k], classes [b,p], owners [b,p]."""
-    asked = true.masked_fill(owner < 0, IGNORED).flatten()
-    return F.cross_entropy(says.flatten(0, 1), asked, ignore_index=IGNORED, label_smoothing=SMOOTHING)
+    targets = true.masked_fill(owner < 0, IGNORED).flatten()
+    return F.cross_entropy(says.flatten(0, 1), targets, ignore_index=IGNORED, label_smoothing=SMOOTHING)
 
 
 def _batches(
@@ -118,13 +118,13 @@ def _batches(
 
 
 def _owners(covered: Tensor) -> Tensor:
-    """Shares [b,2,p] -> what stands on each patch [b,p]: 0 nothing, 1 or 2 an object, -1 too little to be asked."""
+    """Shares [b,2,p] -> what is on each patch [b,p]: 0 nothing, 1 or 2 an object, -1 too little to be a target."""
     most, which = covered.max(1)
     return torch.where(most >= ON, which + 1, torch.where(most <= OFF, 0, -1))
 
 
 def _waves(config: Vision) -> Tensor:
-    """Sines and cosines of each patch's column and row [p,c]: places to start from, as in MAE (arXiv:2111.06377)."""
+    """Sines and cosines of each patch's column and row [p,c]: positions to start from, as in MAE (arXiv:2111.06377)."""
     grid, quarter = config.image_size // config.patch, config.width // 4
     # few patches a side, so the slowest wave is 100 patches long, not 10,000
     angles = torch.arange(grid)[:, None] / 100 ** (torch.arange(quarter) / quarter)  # [grid,c/4]

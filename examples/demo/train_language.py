@@ -14,7 +14,7 @@ from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue
 
-DESCRIBED = 0.6  # share of the lessons that describe the scene; the others answer a question about it
+DESCRIBED = 0.6  # share of the texts that describe the scene; the others answer a question about it
 KINDS = ("what is there", "colour", "shape")
 
 
@@ -23,23 +23,23 @@ class Question:
     """A question about one scene, with its only right answer."""
 
     kind: str  # one of KINDS
-    asked: str
+    text: str
     answer: str
 
 
 def question(scene: Scene, kind: str, second: bool, language: str) -> Question | None:
     """About the first or the second thing. None where it has no single answer: the colour of one of two like shapes."""
-    told = scene.upright()
-    thing, side = (told.second, INVERSE[told.relation]) if second else (told.first, told.relation)
-    if kind == "colour" and told.first.shape == told.second.shape:
+    upright = scene.upright()
+    thing, side = (upright.second, INVERSE[upright.relation]) if second else (upright.first, upright.relation)
+    if kind == "colour" and upright.first.shape == upright.second.shape:
         return None
     return (_english if language == "en" else _chinese)(thing, side, kind)
 
 
 def hint(scene: Scene) -> str:
     """The scene in five words, in reading order."""
-    told = scene.upright()
-    return f"{told.first.colour} {told.first.shape} {told.relation} {told.second.colour} {told.second.shape}"
+    first, second, relation = (upright := scene.upright()).first, upright.second, upright.relation
+    return f"{first.colour} {first.shape} {relation} {second.colour} {second.shape}"
 
 
 def scene_texts(scenes: Sequence[Scene], questions: Questions) -> DrawText:
@@ -48,37 +48,37 @@ def scene_texts(scenes: Sequence[Scene], questions: Questions) -> DrawText:
     def draw(rng: Random) -> TrainingText:
         scene, language = rng.choice(scenes), rng.choice(LANGUAGES)
         hidden = rng.random() < WITHOUT_HINT
-        asked = None
+        chosen = None
         if not hidden and rng.random() >= DESCRIBED:
-            asked = question(scene, rng.choice(KINDS), rng.random() < 0.5, language)
-        if asked is not None:
-            return TrainingText(Dialogue(asked.asked, asked.answer, language=language), hint(scene))
-        told = rng.choice(captions(scene, language))
+            chosen = question(scene, rng.choice(KINDS), rng.random() < 0.5, language)
+        if chosen is not None:
+            return TrainingText(Dialogue(chosen.text, chosen.answer, language=language), hint(scene))
+        description = rng.choice(captions(scene, language))
         return TrainingText(
-            Dialogue(getattr(questions, language), told, language=language), "" if hidden else hint(scene)
+            Dialogue(getattr(questions, language), description, language=language), "" if hidden else hint(scene)
         )
 
     return draw
 
 
 def sentences(scenes: Sequence[Scene], questions: Questions) -> Iterator[str]:
-    """All that a lesson may say, for the tokenizer."""
+    """Every sentence that training may use, for the tokenizer."""
     for scene in scenes:
         yield hint(scene)
         for language in LANGUAGES:
             yield from captions(scene, language)
             yield getattr(questions, language)
-            asked = (question(scene, kind, second, language) for kind in KINDS for second in (False, True))
-            for each in asked:
+            possible = (question(scene, kind, second, language) for kind in KINDS for second in (False, True))
+            for each in possible:
                 if each is not None:
-                    yield each.asked
+                    yield each.text
                     yield each.answer
 
 
 def train(scenes: Sequence[Scene], config: Config, steps: int, seed: int) -> float:
     """Write `model.language.weights` of this configuration: a language model that knows the scenes' words.
 
-    Returns the loss of its last lessons in nats a token.
+    Returns the loss of its last steps in nats a token.
     """
     language, prompt = config.model.language, config.prompt
     assert language is not None
@@ -95,10 +95,10 @@ def train(scenes: Sequence[Scene], config: Config, steps: int, seed: int) -> flo
 
 
 def _english(thing: Thing, side: str, kind: str) -> Question:
-    place = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}[side]
+    position = {"left": "on the left", "right": "on the right", "above": "at the top", "below": "at the bottom"}[side]
     match kind:
         case "what is there":
-            return Question(kind, f"What is {place}?", f"{thing.colour} {thing.shape}")
+            return Question(kind, f"What is {position}?", f"{thing.colour} {thing.shape}")
         case "colour":
             return Question(kind, f"What colour is the {thing.shape}?", thing.colour)
         case _:

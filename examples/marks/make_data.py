@@ -3,8 +3,8 @@
     python -m examples.marks.make_data --out data/marks
 
 Each picture is of another made patient and has one small bright square, in the left or the right field; the question is
-where. Half of the answers are yes, so whoever does not look is right in 50 %. Everything else (fields, ribs, grain,
-brightness) is drawn without regard to the answer. train.json and test.json are in VisualGLM's layout: img, prompt,
+where. Half of the answers are yes, so a model that does not look is right in 50 %. Everything else (fields, ribs,
+grain, brightness) does not depend on the answer. train.json and test.json are in VisualGLM's layout: img, prompt,
 label, and beside them patient. A model that learns from pictures at all can learn this one; it shows that a fine-tuning
 works, not how well it would do on real X-rays.
 """
@@ -35,7 +35,7 @@ def draw_picture(side: str, rng: Random) -> Image.Image:
     pen = ImageDraw.Draw(picture)
     dark = rng.randint(40, 60)
     for centre in FIELDS.values():
-        x, y = ((place + rng.uniform(-0.02, 0.02)) * size for place in centre)
+        x, y = ((value + rng.uniform(-0.02, 0.02)) * size for value in centre)
         wide, high = rng.uniform(0.15, 0.17) * size, rng.uniform(0.28, 0.32) * size
         pen.ellipse((x - wide, y - high, x + wide, y + high), fill=dark)
     for rib in range(5):
@@ -49,7 +49,7 @@ def draw_picture(side: str, rng: Random) -> Image.Image:
 
 
 def _mark(pen: ImageDraw.ImageDraw, side: str, rng: Random) -> None:
-    x, y = ((place + rng.uniform(-0.06, 0.06)) * PICTURE for place in FIELDS[side])
+    x, y = ((value + rng.uniform(-0.06, 0.06)) * PICTURE for value in FIELDS[side])
     half = rng.uniform(0.055, 0.075) * PICTURE
     pen.rectangle((x - half, y - half, x + half, y + half), fill=rng.randint(225, 250))
 
@@ -84,10 +84,10 @@ def main() -> int:
     parser.add_argument("--out", type=Path, required=True, help="folder to write")
     parser.add_argument("--train", type=cli.at_least_one, default=400, help="rows of train.json (default 400)")
     parser.add_argument("--test", type=cli.at_least_one, default=200, help="rows of test.json (default 200)")
-    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn (default 0)")
-    given = parser.parse_args(sys.argv[1:])
-    write_data(given.out, given.train, given.test, given.seed)
-    print(f"{given.out}: train.json {given.train} rows, test.json {given.test} rows, a picture each")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is random (default 0)")
+    args = parser.parse_args(sys.argv[1:])
+    write_data(args.out, args.train, args.test, args.seed)
+    print(f"{args.out}: train.json {args.train} rows, test.json {args.test} rows, a picture each")
     return 0
 
 

@@ -133,10 +133,10 @@ class QuestionSet(Dataset):
         """[samples] questions of each record; one of a damaged record, so that it is counted."""
         if isinstance(shard, TableShard):
             index, rows = shard.table.index, shard.rows
-            spoken, turns = index.languages[rows], index.turns[rows].astype(np.int64)
-            wanted = np.stack([spoken >> LANGUAGES.index(name) & 1 for name in self.languages])
-            asked = np.where(turns > 0, turns * wanted.any(0), wanted.sum(0))
-            return np.where(spoken == 0, 1, asked)
+            languages, turns = index.languages[rows], index.turns[rows].astype(np.int64)
+            wanted = np.stack([languages >> LANGUAGES.index(name) & 1 for name in self.languages])
+            counts = np.where(turns > 0, turns * wanted.any(0), wanted.sum(0))
+            return np.where(languages == 0, 1, counts)
         return np.array([self._count(shard, row) for row in range(shard.samples)], dtype=np.int64)
 
     def _count(self, shard: Shard, row: int) -> int:

@@ -9,9 +9,9 @@ Value = TypeVar("Value")
 
 
 class LruCache(Generic[Key, Value]):
-    """At most `capacity` values, made when first asked for; the one unused for longest goes first.
+    """At most `capacity` values, made at the first look-up; the one unused for longest goes first.
 
-    Unlike functools.lru_cache it can be pickled, and says goodbye to a value through `dropped`.
+    Unlike functools.lru_cache it can be pickled, and calls `dropped` with each value that goes.
     """
 
     def __init__(self, capacity: int, make: Callable[[Key], Value], dropped: Callable[[Value], None] | None = None):

@@ -13,16 +13,16 @@ GRACE = 60  # seconds
 
 
 def read_ahead(
-    items: Dataset, places: Iterable[int], workers: int, pin: bool = False, collate: Callable[[Any], Any] | None = None
+    items: Dataset, indices: Iterable[int], workers: int, pin: bool = False, collate: Callable[[Any], Any] | None = None
 ) -> DataLoader:
-    """items[place] for each of `places`, in order, read by so many processes (0: this one).
+    """items[index] for each of `indices`, in order, read by `workers` processes (0: this one).
 
     `collate`: done to each item in the worker; none: torch's, by which arrays become tensors.
     """
     return _Loader(
         items,
         batch_size=None,
-        sampler=places,
+        sampler=indices,
         num_workers=workers,
         pin_memory=pin,
         collate_fn=collate,
@@ -40,7 +40,7 @@ class _Loader(DataLoader):
 def _leave_signals_to_the_run(worker: int) -> None:
     """Ctrl-C and a scheduler's warning reach workers too; the run finishes its step first, then ends them itself.
 
-    A worker that was told to end and is still there after GRACE seconds ends by itself.
+    A worker that got SIGTERM and still runs after GRACE seconds ends by itself.
     """
     for number in (signal.SIGINT, signal.SIGUSR1):
         signal.signal(number, signal.SIG_IGN)

@@ -39,8 +39,8 @@ class ShardReader:
         image, image_size, json, json_size = table.offsets[index].tolist()
         if image_size < 0:
             raise DamagedSample("image", shard.name, key, f"no member {key}.{{{','.join(IMAGE_EXTENSIONS)}}}")
-        places = ((image, image_size), (json, json_size), *table.further(index))
-        first, record, *more = self._bytes(shard, key, places)
+        spans = ((image, image_size), (json, json_size), *table.further(index))
+        first, record, *more = self._bytes(shard, key, spans)
         return RawSample(key, first, IMAGE_EXTENSIONS[table.extensions[index]], record, tuple(more))
 
     def text(self, shard: Shard, index: int) -> bytes:
@@ -65,11 +65,11 @@ class ShardReader:
             raise DamagedSample("record", shard.name, key, f"no member {key}.json")
         return table
 
-    def _bytes(self, shard: Shard, key: str, places: Iterable[tuple[int, int]]) -> list[bytes]:
-        """What stands at each (offset, size)."""
+    def _bytes(self, shard: Shard, key: str, spans: Iterable[tuple[int, int]]) -> list[bytes]:
+        """The bytes at each (offset, size)."""
         try:
             handle = self._handles[shard]
-            return [os.pread(handle, size, offset) for offset, size in places]
+            return [os.pread(handle, size, offset) for offset, size in spans]
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, key, str(error)) from None
         except OSError as error:
@@ -83,16 +83,18 @@ class ShardReader:
         if table.languages is None:
             table, _ = self.caption_counts(shard)
         assert table.languages is not None
-        spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
-        if nth >= len(spoken):
+        matching = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
+        if nth >= len(matching):
             counted = (shard.languages or {}).get(language, shard.samples)
-            reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(spoken)}"
+            reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(matching)}"
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
-        return int(spoken[nth])
+        return int(matching[nth])
 
     def caption_counts(self, shard: Shard) -> tuple[ShardTable, CaptionCounts]:
-        """The table of `shard` and what its records say; they are read where no index tells. DamagedSample where the
-        shard cannot be had."""
+        """The table of `shard` and its caption counts; the records are read where no index has them.
+
+        DamagedSample where the shard cannot be fetched.
+        """
         table = self._table(shard, "every sample")
         if table.caption_counts is None:
             try:

@@ -62,7 +62,7 @@ def parse(data: bytes | str | Mapping[str, Any]) -> Record:
     """JSON, or what it was read from, -> Record. RecordError with its cause where that cannot be.
 
     `image` may be a list of pictures; `turns` are [{"role": "user" | "assistant", "text": ...}], in turn. The language
-    of turns is told from their text where `language` is not given.
+    of turns is detected from their text where `language` is not given.
     """
     fields = data if isinstance(data, Mapping) else _object(data)
     captions, turns = _captions(fields.get("captions")), _turns(fields.get("turns"))

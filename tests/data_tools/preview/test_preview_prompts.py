@@ -61,7 +61,7 @@ def test_what_is_learned_is_what_training_learns(configs: dict[str, Path], famil
         assert said == f"{view.template.tokenizer.decode(ids)}[end]"
         found.append(ids)
     assert sorted(found) == sorted(learned), "a batch orders its rows by length"
-    assert all(f"[picture 1, {view.template.image_length} places]" in str(lines) for lines in seen)
+    assert all(f"[picture 1, {view.template.image_length} tokens]" in str(lines) for lines in seen)
 
 
 def test_a_dialogue_with_two_pictures(configs: dict[str, Path], tmp_path: Path) -> None:

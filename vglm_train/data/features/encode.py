@@ -25,7 +25,7 @@ from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.signals import sigterm_interrupts
 
 GIB = 2**30
-PATIENCE = 60  # seconds for what another machine wrote to be seen here
+PATIENCE = 60  # seconds until what another machine wrote must be visible
 
 logger = logging.getLogger(__name__)
 Encode = Callable[[Tensor], Tensor]
@@ -58,7 +58,7 @@ def prepare(config: Config, encoder: Encoder, encode: Encode, shards: Sequence[S
 
 
 def _fresh(store: FeatureStore, shards: Sequence[Shard], data: Data, ranks: Ranks) -> list[int]:
-    """Numbers of the shards that are not known to be stored whole, as the main rank sees it."""
+    """Numbers of the shards that are not known to be stored whole, as the main rank finds them."""
     found: object = None
     if ranks.main:
         known = store.done()
@@ -87,7 +87,7 @@ class _Filling:
                 len(missing),
                 len(missing) * self.store.row_bytes / GIB,
             )
-        self._check_room(len(missing))
+        self._check_capacity(len(missing))
         self._encode(missing, encode)
         self.ranks.barrier()
         self._check_whole(pictures)
@@ -106,16 +106,16 @@ class _Filling:
         """Sample, picture of it, digest and view of each row that is not stored."""
         every = [(*plain(picture), view) for picture in pictures for view in range(self.store.views)]
         held = self.store.holds(row_keys((digest, view) for _, _, digest, view in every))
-        return [row for row, there in zip(every, held) if not there]
+        return [row for row, is_held in zip(every, held) if not is_held]
 
-    def _check_room(self, rows: int) -> None:
-        """The main rank looks; all raise."""
+    def _check_capacity(self, rows: int) -> None:
+        """The main rank measures; all raise."""
         self.ranks.barrier()
-        problem = self.ranks.from_main(self._lack_of_room(rows * self.store.row_bytes) if self.ranks.main else None)
+        problem = self.ranks.from_main(self._lack_of_capacity(rows * self.store.row_bytes) if self.ranks.main else None)
         if problem:
             raise UserError(str(problem))
 
-    def _lack_of_room(self, needed: int) -> str | None:
+    def _lack_of_capacity(self, needed: int) -> str | None:
         features = self.config.data.features
         assert features is not None
         used = self.store.used()
@@ -151,7 +151,7 @@ class _Filling:
                 writer.add(waiting[0], waiting[1].cpu())
 
     def _check_whole(self, pictures: NDArray) -> None:
-        """What all ranks wrote is seen here."""
+        """This machine sees what all ranks wrote."""
         keys = row_keys((plain(picture)[2], view) for picture in pictures for view in range(self.store.views))
         end = time.monotonic() + PATIENCE
         while True:
@@ -171,7 +171,7 @@ class _Filling:
         loader = read_ahead(items, own, min(self.config.data.workers, len(own)), collate=unchanged)
         share = f"{what}, process 1 of {self.ranks.world}" if self.ranks.world > 1 else what
         total = min(items.size * len(own), items.total)
-        interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+        interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
         bar = tqdm(total=total, desc=share, delay=2, mininterval=interval, disable=not self.ranks.main)
         with explain_dead_processes(), bar:
             for item in loader:
@@ -182,8 +182,8 @@ class _Filling:
 
 
 def _name(shard: Shard, data: Data) -> str:
-    """What tells a shard that has been looked through from any other. A table has no hash: its time of change serves,
-    and where its rows and pictures are looked for.
+    """Identifies a shard whose pictures are all stored. A table has no hash: its time of change stands for it, and
+    where the configuration looks for its rows and pictures.
     """
     words = f"{shard.url or shard.path.resolve()} {shard.name} {shard.samples} {shard.bytes} {shard.sha256}"
     if not shard.sha256 and shard.url is None:

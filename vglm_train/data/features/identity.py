@@ -1,4 +1,4 @@
-"""What stored features are of: an encoder, and the pixels it was given. What would change them changes the key."""
+"""What stored features are of: an encoder, and the pixels it gets. What would change them changes the key."""
 
 import hashlib
 import json
@@ -70,7 +70,7 @@ class Identity:
         return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
 
     def crop(self, digest: bytes, view: int) -> random.Random:
-        """What view `view` of a picture draws its crop by; with one view nothing is drawn."""
+        """The random numbers of the crop of view `view` of a picture; with one view the crop is fixed."""
         text = f"{self.seed} {view} ".encode() + digest
         return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
 

@@ -18,7 +18,7 @@ from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 
-CHUNK = 64  # samples that are looked at, and pictures that are encoded, at once
+CHUNK = 64  # samples that are listed, and pictures that are encoded, at once
 
 # A picture: number of its sample, which of the sample's pictures, digest
 PICTURE = np.dtype([("sample", "<i8"), ("nth", "<i4"), ("digest", "S16")])
@@ -47,7 +47,7 @@ class Items(Dataset[Item]):
         except UserError as error:
             return error
 
-    def make(self, places: range) -> Item:
+    def make(self, indices: range) -> Item:
         raise NotImplementedError
 
 
@@ -79,10 +79,10 @@ class ListJobs(Items[NDArray]):
         self.samples = _Samples(shards, cache)
         self.total = int(self.samples.starts[-1])
 
-    def make(self, places: range) -> NDArray:
+    def make(self, indices: range) -> NDArray:
         found = [
             (number, nth, picture_digest(image))
-            for number in places
+            for number in indices
             for nth, image in enumerate(self.samples.read(number))
         ]
         return np.array(found, PICTURE)
@@ -98,17 +98,18 @@ class DecodeJobs(Items[Decoded]):
         self.image, self.identity, self.rows = data.image, identity, rows
         self.samples, self.total = _Samples(shards, data.cache), len(rows)
 
-    def make(self, places: range) -> Decoded:
-        size, how = self.identity.size, self.image
+    def make(self, indices: range) -> Decoded:
+        size, augmentation = self.identity.size, self.image
         made: list[tuple[bytes, int]] = []
         pixels: list[Tensor] = []
         damaged = []
-        for sample, nth, digest, view in (self.rows[place] for place in places):
+        for sample, nth, digest, view in (self.rows[index] for index in indices):
             image = self.samples.read(sample)[nth]
             try:
                 crop = self.identity.crop(digest, view)
-                whole = crop_pixels(image, size, how.crop_scale, False, crop)
-                pixels.append(whole.flip(-1) if how.flip and view % 2 else whole)  # alike in all pictures of a dialogue
+                whole = crop_pixels(image, size, augmentation.crop_scale, False, crop)
+                mirrored = augmentation.flip and view % 2  # alike in all pictures of a dialogue
+                pixels.append(whole.flip(-1) if mirrored else whole)
                 made.append((digest, view))
             except ImageError as error:
                 damaged.append((row_key(digest, view), error.cause))

@@ -30,7 +30,7 @@ from vglm_train.folders import make_folder
 from vglm_train.image import ImageError
 
 ENTRY = np.dtype([("key", "S20"), ("row", "<i4"), ("sum", "<u4")])  # key: digest of the picture, number of the view
-DAMAGED = -1  # row of a picture that cannot be decoded; `sum` is its place in CAUSES
+DAMAGED = -1  # row of a picture that cannot be decoded; `sum` is its index in CAUSES
 CAUSES = ("undecodable", "bomb")  # of ImageError
 PART_BYTES = 2**31
 SYNC_BYTES = 2**26
@@ -42,7 +42,7 @@ def row_key(digest: bytes, view: int) -> bytes:
 
 
 class FeatureStore:
-    """Features of the views of pictures. Rows that are added later are seen after `refresh`."""
+    """Features of the views of pictures. `refresh` finds rows that were added later."""
 
     def __init__(self, root: Path, identity: Identity, views: int) -> None:
         """Opens the folder, or makes it. UserError where it cannot be used."""
@@ -61,17 +61,17 @@ class FeatureStore:
         written; it is then taken out of use, and the next start makes it again.
         """
         key = row_key(picture_digest(image), epoch % self.views)
-        place = int(np.searchsorted(self._entries["key"], np.array(key, "S20")))
-        if place == len(self._entries) or self._entries["key"][place] != np.array(key, "S20"):
+        index = int(np.searchsorted(self._entries["key"], np.array(key, "S20")))
+        if index == len(self._entries) or self._entries["key"][index] != np.array(key, "S20"):
             self._forget()
             raise UserError(
                 f"{self.folder}: holds no features of a picture that training reads; it must have changed since they "
                 "were made. Start again: what is missing is computed first."
             )
-        entry = self._entries[place]
+        entry = self._entries[index]
         if entry["row"] == DAMAGED:
             raise ImageError(CAUSES[entry["sum"]], "as it was when its features were to be made")
-        return self._row(int(self._owners[place]), int(entry["row"]), int(entry["sum"]))
+        return self._row(int(self._owners[index]), int(entry["row"]), int(entry["sum"]))
 
     def refresh(self) -> None:
         """Read the indices again. Of a row that stands twice the first is kept."""

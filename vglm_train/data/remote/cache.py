@@ -2,8 +2,8 @@
 
 A shard is fetched whole, then read like any other. It is written to NAME.part, whose lock one process holds; the others
 wait for it. Once its size and digest are right it becomes NAME.tar by renaming. Copies go in the order of their last
-opening; who has one open reads on, since a file lives until it is closed. What was given up (NAME.failed) is not asked
-for again for REST seconds, by no process, else every worker would wait through all tries of its own.
+opening; a process that has one open reads on, since a file lives until it is closed. No process asks again for a shard
+that was given up (NAME.failed) for REST seconds, else every worker would wait through all tries of its own.
 """
 
 import fcntl
@@ -43,7 +43,7 @@ class ShardCache:
         self.limit = int(cache.limit_gib * GIB)
 
     def path(self, url: str, sha256: str) -> Path:
-        """The place of a shard's copy, of this version of it."""
+        """The path of a shard's copy, of this version of it."""
         return self.folder / f"{_digest(url)}-{sha256[:16] or 'new'}.tar"
 
     def begin(self) -> None:
@@ -93,7 +93,7 @@ class ShardCache:
             return
         self._refuse_given_up(shard)
         try:
-            self.make_room(shard.bytes)
+            self.evict(shard.bytes)
             self._bring(shard, part)
         except Unreachable as error:
             path.with_suffix(".failed").write_text(str(error), "utf-8")
@@ -108,7 +108,7 @@ class ShardCache:
                 "Set data.cache.limit_gib to what the disk has, or choose another folder."
             ) from None
         os.replace(part.name, path)
-        self.make_room(0)
+        self.evict(0)
 
     def _bring(self, shard: Shard, part: BinaryIO) -> None:
         """Until its bytes are the manifest's, or it is clear that the server's are not."""
@@ -132,8 +132,8 @@ class ShardCache:
             logger.warning("%s: %s; fetched once more", shard.where, reason)
 
     def _patience(self, down: Path) -> Cache:
-        """One retry for a server that was down for another shard a moment ago: all shards of a window must not wait
-        through all tries one after another."""
+        """One retry for a server that was down for another shard a moment ago: the shards of a shuffle buffer must not
+        each wait through all tries."""
         with suppress(FileNotFoundError):
             if time.time() - down.stat().st_mtime < REST:
                 return replace(self.cache, retries=min(1, self.cache.retries))
@@ -156,7 +156,7 @@ class ShardCache:
         write_index(shard.path, make_index(Path(part.name)), shard.sha256)
         return True
 
-    def make_room(self, wanted: int) -> None:
+    def evict(self, wanted: int) -> None:
         """Delete what was not opened for longest, until `wanted` bytes more are within the limit."""
         files = sorted(self._files(), key=lambda file: file[1].st_mtime)
         total = sum(stat.st_size for _, stat in files) + wanted
@@ -180,10 +180,10 @@ def _locked(path: Path, wait: bool) -> Iterator[BinaryIO | None]:
     with open(path, "a+b") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            mine = os.fstat(file.fileno()).st_ino == path.stat().st_ino
+            same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
         except (BlockingIOError, FileNotFoundError):
-            mine = False
-        yield cast(BinaryIO, file) if mine else None
+            same = False
+        yield cast(BinaryIO, file) if same else None
 
 
 @contextmanager

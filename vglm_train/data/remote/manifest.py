@@ -64,7 +64,7 @@ def _read(address: str, cache: Cache) -> Manifest:
 
 
 def _placed(shard: Shard, address: str, store: ShardCache) -> Shard:
-    """The shard with its address, and the place of its copy; a local path needs none."""
+    """The shard with its address, and the path of its copy; a local path needs none."""
     if not is_remote(address):
         return dataclasses.replace(shard, path=Path(address))
     return dataclasses.replace(shard, path=store.path(address, shard.sha256), url=address)
@@ -112,8 +112,8 @@ def _count(source: Source, addresses: Sequence[str], store: ShardCache, file: Pa
     captions: Counter[str] = Counter()
     for shard in shards:
         captions.update(shard.languages or {})
-    spoken = {"captions": dict(captions)} if captions else {}
-    Manifest(file, tuple(shards), spoken).write()
+    extra = {"captions": dict(captions)} if captions else {}
+    Manifest(file, tuple(shards), extra).write()
 
 
 def _count_one(address: str, store: ShardCache) -> Shard:

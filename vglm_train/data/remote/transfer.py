@@ -79,8 +79,8 @@ def _part(answer: requests.Response, start: int) -> RemoteStream:
     if status == 200:
         length = answer.headers.get("Content-Length")
         return RemoteStream(0, None if length is None else int(length), tag, chunks)
-    asked = answer.headers.get("Retry-After", "")
-    wait = float(asked) if asked.isdigit() else 0.0
+    retry_after = answer.headers.get("Retry-After", "")
+    wait = float(retry_after) if retry_after.isdigit() else 0.0
     reason = f"the server answers {status} {answer.reason or _WORDS.get(status, '')}".rstrip()
     final = 400 <= status < 500 and status not in (*_PASSING, 412, 416)
     raise Failed(reason, final, changed=status in (206, 412, 416), wait=wait)
@@ -117,7 +117,7 @@ def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[R
     except ImportError:
         raise Failed("s3:// needs boto3: pip install boto3", final=True) from None
     bucket, _, key = address.removeprefix("s3://").partition("/")
-    asked = {"Range": f"bytes={start}-", **({"IfMatch": tag} if tag else {})} if start else {}
+    headers = {"Range": f"bytes={start}-", **({"IfMatch": tag} if tag else {})} if start else {}
     session = boto3.Session()
     patience = Config(
         connect_timeout=timeout, read_timeout=timeout, retries={"total_max_attempts": 1},
@@ -125,7 +125,7 @@ def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[R
         signature_version=None if session.get_credentials() else UNSIGNED,
     )  # fmt: skip
     try:
-        answer = session.client("s3", config=patience).get_object(Bucket=bucket, Key=key, **asked)
+        answer = session.client("s3", config=patience).get_object(Bucket=bucket, Key=key, **headers)
         body, range_ = answer["Body"], answer.get("ContentRange", "")
         total = int(range_.rpartition("/")[2]) if range_ else answer["ContentLength"]
         # small reads: each waits for all its bytes, so a slow server is noticed between them
@@ -144,21 +144,21 @@ def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[R
 
 @contextmanager
 def _pipe(address: str, timeout: float) -> Iterator[RemoteStream]:
-    with tempfile.TemporaryFile() as said:
+    with tempfile.TemporaryFile() as stderr:
         process = subprocess.Popen(
             address.removeprefix("pipe:"),
             shell=True,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
-            stderr=said,
+            stderr=stderr,
             start_new_session=True,
         )
         try:
             yield RemoteStream(0, None, None, _output(process, timeout))
             status = process.wait(timeout)
             if status:
-                said.seek(max(0, said.seek(0, os.SEEK_END) - 300))
-                last = (said.read().decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
+                stderr.seek(max(0, stderr.seek(0, os.SEEK_END) - 300))
+                last = (stderr.read().decode("utf-8", "replace").strip().splitlines() or ["it said nothing"])[-1]
                 raise Failed(f"the command ended with status {status}: {last}")
         except subprocess.TimeoutExpired:
             raise Failed(f"the command closed its output, but did not end for {timeout:g} s") from None

@@ -1,4 +1,4 @@
-"""Whose turn it is, when several take turns by shares."""
+"""Several members take turns by their shares."""
 
 from collections.abc import Sequence
 from fractions import Fraction
@@ -10,31 +10,31 @@ PERIOD = 2**16  # turns; shares that need a longer one are rounded to fit
 
 
 class Interleave:
-    """Turn after turn goes to the one furthest behind its share; the earlier in the list where two are.
+    """Each turn goes to the member furthest behind its share; the earlier in the list where two are.
 
     With whole weights that sum to T the choice repeats after T turns, so one period answers for every turn. After any
-    number of turns nobody is a whole turn ahead of its share.
+    number of turns no member is a whole turn above its share.
     """
 
     def __init__(self, shares: Sequence[float | Fraction]) -> None:
         self.weights = np.array(whole_weights(shares), dtype=np.int64)
         self.period = int(self.weights.sum())
-        self.who = np.zeros(self.period, dtype=np.uint16)  # [T] whose turn it is
-        self.before = np.zeros(self.period, dtype=np.int32)  # [T] turns of the same one earlier in the period
+        self.members = np.zeros(self.period, dtype=np.uint16)  # [T] the member of each turn
+        self.before = np.zeros(self.period, dtype=np.int32)  # [T] turns of the same member earlier in the period
         behind = np.zeros(len(self.weights), dtype=np.int64)  # in turns times T
         had = np.zeros(len(self.weights), dtype=np.int64)
         for turn in range(self.period if len(self.weights) > 1 else 0):
             behind += self.weights
-            who = int(behind.argmax())
-            self.who[turn], self.before[turn] = who, had[who]
-            behind[who] -= self.period
-            had[who] += 1
+            member = int(behind.argmax())
+            self.members[turn], self.before[turn] = member, had[member]
+            behind[member] -= self.period
+            had[member] += 1
 
     def at(self, turn: int) -> tuple[int, int]:
-        """Whose turn number `turn` is, and how many this one had before it."""
-        periods, place = divmod(turn, self.period)
-        who = int(self.who[place])
-        return who, periods * int(self.weights[who]) + int(self.before[place])
+        """The member of turn number `turn`, and how many turns it had before."""
+        periods, within = divmod(turn, self.period)
+        member = int(self.members[within])
+        return member, periods * int(self.weights[member]) + int(self.before[within])
 
     @property
     def shares(self) -> list[float]:
@@ -55,7 +55,7 @@ def whole_weights(shares: Sequence[float | Fraction]) -> list[int]:
     if total <= PERIOD:
         return whole
     rounded = [max(1, number * PERIOD // total) for number in whole]
-    left = [Fraction(number * PERIOD, total) - given for number, given in zip(whole, rounded)]
+    left = [Fraction(number * PERIOD, total) - share for number, share in zip(whole, rounded)]
     for index in sorted(range(len(left)), key=lambda n: -left[n])[: max(0, PERIOD - sum(rounded))]:
         rounded[index] += 1
     return rounded

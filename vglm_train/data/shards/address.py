@@ -1,4 +1,4 @@
-"""How a place that is not a local path is written: http(s)://, s3://, pipe:COMMAND, brace lists."""
+"""Addresses that are not local paths: http(s)://, s3://, pipe:COMMAND, brace lists."""
 
 import shlex
 from pathlib import Path

@@ -1,6 +1,6 @@
 """The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples have, how long their texts.
 
-One line of JSON, then the arrays of `ShardTable` as they lie in memory (little-endian); `more`, places of the further
+One line of JSON, then the arrays of `ShardTable` as they lie in memory (little-endian); `more`, offsets of the further
 pictures of dialogues, is the last, and left out where there are none. A reader takes it instead of walking
 over the tar's headers if it names the shard's sha256 of the manifest; without it everything works, only later. Version
 1 knows no lengths: where they are wanted the records are read.
@@ -42,7 +42,7 @@ def make_index(shard: Path) -> ShardTable:
 
 
 def read_caption_counts(table: ShardTable, handle: int) -> ShardTable:
-    """The same table with `languages` and `spoken`; a record that cannot be read has no caption."""
+    """The same table with `languages` and `caption_counts`; a record that cannot be read has no caption."""
     counts = np.zeros((len(table), len(LANGUAGES)), dtype=np.uint8)
     lengths = bytearray()
     for index, (offset, size) in enumerate(table.offsets[:, 2:].tolist()):
@@ -50,8 +50,8 @@ def read_caption_counts(table: ShardTable, handle: int) -> ShardTable:
             counts[index, bit] = len(captions[:MOST])
             lengths += bytes(about_tokens(caption) for caption in captions[:MOST])
     languages = ((counts > 0) << np.arange(len(LANGUAGES))).sum(1).astype(np.uint8)
-    spoken = _caption_counts(counts, np.frombuffer(bytes(lengths), np.uint8))
-    return replace(table, languages=languages, caption_counts=spoken)
+    caption_counts = _caption_counts(counts, np.frombuffer(bytes(lengths), np.uint8))
+    return replace(table, languages=languages, caption_counts=caption_counts)
 
 
 def about_tokens(text: str) -> int:
@@ -88,8 +88,8 @@ def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
         head["more"] = len(table.more)
     with replace_file(path) as out:
         out.write(json.dumps(head).encode() + b"\n")
-        spoken = table.caption_counts.counts, table.caption_counts.lengths
-        for array in (table.offsets.astype("<i8"), table.extensions, table.languages, table.keys, *spoken):
+        caption_counts = table.caption_counts.counts, table.caption_counts.lengths
+        for array in (table.offsets.astype("<i8"), table.extensions, table.languages, table.keys, *caption_counts):
             out.write(array.tobytes() if len(table) else b"")
         out.write(table.more.astype("<i8").tobytes())
 
@@ -118,18 +118,18 @@ def parse_index(content: bytes, sha256: str) -> ShardTable | None:
     own = end + (0 if captions is None else samples * len(LANGUAGES) + captions)
     if len(body) != own + 24 * pictures:
         return None
-    places, extensions, languages = (
+    offsets, extensions, languages = (
         _part(body, "<i8", 0, 4 * samples),
         _part(body, "u1", 32 * samples, samples),
         _part(body, "u1", 33 * samples, samples),
     )
     keys = _part(body, f"S{max(1, key_bytes)}", 34 * samples, samples)
-    spoken = None
+    caption_counts = None
     if captions is not None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
-        spoken = _caption_counts(counts, _part(body, "u1", own - captions, captions))
+        caption_counts = _caption_counts(counts, _part(body, "u1", own - captions, captions))
     more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
-    return ShardTable(keys, places.astype(np.int64).reshape(-1, 4), extensions, False, languages, spoken, more)
+    return ShardTable(keys, offsets.astype(np.int64).reshape(-1, 4), extensions, False, languages, caption_counts, more)
 
 
 def _caption_counts(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> CaptionCounts:

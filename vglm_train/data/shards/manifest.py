@@ -24,7 +24,7 @@ class Shard:
     bytes: int
     sha256: str
     languages: Mapping[str, int] | None = field(default=None, hash=False)  # samples that have captions, by language
-    url: str | None = None  # where it is fetched from; `path` is the place of its copy. None: `path` is the shard
+    url: str | None = None  # where it is fetched from; `path` is that of its copy. None: `path` is the shard
 
     @property
     def where(self) -> str:
@@ -71,11 +71,11 @@ class Manifest:
         if content.get("version") != VERSION or not isinstance(entries, list):
             raise _wrong(file, f'it must be {{"version": {VERSION}, "shards": [...]}}')
         shards = tuple(_shard(file, path.parent, number, entry) for number, entry in enumerate(entries))
-        seen: set[str] = set()
+        names: set[str] = set()
         for shard in shards:
-            if shard.name in seen:
+            if shard.name in names:
                 raise _wrong(file, f"shard {shard.name} is listed twice")
-            seen.add(shard.name)
+            names.add(shard.name)
         extra = {key: value for key, value in content.items() if key not in ("version", "shards")}
         return cls(path, shards, extra, origin)
 
@@ -107,7 +107,7 @@ class Manifest:
 
 
 def read_source(name: str, folder: str, languages: Sequence[str], manifest: Manifest | None = None) -> Manifest:
-    """The manifest of a configured source: its files are there, it has samples and captions in a language asked for.
+    """The manifest of a configured source: its files are there, it has samples and captions in a configured language.
 
     `manifest`: as it was read, where `folder` is not simply the folder that holds it.
     """
@@ -120,7 +120,7 @@ def read_source(name: str, folder: str, languages: Sequence[str], manifest: Mani
 
 
 def check_language_counts(manifest: Manifest, name: str, languages: Sequence[str]) -> None:
-    """Source `name` speaks one of `languages`, if anybody has counted. UserError else."""
+    """Source `name` has captions in one of `languages`, if its manifest counts them. UserError else."""
     counts = manifest.captions
     if counts and not any(counts.get(language) for language in languages):
         raise UserError(
@@ -178,5 +178,5 @@ def _wrong(file: str, reason: str) -> UserError:
 def remake(file: str) -> str:
     """What to do about a manifest that says too little, for messages."""
     folder = file.rpartition("/")[0] or "."
-    there = " where the shards lie" if is_remote(file) else ""
-    return f"run python -m data_tools.check_shards {folder} --write-manifest{there}"
+    where = " where the shards lie" if is_remote(file) else ""
+    return f"run python -m data_tools.check_shards {folder} --write-manifest{where}"

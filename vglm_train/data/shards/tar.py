@@ -21,7 +21,7 @@ BLOCK = 512  # bytes: headers and data of a tar lie on multiples of it
 _REGULAR = b"0\0" + b"7"  # type flags of plain files
 _DATALESS = b"123456"  # links, devices, folders
 _EXTENDED = b"xL"  # pax and GNU headers that speak of the next member
-_ASIDE = b"gK"  # of all members, or of a link: nothing we need
+_SKIPPED = b"gK"  # of all members, or of a link: nothing we need
 
 
 class Member(NamedTuple):
@@ -48,8 +48,8 @@ class ShardTable:
     offsets: NDArray[np.int64]  # [n,4] offset and size of image, then of JSON; size -1: there is none
     extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
     cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
-    languages: NDArray[np.uint8] | None = None  # [n] bits, see data/shards/index.py; None: nobody has looked
-    caption_counts: CaptionCounts | None = None  # None: nobody has looked
+    languages: NDArray[np.uint8] | None = None  # [n] bits, see data/shards/index.py; None: not read yet
+    caption_counts: CaptionCounts | None = None  # None: not read yet
     more: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
     # [m,3] sample, offset and size of every further picture, KEY.1.jpg and on, in the order of samples and numbers
 
@@ -78,7 +78,7 @@ def walk_table(handle: int) -> ShardTable:
     """`read_table` of an open file."""
     walk = _Walk(handle)
     keys: list[bytes] = []
-    places: list[list[int]] = []
+    offsets: list[list[int]] = []
     extensions: list[int] = []
     numbered: list[tuple[int, int, Member, int]] = []  # sample, number, KEY.NUMBER.jpg, its extension
     for member in walk:
@@ -88,31 +88,31 @@ def walk_table(handle: int) -> ShardTable:
         encoded = key.encode("utf-8", "surrogateescape")
         if not keys or keys[-1] != encoded:
             keys.append(encoded)
-            places.append([0, -1, 0, -1])
+            offsets.append([0, -1, 0, -1])
             extensions.append(0)
         extension = extension.lower()
-        if extension in IMAGE_EXTENSIONS and places[-1][1] < 0:
-            places[-1][:2] = member.offset, member.size
+        if extension in IMAGE_EXTENSIONS and offsets[-1][1] < 0:
+            offsets[-1][:2] = member.offset, member.size
             extensions[-1] = IMAGE_EXTENSIONS.index(extension)
         elif extension == "json":
-            places[-1][2:] = member.offset, member.size
+            offsets[-1][2:] = member.offset, member.size
         elif (found := _NUMBERED.fullmatch(extension)) is not None:
             numbered.append((len(keys) - 1, int(found[1]), member, IMAGE_EXTENSIONS.index(found[2])))
-    more = _place_numbered(numbered, places, extensions)
-    table = np.array(places, dtype=np.int64).reshape(-1, 4)
+    more = _assign_numbered(numbered, offsets, extensions)
+    table = np.array(offsets, dtype=np.int64).reshape(-1, 4)
     incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
     cut = walk.cut and (incomplete or walk.beyond)
     return ShardTable(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
 
 
-def _place_numbered(
-    numbered: list[tuple[int, int, Member, int]], places: list[list[int]], extensions: list[int]
+def _assign_numbered(
+    numbered: list[tuple[int, int, Member, int]], offsets: list[list[int]], extensions: list[int]
 ) -> NDArray[np.int64]:
     """Numbered pictures in order -> `ShardTable.more`; the first is the sample's picture where it has no KEY.jpg."""
     more: list[tuple[int, int, int]] = []
     for sample, _, member, extension in sorted(numbered):
-        if places[sample][1] < 0:
-            places[sample][:2], extensions[sample] = [member.offset, member.size], extension
+        if offsets[sample][1] < 0:
+            offsets[sample][:2], extensions[sample] = [member.offset, member.size], extension
         else:
             more.append((sample, member.offset, member.size))
     return np.array(more, dtype=np.int64).reshape(-1, 3)
@@ -137,7 +137,7 @@ class _Walk:
             size = 0 if header.kind in _DATALESS else header.size
             if header.kind in _EXTENDED:
                 name, length = self._extended(header, data, name, length)
-            elif header.kind not in _ASIDE:
+            elif header.kind not in _SKIPPED:
                 size = size if length is None else length
                 if header.kind in _REGULAR:
                     self.beyond = data + size > self.end

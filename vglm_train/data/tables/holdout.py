@@ -1,7 +1,7 @@
 """Which rows of a table are kept for validation: those whose group, picture or content hashes below the share.
 
-A pure function of what is kept together, so that rows added later move nobody, several tables agree about a patient,
-and nothing needs to be stored.
+A pure function of what is kept together, so rows added later do not move any existing row between the sides,
+several tables agree about a patient, and nothing needs to be stored.
 """
 
 import numpy as np
@@ -77,7 +77,7 @@ def _spread(keys: NDArray[np.uint64]) -> NDArray[np.uint64]:
 
 
 def _check_groups(table: Table, rows: NDArray[np.int64], kept: NDArray[np.bool_], by: str) -> None:
-    """No patient on both sides, where the table says who is one."""
+    """No patient on both sides, where the table names patients."""
     groups = table.index.groups[rows]
     shared = np.intersect1d(groups[kept & (groups != 0)], groups[~kept & (groups != 0)])
     if len(shared):

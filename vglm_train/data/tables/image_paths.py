@@ -6,7 +6,7 @@ from pathlib import Path
 from vglm_train.errors import UserError
 
 ENDINGS = (".jpg", ".png", ".jpeg", ".webp")  # tried where a name has none of them
-SUGGESTED = 3  # folders above the table that are looked into
+SUGGESTED = 3  # folders above the table that are searched
 FOLDERS = 50  # of one folder at most
 
 
@@ -21,16 +21,16 @@ def find(folder: Path, name: str) -> Path | None:
 
 
 def check(table: Path, folder: Path, names: Sequence[str]) -> int:
-    """How many of the first rows' pictures are there. UserError where none is: where one was looked for, and the
-    folder that has them, if one near the table does."""
-    found = _count(folder, names)
-    if found or not names:
-        return found
+    """How many of the first rows' pictures exist. UserError where none does: it says which path was tried, and which
+    folder near the table has them."""
+    present = _count(folder, names)
+    if present or not names:
+        return present
     best = max(_near(table, folder), key=lambda near: _count(near, names), default=folder)
-    there = _count(best, names)
+    elsewhere = _count(best, names)
     hint = (
-        f"{there} of them are in {best}: set images: {best} in the source"
-        if there
+        f"{elsewhere} of them are in {best}: set images: {best} in the source"
+        if elsewhere
         else "set images in the source to the folder that these paths are relative to"
     )
     raise UserError(

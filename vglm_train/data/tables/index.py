@@ -23,7 +23,7 @@ from vglm_train.data.tables.fields import Columns
 from vglm_train.files import replace_file
 
 VERSION = 2
-SPLITS = 255  # that are told apart; a key with more is something else
+SPLITS = 255  # that are counted; a key with more values is no split
 KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
 
 
@@ -80,7 +80,7 @@ def build_index(file: TableFile, columns: Columns, images: Path) -> Index:
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft(Names(images))
-    interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
+    interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
     title = f"read {file.path.name}"
     bar = tqdm(total=file.size, unit=file.unit, unit_scale=True, desc=title, delay=2, mininterval=interval)
     with bar:
@@ -181,7 +181,7 @@ def _load(path: Path) -> Index | None:
 
 
 def _save(path: Path, index: Index) -> None:
-    """Whole or not at all; a machine without a place for it reads the table again next time."""
+    """Whole or not at all; a machine that cannot keep it reads the table again next time."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as out:

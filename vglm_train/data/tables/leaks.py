@@ -1,4 +1,4 @@
-"""What stands on both sides of a split of tables: patients, rows, and pictures, however they are named."""
+"""What both sides of a split of tables have: patients, rows, and pictures, however they are named."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ Side = list[tuple[Table, NDArray[np.int64]]]  # tables and their rows
 
 @dataclass(frozen=True, slots=True)
 class Leaks:
-    """How much of the first side stands on the second as well."""
+    """How much of the first side the second has too."""
 
     groups: int  # patients, studies or pages
     rows: int  # of the second side, that are on the first word for word with the same picture
@@ -32,7 +32,7 @@ class Leaks:
         return bool(self.groups or self.rows or self.pictures)
 
     def lines(self, held: str = "validation") -> Iterator[str]:
-        """In words; nothing where nothing was found. `held`: what the second side is called."""
+        """In words; no line where nothing is shared. `held`: what the second side is called."""
         if self.groups:
             yield f"{self.groups} groups (patients, studies) are in both training and {held}"
         if self.pictures:
@@ -75,7 +75,7 @@ def _column(tables: Side, name: str) -> NDArray[np.uint64]:
 class Picture:
     """A picture that a row names. Equal ones are one file, or have the same bytes in their tables."""
 
-    file: Path | int  # content_id of one that stands in the table
+    file: Path | int  # content_id of one that is inside the table
     size: int  # bytes
     name: str = field(compare=False)
 
@@ -84,12 +84,12 @@ class Picture:
         return self.file if isinstance(self.file, int) else content_id(self.file.read_bytes())
 
 
-def named_pictures(tables: Side, seen: Callable[[int], object] = lambda rows: None) -> list[Picture]:
-    """Every picture that the rows name and that is there, each once; `seen` is told of rows as they are read."""
+def named_pictures(tables: Side, progress: Callable[[int], object] = lambda rows: None) -> list[Picture]:
+    """Every picture that the rows name and that exists, each once; `progress` gets the number of rows just read."""
     found: dict[Picture, None] = {}
     for table, rows in tables:
         for row in rows.tolist():
-            seen(1)
+            progress(1)
             try:
                 _, named = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
             except RecordError:
@@ -114,7 +114,7 @@ def same_pictures(first: Sequence[Picture], second: Sequence[Picture]) -> list[t
     """Names of each of `second` that `first` has too, in both. Only files of one length are read."""
     known = {picture: picture.name for picture in first}
     lengths = {picture.size for picture in second}
-    contents: dict[int, dict[int, str]] = {}  # size -> content -> name, read when first asked for
+    contents: dict[int, dict[int, str]] = {}  # size -> content -> name, read at the first look-up
     alike: dict[int, list[Picture]] = {}
     for picture in first:
         if picture.size in lengths:

@@ -32,7 +32,7 @@ class Table:
     """A table on disk, its rows readable at random. `images`: the folder that its paths of pictures start from."""
 
     def __init__(self, source: Source) -> None:
-        """UserError where keys or pictures are not where they are looked for, or nothing can be trained on."""
+        """UserError where keys or pictures are missing, or no row can be used."""
         assert source.table is not None
         self.path = Path(source.table)
         self.images = Path(source.images) if source.images else _beside(self.path)
@@ -79,7 +79,7 @@ class Table:
         return RawSample(key, contents[0], ending or "jpg", json.dumps(record).encode(), tuple(contents[1:]))
 
     def text(self, shard: str, row: int) -> bytes:
-        """A row's record as JSON; its pictures are not looked for. DamagedSample where it cannot be had."""
+        """A row's record as JSON; its pictures are not read. DamagedSample where there is none."""
         return json.dumps(self._record(shard, row)[1]).encode()
 
     def _record(self, shard: str, row: int) -> tuple[str, dict[str, Any], list[str | bytes]]:
@@ -104,7 +104,7 @@ class Table:
     def usable(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows that become samples: all but those without a picture; damaged ones too, so that they are counted.
 
-        UserError where `split` has none, or the table has several and none is asked for.
+        UserError where `split` has none, or the table has several and `split` is None.
         """
         pictured = self.index.states != STATES.index("text")
         names = self.index.split_names.tolist()
