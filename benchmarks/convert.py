@@ -96,14 +96,14 @@ def measure(what: str, arguments: Sequence[str], out: Path) -> Result:
 
 def run(work: Path, billions: float) -> list[Result]:
     layers = max(1, round((billions - 2.17) * 1e9 / LAYER))
-    there, bundle, sat = work / "hub", work / "bundle", work / "sat"
+    hub, bundle, sat = work / "hub", work / "bundle", work / "sat"
     results = []
     try:
-        size = make(there, layers)
+        size = make(hub, layers)
         print(f"{size:.2f} billion parameters in fp16, torch {torch.__version__}")
         print("| conversion | s | MiB/s | peak anonymous GiB | written GiB |\n|---|---|---|---|---|", flush=True)
         steps = [
-            ("hub (.bin, per head) to bundle", ["import", str(there), "--out", str(bundle)], bundle),
+            ("hub (.bin, per head) to bundle", ["import", str(hub), "--out", str(bundle)], bundle),
             ("bundle to SAT, thirds", _export(bundle, sat, "thirds"), sat),
             ("bundle to SAT, per head", _export(bundle, sat, "heads"), sat),
         ]
@@ -111,9 +111,9 @@ def run(work: Path, billions: float) -> list[Result]:
             shutil.rmtree(out, ignore_errors=True)
             results.append(measure(what, arguments, out))
             print(results[-1].row(), flush=True)
-            shutil.rmtree(there, ignore_errors=True)
+            shutil.rmtree(hub, ignore_errors=True)
     finally:
-        for folder in (there, bundle, sat):
+        for folder in (hub, bundle, sat):
             shutil.rmtree(folder, ignore_errors=True)
     return results
 
@@ -140,5 +140,5 @@ if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--work", type=Path, required=True, help="a folder for the files, which are removed at the end")
     parser.add_argument("--billions", type=float, default=7.8, help="parameters, at least 2.4 (default 7.8)")
-    given = parser.parse_args()
-    run(given.work, given.billions)
+    arguments = parser.parse_args()
+    run(arguments.work, arguments.billions)

@@ -1,12 +1,12 @@
 """Stored features against the image encoder at full size: `python -m benchmarks.features`.
 
 align     stage one: EVA ViT-g/14 and BERT-base Q-Former, 100 pairs a step.
-generate  stage two: the same before OPT-2.7B, 128 images of 64 places a step.
+generate  stage two: the same before OPT-2.7B, 128 images of 64 tokens a step.
 
 Weights and features are random. Without stored features a step's pictures lie on the device already, so nothing of
 reading and decoding is counted; with them everything is: a store in FOLDER, its checksums, loader workers, the copy to
-the device. The pictures' files, 100 KB each, are read and hashed as in training. Both steps are the engine's. What is
-told in the end compares the fastest ways of both.
+the device. The pictures' files, 100 KB each, are read and hashed as in training. Both steps are the engine's. The ratio
+printed at the end compares the fastest variants of both.
 """
 
 import argparse
@@ -45,7 +45,7 @@ ROOT = Path(__file__).resolve().parents[1]
 OPT = Language(family="causal", config=str(ROOT / "configs/language/opt-2.7b"), tokenizer="unused")
 TINY_LANGUAGE = Language(tokenizer="unused", layers=2, width=32, heads=2, mlp_width=64, vocabulary=200)
 SOP = 190  # of the toy
-TEXT, BEFORE = 32, 1  # places of text, and how many of them are no targets (</s>)
+TEXT, BEFORE = 32, 1  # tokens of text, and how many of them are no targets (</s>)
 TARGETS = {"align": 2.3, "generate": 1.4}  # least ratios that are wanted
 ROWS = {"align": 100, "generate": 128}
 BATCHES = 6  # of rows in the store
@@ -70,8 +70,8 @@ def batches(stage: str, config: Model, rows: int, device: torch.device) -> Seque
     """Random pictures and text on the device."""
     if stage == "align":
         return stage1.batches(config, rows, 2, device)
-    places, q = config.qformer.queries + TEXT, config.qformer.queries
-    ids = torch.randint(5, SOP, (rows, places), device=device)
+    tokens, q = config.qformer.queries + TEXT, config.qformer.queries
+    ids = torch.randint(5, SOP, (rows, tokens), device=device)
     ids[:, q + BEFORE] = SOP
     size = config.vision.image_size
     return [
@@ -80,8 +80,8 @@ def batches(stage: str, config: Model, rows: int, device: torch.device) -> Seque
             valid=torch.ones(rows, dtype=torch.bool, device=device),
             input_ids=ids,
             attention_mask=torch.ones_like(ids, dtype=torch.bool),
-            visual_mask=(torch.arange(places, device=device) < q).expand_as(ids).contiguous(),
-            labels=ids.where(torch.arange(places, device=device) >= q + BEFORE, IGNORED),
+            visual_mask=(torch.arange(tokens, device=device) < q).expand_as(ids).contiguous(),
+            labels=ids.where(torch.arange(tokens, device=device) >= q + BEFORE, IGNORED),
         )
     ]
 
@@ -109,7 +109,7 @@ def engine_step(objective: Objective, rows: int, ranks: Ranks) -> Step:
 
 
 def write_store(folder: Path, config: Model, vision: VisionEncoder, rows: int, device: torch.device) -> FeatureStore:
-    """Files that stand for pictures, in a shard, and random features of each."""
+    """Files in place of pictures, in a shard, and random features for each."""
     folder.mkdir()
     rng = np.random.default_rng(0)
     files = [rng.bytes(FILE_BYTES) for _ in range(rows * BATCHES)]
@@ -137,7 +137,7 @@ def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ra
 
 
 def in_memory() -> Path | None:
-    """A folder in memory with room for a store beside what loader workers hand over; None if there is none."""
+    """A folder in memory with space for a store and the loader workers' batches; None if there is none."""
     shm = Path("/dev/shm")
     return shm if shm.is_dir() and shutil.disk_usage(shm).free > 4 * 2**30 else None
 
@@ -171,16 +171,16 @@ def run(stage: str, arguments: argparse.Namespace, folder: Path, ranks: Ranks) -
     def read(batch: Batch) -> None:
         step(replace(batch, pixels=empty, features=next(reading)))
 
-    def tell(name: str, variant: Step, flops: float) -> float:
-        found = measure(name, variant, data, arguments.steps, rows * flops / rate)
-        print(found.row(), flush=True)
-        return found.seconds
+    def report(name: str, variant: Step, flops: float) -> float:
+        result = measure(name, variant, data, arguments.steps, rows * flops / rate)
+        print(result.row(), flush=True)
+        return result.seconds
 
     encoders, stores = [], []
     for how in ways(stage, model, device, arguments.compile):
-        encoders.append(tell(f"encoder{how}", step, whole))
-        tell(f"features on the device{how}", known, whole - image)
-        stores.append(tell(f"stored{how}", read, whole - image))
+        encoders.append(report(f"encoder{how}", step, whole))
+        report(f"features on the device{how}", known, whole - image)
+        stores.append(report(f"stored{how}", read, whole - image))
     alone = measure("reading alone", lambda _: discard(reading), data, arguments.steps, float("nan"))
     print(f"{'reading alone':32} {rows / alone.seconds:9.1f} {1e3 * alone.seconds:9.2f}")
     reading.close()
@@ -191,7 +191,7 @@ def run(stage: str, arguments: argparse.Namespace, folder: Path, ranks: Ranks) -
 
 
 def ways(stage: str, model: VisualModel, device: torch.device, compiled: bool) -> Iterator[str]:
-    """The ways a step may be run, one after the other; each is set up when its name is taken."""
+    """The ways to run a step, one after the other; each is set up when its name is yielded."""
     yield ""
     graphs = stage == "align" and device.type == "cuda"
     if graphs:
@@ -213,7 +213,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--steps", type=int, default=20, help="steps measured")
     parser.add_argument("--workers", type=int, default=6, help="loader workers")
     parser.add_argument(
-        "--folder", type=Path, help="where the store is made, and deleted (default: memory, if there is room)"
+        "--folder", type=Path, help="where the store is made, and deleted (default: memory, if there is space)"
     )
     parser.add_argument("--compile", action="store_true", help="measure compiled blocks of the Q-Former too")
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")

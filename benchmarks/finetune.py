@@ -3,15 +3,16 @@
 EVA ViT-g/14, Q-Former with 32 queries, ChatGLM-6B's shape, frozen towers in fp16, random weights; every step is the
 engine's at ZeRO 1.
 
-lora            low-rank updates of blocks 0 and 14 (rank 10, query_key_value and dense), 16 rows of 320 places.
+lora            low-rank updates of blocks 0 and 14 (rank 10, query_key_value and dense), 16 rows of 320 tokens.
 lora-table      the same on the lengths of a table's items, 4 micro-batches of 16 rows a step, each padded to its own
-                longest row. Window 0: in the order drawn; 1: the 64 rows of a step sorted, as stage finetune does (no
+                longest row. Window 0: in random order; 1: the 64 rows of a step sorted, as stage finetune does (no
                 gradient notices); 4: four steps' rows sorted. Ids are a small tokenizer's, learned from the table.
-lora-4, qlora-4, prefix-4, qformer-lora-4    memory at 4 rows of 320 places; qlora: blocks in four bits; prefix: four
-                places in every block; qformer: with the Q-Former, its norm and the projection.
+lora-4, qlora-4, prefix-4, qformer-lora-4    memory at 4 rows of 320 tokens; qlora: blocks in four bits; prefix: four
+                tokens in every block; qformer: with the Q-Former, its norm and the projection.
 
 The floor counts as `benchmarks.finetune_cases.step_flops` says, at the rate of a large bf16 product in the same
-process. Every case has a process of its own; the exit status is 1 if any failed. A target that is missed is only told.
+process. Every case has a process of its own; the exit status is 1 if any failed. A missed target is only
+reported.
 """
 
 import argparse
@@ -41,7 +42,7 @@ from vglm_train.model.visual_language import build_visual_language
 from vglm_train.objective.generation import GenerationObjective
 
 OTHERS = (
-    "VisualGLM's own script on such a card: 45 samples/s in 70 GiB, with recompute 32 in 26 (16 rows of 320 places)"
+    "VisualGLM's own script on such a card: 45 samples/s in 70 GiB, with recompute 32 in 26 (16 rows of 320 tokens)"
 )
 WINDOWS = (0, 1, 1, 4)  # the second pass of window 1 finds every shape's kernels chosen
 
@@ -95,11 +96,11 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
     if table:
         measure_table(table, case, config, objective, engine, rate)
     else:
-        measure_places(case, config, tuning, objective, engine, rate, arguments)
+        measure_fixed_length(case, config, tuning, objective, engine, rate, arguments)
     distributed.stop()
 
 
-def measure_places(
+def measure_fixed_length(
     case: TunedModel,
     config: Config,
     tuning: Tuning,
@@ -111,9 +112,9 @@ def measure_places(
     """Rows of one length, nothing padded."""
     model = objective.model
     data = batches(config, case.case(arguments.tiny), model, 2)
-    flops, (rows, places) = step_flops(config, model, tuning, data[0]), data[0].input_ids.shape
+    flops, (rows, tokens) = step_flops(config, model, tuning, data[0]), data[0].input_ids.shape
     targets = int(data[0].labels.ne(IGNORED).sum())
-    print(f"{rows} rows of {places} places, {targets} targets, {flops / rows / 1e9:.0f} GFLOP a sample\n{HEADER}")
+    print(f"{rows} rows of {tokens} tokens, {targets} targets, {flops / rows / 1e9:.0f} GFLOP a sample\n{HEADER}")
     for number, recompute in enumerate(case.recompute):
         model.recompute(recompute)
         label = "with recompute" if recompute else "without recompute"
@@ -130,7 +131,7 @@ def measure_table(
     """Whole passes over the items of a table."""
     model, rows = objective.model, table.rows(config)
     lengths = [len(row.input_ids) for row in rows]
-    print(f"{len(rows)} items of {sum(lengths) / len(rows):.1f} places on average, {max(lengths)} at most", end="; ")
+    print(f"{len(rows)} items of {sum(lengths) / len(rows):.1f} tokens on average, {max(lengths)} at most", end="; ")
     print(f"{PARTS} x {MICRO} rows a step; {OTHERS}\n{HEADER}", flush=True)
     for number, window in enumerate(WINDOWS):
         steps, journal = table.steps(config, rows, window, model.mean.device), Journal()
@@ -158,7 +159,7 @@ def measure_pass(
     """One pass after the longest step as a warm-up, nothing waited for in between; and the share of padding."""
     device, parts = objective.model.mean.device, [part for step in steps for part in step]
     flops = sum(step_flops(config, objective.model, tuning, part) for part in parts)
-    places = sum(part.input_ids.numel() for part in parts)
+    tokens = sum(part.input_ids.numel() for part in parts)
     real = sum(int(part.attention_mask.sum()) for part in parts)
 
     def run(step: Sequence[PromptBatch]) -> None:
@@ -179,7 +180,7 @@ def measure_pass(
     seconds = (time.perf_counter() - start) / len(steps)
     rows = sum(part.valid.shape[0] for part in steps[0])
     result = Result(name, rows, seconds, math.nan, gib(device)[1], flops / rate / len(steps))
-    return result, 1 - real / places
+    return result, 1 - real / tokens
 
 
 def judge(case: TunedModel, result: Result) -> None:
@@ -196,8 +197,8 @@ def judge(case: TunedModel, result: Result) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the chosen cases, each in a process of its own; returns 1 if any failed."""
     arguments = parse(argv)
-    if arguments.here:
-        run_case(arguments.here, arguments)
+    if arguments.single:
+        run_case(arguments.single, arguments)
         return 0
     if arguments.table:
         argv = [*argv, "--table", str(arguments.table.resolve())]  # the cases run in the project's folder
@@ -207,7 +208,7 @@ def main(argv: Sequence[str]) -> int:
         if CASES[name].table and not arguments.table:
             print(f"\n{name}: left out, it needs --table", flush=True)
             continue
-        command = [sys.executable, "-m", "benchmarks.finetune", *argv, "--here", name]
+        command = [sys.executable, "-m", "benchmarks.finetune", *argv, "--single", name]
         if subprocess.run(command, check=False, env=environment, cwd=ROOT).returncode:
             failed.append(name)
             print(f"{name}: failed", flush=True)
@@ -222,7 +223,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--compile", action="store_true", help="torch.compile, as engine.compile")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
-    parser.add_argument("--here", choices=list(CASES), help=argparse.SUPPRESS)  # one case, in this process
+    parser.add_argument("--single", choices=list(CASES), help=argparse.SUPPRESS)  # one case, in this process
     return parser.parse_args(argv)
 
 

@@ -42,7 +42,7 @@ class TunedModel:
     table: bool = False  # rows as long as a table's items
 
     def case(self, tiny: bool) -> Case:
-        """320 places, 32 of them the image's."""
+        """320 tokens, 32 of them the image's."""
         return Case(VISUALGLM, "fp16", self.rows, 4 if tiny else 32, 12 if tiny else 256, True, "")
 
     def configure(self, tiny: bool) -> Config:
@@ -77,16 +77,16 @@ def tuning_of(name: str, tiny: bool) -> Tuning:
 
 
 def step_flops(config: Config, model: VisualLanguageModel, tuning: Tuning, batch: PromptBatch) -> float:
-    """Forward of all, places of padding and recomputation not counted; backward of what trains and what is above it.
+    """Forward of all, without padding and recomputation; backward of what trains and what is above it.
 
-    Frozen products cost their input's gradient alone, the lowest block with an adapter not that of query_key_value.
-    The head runs on targets. Adapters' own products and attention's, 1 % each, are left out.
+    Frozen linear layers cost only their input's gradient; query_key_value of the lowest block with an adapter has none.
+    The head runs on targets. Adapters and attention scores, 1 % each, are left out.
     """
     language, rows = model.language, batch.valid.shape[0]
     blocks, head = language.blocks(), language.embed_width * language.vocabulary
     whole, image = generation_cost(config.model, [], 0), vision_flops(config.model.vision)
     trains = any(p.requires_grad for p in model.qformer.parameters())
-    queries = (whole.sample - image) * (1 if trains else 1 / 3)
+    queries = (whole.per_sample - image) * (1 if trains else 1 / 3)
     forward = sum(number_of_weights(block) for block in blocks)
     backward = forward
     if not trains:
@@ -94,8 +94,8 @@ def step_flops(config: Config, model: VisualLanguageModel, tuning: Tuning, batch
         below = sum(number_of_weights(block) for block in blocks[:lowest])
         fused = [p.size for p in linears(language, (lowest,)) if p.last == "query_key_value"]
         backward -= below + sum(math.prod(size) for size in fused)
-    places, targets = int(batch.attention_mask.sum()), int(batch.labels.ne(IGNORED).sum())
-    return rows * (image + queries) + 2.0 * places * (forward + backward) + 4.0 * targets * head
+    tokens, targets = int(batch.attention_mask.sum()), int(batch.labels.ne(IGNORED).sum())
+    return rows * (image + queries) + 2.0 * tokens * (forward + backward) + 4.0 * targets * head
 
 
 class Table:
@@ -123,20 +123,20 @@ class Table:
     def steps(self, config: Config, rows: list[Encoded], window: int, device: torch.device) -> list[list[PromptBatch]]:
         """A pass: `PARTS` micro-batches a step, each padded to its own longest row; the last part of a window is left.
 
-        window: as data.length_window; 0: in the order drawn.
+        window: as data.length_window; 0: in random order.
         """
         assert config.model.language is not None
         template = build_template(config.prompt, config.model.language, self.tokenizer, config.model.qformer.queries)
         order, size = permutation(len(rows), 0, "benchmark"), MICRO * PARTS
         number, image = len(rows) // size, config.model.vision.image_size
         number -= number % (window or 1)
-        dealt = LengthBuckets(lambda place: len(rows[order[place]].input_ids), size, window or 1, 0)
+        buckets = LengthBuckets(lambda index: len(rows[order[index]].input_ids), size, window or 1, 0)
         pixels = torch.randint(0, 256, (MICRO, 3, image, image), dtype=torch.uint8)
         shared: Tensor = pixels.to(device)
         made = []
         for step in range(number):
-            places = dealt.batch(step) if window else range(step * size, (step + 1) * size)
-            chosen = [rows[order[place]] for place in places]
+            indices = buckets.batch(step) if window else range(step * size, (step + 1) * size)
+            chosen = [rows[order[index]] for index in indices]
             parts = [template.batch(chosen[first : first + MICRO], pixels) for first in range(0, size, MICRO)]
             made.append([replace(part.to(device), pixels=shared) for part in parts])
         return made

@@ -29,7 +29,7 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 OPT = "configs/pretrain/blip2_paper_stage2_opt.yaml"
 SHAPES = {"chatglm": VISUALGLM, "opt": OPT, "flan_t5": FLAN_T5}
 NAMES = sorted(path.stem for path in (ROOT / "configs/finetune").glob("xray_*.yaml"))
-HEADER = f"{'':32} {'trained':>12} {'rows':>9} {'places':>6} {'GiB held':>9} {'peak GiB':>9} {'samples/s':>9}"
+HEADER = f"{'':32} {'trained':>12} {'rows':>9} {'tokens':>6} {'GiB held':>9} {'peak GiB':>9} {'samples/s':>9}"
 TINY_LAYERS = (0, 1)
 
 
@@ -66,9 +66,9 @@ def run(name: str, arguments: argparse.Namespace) -> None:
     data = batches(config, case, model, 1)
     result = measure(name, engine_step(objective, engine, Journal()), data, arguments.steps, float("nan"))
     trained = sum(p.numel() for _, p in model.trained_parameters())
-    rows, places = f"{share.accumulation} x {share.micro}", data[0].input_ids.shape[1]
+    rows, tokens = f"{share.accumulation} x {share.micro}", data[0].input_ids.shape[1]
     speed = result.pairs / result.seconds
-    print(f"{name:32} {trained:12,} {rows:>9} {places:6} {held:9.1f} {result.gib:9.1f} {speed:9.1f}", flush=True)
+    print(f"{name:32} {trained:12,} {rows:>9} {tokens:6} {held:9.1f} {result.gib:9.1f} {speed:9.1f}", flush=True)
     distributed.stop()
 
 
@@ -77,15 +77,15 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--only", nargs="+", choices=NAMES, default=NAMES, help="what to measure")
     parser.add_argument("--steps", type=int, default=3, help="steps measured")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
-    parser.add_argument("--here", choices=NAMES, help=argparse.SUPPRESS)  # one of them, in this process
+    parser.add_argument("--single", choices=NAMES, help=argparse.SUPPRESS)  # one of them, in this process
     arguments = parser.parse_args(argv)
-    if arguments.here:
-        run(arguments.here, arguments)
+    if arguments.single:
+        run(arguments.single, arguments)
         return 0
     print(HEADER, flush=True)
     failed = 0
     for name in arguments.only:
-        command = [sys.executable, "-m", "benchmarks.recipes", *argv, "--here", name]
+        command = [sys.executable, "-m", "benchmarks.recipes", *argv, "--single", name]
         if subprocess.run(command, check=False, env=dict(os.environ), cwd=ROOT).returncode:
             print(f"{name}: failed", flush=True)
             failed = 1

@@ -1,6 +1,6 @@
 """Speed and memory of a stage-one step at full size: `python -m benchmarks.stage1`.
 
-EVA ViT-g/14, BERT-base Q-Former, random weights and pictures, batch 100, 224 px, 32 text places. The floor is the
+EVA ViT-g/14, BERT-base Q-Former, random weights and pictures, batch 100, 224 px, 32 text tokens. The floor is the
 arithmetic a step must do (`vglm_train.model.flops`) at the rate of a large bf16 product measured in the same run.
 """
 
@@ -172,7 +172,7 @@ def _wait(device: torch.device) -> None:
 
 
 def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[Result]:
-    """Measure every variant of a step, eager and compiled as asked, each on a model of its own; prints as it goes."""
+    """Measure every variant of a step, eager and, if chosen, compiled, each on its own model; prints as it goes."""
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.cpu else "cpu")
     config = TINY if arguments.tiny else FULL
     config = replace(config, qformer=replace(config.qformer, dropout=arguments.dropout))

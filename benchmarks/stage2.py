@@ -2,8 +2,8 @@
 
 EVA ViT-g/14, Q-Former with 32 queries, and a frozen language model of a preset's shape, random weights, pictures and
 ids; no row is padded. The floor is the arithmetic a step must do (`vglm_train.model.flops`) at the rate of a large
-bf16 product measured in the same process. Every model has a process of its own, so that its memory is its own and its
-failure costs no other; the exit status is 1 if any failed. Run it where the project's `configs/` is found.
+bf16 product measured in the same process. Every model has a process of its own, so that it has its own memory and its
+failure stops no other; the exit status is 1 if any failed. Run it where the project's `configs/` is found.
 """
 
 import argparse
@@ -35,7 +35,7 @@ PARTS = ("image encoder", "Q-Former", "language model")
 
 
 class Journal:
-    """What the steps of one variant gave; nothing here waits for the device before it is asked."""
+    """Losses and skipped steps of one variant. Recording them does not wait for the device."""
 
     def __init__(self) -> None:
         self.losses: list[Tensor] = []
@@ -65,7 +65,7 @@ def build_objective(config: Config, ranks: Ranks) -> GenerationObjective:
 
 @torch.no_grad()
 def scale_head(model: VisualLanguageModel) -> None:
-    """T5 draws a head of its own with deviation 1, whose logits would be of the order of the width's root."""
+    """T5 initialises a head of its own with deviation 1, whose logits would be of the order of the width's root."""
     hugging_face = getattr(model.language, "model", None)
     if hugging_face is not None and hugging_face.config.is_encoder_decoder:
         head = hugging_face.get_output_embeddings().weight
@@ -73,13 +73,13 @@ def scale_head(model: VisualLanguageModel) -> None:
 
 
 def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -> dict[str, float]:
-    """Of each part in one step. An encoder works on its own places, a decoder and the head on the decoder's."""
+    """Of each part in one step. An encoder runs on its own tokens, a decoder and the head on the decoder's."""
     language, rows = model.language, batch.valid.shape[0]
     head = language.embed_width * language.vocabulary
     whole = generation_cost(config.model, language.blocks(), head, language.decoder_blocks)
-    places = whole.of(0, {"sequence": batch.input_ids.numel(), "answer": batch.labels.numel()})
+    language_flops = whole.of(0, {"sequence": batch.input_ids.numel(), "answer": batch.labels.numel()})
     image = vision_flops(config.model.vision)
-    return dict(zip(PARTS, (rows * image, rows * (whole.sample - image), places), strict=True))
+    return dict(zip(PARTS, (rows * image, rows * (whole.per_sample - image), language_flops), strict=True))
 
 
 def batches(config: Config, case: Case, model: VisualLanguageModel, number: int) -> list[PromptBatch]:
@@ -182,10 +182,10 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
     device, model = ranks.device, objective.model
     data = batches(config, case, model, 4)
     rate, flops = product_rate(device), step_flops(config, model, data[0])
-    whole, (rows, places) = sum(flops.values()), data[0].input_ids.shape
+    whole, (rows, tokens) = sum(flops.values()), data[0].input_ids.shape
     targets = int(data[0].labels.ne(IGNORED).sum())
     card = torch.cuda.get_device_name(device) if device.type == "cuda" else "CPU"
-    print(f"\n{name}: {rows} rows of {places} places, {targets} targets; {case.others}")
+    print(f"\n{name}: {rows} rows of {tokens} tokens, {targets} targets; {case.others}")
     print(f"{card}, torch {torch.__version__}, {rate / 1e12:.0f} TFLOP/s in bf16 products", end=", ")
     print(f"{whole / rows / 1e9:.0f} GFLOP an image\n{HEADER}", flush=True)
 
@@ -211,13 +211,13 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
 def main(argv: Sequence[str]) -> int:
     """Run the chosen cases, each in a process of its own; returns 1 if any failed."""
     arguments = parse(argv)
-    if arguments.here:
-        run_case(arguments.here, arguments)
+    if arguments.single:
+        run_case(arguments.single, arguments)
         return 0
     environment = {**os.environ, **({"DS_ACCELERATOR": "cpu"} if arguments.cpu else {})}
     failed = []
     for name in arguments.only:
-        command = [sys.executable, "-m", "benchmarks.stage2", *argv, "--here", name]
+        command = [sys.executable, "-m", "benchmarks.stage2", *argv, "--single", name]
         if subprocess.run(command, check=False, env=environment, cwd=ROOT).returncode:
             failed.append(name)
             print(f"{name}: failed", flush=True)
@@ -235,7 +235,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--profile", action="store_true", help="print the longest kernels")
-    parser.add_argument("--here", choices=list(CASES), help=argparse.SUPPRESS)  # one model, in this process
+    parser.add_argument("--single", choices=list(CASES), help=argparse.SUPPRESS)  # one model, in this process
     return parser.parse_args(argv)
 
 

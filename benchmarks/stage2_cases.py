@@ -27,8 +27,8 @@ class Case:
     preset: str
     dtype: str  # of the frozen towers
     rows: int
-    prompt: int  # places of text before the answer; the image's are added
-    answer: int  # places of the answer, all of them targets
+    prompt: int  # tokens of text before the answer; the image's are added
+    answer: int  # tokens of the answer, all of them targets
     recompute: bool  # whether recomputation is measured as well
     others: str
 

@@ -128,17 +128,17 @@ def decode(folder: Path, number: int, rounds: int) -> None:
             count = number if short < 1000 else max(8, number // 8)
             source = write_source(Path(temporary) / str(short), photos(folder, count, short, grain))
             rates: tuple[list[float], list[float]] = ([], [])
-            for _ in range(rounds):  # in turns, so that what else the machine does falls on both
+            for _ in range(rounds):  # alternately, so that other load on the machine affects both
                 began = time.process_time()
-                seen = sum(1 for _ in plain(source / "shard-000000.tar"))
-                rates[0].append(seen / (time.process_time() - began))
-                dataset = stream(source, seen, 0).dataset
+                samples = sum(1 for _ in plain(source / "shard-000000.tar"))
+                rates[0].append(samples / (time.process_time() - began))
+                dataset = stream(source, samples, 0).dataset
                 began = time.process_time()
-                for row in range(seen):
+                for row in range(samples):
                     read_sample(dataset.reader, dataset.mixture.at(row), dataset.how)
-                rates[1].append(seen / (time.process_time() - began))
-            theirs, ours = map(statistics.median, rates)
-            print(f"{short:10} {theirs:9.1f} {ours:9.1f} {ours / theirs:6.2f}", flush=True)
+                rates[1].append(samples / (time.process_time() - began))
+            plain_rate, our_rate = map(statistics.median, rates)
+            print(f"{short:10} {plain_rate:9.1f} {our_rate:9.1f} {our_rate / plain_rate:6.2f}", flush=True)
 
 
 def start(folder: Path, shards: int, batches: int, workers: int) -> None:
@@ -167,12 +167,12 @@ def start(folder: Path, shards: int, batches: int, workers: int) -> None:
 
 def memory(process: psutil.Process) -> tuple[float, float]:
     """Resident memory with what is shared with the parent (its libraries), and without, in MiB."""
-    found = process.memory_full_info()
-    return found.rss / 2**20, found.uss / 2**20
+    memory_info = process.memory_full_info()
+    return memory_info.rss / 2**20, memory_info.uss / 2**20
 
 
-def worst(found: list[tuple[float, float]]) -> str:
-    return " / ".join(f"{max(values):.0f}" for values in zip(*found))
+def worst(values: list[tuple[float, float]]) -> str:
+    return " / ".join(f"{max(column):.0f}" for column in zip(*values))
 
 
 def main() -> None:
@@ -184,12 +184,12 @@ def main() -> None:
     parser.add_argument("--shards", type=int, default=10_000)
     parser.add_argument("--batches", type=int, default=300)
     parser.add_argument("--workers", type=int, default=2)
-    given = parser.parse_args()
+    arguments = parser.parse_args()
     torch.set_num_threads(1)
-    if given.what != "start":
-        decode(given.photos, given.number, given.rounds)
-    if given.what != "decode":
-        start(given.photos, given.shards, given.batches, given.workers)
+    if arguments.what != "start":
+        decode(arguments.photos, arguments.number, arguments.rounds)
+    if arguments.what != "decode":
+        start(arguments.photos, arguments.shards, arguments.batches, arguments.workers)
 
 
 if __name__ == "__main__":

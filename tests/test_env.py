@@ -38,13 +38,13 @@ def test_a_missing_package_says_how_to_get_it():
 def test_a_machine_without_gpus_is_told_so(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setenv("PATH", "")
-    gpu = dict(env.facts())["GPU"]
+    gpu = dict(env.environment())["GPU"]
     assert gpu.startswith("none that torch can use (torch is ")
     assert gpu.endswith("driver not found (no nvidia-smi that works)")
 
 
 def test_without_torch(monkeypatch):
     monkeypatch.setitem(sys.modules, "torch", None)
-    rows = dict(env.facts())
+    rows = dict(env.environment())
     assert rows["torch"].startswith("missing: https://pytorch.org")
     assert "no torch" in rows["GPU"]

@@ -1,4 +1,4 @@
-"""The whole contract between data and model: what a batch is."""
+"""The contract between data and model: what a batch is."""
 
 from dataclasses import dataclass, field, fields, replace
 from typing import Self
@@ -14,27 +14,27 @@ IGNORED = -100  # a label that is no target
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Batch:
-    """One rank's micro-batch, `b` rows and their `n` pictures in the order of the rows; n is b but for dialogues.
+    """One rank's micro-batch: `b` rows and their `n` pictures in the order of the rows. n is b except for dialogues.
 
-    A damaged sample leaves its row in place with `valid` False (the number of rows never changes); such a row
-    takes part in no loss, neither as an anchor nor as a candidate.
+    A damaged sample keeps its row, with `valid` False, so the number of rows never changes. Such a row takes part in
+    no loss, neither as an anchor nor as a candidate.
     """
 
     pixels: Tensor  # [n,3,h,w] uint8, normalised on the device; float is taken as normalised already
     valid: Tensor  # [b] bool
     features: Tensor | None = None  # [n,p,c] the frozen encoder's outputs, where they were stored; pixels is empty then
-    first_row: int = 0  # place of row 0 in the stream (all epochs, all ranks): keys the noise of a step
+    first_row: int = 0  # position of row 0 in the stream (all epochs, all ranks): keys the noise of a step
     epoch: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples of this micro-batch
-    drawn: dict[str, int] = field(default_factory=dict)  # source, and language of the caption drawn -> samples
-    keys: tuple[str, ...] = ()  # SOURCE/SHARD/KEY of each row, damaged ones too; empty where nobody asked (log.samples)
+    sample_counts: dict[str, int] = field(default_factory=dict)  # by source and by language of the chosen caption
+    keys: tuple[str, ...] = ()  # SOURCE/SHARD/KEY of each row, damaged ones too; empty unless log.samples is set
 
     def to(self, device: torch.device) -> Self:
         """The same batch with its tensors on `device`, copied asynchronously from pinned memory."""
         return self._each(lambda tensor: tensor.to(device, non_blocking=True))
 
     def keep_for(self, stream: torch.cuda.Stream) -> None:
-        """Memory that another stream wrote is not used anew before `stream` is done with what it was asked so far."""
+        """Keep this batch's memory from reuse until `stream` has finished the work queued on it so far."""
         self._each(lambda tensor: tensor.record_stream(stream))
 
     def pin_memory(self) -> Self:
@@ -51,7 +51,7 @@ class PairBatch(Batch):
     """Image-text pairs, for stage one."""
 
     text_ids: Tensor  # [b,t] int64: [CLS] (language token) words [SEP] padding
-    text_mask: Tensor  # [b,t] bool, True where a token stands
+    text_mask: Tensor  # [b,t] bool, True on tokens
     image_ids: Tensor  # [b] int64, content hash: equal ids are positives, never negatives
 
 
@@ -59,15 +59,13 @@ class PairBatch(Batch):
 class PromptBatch(Batch):
     """Pictures in prompts with answers, for a language model. Padded on the right.
 
-    Decoder-only: labels have the shape of input_ids and name the id that stands in the same place (unshifted).
-    Encoder-decoder: input_ids are the encoder's, labels the whole answer, with a length of its own.
+    Decoder-only: labels have the shape of input_ids and hold the id at the same position (unshifted).
+    Encoder-decoder: input_ids are the encoder's; labels are the whole answer and have a length of their own.
     """
 
-    input_ids: Tensor  # [b,s] int64; the image's places hold an id that is never looked up
-    attention_mask: Tensor  # [b,s] bool, True where a token or a piece of image stands
-    visual_mask: Tensor  # [b,s] bool, True on the images' places, q a picture (a damaged row has one)
-    labels: (
-        Tensor  # [b,t] int64, IGNORED where there is no target; where an earlier answer ends, the end and not the id
-    )
-    question_ids: Tensor | None = None  # [n,u] int64, for a Q-Former that reads: of each picture its row's question
-    question_mask: Tensor | None = None  # [n,u] bool, True where a token stands
+    input_ids: Tensor  # [b,s] int64; image positions hold an id that is never looked up
+    attention_mask: Tensor  # [b,s] bool, True on tokens and image positions
+    visual_mask: Tensor  # [b,s] bool, True on image positions, q for each picture (a damaged row has one)
+    labels: Tensor  # [b,t] int64, IGNORED where there is no target; at the end of an earlier answer, the end token
+    question_ids: Tensor | None = None  # [n,u] int64, for a Q-Former that reads text: each picture's question
+    question_mask: Tensor | None = None  # [n,u] bool, True on tokens

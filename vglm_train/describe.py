@@ -1,4 +1,4 @@
-"""What a run would do, in words: `train.py CONFIG.yaml --check`. Builds the model on the meta device only."""
+"""What a run would do: `train.py CONFIG.yaml --check`. It builds the model on the meta device only."""
 
 from collections.abc import Iterable
 from pathlib import Path
@@ -15,9 +15,9 @@ from vglm_train.config.run import Config
 from vglm_train.data.loader import read_mixture
 from vglm_train.data.sampling.mixture import Mixture
 from vglm_train.engine.progress import Plan
-from vglm_train.errors import Absent
-from vglm_train.log.run_facts import RunInfo
-from vglm_train.model.language.nf4 import held_bytes
+from vglm_train.errors import MissingData
+from vglm_train.log.run_info import RunInfo
+from vglm_train.model.language.nf4 import frozen_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
@@ -51,13 +51,13 @@ def describe(config: Config, world: int) -> str:
 
 
 def _shift(config: Config, folder: Path, world: int) -> list[str]:
-    """That the losses of a continued run will shift, if they will: with the rows that pairs are told apart from."""
+    """A warning where the number of ITC's candidates has changed, since the losses of the continued run shift then."""
     before, now = RunInfo.read(folder), split(config, world).micro * world
     if before is None or not before.weights.get("itc") or before.candidates == now:
         return []
     return [
-        f"candidates: ITC told each image from {before.candidates} texts so far and will from {now}: its loss, and "
-        "ITM's, will shift. Choose engine.micro_batch so that processes x micro_batch stays the same to avoid it."
+        f"candidates: ITC has compared each image with {before.candidates} texts so far and will with {now}: its loss, "
+        "and ITM's, will shift. Choose engine.micro_batch so that processes x micro_batch stays the same to avoid it."
     ]
 
 
@@ -75,7 +75,7 @@ def _parameters(model: VisualModel) -> list[str]:
 
 
 def _parts(model: VisualModel) -> dict[str, nn.Module]:
-    """Children by name, and what the model owns itself."""
+    """Children by name, and the model's own parameters."""
     own = nn.ParameterDict(dict(model.named_parameters(recurse=False)))
     return {**dict(model.named_children()), "own": own}
 
@@ -85,7 +85,7 @@ def _count(parameters: Iterable[nn.Parameter]) -> int:
 
 
 def _features(config: Config, model: VisualModel, samples: int) -> list[str]:
-    """What stored features would take, were every sample's picture another."""
+    """The size of stored features, if every sample has another picture."""
     features, vision = config.data.features, model.vision
     if features is None:
         return []
@@ -97,10 +97,10 @@ def _features(config: Config, model: VisualModel, samples: int) -> list[str]:
 
 
 def _data(config: Config, model: VisualModel, world: int) -> list[str]:
-    """Samples and steps; a missing folder is said, not refused, so that a recipe can be read anywhere."""
+    """Samples and steps. Missing data is reported, not refused, so that a recipe can be described anywhere."""
     try:
         mixture, samples = read_mixture(config, count=False)
-    except Absent as error:
+    except MissingData as error:
         lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:
             return [*lines, "steps: not known without data, since lengths are in epochs"]
@@ -120,7 +120,7 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
 
 
 def _lengths(config: Config) -> list[str]:
-    """That texts of like length run together, where they do."""
+    """A line where texts of similar length are batched together."""
     window = length_window(config)
     among = "within a step" if window == 1 else f"within {window} steps, each of which has texts of one length"
     return [f"lengths: texts of like length run together, {among}"] if window else []
@@ -139,7 +139,7 @@ def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
     """Weights and optimizer exactly, activations by the stage's count."""
-    frozen = held_bytes(model)
+    frozen = frozen_bytes(model)
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     micro = config.engine.micro_batch or config.data.global_batch // world
@@ -147,5 +147,5 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     return [
         f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
         f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
-        f"arithmetic: {cost.of(1, stage.tokens()) / 1e9:.1f} GFLOP a pair",
+        f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

@@ -1,4 +1,4 @@
-"""Process group, rank facts, sums and gathers. The only user of torch.distributed."""
+"""Process group, ranks, sums and gathers. The only user of torch.distributed."""
 
 import os
 import socket
@@ -17,7 +17,7 @@ _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_t
 
 @dataclass(frozen=True, slots=True)
 class Ranks:
-    """Where this process stands. With `world` 1 every collective below is the identity."""
+    """This process's rank and device. With `world` 1 every collective below is the identity."""
 
     rank: int = 0
     world: int = 1
@@ -46,9 +46,9 @@ class Ranks:
         return tensor if self.world == 1 else _GatherWithGrad.apply(tensor, self)
 
     def exchange(self, rows: Tensor, wanted: Tensor) -> Tensor:
-        """Fetch chosen rows of all ranks' `rows`, without gradient; only those rows travel.
+        """Fetch chosen rows of all ranks' `rows`, without gradient. Only those rows are sent.
 
-        rows [b,...]: what this rank holds; wanted [k] int64: global indices (rank * b + row) -> [k,...].
+        rows [b,...]: of this rank; wanted [k] int64: global indices (rank * b + row) -> [k,...].
         """
         if self.world == 1:
             return rows.detach()[wanted]
@@ -94,21 +94,21 @@ class _GatherWithGrad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        # gloo has no reduce-scatter for every version, so sum and cut
+        # gloo has no reduce-scatter in every version, so sum and cut
         whole = ctx.ranks.all_sum(grad.contiguous().clone())
         start = ctx.ranks.rank * ctx.size
         return whole[start : start + ctx.size], None
 
 
 def start(backend: str = "auto") -> Ranks:
-    """Join the process group that torchrun, deepspeed or srun described; alone, make one of a single process.
+    """Join the process group that torchrun, deepspeed or srun describes. Without one, make a group of one process.
 
     `backend`: nccl, gloo, or auto (nccl where there are GPUs). Raises UserError for nccl without GPUs,
     and where the launcher asks for more processes on this node than there are GPUs.
     """
     rank, world = int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
     local = int(os.environ.get("LOCAL_RANK", "0"))
-    if "RANK" not in os.environ:  # DeepSpeed needs a described group also when alone
+    if "RANK" not in os.environ:  # DeepSpeed needs these also for a single process
         os.environ.update(RANK="0", WORLD_SIZE="1", LOCAL_RANK="0", LOCAL_WORLD_SIZE="1", MASTER_ADDR="127.0.0.1")
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     device = torch.device("cpu")
@@ -136,7 +136,7 @@ def use_gpu() -> bool:
 
 
 def name_accelerator() -> None:
-    """Tell DeepSpeed, which SAT imports as well, what it would look for itself and warn about where it is a CPU."""
+    """Name the accelerator for DeepSpeed, which SAT imports too. On a CPU it would search for one and warn."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_gpu() else "cpu")
 
 

@@ -1,4 +1,4 @@
-"""What this machine has: `python -m vglm_train.env`. Works, and says so, where packages or GPUs are missing."""
+"""What this machine has: `python -m vglm_train.env`. It also works, and says so, where packages or GPUs are missing."""
 
 import os
 import platform
@@ -9,7 +9,7 @@ from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from vglm_train.command import answered
+from vglm_train.command import run_command
 
 GIB = 2**30
 BACKBONE = (
@@ -23,7 +23,7 @@ INSTALL = {
 }
 
 
-def facts() -> list[tuple[str, str]]:
+def environment() -> list[tuple[str, str]]:
     """(name, value) of what matters when training fails or is slow; a value starts with "missing" if it is needed."""
     torch = _torch()
     rows = [("python", f"{platform.python_version()} at {sys.executable}"), ("system", platform.platform())]
@@ -44,7 +44,7 @@ def installed(name: str) -> str:
 
 def main() -> int:
     """Print the table; 1 if something needed is missing."""
-    rows = facts()
+    rows = environment()
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         print(f"{name:<{width}}  {value}")
@@ -76,13 +76,13 @@ def _gpus(torch: ModuleType | None) -> list[tuple[str, str]]:
 
 
 def _driver() -> str:
-    """NVIDIA's driver version as nvidia-smi tells it."""
+    """NVIDIA's driver version from nvidia-smi."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
+        versions = subprocess.run(command, capture_output=True, text=True, check=True, timeout=30).stdout.split()
     except (OSError, subprocess.SubprocessError):
         return "not found (no nvidia-smi that works)"
-    return told[0] if told else "without devices"
+    return versions[0] if versions else "without devices"
 
 
 def _cores() -> int:
@@ -99,4 +99,4 @@ def _gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(answered(main))
+    sys.exit(run_command(main))

@@ -16,17 +16,17 @@ class UserError(Exception):
     """
 
 
-class Absent(UserError):  # noqa: N818  (no fault of what was written: it is not on this machine)
-    """Data that is not where the configuration says, as when a recipe is read elsewhere."""
+class MissingData(UserError):  # noqa: N818  (not an error in the configuration: the data is not on this machine)
+    """Data that is not where the configuration says, as when a recipe is described on another machine."""
 
 
-class LostProcess(UserError):  # noqa: N818  (what happened to another process, not here)
-    """Another process of the run ended first. What that one says, if it could, is the reason."""
+class LostProcess(UserError):  # noqa: N818  (it happened to another process)
+    """Another process of the run ended first. That one says why, if it could."""
 
 
 @contextmanager
-def unread() -> Iterator[None]:
-    """Within it, a reader that has read enough (`| head`) is no error: what is still printed goes nowhere."""
+def ignore_broken_pipe() -> Iterator[None]:
+    """Within it, a reader that stops early (`| head`) is no error: what is printed after that goes nowhere."""
     try:
         yield
         sys.stdout.flush()
@@ -35,10 +35,10 @@ def unread() -> Iterator[None]:
 
 
 @contextmanager
-def explained() -> Iterator[None]:
-    """Within it, a RuntimeError by which torch tells that a loader worker or another rank died is a UserError.
+def explain_dead_processes() -> Iterator[None]:
+    """Within it, the RuntimeError that torch raises when a loader worker or another rank died becomes a UserError.
 
-    The notice about a worker comes from a signal handler, so at any line of the run.
+    Torch raises it for a worker from a signal handler, so it can come at any line of the run.
     """
     try:
         yield

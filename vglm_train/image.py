@@ -1,4 +1,4 @@
-"""Pictures to pixels: opening what people really have, and BLIP-2's training and evaluation transforms."""
+"""From image files to pixels: decoding, and BLIP-2's training and evaluation transforms."""
 
 import io
 import math
@@ -14,10 +14,10 @@ from torch import Tensor
 FORMATS = ("JPEG", "PNG", "WEBP")
 MAX_PIXELS = 89_478_485  # a larger picture counts as a decompression bomb: 256 MiB as RGB
 RATIO = (3 / 4, 4 / 3)  # width over height of a training crop, as torchvision's RandomResizedCrop
-ATTEMPTS = 10  # to draw a crop that fits, as torchvision
+ATTEMPTS = 10  # to sample a crop that fits, as torchvision
 
 _ORIENTATION = 0x0112  # EXIF tag
-_TURNS = {
+_TRANSPOSES = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
     4: Image.Transpose.FLIP_TOP_BOTTOM,
@@ -43,8 +43,8 @@ class ImageError(Exception):
 def open_image(data: bytes, smallest: int | None = None) -> Image.Image:
     """Bytes of a JPEG, PNG or WEBP -> an upright RGB picture, decoded in full.
 
-    The EXIF turn is applied; 16-bit grey is scaled so that 65535 is white; transparency is laid on white; CMYK is read
-    with Adobe's inverted inks, as every JPEG writer of note stores them; of an animation the first frame is taken.
+    The EXIF orientation is applied. 16-bit grey is scaled so that 65535 is white, and transparency becomes white. CMYK
+    is read with Adobe's inverted inks, as all common JPEG writers store them. Of an animation the first frame is taken.
     `smallest`: a large JPEG may be decoded at 1/2, 1/4 or 1/8 as long as both sides stay at least that long.
     Raises ImageError: "bomb" above MAX_PIXELS (judged by the header), else "undecodable", also for a file cut short.
     """
@@ -52,11 +52,11 @@ def open_image(data: bytes, smallest: int | None = None) -> Image.Image:
 
 
 def crop_pixels(data: bytes, size: int, scale: tuple[float, float], flip: bool, rng: random.Random) -> Tensor:
-    """`train_pixels` of an encoded picture, of which no more is decoded than its crop needs.
+    """`train_pixels` of an encoded picture, decoded only as large as its crop needs.
 
-    The crop is drawn first; a JPEG is then decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that leaves the crop
-    at least `size` wide and high. At full size the pixels are those of `train_pixels`, below it they differ by less
-    than 2 of 255 levels on average, since JPEG shrinks by its own filter. ImageError as `open_image`.
+    The crop is sampled first. Then a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that leaves the
+    crop at least `size` wide and high. At full size the pixels equal those of `train_pixels`, below it they differ by
+    less than 2 of 255 levels on average, since JPEG shrinks by its own filter. ImageError as `open_image`.
     """
     whole, box, orientation = (0, 0), (0, 0, 0, 0), 1
 
@@ -96,10 +96,10 @@ def eval_pixels(image: Image.Image, size: int) -> Tensor:
 
 
 def random_crop(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
-    """Left, top, right, bottom of a crop, drawn as torchvision's RandomResizedCrop draws it.
+    """Left, top, right, bottom of a crop, sampled as by torchvision's RandomResizedCrop.
 
-    With `scale` (1, 1) it is the whole picture, as in evaluation, and nothing is drawn; torchvision would cut off what
-    lies beyond 3:4 or 4:3.
+    With `scale` (1, 1) it is the whole picture, as in evaluation, and `rng` is not used; torchvision would cut off what
+    is beyond 3:4 or 4:3.
     """
     if scale[0] >= 1:
         return 0, 0, width, height
@@ -152,15 +152,15 @@ def _rgb(image: Image.Image) -> Image.Image:
 
 
 def _upright(image: Image.Image, source: Image.Image) -> Image.Image:
-    turn = _TURNS.get(_orientation(source))
-    return image if turn is None else image.transpose(turn)
+    method = _TRANSPOSES.get(_orientation(source))
+    return image if method is None else image.transpose(method)
 
 
 def _orientation(image: Image.Image) -> int:
     """EXIF's number from 1 to 8; 5 and above turn the picture on its side."""
     try:
         value = image.getexif().get(_ORIENTATION, 1)
-        return value if value in _TURNS else 1
+        return value if value in _TRANSPOSES else 1
     except Exception:  # damaged EXIF is no reason to lose the picture
         return 1
 

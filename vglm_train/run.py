@@ -20,15 +20,16 @@ from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.trainer import Hook, Trainer
-from vglm_train.errors import LostProcess, UserError, explained
+from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.jsonl import SampleLog, forget_samples
 from vglm_train.log.metrics import Meter
-from vglm_train.log.run_facts import RunInfo
+from vglm_train.log.run_info import RunInfo
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
+from vglm_train.signals import StopOnSignal
 
 log = logging.getLogger(console.LOGGER)
 
@@ -53,12 +54,12 @@ class _Run:
     def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.stage = stages.build(config)
-        self.loader = build_loader(config, self.stage.rows, ranks)
+        self.loader = build_loader(config, self.stage.processor, ranks)
         check_length(config, self.loader.epoch_samples)
         self.validation = self.stage.held_out()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.state = self._state()
-        self.facts = RunInfo(
+        self.info = RunInfo(
             name=config.run.name,
             total_steps=self.plan.steps,
             warmup_steps=self.plan.warmup_samples // self.plan.global_batch,
@@ -85,10 +86,10 @@ class _Run:
         if self.resume_from:
             log.info("continuing from %s", self.resume_from)
         outlets = self._sinks()
-        stop = hooks.StopOnSignal()
+        stop = StopOnSignal()
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
         try:
-            with explained():
+            with explain_dead_processes():
                 trainer.fit(self._hooks(engine, objective, model, outlets))
         except UserError as error:
             received = stop.release()
@@ -143,16 +144,16 @@ class _Run:
         if self.ranks.main:
             self.folder.claim(self.config)
             before = RunInfo.read(self.folder.path) if self.resume_from else None
-            self.facts.write(self.folder.path)
+            self.info.write(self.folder.path)
             forget_samples(self.folder.path, self.state.step)
         self.ranks.barrier()
         console.setup(self.ranks, self.folder.path)
-        itc = self.facts.weights.get("itc")
-        if self.ranks.main and itc and before and before.candidates != self.facts.candidates:
+        itc = self.info.weights.get("itc")
+        if self.ranks.main and itc and before and before.candidates != self.info.candidates:
             log.warning(
-                "ITC tells each image from %d texts now, from %d before: ranks or engine.micro_batch changed. "
+                "ITC compares each image with %d texts now, with %d before: ranks or engine.micro_batch changed. "
                 "Its loss cannot be compared with the earlier one.",
-                self.facts.candidates,
+                self.info.candidates,
                 before.candidates,
             )
 
@@ -181,7 +182,7 @@ class _Run:
         outlets: list[sinks.Sink] = [
             sinks.JsonlSink(folder, resume_step),
             sinks.ConsoleSink(self.plan.steps, resume_step),
-            Alarms.resume(self.facts, folder),
+            Alarms.resume(self.info, folder),
         ]
         if config.log.wandb.mode != "disabled":
             outlets.append(
@@ -202,7 +203,7 @@ class _Run:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)
-        throughput = Throughput(self.ranks.device, self.ranks.world, cost.sample, cost.tokens)
+        throughput = Throughput(self.ranks.device, self.ranks.world, cost.per_sample, cost.per_token)
         save = hooks.SaveHook(
             self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
         )

@@ -2,15 +2,51 @@
 
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 
+class StopOnSignal:
+    """Turns SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) into 'finish the step, save, leave'.
+
+    A launcher passes on what its process group got already, so the same signal often comes twice. Only a SIGINT
+    that comes after PATIENCE seconds ends the process at once.
+    """
+
+    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    PATIENCE = 5.0
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self._first = 0.0
+        for number in self.SIGNALS:
+            signal.signal(number, self._note)
+
+    def requested(self) -> bool:
+        """Whether one of the signals has come."""
+        return self.received is not None
+
+    def release(self) -> int | None:
+        """Give the signals their usual effect again; returns the one that had come."""
+        for number in self.SIGNALS:
+            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        return self.received
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.received is None:
+            self.received, self._first = number, time.monotonic()
+        elif number == signal.SIGINT and time.monotonic() - self._first > self.PATIENCE:
+            raise KeyboardInterrupt
+
+
 @contextmanager
-def heeding_sigterm() -> Iterator[None]:
-    """Within it a scheduler's SIGTERM is what Ctrl-C is, a KeyboardInterrupt, which then holds the signal's number:
-    what is being written is finished or removed, and workers are ended, where the process would be gone at once.
+def sigterm_interrupts() -> Iterator[None]:
+    """Within it SIGTERM raises KeyboardInterrupt as Ctrl-C does, with the signal's number as its argument.
+
+    Without it a scheduler's SIGTERM ends the process at once. With it, what is being written is finished or removed,
+    and workers are ended.
     """
     free = threading.current_thread() is threading.main_thread() and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     if free:
@@ -23,14 +59,14 @@ def heeding_sigterm() -> Iterator[None]:
 
 
 @contextmanager
-def postponed() -> Iterator[None]:
+def deferred_signals() -> Iterator[None]:
     """Within it Ctrl-C and SIGTERM wait, and have their effect at its end.
 
-    For a fork: what is raised by the callbacks that surround one is printed and forgotten, an interrupt as well.
+    For a fork: Python prints and forgets what the callbacks around a fork raise, an interrupt as well.
     """
     came: list[int] = []
-    heeded = [number for number in (signal.SIGINT, signal.SIGTERM) if _is_heeded(number)]
-    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in heeded}
+    handled = [number for number in (signal.SIGINT, signal.SIGTERM) if _is_handled(number)]
+    before = {number: signal.signal(number, lambda number, _: came.append(number)) for number in handled}
     try:
         yield
     finally:
@@ -40,10 +76,10 @@ def postponed() -> Iterator[None]:
         signal.raise_signal(came[0])
 
 
-def _is_heeded(number: int) -> bool:
-    """Whether this thread may say what a signal does, and it does something."""
-    here = threading.current_thread() is threading.main_thread()
-    return here and signal.getsignal(number) not in (None, signal.SIG_IGN)
+def _is_handled(number: int) -> bool:
+    """Whether this thread may set what a signal does, and the signal does something."""
+    main_thread = threading.current_thread() is threading.main_thread()
+    return main_thread and signal.getsignal(number) not in (None, signal.SIG_IGN)
 
 
 def status_of(stop: KeyboardInterrupt) -> int:

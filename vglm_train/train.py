@@ -1,4 +1,4 @@
-"""The command that trains: parse, load, check, run; the exit status. `train.py` at the root is its door."""
+"""The command that trains: parse, load, check, run. `train.py` at the root calls `main`."""
 
 import argparse
 import os
@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from vglm_train.errors import LostProcess, UserError, explained, unread
+from vglm_train.errors import LostProcess, UserError, explain_dead_processes, ignore_broken_pipe
 from vglm_train.signals import status_of
 
 if TYPE_CHECKING:
@@ -28,34 +28,36 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "--world", type=int, help="with --check: number of processes to plan for (default: this start's)"
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
-    given = parser.parse_intermixed_args(arguments)
-    world = given.world or int(os.environ.get("WORLD_SIZE", "1"))
+    options = parser.parse_intermixed_args(arguments)
+    world = options.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
-        return _start(given, world)
+        return _start(options, world)
     except KeyboardInterrupt as stop:
         if os.environ.get("RANK", "0") == "0":
             print("stopped; the same command goes on from what is saved", file=sys.stderr)
         return status_of(stop)
 
 
-def _start(given: argparse.Namespace, world: int) -> int:
-    """What else is imported is imported here, so that Ctrl-C meets `main` in the seconds that this takes."""
+def _start(options: argparse.Namespace, world: int) -> int:
+    """The slow imports happen from here on, so that `main` handles a Ctrl-C while they run."""
     from vglm_train.config.check import check
     from vglm_train.config.load import load, located
 
     try:
-        with explained(), located(given.config, given.overrides):
-            config = load(given.config, given.overrides)
+        with explain_dead_processes(), located(options.config, options.overrides):
+            config = load(options.config, options.overrides)
             check(config, world)
-            return _describe(config, world) if given.check else _run(config)
+            return _describe(config, world) if options.check else _run(config)
     except UserError as error:
         return _say(error)
 
 
 def _say(error: UserError) -> int:
-    """Print a mistake, once for all ranks: the launcher ends the others while they wait for their turn."""
+    """Print a mistake once for all ranks: the launcher ends the others while they wait here."""
     lost = isinstance(error, LostProcess)
-    if wait := 20 if lost else 0 if os.environ.get("RANK", "0") == "0" else 10:  # seconds; who lost another knows least
+    if (
+        wait := 20 if lost else 0 if os.environ.get("RANK", "0") == "0" else 10
+    ):  # seconds; a rank that lost another knows least
         time.sleep(wait)
     print(f"error: {error}", file=sys.stderr)
     return 1 if lost else 2
@@ -65,7 +67,7 @@ def _describe(config: "Config", world: int) -> int:
     from vglm_train.describe import describe
 
     text = describe(config, world)
-    with unread():
+    with ignore_broken_pipe():
         print(text)
     return 0
 

@@ -13,7 +13,7 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
-from vglm_train.command import answered
+from vglm_train.command import run_command
 from vglm_train.errors import UserError
 from vglm_train.places import make_folder
 
@@ -113,5 +113,5 @@ def at_least_one(text: str) -> int:
 
 
 def command(main: Callable[[], int]) -> None:
-    """Run a command and end the process; see `vglm_train.command.answered`."""
-    sys.exit(answered(main))
+    """Run a command and end the process; see `vglm_train.command.run_command`."""
+    sys.exit(run_command(main))

@@ -91,7 +91,7 @@ class PromptView:
             yield f"ids: {self._ids(row.labels, row.labels, ())}"
 
     def _taught(self, epoch: int) -> Iterator[PromptSample | DamagedSample]:
-        for found in read_epoch(self.config, self.stage.rows, epoch):
+        for found in read_epoch(self.config, self.stage.processor, epoch):
             if isinstance(found, DamagedSample):
                 yield found
                 continue
@@ -155,7 +155,7 @@ class PromptView:
             )
 
     def _measured(self) -> Iterator[Encoded]:
-        shards = build(self.config, self.stage.rows, Ranks()).dataset.mixture.shards()
+        shards = build(self.config, self.stage.processor, Ranks()).dataset.mixture.shards()
         step, passed = -(-sum(shard.samples for shard in shards) // COUNTED), 0
         reader = ShardReader(2, self.config.data.cache)
         for shard in shards:
@@ -163,7 +163,7 @@ class PromptView:
                 try:
                     raw = reader.read(shard, index)
                     visit = SampleContext(raw.key, 0, 1 + len(raw.more))
-                    yield self.stage.rows.read(parse(raw.json), random.Random(index), None, visit).row
+                    yield self.stage.processor.read(parse(raw.json), random.Random(index), None, visit).row
                 except (DamagedSample, RecordError):
                     continue
             passed += shard.samples

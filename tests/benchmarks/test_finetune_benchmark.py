@@ -47,7 +47,7 @@ def run(*options: str) -> str:
 
 
 def test_a_toy_size_on_the_cpu():
-    out = run("--here", "lora")
+    out = run("--single", "lora")
     measured = re.findall(r"^with(?:out)? recompute +([\d.]+) +([\d.]+)", out, re.MULTILINE)
     assert len(measured) == 2
     assert all(abs(float(rate) * float(ms) / 1000 - CASES["lora"].rows) < 0.1 for rate, ms in measured)
@@ -56,7 +56,7 @@ def test_a_toy_size_on_the_cpu():
 
 def test_a_toy_size_on_the_lengths_of_a_table(table):
     table.write_text(json.dumps(json.loads(table.read_text())[:70]))
-    out = run("--here", "lora-table", "--table", str(table))
+    out = run("--single", "lora-table", "--table", str(table))
     padding = [int(share) for share in re.findall(r" 4 batches, (\d+) % padding", out)]
     assert len(padding) == 3
     assert padding[0] > padding[1] == padding[2]

@@ -21,7 +21,7 @@ def test_a_toy_size_on_the_cpu(name: str) -> None:
         check=True,
     )
     header, row = [line.split() for line in done.stdout.splitlines() if "GiB" in line or line.startswith(name)]
-    assert header[:4] == ["trained", "rows", "places", "GiB"]
+    assert header[:4] == ["trained", "rows", "tokens", "GiB"]
     assert row[0] == name
     assert int(row[1].replace(",", "")) > 0
     assert float(row[-1]) > 0

@@ -51,7 +51,7 @@ class Stream:
 
 
 class Never:
-    def asked(self) -> bool:
+    def requested(self) -> bool:
         return False
 
 

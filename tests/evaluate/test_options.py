@@ -38,7 +38,7 @@ def test_a_long_question_says_what_it_needs_and_is_asked_whole_with_that(loaded:
 
 def test_a_question_that_the_language_model_has_no_places_for(loaded: Loaded, long):
     with pytest.raises(
-        UserError, match=r"long-2: a sequence of \d+ places, .* than the 96 positions .*--max-new, --exclude"
+        UserError, match=r"long-2: a sequence of \d+ tokens, .* than the 96 positions .*--max-new, --exclude"
     ):
         ask(loaded, long, "--max-prompt", "500", "--max-new", "80")
 

@@ -8,7 +8,7 @@ import time
 import pytest
 
 from vglm_train.log.alarms import Alarms, itc_alarm, itm_alarm, not_finite
-from vglm_train.log.run_facts import RunInfo
+from vglm_train.log.run_info import RunInfo
 from vglm_train.log.sinks import JsonlSink
 
 FACTS = RunInfo(
@@ -95,7 +95,7 @@ def test_it_warns_through_the_logger(caplog):
     with caplog.at_level(logging.WARNING):
         alarms.write(370, {"train/loss_itm": 0.637})
     assert caplog.records[0].message.startswith("step 370: ITM loss has stayed")
-    assert len(alarms.standing()) == 1
+    assert len(alarms.active()) == 1
 
 
 def test_a_loss_without_weight_or_value_is_not_judged():

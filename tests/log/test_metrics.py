@@ -60,7 +60,7 @@ def test_too_many_names_are_refused():
     meter = Meter(Ranks())
     for index in range(CAPACITY + 1):
         meter.total(f"data/{index}", 1)
-    with pytest.raises(AssertionError, match="room for"):
+    with pytest.raises(AssertionError, match="at most"):
         meter.row()
 
 

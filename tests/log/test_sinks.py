@@ -14,8 +14,8 @@ from vglm_train.config.run import Wandb
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.log import console
+from vglm_train.log.console import Progress, describe, duration
 from vglm_train.log.jsonl import read_rows, read_tables
-from vglm_train.log.lines import Progress, describe, duration
 from vglm_train.log.sinks import ConsoleSink, JsonlSink, WandbSink
 
 

@@ -2,7 +2,7 @@
 
 import json
 import os
-import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -10,9 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb.util import get_core_path
+from wandb_reader import logged_steps, records
+from wandb_server import WandbServer
 
-from vglm_train.log.sinks import code_version, logged_steps, wandb_run_id
+from vglm_train.log.delivered import last_delivered
+from vglm_train.log.sinks import code_version, wandb_run_id
 
 SCRIPT = Path(__file__).with_name("wandb_run.py")
 STEPS = 23
@@ -44,7 +46,12 @@ def kill_at(folder: Path, line: str, seconds: float = 0.01) -> None:
     for said in process.stdout:
         if said.strip() == line:
             break
-    children = _children(process.pid)  # W&B's service leads a process group of its own
+    kill(process)
+
+
+def kill(process: subprocess.Popen) -> None:
+    """kill -9 of the process and W&B's service, which leads a process group of its own."""
+    children = _children(process.pid)
     os.killpg(process.pid, signal.SIGKILL)
     for child in children:
         _kill(child)
@@ -61,15 +68,6 @@ def _kill(pid: int) -> None:
         os.kill(pid, signal.SIGKILL)
     except ProcessLookupError:
         return
-
-
-def records(folder: Path) -> list[dict]:
-    """Every record of every file of the run, by W&B's own reader."""
-    found = []
-    for path in sorted((folder / "wandb").glob("offline-run-*/run-*.wandb")):
-        command = [get_core_path(), "leet", "inspect", "-no-observability", "-json", "-run-file", str(path)]
-        found += [json.loads(line) for line in subprocess.check_output(command, text=True).splitlines()]
-    return found
 
 
 def check(folder: Path, steps: int = STEPS) -> None:
@@ -111,18 +109,44 @@ def test_stopped_beyond_its_checkpoint(tmp_path):
     check(tmp_path)
 
 
-@pytest.mark.parametrize("seed", range(3))
-def test_cut_anywhere(tmp_path, seed):
+def test_a_file_that_was_not_finished_is_sent_again(tmp_path):
     """A kill leaves any prefix of W&B's file, a power cut may leave a hole."""
     finish(tmp_path, 13)
-    path = next((tmp_path / "wandb").glob("offline-run-*/run-*.wandb"))
-    whole = path.read_bytes()
-    rng = random.Random(seed)
-    cut = rng.randrange(len(whole))
-    hole = rng.randrange(max(1, cut - 300)) if seed == 2 else cut
-    path.write_bytes(whole[:hole] + bytes(min(200, cut - hole)) + whole[hole + 200 : cut])
+    (path,) = (tmp_path / "wandb").glob("offline-run-*/run-*.wandb")
+    path.write_bytes(path.read_bytes()[:700])
+    (tmp_path / "wandb" / "delivered.json").unlink()
     finish(tmp_path)
+    assert not path.exists()
     check(tmp_path)
+
+
+def test_what_was_uploaded_is_not_sent_again(tmp_path):
+    """`wandb sync` of a file that a kill had cut off leaves its mark and its summary."""
+    finish(tmp_path, 13)
+    (folder,) = (tmp_path / "wandb").glob("offline-run-*")
+    (folder / f"run-{wandb_run_id(tmp_path)}.wandb.synced").touch()
+    (folder / "files" / "wandb-summary.json").write_text('{"_step": 7, "train/loss": 1.4}')
+    (tmp_path / "wandb" / "delivered.json").unlink()
+    finish(tmp_path)
+    assert folder.exists()
+    shutil.rmtree(folder)
+    assert logged_steps(tmp_path) == list(range(8, STEPS + 1))
+
+
+def test_what_an_online_process_has_sent_is_not_sent_again(tmp_path):
+    """Its server has the rows up to the checkpoint. Twice, since a kill may follow."""
+    online = tmp_path / "wandb" / f"run-20260101_000000-{wandb_run_id(tmp_path)}"
+    online.mkdir(parents=True)
+    assert last_delivered(tmp_path / "wandb", wandb_run_id(tmp_path), 10) == 10
+    assert last_delivered(tmp_path / "wandb", wandb_run_id(tmp_path), 20) == 10
+    assert online.exists()
+
+
+def test_folders_of_other_runs_stay(tmp_path):
+    other = tmp_path / "wandb" / "offline-run-20260101_000000-other"
+    other.mkdir(parents=True)
+    finish(tmp_path, 2)
+    assert other.exists()
 
 
 @pytest.mark.slow
@@ -130,9 +154,8 @@ def test_killed_after_w_and_b_has_written_some_steps(tmp_path):
     """W&B's service writes its file every 15 seconds: this process lives long enough to see it."""
     process = start(tmp_path, 60, 0.5)
     time.sleep(22)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
-    assert len(logged_steps(tmp_path / "wandb", wandb_run_id(tmp_path))) > 5
+    kill(process)
+    assert len(logged_steps(tmp_path)) > 5
     finish(tmp_path, 60)
     check(tmp_path, 60)
 
@@ -143,8 +166,30 @@ def test_the_id_stays(tmp_path):
     assert wandb_run_id(tmp_path / "other") != first
 
 
-def test_an_unreadable_file_counts_as_not_logged(tmp_path, caplog):
-    folder = tmp_path / "offline-run-20260101_000000-abc"
-    folder.mkdir()
-    (folder / "run-abc.wandb").write_bytes(b"not a log of W&B at all")
-    assert logged_steps(tmp_path, "abc") == set()
+@pytest.mark.slow
+def test_the_server_gets_every_step_once(tmp_path):
+    """A run that was stopped, killed, uploaded by hand with what the kill had left, continued, and uploaded again."""
+    finish(tmp_path, 13)
+    process = start(tmp_path, 60, 0.5)
+    time.sleep(22)  # W&B's service has written some of its steps
+    kill(process)
+    with WandbServer() as server:
+        sync(tmp_path, server)
+        uploaded = server.steps()
+        assert uploaded == list(range(1, len(uploaded) + 1))
+        assert 13 < len(uploaded) < 60
+        finish(tmp_path, 60)
+        sync(tmp_path, server)
+        assert server.steps() == list(range(1, 61))
+        server.shutdown()
+    assert sorted(logged_steps(tmp_path)) == list(range(1, 61))
+
+
+def sync(folder: Path, server: WandbServer) -> None:
+    """As a user uploads offline files."""
+    command = [sys.executable, "-m", "wandb", "sync", *map(str, sorted((folder / "wandb").glob("offline-run-*")))]
+    environment = {**os.environ, "WANDB_BASE_URL": server.url, "WANDB_API_KEY": 40 * "a", "WANDB_ERROR_REPORTING": "0"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, cwd=folder, timeout=120, check=False
+    )
+    assert done.returncode == 0, done.stderr

@@ -40,7 +40,7 @@ def cost(model: Seq2SeqLanguage, **qformer):
 
 def test_an_encoder_decoder_by_hand(tmp_path):
     """The encoder reads the sequence and so do the keys and values of cross-attention; the rest is the answer's."""
-    found = cost(language(tmp_path, T5)).tokens
+    found = cost(language(tmp_path, T5)).per_token
     norms, position_bias = (2 * ENCODER * D, 3 * DECODER * D), 32 * HEADS  # counted as weights, of no weight
     encoder = ENCODER * (4 * D * D + 2 * D * F) + norms[0] + position_bias
     crossing = DECODER * 2 * D * D
@@ -73,7 +73,7 @@ def test_an_encoder_decoder_by_torchs_counter(tmp_path, config, s, t):
 def test_a_decoder_alone_has_no_answer_apart():
     block = torch.nn.Linear(D, D, bias=False)
     found = generation_cost(tiny.MODEL, [block, block], D * V)
-    assert found.tokens == {"sequence": 4 * (2 * D * D + D * V)}
+    assert found.per_token == {"sequence": 4 * (2 * D * D + D * V)}
 
 
 def test_a_question_that_the_q_former_reads(tmp_path):
@@ -84,9 +84,9 @@ def test_a_question_that_the_q_former_reads(tmp_path):
     forward = size.layers * (4 * 2 * d * d + 2 * 4 * q * d) + (size.layers - 1) * 2 * 2 * d * size.mlp_width
     model = language(tmp_path, T5)
     plain, reading = cost(model), cost(model, reads_question=True)
-    assert reading.sample == plain.sample
-    assert reading.tokens == {**plain.tokens, "question": 3 * forward}
-    assert reading.of(2, {"question": 5}) == 2 * plain.sample + 15 * forward
+    assert reading.per_sample == plain.per_sample
+    assert reading.per_token == {**plain.per_token, "question": 3 * forward}
+    assert reading.of(2, {"question": 5}) == 2 * plain.per_sample + 15 * forward
 
     qformer = QFormer(size, tiny.MODEL.vision.width, 50, writes=False).eval()
     image = torch.randn(n, image_tokens(tiny.MODEL.vision), tiny.MODEL.vision.width)
@@ -98,4 +98,4 @@ def test_a_question_that_the_q_former_reads(tmp_path):
         counts.append(counter.get_total_flops())
     within = size.layers * n * 4 * u * u * d
     assert counts[1] - counts[0] == n * u * forward + within
-    assert counts[0] * 3 + n * vision_flops(tiny.MODEL.vision) == pytest.approx(n * plain.sample)
+    assert counts[0] * 3 + n * vision_flops(tiny.MODEL.vision) == pytest.approx(n * plain.per_sample)

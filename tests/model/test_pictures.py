@@ -56,7 +56,7 @@ def test_pictures_go_to_their_rows_in_order(model: VisualLanguageModel) -> None:
 @pytest.mark.parametrize("pictures", [2, 4])
 def test_other_numbers_of_pictures(model: VisualLanguageModel, pictures: int) -> None:
     given = batch([TWO, ONE], torch.zeros(pictures, 3, 16, 16))
-    with pytest.raises(ValueError, match=f"places for {pictures} images of {QUERIES} tokens each"):
+    with pytest.raises(ValueError, match=f"image positions for {pictures} images of {QUERIES} tokens each"):
         model.score(given)
 
 

@@ -104,15 +104,15 @@ def test_rows_without_a_possible_negative_are_left_out_and_counted():
 def test_a_negative_never_shows_the_same_picture(monkeypatch):
     objective = build()
     batch = replace(tiny.batch(0, 12), image_ids=torch.arange(12) // 3)
-    drawn = []
-    draw = AlignmentObjective._negatives
-    monkeypatch.setattr(AlignmentObjective, "_negatives", lambda *a: drawn.append(draw(*a)) or drawn[-1])
+    sampled = []
+    sample = AlignmentObjective._hard_negatives
+    monkeypatch.setattr(AlignmentObjective, "_hard_negatives", lambda *a: sampled.append(sample(*a)) or sampled[-1])
     for first_row in range(0, 120, 12):
         objective(replace(batch, first_row=first_row))
-    for text, image in drawn:
+    for text, image in sampled:
         assert not (batch.image_ids[text] == batch.image_ids).any()
         assert not (batch.image_ids[image] == batch.image_ids).any()
-    assert len({tuple(text.tolist()) for text, _ in drawn}) > 5, "the place in the stream keys the draw"
+    assert len({tuple(text.tolist()) for text, _ in sampled}) > 5, "the position in the stream keys the sample"
 
 
 def test_a_loss_of_weight_zero_is_not_computed():

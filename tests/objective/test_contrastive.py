@@ -3,7 +3,7 @@
 import torch
 import torch.nn.functional as F
 
-from vglm_train.objective.contrastive import contrastive, correct, similarities, soft_targets
+from vglm_train.objective.contrastive import contrastive_loss, count_correct, similarities, soft_targets
 
 ALL = torch.ones(5, dtype=torch.bool)
 UNIQUE = torch.eye(5, dtype=torch.bool)
@@ -29,7 +29,7 @@ def test_similarity_is_the_best_query():
 def test_unique_images_give_torchs_label_smoothing():
     x = logits()
     expected = F.cross_entropy(x, torch.arange(5), label_smoothing=0.1, reduction="sum")
-    assert torch.isclose(contrastive(x, UNIQUE, ALL, ALL, 0.1), expected)
+    assert torch.isclose(contrastive_loss(x, UNIQUE, ALL, ALL, 0.1), expected)
 
 
 def test_soft_targets_share_what_smoothing_leaves():
@@ -43,18 +43,20 @@ def test_soft_targets_share_what_smoothing_leaves():
 def test_rows_and_columns_left_out_are_as_if_absent():
     x = logits()
     kept = torch.tensor([True, True, False, True, True])
-    small = contrastive(x[kept][:, kept], UNIQUE[kept][:, kept], ALL[:4], ALL[:4], 0.1)
-    assert torch.isclose(contrastive(x, UNIQUE, kept, kept, 0.1), small)
-    assert correct(x, UNIQUE, kept, kept) == correct(x[kept][:, kept], UNIQUE[kept][:, kept], ALL[:4], ALL[:4])
+    small = contrastive_loss(x[kept][:, kept], UNIQUE[kept][:, kept], ALL[:4], ALL[:4], 0.1)
+    assert torch.isclose(contrastive_loss(x, UNIQUE, kept, kept, 0.1), small)
+    assert count_correct(x, UNIQUE, kept, kept) == count_correct(
+        x[kept][:, kept], UNIQUE[kept][:, kept], ALL[:4], ALL[:4]
+    )
 
 
 def test_gradient_of_what_is_left_out_is_zero_and_nothing_is_nan():
     x = logits().requires_grad_()
     none = torch.zeros(5, dtype=torch.bool)
-    contrastive(x, UNIQUE, torch.tensor([True, True, False, True, True]), ALL, 0.1).backward()
+    contrastive_loss(x, UNIQUE, torch.tensor([True, True, False, True, True]), ALL, 0.1).backward()
     assert not x.grad[:, 2].any()
     x.grad = None
-    contrastive(x, UNIQUE, none, none, 0.1).backward()  # a batch that is damaged from end to end
+    contrastive_loss(x, UNIQUE, none, none, 0.1).backward()  # a batch that is damaged from end to end
     assert torch.equal(x.grad, torch.zeros(5, 5))
 
 
@@ -62,5 +64,5 @@ def test_correct_counts_any_positive():
     x = torch.tensor([[1.0, 5.0, 0.0], [0.0, 5.0, 4.0], [3.0, 0.0, 1.0]])
     positives = torch.tensor([[True, True, False], [True, True, False], [False, False, True]])
     everything = torch.ones(3, dtype=torch.bool)
-    assert correct(x, positives, everything, everything) == 2
-    assert correct(x, positives, everything, torch.tensor([True, False, True])) == 1
+    assert count_correct(x, positives, everything, everything) == 2
+    assert count_correct(x, positives, everything, torch.tensor([True, False, True])) == 1

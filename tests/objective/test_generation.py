@@ -41,12 +41,12 @@ def test_sum_over_rows_is_the_sum_of_each_row_alone():
 
 
 @pytest.mark.parametrize("wrong", [5, 3])
-def test_as_many_places_as_the_image_has_tokens_in_every_row(wrong):
+def test_as_many_positions_as_the_image_has_tokens_in_every_row(wrong):
     """One row has too many, another too few; their sum alone would be right."""
     model, batch = build(CHATGLM), prompts(2)
     batch.visual_mask[0] = torch.arange(batch.visual_mask.shape[1]) < wrong
     batch.visual_mask[1] = torch.arange(batch.visual_mask.shape[1]) < 8 - wrong
-    with pytest.raises(ValueError, match=rf"\[{wrong}, {8 - wrong}\] places for 2 images of 4 tokens each"):
+    with pytest.raises(ValueError, match=rf"\[{wrong}, {8 - wrong}\] image positions for 2 images of 4 tokens each"):
         model.score(batch)
 
 

@@ -9,7 +9,7 @@ from vglm_train.objective.matching import (
     IMAGE_FOR_TEXT,
     TEXT_FOR_IMAGE,
     gumbel_noise,
-    matching,
+    matching_loss,
     sample_negatives,
 )
 
@@ -89,9 +89,9 @@ def test_loss_and_accuracy():
     logits = torch.tensor([[[0.0, 2.0], [1.0, 0.0], [0.0, 1.0]], [[3.0, 0.0], [0.0, 0.0], [1.0, 0.0]]])
     labels = torch.tensor([1, 0, 0, 1, 0, 0])
     each = F.cross_entropy(logits.view(6, 2), labels, reduction="none")
-    total, right = matching(logits, torch.tensor([True, True]))
+    total, right = matching_loss(logits, torch.tensor([True, True]))
     assert torch.isclose(total, each.sum())
     assert right == 4  # a tie goes to "no match"
-    total, right = matching(logits, torch.tensor([True, False]))
+    total, right = matching_loss(logits, torch.tensor([True, False]))
     assert torch.isclose(total, each[:3].sum())
     assert right == 2

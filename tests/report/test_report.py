@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from vglm_train.errors import UserError
-from vglm_train.log.run_facts import RunInfo
+from vglm_train.log.run_info import RunInfo
 from vglm_train.log.sinks import JsonlSink
 from vglm_train.report import reference
 from vglm_train.report.__main__ import main, report

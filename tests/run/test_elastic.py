@@ -67,7 +67,7 @@ def test_goes_on_with_another_number_of_processes(config: Path, tmp_path: Path, 
     words = [runs.finish(runs.start(runs.command(config, broken, 1, *common, f"engine.micro_batch={n}", "--check")))
              for n in (4, 8)]  # fmt: skip
     assert "will shift" not in words[0]
-    assert "told each image from 4 texts so far and will from 8: its loss, and ITM's, will shift" in words[1]
+    assert "compared each image with 4 texts so far and will with 8: its loss, and ITM's, will shift" in words[1]
     assert "share: 75.00 % made: 100 samples, each read 0.72 times" in words[1]
 
 

@@ -94,7 +94,10 @@ def test_a_split_by_picture_through_patients(told: Callable[..., str], marks: Pa
 @pytest.mark.parametrize(
     ("word", "message"),
     [
-        ("tuning.lora={targets: [q_proj]}", "'q_proj' is no product of the chosen blocks; there are query_key_value, "),
+        (
+            "tuning.lora={targets: [q_proj]}",
+            "'q_proj' is no linear layer of the chosen blocks; there are query_key_value, ",
+        ),
         ("tuning.lora={layers: [0, 14]}", "tuning.lora.layers: there is no block 14: the language model has 2, 0 to 1"),
         ("tuning.rules=[{match: 'q_former.*'}]", "'q_former.*' fits no parameter; near it: qformer, "),
         ("tuning.rules=[{match: '*', train: false}]", "nothing would train: give a rule with train, lora or prefix"),
@@ -123,7 +126,9 @@ def test_nobody_to_judge_by(told: Callable[..., str]) -> None:
 def test_bundles_of_other_stages(told: Callable[..., str], finetune: Path, aligned: Path, tmp_path: Path) -> None:
     said = told(f"model.bundle={aligned}")
     assert said.endswith("has no language model; fine-tuning begins with a bundle of stage generate")
-    assert f"{aligned}, of stage align, which has never spoken" in told(f"model.qformer.weights={aligned}")
+    assert f"{aligned}, of stage align, which was not trained with a language model" in told(
+        f"model.qformer.weights={aligned}"
+    )
     other = tmp_path / "other"
     assert main([str(finetune), f"run.folder={other}", *SHORT]) == 0
     assert "is what a fine-tuning added to another bundle: merge it first, python -m" in told(

@@ -82,7 +82,7 @@ def test_sequences_longer_than_the_models_positions(told, family: str) -> None:
 @pytest.mark.parametrize("family", ["chatglm", "causal"])
 def test_an_evaluation_longer_than_the_models_positions(told, family: str) -> None:
     said = told(family, "evaluate.decoding.max_new=70")
-    assert said.startswith("override evaluate.decoding.max_new=70: evaluate.decoding.max_new: 70 ids behind ")
+    assert said.startswith("override evaluate.decoding.max_new=70: evaluate.decoding.max_new: 70 tokens after ")
     assert said.endswith("the language model has 64 positions")
 
 

@@ -12,14 +12,14 @@ from vglm_train.checkpoint.convert.diff import diff
 from vglm_train.checkpoint.convert.merge import merge_bundle
 from vglm_train.checkpoint.convert.registry import FORMATS, WRITTEN
 from vglm_train.checkpoint.convert.source import Options
-from vglm_train.command import answered
+from vglm_train.command import run_command
 from vglm_train.config.load import load
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0; 1 where `diff` finds a difference; 2 for a mistake to mend; 130 if stopped."""
     given = _parse(argv)
-    return answered(partial(_do, given))
+    return run_command(partial(_do, given))
 
 
 def _do(given: argparse.Namespace) -> int:

@@ -195,7 +195,7 @@ class StreamDataset(Dataset):
             pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
         facts = {**how.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
         facts["keys"] = tuple(keys) if how.keys else ()
-        return how.rows.batch(rows, image_ids, damaged=dict(damaged), drawn=dict(drawn), **facts)
+        return how.rows.batch(rows, image_ids, damaged=dict(damaged), sample_counts=dict(drawn), **facts)
 
 
 class _DamageLog:

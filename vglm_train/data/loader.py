@@ -21,11 +21,11 @@ from vglm_train.data.sampling.mixture import Mixture, build_mixture
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.splits import open_part, training
 from vglm_train.distributed import Ranks
-from vglm_train.errors import UserError, explained
+from vglm_train.errors import UserError, explain_dead_processes
 
 
 class Loader:
-    """This rank's share of the stream. `epoch_samples`: samples of all sources together; `Batch.drawn`
+    """This rank's share of the stream. `epoch_samples`: samples of all sources together; `Batch.sample_counts`
     counts by the names in `sources` and `languages`."""
 
     def __init__(self, dataset: StreamDataset, data: Data, cut: Split, pin: bool) -> None:
@@ -63,7 +63,7 @@ class _From(Sampler[int]):
 def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
     """Batches, and what went wrong in a worker as an error here. Closing it ends the workers."""
     try:
-        with explained():
+        with explain_dead_processes():
             while True:
                 batch = next(batches)
                 if isinstance(batch, UserError):

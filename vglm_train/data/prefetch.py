@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch.utils.data import DataLoader, Dataset
 
-from vglm_train.signals import postponed
+from vglm_train.signals import deferred_signals
 
 GRACE = 60  # seconds
 
@@ -33,7 +33,7 @@ def read_ahead(
 
 class _Loader(DataLoader):
     def __iter__(self) -> Any:
-        with postponed():  # it forks
+        with deferred_signals():  # it forks
             return super().__iter__()
 
 

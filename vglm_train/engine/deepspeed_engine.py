@@ -1,6 +1,6 @@
-"""DeepSpeed behind three verbs: step, state, load_state. The only user of deepspeed.
+"""DeepSpeed behind three methods: step, state, load_state. The only user of deepspeed.
 
-What trains is fp32, computed under bf16 autocast; DeepSpeed's own bf16 block is not used because it would
+What trains is fp32, computed under bf16 autocast. DeepSpeed's own bf16 block is not used because it would
 cast the frozen towers too. ZeRO 1 and 2 partition the optimizer.
 """
 
@@ -23,6 +23,9 @@ from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 200_000_000  # elements reduced or gathered at once
+# Replace two methods of DeepSpeed 0.19.8's ZeRO optimizer that launch kernels weight by weight while the device waits;
+# see `_patch_zero_optimizer`. False: DeepSpeed as it is, slower and with the same results.
+PATCH_ZERO_OPTIMIZER = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,8 @@ class DeepSpeedEngine:
             config=_deepspeed_config(config, accumulation, ranks.world, sum(p.numel() for p in self._trained.values())),
             dist_init_required=False,
         )
-        _spare_launches(self._engine.optimizer)
+        if PATCH_ZERO_OPTIMIZER:
+            _patch_zero_optimizer(self._engine.optimizer)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -106,7 +110,7 @@ class DeepSpeedEngine:
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
-        """Take over what `state` gave, at any world size. Names were checked by the caller."""
+        """Load what `state` yielded, at any world size. The caller has checked the names."""
         for name, parameter in self._trained.items():
             value = tensors[f"weight/{name}"].to(self._device)
             parameter.copy_(value)
@@ -117,14 +121,14 @@ class DeepSpeedEngine:
             state["step"].copy_(tensors["adam_step"][0])
 
     def trained_shapes(self) -> dict[str, tuple[int, ...]]:
-        """What trains, by name, in order."""
+        """Shapes of what trains, by name, in order."""
         return {name: tuple(parameter.shape) for name, parameter in self._trained.items()}
 
     def _create_moments(self) -> None:
-        """What AdamW would make in its first update, made now.
+        """Create now what AdamW would create in its first update.
 
-        A resumed run needs it before, and DeepSpeed 0.19.8 links the moments of the first parameter group only when
-        it waits for that update.
+        A resumed run needs them before that. Left to the first update, DeepSpeed 0.19.8 links only the moments of
+        the first parameter group.
         """
         for group in self._adam.param_groups:
             for flat in group["params"]:
@@ -147,19 +151,22 @@ class _Autocast(nn.Module):
             return self.objective(batch)
 
 
-def _spare_launches(optimizer: Any) -> None:
-    """Two things that DeepSpeed 0.19.8 does for each weight by itself after a backward, while the device waits.
+def _patch_zero_optimizer(optimizer: Any) -> None:
+    """Replace two methods of DeepSpeedZeroOptimizer, which works weight by weight after each backward.
 
-    Norms of gradients: all in one go. The norm of norms, in fp64 as DeepSpeed's, is the norm of all. And every weight
-    is told anew to lie where it lies, in a flat buffer that nothing replaces: left out.
+    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
+    get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
+    the norms of all gradients; the rest stays DeepSpeed's.
+    _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
+    by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
     """
-    whole = optimizer.get_grad_norm_direct
+    norm_of = optimizer.get_grad_norm_direct
 
-    def joint(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
+    def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
         norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
-        return whole([torch.stack(norms)], params[:1], norm_type)
+        return norm_of([torch.stack(norms)], params[:1], norm_type)
 
-    optimizer.get_grad_norm_direct = joint
+    optimizer.get_grad_norm_direct = foreach_norm
     optimizer._update_model_bit16_weights = lambda group: None
 
 

@@ -1,4 +1,4 @@
-"""Batches on the device, each copied there while the one before it is computed with."""
+"""Batches on the device. Each is copied there while the step before it is computed."""
 
 from collections.abc import Generator, Iterator
 
@@ -8,7 +8,7 @@ from vglm_train.batch import Batch
 
 
 def prefetch(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]:
-    """The same batches on `device`. On a GPU one more than was asked for is read, and copied on a stream of its own.
+    """The same batches on `device`. On a GPU it reads one batch in advance and copies it on a stream of its own.
 
     Stored features of 100 images are 72 MB: 3 ms of an 80 ms step, if the step has to wait for them.
     """
@@ -29,7 +29,7 @@ def prefetch(batches: Iterator[Batch], device: torch.device) -> Generator[Batch]
 
 
 def _received(batch: Batch, copied: torch.cuda.Event) -> Batch:
-    """A batch that the current stream may use: its memory is not given away before that stream is done with it."""
+    """Let the current stream use a batch: its memory is not reused before that stream is done with it."""
     stream = torch.cuda.current_stream()
     stream.wait_event(copied)
     batch.keep_for(stream)

@@ -1,11 +1,12 @@
-"""What happens between steps: log, evaluate, save, stop. Each hook decides for itself whether it is due."""
+"""What happens after a step: log, evaluate, save, guard. Each hook decides for itself whether it is due.
+
+Metrics get their names here. `LogHook` logs the objective's loss and measure NAME as train/loss_NAME and train/NAME,
+speed as perf/ (`log/throughput.py`) and counts as data/. `EvaluateHook` logs the evaluator's scores, eval/NAME.
+"""
 
 import logging
-import signal
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 from typing import Protocol
 
 from torch import nn
@@ -28,7 +29,7 @@ from vglm_train.objective.base import Objective
 
 log = logging.getLogger(console.LOGGER)
 
-PLACES = "places of "  # in the meter, before a kind of sequence
+PADDED = "padded tokens of "  # in the meter, before a kind of sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +68,7 @@ class LogHook:
         samples_per_step: int,
         names: Sequence[Sequence[str]] = (),
     ) -> None:
-        """`names`: of sources, and of languages, whose shares of the samples are told."""
+        """`names`: groups of names (sources; languages) whose shares of the samples are logged."""
         self.meter, self.throughput, self.sinks, self.cadence, self.state = meter, throughput, sinks, cadence, state
         self.objective, self.samples_per_step, self.names = objective, samples_per_step, names
 
@@ -77,15 +78,15 @@ class LogHook:
             return
         row = self.meter.row()
         tokens = row.pop("tokens", 0.0)
-        places = {name.removeprefix(PLACES): row.pop(name) for name in list(row) if name.startswith(PLACES)}
+        padded = {name.removeprefix(PADDED): row.pop(name) for name in list(row) if name.startswith(PADDED)}
         terms = {name: row[f"train/loss_{name}"] for name in self.objective.weights if f"train/loss_{name}" in row}
         if terms:
             row["train/loss"] = sum(self.objective.weights[name] * value for name, value in terms.items())
-        row |= self.throughput.row(tokens, places)
+        row |= self.throughput.row(tokens, padded)
         row["data/skipped"] = float(sum(self.state.damaged.values()))
         row |= {f"data/skipped_{cause}": float(count) for cause, count in self.state.damaged.items()}
         row |= {"data/epoch": float(report.epoch), "data/samples": float(self.state.samples)}
-        row |= shares(self.state.drawn, self.names)
+        row |= shares(self.state.sample_counts, self.names)
         row["train/steps_not_finite"] = float(self.state.skipped)
         for sink in self.sinks:
             sink.write(report.step, row)
@@ -97,10 +98,10 @@ class LogHook:
                 self.meter.add(f"train/loss_{name}", total, units[name])
             for name, (total, count) in output.measures.items():
                 self.meter.add(f"train/{name}", total, count)
-            for kind, places in output.tokens.items():
-                self.meter.total(PLACES + kind, places)
-            if self.objective.tokens in units:
-                self.meter.total("tokens", units[self.objective.tokens])
+            for kind, count in output.padded_tokens.items():
+                self.meter.total(PADDED + kind, count)
+            if self.objective.token_loss in units:
+                self.meter.total("tokens", units[self.objective.token_loss])
         self.meter.last("train/lr", report.lr)
         self.meter.last("train/grad_norm", report.update.grad_norm)
         for name, value in self.objective.watched().items():
@@ -118,18 +119,18 @@ class SampleHook:
         self.samples.write(report.step, report.keys)
 
 
-def shares(drawn: Mapping[str, int], names: Sequence[Sequence[str]]) -> dict[str, float]:
-    """Shares within each list of names, of all samples since the run began; nothing where a list has one name."""
+def shares(counts: Mapping[str, int], names: Sequence[Sequence[str]]) -> dict[str, float]:
+    """Share of each name within its group, over all samples since the run began. A group of one name is left out."""
     row: dict[str, float] = {}
     for group in names:
-        total = sum(drawn.get(name, 0) for name in group)
+        total = sum(counts.get(name, 0) for name in group)
         if len(group) > 1 and total:
-            row |= {f"data/share_{name}": drawn.get(name, 0) / total for name in group}
+            row |= {f"data/share_{name}": counts.get(name, 0) / total for name in group}
     return row
 
 
 class Evaluator(Protocol):
-    """Scores the model as it stands; all ranks together, the same scores on each."""
+    """Scores the current model. All ranks call it together and get the same scores."""
 
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]: ...
 
@@ -164,8 +165,8 @@ class EvaluateHook:
         if self.best is None:
             return
         if self.best not in scores:
-            found = ", ".join(sorted(scores))
-            raise UserError(f"checkpoint.best: {self.best} is not among what the validation data gives: {found}.")
+            names = ", ".join(sorted(scores))
+            raise UserError(f"checkpoint.best: {self.best} is not among what the validation data gives: {names}.")
         value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
         if self.state.best_value is None or value > self.state.best_value:
             self.state.best_value, self.state.best_step = value, report.step
@@ -237,14 +238,14 @@ class GuardHook:
             )
 
     def _lister(self) -> str:
-        """The command for what the run reads."""
+        """The command that lists damage in what the run reads."""
         tables = {source.table is not None for source in self.config.data.train}
         named = {True: "python -m data_tools.check_table TABLE", False: "python -m data_tools.check_shards FOLDER"}
         return " or ".join(named[table] for table in sorted(tables))
 
 
 class ClockHook:
-    """Comes last: time spent on evaluation and checkpoints is not training's."""
+    """Keeps time spent on evaluation and checkpoints out of the throughput. It comes last."""
 
     def __init__(self, throughput: Throughput, cadence: Cadence) -> None:
         self.throughput, self.cadence = throughput, cadence
@@ -252,35 +253,3 @@ class ClockHook:
     def after_step(self, report: StepReport) -> None:
         if self.cadence.saves(report) or self.cadence.evaluates(report):
             self.throughput.restart()
-
-
-class StopOnSignal:
-    """Turns SIGTERM, SIGINT or SIGUSR1 (Slurm's warning) into 'finish the step, save, leave'.
-
-    A launcher passes on what its process group got already, so the same wish often comes twice; only a SIGINT
-    that comes after PATIENCE seconds ends the process at once.
-    """
-
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
-    PATIENCE = 5.0
-
-    def __init__(self) -> None:
-        self.received: int | None = None
-        self._first = 0.0
-        for number in self.SIGNALS:
-            signal.signal(number, self._note)
-
-    def asked(self) -> bool:
-        return self.received is not None
-
-    def release(self) -> int | None:
-        """Give the signals their usual effect again; returns the one that had come."""
-        for number in self.SIGNALS:
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-        return self.received
-
-    def _note(self, number: int, frame: FrameType | None) -> None:
-        if self.received is None:
-            self.received, self._first = number, time.monotonic()
-        elif number == signal.SIGINT and time.monotonic() - self._first > self.PATIENCE:
-            raise KeyboardInterrupt

@@ -1,4 +1,5 @@
-"""Learning rate as a pure function of samples consumed, so that batch size and resume cannot move it."""
+"""The learning rate, a pure function of samples consumed, so that batch size and resume cannot move it; and AdamW's
+parameter groups."""
 
 import math
 from collections.abc import Mapping
@@ -10,7 +11,7 @@ from vglm_train.config.run import Optim
 
 
 class Schedule(Protocol):
-    """How long a run is, in samples; engine.plan.Plan is one."""
+    """How long a run is, in samples; `engine.progress.Plan` is one."""
 
     @property
     def total_samples(self) -> int: ...
@@ -46,7 +47,7 @@ def _cosine(optim: Optim, progress: float) -> float:
 def parameter_groups(module: nn.Module, optim: Optim, scales: Mapping[str, float] | None = None) -> list[dict]:
     """Groups for AdamW, decayed and not for each learning rate; in the module's own order, decayed ones first.
 
-    scales: name -> what the learning rate is multiplied by; 1 where none is given. A group's is its `scale`.
+    scales: name -> factor of the learning rate, 1 for names that are not in it. Each group holds its factor as `scale`.
 
     matrices: decay weights of two or more axes, but neither the query tokens nor the temperature.
     lavis: decay everything but vectors and biases; its temperature was a scalar, so it is decayed, and so are

@@ -1,4 +1,4 @@
-"""What a run must remember besides weights: how far it is, and what it has seen."""
+"""What a run must remember besides weights: how far it is, and what it has read. How long it will be."""
 
 from dataclasses import asdict, dataclass, field
 from typing import Self
@@ -18,14 +18,15 @@ class RunState:
     skipped_in_row: int = 0  # steps without an update because something was not finite, up to now
     skipped: int = 0
     damaged: dict[str, int] = field(default_factory=dict)  # cause -> samples
-    drawn: dict[str, int] = field(default_factory=dict)  # source, language of the caption drawn -> samples
+    sample_counts: dict[str, int] = field(default_factory=dict)  # by source and by language of the chosen caption
     best_value: float | None = None
     best_step: int | None = None
-    ended: bool = False  # before its plan, since scores no longer rose
+    ended: bool = False  # before the plan's end, because scores no longer rose
 
     def to_dict(self) -> dict:
         """JSON-ready, with the version of this format."""
-        return {"version": VERSION, **asdict(self)}
+        values = asdict(self)
+        return {"version": VERSION, "drawn": values.pop("sample_counts"), **values}
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:
@@ -34,11 +35,15 @@ class RunState:
         version = values.pop("version", None)
         if version != VERSION:
             raise ValueError(f"state version {version}, this code reads {VERSION}")
+        if "drawn" in values:  # the key of this format
+            values["sample_counts"] = values.pop("drawn")
         return cls(**values)
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
+    """Lengths of a run in samples, and how a step is split into micro-batches."""
+
     epoch_samples: int
     total_samples: int  # a whole number of steps
     warmup_samples: int

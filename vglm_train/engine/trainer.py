@@ -1,4 +1,4 @@
-"""The training loop: one step as it should read, and hooks after it."""
+"""The training loop: a step, and the hooks after it."""
 
 import contextlib
 import hashlib
@@ -21,7 +21,7 @@ from vglm_train.objective.base import LossOutput, Objective
 
 
 class Loader(Protocol):
-    """An endless stream of this rank's micro-batches, from any whole step on. Names: what `Batch.drawn` counts."""
+    """An endless stream of this rank's micro-batches, from any whole step on. `Batch.sample_counts` has these names."""
 
     sources: tuple[str, ...]
     languages: tuple[str, ...]
@@ -32,7 +32,7 @@ class Loader(Protocol):
 class StopRequest(Protocol):
     """Whether this process was asked to stop."""
 
-    def asked(self) -> bool: ...
+    def requested(self) -> bool: ...
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -47,8 +47,8 @@ class StepReport:
     lr: float
     wait_seconds: float  # time the step waited for data
     done: bool  # the plan ends here
-    stopping: bool  # some rank was asked to stop: no work but a checkpoint
-    keys: Sequence[str] = ()  # of this rank's samples, if the loader tells them
+    stopping: bool  # some rank was asked to stop: only a checkpoint follows
+    keys: Sequence[str] = ()  # of this rank's samples, if the loader gives them
 
 
 class Hook(Protocol):
@@ -73,7 +73,7 @@ class Trainer:
         self.engine, self.objective, self.loader, self.stop = engine, objective, loader, stop
 
     def fit(self, hooks: Sequence[Hook]) -> None:
-        """Train to the end of the plan, or of the step in which a hook ended the run or any rank was asked to stop."""
+        """Train to the end of the plan, or of the step in which a hook ends the run or a rank is asked to stop."""
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.samples)) as read:
             batches = prefetch(read, self.ranks.device)
@@ -85,15 +85,15 @@ class Trainer:
                     break
 
     def _train_step(self, stream: Iterator[Batch]) -> StepReport:
-        asked = time.perf_counter()
+        start = time.perf_counter()
         batches = [next(stream) for _ in range(self.plan.accumulation)]
-        waited = time.perf_counter() - asked
+        waited = time.perf_counter() - start
         units = [self.objective.units(batch) for batch in batches]
-        facts = self._facts(batches, units)
+        totals = self._global_counts(batches, units)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         torch.manual_seed(_step_seed(self.config.run.seed, batches[0].first_row))
-        outputs, update = self.engine.step(batches, self._scales(units, facts), lr)
-        stop = self._account(update, facts, list(units[0]))
+        outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
+        stop = self._account(update, totals, list(units[0]))
         return StepReport(
             step=self.state.step,
             epoch=batches[0].epoch,
@@ -107,20 +107,20 @@ class Trainer:
             keys=[key for batch in batches for key in batch.keys],
         )
 
-    def _facts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """One all-reduce a step: units of each loss, damaged samples by cause, samples by source and by language of the
-        caption drawn, and who was asked to stop."""
+    def _global_counts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Sums over all ranks, in the one all-reduce of a step: units of each loss, damaged samples by cause, samples
+        by source and by language of the chosen caption, and ranks that were asked to stop."""
         damaged = [float(sum(batch.damaged.get(cause, 0) for batch in batches)) for cause in CAUSES]
-        drawn = [float(sum(batch.drawn.get(name, 0) for batch in batches)) for name in self._drawn_names()]
-        host = torch.tensor([*damaged, *drawn, float(self.stop.asked())], dtype=torch.float64)
+        samples = [float(sum(batch.sample_counts.get(name, 0) for batch in batches)) for name in self._count_names()]
+        host = torch.tensor([*damaged, *samples, float(self.stop.requested())], dtype=torch.float64)
         counts = [torch.stack([u[name] for u in units]).sum().double() for name in units[0]]
         device = host.to(self.ranks.device, non_blocking=True)
         return self.ranks.all_sum(torch.cat([torch.stack(counts), device]))
 
-    def _drawn_names(self) -> list[str]:
+    def _count_names(self) -> list[str]:
         return [*self.loader.sources, *self.loader.languages]
 
-    def _scales(self, units: Sequence[Mapping[str, Tensor]], facts: Tensor) -> list[dict[str, Tensor]]:
+    def _scales(self, units: Sequence[Mapping[str, Tensor]], totals: Tensor) -> list[dict[str, Tensor]]:
         """For each micro-batch, the factor of each loss's sum: its weight over its number of units.
 
         global: units of all ranks and micro-batches, times `world` because gradients are averaged over ranks.
@@ -128,22 +128,22 @@ class Trainer:
         """
         weights = self.objective.weights
         if self.config.objective.mean == "global":
-            counts = facts[: len(units[0])].clamp(min=1).float()
+            counts = totals[: len(units[0])].clamp(min=1).float()
             shared = {name: weights[name] * self.ranks.world / count for name, count in zip(units[0], counts.unbind())}
             return [shared] * len(units)
         return [{name: weights[name] / (n.clamp(min=1) * len(units)) for name, n in u.items()} for u in units]
 
-    def _account(self, update: Update, facts: Tensor, losses: list[str]) -> bool:
+    def _account(self, update: Update, totals: Tensor, losses: list[str]) -> bool:
         """Bring the state up to date; returns whether any rank was asked to stop."""
-        *counts, stop = facts[len(losses) :].tolist()
+        *counts, stop = totals[len(losses) :].tolist()
         state = self.state
         state.step += 1
         state.samples += self.plan.global_batch
         for cause, count in zip(CAUSES, counts):
             if count:
                 state.damaged[cause] = state.damaged.get(cause, 0) + int(count)
-        for name, count in zip(self._drawn_names(), counts[len(CAUSES) :]):
-            state.drawn[name] = state.drawn.get(name, 0) + int(count)
+        for name, count in zip(self._count_names(), counts[len(CAUSES) :]):
+            state.sample_counts[name] = state.sample_counts.get(name, 0) + int(count)
         state.skipped += not update.applied
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         return stop > 0

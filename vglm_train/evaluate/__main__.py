@@ -13,9 +13,9 @@ import torch
 from vglm_train.checkpoint.bundle.adapter import parse_adapters
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
-from vglm_train.command import answered
+from vglm_train.command import run_command
 from vglm_train.distributed import use_gpu
-from vglm_train.errors import UserError, explained
+from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.evaluate.caption import command as caption
 from vglm_train.evaluate.result import Result, choose, write
 from vglm_train.evaluate.retrieval import command as retrieval
@@ -43,11 +43,11 @@ SHARDS = ("retrieval", "caption")  # tasks that read no tables
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 2 for a mistake to mend, 130 if stopped."""
     given = _parse(argv)
-    return answered(partial(_score, given))
+    return run_command(partial(_score, given))
 
 
 def _score(given: argparse.Namespace) -> int:
-    with explained():
+    with explain_dead_processes():
         _check_numbers(given)
         _check_stage(given)
         _check_data(given)

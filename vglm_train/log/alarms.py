@@ -1,7 +1,7 @@
 """Alarms in words: losses that say that nothing is learned. Pure functions of logged rows, so nothing is saved.
 
-The bands come from public runs: a matching head that only learned the 1:2 prior of its labels stays at 0.637
-(salesforce/BLIP issue 51: 0.632-0.641 on medical pairs), and an even guess over N candidates costs ln N.
+The bands come from public runs. A matching head that only learned the 1:2 prior of its labels stays at 0.637
+(salesforce/BLIP issue 51: 0.632-0.641 on medical pairs). An even guess over N candidates costs ln N.
 """
 
 import logging
@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from vglm_train.log.jsonl import METRICS, Cell, Row, read_rows
-from vglm_train.log.run_facts import RunInfo
+from vglm_train.log.run_info import RunInfo
 
 logger = logging.getLogger("vglm_train")
 
@@ -18,16 +18,16 @@ ITM_BAND = (0.63, 0.645)
 ITM_SPAN = 0.3  # of the steps after warm-up
 ITC_SPAN = 0.1
 ITC_NEAR = 0.98  # of ln N
-REPEAT = 0.1  # of all steps: an alarm that stays is said again after as many
-LOOK = 0.002  # of all steps: long runs log many rows, and nothing changes in so few steps
+REPEAT = 0.1  # of all steps: an alarm that stays is repeated after as many
+CHECK_EVERY = 0.002  # of all steps: long runs log many rows, and nothing changes in so few steps
 PARTS = 5  # a span is judged by the means of so many parts: noise of small batches does not hide a flat line
 
 Points = Sequence[tuple[int, float]]  # (step, loss)
 
 
-def itm_alarm(points: Points, facts: RunInfo) -> str | None:
+def itm_alarm(points: Points, info: RunInfo) -> str | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
-    means = _recent_means(points, facts, ITM_SPAN)
+    means = _recent_means(points, info, ITM_SPAN)
     if means is None or not all(ITM_BAND[0] <= mean <= ITM_BAND[1] for mean in means):
         return None
     return (
@@ -38,14 +38,14 @@ def itm_alarm(points: Points, facts: RunInfo) -> str | None:
     )
 
 
-def itc_alarm(points: Points, facts: RunInfo) -> str | None:
+def itc_alarm(points: Points, info: RunInfo) -> str | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
-    chance = math.log(facts.candidates)
-    means = _recent_means(points, facts, ITC_SPAN)
+    chance = math.log(info.candidates)
+    means = _recent_means(points, info, ITC_SPAN)
     if not chance or means is None or not all(mean >= ITC_NEAR * chance for mean in means):
         return None
     return (
-        f"ITC loss is still at ln {facts.candidates} = {chance:.3f} after warm-up, which is an even guess: images and "
+        f"ITC loss is still at ln {info.candidates} = {chance:.3f} after warm-up, which is an even guess: images and "
         "texts do not find each other. Check that captions belong to their images (python -m data_tools.preview), "
         "that image weights are loaded and that train/temperature is between 0.01 and 0.5; ITC needs many candidates "
         "a step: a larger engine.micro_batch or more processes, not accumulation, gives them."
@@ -53,7 +53,7 @@ def itc_alarm(points: Points, facts: RunInfo) -> str | None:
 
 
 def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: Path | None) -> str:
-    """What to tell a user whose run stops after `in_row` steps without an update.
+    """The message for a run that stops after `in_row` steps without an update.
 
     `values`: losses and gradient norm of the last such step; `checkpoint`: the newest complete one.
     """
@@ -67,42 +67,42 @@ def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: 
 
 
 class Alarms:
-    """A sink that warns. Each alarm is said once per tenth of the run, not at every row."""
+    """A sink that warns. It repeats each alarm once per tenth of the run, not at every row."""
 
     WATCHED = (("itm", itm_alarm), ("itc", itc_alarm))
 
-    def __init__(self, facts: RunInfo, past: Iterable[tuple[int, Row]] = ()) -> None:
+    def __init__(self, info: RunInfo, past: Iterable[tuple[int, Row]] = ()) -> None:
         """`past`: rows logged before a resume; they are remembered, and not warned of again."""
-        self.facts = facts
+        self.info = info
         self._points: dict[str, list[tuple[int, float]]] = {name: [] for name, _ in self.WATCHED}
-        self._next: dict[str, float] = {name: 0.0 for name, _ in self.WATCHED}  # step of the next look
+        self._next: dict[str, float] = {name: 0.0 for name, _ in self.WATCHED}  # step of the next check
         for step, row in past:
             self.feed(step, row)
 
     @classmethod
-    def resume(cls, facts: RunInfo, folder: Path) -> "Alarms":
+    def resume(cls, info: RunInfo, folder: Path) -> "Alarms":
         """With what the run `folder` has logged so far; construct the JsonlSink, which cuts back, first."""
-        return cls(facts, read_rows(folder / METRICS))
+        return cls(info, read_rows(folder / METRICS))
 
     def feed(self, step: int, row: Row) -> list[str]:
-        """Alarms to be said at this row."""
+        """Alarms that are due at this row."""
         texts = []
         for name, alarm in self.WATCHED:
             value = row.get(f"train/loss_{name}", math.nan)
-            if not self.facts.weights.get(name) or not math.isfinite(value):
+            if not self.info.weights.get(name) or not math.isfinite(value):
                 continue
             self._points[name].append((step, value))
             if step < self._next[name]:
                 continue
-            text = alarm(self._points[name], self.facts)
-            self._next[name] = step + (REPEAT if text else LOOK) * self.facts.total_steps
+            text = alarm(self._points[name], self.info)
+            self._next[name] = step + (REPEAT if text else CHECK_EVERY) * self.info.total_steps
             if text:
                 texts.append(f"step {step}: {text}")
         return texts
 
-    def standing(self) -> list[str]:
-        """Alarms that hold at the last row, said before or not."""
-        texts = (alarm(self._points[name], self.facts) for name, alarm in self.WATCHED)
+    def active(self) -> list[str]:
+        """Alarms that hold at the last row, whether or not they have been logged."""
+        texts = (alarm(self._points[name], self.info) for name, alarm in self.WATCHED)
         return [text for text in texts if text]
 
     def write(self, step: int, row: Row) -> None:
@@ -119,13 +119,13 @@ class Alarms:
         pass
 
 
-def _recent_means(points: Points, facts: RunInfo, share: float) -> list[float] | None:
+def _recent_means(points: Points, info: RunInfo, share: float) -> list[float] | None:
     """Means of the parts of the last `share` of the steps after warm-up; None as long as it has not passed.
 
     The newest part comes first, so that a caller's `all` ends early on a loss that falls.
     """
-    span = share * (facts.total_steps - facts.warmup_steps)
-    if not points or span <= 0 or points[-1][0] - facts.warmup_steps < span:
+    span = share * (info.total_steps - info.warmup_steps)
+    if not points or span <= 0 or points[-1][0] - info.warmup_steps < span:
         return None
     end = points[-1][0]
     parts: list[list[float]] = [[] for _ in range(PARTS)]

@@ -1,4 +1,4 @@
-"""metrics.jsonl and tables/: what a run has logged, on disk. The truth that every other view is rebuilt from."""
+"""metrics.jsonl and tables/: what a run has logged, on disk. Every other view is rebuilt from them."""
 
 import json
 import math
@@ -96,13 +96,13 @@ def write_table(folder: Path, step: int, name: str, columns: Sequence[str], rows
 
 def read_tables(folder: Path) -> list[LoggedTable]:
     """Complete tables of the run `folder`, by step and name."""
-    found = []
+    tables = []
     for path in (folder / TABLES).glob("step-*/*/table.json"):
         if path.parent.suffix == ".new":
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
-        found.append(LoggedTable(content["step"], content["name"], path.parent))
-    return sorted(found, key=lambda table: (table.step, table.name))
+        tables.append(LoggedTable(content["step"], content["name"], path.parent))
+    return sorted(tables, key=lambda table: (table.step, table.name))
 
 
 def cut_back_tables(folder: Path, step: int) -> None:
@@ -124,7 +124,7 @@ def _store(cell: Cell, folder: Path, name: str) -> str | float | dict:
 
 
 class SampleLog:
-    """The file of one rank; every line is on its way to the disk before the next step begins."""
+    """samples-RANK.jsonl of one rank. Each line is handed to the operating system before the next step begins."""
 
     def __init__(self, folder: Path, rank: int) -> None:
         self._file = (folder / f"samples-{rank}.jsonl").open("ab", buffering=0)
@@ -136,6 +136,6 @@ class SampleLog:
 
 
 def forget_samples(folder: Path, step: int) -> None:
-    """What any rank read after `step` will be read again: drop it. For one process, before the others write."""
+    """Drop what any rank read after `step`: it will be read again. One process calls it, before the others write."""
     for path in folder.glob("samples-*.jsonl"):
         cut_back(path, step)

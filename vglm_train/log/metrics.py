@@ -1,4 +1,4 @@
-"""Metrics between two log steps: gathered on the device, reduced over ranks once, copied to the host once."""
+"""Metrics between two log steps: summed on the device, reduced over ranks once, copied to the host once."""
 
 import hashlib
 from collections.abc import Sequence
@@ -44,9 +44,9 @@ class Meter:
         One all-reduce, one copy to the host. A mean over no unit at all is left out.
         """
         names = sorted(self._sums)
-        assert len(names) <= CAPACITY, f"{len(names)} metrics, room for {CAPACITY}"
+        assert len(names) <= CAPACITY, f"{len(names)} metrics, at most {CAPACITY} fit"
         padding = [0.0] * (CAPACITY - len(names))
-        mark = _mark([f"{name} {name in self._counts}" for name in names])
+        mark = _hash([f"{name} {name in self._counts}" for name in names])
         values = [self._sums[n] for n in names] + padding + [self._counts.get(n, 0.0) for n in names] + padding
         reduced = self.ranks.all_sum(self._vector([*values, mark, mark**2]))
         host = torch.cat([reduced, self._vector(list(self._last.values()))]).tolist()
@@ -82,6 +82,6 @@ def _accumulate(into: dict[str, Number], name: str, value: Number) -> None:
     into[name] = into[name] + value if name in into else value
 
 
-def _mark(names: Sequence[str]) -> float:
-    """An integer below 2**20 that stands for a list of names; sums of its square stay exact in float64."""
+def _hash(names: Sequence[str]) -> float:
+    """A hash of a list of names, below 2**20, so that sums of its square stay exact in float64."""
     return float(int.from_bytes(hashlib.blake2b("\n".join(names).encode(), digest_size=4).digest()) >> 12)

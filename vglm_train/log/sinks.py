@@ -4,7 +4,6 @@ A row is written once for training (`train/`, `perf/`, `data/`) and once for eva
 of metrics.jsonl with the same step, one point in W&B, which merges by step.
 """
 
-import json
 import logging
 import os
 import secrets
@@ -19,6 +18,8 @@ from PIL import Image
 
 from vglm_train.config.run import Wandb
 from vglm_train.errors import UserError
+from vglm_train.log.console import Progress, describe
+from vglm_train.log.delivered import last_delivered, record_delivered
 from vglm_train.log.jsonl import (
     METRICS,
     Cell,
@@ -30,7 +31,6 @@ from vglm_train.log.jsonl import (
     to_line,
     write_table,
 )
-from vglm_train.log.lines import Progress, describe
 
 logger = logging.getLogger("vglm_train")
 
@@ -38,7 +38,7 @@ ROOT = Path(__file__).resolve().parents[2]  # of the repository, when this runs 
 
 
 class Sink(Protocol):
-    """A place for rows. Steps never decrease from call to call."""
+    """A destination for rows. Steps never decrease from call to call."""
 
     def write(self, step: int, row: Row) -> None:
         """Take a row of names and values at `step`; may be called again for the same step with other names."""
@@ -97,11 +97,11 @@ class ConsoleSink:
 
 
 class WandbSink:
-    """Weights & Biases. A resumed run goes on under its id, with every step once.
+    """Weights & Biases. A resumed run continues under its id, with every step once.
 
-    W&B writes its file in blocks, so a killed process loses the last seconds of it. metrics.jsonl and tables/ lose
-    nothing: on resume, rows that W&B does not have yet are sent again from there, and rows it already has from
-    beyond the checkpoint are not sent twice. Which those are, W&B's own reader tells (offline), or its server.
+    W&B writes its file in blocks, so a kill loses the last seconds of it. metrics.jsonl and tables/ lose nothing: a
+    resumed run sends the rows that W&B does not have yet again from there. Which step is the next one says W&B's server
+    (online), or the note that each process leaves when it has finished its file (offline, see `log/delivered.py`).
     """
 
     def __init__(
@@ -118,18 +118,20 @@ class WandbSink:
         `resolved`: the whole configuration, JSON-ready. `resume_step`: see JsonlSink.
         """
         self._run: Any = None
-        self._known: set[int] = set()
-        self._behind = 0
+        self._folder = folder / "wandb"
+        self._next_step = 0  # W&B has all rows of earlier steps
+        self._last_step = 0
         if config.mode == "disabled":
             return
         if config.mode == "offline":
-            self._known = logged_steps(folder / "wandb", run_id)
+            self._next_step = last_delivered(self._folder, run_id, resume_step or 0) + 1
         self._start(config, folder, run_id, run_name, resolved)
         self._catch_up(folder, resume_step or 0)
 
     def write(self, step: int, row: Row) -> None:
         if self._wants(step):
             self._run.log(row, step=step)
+            self._last_step = step
 
     def image_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
         if not self._wants(step):
@@ -143,8 +145,11 @@ class WandbSink:
         pass
 
     def close(self) -> None:
-        if self._run is not None:
-            self._run.finish()
+        if self._run is None:
+            return
+        name = Path(self._run.dir).parent.name
+        self._run.finish()
+        record_delivered(self._folder, name, self._last_step)
 
     def _start(self, config: Wandb, folder: Path, run_id: str, run_name: str, resolved: dict[str, Any]) -> None:
         import wandb  # slow, and not needed when disabled
@@ -167,14 +172,14 @@ class WandbSink:
                 f"W&B could not start: {error}. Run `wandb login`, or set log.wandb.mode=offline and sync later."
             ) from error
         if config.mode == "online":
-            self._behind = self._run.starting_step  # its server refuses earlier steps
+            self._next_step = self._run.starting_step
             logger.info(f"W&B: {self._run.url}")
 
     def _wants(self, step: int) -> bool:
-        return self._run is not None and step >= self._behind and step not in self._known
+        return self._run is not None and step >= self._next_step
 
     def _catch_up(self, folder: Path, resume_step: int) -> None:
-        """Send again what a kill took from W&B."""
+        """Send the rows and tables that W&B does not have yet."""
         tables: dict[int, list] = {}
         for table in read_tables(folder):
             tables.setdefault(table.step, []).append(table)
@@ -187,11 +192,11 @@ class WandbSink:
             for table in tables.get(step, []):
                 self.image_table(step, table.name, *table.read())
         if rows:
-            logger.info(f"W&B run {self._run.id}: sent {len(rows)} steps again that the last process had not delivered")
+            logger.info(f"W&B run {self._run.id}: sent {len(rows)} earlier steps again")
 
 
 def wandb_run_id(folder: Path) -> str:
-    """The W&B id of the run in `folder`, drawn at the first call and kept in `folder`/wandb/id."""
+    """The W&B id of the run in `folder`, made at the first call and kept in `folder`/wandb/id."""
     path = folder / "wandb" / "id"
     if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
         return known
@@ -200,27 +205,6 @@ def wandb_run_id(folder: Path) -> str:
     aside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
     os.replace(aside, path)
     return path.read_text(encoding="utf-8").strip()
-
-
-def logged_steps(folder: Path, run_id: str) -> set[int]:
-    """Steps that W&B's files of this run in `folder` (RUN/wandb) hold, told by W&B's own reader.
-
-    A file that a kill cut short is read up to the cut.
-    """
-    from wandb.util import get_core_path
-
-    steps = set()
-    for path in sorted(folder.glob(f"*run-*-{run_id}/run-{run_id}.wandb")):
-        # `wandb leet inspect --json`, without the second it takes Python to start
-        command = [get_core_path(), "leet", "inspect", "-no-observability", "-json", "-run-file", str(path)]
-        output = subprocess.run(command, capture_output=True, text=True, encoding="utf-8", check=False)
-        if output.returncode:
-            logger.warning(f"{path} cannot be read ({output.stderr.strip()}): its steps are taken as not logged")
-        for line in output.stdout.splitlines():
-            record = json.loads(line)
-            if record["type"] == "history":
-                steps.add(record["history"]["step"]["num"])
-    return steps
 
 
 def code_version() -> dict[str, str]:

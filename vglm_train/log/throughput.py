@@ -41,28 +41,28 @@ def peak_flops(device_name: str) -> float | None:
 
 
 class Throughput:
-    """Counts what happens between two rows. Rank 0's clock speaks for all: steps are collective."""
+    """Counts what happens between two rows. Rank 0's clock is enough, since steps are collective."""
 
     def __init__(
         self,
         device: torch.device,
         world: int,
         flops_per_sample: float | None = None,
-        flops_per_place: Mapping[str, float] | None = None,
+        flops_per_token: Mapping[str, float] | None = None,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         """`flops_per_sample`: forward and backward of one sample; None leaves `perf/mfu` out.
 
-        `flops_per_place`: kind of sequence -> further ones for each of its places, padding included.
+        `flops_per_token`: kind of sequence -> further operations for each of its tokens, padding included.
         """
         self.device, self.clock = device, clock
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._peak = peak * world if peak else None
-        self._sample, self._places = flops_per_sample, dict(flops_per_place or {})
+        self._per_sample, self._per_token = flops_per_sample, dict(flops_per_token or {})
         self.restart()
 
     def restart(self) -> None:
-        """Forget what was counted; call it after an evaluation or a save, whose time is not training's."""
+        """Start counting anew. Call it after an evaluation or a save, whose time is not training's."""
         self._start, self._samples, self._waited = self.clock(), 0, 0.0
 
     def step(self, samples: int, waited: float) -> None:
@@ -70,10 +70,10 @@ class Throughput:
         self._samples += samples
         self._waited += waited
 
-    def row(self, tokens: float | None = None, places: Mapping[str, float] | None = None) -> dict[str, float]:
-        """`perf/...` since the last row. `tokens`: text tokens of all ranks in that time; `places`: of all sequences,
-        by their kind.
+    def row(self, tokens: float | None = None, padded_tokens: Mapping[str, float] | None = None) -> dict[str, float]:
+        """`perf/...` since the last row.
 
+        `tokens`: text tokens of all ranks in that time; `padded_tokens`: kind of sequence -> its tokens with padding.
         Call it after the step's one host copy, so that the clock covers the device's work. MFU counts 16-bit peak.
         """
         seconds = max(self.clock() - self._start, 1e-9)
@@ -85,9 +85,9 @@ class Throughput:
         }
         if tokens is not None:
             row["perf/tokens_per_second"] = tokens / seconds
-        if self._peak is not None and self._sample is not None:
-            more = sum(self._places.get(kind, 0.0) * count for kind, count in (places or {}).items())
-            row["perf/mfu"] = (rate * self._sample + more / seconds) / self._peak
+        if self._peak is not None and self._per_sample is not None:
+            more = sum(self._per_token.get(kind, 0.0) * count for kind, count in (padded_tokens or {}).items())
+            row["perf/mfu"] = (rate * self._per_sample + more / seconds) / self._peak
         self.restart()
         return row
 

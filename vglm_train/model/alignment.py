@@ -1,6 +1,6 @@
-"""Stage one's composite: frozen image encoder, trained norm, Q-Former and the heads of its three losses.
+"""Stage one's model: frozen image encoder, trained norm, Q-Former and the heads of its three losses.
 
-n images or pairs, b rows, p image tokens, c image width, q queries, t text places, d Q-Former width, e contrastive
+n images or pairs, b rows, p image tokens, c image width, q queries, t text tokens, d Q-Former width, e contrastive
 width, v vocabulary.
 """
 
@@ -40,7 +40,7 @@ class CaptionHead(nn.Module):
 
 
 class Alignment(VisualModel):
-    """Everything stage one computes with; it holds no loss and knows no other process.
+    """The model of stage one, without losses and without other processes.
 
     `encode_image` and `image_keys` feed the Q-Former's passes; `image_embeds`, `text_embeds`, `match_logits` and
     `caption_logits` are the heads on what comes out.
@@ -74,7 +74,7 @@ class Alignment(VisualModel):
     def match_logits(self, keys: Keys, ids: Tensor, mask: Tensor) -> Tensor:
         """Images and sentences, ids [n,t] in the order of `keys` -> logits [n,2], mean over the queries, fp32.
 
-        Column 1 says that the two belong together.
+        Column 1: the two belong together.
         """
         queries, _ = self.qformer.joint(keys, ids, mask)
         with torch.autocast(queries.device.type, enabled=False):
@@ -104,7 +104,7 @@ def build_alignment(config: Model, vocabulary: int, mean: Sequence[float], std: 
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
     `vocabulary`: the tokenizer's size, unless model.qformer.vocabulary says otherwise. Published weights are read
-    afterwards, by `checkpoint.pretrained.load_pretrained`.
+    afterwards, by `checkpoint.load.pretrained.load_pretrained`.
     """
     size = config.qformer.vocabulary or vocabulary
     qformer = QFormer(config.qformer, config.vision.width, size)

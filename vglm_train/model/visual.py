@@ -18,11 +18,11 @@ from vglm_train.model.vision import VisionEncoder
 
 
 class VisualModel(nn.Module):
-    """Pixels to the Q-Former's keys; what is done with the queries is the stage's."""
+    """From pixels to the Q-Former's keys. Each stage's model continues from the queries."""
 
     mean: Tensor
     std: Tensor
-    rates: Mapping[str, float] = {}  # names of what does not train at the learning rate -> times it
+    rates: Mapping[str, float] = {}  # parameter name -> factor of its learning rate, where that is not 1
 
     def __init__(self, vision: VisionEncoder, qformer: QFormer, mean: Sequence[float], std: Sequence[float]) -> None:
         super().__init__()
@@ -42,7 +42,7 @@ class VisualModel(nn.Module):
         return self.vision(pixels)
 
     def image_features(self, batch: Batch) -> Tensor:
-        """Frozen features [n,p,c] of a batch's pictures: those that came with it, or the encoder's."""
+        """Frozen features [n,p,c] of a batch's pictures: stored ones that came with it, or the encoder's."""
         return self.encode_image(batch.pixels) if batch.features is None else batch.features
 
     def image_keys(self, features: Tensor) -> Keys:
@@ -51,7 +51,7 @@ class VisualModel(nn.Module):
         return self.qformer.image_keys(self.vision_norm(features.to(weight.dtype)))
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """(name, parameter) of all that is trained, in the module's order."""
+        """(name, parameter) of all that trains, in the module's order."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
     def recompute(self, on: bool) -> None:
@@ -59,9 +59,9 @@ class VisualModel(nn.Module):
         self.qformer.recompute = on
 
     def compile_blocks(self) -> None:
-        """torch.compile the Q-Former's blocks in place; names of weights stay.
+        """torch.compile the Q-Former's blocks in place. Weights keep their names.
 
-        The frozen encoder is left alone: its time is matrix products, which compiling does not change.
+        The frozen encoder is not compiled: its time is spent in matrix products, which compiling does not change.
         """
         # one function for all blocks: each pass, with and without gradient, compiles once and not once a block
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)

@@ -1,6 +1,6 @@
-"""Stage two's composite: frozen image encoder, trained norm, Q-Former and projection, frozen language model.
+"""Stage two's model: frozen image encoder, trained norm, Q-Former and projection, frozen language model.
 
-n images, b rows, p image tokens, c image width, q queries, e embedding width, s places of the sequence.
+n images, b rows, p image tokens, c image width, q queries, e embedding width, s tokens of the sequence.
 """
 
 from collections.abc import Sequence
@@ -20,9 +20,9 @@ from vglm_train.model.visual import VisualModel
 
 
 class VisualLanguageModel(VisualModel):
-    """The queries of a Q-Former become places of a language model's input.
+    """The queries of a Q-Former become tokens of a language model's input.
 
-    They read the image alone, or the question with it (InstructBLIP, arXiv:2305.06500) if the Q-Former has a text side.
+    They read the image alone, or also the question (InstructBLIP, arXiv:2305.06500) if the Q-Former has a text side.
     """
 
     def __init__(
@@ -39,15 +39,15 @@ class VisualLanguageModel(VisualModel):
         self.language = language
 
     def train(self, mode: bool = True) -> Self:
-        """A Q-Former of which nothing trains stays in eval mode: its dropout would only be noise."""
+        """A Q-Former of which nothing trains stays in eval mode, since its dropout would only add noise."""
         super().train(mode)
         self.qformer.train(mode and any(p.requires_grad for p in self.qformer.parameters()))
         return self
 
     def visual_tokens(self, features: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
-        """Frozen features [n,p,c] -> what the language model reads of each image [n,q,e].
+        """Frozen features [n,p,c] -> the image tokens that the language model reads [n,q,e].
 
-        ids [n,u], mask [n,u] bool: a question for each image, where the Q-Former reads it.
+        ids [n,u], mask [n,u] bool: a question for each image, if the Q-Former reads it.
         """
         keys = self.image_keys(features)
         if ids is None or mask is None:
@@ -55,23 +55,23 @@ class VisualLanguageModel(VisualModel):
         return self.projection(self.qformer.joint(keys, ids, mask, "full")[0])
 
     def _visual(self, batch: PromptBatch) -> Tensor:
-        """What the language model reads of a batch's images [n,q,e]."""
+        """Image tokens of a batch [n,q,e]."""
         return self.visual_tokens(self.image_features(batch), batch.question_ids, batch.question_mask)
 
     def fuse(self, visual: Tensor, batch: PromptBatch) -> Tensor:
-        """Visual tokens [n,q,e] at the images' places of the embedded ids -> [b,s,e] in the language model's dtype.
+        """Put image tokens [n,q,e] at the image positions of the embedded ids -> [b,s,e] in the language model's dtype.
 
-        The images of a row stand in its places in order, row after row. ValueError where the places are not exactly as
-        many as the tokens.
+        Images fill the positions in order, row after row. ValueError where there are more or fewer positions than
+        tokens.
         """
         if not batch.visual_mask.is_cuda:  # a GPU would have to be waited for
-            (n, q), places = visual.shape[:2], batch.visual_mask.sum(1).tolist()
-            if sum(places) != n * q or any(count % q for count in places):
-                raise ValueError(f"the prompts have {places} places for {n} images of {q} tokens each")
+            (n, q), counts = visual.shape[:2], batch.visual_mask.sum(1).tolist()
+            if sum(counts) != n * q or any(count % q for count in counts):
+                raise ValueError(f"the prompts have {counts} image positions for {n} images of {q} tokens each")
         text = self.language.embed(batch.input_ids.masked_fill(batch.visual_mask, 0))
         # masked_scatter would do, but its backward waits for the device before the Q-Former's can be started
         order = torch.argsort(batch.visual_mask.flatten().byte(), descending=True, stable=True)
-        where = order[: visual.shape[0] * visual.shape[1]]  # [n*q] places of the flattened batch
+        where = order[: visual.shape[0] * visual.shape[1]]  # [n*q] indices into the flattened batch
         return text.flatten(0, 1).index_copy(0, where, visual.flatten(0, 1).to(text.dtype)).view_as(text)
 
     def score(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
@@ -99,13 +99,15 @@ def build_visual_language(
 ) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
-    `sop_id`: the tokenizer's <sop>, for ChatGLM; none: the released one. `words`: of the Q-Former's own tokenizer, for
-    one that reads the question; else it has no text side. `quantize`: the language model's blocks in four bits, see
-    `build_language`. Published weights are read afterwards.
+    `sop_id`: the tokenizer's <sop>, for ChatGLM; None: the released one. `words`: vocabulary of the Q-Former's own
+    tokenizer if it reads the question; otherwise it has no text side. `quantize`: the language model's blocks in four
+    bits, see `build_language`. Published weights are read afterwards.
     """
     assert config.language is not None
     vision = build_vision(config.vision)
     words = config.qformer.vocabulary or words if config.qformer.reads_question else None
-    assert words or not config.qformer.reads_question, "a Q-Former that reads needs the size of its vocabulary"
+    assert words or not config.qformer.reads_question, (
+        "a Q-Former that reads the question needs the size of its vocabulary"
+    )
     qformer = QFormer(config.qformer, config.vision.width, words, writes=False)
     return VisualLanguageModel(vision, qformer, build_language(config.language, sop_id, quantize), mean, std)

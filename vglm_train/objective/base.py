@@ -1,4 +1,4 @@
-"""What the engine wraps: a module that owns a model and turns a batch into losses."""
+"""The contract of an objective: a module that owns a model and turns a batch into losses. The engine wraps it."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,12 +10,12 @@ from torch import Tensor, nn
 class LossOutput:
     """Sums, not means: the engine divides by the units counted over the whole global batch.
 
-    Tensors are of shape [] on the device, sums in fp32; nothing here has waited for it.
+    Tensors are of shape [] on the device, sums in fp32. Making them has not waited for the device.
     """
 
     sums: dict[str, Tensor]  # loss name -> sum over this rank's units, with gradient
     measures: dict[str, tuple[Tensor, Tensor | int]]  # name -> (sum, count), without gradient
-    tokens: dict[str, int] = field(default_factory=dict)  # kind of sequence -> its places in the batch, with padding
+    padded_tokens: dict[str, int] = field(default_factory=dict)  # kind of sequence -> its tokens, padding included
 
 
 class Objective(nn.Module):
@@ -23,7 +23,7 @@ class Objective(nn.Module):
 
     model: nn.Module
     weights: dict[str, float]  # loss name -> weight in the total
-    tokens: str  # the loss whose units are text tokens
+    token_loss: str  # the loss whose units are text tokens
 
     def units(self, batch: Any) -> dict[str, Tensor]:
         """Loss name -> number of this rank's units in the batch, fp32 []. May use collectives: call it on all ranks."""

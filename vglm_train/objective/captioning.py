@@ -1,6 +1,6 @@
 """Image-grounded text generation (ITG, BLIP-2): predict the next word from the queries and the words before.
 
-b rows, t text places, v vocabulary.
+b rows, t text tokens, v vocabulary.
 """
 
 from collections.abc import Collection
@@ -16,10 +16,10 @@ def caption_inputs(ids: Tensor, dec_id: int) -> Tensor:
     return ids
 
 
-def scored(ids: Tensor, mask: Tensor, rows: Tensor, never: Collection[int]) -> Tensor:
+def target_mask(ids: Tensor, mask: Tensor, rows: Tensor, never: Collection[int]) -> Tensor:
     """Which of ids[:, 1:] are targets [b,t-1] bool: tokens of valid rows that are not language tokens.
 
-    ids [b,t], mask [b,t] bool, rows [b] bool; `never`: ids that are given, not predicted.
+    ids [b,t], mask [b,t] bool, rows [b] bool; `never`: ids that are never predicted.
     """
     targets = ids[:, 1:]
     chosen = mask[:, 1:] & rows[:, None]
@@ -28,7 +28,7 @@ def scored(ids: Tensor, mask: Tensor, rows: Tensor, never: Collection[int]) -> T
     return chosen
 
 
-def captioning(logits: Tensor, ids: Tensor, chosen: Tensor, smoothing: float) -> Tensor:
+def captioning_loss(logits: Tensor, ids: Tensor, chosen: Tensor, smoothing: float) -> Tensor:
     """Sum of the smoothed cross entropy over chosen targets. logits [b,t,v], ids [b,t], chosen [b,t-1] bool -> []."""
     targets = ids[:, 1:].masked_fill(~chosen, -100)
     words = logits[:, :-1].float().flatten(0, 1)  # float first: one copy instead of two

@@ -1,4 +1,4 @@
-"""Image-text contrastive loss (ITC, BLIP-2): a picture is as near to a sentence as its nearest query.
+"""Image-text contrastive loss (ITC, BLIP-2): the similarity of an image and a text is that of the image's best query.
 
 b rows of this rank, B rows of all ranks, q queries, e width of the embeddings.
 """
@@ -6,7 +6,7 @@ b rows of this rank, B rows of all ranks, q queries, e width of the embeddings.
 import torch
 from torch import Tensor
 
-HIDDEN = torch.finfo(torch.float32).min / 2  # a logit that takes no part; finite, so that an empty row stays finite
+MASKED = torch.finfo(torch.float32).min / 2  # a logit that takes no part; finite, so that an empty row stays finite
 
 
 def similarities(image: Tensor, text: Tensor, images: Tensor, texts: Tensor) -> tuple[Tensor, Tensor]:
@@ -28,17 +28,17 @@ def soft_targets(positives: Tensor, columns: Tensor, smoothing: float) -> Tensor
     return (1 - smoothing) * share + smoothing * columns / columns.sum().clamp(min=1)
 
 
-def contrastive(logits: Tensor, positives: Tensor, columns: Tensor, rows: Tensor, smoothing: float) -> Tensor:
+def contrastive_loss(logits: Tensor, positives: Tensor, columns: Tensor, rows: Tensor, smoothing: float) -> Tensor:
     """Sum over valid rows of the cross entropy with soft targets.
 
     logits [b,B] (similarities over temperature), positives [b,B] bool, columns [B] and rows [b] bool: valid ones.
     """
-    log_probability = logits.masked_fill(~columns, HIDDEN).log_softmax(1).masked_fill(~columns, 0.0)
+    log_probability = logits.masked_fill(~columns, MASKED).log_softmax(1).masked_fill(~columns, 0.0)
     losses = -(soft_targets(positives & columns, columns, smoothing) * log_probability).sum(1)  # [b]
     return (losses * rows).sum()
 
 
-def correct(logits: Tensor, positives: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
+def count_correct(logits: Tensor, positives: Tensor, columns: Tensor, rows: Tensor) -> Tensor:
     """How many valid rows have a positive as their best valid column."""
-    best = logits.masked_fill(~columns, HIDDEN).argmax(1, keepdim=True)
+    best = logits.masked_fill(~columns, MASKED).argmax(1, keepdim=True)
     return (positives.gather(1, best)[:, 0] & rows).sum().float()

@@ -12,14 +12,14 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.objective.base import LossOutput, Objective
 
-CHUNK = 256  # targets whose logits stand in fp32 at once: of 130 thousand words, three times 0.13 GB
+CHUNK = 256  # targets whose logits are in fp32 at once: with 130 thousand words, three times 0.13 GB
 
 
 class GenerationObjective(Objective):
     """Cross-entropy summed over target tokens; the engine divides by their number in the whole global batch."""
 
     model: VisualLanguageModel
-    tokens = "lm"
+    token_loss = "lm"
 
     def __init__(self, model: VisualLanguageModel) -> None:
         super().__init__()
@@ -35,15 +35,15 @@ class GenerationObjective(Objective):
         with torch.autocast(logits.device.type, enabled=False):
             loss = token_losses(logits, targets).sum()
         right = (logits.detach().argmax(-1) == targets).sum().float()
-        places = batch.attention_mask.numel()
+        tokens = batch.attention_mask.numel()
         measures: dict[str, tuple[Tensor, Tensor | int]] = {
             "lm_accuracy": (right, len(targets)),
-            "padding": (places - batch.attention_mask.sum(), places),
+            "padding": (tokens - batch.attention_mask.sum(), tokens),
         }
-        counted = {"sequence": places, "answer": batch.labels.numel()}
+        padded = {"sequence": tokens, "answer": batch.labels.numel()}
         if batch.question_ids is not None:
-            counted["question"] = batch.question_ids.numel()
-        return LossOutput({"lm": loss}, measures, counted)
+            padded["question"] = batch.question_ids.numel()
+        return LossOutput({"lm": loss}, measures, padded)
 
 
 def token_losses(logits: Tensor, targets: Tensor) -> Tensor:

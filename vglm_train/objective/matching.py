@@ -1,4 +1,7 @@
-"""Image-text matching (ITM, BLIP-2) and the drawing of its hard negatives.
+"""Image-text matching (ITM, BLIP-2): its loss, and how its hard negatives are sampled.
+
+A negative is sampled with a probability that grows with its similarity: softmax of ITC's logits over the rows of all
+ranks that hold another image (`sample_negatives`). `AlignmentObjective._hard_negatives` calls it for both directions.
 
 b rows of this rank, B rows of all ranks.
 """
@@ -9,13 +12,13 @@ from torch import Tensor
 
 GOLDEN = 0x9E3779B97F4A7C15  # splitmix64 (Steele, Lea and Flood 2014)
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
-IMAGE_FOR_TEXT, TEXT_FOR_IMAGE = 0, 1  # directions: what is drawn, and for what
+IMAGE_FOR_TEXT, TEXT_FOR_IMAGE = 0, 1  # directions: what is sampled, and for what
 
 
 def gumbel_noise(seed: int, direction: int, anchors: Tensor, candidates: Tensor) -> Tensor:
     """Gumbel noise that depends on nothing but its arguments. anchors [b], candidates [B] int64 -> [b,B] fp32.
 
-    Anchors and candidates are places in the stream, so the draw is the same for any number of processes.
+    Anchors and candidates are positions in the stream, so the sample is the same for any number of processes.
     """
     start = _mix(torch.full_like(anchors, _signed(seed * GOLDEN + direction)))
     rows = _mix(start + anchors * _signed(GOLDEN))
@@ -25,15 +28,16 @@ def gumbel_noise(seed: int, direction: int, anchors: Tensor, candidates: Tensor)
 
 
 def sample_negatives(logits: Tensor, allowed: Tensor, noise: Tensor) -> Tensor:
-    """One column a row, drawn with probability softmax(logits) among the allowed ones (Gumbel-max).
+    """Hard negatives: one column a row, sampled with probability softmax(logits) among the allowed ones (Gumbel-max).
 
     All [b,B] -> [b] int64. A row with nothing allowed gets column 0, which the caller leaves out.
     """
     return (logits.float() + noise).masked_fill(~allowed, float("-inf")).argmax(1)
 
 
-def matching(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
-    """logits [b,3,2]: a true pair and two false ones a row; rows [b] bool: which take part.
+def matching_loss(logits: Tensor, rows: Tensor) -> tuple[Tensor, Tensor]:
+    """logits [b,3,2]: a true pair and two false ones a row; rows [b] bool: those with a negative, which
+    take part.
 
     Returns (sum of the cross entropy, number of right answers) over 3 pairs a row.
     """

@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vglm_train.command import answered
+from vglm_train.command import run_command
 from vglm_train.places import make_folder
 from vglm_train.report.curves import draw
 from vglm_train.report.page import page
@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         report(given.runs, given.out)
         return 0
 
-    return answered(draw_all)
+    return run_command(draw_all)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from vglm_train.errors import UserError
 from vglm_train.log.jsonl import METRICS, LoggedTable, Row, read_rows, read_tables
-from vglm_train.log.run_facts import RunInfo
+from vglm_train.log.run_info import RunInfo
 
 Series = tuple[list[float], list[float]]  # x, y
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from vglm_train.log.alarms import ITC_NEAR, ITM_BAND, Alarms
-from vglm_train.log.run_facts import RunInfo
+from vglm_train.log.run_info import RunInfo
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun
 
@@ -134,7 +134,7 @@ def _reference(run: LoggedRun, facts: RunInfo) -> list[Line]:
 
 
 def _alarms(run: LoggedRun, facts: RunInfo) -> list[str]:
-    return [f"Alarm: {text}" for text in Alarms(facts, run.rows).standing()]
+    return [f"Alarm: {text}" for text in Alarms(facts, run.rows).active()]
 
 
 def _troubles(run: LoggedRun) -> list[Line]:

@@ -1,4 +1,7 @@
-"""What differs between the stages of training, and nothing else: `build` gives the one a configuration asks for."""
+"""What differs between the stages of training (align, generate, finetune), and nothing else. `build` makes one.
+
+A stage joins data, prompt, model, objective, checkpoint and evaluate for a run. May not import run, describe or train.
+"""
 
 from vglm_train.config.run import Config
 from vglm_train.stages.base import Stage

@@ -36,7 +36,7 @@ class Align(Stage):
         return text
 
     @cached_property
-    def rows(self) -> PairProcessor:  # type: ignore[override]
+    def processor(self) -> PairProcessor:  # type: ignore[override]
         return PairProcessor(self.text, self.config.data.languages)
 
     @property
@@ -79,15 +79,15 @@ class Align(Stage):
         save_bundle(folder, self.config, model, self.text, origin)
 
     def cost(self, model: Alignment) -> Cost:
-        return self.stored(Cost(flops_per_pair(self.config.model, self.vocabulary)))
+        return self.without_stored(Cost(flops_per_pair(self.config.model, self.vocabulary)))
 
     def activations(self, model: Alignment) -> float:
         """Q-Former passes over queries and text, image keys, word logits: within 11 % of three runs on a GPU."""
         config = self.config
         q, t, size = config.model.qformer.queries, config.model.text.max_length, config.model.qformer
         low = 2 if config.engine.precision == "bf16" else 4
-        places = q + t + 3 * (q + t) + t
-        block = places * (8 * size.width + 3 * size.mlp_width) * low
+        tokens = q + t + 3 * (q + t) + t
+        block = tokens * (8 * size.width + 3 * size.mlp_width) * low
         crossings = -(-size.layers // size.cross_every)
         vision = config.model.vision
         image = image_tokens(vision) * (crossings * 2 * size.width * low * 2 + vision.width * 8)

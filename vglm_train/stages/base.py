@@ -18,33 +18,33 @@ from vglm_train.objective.base import Objective
 
 
 class HeldOut(Protocol):
-    """What an evaluation during training is made on."""
+    """The data of an evaluation during training."""
 
     @property
     def shards(self) -> Sequence[Shard]: ...
 
     def items(self, workers: int = 0) -> Iterator[Any]:
-        """The usable ones, in order; `workers` processes decode."""
+        """The usable items, in order; `workers` processes decode."""
 
 
 class Stage:
     """Parts of a run that depend on what is trained.
 
     `weights` are the losses' weights. Tokenizers are read when they are first needed, so that a configuration can be
-    described where they are not.
+    described on a machine that does not have them.
     """
 
     config: Config
     weights: Mapping[str, float]
 
     @property
-    def rows(self) -> Processor:
-        """What reads records. UserError where a tokenizer is missing or does not fit."""
+    def processor(self) -> Processor:
+        """Turns records into rows of a batch. UserError where a tokenizer is missing or does not fit."""
         raise NotImplementedError
 
     @property
     def vocabulary(self) -> int:
-        """Words a loss chooses from."""
+        """Number of tokens that a loss predicts from."""
         raise NotImplementedError
 
     def tokenizer_line(self) -> str:
@@ -64,7 +64,7 @@ class Stage:
         raise NotImplementedError
 
     def tune(self, model: Any) -> list[str]:
-        """Say what of `model` trains, once its weights are read, or on the meta device; lines about it."""
+        """Set what of `model` trains; lines about it. Called once its weights are read, or on the meta device."""
         return []
 
     def objective(self, model: Any, ranks: Ranks) -> Objective:
@@ -80,23 +80,23 @@ class Stage:
         raise NotImplementedError
 
     def save(self, folder: Path, model: Any, origin: Mapping[str, Any]) -> None:
-        """Write the bundle. `origin` says what made it."""
+        """Write the bundle. `origin`: the run and the step it comes from."""
         raise NotImplementedError
 
     def cost(self, model: Any) -> Cost:
-        """Arithmetic of a step, forward and backward."""
+        """Floating point operations of a step, forward and backward."""
         raise NotImplementedError
 
-    def stored(self, cost: Cost) -> Cost:
-        """`cost` without the image encoder's part, where data.features spares it."""
+    def without_stored(self, cost: Cost) -> Cost:
+        """`cost` without the image encoder, where data.features stores its outputs."""
         if self.config.data.features is None:
             return cost
-        return replace(cost, sample=cost.sample - vision_flops(self.config.model.vision))
+        return replace(cost, per_sample=cost.per_sample - vision_flops(self.config.model.vision))
 
-    def tokens(self) -> Mapping[str, int]:
-        """Places of a sample's longest sequences, by the kinds that `cost` counts."""
+    def max_tokens(self) -> Mapping[str, int]:
+        """Kind of sequence, as in `cost` -> tokens of a sample at most."""
         return {}
 
     def activations(self, model: Any) -> float:
-        """Bytes that backward keeps for one row, about."""
+        """About how many bytes backward keeps for one row."""
         raise NotImplementedError

@@ -1,4 +1,4 @@
-"""Fine-tuning on a domain: stage two's model, of which `tuning` says what trains, on dialogues and captions."""
+"""Fine-tuning on a domain: stage two's model on dialogues and captions; `tuning` says what of it trains."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -24,13 +24,13 @@ log = logging.getLogger(__name__)
 
 
 class Finetune(Generate):
-    """What stage two does, but for what trains, what is asked in an evaluation, and what the bundle holds."""
+    """Stage two, with another choice of what trains, evaluations that ask questions, and a bundle of its own."""
 
     def __init__(self, config: Config) -> None:
         super().__init__(config)
         weights = config.model.qformer.weights
-        if found := _wrong(weights):
-            reason = f"fine-tuning starts from a bundle of stage generate, and this is {found}. Set model.bundle"
+        if problem := _unfit_reason(weights):
+            reason = f"fine-tuning starts from a bundle of stage generate, and this is {problem}. Set model.bundle"
             raise FieldError("model.qformer.weights", "run.stage", reason=reason)
         self.base = Path(str(weights))
 
@@ -53,25 +53,25 @@ class Finetune(Generate):
         if config.evaluate.task == "caption":
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
-        made = build_evaluator(task, self.speaker(model, ranks), items, how, shown, ranks)
-        best, spoken = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
-        if best is not None and not best.startswith(spoken) and best not in made.gives():
-            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(made.gives())}"
+        evaluator = build_evaluator(task, self.generator(model, ranks), items, how, shown, ranks)
+        best, prefixes = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
+        if best is not None and not best.startswith(prefixes) and best not in evaluator.gives():
+            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(evaluator.gives())}"
             raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
-        return made
+        return evaluator
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         size = save_finetuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
         log.info("what was trained takes %.1f MB", size / 1e6)
 
 
-def _wrong(weights: str | None) -> str | None:
-    """What is wrong with `weights` as a beginning; None where nothing is, or where it is not on this machine."""
+def _unfit_reason(weights: str | None) -> str | None:
+    """Why fine-tuning cannot start from `weights`; None if it can, or if the folder is not on this machine."""
     if weights is None:
         return "missing"
     if not is_bundle(weights):
         return f"{weights}, which is no bundle" if Path(weights).exists() else None
     stage = read_document(Path(weights)).get("stage")
     if stage == "align":
-        return f"{weights}, of stage align, which has never spoken to a language model: train stage generate first"
+        return f"{weights}, of stage align, which was not trained with a language model: train stage generate first"
     return None if stage == "generate" else f"{weights}, of stage {stage}: merge it first (README, What trains)"

@@ -1,4 +1,4 @@
-"""Stage two: the Q-Former's queries learn to speak to a frozen language model."""
+"""Stage two: the Q-Former's queries learn to be the input of a frozen language model."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -47,21 +47,24 @@ class Generate(Stage):
         return tokenizer
 
     def _check_sop(self, tokenizer: Tokenizer) -> None:
-        """Weights and tokenizer agree where an answer begins, as far as the vocabulary's size tells."""
-        released, found = RELEASED_SOP.get(self.language.vocabulary), tokenizer.find("<sop>")
-        if self.language.weights and released not in (None, found):
+        """FieldError where the tokenizer's <sop>, with which an answer begins, is not that of the weights.
+
+        Only released vocabularies are known, by their size.
+        """
+        released, sop_id = RELEASED_SOP.get(self.language.vocabulary), tokenizer.find("<sop>")
+        if self.language.weights and released not in (None, sop_id):
             reason = (
-                f"<sop> is id {found} in {self._tokenizer_place()}, but {released} in ChatGLM-6B's vocabulary of "
+                f"<sop> is id {sop_id} in {self._tokenizer_path()}, but {released} in ChatGLM-6B's vocabulary of "
                 f"{self.language.vocabulary}: it is not the tokenizer of these weights"
             )
             raise FieldError("model.language.tokenizer", "model.language.vocabulary", reason=reason)
 
-    def _tokenizer_place(self) -> str:
+    def _tokenizer_path(self) -> str:
         return str(self.language.tokenizer or self.language.weights)
 
     @cached_property
     def text(self) -> TextEncoder | None:
-        """What a Q-Former that reads the question reads it by."""
+        """The Q-Former's own tokenizer, if it reads the question."""
         if not self.config.model.qformer.reads_question:
             return None
         text = build_text(self.config.model.text, self.config.data.languages)
@@ -76,20 +79,20 @@ class Generate(Stage):
         return template
 
     def _check_questions(self, template: Template) -> None:
-        """They fit as they are: what is asked of every picture is not to be cut."""
+        """FieldError where a question is too long: the questions of all pictures must not be cut."""
         for language in self.config.data.languages:
             try:
-                self._asked(template, language)
+                self._encode_question(template, language)
             except UserError as error:
                 raise FieldError(f"prompt.questions.{language}", "prompt.max_prompt", reason=str(error)) from None
 
-    def _asked(self, template: Template, language: str) -> Encoded:
+    def _encode_question(self, template: Template, language: str) -> Encoded:
         return template.encode_prompt(
             Dialogue(getattr(self.config.prompt.questions, language), None, language=language)
         )
 
     @cached_property
-    def rows(self) -> PromptProcessor:  # type: ignore[override]
+    def processor(self) -> PromptProcessor:  # type: ignore[override]
         return PromptProcessor(self.template, self.config.prompt.questions, self.config.data.languages)
 
     @property
@@ -97,19 +100,20 @@ class Generate(Stage):
         return self.tokenizer.vocabulary
 
     def tokenizer_line(self) -> str:
-        place = self._tokenizer_place()
-        if not self._tokenizer_is_here():
-            return f"tokenizer: not checked, {place} is not here"
-        assert self.template  # its rules
-        return f"tokenizer: {place}, {self.tokenizer.vocabulary:,} tokens"
+        path = self._tokenizer_path()
+        if not self._has_tokenizer():
+            return f"tokenizer: not checked, {path} is not here"
+        assert self.template  # building it checks its rules
+        return f"tokenizer: {path}, {self.tokenizer.vocabulary:,} tokens"
 
-    def _tokenizer_is_here(self) -> bool:
-        return Path(self._tokenizer_place()).exists()
+    def _has_tokenizer(self) -> bool:
+        """Whether the tokenizer is on this machine."""
+        return Path(self._tokenizer_path()).exists()
 
     def notes(self, model: VisualLanguageModel) -> list[str]:
         weights = self.config.model.qformer.weights
         towers = {"image encoder": self._vision_weights(), "language model": self.language.weights}
-        lines = [f"{tower}: {place or 'random weights'}" for tower, place in towers.items()]
+        lines = [f"{tower}: {path or 'random weights'}" for tower, path in towers.items()]
         if weights is None:
             return [*lines, "model.qformer.weights: none, the Q-Former starts from random weights"]
         if is_bundle(weights):
@@ -117,16 +121,16 @@ class Generate(Stage):
         return [*lines, f"model.qformer.weights: not checked, {weights} is not a bundle here"]
 
     def _vision_weights(self) -> str | None:
-        """As configured, or those that came with the earlier bundle; UserError where that one does not fit."""
-        earlier = bundle_vision(self.config.model)
-        return self.config.model.vision.weights or earlier
+        """As configured, or those of the stage-one bundle; UserError where that one does not fit."""
+        bundled = bundle_vision(self.config.model)
+        return self.config.model.vision.weights or bundled
 
     def model(self) -> VisualLanguageModel:
-        here = self._tokenizer_is_here()
-        sop_id = getattr(self.tokenizer, "sop_id", None) if here else None
+        has_tokenizer = self._has_tokenizer()
+        sop_id = getattr(self.tokenizer, "sop_id", None) if has_tokenizer else None
         words = None if self.text is None else self.text.vocabulary
         model = self.build(sop_id, words)
-        if here:
+        if has_tokenizer:
             check_tokenizer(self.tokenizer, model.language.vocabulary, "model.language")
             self._check_positions(model.language.positions)
         return model
@@ -137,31 +141,33 @@ class Generate(Stage):
         return build_visual_language(self.config.model, image.mean, image.std, sop_id, words)
 
     def _check_positions(self, positions: int | None) -> None:
-        """They hold the longest sequence of training, and of an evaluation during it."""
+        """FieldError where the longest sequence of training, or of an evaluation during it, has too many positions."""
         if positions is None:
             return
-        prompt, apart = self.config.prompt, self.template.separate_answer
+        prompt, separate = self.config.prompt, self.template.separate_answer
         queries = self.config.model.qformer.queries * prompt.max_images
-        before, asked = queries + prompt.max_prompt, self._longest_question()
-        longest = max(before, prompt.max_answer) if apart else before + prompt.max_answer
+        before, question = queries + prompt.max_prompt, self._longest_question()
+        longest = max(before, prompt.max_answer) if separate else before + prompt.max_answer
         if longest > positions:
             reason = (
-                f"{prompt.max_prompt}, {queries} places of pictures and prompt.max_answer {prompt.max_answer} make "
+                f"{prompt.max_prompt}, {queries} image tokens and prompt.max_answer {prompt.max_answer} make "
                 f"sequences of {longest}; the language model has {positions} positions"
             )
             raise FieldError("prompt.max_prompt", "prompt.max_answer", reason=reason)
         new = self.config.evaluate.decoding.max_new
-        longest = max(asked, new + 1) if apart else asked + new
+        longest = max(question, new + 1) if separate else question + new
         if (self.config.data.validation or self.config.data.holdout) and longest > positions:
             reason = (
-                f"{new} ids behind {asked} of picture and question make {longest}; the language model has {positions} "
-                "positions"
+                f"{new} tokens after {question} of picture and question make {longest}; the language model has "
+                f"{positions} positions"
             )
             raise FieldError("evaluate.decoding.max_new", reason=reason)
 
     def _longest_question(self) -> int:
-        """Places of picture and question."""
-        return max(len(self._asked(self.template, language).input_ids) for language in self.config.data.languages)
+        """Tokens of picture and question."""
+        return max(
+            len(self._encode_question(self.template, language).input_ids) for language in self.config.data.languages
+        )
 
     def load(self, model: VisualLanguageModel) -> None:
         weights = self.config.model.qformer.weights
@@ -178,14 +184,16 @@ class Generate(Stage):
     def objective(self, model: VisualLanguageModel, ranks: Ranks) -> GenerationObjective:
         return GenerationObjective(model)
 
-    def speaker(self, model: VisualLanguageModel, ranks: Ranks) -> Generator:
-        """What answers in an evaluation."""
+    def generator(self, model: VisualLanguageModel, ranks: Ranks) -> Generator:
+        """Answers in an evaluation."""
         autocast = self.config.engine.precision == "bf16"
         return Generator(model, self.template, self.config.prompt.questions, ranks.device, autocast)
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
-        config, speaker = self.config, self.speaker(model, ranks)
-        return Captioner(speaker, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks)
+        config, generator = self.config, self.generator(model, ranks)
+        return Captioner(
+            generator, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks
+        )
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         save_bundle(folder, self.config, model, self.tokenizer, origin, self.text)
@@ -193,9 +201,9 @@ class Generate(Stage):
     def cost(self, model: VisualLanguageModel) -> Cost:
         language = model.language
         head = language.embed_width * language.vocabulary
-        return self.stored(generation_cost(self.config.model, language.blocks(), head, language.decoder_blocks))
+        return self.without_stored(generation_cost(self.config.model, language.blocks(), head, language.decoder_blocks))
 
-    def tokens(self) -> dict[str, int]:
+    def max_tokens(self) -> dict[str, int]:
         prompt, model = self.config.prompt, self.config.model
         read = model.qformer.queries * prompt.max_images + prompt.max_prompt
         whole = read if self.language.family == "seq2seq" else read + prompt.max_answer
@@ -206,7 +214,7 @@ class Generate(Stage):
         }
 
     def activations(self, model: VisualLanguageModel) -> float:
-        """The queries' pass and image keys, and what backward keeps of a frozen block: no input of a frozen product."""
+        """The queries' pass and image keys, and what backward keeps of frozen blocks: no input of a linear layer."""
         config, size, vision = self.config, self.config.model.qformer, self.config.model.vision
         low = 2 if config.engine.precision == "bf16" else 4
         crossings = -(-size.layers // size.cross_every)
@@ -214,8 +222,10 @@ class Generate(Stage):
         queries = size.layers * size.queries * (8 * size.width + 3 * size.mlp_width) * low
         wide = self.language.dtype == "fp32"
         blocks = model.language.blocks()
-        weights = sum(p.numel() for p in blocks[0].parameters()) / model.language.embed_width  # outputs of its products
-        places = max(self.tokens()["sequence"], self.tokens()["answer"])
-        layer = weights * places * (4 if wide else 2)
-        kept = layer + len(blocks) * model.language.embed_width * places * 2
+        weights = (
+            sum(p.numel() for p in blocks[0].parameters()) / model.language.embed_width
+        )  # outputs of its linear layers
+        tokens = max(self.max_tokens()["sequence"], self.max_tokens()["answer"])
+        layer = weights * tokens * (4 if wide else 2)
+        kept = layer + len(blocks) * model.language.embed_width * tokens * 2
         return image + queries + (kept if config.engine.recompute else len(blocks) * layer)

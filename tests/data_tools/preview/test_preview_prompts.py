@@ -50,7 +50,7 @@ def shown(config: Config, split: str = "train", count: int = ROWS) -> list[dict[
 def test_what_is_learned_is_what_training_learns(configs: dict[str, Path], family: str) -> None:
     config = load(configs[family], ["data.workers=0", "prompt.max_answer=20"])  # none is cut
     view = PromptView(config)
-    batch = next(build(config, view.stage.rows, Ranks()).batches(0))
+    batch = next(build(config, view.stage.processor, Ranks()).batches(0))
     learned = [[int(i) for i in row if i != IGNORED] for row in batch.labels.tolist()]
     found, seen = [], shown(config)
     for lines in seen:

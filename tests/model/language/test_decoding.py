@@ -10,7 +10,7 @@ from transformers.generation.logits_process import (
 )
 
 from vglm_train.config.language import Decoding
-from vglm_train.model.language.decoding import repeated_less, sample, write
+from vglm_train.model.language.decoding import generate, penalise_repetition, sample
 
 VOCABULARY, END, PAD, NEW = 23, 7, 1, 9
 
@@ -76,7 +76,7 @@ def both(model, prompts, **settings):
         "do_sample": False,
     }
     with torch.no_grad():
-        mine = write(Reread(model, embeds), decoding, END, PAD)
+        mine = generate(Reread(model, embeds), decoding, END, PAD)
         mask = torch.ones_like(prompts)
         theirs = model.generate(inputs_embeds=embeds, attention_mask=mask, max_new_tokens=NEW, **options)
     return mine, theirs
@@ -120,7 +120,7 @@ def test_beams_are_independent_of_the_batch():
 def test_penalty_is_transformers():
     scores, written = torch.randn(4, VOCABULARY), torch.randint(0, VOCABULARY, (4, 6))
     expected = RepetitionPenaltyLogitsProcessor(1.3)(written, scores)
-    assert torch.equal(repeated_less(scores, written, 1.3), expected)
+    assert torch.equal(penalise_repetition(scores, written, 1.3), expected)
 
 
 @pytest.mark.parametrize(("top_k", "top_p"), [(0, 1.0), (5, 1.0), (0, 0.6), (8, 0.7), (1, 1.0), (0, 0.01)])
@@ -148,7 +148,7 @@ def test_same_seed_same_answer_another_seed_another():
     def answers(seed):
         with torch.no_grad():
             decoding = Decoding(max_new=NEW, sample=True, temperature=3.0, seed=seed)
-            return write(Reread(model, embeds), decoding, END, PAD).tolist()
+            return generate(Reread(model, embeds), decoding, END, PAD).tolist()
 
     state = torch.get_rng_state()
     assert answers(1) == answers(1)
@@ -171,4 +171,4 @@ def test_an_end_at_once_stops_the_loop():
         def select(self, rows):
             pass
 
-    assert write(Always(), Decoding(max_new=5), END, PAD).tolist() == [[END], [END]]
+    assert generate(Always(), Decoding(max_new=5), END, PAD).tolist() == [[END], [END]]

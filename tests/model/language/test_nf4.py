@@ -18,9 +18,9 @@ from vglm_train.model.language.nf4 import (
     LEVELS,
     Nf4Linear,
     dequantize,
-    held_bytes,
+    frozen_bytes,
     number_of_weights,
-    pairs,
+    pair_table,
     quantize,
 )
 from vglm_train.model.tuning import is_adapter
@@ -30,7 +30,7 @@ from vglm_train.prompt.chatglm import build_chatglm
 
 def round_trip(weight):
     codes, scales = quantize(weight)
-    return dequantize(codes, scales, pairs(weight.dtype), tuple(weight.shape), weight.dtype)
+    return dequantize(codes, scales, pair_table(weight.dtype), tuple(weight.shape), weight.dtype)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
@@ -119,8 +119,10 @@ def test_weights_are_quantised_while_they_are_read(tmp_path, family, monkeypatch
     load_language(whole, section)
     quantize_blocks(whole)
     held = []
-    taking = Nf4Linear._take
-    monkeypatch.setattr(Nf4Linear, "_take", lambda self, weight: (held.append(_full(model)), taking(self, weight))[1])
+    taking = Nf4Linear._quantize
+    monkeypatch.setattr(
+        Nf4Linear, "_quantize", lambda self, weight: (held.append(_full(model)), taking(self, weight))[1]
+    )
     model = build_language(section, sop, quantize="nf4")
     assert all(p.is_meta for p in model.parameters())
     load_language(model, section)
@@ -150,4 +152,4 @@ def test_random_weights_are_drawn_product_by_product(tmp_path, family):
     assert loss_of(model, families.prompts(family)).isfinite()
     with torch.device("meta"):
         shapes = build_language(section, quantize="nf4")
-    assert held_bytes(shapes) == held_bytes(model)
+    assert frozen_bytes(shapes) == frozen_bytes(model)

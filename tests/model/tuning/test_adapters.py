@@ -178,7 +178,9 @@ def test_what_does_not_fit_is_named():
     section = replace(tiny_language.CHATGLM.language, layers=1)
     adapters = Adapters(tiny_language.build(replace(tiny_language.CHATGLM, language=section)))
     _, deep = trained(1, lora=Lora(rank=2), rules=FROZEN)
-    with pytest.raises(UserError, match=r"adapter x: the model has no product for language\..*layers\.1\.attention"):
+    with pytest.raises(
+        UserError, match=r"adapter x: the model has no linear layer for language\..*layers\.1\.attention"
+    ):
         adapters.add("x", deep, 1.0)
     _, prefix = trained(1, prefix=Prefix(), rules=FROZEN)
     with pytest.raises(UserError, match=r"adapter x: the model has no attention .*layers\.1\.attention"):

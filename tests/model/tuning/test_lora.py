@@ -145,7 +145,9 @@ def test_fresh_weights_are_a_function_of_seed_and_name():
 
 def test_targets_and_layers_that_are_not_there_are_named():
     model = small_chatglm.chatglm()
-    with pytest.raises(FieldError, match=r"targets\.1: 'q_proj' is no product.*query_key_value, dense, dense_h_to_4h"):
+    with pytest.raises(
+        FieldError, match=r"targets\.1: 'q_proj' is no linear layer.*query_key_value, dense, dense_h_to_4h"
+    ):
         attach_lora(model, Lora(targets=("dense*", "q_proj")), 0)
     with pytest.raises(FieldError, match=r"layers: there is no block 3: the language model has 3, 0 to 2"):
         attach_lora(model, Lora(layers=(0, 3)), 0)

@@ -21,8 +21,8 @@ from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.distributed import Ranks
-from vglm_train.errors import UserError, explained
-from vglm_train.signals import heeding_sigterm
+from vglm_train.errors import UserError, explain_dead_processes
+from vglm_train.signals import sigterm_interrupts
 
 GIB = 2**30
 PATIENCE = 60  # seconds for what another machine wrote to be seen here
@@ -49,7 +49,7 @@ def prepare(config: Config, encoder: Encoder, encode: Encode, shards: Sequence[S
     store = FeatureStore(Path(features.folder), identity, features.views)
     fresh = _fresh(store, shards, config.data, ranks)
     if fresh:
-        with heeding_sigterm():
+        with sigterm_interrupts():
             _Filling(config, store, [shards[number] for number in fresh], ranks).run(encode)
         if ranks.main:
             store.mark_done(_name(shards[number], config.data) for number in fresh)
@@ -173,7 +173,7 @@ class _Filling:
         total = min(items.size * len(own), items.total)
         interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
         bar = tqdm(total=total, desc=share, delay=2, mininterval=interval, disable=not self.ranks.main)
-        with explained(), bar:
+        with explain_dead_processes(), bar:
             for item in loader:
                 if isinstance(item, UserError):
                     raise item

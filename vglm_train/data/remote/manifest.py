@@ -20,7 +20,7 @@ from vglm_train.data.shards.address import is_remote, shards_of, shown, split_ma
 from vglm_train.data.shards.index import count_languages, read_caption_counts, write_index
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
 from vglm_train.data.shards.tar import walk_table
-from vglm_train.errors import Absent, UserError
+from vglm_train.errors import MissingData, UserError
 
 AT_ONCE = 8  # shards that are fetched to be counted
 
@@ -57,7 +57,7 @@ def _read(address: str, cache: Cache) -> Manifest:
     try:
         return Manifest.parse(fetch_bytes(address, cache), Path(NAME), shown(address))
     except Unreachable as error:
-        raise Absent(
+        raise MissingData(
             f"{shown(address)}: {error}. A source is a folder that holds {NAME} (python -m data_tools.check_shards "
             "FOLDER --write-manifest makes one), or a list of shards: .../{000..099}.tar."
         ) from None
@@ -78,7 +78,7 @@ def _counted(source: Source, addresses: Sequence[str], store: ShardCache, count:
     file = store.folder / f"counted-{digest}.json"
     if not file.exists():
         if not count:
-            raise Absent(f"source {source.name!r}: its {len(addresses)} shards are counted when it is first read.")
+            raise MissingData(f"source {source.name!r}: its {len(addresses)} shards are counted when it is first read.")
         store.begin()
         with locked(file.with_suffix(".lock")):
             if not file.exists():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vglm_train.data.shards.address import is_remote, shown
-from vglm_train.errors import Absent, UserError
+from vglm_train.errors import MissingData, UserError
 
 NAME = "manifest.json"
 VERSION = 1
@@ -140,7 +140,7 @@ def _bytes(file: Path) -> bytes:
     except FileNotFoundError:
         if file.suffix != ".json" or not file.parent.is_dir():
             missing = file if file.suffix != ".json" else file.parent
-            raise Absent(f"{missing}: no such folder of shards.") from None
+            raise MissingData(f"{missing}: no such folder of shards.") from None
         raise UserError(f"{file}: no manifest. If the folder holds shards, {remake(str(file))}.") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None

@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import Span, TableFile
 from vglm_train.data.tables.json_stream import MARK, NotJson, Window
-from vglm_train.errors import Absent, UserError
+from vglm_train.errors import MissingData, UserError
 
 LISTS = ("annotations", "data", "rows", "samples")  # keys that hold the rows where the file is one object
 LONGEST_CELL = 1 << 24  # characters of a CSV cell
@@ -208,7 +208,7 @@ def open_file(path: Path) -> TableFile:
 
         return SavedTable(path)
     if not path.exists():
-        raise Absent(f"{path}: no such table.")
+        raise MissingData(f"{path}: no such table.")
     match path.suffix.lower():
         case ".json":
             return JsonTable(path, lines=False)

@@ -1,4 +1,4 @@
-"""Frozen language models."""
+"""Frozen language models: `glm/` on SwissArmyTransformer, `hf/` on transformers, and what both share."""
 
 from typing import Literal
 
@@ -16,11 +16,11 @@ def build_language(
 ) -> LanguageModel:
     """The language model of this configuration on torch's current default device (meta included), in its own dtype.
 
-    Weights are random where `config.weights` is None; otherwise they are whatever memory held until
-    `checkpoint.language.load_language` has read them. `sop_id`: ChatGLM's <sop> in a vocabulary that is not the
+    Weights are random where `config.weights` is None; otherwise they are uninitialised memory until
+    `checkpoint.load.language.load_language` has read them. `sop_id`: ChatGLM's <sop> in a vocabulary that is not the
     released one; see `ChatGlm`.
-    With `quantize` the blocks' products are in four bits (`Nf4Linear`), and no more than one of them is ever held in
-    full: a model that weights are read into stays on the meta device until then, see `LanguageModel.home`.
+    With `quantize` the blocks' linear layers are in four bits (`Nf4Linear`), and at most one of them is ever held in
+    full precision. A model whose weights will be read stays on the meta device until then, see `LanguageModel.home`.
     """
     if quantize is None:
         return _build(config, sop_id)
@@ -35,7 +35,7 @@ def build_language(
 
 
 def _build(config: Language, sop_id: int | None) -> LanguageModel:
-    # each family brings a library of its own: only the one in use is imported
+    # each family needs its own library: only the one in use is imported
     if config.family == "chatglm":
         from vglm_train.model.language.glm.chatglm import ChatGlm
 

@@ -1,6 +1,6 @@
-"""The contract of every language model: frozen for good, in its own dtype, read and written through embeddings.
+"""The contract of every language model: frozen, in its own dtype, with embeddings as its input.
 
-b rows, s places of the sequence, t places of the labels, m targets, e embedding width, v vocabulary.
+b rows, s tokens of the sequence, t tokens of the labels, m targets, e embedding width, v vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
 from vglm_train.model.language.adapter import Adapter
-from vglm_train.model.language.fp16_gradients import HalfGate
+from vglm_train.model.language.fp16_gradients import GradientScaling
 
 OnToken = Callable[
     [Tensor], None
@@ -20,13 +20,13 @@ OnToken = Callable[
 
 
 class LanguageModel(nn.Module):
-    """A frozen language model behind four verbs. Gradients flow through it to the embeddings, never into it.
+    """A frozen language model. Gradients flow through it to the embeddings, never into its weights.
 
     Only adapters (`model/tuning`), which are added to it, train.
 
     `embed_width` e is the width of its embeddings, which need not be that of its blocks (OPT-350m).
-    `pad_id` fills what `generate` leaves open behind an answer's end; `vocabulary` is the number of its embeddings;
-    `positions` the places of the longest sequence, None where there is no such limit.
+    `pad_id` fills an answer of `generate` behind its end; `vocabulary` is the number of its embeddings; `positions` the
+    length of the longest sequence, None where there is no such limit.
     `home` is where a model on the meta device gets memory when its weights are read; None: on the default device.
     """
 
@@ -38,40 +38,40 @@ class LanguageModel(nn.Module):
     home: torch.device | None = None
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode: `model.train()` must not wake a frozen model's dropout; adapters' it does."""
+        """Stays in eval mode, so that a frozen model has no dropout. Only adapters change their mode."""
         super().train(False)
         for adapter in self.adapters():
             adapter.train(mode)
         return self
 
     def check_length(self, length: int) -> None:
-        """Raises UserError where the model has no positions for so many places. Rotary ones go on for ever."""
+        """Raises UserError where the model has no positions for `length` tokens. Rotary positions have no end."""
 
     def adapters(self) -> Iterator[Adapter]:
-        """What was added to the model, in its order."""
+        """The adapters that were added to the model, in the model's order."""
         return (module for module in self.modules() if isinstance(module, Adapter))
 
     @property
     def random(self) -> bool:
-        """Whether a forward pass draws numbers: adapters' dropout may, a frozen model does not."""
+        """Whether a forward pass uses random numbers: adapters' dropout may, a frozen model does not."""
         return any(getattr(adapter, "dropout", 0.0) > 0 for adapter in self.adapters())
 
-    def gate(self) -> HalfGate:
-        """The gate of one forward pass, by which adapters' weights enter as well as embeddings."""
-        gate = HalfGate(self.dtype)
+    def gradient_scaling(self) -> GradientScaling:
+        """The scaling of one forward pass, by which embeddings and adapters' weights enter the model."""
+        scaling = GradientScaling(self.dtype)
         for adapter in self.adapters():
-            adapter.gate = gate  # kept: blocks may be computed again in backward
-        return gate
+            adapter.scaling = scaling  # kept: blocks may be computed again in backward
+        return scaling
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Ids [b,s] -> [b,s,e] in the model's dtype; fp32 of an fp16 model, whose gradients would vanish."""
         raise NotImplementedError
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        """Embeddings [b,s,e] -> logits [m,v] and targets [m] int64, of the places that carry a target alone.
+        """Embeddings [b,s,e] -> logits [m,v] and targets [m] int64, of the target tokens alone.
 
-        In the order of `batch.labels` read row by row; m may be 0. Which logit foretells which label is the family's
-        business, the average is the objective's.
+        In the order of `batch.labels` read row by row; m may be 0. The family decides which logit predicts which label;
+        the objective takes the average.
         """
         raise NotImplementedError
 
@@ -80,16 +80,16 @@ class LanguageModel(nn.Module):
     ) -> Tensor:
         """Continue prompts [b,s,e], padded on the right -> new ids [b,t] int64, `pad_id` behind `end_id`.
 
-        There is no start token among them, and `batch.labels` is not looked at. `on_token` is called for each step;
+        There is no start token among them, and `batch.labels` is not used. `on_token` is called for each step;
         beam search knows its answer only at the end and refuses it with ValueError. A row's answer does not depend on
         what else is in the batch.
         """
         raise NotImplementedError
 
     def materialise(self, device: torch.device) -> None:
-        """Give a model on the meta device memory on `device`, with tables that no file holds; see `Nf4Linear`.
+        """Give a model on the meta device memory on `device`, with the tables that no weight file has; see `Nf4Linear`.
 
-        A family whose tables are real in any case needs nothing: its weights get memory one by one.
+        A family whose tables never are on the meta device needs nothing: its weights get memory one by one.
         """
 
     def blocks(self) -> Sequence[nn.Module]:
@@ -98,25 +98,25 @@ class LanguageModel(nn.Module):
 
     @property
     def decoder_blocks(self) -> int:
-        """How many of the last blocks read the answer apart; 0 where all read one sequence."""
+        """How many of the last blocks are a decoder's, which reads the answer alone; 0 without an encoder."""
         return 0
 
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
-        """Of each block, in order: its attention to its own sequence, that one's heads of keys, a head's width."""
+        """Each block's self-attention, in order, with its number of key heads and the width of a head."""
         raise NotImplementedError
 
     def read_prefixes(self, length: int) -> None:
-        """From now on attentions see the `Prefix` that is their child `adapter`, of `length` places where it is.
+        """Let attentions use the `Prefix` that is their child `adapter`, of `length` tokens.
 
-        UserError where the family's attention lets nothing be added.
+        UserError where the family's attention cannot be extended.
         """
         raise NotImplementedError
 
     def recompute(self, on: bool) -> None:
-        """Whether activations are computed again in backward instead of kept. Call it when all adapters are there."""
+        """Whether activations are computed again in backward instead of kept. Call it after adapters are added."""
         raise NotImplementedError
 
 
 def target_rows(labels: Tensor, ignored: int) -> Tensor:
-    """Row [m] int64 that each target of labels [b,t] stands in, in the order of `score`."""
+    """Row [m] int64 of each target of labels [b,t], in the order of `score`."""
     return (labels != ignored).nonzero()[:, 0]

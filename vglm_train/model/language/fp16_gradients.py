@@ -1,18 +1,18 @@
-"""Backward through a frozen model in half precision without loss of small gradients."""
+"""Gradient scaling: backward through a frozen fp16 model without loss of small gradients."""
 
 import torch
 from torch import Tensor
 
-LARGEST = 1.0  # of the scaled gradient of the logits: fp16 reaches 2**16 above and 2**-24 below
+TARGET = 1.0  # largest value of the scaled gradient of the logits: fp16 reaches from 2**-24 to 2**16
 
 
-class HalfGate:
-    """The way into a frozen fp16 model and out of it; gradients in between are scaled by a power of two.
+class GradientScaling:
+    """Scales the gradients inside a frozen fp16 model by a power of two, and scales them back outside it.
 
-    fp16 ends at 6e-8, where the gradient of one logit among 130 thousand, divided by all targets of a batch, lies.
-    The power is chosen in backward, from the largest gradient of the logits, without a transfer to the host. Outside
-    the gate gradients are fp32 and exact: a power of two costs no bit. For other dtypes both ways are plain casts.
-    One gate serves one forward pass.
+    fp16 ends at 6e-8, which is the size of the gradient of one logit among 130 thousand, divided by all targets of a
+    batch. Tensors enter the model by `enter`, and its logits leave it by `leave`. Backward chooses the power from the
+    largest gradient of the logits, without a transfer to the host. Outside the model gradients are fp32 and exact,
+    since a power of two costs no bit. For other dtypes both are plain casts. One object serves one forward pass.
     """
 
     def __init__(self, dtype: torch.dtype) -> None:
@@ -25,11 +25,11 @@ class HalfGate:
             return embeds.to(self.dtype)
         return _Enter.apply(embeds, self)
 
-    def outside(self, grad: Tensor) -> Tensor:
-        """A gradient found between the logits' gate and the embeddings' -> what it is outside of both, in fp32."""
+    def unscale(self, grad: Tensor) -> Tensor:
+        """A gradient from inside the model -> the true gradient, in fp32."""
         if self.dtype != torch.float16:
             return grad.float()
-        assert self.scale is not None, "the logits must leave through the gate that the embeddings entered by"
+        assert self.scale is not None, "the logits must leave through the object that the embeddings entered by"
         return grad.float() / self.scale
 
     def leave(self, logits: Tensor) -> Tensor:
@@ -39,33 +39,33 @@ class HalfGate:
         return _Leave.apply(logits, self)
 
 
-def outside(dtype: torch.dtype) -> torch.dtype:
-    """What embeddings of a frozen model in `dtype` are held in: an fp16 gradient of them could underflow."""
+def embedding_dtype(dtype: torch.dtype) -> torch.dtype:
+    """The dtype for embeddings of a frozen model in `dtype`: an fp16 gradient of them could underflow."""
     return torch.float32 if dtype == torch.float16 else dtype
 
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeds: Tensor, gate: HalfGate) -> Tensor:
-        ctx.gate, ctx.dtype = gate, embeds.dtype
-        return embeds.to(gate.dtype)
+    def forward(ctx, embeds: Tensor, scaling: GradientScaling) -> Tensor:
+        ctx.scaling, ctx.dtype = scaling, embeds.dtype
+        return embeds.to(scaling.dtype)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return ctx.gate.outside(grad).to(ctx.dtype), None
+        return ctx.scaling.unscale(grad).to(ctx.dtype), None
 
 
 class _Leave(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, gate: HalfGate) -> Tensor:
-        ctx.gate = gate
+    def forward(ctx, logits: Tensor, scaling: GradientScaling) -> Tensor:
+        ctx.scaling = scaling
         return logits.float()
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         largest = torch.stack(grad.aminmax()).abs().amax() if grad.numel() else grad.new_zeros(())
-        power = torch.floor(torch.log2(LARGEST / largest)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
-        # no gradient at all: 1. Not finite: as it is, for whoever watches for it
-        ctx.gate.scale = torch.exp2(power.clamp(-24.0, 60.0)).float()
+        power = torch.floor(torch.log2(TARGET / largest)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
+        # no gradient at all: 1. Not finite: unchanged, so that the engine notices
+        ctx.scaling.scale = torch.exp2(power.clamp(-24.0, 60.0)).float()
         # no second copy in fp32: a batch's logits are gigabytes
-        return torch.mul(grad, ctx.gate.scale, out=torch.empty_like(grad, dtype=torch.float16)), None
+        return torch.mul(grad, ctx.scaling.scale, out=torch.empty_like(grad, dtype=torch.float16)), None

@@ -1,4 +1,4 @@
-"""The matrix products of a language model's blocks, whatever class they are of; the same in four bits.
+"""The linear layers of a language model's blocks, of whatever class, and their quantisation to four bits.
 
 i inputs, o outputs.
 """
@@ -48,9 +48,9 @@ class Linear(NamedTuple):
 
 
 def linears(model: LanguageModel, layers: Sequence[int] = (), field: str = "tuning.lora.layers") -> Iterator[Linear]:
-    """Products of the blocks numbered `layers` (none: of all), in the model's order.
+    """Linear layers of the blocks numbered `layers` (empty: of all), in the model's order.
 
-    FieldError naming `field` for a block that is not there.
+    FieldError naming `field` for a block that does not exist.
     """
     chosen = {id(block) for block in chosen_blocks(model, layers, field)}
     names = [name for name, module in model.named_modules() if id(module) in chosen]
@@ -68,7 +68,7 @@ def is_linear(module: nn.Module) -> bool:
 
 
 def chosen_blocks(model: LanguageModel, layers: Sequence[int], field: str) -> list[nn.Module]:
-    """The blocks numbered `layers`; all where none is."""
+    """The blocks numbered `layers`; all if it is empty."""
     blocks = model.blocks()
     if wrong := [layer for layer in layers if not 0 <= layer < len(blocks)]:
         reason = f"there is no block {wrong[0]}: the language model has {len(blocks)}, 0 to {len(blocks) - 1}"
@@ -76,49 +76,49 @@ def chosen_blocks(model: LanguageModel, layers: Sequence[int], field: str) -> li
     return [blocks[layer] for layer in layers or range(len(blocks))]
 
 
-def targets(found: Sequence[Linear], patterns: Sequence[str]) -> list[Linear]:
-    """Products whose last name fits one of the patterns (shell wildcards); none: those of the attention.
+def match_targets(candidates: Sequence[Linear], patterns: Sequence[str]) -> list[Linear]:
+    """Those whose last name matches one of the patterns (shell wildcards); without patterns, those of the attention.
 
-    FieldError for a pattern that fits nothing, with the last names that there are.
+    FieldError for a pattern that matches nothing, with the last names that exist.
     """
     if not patterns:
-        return [product for product in found if ATTENTION.search(product.name)]
-    names = list(dict.fromkeys(product.last for product in found))
+        return [linear for linear in candidates if ATTENTION.search(linear.name)]
+    names = list(dict.fromkeys(linear.last for linear in candidates))
     for number, pattern in enumerate(patterns):
         if not any(fnmatchcase(name, pattern) for name in names):
-            reason = f"{pattern!r} is no product of the chosen blocks; there are {', '.join(names)}"
+            reason = f"{pattern!r} is no linear layer of the chosen blocks; there are {', '.join(names)}"
             raise FieldError(f"tuning.lora.targets.{number}", reason=reason)
-    return [product for product in found if any(fnmatchcase(product.last, pattern) for pattern in patterns)]
+    return [linear for linear in candidates if any(fnmatchcase(linear.last, pattern) for pattern in patterns)]
 
 
 @torch.no_grad()
 def quantize_blocks(model: LanguageModel) -> None:
-    """The blocks' products in four bits from now on, one after the other; embeddings and head stay as they are.
+    """Replace the blocks' linear layers by `Nf4Linear`, one after the other. Embeddings and head stay as they are.
 
-    Products on the meta device wait for their weights: see `Nf4Linear`.
+    Layers on the meta device are quantised when their weights are read: see `Nf4Linear`.
     """
-    for product in list(linears(model)):
-        module, (inputs, outputs) = product.module, product.size
+    for linear in list(linears(model)):
+        module, (inputs, outputs) = linear.module, linear.size
         if isinstance(module, Nf4Linear):
             continue
         four = Nf4Linear(inputs, outputs, module.bias, module.weight.dtype)
         if not module.weight.is_meta:
-            four.weight = module.weight.T if product.transposed else module.weight
-        owner, _, last = product.name.rpartition(".")
+            four.weight = module.weight.T if linear.transposed else module.weight
+        owner, _, last = linear.name.rpartition(".")
         setattr(model.get_submodule(owner), last, four)
-        module.weight = None  # what else holds the module holds no memory
+        module.weight = None  # frees the memory even if something else holds the module
 
 
 @torch.no_grad()
 def init_weights(model: LanguageModel, device: torch.device) -> None:
-    """Random weights for a model whose products wait for theirs, one product in full at a time.
+    """Random weights for a quantised model on the meta device, with one linear layer in full precision at a time.
 
-    Normal of 0.02, norms 1, biases 0: enough to measure with, whatever the family's own initialisation is.
+    Normal with deviation 0.02, norms 1, biases 0: enough for measurements, whatever the family's own initialisation.
     """
     model.materialise(device)
     for module in model.modules():
         for last, parameter in list(module.named_parameters(recurse=False)):
-            value = _drawn(last, parameter, device)
+            value = _init_value(last, parameter, device)
             if parameter.is_meta:
                 setattr(module, last, nn.Parameter(value, requires_grad=False))
             else:
@@ -126,7 +126,7 @@ def init_weights(model: LanguageModel, device: torch.device) -> None:
     model.to(device)
 
 
-def _drawn(last: str, like: Tensor, device: torch.device) -> Tensor:
+def _init_value(last: str, like: Tensor, device: torch.device) -> Tensor:
     value = torch.empty(like.shape, dtype=like.dtype, device=device)
     if value.ndim > 1:
         return value.normal_(std=STD)

@@ -1,9 +1,9 @@
-"""Frozen products in four bits: NF4 of QLoRA (arXiv:2305.14314), a weight a half byte and a scale for each 64.
+"""Frozen linear layers in four bits: NF4 of QLoRA (arXiv:2305.14314), half a byte a weight and a scale for each 64.
 
-Scales are bf16: 0.25 bit a weight, where the paper's second quantisation takes 0.13. The weight in full stands for the
-time of one product only, in forward and once more in backward; no gradient of it is ever computed.
+Scales are bf16: 0.25 bit a weight, where the paper's second quantisation takes 0.13. A weight is dequantised only while
+its layer runs, in forward and again in backward. No gradient of it is ever computed.
 
-i inputs, o outputs, n = i * o weights, filled up to whole blocks of 64.
+i inputs, o outputs, n = i * o weights, padded to whole blocks of 64.
 """
 
 from typing import Any
@@ -38,15 +38,15 @@ def _quantize(blocks: Tensor) -> tuple[Tensor, Tensor]:
     return codes[:, 0] << 4 | codes[:, 1], scales
 
 
-def pairs(dtype: torch.dtype) -> Tensor:
-    """What each byte of codes stands for: two numbers of `dtype`, held as one integer, [256]."""
+def pair_table(dtype: torch.dtype) -> Tensor:
+    """For each byte of codes its two numbers of `dtype`, held as one integer, [256]."""
     levels, byte = torch.tensor(LEVELS), torch.arange(256)
     table = torch.stack((levels[byte >> 4], levels[byte & 15]), 1).to(dtype)  # [256,2]
     return table.view(torch.int64 if dtype == torch.float32 else torch.int32)[:, 0].clone()
 
 
 def dequantize(codes: Tensor, scales: Tensor, table: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
-    """The weight [o,i] in `dtype`; `table` is `pairs(dtype)` on its device."""
+    """The weight [o,i] in `dtype`; `table` is `pair_table(dtype)` on its device."""
     weights = table.index_select(0, codes.int()).view(dtype).view(-1, BLOCK)
     weights.mul_(scales[:, None].to(dtype))
     o, i = size
@@ -54,9 +54,9 @@ def dequantize(codes: Tensor, scales: Tensor, table: Tensor, size: tuple[int, in
 
 
 class Nf4Linear(nn.Module):
-    """x W' + b in place of a frozen product. Until it is given a weight it has an empty one, on the meta device.
+    """x W' + b in place of a frozen linear layer. Until a weight is set it has an empty one, on the meta device.
 
-    `weight = tensor` quantises at once, so that whatever reads a file tensor by tensor never holds two in full.
+    `weight = tensor` quantises at once. So reading a file tensor by tensor never holds two in full precision.
     """
 
     codes: Tensor | None
@@ -76,16 +76,16 @@ class Nf4Linear(nn.Module):
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "weight" and isinstance(value, Tensor) and not value.is_meta:
-            self._take(value)
+            self._quantize(value)
         else:
             super().__setattr__(name, value)
 
-    def _take(self, weight: Tensor) -> None:
+    def _quantize(self, weight: Tensor) -> None:
         assert weight.shape == (self.outputs, self.inputs), f"{list(weight.shape)}"
         self.codes, self.scales = quantize(weight)
         with torch.device("cpu"):
-            self.pairs = pairs(self.dtype).to(weight.device)
-        self.register_parameter("weight", None)  # some models look whether there is one
+            self.pairs = pair_table(self.dtype).to(weight.device)
+        self.register_parameter("weight", None)  # some models check whether there is one
 
     def _apply(self, fn, recurse=True):
         """An empty weight stays so: `to_empty` must not give it memory."""
@@ -95,24 +95,24 @@ class Nf4Linear(nn.Module):
         return self
 
     def full(self) -> Tensor:
-        """The weight [o,i] as it is computed with."""
+        """The dequantised weight [o,i]."""
         assert self.codes is not None
         assert self.scales is not None
         return dequantize(self.codes, self.scales, self.pairs, (self.outputs, self.inputs), self.dtype)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _FrozenProduct.apply(x.to(self.dtype), self)
+        return _FrozenLinear.apply(x.to(self.dtype), self)
 
 
-class _FrozenProduct(torch.autograd.Function):
+class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, product: Nf4Linear) -> Tensor:
-        ctx.product = product
-        return F.linear(x, product.full(), product.bias)
+    def forward(ctx, x: Tensor, linear: Nf4Linear) -> Tensor:
+        ctx.linear = linear
+        return F.linear(x, linear.full(), linear.bias)
 
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
-        return grad @ ctx.product.full(), None
+        return grad @ ctx.linear.full(), None
 
 
 def number_of_weights(module: nn.Module) -> int:
@@ -121,8 +121,8 @@ def number_of_weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters()) + sum(m.inputs * m.outputs for m in quantised)
 
 
-def held_bytes(module: nn.Module) -> int:
-    """Bytes of a module's frozen weights, as they will be: also of one on the meta device."""
+def frozen_bytes(module: nn.Module) -> int:
+    """Bytes of a module's frozen weights, also of those that are still on the meta device."""
     size = 0.0
     for part in module.modules():
         own = [p for p in part.parameters(recurse=False) if not p.requires_grad]

@@ -1,7 +1,7 @@
-"""Passes of the Q-Former as CUDA graphs, for steps in which the host cannot launch as fast as the device computes.
+"""Passes of the Q-Former as CUDA graphs, for steps in which the host launches kernels slower than the device runs them.
 
-A pass of twelve blocks is thousands of small launches; recorded once, it is one launch forward and one backward.
-n rows, s places, d width, p image tokens.
+A pass of twelve blocks is thousands of small launches. Recorded once, it is one launch forward and one backward.
+n rows, s tokens, d width, p image tokens.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,16 +12,16 @@ from torch.autograd.function import once_differentiable
 
 from vglm_train.model.qformer.layers import Block, ImageKey
 
-WARM_UP = 3  # runs before the recording: libraries choose their kernels in them
-HERE = "thread_local"  # other threads, such as the one that pins batches, may use the device while this one records
-Readers = tuple[tuple[int, ...], ...]  # of each block's groups of images, rows that read an image
+WARM_UP = 3  # runs before the recording, in which libraries choose their kernels
+CAPTURE_MODE = "thread_local"  # other threads, such as the one that pins batches, may use the device meanwhile
+RowsEach = tuple[tuple[int, ...], ...]  # for each block, of each group of images: rows that read one image
 
 
 class PassGraphs:
-    """One graph each way for every shape of a pass, recorded when it is first met.
+    """A forward and a backward graph for every shape of a pass, recorded when the shape first occurs.
 
-    The same operations, and the same random draws, as without. A shape may be run once before its backward: what a
-    graph keeps for backward lies in one place.
+    Operations and random numbers are the same as without graphs. A shape may run only once before its backward, since
+    a graph keeps what backward needs in one buffer.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -31,31 +31,31 @@ class PassGraphs:
         self._recorded: dict[tuple[object, ...], Recording] = {}
 
     def __call__(self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor) -> Tensor:
-        """What the blocks make of hidden [n,s,d], of which the first `queries` places are queries."""
-        readers = tuple(tuple(group.rows_each for group in groups) for groups in keys)
+        """The blocks' output for hidden [n,s,d], of which the first `queries` tokens are queries."""
+        rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
         inputs = (hidden, bias, *(group.packed for groups in keys for group in groups))
-        layout = (queries, readers, *(tuple(x.shape) for x in inputs))
+        layout = (queries, rows_each, *(tuple(x.shape) for x in inputs))
         if layout not in self._recorded:
-            self._recorded[layout] = Recording(self._function(queries, readers), inputs, self._parameters)
+            self._recorded[layout] = Recording(self._function(queries, rows_each), inputs, self._parameters)
         return _Replay.apply(self._recorded[layout], *inputs, *self._parameters)
 
     def __len__(self) -> int:
-        """Shapes recorded."""
+        """Number of recorded shapes."""
         return len(self._recorded)
 
-    def _function(self, queries: int, readers: Readers) -> Callable[..., Tensor]:
+    def _function(self, queries: int, rows_each: RowsEach) -> Callable[..., Tensor]:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             hidden, bias, *packed = inputs
             weights = dict(zip(self._names, parameters, strict=True))
-            return torch.func.functional_call(self._pass, weights, (hidden, queries, packed, readers, bias))
+            return torch.func.functional_call(self._pass, weights, (hidden, queries, packed, rows_each, bias))
 
         return run
 
 
 class Recording:
-    """A function of tensors as two graphs, with places of its own for inputs, output and gradients.
+    """A function of tensors as two graphs, with static buffers for inputs, output and gradients.
 
-    Inputs are copied to their places; parameters are read, and may be updated, where they lie.
+    Inputs are copied to their buffers. Parameters are read in place and may be updated in place.
     """
 
     def __init__(self, run: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
@@ -63,20 +63,20 @@ class Recording:
         self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
         # not the parameters themselves: their gradients are awaited on another stream than the recording's
         self.parameters = [p.detach().requires_grad_(p.requires_grad) for p in parameters]
-        self._needed = [place for place in (*self.inputs, *self.parameters) if place.requires_grad]
+        self._needed = [x for x in (*self.inputs, *self.parameters) if x.requires_grad]
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
-        draws = torch.cuda.get_rng_state(device)
+        rng_state = torch.cuda.get_rng_state(device)
         mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
-        # a weight's copy that autocast had made outside would be read for ever
+        # a copy of a weight from autocast's cache would be read for ever
         with torch.autocast(device.type, dtype, enabled=mixed, cache_enabled=False):
             self._warm_up(run)
-            with torch.cuda.graph(self.forward, capture_error_mode=HERE):
+            with torch.cuda.graph(self.forward, capture_error_mode=CAPTURE_MODE):
                 output = run(self.inputs, self.parameters)
         self.output, self.grad = output.detach(), torch.empty_like(output)
-        with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=HERE):
-            found = self._gradients(output, self.grad)
-        torch.cuda.set_rng_state(draws, device)
-        left = iter(found)
+        with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=CAPTURE_MODE):
+            gradients = self._gradients(output, self.grad)
+        torch.cuda.set_rng_state(rng_state, device)
+        left = iter(gradients)
         self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
 
     def _warm_up(self, run: Callable[..., Tensor]) -> None:
@@ -92,13 +92,13 @@ class Recording:
 
 
 class _Replay(torch.autograd.Function):
-    """A recording between real inputs and parameters."""
+    """Runs a recording on real inputs and parameters."""
 
     @staticmethod
     def forward(ctx, recording: Recording, *tensors: Tensor) -> Tensor:
         ctx.recording = recording
-        for place, x in zip(recording.inputs, tensors):
-            place.copy_(x)
+        for buffer, x in zip(recording.inputs, tensors):
+            buffer.copy_(x)
         recording.forward.replay()
         return recording.output.detach()
 
@@ -108,21 +108,23 @@ class _Replay(torch.autograd.Function):
         recording: Recording = ctx.recording
         recording.grad.copy_(grad)
         recording.backward.replay()
-        # the recording holds them, so autograd adds or copies them, and never keeps what the next replay overwrites
+        # the recording also holds them, so autograd adds or copies them and never keeps what the next replay overwrites
         return None, *recording.gradients
 
 
 class _Pass(nn.Module):
-    """The blocks one after the other, from tensors alone."""
+    """The blocks one after the other, with tensors as their only input."""
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         super().__init__()
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
-    def forward(self, hidden: Tensor, queries: int, packed: Sequence[Tensor], readers: Readers, bias: Tensor) -> Tensor:
+    def forward(
+        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], rows_each: RowsEach, bias: Tensor
+    ) -> Tensor:
         """`packed`: the keys of all blocks' groups of images [.,p,2d], one after the other."""
         left = iter(packed)
-        for block, each in zip(self.blocks, readers, strict=True):
+        for block, each in zip(self.blocks, rows_each, strict=True):
             images = [_unpack(block, next(left), rows) for rows in each]
             hidden, _ = block(hidden, queries, images, bias)
         return hidden

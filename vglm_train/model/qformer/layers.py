@@ -1,6 +1,6 @@
 """The parts of one Q-Former block: post-norm BERT layers (arXiv:1810.04805) with shared self-attention.
 
-n rows, s = q queries + t text places, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s or p,d/heads].
+n rows, s = q queries + t text tokens, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s or p,d/heads].
 """
 
 from collections.abc import Sequence
@@ -18,10 +18,10 @@ EPS = 1e-12
 
 
 class ImageKey(NamedTuple):
-    """Keys and values of n images for one block, and how many rows of the Q-Former read each image, in turn."""
+    """Keys and values of n images for one block. `rows_each` consecutive rows of the Q-Former read each image."""
 
     packed: Tensor  # [n,p,2d]
-    key: Tensor  # [n,heads,p,d/heads], seen in `packed`
+    key: Tensor  # [n,heads,p,d/heads], a view of `packed`
     value: Tensor
     rows_each: int = 1
 
@@ -35,21 +35,21 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         self.norm = LayerNorm(width, EPS)
 
-    def attend(self, q: Tensor, seen: KeyValue, bias: Tensor | None) -> Tensor:
+    def attend(self, q: Tensor, key_value: KeyValue, bias: Tensor | None) -> Tensor:
         """q [n,heads,s,d/heads], bias broadcast to [n,heads,s,s'] -> [n,s,d]."""
         dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, *seen, attn_mask=bias, dropout_p=dropout)
+        x = F.scaled_dot_product_attention(q, *key_value, attn_mask=bias, dropout_p=dropout)
         return x.transpose(1, 2).flatten(2)
 
     def add(self, hidden: Tensor, x: Tensor) -> Tensor:
-        """hidden and what was attended to, [n,s,d] each -> [n,s,d]."""
+        """Output projection of the attention's result, residual and norm: [n,s,d] each -> [n,s,d]."""
         return self.norm(F.dropout(self.output(x), self.dropout, self.training) + hidden)
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[n,s,parts*d] -> `parts` of [n,heads,s,d/heads], without a copy."""
         n, s, width = x.shape
         each = x.view(n, s, parts, self.heads, width // parts // self.heads).unbind(2)
-        # turned only now: backward then stacks gradients as they lie in memory, several times faster
+        # transposed only now: backward then stacks gradients in memory order, several times faster
         return tuple(part.transpose(1, 2) for part in each)
 
 
@@ -59,10 +59,10 @@ class SelfAttention(Attention):
         self.qkv = nn.Linear(width, 3 * width)
 
     def forward(self, hidden: Tensor, bias: Tensor | None, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
-        """hidden [n,s,d]; `past` stands before it -> ([n,s,d], keys and values of `hidden` alone)."""
+        """hidden [n,s,d]; `past` precedes it -> ([n,s,d], keys and values of `hidden` alone)."""
         q, k, v = self.split(self.qkv(hidden), 3)
-        seen = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
-        return self.add(hidden, self.attend(q, seen, bias)), (k, v)
+        whole = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
+        return self.add(hidden, self.attend(q, whole, bias)), (k, v)
 
 
 class CrossAttention(Attention):
@@ -80,15 +80,15 @@ class CrossAttention(Attention):
         return ImageKey(packed, key, value)
 
     def forward(self, hidden: Tensor, images: Sequence[ImageKey]) -> Tensor:
-        """Queries [n,q,d] over the images their rows read, group by group -> [n,q,d]."""
-        places, width = hidden.shape[1:]
+        """Queries [n,q,d] attend to the images of their rows, group by group -> [n,q,d]."""
+        queries, width = hidden.shape[1:]
         groups = self.query(hidden).split([group.key.shape[0] * group.rows_each for group in images])
-        seen = []
+        outputs = []
         for rows, group in zip(groups, images):
-            # the rows of one image stand together: as one longer row they read its keys once
+            # the rows of one image are consecutive: as one longer row they read its keys once
             (q,) = self.split(rows.view(group.key.shape[0], -1, width), 1)
-            seen.append(self.attend(q, (group.key, group.value), None).view(-1, places, width))
-        return self.add(hidden, torch.cat(seen) if len(seen) > 1 else seen[0])
+            outputs.append(self.attend(q, (group.key, group.value), None).view(-1, queries, width))
+        return self.add(hidden, torch.cat(outputs) if len(outputs) > 1 else outputs[0])
 
 
 class Mlp(nn.Module):
@@ -124,9 +124,9 @@ class Block(nn.Module):
         past: KeyValue | None = None,
         keep: bool = False,
     ) -> tuple[Tensor, KeyValue | None]:
-        """hidden [n,s,d], of which the first `queries` places are queries -> [n,s,d], and to `keep` keys and values.
+        """hidden [n,s,d], of which the first `queries` tokens are queries -> [n,s,d], and with `keep` keys and values.
 
-        What nobody needs is not returned: compiled, it would get a gradient of zeros.
+        Unneeded outputs are not returned: compiled, they would get gradients of zeros.
         """
         hidden, key_value = self.attention(hidden, bias, past)
         kept = key_value if keep else None
@@ -138,6 +138,6 @@ class Block(nn.Module):
         if self.cross is not None:
             query = self.cross(query, images)
         query = self.query_mlp(query)
-        if text.shape[1] == 0 or self.text_mlp is None:  # none: nobody reads what text becomes in the last block
+        if text.shape[1] == 0 or self.text_mlp is None:  # None: nothing reads the text after the last block
             return query, kept
         return torch.cat((query, self.text_mlp(text)), 1), kept

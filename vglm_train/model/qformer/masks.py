@@ -1,6 +1,6 @@
-"""Who may attend to whom, for a sequence [queries | text]. True: the row may attend to the column.
+"""Attention masks for a sequence [queries | text]. True: the row may attend to the column.
 
-The examples have two queries (q) and three text places, the last of which is padding.
+The examples have two queries (q) and three text tokens (t), the last of which is padding (-).
 """
 
 import torch
@@ -9,7 +9,7 @@ from torch import Tensor
 
 
 def separate(text_mask: Tensor, queries: int) -> Tensor:
-    """ITC: pictures and sentences do not see each other. text_mask [b,t] bool -> [b,1,q+t,q+t] bool.
+    """ITC: queries and text do not attend to each other. text_mask [b,t] bool -> [b,1,q+t,q+t] bool.
 
         q q | t t -
     q   1 1 | 0 0 0
@@ -23,7 +23,7 @@ def separate(text_mask: Tensor, queries: int) -> Tensor:
 
 
 def full(text_mask: Tensor, queries: int) -> Tensor:
-    """ITM: everything sees everything but padding. text_mask [b,t] bool -> [b,1,q+t,q+t] bool.
+    """ITM: everything attends to everything but padding. text_mask [b,t] bool -> [b,1,q+t,q+t] bool.
 
         q q | t t -
     q   1 1 | 1 1 0
@@ -37,7 +37,7 @@ def full(text_mask: Tensor, queries: int) -> Tensor:
 
 
 def causal(text_mask: Tensor, queries: int) -> Tensor:
-    """ITG: text sees the queries and the text before it; queries never see text. -> [b,1,q+t,q+t] bool.
+    """ITG: text attends to the queries and the text before it, queries never to text. -> [b,1,q+t,q+t] bool.
 
         q q | t t -
     q   1 1 | 0 0 0
@@ -47,14 +47,14 @@ def causal(text_mask: Tensor, queries: int) -> Tensor:
     -   1 1 | 1 1 0
     """
     is_text, columns = _layout(text_mask, queries)
-    place = torch.arange(is_text.shape[0], device=text_mask.device)
-    return columns & (~is_text | (is_text[:, None] & (place <= place[:, None])))
+    index = torch.arange(is_text.shape[0], device=text_mask.device)
+    return columns & (~is_text | (is_text[:, None] & (index <= index[:, None])))
 
 
 def separate_and_causal(text_mask: Tensor, queries: int) -> Tensor:
     """ITC and ITG in one sequence [queries | text | the same text to be captioned] -> [b,1,q+2t,q+2t] bool.
 
-    The first two parts are `separate`, the third has the rows of `causal` and is seen by itself alone.
+    The first two parts are `separate`. The third has the rows of `causal`, and only it attends to itself.
     """
     t = text_mask.shape[1]
     contrast, caption = separate(text_mask, queries), causal(text_mask, queries)[:, :, queries:]

@@ -1,6 +1,6 @@
 """Q-Former (BLIP-2, arXiv:2301.12597): learned queries that read an image, and share self-attention with text.
 
-n rows, q queries, t text places, p image tokens, c image width, d width.
+n rows, q queries, t text tokens, p image tokens, c image width, d width.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ class TextEmbeddings(nn.Module):
         self.positions = nn.Embedding(positions, width)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """[n,t] -> [n,t,d]; positions start at 0, whatever stands before the text."""
+        """[n,t] -> [n,t,d]; positions start at 0, whatever precedes the text."""
         return self.words(ids) + self.positions.weight[: ids.shape[1]]
 
 
 class QFormer(nn.Module):
     """Blocks shared by every pass; `vocabulary` None builds the query side alone (all that stage two needs).
 
-    `writes` False: text is there to be read by the queries in `joint`, and the last block leaves it as it is.
+    `writes` False: text is only read by the queries in `joint`, and the last block has no feed-forward for it.
 
     `recompute` trades time for memory: a block's activations are computed again in backward.
     """
@@ -76,14 +76,14 @@ class QFormer(nn.Module):
         return [() if block.cross is None else (block.cross.keys(image),) for block in self.blocks]
 
     def select(self, keys: Keys, rows: Tensor) -> Keys:
-        """Chosen images [k] int64 of `image_keys`, repeats allowed."""
+        """The keys of chosen images, rows [k] int64, repeats allowed."""
         return [
             () if block.cross is None else (block.cross.unpack(_Select.apply(groups[0].packed, rows)),)
             for groups, block in zip(keys, self.blocks, strict=True)
         ]
 
     def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
-        """The queries read the images alone -> ([n,q,d], the cache that `caption` writes from)."""
+        """The queries read the images alone -> ([n,q,d], the cache that `caption` needs)."""
         rows = next(groups[0].key.shape[0] for groups in keys if groups)
         hidden = self._query_states(rows)
         return self._run(hidden, hidden.shape[1], keys, None, keep=True)
@@ -98,7 +98,7 @@ class QFormer(nn.Module):
     ) -> tuple[Tensor, Tensor]:
         """Queries and text in one sequence -> ([n,q,d], [n,t,d]; without text if the Q-Former does not write).
 
-        ids [n,t] and mask [n,t] bool: for each image of each group of `keys`, its `rows_each` sentences in turn.
+        ids [n,t] and mask [n,t] bool: for each image of each group of `keys`, its `rows_each` sentences in order.
         """
         query = self._query_states(ids.shape[0])
         q = query.shape[1]
@@ -134,7 +134,7 @@ class QFormer(nn.Module):
         return F.dropout(self.norm(self.embeddings(ids)), self.dropout, self.training)
 
     def _states(self, hidden: Tensor, queries: int, keys: Keys, mask: Tensor) -> Tensor:
-        """`_run` without a cache; while training as CUDA graphs, where that is asked for."""
+        """`_run` without a cache; in training as CUDA graphs, if `graphs` is set."""
         if self.graphs is not None and self.training and torch.is_grad_enabled():
             return self.graphs(hidden, queries, keys, _additive(mask, hidden))
         return self._run(hidden, queries, keys, mask)[0]
@@ -148,7 +148,7 @@ class QFormer(nn.Module):
         past: Cache | None = None,
         keep: bool = False,
     ) -> tuple[Tensor, Cache]:
-        """`keep`: fill the cache, which is empty else."""
+        """`keep`: fill the cache, which is empty otherwise."""
         bias = None if mask is None else _additive(mask, hidden)
         cache: Cache = []
         for number, block in enumerate(self.blocks):
@@ -171,7 +171,7 @@ def _additive(mask: Tensor, like: Tensor) -> Tensor:
 
 
 def grouped(keys: Keys, rows_each: int, *others: Keys) -> Keys:
-    """Every image of `keys` read by `rows_each` rows in turn, then every image of the others by one row."""
+    """Keys by which `rows_each` consecutive rows read each image of `keys`, then one row each image of the others."""
     return [
         tuple(group._replace(rows_each=rows_each) for group in groups) + tuple(chain.from_iterable(more))
         for groups, *more in zip(keys, *others)
@@ -190,6 +190,6 @@ class _Select(torch.autograd.Function):
     @staticmethod
     def backward(ctx, grad: Tensor):  # type: ignore[override]
         (rows,) = ctx.saved_tensors
-        place = torch.arange(ctx.shape[0], device=rows.device)
-        chosen = (place[:, None] == rows).to(grad.dtype)  # [n,k]
+        index = torch.arange(ctx.shape[0], device=rows.device)
+        chosen = (index[:, None] == rows).to(grad.dtype)  # [n,k]
         return (chosen @ grad.flatten(1)).view(ctx.shape), None

@@ -1,4 +1,4 @@
-"""What of a stage-two model trains on a domain, and what is added to it for that."""
+"""Fine-tuning: which parameters of a stage-two model train, and the adapters that are added to it."""
 
 from vglm_train.config.tuning import Tuning
 from vglm_train.model.language.linears import quantize_blocks
@@ -12,11 +12,11 @@ __all__ = ["Resolved", "apply_tuning", "is_adapter", "table"]
 
 
 def apply_tuning(model: VisualLanguageModel, config: Tuning, seed: int = 0) -> list[Resolved]:
-    """Add what `config` names to a model that has its weights, and decide by name what trains; see `table`.
+    """Add what `config` names to a model that has its weights, and set by name what trains; see `table`.
 
-    The model may be on the meta device. Fresh weights are a function of `seed` and their names. Call it once,
+    The model may be on the meta device. New weights are a function of `seed` and their names. Call it once,
     and before `recompute`.
-    FieldError, naming the field below `tuning`, for what does not fit the model; the model is then of no more use.
+    FieldError, naming the field of `tuning`, for what does not fit the model, which is then half changed.
     """
     if config.quantize:
         quantize_blocks(model.language)

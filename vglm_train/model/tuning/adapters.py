@@ -1,6 +1,7 @@
 """Several adapters on one model: any of them, none, or a weighted sum.
 
-Low-rank updates add up exactly: ranks stand side by side. Whole tensors add up as differences from what was there.
+Low-rank updates are added exactly, by concatenating their ranks. Whole tensors are added as differences from the
+model's own.
 """
 
 from collections.abc import Mapping
@@ -36,34 +37,36 @@ class Adapters:
         self.model = model
         self._parts: dict[str, AdapterPart] = {}
         self._before: dict[str, Tensor] = {}  # whole tensors as they were
-        self._products = {f"{LANGUAGE}{product.name}": product for product in linears(model.language)}
+        self._linears = {f"{LANGUAGE}{linear.name}": linear for linear in linears(model.language)}
 
     def add(self, name: str, tensors: Mapping[str, Tensor], scale: float) -> None:
-        """UserError, naming what is wrong, for tensors that this model has no place for."""
+        """UserError, naming what is wrong, for tensors that do not fit this model."""
         state = dict(self.model.named_parameters())
         for key, tensor in tensors.items():
             owner = key.rpartition(".adapter.")[0]
             if kind_of(key) is None and (key not in state or state[key].shape != tensor.shape):
-                found = f"one of {list(state[key].shape)}" if key in state else "none"
-                raise UserError(f"adapter {name}: {key} is {list(tensor.shape)}, the model has {found}.")
+                other = f"one of {list(state[key].shape)}" if key in state else "none"
+                raise UserError(f"adapter {name}: {key} is {list(tensor.shape)}, the model has {other}.")
             if kind_of(key) == "lora" and not self._fits(owner, key, tensor):
-                raise UserError(f"adapter {name}: the model has no product for {key} of {list(tensor.shape)}.")
+                raise UserError(f"adapter {name}: the model has no linear layer for {key} of {list(tensor.shape)}.")
             if kind_of(key) == "prefix" and not hasattr(self._module(owner), "named_children"):
                 raise UserError(f"adapter {name}: the model has no attention {owner}.")
         self._parts[name] = AdapterPart(tensors, scale)
 
     @torch.no_grad()
     def use(self, weights: Mapping[str, float]) -> None:
-        """Make the model what it was with these adapters, each times its weight; {}: as it was.
+        """Apply these adapters, each times its weight, and no others. {}: the model without adapters.
 
         KeyError for a name that was not added. UserError for a prefix with a weight, or for two.
         """
         active = [(self._parts[name], weight) for name, weight in weights.items()]
         prefixed = [weight for part, weight in active if any(kind_of(key) == "prefix" for key in part.tensors)]
         if len(prefixed) > 1 or any(weight != 1 for weight in prefixed):
-            raise UserError("a trained prefix is not a difference that could be added or weighed: use it alone, whole.")
+            raise UserError(
+                "a trained prefix is not a difference that could be added or weighed: use it alone, with weight 1."
+            )
         self._clear()
-        self.model.vision.widen(self._wide({key for part, _ in active for key in part.tensors}))
+        self.model.vision.widen(self._blocks_from({key for part, _ in active for key in part.tensors}))
         for name in dict.fromkeys(key for part, _ in active for key in part.tensors):
             kind, mine = kind_of(name), [(part, weight) for part, weight in active if name in part.tensors]
             owner = name.rpartition(".adapter.")[0]
@@ -75,9 +78,9 @@ class Adapters:
                 self._prefix(owner, mine[0][0])
 
     def _clear(self) -> None:
-        for product in self._products.values():
-            if isinstance(getattr(product.module, "adapter", None), LowRank):
-                remove_update(product)
+        for linear in self._linears.values():
+            if isinstance(getattr(linear.module, "adapter", None), LowRank):
+                remove_update(linear)
         for module in list(self.model.language.modules()):
             if isinstance(getattr(module, "adapter", None), Prefix):
                 del module.adapter
@@ -88,10 +91,10 @@ class Adapters:
     def _update(self, owner: str, parts: list[tuple[AdapterPart, float]]) -> None:
         down = [part.tensors[f"{owner}.adapter.lora_a"] for part, _ in parts]
         up = [part.tensors[f"{owner}.adapter.lora_b"] * (part.scale * weight) for part, weight in parts]
-        product, total = self._products[owner], sum(len(a) for a in down)
-        update = LowRank(*product.size, total, 1.0)
+        linear, total = self._linears[owner], sum(len(a) for a in down)
+        update = LowRank(*linear.size, total, 1.0)
         update.lora_a, update.lora_b = nn.Parameter(torch.cat(down)), nn.Parameter(torch.cat(up, 1))
-        add_update(product, update.requires_grad_(False).eval())
+        add_update(linear, update.requires_grad_(False).eval())
 
     def _prefix(self, owner: str, part: AdapterPart) -> None:
         keys, values = (part.tensors[f"{owner}.adapter.prefix_{name}"] for name in ("keys", "values"))
@@ -105,8 +108,8 @@ class Adapters:
         total = before + sum(weight * (part.tensors[name].cpu().float() - before) for part, weight in parts)
         parameter.copy_(total)
 
-    def _wide(self, names: set[str]) -> int:
-        """Last blocks of the image encoder, counted from the first that one of the names stands in."""
+    def _blocks_from(self, names: set[str]) -> int:
+        """How many of the image encoder's last blocks hold all of these names."""
         blocks = list(self.model.vision.encoder.blocks)
         whole = {id(parameter): name for name, parameter in self.model.named_parameters()}
         touched = [any(whole[id(p)] in names for p in block.parameters()) for block in blocks]
@@ -119,7 +122,7 @@ class Adapters:
             return None
 
     def _fits(self, owner: str, name: str, tensor: Tensor) -> bool:
-        if owner not in self._products:
+        if owner not in self._linears:
             return False
-        inputs, outputs = self._products[owner].size
+        inputs, outputs = self._linears[owner].size
         return tensor.shape[1] == inputs if name.endswith(".lora_a") else tensor.shape[0] == outputs

@@ -14,8 +14,8 @@ STD = 0.02
 def attach_prefix(model: LanguageModel, config: PrefixConfig, seed: int) -> None:
     """Give the blocks that `config` names a prefix, named `....adapter.prefix_keys` and `.prefix_values`.
 
-    Drawn from (seed, name), normal of 0.02. FieldError for a block that is not there, UserError for a model whose
-    attention lets nothing be added.
+    Initialised from (seed, name), normal with deviation 0.02. FieldError for a block that does not exist, UserError for
+    a model whose attention cannot be extended.
     """
     chosen = {id(block) for block in chosen_blocks(model, config.layers, "tuning.prefix.layers")}
     names = {id(module): name for name, module in model.named_modules()}
@@ -31,7 +31,7 @@ def attach_prefix(model: LanguageModel, config: PrefixConfig, seed: int) -> None
 
 
 def add_prefix(model: LanguageModel, attention: nn.Module, prefix: Prefix) -> None:
-    """From now on this attention of the model sees the prefix."""
+    """Let this attention of the model use the prefix."""
     prefix.to(next(t for t in (*attention.buffers(), *attention.parameters())).device)
     attention.add_module("adapter", prefix)
     model.read_prefixes(prefix.length)

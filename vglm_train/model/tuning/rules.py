@@ -1,4 +1,4 @@
-"""What trains, by name: the first rule that fits decides."""
+"""What trains, by name: the first rule that matches decides."""
 
 import difflib
 import math
@@ -18,13 +18,13 @@ ADAPTERS = {"lora": (".lora_a", ".lora_b"), "prefix": (".prefix_keys", ".prefix_
 
 @dataclass(frozen=True, slots=True)
 class Resolved:
-    """What became of one parameter."""
+    """Whether one parameter trains, how fast, and which rule decided."""
 
     name: str
     shape: tuple[int, ...]
     trained: bool
     lr: float  # times optim.lr
-    rule: str  # the pattern that decided; lora, prefix or vision_blocks; empty: none fits, it is frozen
+    rule: str  # the pattern that decided; lora, prefix or vision_blocks; empty: no rule matches, it is frozen
 
 
 def is_adapter(name: str) -> bool:
@@ -40,11 +40,11 @@ def kind_of(name: str) -> str | None:
 def apply_rules(
     model: VisualLanguageModel, rules: Sequence[Rule], vision: Mapping[str, float] | None = None
 ) -> list[Resolved]:
-    """Set `requires_grad` of every parameter and the model's `rates`; what became of each, in the model's order.
+    """Set `requires_grad` of every parameter and the model's `rates`; the outcome for each, in the model's order.
 
     vision: trained names of the image encoder -> times optim.lr. They and adapters train whatever the rules say of the
-    towers; an adapter takes its learning rate from the first rule that fits it, if that one trains.
-    FieldError for a rule that fits no name or is never reached, and for one that trains what cannot train.
+    towers; an adapter takes its learning rate from the first rule that matches it, if that rule trains.
+    FieldError for a rule that matches no name or is never reached, and for one that trains what cannot train.
     """
     vision = vision or {}
     parameters = dict(model.named_parameters())
@@ -73,7 +73,7 @@ def _resolve(name: str, shape: tuple[int, ...], rule: Rule | None, vision: Mappi
 
 
 def table(resolved: Sequence[Resolved]) -> list[str]:
-    """Lines for a person: what shares its part and its fate stands together."""
+    """Lines for a person. Parameters of the same part with the same outcome share a line."""
     groups: dict[tuple[str, bool, float, str], list[Resolved]] = {}
     for line in resolved:
         groups.setdefault((_part(line.name), line.trained, line.lr, line.rule), []).append(line)
@@ -115,7 +115,7 @@ def _near(pattern: str, names: Sequence[str]) -> list[str]:
 def _check_trainable(
     model: VisualLanguageModel, name: str, parameter: nn.Parameter, rules: Sequence[Rule], number: int
 ) -> None:
-    """The towers compute in their own dtype, the image encoder without gradient."""
+    """FieldError for towers, which compute in their own dtype, the image encoder without gradient."""
     tower = _part(name)
     if tower == "vision":
         advice = "the image encoder trains by tuning.vision_blocks"

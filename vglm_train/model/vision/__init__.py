@@ -1,4 +1,4 @@
-"""Frozen image encoders."""
+"""Frozen image encoders: EVA, and CLIP and SigLIP of transformers."""
 
 import torch
 

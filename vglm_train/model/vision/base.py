@@ -1,4 +1,4 @@
-"""The contract of every image encoder: frozen in its own dtype, but for last blocks that a run may train."""
+"""The contract of every image encoder: frozen in its own dtype, except for last blocks that a run may train."""
 
 from collections.abc import Sequence
 from typing import Any, Self
@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 
 class Encoder(nn.Module):
-    """A stack of blocks over tokens; calling it does all in turn."""
+    """A stack of blocks over tokens. Calling it runs the stem and all blocks."""
 
     blocks: Sequence[nn.Module]
 
@@ -22,9 +22,9 @@ class Encoder(nn.Module):
 
 
 class VisionEncoder(nn.Module):
-    """A frozen image encoder. Holds no gradient, no dropout and keeps its dtype whatever happens around it.
+    """A frozen image encoder, without gradient or dropout, in its own dtype even under autocast.
 
-    After `train_last` this is so up to the blocks that train; those are fp32 and run under the autocast around them.
+    After `train_last` this holds for the blocks below those that train, which are fp32 and run under autocast.
 
     `width` is the number of channels c of its output, `num_patches` the number of its tokens p
     (class token included, where there is one).
@@ -37,7 +37,7 @@ class VisionEncoder(nn.Module):
         self.trained: list[nn.Module] = []
 
     def train(self, mode: bool = True) -> Self:
-        """Stays in eval mode: `model.train()` must not wake a frozen tower's dropout."""
+        """Stays in eval mode: `model.train()` must not switch on a frozen tower's dropout."""
         return super().train(False)
 
     def train_last(self, count: int) -> list[nn.Module]:
@@ -48,7 +48,7 @@ class VisionEncoder(nn.Module):
         return self.trained
 
     def widen(self, count: int) -> None:
-        """The last `count` blocks in fp32, since what was trained can be less than half precision tells apart."""
+        """The last `count` blocks in fp32, since what was trained can be smaller than half precision resolves."""
         for block in self.trained:
             block.to(self.dtype)
         blocks = list(self.encoder.blocks)

@@ -11,7 +11,7 @@ from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision.base import Encoder
 
-# where config.json and ours name the same number
+# our name -> config.json's, for the same number
 NAMES = {
     "image_size": "image_size",
     "patch": "patch_size",
@@ -44,7 +44,7 @@ class HfVision(Encoder):
 
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
-        """Those kept, in order."""
+        """The blocks that are kept, in order."""
         return self.tower.encoder.layers
 
     def step(self, block: Any, x: Tensor) -> Tensor:

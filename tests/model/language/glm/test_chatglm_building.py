@@ -53,7 +53,7 @@ def test_the_process_is_as_it_was():
         torch.backends.cudnn.benchmark = torch.backends.cudnn.deterministic = False
         torch.backends.cuda.matmul.allow_tf32 = True
         before = state()
-        from vglm_train.model.language import _sat
+        from vglm_train.model.language.glm import sat as _sat
         assert state() == before, "import"
         _sat.build_network(CONFIG, torch.bfloat16)
         assert state() == before, "build"

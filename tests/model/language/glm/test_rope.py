@@ -3,20 +3,20 @@
 import pytest
 import torch
 
-from vglm_train.model.language.glm.rope import Rotary, SplitAndRotate, turn
+from vglm_train.model.language.glm.rope import Rotary, SplitAndRotate, rotate
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_rotation_is_exact_at_far_places(dtype):
+def test_rotation_is_exact_at_far_positions(dtype):
     frequencies = 1.0 / 10000 ** (torch.arange(0, 64, 2).float() / 64)
     x = torch.randn(1, 1, 3, 1, 128).to(dtype)
     rotation = Rotary(frequencies)(torch.tensor([[[2000], [511]]]))
     q, k, v = SplitAndRotate.apply(x, *rotation)
     close = {"rtol": 0.01, "atol": 0.01} if dtype == torch.bfloat16 else {"rtol": 1e-3, "atol": 1e-3}
     for number, turned in enumerate((q, k)):
-        for half, place in ((0, 2000), (1, 511)):
+        for half, position in ((0, 2000), (1, 511)):
             first, second = x[0, 0, number, 0, 64 * half :][:64].double().chunk(2)
-            angle = place * frequencies.double()
+            angle = position * frequencies.double()
             cos, sin = angle.cos(), angle.sin()
             expected = torch.cat((first * cos - second * sin, second * cos + first * sin))
             torch.testing.assert_close(turned[0, 0, 0, 64 * half :][:64].double(), expected, **close)
@@ -43,16 +43,16 @@ def test_gradients_of_any_layout_give_the_same():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
 @pytest.mark.parametrize(("heads", "width"), [(32, 128), (3, 24), (1, 4)])
-@pytest.mark.parametrize("back", [False, True])
-def test_kernel_does_what_torch_does(dtype, heads, width, back):
-    from vglm_train.model.language.glm.rope_triton import turn as kernel
+@pytest.mark.parametrize("inverse", [False, True])
+def test_kernel_does_what_torch_does(dtype, heads, width, inverse):
+    from vglm_train.model.language.glm.rope_triton import rotate as kernel
 
     torch.manual_seed(0)
     read = torch.randn(2, 7, 3, heads, width, device="cuda").to(dtype).unbind(2)
     rotation = Rotary(torch.rand(width // 4)).cuda()(torch.randint(0, 2000, (2, 2, 7), device="cuda"))
     plain, fast = (torch.full((3, 2, 7, heads, width), torch.nan, device="cuda", dtype=dtype) for _ in range(2))
-    turn(read, plain.unbind(0), *rotation, back=back)
-    kernel(read, fast.unbind(0), *rotation, back=back)
+    rotate(read, plain.unbind(0), *rotation, inverse=inverse)
+    kernel(read, fast.unbind(0), *rotation, inverse=inverse)
     if dtype == torch.float32:
         torch.testing.assert_close(fast, plain, rtol=1e-5, atol=1e-6)
         return

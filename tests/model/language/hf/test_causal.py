@@ -273,7 +273,7 @@ def test_left_padding_moves_rows_to_the_right():
 
 def test_longer_than_its_positions(tmp_path):
     model, whole = language(tmp_path, "opt"), batch()
-    with pytest.raises(UserError, match=r"69 places.* 64 positions"):
+    with pytest.raises(UserError, match=r"69 tokens.* 64 positions"):
         model.generate(model.embed(whole.input_ids), whole, Decoding(max_new=60), END)
     long = batch((65,))
     with pytest.raises(UserError, match="65 places"):
@@ -288,8 +288,8 @@ def test_longer_than_its_positions(tmp_path):
         ('{"model_type": "chatglm", "auto_map": {"AutoModel": "m.M"}}', ["'chatglm'", "family=chatglm"]),
         ('{"model_type": "t5"}', ["t5", "seq2seq"]),
         ('{"model_type": "bart"}', ["seq2seq"]),
-        ('{"model_type": "gemma3"}', ["gemma3 sees pictures"]),
-        ('{"model_type": "bert"}', ["bert", "look ahead"]),
+        ('{"model_type": "gemma3"}', ["gemma3 reads pictures"]),
+        ('{"model_type": "bert"}', ["bert", "attend to later ones"]),
         ('{"model_type": "llama", "quantization_config": {"bits": 4}}', ["quantised"]),
         ('{"model_type": "opt", "num_attention_heads": 7}', ["opt"]),
     ],

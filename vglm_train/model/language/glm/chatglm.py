@@ -1,6 +1,6 @@
-"""ChatGLM-6B (THUDM/chatglm-6b; GLM, arXiv:2103.10360): a context that sees itself whole, an answer that is causal.
+"""ChatGLM-6B (THUDM/chatglm-6b; GLM, arXiv:2103.10360): attention is bidirectional in the context, causal after it.
 
-b rows, s places of the sequence, m targets, e embedding width, v vocabulary, d width of a head.
+b rows, s tokens of the sequence, m targets, e embedding width, v vocabulary, d width of a head.
 """
 
 import math
@@ -15,8 +15,8 @@ from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
 from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.language.cache import KeyValueCache
-from vglm_train.model.language.decoding import write
-from vglm_train.model.language.fp16_gradients import outside
+from vglm_train.model.language.decoding import generate
+from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.glm.sat import Driver, build_network
 from vglm_train.model.vision import DTYPES
 
@@ -27,19 +27,19 @@ ALIGNMENT = 16  # elements
 
 
 class Layout(NamedTuple):
-    """Where everything stands in a batch of contexts and answers."""
+    """Lengths, positions and mask of a batch of contexts and answers."""
 
-    context: Tensor  # [b] int64: places before the first <sop>, or all where there is none
-    length: Tensor  # [b] int64: places that are not padding
+    context: Tensor  # [b] int64: tokens before the first <sop>, or all where there is none
+    length: Tensor  # [b] int64: tokens that are not padding
     positions: Tensor  # [b,2,s] int64, as SAT's `get_position_ids`
-    visible: Tensor  # [b,1,s,s] bool: row i sees column j
+    visible: Tensor  # [b,1,s,s] bool: row i attends to column j
 
 
 class ChatGlm(LanguageModel):
     """ChatGLM on SAT's modules, names of weights and forward; see LanguageModel.
 
-    `sop_id`: where the context ends; none: 130004 as released, or the sixth id from the end of a vocabulary smaller
-    than that. Embeddings of an fp16 model are fp32 outside it, see `HalfGate`.
+    `sop_id`: the token that ends the context; None: 130004 as released, or the sixth id from the end of a vocabulary
+    smaller than that. Embeddings of an fp16 model are fp32 outside it, see `GradientScaling`.
     """
 
     def __init__(self, config: Language, sop_id: int | None = None) -> None:
@@ -49,7 +49,7 @@ class ChatGlm(LanguageModel):
         self.pad_id, self.heads, self.positions = PAD, config.heads, config.positions
         released = SOP if config.vocabulary > SOP else config.vocabulary + SMALLER_SOP
         self.sop_id = released if sop_id is None else sop_id
-        self.prefix = 0  # places that attention may see beyond those of the sequence
+        self.prefix = 0  # length of the longest trained prefix
         self.network = build_network(config, self.dtype)
         if config.weights is None:
             self.reset()
@@ -70,21 +70,21 @@ class ChatGlm(LanguageModel):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Ids [b,s] -> [b,s,e]; fp32 of an fp16 model."""
-        return self.network.transformer.word_embeddings(input_ids).to(outside(self.dtype))
+        return self.network.transformer.word_embeddings(input_ids).to(embedding_dtype(self.dtype))
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        """See LanguageModel; the logits of place i-1 foretell the label of place i. fp32 of an fp16 model.
+        """See LanguageModel; the logits at position i-1 predict the label at position i. fp32 of an fp16 model.
 
-        ValueError where a row has targets but no <sop>: all of it would be context, in which every place sees the rest.
+        ValueError where a row has targets but no <sop>: all of it would be context, where every token sees the rest.
         """
         is_target = batch.labels != IGNORED
-        places = is_target.flatten().nonzero()[:, 0]  # [m]; place 0 of a row is never a target
+        indices = is_target.flatten().nonzero()[:, 0]  # [m]; position 0 of a row is never a target
         layout = self.layout(batch)
         self._check_sop(is_target, layout)
-        gate = self.gate()
+        scaling = self.gradient_scaling()
         with torch.autocast(embeds.device.type, enabled=False):
-            logits = self._logits(gate.enter(embeds), layout.positions, layout.visible, places - 1)
-            return gate.leave(logits), batch.labels.flatten()[places]
+            logits = self._logits(scaling.enter(embeds), layout.positions, layout.visible, indices - 1)
+            return scaling.leave(logits), batch.labels.flatten()[indices]
 
     @torch.no_grad()
     def generate(
@@ -92,8 +92,8 @@ class ChatGlm(LanguageModel):
     ) -> Tensor:
         """See LanguageModel; a prompt ends with <sop>."""
         with torch.autocast(embeds.device.type, enabled=False):
-            writer = Writer(self, embeds.to(self.dtype), self.layout(batch), decoding.max_new)
-            return write(writer, decoding, end_id, self.pad_id, on_token)
+            decoder = CachedDecoder(self, embeds.to(self.dtype), self.layout(batch), decoding.max_new)
+            return generate(decoder, decoding, end_id, self.pad_id, on_token)
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""
@@ -111,17 +111,17 @@ class ChatGlm(LanguageModel):
         driver.recompute, driver.random = on, self.random
 
     def layout(self, batch: PromptBatch) -> Layout:
-        """Mask and positions of a batch; what stands in the image's places and in padding is not looked at."""
+        """Mask and positions of a batch. The ids at image positions and in padding are not used."""
         ids, real = batch.input_ids, batch.attention_mask
         b, s = ids.shape
         starts = (ids == self.sop_id) & real & ~batch.visual_mask
-        place = torch.arange(s, device=ids.device)
+        index = torch.arange(s, device=ids.device)
         length = real.sum(1)
-        context = torch.where(starts, place, s).amin(1).minimum(length)
-        positions = torch.stack(_positions(place.expand(b, s), context[:, None]), 1)
-        seen = (place < context[:, None, None]) | (place <= place[:, None])  # [b,s,s]
-        seen = seen & real[:, None, :] | (place == place[:, None])  # padding sees itself: no row is empty
-        return Layout(context, length, positions, seen[:, None])
+        context = torch.where(starts, index, s).amin(1).minimum(length)
+        positions = torch.stack(_positions(index.expand(b, s), context[:, None]), 1)
+        visible = (index < context[:, None, None]) | (index <= index[:, None])  # [b,s,s]
+        visible = visible & real[:, None, :] | (index == index[:, None])  # padding sees itself: no row is empty
+        return Layout(context, length, positions, visible[:, None])
 
     def _check_sop(self, is_target: Tensor, layout: Layout) -> None:
         """On the CPU only: a GPU would have to be waited for."""
@@ -137,7 +137,7 @@ class ChatGlm(LanguageModel):
     def _logits(
         self, embeds: Tensor, positions: Tensor, visible: Tensor, rows: Tensor, cache: KeyValueCache | None = None
     ) -> Tensor:
-        """[b,s,e], positions [b,2,s], visible [b,1,s,t] -> logits [m,v] of flattened places `rows` [m]."""
+        """[b,s,e], positions [b,2,s], visible [b,1,s,t] -> logits [m,v] at the flattened positions `rows` [m]."""
         bias = _additive(F.pad(visible, (0, self.prefix), value=True), self.dtype)
         rotation = self.network.get_mixin("chatglm-attn").rotary_emb(positions)
         out = self.network(
@@ -152,19 +152,19 @@ class ChatGlm(LanguageModel):
         return out[0]
 
 
-class Writer:
-    """One batch of prompts being continued: see `decoding.Writer`.
+class CachedDecoder:
+    """Continues one batch of prompts: see `decoding.Decoder`.
 
-    New places stand behind the longest prompt for every row; padding in between is masked, and positions are explicit.
+    New tokens follow the longest prompt in every row. Padding in between is masked, and positions are explicit.
     """
 
-    def __init__(self, model: ChatGlm, embeds: Tensor, layout: Layout, room: int) -> None:
+    def __init__(self, model: ChatGlm, embeds: Tensor, layout: Layout, max_new: int) -> None:
         self.model, self.embeds, self.layout = model, embeds, layout
-        self.cache = KeyValueCache(len(model.blocks()), embeds.shape[1] + room)
+        self.cache = KeyValueCache(len(model.blocks()), embeds.shape[1] + max_new)
         self.context, self.length = layout.context, layout.length
-        place = torch.arange(embeds.shape[1], device=embeds.device)
-        self.seen = place < layout.length[:, None]  # [r,t] bool: columns of the cache that are no padding
-        self.written = 0
+        index = torch.arange(embeds.shape[1], device=embeds.device)
+        self.visible = index < layout.length[:, None]  # [r,t] bool: columns of the cache that are no padding
+        self.generated = 0
 
     def start(self) -> Tensor:
         """Logits [b,v] of the first new ids."""
@@ -175,20 +175,20 @@ class Writer:
         return logits
 
     def step(self, ids: Tensor) -> Tensor:
-        """ids [r] just written -> logits [r,v] of the next ones."""
+        """ids [r] just chosen -> logits [r,v] of the next ones."""
         rows = torch.arange(ids.shape[0], device=ids.device)
-        self.seen = torch.cat((self.seen, torch.ones_like(self.seen[:, :1])), 1)
-        positions = torch.stack(_positions(self.length + self.written, self.context), 1)[..., None]  # [r,2,1]
+        self.visible = torch.cat((self.visible, torch.ones_like(self.visible[:, :1])), 1)
+        positions = torch.stack(_positions(self.length + self.generated, self.context), 1)[..., None]  # [r,2,1]
         embeds = self.model.embed(ids)[:, None].to(self.model.dtype)
-        logits = self.model._logits(embeds, positions, self.seen[:, None, None], rows, self.cache)
+        logits = self.model._logits(embeds, positions, self.visible[:, None, None], rows, self.cache)
         self.cache.advance(1)
-        self.written += 1
+        self.generated += 1
         return logits
 
     def select(self, rows: Tensor) -> None:
-        """Rows become those of `rows` [r] int64, repeats allowed."""
+        """Keep the rows numbered `rows` [r] int64, repeats allowed."""
         self.cache.select(rows)
-        self.context, self.length, self.seen = self.context[rows], self.length[rows], self.seen[rows]
+        self.context, self.length, self.visible = self.context[rows], self.length[rows], self.visible[rows]
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
@@ -198,6 +198,9 @@ def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     return bias.masked_fill_(~visible, float("-inf"))
 
 
-def _positions(place: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Place in the sequence -> GLM's two: counting in the context and staying at its last; counting from <sop> on."""
-    return place.minimum((context - 1).clamp(min=0)), (place - context + 1).clamp(min=0)
+def _positions(index: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
+    """Index in the sequence -> GLM's two positions.
+
+    The first counts through the context and stays at its last token; the second counts from <sop> on.
+    """
+    return index.minimum((context - 1).clamp(min=0)), (index - context + 1).clamp(min=0)

@@ -1,15 +1,15 @@
-"""ChatGLM's 2-D rotation as one Triton kernel each way. Imported where tensors lie on a GPU only."""
+"""ChatGLM's 2-D RoPE as one Triton kernel each way. Imported only for tensors on a GPU."""
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
 
-BLOCK = 2048  # pairs a program turns: a row of ChatGLM-6B's q
+BLOCK = 2048  # pairs that a program rotates: a row of ChatGLM-6B's q
 
 
 @triton.jit
-def _turn_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
+def _rotate_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
     a = tl.load(x + first, mask=inside).to(tl.float32)
     b = tl.load(x + first + quarter, mask=inside).to(tl.float32)
     tl.store(out + first, a * cos - b * sin, mask=inside)
@@ -17,9 +17,9 @@ def _turn_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
 
 
 @triton.jit
-def _turn_rows(
+def _rotate_rows(
     q, k, v, q_out, k_out, v_out, cos, sin, stride, out_stride, pairs,
-    quarter: tl.constexpr, back: tl.constexpr, block: tl.constexpr,
+    quarter: tl.constexpr, inverse: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     pair = tl.program_id(1) * block + tl.arange(0, block)
@@ -28,33 +28,33 @@ def _turn_rows(
     angle = row * (2 * quarter) + pair % (2 * quarter)
     c = tl.load(cos + angle, mask=inside)
     s = tl.load(sin + angle, mask=inside)
-    if back:
+    if inverse:
         s = -s
     x, y = row * stride, row * out_stride
-    _turn_pairs(q + x, q_out + y, first, inside, c, s, quarter)
-    _turn_pairs(k + x, k_out + y, first, inside, c, s, quarter)
+    _rotate_pairs(q + x, q_out + y, first, inside, c, s, quarter)
+    _rotate_pairs(k + x, k_out + y, first, inside, c, s, quarter)
     for side in tl.static_range(2):
-        place = first + side * quarter
-        tl.store(v_out + y + place, tl.load(v + x + place, mask=inside), mask=inside)
+        offset = first + side * quarter
+        tl.store(v_out + y + offset, tl.load(v + x + offset, mask=inside), mask=inside)
 
 
-def turn(
-    read: tuple[Tensor, ...], written: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, back: bool = False
+def rotate(
+    inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, inverse: bool = False
 ) -> None:
-    """q and k of `read`, [b,s,h,d] each, turned in fp32 into those of `written`; v is copied. `back`: turned back.
+    """See `rope.Rotate`; computed in fp32.
 
-    cos, sin [b,s,1,2,d/4] fp32, contiguous. Rows h*d are contiguous, and equally far apart within `read` and within
-    `written`: three tensors, or the parts of a fused one.
+    cos, sin [b,s,1,2,d/4] fp32, contiguous. Rows h*d are contiguous, and equally far apart within `inputs` and within
+    `outputs`: three tensors, or the parts of a fused one.
     """
-    b, s, heads, width = read[0].shape
+    b, s, heads, width = inputs[0].shape
     assert cos.is_contiguous()
     assert sin.is_contiguous()
     pairs = heads * width // 2
     block = min(BLOCK, triton.next_power_of_2(pairs))
     with torch.cuda.device_of(cos):
-        _turn_rows[(b * s, triton.cdiv(pairs, block))](
-            *read, *written, cos, sin, _row(read[0]), _row(written[0]), pairs,
-            quarter=width // 4, back=back, block=block, num_warps=8,
+        _rotate_rows[(b * s, triton.cdiv(pairs, block))](
+            *inputs, *outputs, cos, sin, _row(inputs[0]), _row(outputs[0]), pairs,
+            quarter=width // 4, inverse=inverse, block=block, num_warps=8,
         )  # fmt: skip
 
 

@@ -1,10 +1,10 @@
 """ChatGLM of SwissArmyTransformer (SAT), without what SAT does to the process it is built in.
 
-SAT's model constructor starts torch.distributed, seeds every generator and sets cudnn flags. None of it is needed by
-one process's whole model: the transformer is built apart, and SAT's "model parallel group" is a stand-in of one
-process, whether or not a process group of any size is up.
+SAT's model constructor starts torch.distributed, seeds every generator and sets cudnn flags. A model that is whole in
+one process needs none of this. So the transformer is built separately, and SAT's "model parallel group" is a stand-in
+of one process, whether or not there is a process group.
 
-b rows, s places, t places with those of the cache, h heads, d width of a head.
+b rows, s tokens, t tokens with those of the cache, h heads, d width of a head.
 """
 
 import logging
@@ -41,13 +41,13 @@ _FLAGS = (
 
 
 @contextmanager
-def untouched() -> Iterator[None]:
-    """Within it, SAT may seed and set what it likes: afterwards generators, flags and default dtype are as before."""
+def restored_state() -> Iterator[None]:
+    """Within it SAT may seed generators and set flags. Afterwards they and the default dtype are as before."""
     states = random.getstate(), np.random.get_state(), torch.get_rng_state()
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     flags = [getattr(owner, name) for owner, name in _FLAGS]
     dtype, level = torch.get_default_dtype(), os.environ.get("SAT_LOGLEVEL")
-    os.environ["SAT_LOGLEVEL"] = "WARNING"  # read on import: SAT announces what it does without
+    os.environ["SAT_LOGLEVEL"] = "WARNING"  # read on import: SAT logs which optional packages are missing
     try:
         yield
     finally:
@@ -70,7 +70,7 @@ class _NoTriton(nn.Module):
 
 
 class OneProcess:
-    """What SAT asks of its model parallel group: how large it is, and where this process stands in it."""
+    """SAT's model parallel group of this process alone."""
 
     def size(self) -> int:
         return 1
@@ -85,7 +85,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
     sys.modules.setdefault(_TRITON_USER, _stand_in)
 
 name_accelerator()
-with untouched():
+with restored_state():
     import sat.mpu.initialize as sat_groups
     from sat.model import BaseMixin
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
@@ -94,7 +94,7 @@ logging.getLogger("sat").propagate = False  # it has a handler of its own
 
 
 class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
-    """Takes SAT's place in its `attention_forward` hook: 2-D rotation once a pass, SDPA with any mask, a cache."""
+    """Replaces SAT's `attention_forward` hook: 2-D RoPE from angles of the whole pass, SDPA with any mask, a cache."""
 
     rotary_emb: nn.Module
 
@@ -114,7 +114,7 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         cache: KeyValueCache | None = None,
         **_: object,
     ) -> Tensor:
-        """hidden [b,s,h*d], additive `bias` [b,1,s,t] or wider -> [b,s,h*d]; SAT's own mask is not looked at."""
+        """hidden [b,s,h*d], additive `bias` [b,1,s,t] or wider -> [b,s,h*d]; SAT's own mask is not used."""
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
@@ -122,29 +122,29 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         if cache is not None:
             k, v = cache.append(int(layer_id), k, v)
         if isinstance(prefix := getattr(layer, "adapter", None), Prefix):
-            k, v = prefix.appended(k, v)
-        # a block without prefix looks at the first columns only, which leaves them aligned
+            k, v = prefix.append(k, v)
+        # a block without prefix uses the first columns only, which leaves them aligned
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., : k.shape[2]])
         return layer.dense(x.transpose(1, 2).reshape(b, s, width))
 
 
 class Driver(BaseMixin):  # type: ignore[misc]
-    """Embeddings in, the head on chosen rows only, and blocks that are computed again in backward."""
+    """Takes embeddings as input, runs the head on chosen rows only, and recomputes blocks in backward."""
 
     recompute = False
-    random = False  # whether blocks draw dropout, which recomputing must draw again
+    random = False  # whether blocks have dropout, which recomputing must repeat
 
     def word_embedding_forward(self, input_ids: Tensor, *, embeds: Tensor, **_: object) -> Tensor:
         return embeds
 
     @BaseMixin.non_conflict
     def final_forward(self, hidden: Tensor, *, rows: Tensor, old_impl, **_: object) -> Tensor:
-        """hidden [b,s,e] -> logits [m,v] of the places `rows` [m] of the flattened batch."""
+        """hidden [b,s,e] -> logits [m,v] at positions `rows` [m] of the flattened batch."""
         return old_impl(hidden.flatten(0, 1).index_select(0, rows))
 
     @BaseMixin.non_conflict
     def layer_forward(self, hidden: Tensor, mask: Tensor, *args: object, old_impl, **options) -> Tensor:
-        options["output_this_layer"] = {}  # what SAT keeps there would outlive the block
+        options["output_this_layer"] = {}  # SAT would keep tensors there longer than the block runs
         run = partial(old_impl, **options)
         if self.recompute and torch.is_grad_enabled():
             return checkpoint(run, hidden, mask, *args, use_reentrant=False, preserve_rng_state=self.random)
@@ -156,7 +156,7 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
     device = torch.get_default_device()
     if sat_groups._MODEL_PARALLEL_GROUP is None:
         sat_groups._MODEL_PARALLEL_GROUP = OneProcess()
-    with untouched():
+    with restored_state():
         transformer = BaseTransformer(
             num_layers=config.layers,
             vocab_size=1,  # SAT's embeddings and head draw their weights in fp32 on the CPU: replaced below

@@ -1,8 +1,8 @@
 """What the two kinds of Hugging Face language models share: the head on chosen rows, recompute, decoding.
 
-The architecture and its arithmetic are transformers'.
+The architectures are those of transformers.
 
-b rows, s places, m targets, d width of the head's input, e embedding width, v vocabulary.
+b rows, s tokens, m targets, d width of the head's input, e embedding width, v vocabulary.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -19,15 +19,15 @@ from transformers.generation.streamers import BaseStreamer
 from vglm_train.config.language import Decoding, Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel, OnToken
-from vglm_train.model.language.decoding import repeated_less, sample
-from vglm_train.model.language.fp16_gradients import outside
+from vglm_train.model.language.decoding import penalise_repetition, sample
+from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
 class HuggingFaceLanguage(LanguageModel):
-    """A frozen transformers model, `self.model`, with its weights under the names of its published files."""
+    """A frozen transformers model, `self.model`. Its weights have the names of the published files."""
 
     def __init__(self, config: Language, classes: Any) -> None:
         """`classes` is transformers' table of a kind of model: configuration class -> model class."""
@@ -42,12 +42,12 @@ class HuggingFaceLanguage(LanguageModel):
                 "set model.language.family to the one it is (chatglm, causal or seq2seq), or take another model."
             )
         if "text_config" in shape.sub_configs:
-            raise UserError(f"{source}: {shape.model_type} sees pictures itself; give the language model it holds.")
+            raise UserError(f"{source}: {shape.model_type} reads pictures itself; give the language model inside it.")
         try:
             self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
         except (ValueError, TypeError, AssertionError) as error:
             raise UserError(f"{source}: transformers cannot build this {shape.model_type}: {error}") from error
-        self.start = int(seq2seq)  # tokens of a decoder's sequence that are not an answer's
+        self.start = int(seq2seq)  # tokens of a decoder's sequence before the answer
         if reason := self._unfit():
             raise UserError(f"{source}: {shape.model_type} {reason}; take another model.")
         self._untie(content)
@@ -65,7 +65,7 @@ class HuggingFaceLanguage(LanguageModel):
         return self.model.get_input_embeddings()
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        return self.embeddings(input_ids).to(outside(self.dtype))
+        return self.embeddings(input_ids).to(embedding_dtype(self.dtype))
 
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         from vglm_train.model.language.hf.prefix import self_attention
@@ -85,14 +85,14 @@ class HuggingFaceLanguage(LanguageModel):
                 block.forward = forward  # type: ignore[method-assign]
 
     def own_dtype(self) -> AbstractContextManager:
-        """Within it, autocast is off: the frozen model runs in its own dtype, whatever trains it."""
+        """Within it, autocast is off: the frozen model runs in its own dtype."""
         return torch.autocast(self.embeddings.weight.device.type, enabled=False)
 
     def check_length(self, length: int) -> None:
-        """Raises UserError where the model has no positions for so many places."""
+        """Raises UserError where the model has no positions for `length` tokens."""
         if self.positions and self.positions < length:
             raise UserError(
-                f"a sequence of {length} places, image and answer included, is longer than the {self.positions} "
+                f"a sequence of {length} tokens, image and answer included, is longer than the {self.positions} "
                 "positions of the language model: lower prompt.max_prompt, prompt.max_answer, or decoding's max_new."
             )
 
@@ -140,7 +140,7 @@ class HuggingFaceLanguage(LanguageModel):
         if self.model.get_output_embeddings() is None:
             return "has no language-model head of its own"
         if not self.start and any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
-            return "is an encoder, whose words look ahead"
+            return "is an encoder, whose tokens attend to later ones"
         try:
             self.blocks()
         except StopIteration:
@@ -155,9 +155,9 @@ class HuggingFaceLanguage(LanguageModel):
 
 
 def first_id(*candidates: int | list[int] | None) -> int:
-    """The first candidate that is given; of a list its first."""
-    found = next(c for c in candidates if c is not None)
-    return found[0] if isinstance(found, list) else found
+    """The first candidate that is not None; of a list its first id."""
+    first = next(c for c in candidates if c is not None)
+    return first[0] if isinstance(first, list) else first
 
 
 def blocks_of(stack: nn.Module, number: int) -> Sequence[nn.Module]:
@@ -168,10 +168,10 @@ def blocks_of(stack: nn.Module, number: int) -> Sequence[nn.Module]:
 
 @contextmanager
 def head_on(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Within it, the head sees only the rows [m] int64 of its input [b,s,d] flattened, as one batch [1,m,d].
+    """Within it, the head runs only on rows [m] int64 of its flattened input [b,s,d], as one batch [1,m,d].
 
-    A hook rather than a head called by hand: whatever the family does before and after its head stays (softcapping,
-    logit scales and multipliers).
+    A hook, not a call of the head, keeps what the family does before and after its head (softcapping, logit scales and
+    multipliers).
     """
 
     def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -185,20 +185,20 @@ def head_on(head: nn.Module, rows: Tensor) -> Iterator[None]:
 
 
 class _Choice(LogitsProcessor):
-    """Repetition penalty and sampling as `decoding.write` does them: a processor that leaves one id where it samples.
+    """Repetition penalty and sampling as in `decoding.generate`: a processor that leaves one id where it samples.
 
-    transformers' own penalty overlooks as many new ids as padding stands left of the prompt; its own sampling draws
-    from torch's generator, for all rows of a batch in turn.
+    transformers' own penalty overlooks as many new ids as there is padding left of the prompt. Its own sampling uses
+    torch's generator for one row of a batch after the other.
     """
 
     def __init__(self, decoding: Decoding, start: int) -> None:
-        """`start` ids at the beginning of a sequence are not an answer's."""
+        """`start`: ids at the beginning of a sequence that are not part of the answer."""
         self.decoding, self.start = decoding, start
         self.generator = torch.Generator().manual_seed(decoding.seed)  # on the CPU: the same draws on every device
 
     def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
         """Ids so far [r,t] and scores [r,v] -> scores [r,v]."""
-        scores = repeated_less(scores, input_ids[:, self.start :], self.decoding.repetition_penalty)
+        scores = penalise_repetition(scores, input_ids[:, self.start :], self.decoding.repetition_penalty)
         if not self.decoding.sample:
             return scores
         draw = float(torch.rand((), generator=self.generator, dtype=torch.float64))
@@ -207,7 +207,7 @@ class _Choice(LogitsProcessor):
 
 
 class _Streamer(BaseStreamer):
-    """Hands each step's ids [b] on; what comes first is the prompt (the start token, or nothing)."""
+    """Passes each step's ids [b] on. The first call brings the prompt (the start token, or nothing)."""
 
     def __init__(self, on_token: Callable[[Tensor], None]) -> None:
         self.on_token, self.begun = on_token, False

@@ -1,4 +1,4 @@
-"""A transformers model from its config.json: no code of a model's folder is ever run."""
+"""A transformers model from its config.json. Code in a model's folder is never run."""
 
 import json
 from collections.abc import Mapping
@@ -56,14 +56,14 @@ def configuration(content: dict[str, Any], source: str) -> PreTrainedConfig:
 
 
 def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) -> Any:
-    """A transformers model in `dtype`, never in another first, on torch's default device.
+    """A transformers model made directly in `dtype`, on torch's default device.
 
-    `filled` with random weights, or left as memory is, for weights that are read afterwards.
+    `filled`: with random weights. Otherwise memory is left uninitialised, for weights that are read afterwards.
     """
     attention = "sdpa" if kind._supports_sdpa else "eager"
     with nullcontext() if filled else no_init_weights():
         model = kind._from_config(shape, dtype=dtype, attn_implementation=attention)
-    model.tie_weights()  # part of what is left out where weights are
+    model.tie_weights()  # no_init_weights leaves this out too
     kept = set(getattr(kind, "_keep_in_fp32_modules_strict", None) or ())
     if dtype == torch.float16:  # T5's `wo` overflows in fp16
         kept |= set(getattr(kind, "_keep_in_fp32_modules", None) or ())
@@ -71,13 +71,13 @@ def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) 
         if kept & set(name.split(".")):
             module.float()
     if not any(parameter.is_meta for parameter in model.parameters()):
-        compute_tables(model)  # again, as constructors may have computed them in the dtype of the weights
+        compute_tables(model)  # again, since constructors may have computed them in the dtype of the weights
     return model
 
 
 @torch.no_grad()
 def compute_tables(model: Any) -> list[str]:
-    """Compute in fp32 what no file holds: rotary tables and their like. Returns names of those that cannot be."""
+    """Compute in fp32 what weight files do not hold, such as rotary tables. Returns names of those that it cannot."""
     lost, default = [], torch.get_default_dtype()
     try:
         torch.set_default_dtype(torch.float32)
@@ -91,21 +91,21 @@ def compute_tables(model: Any) -> list[str]:
 
 
 def _not_computed(model: Any, module: nn.Module, tables: Mapping[str, Tensor]) -> list[str]:
-    """Fill the tables by transformers' own way; those that it leaves as they were stay so, and are returned."""
+    """Let transformers compute the tables; returns the names of those that it left as they were."""
     before = {key: table.clone() for key, table in tables.items()}
     weights = list(module.parameters(recurse=False))
     for weight in weights:
-        weight._is_hf_initialized = True  # type: ignore[attr-defined]  # its sign for: not to be drawn anew
-    found: list[dict[str, Tensor]] = []
+        weight._is_hf_initialized = True  # type: ignore[attr-defined]  # its mark for weights that must not be initialised
+    filled: list[dict[str, Tensor]] = []
     for mark in (0, 1):
         for table in tables.values():
             table.fill_(mark)
         with next(iter(tables.values())).device:
             model._init_weights(module)
-        found.append({key: table.clone() for key, table in tables.items()})
+        filled.append({key: table.clone() for key, table in tables.items()})
     for weight in weights:
         del weight._is_hf_initialized  # type: ignore[attr-defined]
-    left = [key for key in tables if not torch.equal(found[0][key], found[1][key])]
+    left = [key for key in tables if not torch.equal(filled[0][key], filled[1][key])]
     for key in left:
         tables[key].copy_(before[key])
     return left

@@ -1,6 +1,6 @@
 """Decoder-only language models of transformers: OPT, LLaMA, Qwen, GLM-4, GPT-2 and their like.
 
-b rows, s places, m targets, e embedding width, v vocabulary.
+b rows, s tokens, m targets, e embedding width, v vocabulary.
 """
 
 from collections.abc import Sequence
@@ -19,7 +19,7 @@ class CausalLanguage(HuggingFaceLanguage):
     """Any `AutoModelForCausalLM` that transformers brings, built from config.json with random weights.
 
     Sequences are padded on the right for `score`; `generate` moves the padding to the left. Its repetition penalty
-    sees the new ids alone, as the prompt is known by its embeddings only.
+    applies to the new ids alone, since only the prompt's embeddings are known.
     """
 
     def __init__(self, config: Language) -> None:
@@ -28,14 +28,14 @@ class CausalLanguage(HuggingFaceLanguage):
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         s = batch.labels.shape[1]
         self.check_length(s)
-        row, place = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-        targets = batch.labels[row, place + 1]
-        gate = self.gate()
-        embeds = gate.enter(embeds)
-        # padding stands right of everything that is asked for: no mask is needed, and plainly causal attention is fast
-        with self.own_dtype(), head_on(self.model.get_output_embeddings(), row * s + place):
+        row, position = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
+        targets = batch.labels[row, position + 1]
+        scaling = self.gradient_scaling()
+        embeds = scaling.enter(embeds)
+        # padding is right of all targets: no mask is needed, and plain causal attention is fast
+        with self.own_dtype(), head_on(self.model.get_output_embeddings(), row * s + position):
             logits = self.model(inputs_embeds=embeds, use_cache=False).logits
-        return gate.leave(logits[0]), targets
+        return scaling.leave(logits[0]), targets
 
     def generate(
         self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
@@ -52,6 +52,6 @@ def left_padded(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [b,s,e] with mask [b,s] padded on the right -> padded on the left, to the longest row."""
     lengths = mask.sum(1)
     longest = int(lengths.max())
-    place = torch.arange(longest, device=mask.device) - (longest - lengths)[:, None]  # [b,longest], below 0: padding
-    moved = embeds.gather(1, place.clamp(min=0)[..., None].expand(-1, -1, embeds.shape[2]))
-    return moved, place >= 0
+    index = torch.arange(longest, device=mask.device) - (longest - lengths)[:, None]  # [b,longest], below 0: padding
+    moved = embeds.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, embeds.shape[2]))
+    return moved, index >= 0

@@ -1,6 +1,6 @@
-"""Trained keys and values in the attention of transformers' models: SDPA that looks whether its module has some.
+"""Trained prefixes in the attention of transformers' models: SDPA with the keys and values of its module's adapter.
 
-h heads, s new places, t places so far, d width of a head.
+b rows, h heads, s new tokens, t tokens so far, d width of a head.
 """
 
 from typing import Any
@@ -16,14 +16,14 @@ from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.nf4 import Nf4Linear
 
 NAME = "prefixed_sdpa"
-KEYS = ("k_proj", "k", "key")  # last names of the product that makes keys
+KEYS = ("k_proj", "k", "key")  # last names of the linear layer that makes keys
 WIDTHS = ("head_dim", "key_value_proj_dim", "head_size")
 
 
 def prefixed_sdpa(
     module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
 ) -> tuple[Tensor, None]:
-    """transformers' SDPA over keys and values [b,h,t,d], and behind them those of the module's adapter."""
+    """transformers' SDPA over keys and values [b,h,t,d], followed by those of the module's adapter."""
     prefix = getattr(module, "adapter", None)
     if not isinstance(prefix, Prefix):
         return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
@@ -33,10 +33,10 @@ def prefixed_sdpa(
     if attention_mask is None and causal and s > 1:
         attention_mask = torch.ones(s, t, dtype=torch.bool, device=query.device).tril(t - s)[None, None]
     if attention_mask is not None:
-        attention_mask = prefix.seen(attention_mask)
+        attention_mask = prefix.extend_mask(attention_mask)
     if options.get("position_bias") is not None:
-        options["position_bias"] = prefix.seen(options["position_bias"])
-    key, value = prefix.appended(key, value)
+        options["position_bias"] = prefix.extend_mask(options["position_bias"])
+    key, value = prefix.append(key, value)
     return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=False, **options)
 
 
@@ -45,7 +45,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 
 
 def use_prefixes(model: Any) -> None:
-    """Let a transformers model attend by `prefixed_sdpa`. UserError for one whose attention cannot be replaced."""
+    """Make a transformers model use `prefixed_sdpa`. UserError for one whose attention cannot be replaced."""
     before = model.config._attn_implementation
     # an encoder and a decoder have configurations of their own, which transformers 5.17 leaves as they are
     for part in model.modules():
@@ -53,22 +53,22 @@ def use_prefixes(model: Any) -> None:
             part.set_attn_implementation(NAME)
     if model.config._attn_implementation != NAME:
         raise UserError(
-            f"tuning.prefix: the attention of {type(model).__name__} is its own ({before}), where transformers lets "
-            "nothing be added. Take tuning.lora."
+            f"tuning.prefix: the attention of {type(model).__name__} is its own ({before}), to which transformers "
+            "can add nothing. Take tuning.lora."
         )
 
 
 def self_attention(block: nn.Module, shape: Any) -> tuple[nn.Module, int, int]:
-    """A block's attention to its own sequence, its heads of keys and their width. `shape`: the model's config."""
+    """A block's self-attention, its number of key heads and the width of a head. `shape`: the model's config."""
     for module in block.modules():
-        products = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear | Nf4Linear)}
-        fused = hasattr(module, "c_attn")  # GPT-2's product is a class of its own
-        if "attention" not in type(module).__name__.lower() or not (products or fused):
+        linears = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear | Nf4Linear)}
+        fused = hasattr(module, "c_attn")  # GPT-2's linear layer is of another class
+        if "attention" not in type(module).__name__.lower() or not (linears or fused):
             continue
         width = next((getattr(module, name) for name in WIDTHS if hasattr(module, name)), None)
         heads = getattr(shape, "num_attention_heads", 1)
         width = width or shape.hidden_size // heads
-        keys = next((products[name] for name in KEYS if name in products), None)
+        keys = next((linears[name] for name in KEYS if name in linears), None)
         if keys is None:
             return module, getattr(shape, "num_key_value_heads", None) or heads, width
         outputs = keys.outputs if isinstance(keys, Nf4Linear) else keys.out_features

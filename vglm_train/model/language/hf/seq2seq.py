@@ -1,6 +1,6 @@
 """Encoder-decoder language models of transformers: T5, Flan-T5, mT5, BART.
 
-b rows, s places of the encoder, t places of the decoder, m targets, e embedding width, v vocabulary.
+b rows, s tokens of the encoder, t tokens of the decoder, m targets, e embedding width, v vocabulary.
 """
 
 from collections.abc import Sequence
@@ -17,7 +17,7 @@ from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, he
 class Seq2SeqLanguage(HuggingFaceLanguage):
     """Any `AutoModelForSeq2SeqLM` that transformers brings, built from config.json with random weights.
 
-    The encoder reads image and prompt; the decoder, which starts with the model's own token, writes the labels.
+    The encoder reads image and prompt. The decoder starts with the model's own token and predicts the labels.
     """
 
     def __init__(self, config: Language) -> None:
@@ -26,8 +26,8 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         self.check_length(max(embeds.shape[1], batch.labels.shape[1]))
         chosen = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
-        gate = self.gate()
-        embeds = gate.enter(embeds)
+        scaling = self.gradient_scaling()
+        embeds = scaling.enter(embeds)
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
             logits = self.model(
                 inputs_embeds=embeds,
@@ -35,7 +35,7 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
                 decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels),
                 use_cache=False,
             ).logits
-        return gate.leave(logits[0]), batch.labels.flatten()[chosen]
+        return scaling.leave(logits[0]), batch.labels.flatten()[chosen]
 
     def generate(
         self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
@@ -45,7 +45,7 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
         inputs = {
             "inputs_embeds": embeds[:, :longest].to(self.dtype),
             "attention_mask": batch.attention_mask[:, :longest].long(),
-            # transformers' own has as many blocks as the encoder, of which T5 may have fewer
+            # transformers' default cache has as many blocks as the encoder, but T5's decoder may have more
             "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
         }
         return self.continued(inputs, decoding, end_id, on_token)

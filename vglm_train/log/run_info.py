@@ -1,4 +1,4 @@
-"""facts.json of a run folder: what was resolved when the run was built, for all who read its metrics later."""
+"""facts.json of a run folder: lengths and sizes of the run, which reports and alarms judge its metrics by."""
 
 import json
 import math

@@ -1,9 +1,12 @@
-"""Output that nobody reads to its end."""
+"""Output whose reader stops early."""
 
 import subprocess
 import sys
 
-PRINTS = "from vglm_train.errors import unread\nwith unread():\n    for _ in range(100_000): print('a line')\n"
+PRINTS = """from vglm_train.errors import ignore_broken_pipe
+with ignore_broken_pipe():
+    for _ in range(100_000): print('a line')
+"""
 
 
 def test_a_reader_that_stops_is_no_error() -> None:
