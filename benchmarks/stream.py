@@ -135,7 +135,7 @@ def decode(folder: Path, number: int, rounds: int) -> None:
                 dataset = stream(source, samples, 0).dataset
                 began = time.process_time()
                 for row in range(samples):
-                    read_sample(dataset.reader, dataset.mixture.at(row), dataset.how)
+                    read_sample(dataset.reader, dataset.mixture.at(row), dataset.builder)
                 rates[1].append(samples / (time.process_time() - began))
             plain_rate, our_rate = map(statistics.median, rates)
             print(f"{short:10} {plain_rate:9.1f} {our_rate:9.1f} {our_rate / plain_rate:6.2f}", flush=True)

@@ -23,14 +23,15 @@ from shipped import (
     tuned,
 )
 
-from vglm_train.config.check import check, check_length, scores, split
+from vglm_train.config.check import check, check_length, split
 from vglm_train.config.data import Data
 from vglm_train.config.load import dump, load
+from vglm_train.config.metric_names import best_metrics
 from vglm_train.config.model import Text
 from vglm_train.config.run import Config, Evaluate
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.retrieval.evaluator import Embedder, Retrieval
+from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.prompt.qformer_text import build_text
 
@@ -262,7 +263,7 @@ def test_presets_run_on_the_published_sixteen_gpus(recipe, rows):
     assert split(config, world=16).micro == rows
 
 
-def test_the_scores_a_run_may_choose_by_are_those_that_evaluation_gives(tmp_path):
+def test_a_run_may_choose_its_best_step_by_every_score_of_an_evaluation(tmp_path):
     vocabulary = tmp_path / "vocab.txt"
     vocabulary.write_text(
         "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *"abcdefgh猫狗鸟鱼"]), encoding="utf-8"
@@ -281,5 +282,5 @@ def test_the_scores_a_run_may_choose_by_are_those_that_evaluation_gives(tmp_path
     for rerank in (0, 2):
         config = tiny.config(data=Data(languages=("en", "zh")), evaluate=Evaluate(rerank=rerank))
         embedder = Embedder(model.eval(), text, torch.device("cpu"))
-        given, _ = Retrieval(embedder, items, config.data.languages, rerank, 0, Ranks())()
-        assert set(scores(config)) == {name for name in given if "_shuffled_" not in name}
+        given, _ = RetrievalEvaluator(embedder, items, config.data.languages, rerank, 0, Ranks())()
+        assert set(best_metrics(config)) == {name for name in given if "_shuffled_" not in name}

@@ -4,8 +4,8 @@ import pytest
 import torch
 from shipped import BASES, FINETUNE, Read, begins_with, linear, name, norm, qformer_query_side, reader, tuned
 
-from vglm_train.config.check import scores
 from vglm_train.config.load import load
+from vglm_train.config.metric_names import best_metrics
 from vglm_train.errors import UserError
 from vglm_train.model.visual_language import VisualLanguageModel
 
@@ -66,7 +66,7 @@ def test_fine_tuning_is_judged_by_others_and_mirrors_nothing(path, read):
     config = read(path)
     assert not config.data.image.flip  # X-rays have a left side
     assert config.data.holdout.by == "group"
-    assert config.checkpoint.best in scores(config)
+    assert config.checkpoint.best in best_metrics(config)
     assert config.evaluate.patience is not None
 
 

@@ -13,7 +13,9 @@ LONGEST = 300  # lines of a product file
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
     {"errors"},
-    {"signals", "places", "config", "batch", "image", "distributed"},
+    {"files"},
+    {"folders"},
+    {"signals", "config", "batch", "image", "distributed"},
     {"command"},
     {"log"},
     {"prompt", "report", "env"},
@@ -49,6 +51,9 @@ ENGINE_MAY = {
     "vglm_train.evaluate": "vglm_train.evaluate.base",
 }
 
+# A command of data_tools imports from its own folder and from common; these from one more.
+COMMAND_MAY = {"small_language": {"chatglm_tokenizer"}}
+
 # A library with opinions is imported in one place, so that replacing it is a change of one file.
 FENCED = {
     "deepspeed": {"vglm_train/engine/deepspeed_engine.py"},
@@ -66,7 +71,7 @@ FENCED = {
     "triton": {"vglm_train/model/language/glm/rope_triton.py"},
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/chatglm_tokenizer/train.py"},
     "webdataset": {"vglm_train/data/shards/tar.py", "data_tools/pack_shards/write.py"},
-    "datasets": {"data_tools/convert/formats.py", "vglm_train/data/tables/hf_dataset.py"},
+    "datasets": {"vglm_train/data/tables/hf_dataset.py"},
     "requests": {"vglm_train/data/remote/transfer.py"},
     "urllib3": {"vglm_train/data/remote/transfer.py"},
     "boto3": {"vglm_train/data/remote/transfer.py"},
@@ -132,9 +137,17 @@ def _reasons(path: Path, name: str) -> Iterator[str]:
         for package, allowed in ENGINE_MAY.items():
             if within(name, package) and not within(name, allowed):
                 yield f"of {package} the engine knows {allowed} only"
+    yield from _command_reasons(path, name)
     for library, files in FENCED.items():
         if within(name, library) and file not in files:
             yield f"{library} belongs in {', '.join(sorted(files)) or 'no file yet'}"
+
+
+def _command_reasons(path: Path, name: str) -> Iterator[str]:
+    if len(path.parts) > 2 and path.parts[0] == "data_tools" and name.startswith("data_tools."):
+        command, imported = path.parts[1], name.split(".")[1]
+        if imported not in {command, "common", *COMMAND_MAY.get(command, ())}:
+            yield f"{command} does without the folder of another command; what both need goes to data_tools/common"
 
 
 @pytest.mark.parametrize("path", product(), ids=str)
@@ -176,6 +189,8 @@ def test_fences_stand_around_files_that_use_them():
         ("vglm_train/run.py", "import train"),
         ("vglm_train/image.py", "from torchvision.transforms import v2"),
         ("data_tools/x.py", "import webdataset"),
+        ("data_tools/stats/x.py", "from data_tools.dedupe.match import compare"),
+        ("data_tools/common/x.py", "from data_tools.filter import rules"),
     ],
 )
 def test_a_broken_rule_is_found(path, source):
@@ -190,10 +205,52 @@ def test_a_broken_rule_is_found(path, source):
         ("vglm_train/evaluate/x.py", "from vglm_train.data.eval_captions import EvalSet"),
         ("vglm_train/model/x.py", "from torch import Tensor, nn"),
         ("train.py", "from vglm_train.run import run"),
+        ("data_tools/stats/x.py", "from data_tools.common.jobs import JobStage"),
+        ("data_tools/stats/x.py", "from data_tools.stats.count import Counts"),
+        ("data_tools/small_language/x.py", "from data_tools.chatglm_tokenizer.train import train"),
     ],
 )
 def test_what_is_allowed_passes(path, source):
     assert list(violations(Path(path), source)) == []
+
+
+def imported_modules(sources: dict[str, str]) -> dict[str, set[str]]:
+    """Module -> those of the others that it imports, wherever in it. `sources`: text by dotted name."""
+    found = {}
+    for module, source in sources.items():
+        names = {name if name in sources else name.rpartition(".")[0] for name in imports(source)}
+        found[module] = names & sources.keys() - {module}
+    return found
+
+
+def circle(graph: dict[str, set[str]]) -> list[str]:
+    """Modules that import each other in a circle, in order; empty where there is none."""
+    done: set[str] = set()
+
+    def walk(module: str, way: list[str]) -> list[str]:
+        if module in way:
+            return [*way[way.index(module) :], module]
+        if module in done:
+            return []
+        found = next((each for name in sorted(graph[module]) if (each := walk(name, [*way, module]))), [])
+        done.add(module)
+        return found
+
+    return next((found for module in sorted(graph) if (found := walk(module, []))), [])
+
+
+def test_no_circles():
+    sources = {}
+    for path in product():
+        parts = path.with_suffix("").parts
+        sources[".".join(parts[:-1] if parts[-1] == "__init__" else parts)] = (ROOT / path).read_text("utf-8")
+    assert circle(imported_modules(sources)) == []
+
+
+def test_a_circle_is_found():
+    sources = {"p.a": "import p.b", "p.b": "from p import c", "p.c": "def f():\n    from p.a import x", "p": ""}
+    assert circle(imported_modules(sources)) == ["p.a", "p.b", "p.c", "p.a"]
+    assert circle(imported_modules({**sources, "p.c": "import p"})) == []
 
 
 def exceptions() -> dict[str, str]:

@@ -25,6 +25,7 @@ from data_tools.common.models import ModelSpec, check_stage, find_devices, finge
 from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
 from data_tools.common.text import LANGUAGES
+from vglm_train.checkpoint.bundle.adapter import parse_adapters, read_adapter
 from vglm_train.config.language import Decoding
 from vglm_train.config.load import load
 from vglm_train.config.validation import FieldError
@@ -46,8 +47,8 @@ class CaptionJob:
         return self.how.out.with_name(f"{self.how.out.name}.parts")
 
     def identity(self) -> dict[str, Any]:
-        ranker = None if self.how.ranker is None else fingerprint(self.how.ranker.bundle)
-        bundles = {"bundle": fingerprint(self.how.speaker.bundle), "rank_bundle": ranker}
+        ranker = None if self.how.ranker is None else fingerprint(self.how.ranker)
+        bundles = {"bundle": fingerprint(self.how.speaker), "rank_bundle": ranker}
         return {"inputs": list(self.inputs.identity), **bundles, **self.how.identity()}
 
 
@@ -74,17 +75,22 @@ def plan(args: Namespace) -> CaptionJob:
     """The task of a command line. UserError for what cannot be."""
     if args.rank_bundle is None and args.keep is not None:
         raise UserError("--keep needs an order: give --rank-bundle, a stage-one bundle")
-    for option, bundle, stage in (("--bundle", args.bundle, "generate"), ("--rank-bundle", args.rank_bundle, "align")):
-        if bundle is not None:
-            check_stage(option, bundle, stage)
-            _check_language(option, bundle, args.language)
+    check_stage("--bundle", args.bundle, "generate", "finetune")
+    _check_language("--bundle", args.bundle, args.language)
+    if args.rank_bundle is not None:
+        check_stage("--rank-bundle", args.rank_bundle, "align")
+        _check_language("--rank-bundle", args.rank_bundle, args.language)
+    adapters = tuple((path.resolve(), weight) for path, weight in parse_adapters(args.adapter))
+    for path, _ in adapters:
+        read_adapter(path)  # before the work begins
     try:
         sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}
         decoding = Decoding(max_new=args.max_new, sample=True, **sampling)
     except FieldError as error:
         raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}") from None
     out = cli.output(args.out, [args.records])
-    speaker = ModelSpec(args.bundle.resolve(), args.vision_weights, args.language_weights)
+    base = None if args.base is None else args.base.resolve()
+    speaker = ModelSpec(args.bundle.resolve(), args.vision_weights, args.language_weights, base, adapters)
     ranker = None if args.rank_bundle is None else ModelSpec(args.rank_bundle.resolve(), args.vision_weights)
     keep = args.keep if args.keep or ranker is None else 2
     devices = find_devices(1, out.parent)
@@ -99,7 +105,9 @@ def main() -> int:
     add("records", type=Path, help="records file of data_tools.convert")
     add("--out", required=True, type=Path, help="records file to write")
     add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
-    add("--bundle", required=True, type=Path, help="stage-two bundle that writes the captions")
+    add("--bundle", required=True, type=Path, help="bundle of stage two or a fine-tuning that writes the captions")
+    add("--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained")
+    add("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
     add("--language", required=True, choices=LANGUAGES)
     add("--rank-bundle", type=Path, help="stage-one bundle that ranks them (default: all stay)")
     add("--samples", type=at_least_one, default=10, help="new captions of a picture (10)")

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer, loaded
 from data_tools.common.records import Block, RecordItem, moved, read_block
-from data_tools.common.text import RowError
 from vglm_train.config.language import Decoding
+from vglm_train.data.record import RecordError
 from vglm_train.evaluate.generator import Generator
 from vglm_train.image import eval_pixels
 
@@ -73,18 +73,18 @@ def _caption(captioning: CaptionSettings, items: Sequence[RecordItem], pool: Thr
             _rank(load_scorer(captioning.ranker, captioning.devices), captioning.language, good, found)
     for item, made in zip(items, pictures):
         who = {"id": item.id, "place": item.place}
-        if isinstance(made, RowError):
+        if isinstance(made, RecordError):
             entry = {**who, "what": "record", "rule": made.cause, "value": str(made)}
             yield json.dumps(["dropped", entry], ensure_ascii=False)
         else:
             yield from _outcome(captioning, item, found[item.row])
 
 
-def _open(item: RecordItem) -> Image.Image | RowError:
+def _open(item: RecordItem) -> Image.Image | RecordError:
     try:
-        item.record  # noqa: B018  (its RowError is the answer)
+        item.record  # noqa: B018  (its RecordError is the answer)
         return item.picture()
-    except RowError as error:
+    except RecordError as error:
         return error
 
 
@@ -162,5 +162,5 @@ def _outcome(captioning: CaptionSettings, item: RecordItem, captions: list[Ranke
 
 def _origin(captioning: CaptionSettings, caption: RankedCaption) -> dict[str, Any]:
     """Where a caption comes from, and the similarity that it was ranked by."""
-    origin: dict[str, Any] = {"by": str(captioning.speaker.bundle) if caption.made else "source"}
+    origin: dict[str, Any] = {"by": captioning.speaker.name if caption.made else "source"}
     return origin if caption.similarity is None else {**origin, "similarity": caption.similarity}

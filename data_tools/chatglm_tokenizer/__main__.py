@@ -12,7 +12,7 @@ from pathlib import Path
 
 from data_tools.chatglm_tokenizer.train import train_ice_text
 from data_tools.common import cli
-from data_tools.vocabulary.train import captions
+from data_tools.common.text import captions
 
 
 def main() -> int:

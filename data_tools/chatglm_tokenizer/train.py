@@ -8,8 +8,8 @@ from pathlib import Path
 from sentencepiece import SentencePieceTrainer
 from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]
 
-from data_tools.common import cli
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file
 from vglm_train.prompt.chatglm import BLANKS, NEWLINE, SPECIAL, TAB
 
 BYTES = tuple(f"<0x{number:02X}>" for number in range(256))
@@ -31,7 +31,7 @@ def train_ice_text(sentences: Iterable[str], out: Path, size: int) -> int:
         raise UserError("no sentences to learn pieces from")
     pieces = _finished(_trained(lines, size - END))
     out.parent.mkdir(parents=True, exist_ok=True)
-    with cli.replacing(out) as file:
+    with replace_file(out) as file:
         file.write(pieces.SerializeToString())
     return len(pieces.pieces)
 

@@ -2,19 +2,22 @@
 
 from collections import Counter
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.common.cli import sha256
 from data_tools.common.text import caption_length
+from vglm_train.data.processors import dialogue_of
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample
+from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.tar import ShardTable
-from vglm_train.image import ImageError, open_image
+from vglm_train.files import sha256
+from vglm_train.image import open_image
 
 NAMED = 100  # damaged samples of one shard that are named; all are counted
 
@@ -31,16 +34,19 @@ class ShardCheck:
     index_agrees: bool = True  # or there is none of this shard
 
 
-def check_sample(reader: ShardReader, index: int, found: ShardCheck) -> None:
-    """Decode one sample as training would. Raises DamagedSample, RecordError or ImageError."""
-    raw = reader.read(found.shard, index)
-    record = parse(raw.json)
-    for picture in (raw.image, *raw.more):
-        open_image(picture)
-    for language, captions in record.captions.items():
-        lengths = found.lengths.setdefault(language, Counter())
+def check_sample(stored: StoredSample, check: ShardCheck) -> int:
+    """Decode everything that training may use of a sample, count its captions -> its image_id.
+
+    What is wrong is raised, for `use_sample`.
+    """
+    if stored.record.turns:
+        dialogue_of(stored.record, images=len(stored.images))
+    for image in stored.images:
+        open_image(image)
+    for language, captions in stored.record.captions.items():
+        lengths = check.lengths.setdefault(language, Counter())
         lengths.update(caption_length(caption, language) for caption in captions)
-    found.image_ids[index] = content_id(raw.image) if record.image_id is None else record.image_id
+    return stored.image_id
 
 
 def check_shard(folder: Path, write: bool, name: str) -> ShardCheck:
@@ -50,19 +56,17 @@ def check_shard(folder: Path, write: bool, name: str) -> ShardCheck:
     shard = Shard(name, path, len(table), path.stat().st_size, sha256(path), count_languages(table))
     if write:
         write_index(path, table, shard.sha256)
-    found = ShardCheck(shard, np.full(len(table), -1, dtype=np.int64))
-    found.index_agrees = _same(read_index(index_path(path), shard.sha256), table)
+    check = ShardCheck(shard, np.full(len(table), -1, dtype=np.int64))
+    check.index_agrees = _same(read_index(index_path(path), shard.sha256), table)
     reader = ShardReader(capacity=1)
     for index in range(len(table)):
         try:
-            check_sample(reader, index, found)
-        except DamagedSample as error:
-            _note(found, error.cause, error.key, error.reason)
-        except RecordError as error:
-            _note(found, error.cause, table.key(index), str(error))
-        except ImageError as error:
-            _note(found, "bomb" if error.cause == "bomb" else "image", table.key(index), str(error))
-    return found
+            check.image_ids[index] = use_sample(reader, shard, index, partial(check_sample, check=check))
+        except DamagedSample as damage:
+            check.damage[damage.cause] += 1
+            if len(check.named) < NAMED:
+                check.named.append((damage.cause, damage.key, damage.reason))
+    return check
 
 
 def _same(index: ShardTable | None, table: ShardTable) -> bool:
@@ -71,9 +75,3 @@ def _same(index: ShardTable | None, table: ShardTable) -> bool:
         return True
     names = ("keys", "offsets", "extensions", "languages", "more")
     return all(np.array_equal(getattr(index, name), getattr(table, name)) for name in names)
-
-
-def _note(found: ShardCheck, cause: str, key: str, reason: str) -> None:
-    found.damage[cause] += 1
-    if len(found.named) < NAMED:
-        found.named.append((cause, key, reason))

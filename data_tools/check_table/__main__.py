@@ -22,42 +22,39 @@ from typing import Any
 
 import numpy as np
 
-from data_tools._looking import NEAR, near
+from data_tools.check_table.pictures import AGREEMENT, find_same
 from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
-from vglm_train.config.data import Fields, Source
+from vglm_train.config.data import Source
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
-from vglm_train.errors import UserError
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
-def summarise(looked: TableScan) -> dict[str, Any]:
+def summarise(scan: TableScan) -> dict[str, Any]:
     """One table as JSON values."""
-    table, index = looked.table, looked.table.index
-    whole = [seen.content for seen in looked.seen if seen.damage is None]
-    lengths = sorted(looked.lengths.elements())
-    groups = index.groups[looked.usable]
-    answers = {kind: +answers for kind, answers in looked.answers.items()}  # without those that were taken back
+    table, index = scan.table, scan.table.index
+    whole = [picture.content for picture in scan.pictures.known.values() if picture.damage is None]
+    lengths = sorted(scan.lengths.elements())
+    groups = index.groups[scan.usable]
+    answers = {kind: +answers for kind, answers in scan.answers.items()}  # without those that were taken back
     return {
         "table": str(table.path),
         "rows": len(index),
-        "usable": int(looked.usable.sum()),
-        "opened": looked.opened,
+        "usable": int(scan.usable.sum()),
+        "opened": scan.opened,
         "keys": {part.name: getattr(table.columns, part.name) for part in fields(table.columns)},
-        "languages": {
-            name: int((index.languages[looked.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)
-        },
+        "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
-        "pictures": len(looked.names),
-        "undecodable": len(looked.seen) - len(whole),
+        "pictures": len(scan.names),
+        "undecodable": len(scan.pictures.known) - len(whole),
         "again": len(whole) - len(set(whole)),
-        "damage": dict(looked.damage),
-        "examples": looked.examples,
+        "damage": dict(scan.damage),
+        "examples": scan.examples,
         "answers": {kind: _commonest(counts) for kind, counts in answers.items() if counts},
         "length": {
             "median": lengths[len(lengths) // 2],
@@ -79,9 +76,9 @@ def compare(first: TableScan, second: TableScan) -> dict[str, Any]:
 
     `groups` is None where a table names none: those are in `nameless`.
     """
-    sides = [[(looked.table, np.arange(len(looked.table.index)))] for looked in (first, second)]
+    sides = [[(scan.table, np.arange(len(scan.table.index)))] for scan in (first, second)]
     leaks = find_leaks(sides[0], sides[1], read=0)
-    nameless = [str(looked.table.path) for looked in (first, second) if not looked.table.index.groups.any()]
+    nameless = [str(scan.table.path) for scan in (first, second) if not scan.table.index.groups.any()]
     groups = None if nameless else leaks.groups
     shared: dict[str, Any] = {"table": str(second.table.path), "groups": groups, "nameless": nameless}
     shared["rows"] = leaks.rows
@@ -89,12 +86,13 @@ def compare(first: TableScan, second: TableScan) -> dict[str, Any]:
         with cli.progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
             named = [named_pictures(side, bar.update) for side in sides]
         return {**shared, "same": same_pictures(*named), "near": None}
-    known = {seen.content: name for seen, name in zip(first.seen, first.names) if seen.damage is None}
-    same = [(known[seen.content], name) for seen, name in zip(second.seen, second.names) if seen.content in known]
+    known = {each.content: first.names[n] for n, each in sorted(first.pictures.known.items()) if each.damage is None}
+    contents = {number: each.content for number, each in sorted(second.pictures.known.items())}
+    same = [(known[content], second.names[number]) for number, content in contents.items() if content in known]
     alike = [
-        (first.names[one], second.names[other], bits)
-        for one, other, bits in near(first.seen, second.seen)
-        if second.seen[other].content not in known
+        (first.names[one], second.names[other], round(agreement, 3))
+        for one, other, agreement in find_same(first.pictures, second.pictures)
+        if contents[other] not in known
     ]
     return {**shared, "same": same, "near": alike}
 
@@ -105,8 +103,8 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used{how}"
     read = ", ".join(f"{what} from {' or '.join(keys)}" for what, keys in summary["keys"].items() if keys)
     yield f"read: {read}"
-    spoken = ", ".join(f"{language} {count}" for language, count in summary["languages"].items() if count)
-    yield f"languages: {spoken or 'none'}; groups: {summary['groups'] or 'none named'}"
+    languages = ", ".join(f"{language} {count}" for language, count in summary["languages"].items() if count)
+    yield f"languages: {languages or 'none'}; groups: {summary['groups'] or 'none named'}"
     bad = f"; {summary['undecodable']} cannot be decoded" if summary["undecodable"] else ""
     again = f"; {summary['again']} of them have the bytes of another" if summary["again"] else ""
     yield f"pictures: {summary['pictures']}{bad}{again}"
@@ -124,7 +122,7 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
 
 
 def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
-    """What is shared, in words."""
+    """What two tables share, in words."""
     yield f"against {shared['table']}:"
     nameless = " and ".join(shared["nameless"])
     known = shared["groups"] if not nameless else f"cannot be told, {nameless} names none (--field group=KEY)"
@@ -135,22 +133,14 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     if shared["near"] is None:
         yield "    pictures in both that were saved anew: not looked for, since pictures were not opened"
         return
-    yield f"    pictures in both that were saved anew: {len(shared['near'])} (at most {NEAR} of 256 bits apart)"
-    yield from (f"        {one} ~ {other} ({bits} bits)" for one, other, bits in shared["near"][:SHOWN])
+    yield f"    pictures in both that were saved anew: {len(shared['near'])} (whose edges agree by {AGREEMENT} or more)"
+    yield from (f"        {one} ~ {other} ({agreement})" for one, other, agreement in shared["near"][:SHOWN])
 
 
-def source(given: argparse.Namespace, path: Path, images: Path | None) -> Source:
+def source(args: argparse.Namespace, path: Path, images: Path | None) -> Source:
     """The table as a run would name it."""
-    named: dict[str, str] = {}
-    for text in given.field:
-        what, equals, key = text.partition("=")
-        if not equals or what not in {part.name for part in fields(Fields)}:
-            known = ", ".join(part.name for part in fields(Fields))
-            raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {known}")
-        named[what] = key
-    return Source(
-        name=path.stem, table=str(path), images=None if images is None else str(images), fields=Fields(**named)
-    )
+    folder = None if images is None else str(images)
+    return Source(name=path.stem, table=str(path), images=folder, fields=cli.parse_fields(args.field))
 
 
 def main() -> int:
@@ -166,9 +156,9 @@ def main() -> int:
     add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
     pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
-    looked = [scan_table(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
-    summaries = [summarise(each) for each in looked]
-    shared = compare(*looked) if args.against else None
+    scans = [scan_table(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
+    summaries = [summarise(scan) for scan in scans]
+    shared = compare(*scans) if args.against else None
     if args.json:
         print(json.dumps({"tables": summaries, "shared": shared}, ensure_ascii=False, indent=1))
     else:
@@ -178,7 +168,7 @@ def main() -> int:
             )
         )
     leaking = shared is not None and any(shared[name] for name in ("groups", "rows", "same", "near"))
-    return 1 if leaking or any(each.damage for each in looked) else 0
+    return 1 if leaking or any(scan.damage for scan in scans) else 0
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools._looking import Seen, look, look_at
+from data_tools.check_table.pictures import OpenedPictures, open_file, open_picture
 from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.record import RecordError
@@ -26,14 +26,16 @@ class TableScan:
     """
 
     table: Table
-    opened: bool  # whether pictures were decoded; else it was looked whether they are there
+    opened: bool  # whether pictures were decoded; else only looked for
     usable: NDArray[np.bool_]
     damage: Counter[str] = field(default_factory=Counter)  # cause -> rows
     examples: dict[str, str] = field(default_factory=dict)  # cause -> where it is
     answers: dict[str, Counter[str]] = field(default_factory=dict)  # type -> answer -> rows
     lengths: Counter[int] = field(default_factory=Counter)  # words of an answer, or Chinese characters -> answers
     names: list[str] = field(default_factory=list)  # of pictures that are there
-    seen: list[Seen] = field(default_factory=list)  # of the same, where they were opened
+    pictures: OpenedPictures = field(
+        default_factory=OpenedPictures
+    )  # by their number in `names`, where they were opened
 
     def spoil(self, cause: str, example: str) -> None:
         self.damage[cause] += 1
@@ -50,18 +52,22 @@ class TableScan:
 
 @dataclass(slots=True)
 class _Pictures:
-    """Those that rows name, each once, with who names them."""
+    """Those that rows name, each once, and the rows that name them."""
 
     folder: Path
+    opened: OpenedPictures | None  # where pictures inside the table are opened at once; None: they are not
     names: list[str] = field(default_factory=list)
-    sources: list[Path | Seen] = field(default_factory=list)  # a file, or what was seen of bytes in the table
-    known: dict[str | Path, int | None] = field(default_factory=dict)  # as written, or resolved -> number
+    files: dict[Path, int] = field(default_factory=dict)  # number of each that is a file
+    known: dict[str, int | None] = field(default_factory=dict)  # as written -> number
     naming: array = field(default_factory=lambda: array("q"))  # row, number, row, number, ...
 
-    def place(self, name: str | bytes, row: int, opened: bool) -> int | None:
+    def number(self, name: str | bytes, row: int) -> int | None:
         """The number of a picture; None where there is none."""
         if isinstance(name, bytes):
-            return self._new(f"row {row}", look(name) if opened else Seen(0, ()))
+            self.names.append(f"row {row}")
+            if self.opened is not None:
+                self.opened.add(len(self.names) - 1, open_picture(name))
+            return len(self.names) - 1
         if name not in self.known:
             self.known[name] = self._file(name)
         return self.known[name]
@@ -71,14 +77,10 @@ class _Pictures:
         if path is None:
             return None
         file = path.resolve()
-        if file not in self.known:
-            self.known[file] = self._new(name, file)
-        return self.known[file]
-
-    def _new(self, name: str, source: Path | Seen) -> int:
-        self.names.append(name)
-        self.sources.append(source)
-        return len(self.names) - 1
+        if file not in self.files:
+            self.files[file] = len(self.names)
+            self.names.append(name)
+        return self.files[file]
 
     def spoilt(self, bad: Sequence[int]) -> Iterator[tuple[int, int]]:
         """Row and number for each row that names one of `bad`: its first."""
@@ -90,53 +92,48 @@ class _Pictures:
 
 def scan_table(table: Table, workers: int, opened: bool = True) -> TableScan:
     """Read every row, look for every picture, and decode it if `opened`."""
-    looked, pictures = TableScan(table, opened, np.zeros(len(table.index), dtype=bool)), _Pictures(table.images)
+    scan = TableScan(table, opened, np.zeros(len(table.index), dtype=bool))
+    pictures = _Pictures(table.images, scan.pictures if opened else None)
     with cli.progress(len(table.index), "row", f"read {table.path.name}") as bar:
         for row in range(len(table.index)):
             bar.update(1)
-            _read(looked, pictures, row)
-    looked.names = pictures.names
+            _read(scan, pictures, row)
+    scan.names = pictures.names
     if opened:
-        looked.seen = _open(pictures.sources, workers)
-        _leave_out(looked, pictures)
-    return looked
+        with cli.progress(len(pictures.files), "picture", "decode") as bar:
+            for path, picture in spread(open_file, list(pictures.files), workers, open_file.__module__):
+                scan.pictures.add(pictures.files[path], picture)
+                bar.update(1)
+        _leave_out(scan, pictures)
+    return scan
 
 
-def _read(looked: TableScan, pictures: _Pictures, row: int) -> None:
+def _read(scan: TableScan, pictures: _Pictures, row: int) -> None:
     """Count a row, and note its pictures."""
-    table = looked.table
+    table = scan.table
     try:
         record, named = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
     except RecordError as error:
-        looked.spoil(str(error), f"row {row}")
+        scan.spoil(str(error), f"row {row}")
         return
-    numbers = [pictures.place(name, row, looked.opened) for name in named]
+    numbers = [pictures.number(name, row) for name in named]
     for name, number in zip(named, numbers):
         if number is None:
-            looked.spoil("a picture that is not there", f"row {row}, {table.images / str(name)}")
+            scan.spoil("a picture that is not there", f"row {row}, {table.images / str(name)}")
             return
         pictures.naming.extend((row, number))
-    looked.usable[row] = True
-    looked.count(record, 1)
+    scan.usable[row] = True
+    scan.count(record, 1)
 
 
-def _open(sources: Sequence[Path | Seen], workers: int) -> list[Seen]:
-    files = [source for source in sources if isinstance(source, Path)]
-    found: dict[Path, Seen] = {}
-    with cli.progress(len(files), "picture", "decode") as bar:
-        for path, seen in spread(look_at, files, workers, look_at.__module__):
-            found[path] = seen
-            bar.update(1)
-    return [found[source] if isinstance(source, Path) else source for source in sources]
-
-
-def _leave_out(looked: TableScan, pictures: _Pictures) -> None:
+def _leave_out(scan: TableScan, pictures: _Pictures) -> None:
     """Rows whose pictures turned out to be damaged."""
-    table, bad = looked.table, [number for number, seen in enumerate(looked.seen) if seen.damage is not None]
-    for row, number in pictures.spoilt(bad):
-        if looked.usable[row]:
+    table = scan.table
+    damage = {number: each.damage for number, each in scan.pictures.known.items() if each.damage is not None}
+    for row, number in pictures.spoilt(list(damage)):
+        if scan.usable[row]:
             record, _ = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
-            looked.count(record, -1)
-            looked.usable[row] = False
-            example = f"row {row}, {looked.names[number]}: {looked.seen[number].damage}"
-            looked.spoil("a picture that cannot be decoded", example)
+            scan.count(record, -1)
+            scan.usable[row] = False
+            example = f"row {row}, {scan.names[number]}: {damage[number]}"
+            scan.spoil("a picture that cannot be decoded", example)

@@ -1,49 +1,20 @@
-"""Files that are whole or absent, content hashes, and the shell of a command."""
+"""The shell of a command: arguments, where it writes, progress."""
 
 import argparse
-import hashlib
 import json
-import os
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, NoReturn
 
 from tqdm import tqdm
 
 from vglm_train.command import run_command
+from vglm_train.config.data import Fields
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
-
-BLOCK = 1 << 20
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[BinaryIO]:
-    """Write a file aside and rename it onto `path` once it is whole and on disk; an error leaves `path` as it was.
-
-    UserError where `path` is a folder or a device: /dev/null or /dev/stdout must not become a file.
-    """
-    if path.exists() and not path.is_file():
-        raise UserError(f"{path}: no ordinary file, so it cannot be written anew; give a file's name")
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
-        with open(aside, "wb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(aside, path)
-    finally:
-        aside.unlink(missing_ok=True)
-    sync_folder(path.parent)
-
-
-def write_json(path: Path, value: Any) -> None:
-    """A JSON file, whole or absent."""
-    with replacing(path) as file:
-        file.write(json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8") + b"\n")
+from vglm_train.folders import make_folder
 
 
 def json_line(value: Any) -> bytes:
@@ -71,19 +42,16 @@ def dropped_path(given: Path | None, out: Path) -> Path:
     return path
 
 
-def sync_folder(folder: Path) -> None:
-    """Make renames in `folder` survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def sha256(path: Path) -> str:
-    """Hex digest of a file, read in blocks."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def parse_fields(texts: Sequence[str]) -> Fields:
+    """What `--field WHAT=KEY`, given several times, says of a table's columns."""
+    known = [part.name for part in fields(Fields)]
+    named: dict[str, str] = {}
+    for text in texts:
+        what, equals, key = text.partition("=")
+        if not equals or what not in known:
+            raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {', '.join(known)}")
+        named[what] = key
+    return Fields(**named)
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -110,6 +78,12 @@ def at_least_one(text: str) -> int:
     if value < 1:
         raise argparse.ArgumentTypeError(f"{value} is below 1")
     return value
+
+
+def renamed(old: str, new: str) -> NoReturn:
+    """End the process of a command that has another name now, with one line and status 2."""
+    print(f"error: {old} is called {new} now: python -m {new}", file=sys.stderr)
+    sys.exit(2)
 
 
 def command(main: Callable[[], int]) -> None:

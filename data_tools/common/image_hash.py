@@ -22,6 +22,9 @@ STRETCH = 0.08
 FLAT = 2.0  # grey levels: a thumbnail that varies less has no edges to compare
 HOPELESS = 0.6  # agreement after alignment one way, below which the other way is not tried
 SAME_FLAT = 8.0  # grey levels between two flat ones that count as one
+ROUGH = 0.6  # rough agreement below which a candidate is not aligned
+COLOUR = 32.0  # levels of Cb or Cr that one point of two equal pictures may differ by
+THUMBNAIL = np.dtype([("grey", "u1", (SIDE, SIDE)), ("colours", "u1", (2, COLOURS, COLOURS))])
 _WAVES = 32
 
 Bytes = NDArray[np.uint8]
@@ -74,8 +77,20 @@ def rough_agreement(first: Bytes, second: Bytes) -> Floats:
 
 
 def colour_distance(first: Bytes, second: Bytes) -> Floats:
-    """Colours [n,2,c,c] twice -> [n], the largest difference of a place, in levels."""
+    """Colours [n,2,c,c] twice -> [n], the largest difference of a point, in levels."""
     return np.abs(first.astype(np.float64) - second).max(axis=(1, 2, 3))
+
+
+def compare(first: NDArray, second: NDArray, enough: float) -> NDArray[np.float64]:
+    """Thumbnails [n] twice -> [n] agreement, 0 where colours or a rough look already say no."""
+    near = colour_distance(first["colours"], second["colours"]) <= COLOUR
+    scores = np.zeros(len(first))
+    rough = rough_agreement(first["grey"], second["grey"])
+    flat = (first["grey"].std((1, 2)) < FLAT) | (second["grey"].std((1, 2)) < FLAT)
+    rest = np.flatnonzero(near & ((rough >= ROUGH) | flat))
+    if len(rest):
+        scores[rest] = agreement(first["grey"][rest], second["grey"][rest], enough)
+    return scores
 
 
 def _aligned(target: Floats, moving: Floats) -> Floats:
@@ -90,9 +105,9 @@ def _aligned(target: Floats, moving: Floats) -> Floats:
     for _ in range(STEPS):
         columns = np.float32(middle) + x * (1 + fit[:, 0, None, None]) + fit[:, 1, None, None]
         rows = np.float32(middle) + y * (1 + fit[:, 2, None, None]) + fit[:, 3, None, None]
-        seen, right, down = _sampled(moving, rows, columns)
-        best = np.maximum(best, _cosine(_gradients(target), _gradients(seen)))
-        now = _centred(seen)
+        sampled, right, down = _sampled(moving, rows, columns)
+        best = np.maximum(best, _cosine(_gradients(target), _gradients(sampled)))
+        now = _centred(sampled)
         gain = (wanted * now).sum((1, 2)) / ((now * now).sum((1, 2)) + 1e-9)
         rest = (wanted / np.maximum(gain, 0.2)[:, None, None] - now).reshape(len(target), -1)
         slopes = np.stack([right * x, right, down * y, down], axis=1).reshape(len(target), 4, -1)
@@ -110,7 +125,7 @@ def _step(slopes: Floats, rest: Floats) -> Floats:
 
 
 def _sampled(pictures: Floats, rows: Floats, columns: Floats) -> tuple[Floats, Floats, Floats]:
-    """Bilinear values of [n,s,s] at [n,s,s] places, and their slopes to the right and down."""
+    """Bilinear values of [n,s,s] at [n,s,s] points, and their slopes to the right and down."""
     limit = np.float32(pictures.shape[-1] - 1.001)
     rows, columns = rows.clip(0, limit), columns.clip(0, limit)
     y, x = rows.astype(np.int32), columns.astype(np.int32)

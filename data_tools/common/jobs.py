@@ -9,9 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from data_tools.common.cli import progress, replacing, write_json
+from data_tools.common.cli import progress
 from data_tools.common.pool import spread
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file, write_json
+from vglm_train.folders import tidy
 
 
 class Numbered(Protocol):
@@ -63,8 +65,7 @@ def owned(
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise UserError(f"{delete or folder}: another {tool} is writing there; wait for it or stop it") from None
-        for leftover in folder.glob("*.tmp-*"):
-            leftover.unlink(missing_ok=True)  # of a killed run
+        tidy(folder)
         write_json(marker, identity)
         yield
 
@@ -100,5 +101,5 @@ class JobStage:
 
 
 def _finish(stage: JobStage, work: Callable[[Block], bytes], block: Block) -> None:
-    with replacing(stage.part(block.number)) as file:
+    with replace_file(stage.part(block.number)) as file:
         file.write(work(block))

@@ -10,23 +10,31 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from data_tools.common.cli import sha256
-from vglm_train.checkpoint.bundle.format import read_document
-from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
+from vglm_train.checkpoint.bundle.adapter import TENSORS, Weighted
+from vglm_train.checkpoint.bundle.format import TRAINED, read_document
+from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import Embedder
+from vglm_train.files import sha256
 
-STAGES = {"align": "one", "generate": "two"}
+STAGES = {"align": "stage one", "generate": "stage two", "finetune": "a fine-tuning"}
 
 
 @dataclass(frozen=True, slots=True)
 class ModelSpec:
-    """Which bundle, and where a tower is that it only names."""
+    """Which bundle with which adapters, and where what it only names has moved: a tower, a fine-tuning's bundle."""
 
     bundle: Path
     vision_weights: str | None = None
     language_weights: str | None = None
+    base: Path | None = None
+    adapters: tuple[Weighted, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """For a person: BUNDLE + ADAPTER:WEIGHT."""
+        return " + ".join([str(self.bundle), *(f"{path}:{weight:g}" for path, weight in self.adapters)])
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,23 +73,34 @@ def _take_gpu(locks: Path, gpus: int) -> int:
     return 0
 
 
-def check_stage(option: str, bundle: Path, stage: str) -> None:
+def check_stage(option: str, bundle: Path, *stages: str) -> None:
     """UserError where `bundle` is none, or of another stage than `option` wants; no weights are read."""
     found = read_document(bundle)["stage"]
-    if found != stage:
-        raise UserError(f"{option} {bundle}: a bundle of stage {STAGES[found]}; give one of stage {STAGES[stage]}")
+    if found not in stages:
+        wanted = " or ".join(STAGES[stage] for stage in stages)
+        raise UserError(f"{option} {bundle}: a bundle of {STAGES[found]}; give one of {wanted}")
 
 
-def fingerprint(bundle: Path) -> str:
-    """Equal where a bundle's trained weights are."""
-    return sha256(bundle / "trained.safetensors")
+def fingerprint(model: ModelSpec) -> str:
+    """Equal where a model's trained weights are."""
+    trained = model.bundle / TRAINED
+    own = sha256(trained if trained.exists() else model.bundle / TENSORS)
+    added = [f"{sha256(path / TENSORS)}:{weight:g}" for path, weight in model.adapters]
+    return " + ".join([own, *added])
 
 
 @lru_cache(maxsize=2)
 def loaded(model: ModelSpec, devices: Devices) -> tuple[Bundle, torch.device, bool]:
     """The bundle on this process's device, and whether to autocast; once a process."""
     device = devices.take()
-    bundle = load_bundle(model.bundle, device, model.vision_weights, model.language_weights)
+    bundle = open_bundle(
+        model.bundle,
+        device,
+        vision_weights=model.vision_weights,
+        language_weights=model.language_weights,
+        base=model.base,
+        adapters=model.adapters,
+    )
     return bundle, device, device.type == "cuda" and bundle.config.engine.precision == "bf16"
 
 

@@ -12,9 +12,8 @@ from typing import Any
 from PIL import Image
 
 from data_tools.common.image_bytes import decode
-from data_tools.common.text import RowError
 from vglm_train.data.reader import DamagedSample, ShardReader
-from vglm_train.data.record import Record, RecordError, content_id, parse
+from vglm_train.data.record import Record, RecordError, parse
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
@@ -54,7 +53,7 @@ class RecordItem:
     row: int
     place: str  # "records.jsonl line 12", "shard-000001.tar 000000012"
     fields: dict[str, Any]  # the record as it is written; empty where it cannot be read
-    found: Record | RowError
+    found: Record | RecordError
     source: Path | bytes | None  # the picture
 
     @property
@@ -63,38 +62,36 @@ class RecordItem:
 
     @property
     def record(self) -> Record:
-        """RowError where the record cannot be used."""
-        if isinstance(self.found, RowError):
+        """RecordError where the record cannot be used."""
+        if isinstance(self.found, RecordError):
             raise self.found
         return self.found
 
     def image(self) -> bytes:
-        """The picture's bytes. RowError where there is none, UserError where a drive is gone."""
+        """The picture's bytes. RecordError where there is none, UserError where a drive is gone."""
         if isinstance(self.source, bytes):
             return self.source
         try:
             return (self.source or Path()).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise RowError("missing image", f"{self.source}: {error.strerror}") from None
+            raise RecordError("missing image", f"{self.source}: {error.strerror}") from None
         except OSError as error:
             raise UserError(f"{self.source}: cannot be read: {error.strerror}; mend that, run it again") from None
 
     def image_id(self, data: bytes) -> int:
-        """The record's own, else that of the picture's bytes."""
-        own = self.record.image_id
-        return content_id(data) if own is None else own
+        return self.record.picture_id(data)
 
     def picture(self, smallest: int | None = None) -> Image.Image:
-        """Upright RGB; `smallest` as `vglm_train.image.open_image`. RowError where it cannot be decoded."""
+        """Upright RGB; `smallest` as `vglm_train.image.open_image`. RecordError where it cannot be decoded."""
         return open_picture(self.image(), smallest)
 
 
 def open_picture(data: bytes, smallest: int | None = None) -> Image.Image:
-    """`decode` whose ImageError is a RowError."""
+    """`decode` whose ImageError is a RecordError."""
     try:
         return decode(data, smallest)
     except ImageError as error:
-        raise RowError(error.cause, str(error)) from None
+        raise RecordError(error.cause, str(error)) from None
 
 
 def open_inputs(paths: Sequence[Path], size: int, shards: bool = True) -> Inputs:
@@ -196,7 +193,7 @@ def _read_samples(block: Block, shard: Shard) -> Iterator[RecordItem]:
         try:
             raw = reader.read(shard, index)
         except DamagedSample as error:
-            yield RecordItem(row, f"{shard.name} {error.key}", {}, RowError(error.cause, error.reason), None)
+            yield RecordItem(row, f"{shard.name} {error.key}", {}, RecordError(error.cause, error.reason), None)
             continue
         yield _item(row, f"{shard.name} {raw.key}", raw.json, raw.image)
 
@@ -206,7 +203,7 @@ def _item(row: int, place: str, line: bytes, image: Path | bytes) -> RecordItem:
         fields = json.loads(line)
         record = parse(fields if isinstance(fields, dict) else line)
     except (RecordError, ValueError, RecursionError) as error:
-        wrong = RowError(getattr(error, "cause", "record"), str(error))
+        wrong = RecordError(getattr(error, "cause", "record"), str(error))
         return RecordItem(row, place, _fields_of(line), wrong, image if isinstance(image, bytes) else None)
     return RecordItem(row, place, fields, record, image if isinstance(image, bytes) else image / record.image)
 

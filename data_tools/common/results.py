@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from data_tools.common.cli import json_line, replacing
+from data_tools.common.cli import json_line
 from data_tools.common.jobs import JobStage, Numbered
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file
 
 
 @dataclass(slots=True)
@@ -47,7 +48,7 @@ def _quantiles(counter: Counter[float]) -> str:
 def write_parts(stage: JobStage, blocks: Sequence[Numbered], out: Path, dropped: Path) -> Outcome:
     """Join the parts in the order of the blocks. UserError where no record is left: then nothing is written."""
     outcome = Outcome()
-    with replacing(out) as records, replacing(dropped) as manifest:
+    with replace_file(out) as records, replace_file(dropped) as manifest:
         for part in stage.read(blocks):
             for line in part.splitlines():
                 kind, value = json.loads(line)

@@ -1,12 +1,14 @@
-"""Captions in the formats people have -> one JSONL of records, one line a picture.
+"""Captions, questions and dialogues in the formats people have -> one JSONL of records, one line a picture.
 
-    python -m data_tools.convert captions.jsonl --format jsonl --images photos --out records.jsonl
+    python -m data_tools.convert captions.jsonl --images photos --out records.jsonl
 
-A record: {"id", "image" (path relative to the records file), "image_id" (hash of the file's bytes: equal ids are one
-picture), "captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}.
+It reads every table that training reads (JSON lists, LLaVA's and ShareGPT's dialogues, COCO captions, CSV, TSV), and
+what the library `datasets` opens. A record: {"id", "image" (path relative to the records file, or a list of paths),
+"image_id" (hash of the first file's bytes: equal ids are one picture), "captions" {"en": [...], "zh": [...]}, "source",
+"split", "group" (a patient or page: never split)}, and of a question or a dialogue "turns" and "language".
 `--format hf` also reads a folder of tar shards of another tool, such as img2dataset's (its KEY.txt are captions).
-Neighbouring rows that name the same picture become one record. A row without a picture or caption is left out,
-counted by cause and, the first few, named. Nothing is decoded here; `pack_shards` does that.
+Neighbouring rows that caption the same picture become one record. A row without a picture, or that says nothing, is
+left out, counted by cause and, the first few, named. Nothing is decoded here; `pack_shards` does that.
 """
 
 import argparse
@@ -21,13 +23,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from data_tools.common import cli
-from data_tools.common.cli import command, progress, replacing
+from data_tools.common.cli import command, progress
 from data_tools.common.image_bytes import extension
-from data_tools.common.text import LANGUAGES, RowError
-from data_tools.convert import columns, formats
-from vglm_train.data.record import content_id
+from data_tools.common.text import LANGUAGES
+from data_tools.convert.draft import Draft, SourceColumns, make_draft, merge, source_columns
+from vglm_train.data.record import RecordError, content_id
+from vglm_train.data.record import parse as parse_record
+from vglm_train.data.tables import image_paths
+from vglm_train.data.tables.base import RowReader
+from vglm_train.data.tables.readers import Format, open_table
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.files import replace_file
+from vglm_train.folders import make_folder
 
 NAMED = 3  # bad rows of one cause that are named in full
 
@@ -67,16 +74,16 @@ class Target:
     split: str
 
 
-def _drafts(rows: formats.RowReader, fields: columns.ColumnNames, report: Report) -> Iterator[columns.Draft]:
+def _drafts(rows: RowReader, columns: SourceColumns, report: Report) -> Iterator[Draft]:
     """Drafts in the rows' order, neighbours of one picture merged, bad rows counted."""
-    pending: columns.Draft | None = None
-    for row in rows:
+    pending: Draft | None = None
+    for row in rows.scan():
         try:
-            new = columns.draft(row, fields)
-        except RowError as error:
-            report.leave_out(error.cause, f"{row.place}: {error}")
+            new = make_draft(row, columns)
+        except RecordError as error:
+            report.leave_out(error.cause, f"{row.where}: {error}")
             continue
-        merged = columns.merge(pending, new) if pending else None
+        merged = merge(pending, new) if pending else None
         if pending and merged is None:
             yield pending
         pending = merged or new
@@ -89,45 +96,51 @@ def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     identity = content_id(data)
     kind = extension(data)
     if kind is None:
-        raise RowError("image", f"{len(data)} bytes that are no picture format known here")
+        raise RecordError("image", f"{len(data)} bytes that are no picture format known here")
     path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
-        aside = path.with_name(f"{path.name}.tmp-{os.getpid()}-{id(data)}")
-        aside.write_bytes(data)
-        os.replace(aside, path)
+        with replace_file(path) as file:
+            file.write(data)
     return path, identity
 
 
-def _record(draft: columns.Draft, target: Target) -> dict[str, Any]:
-    """The finished record; reads the picture for its hash. RowError when the file is not there."""
-    if isinstance(draft.image, bytes):
-        path, identity = _keep_picture(draft.image, target.images)
-        name = f"{identity:016x}"
-    else:
-        path = target.images / draft.image
-        name = Path(draft.image).with_suffix("").as_posix()
-        try:
-            identity = content_id(path.read_bytes())
-        except OSError as error:
-            raise RowError("missing image", f"{path}: {error.strerror}") from None
-    key = draft.id or name
+def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
+    """Its file, the hash of its bytes, and a name for its record. RecordError when the file is not there."""
+    if isinstance(image, bytes):
+        path, identity = _keep_picture(image, images)
+        return path, identity, f"{identity:016x}"
+    path = image_paths.find(images, image) or images / image
+    try:
+        identity = content_id(path.read_bytes())
+    except OSError as error:
+        raise RecordError("missing image", f"{path}: {error.strerror}") from None
+    return path, identity, Path(image).with_suffix("").as_posix()
+
+
+def _record(draft: Draft, target: Target) -> dict[str, Any]:
+    """The finished record; reads the pictures for their hash. RecordError when one is not there."""
+    pictures = [_find_picture(image, target.images) for image in draft.images]
+    _, identity, name = pictures[0]
+    paths = [Path(os.path.relpath(path, target.out.parent)).as_posix() for path, _, _ in pictures]
+    key = draft.labels.get("id") or name
     return {
         "id": key,
-        "image": Path(os.path.relpath(path, target.out.parent)).as_posix(),
+        "image": paths[0] if len(paths) == 1 else paths,
         "image_id": identity,
         "captions": draft.captions,
         "source": target.source,
-        "split": draft.split or target.split,
-        "group": draft.group or key,
+        "split": draft.labels.get("split") or target.split,
+        "group": draft.labels.get("group") or key,
+        **draft.dialogue,
     }
 
 
 def _in_order(
-    items: Iterator[columns.Draft], work: Callable[[columns.Draft], dict[str, Any]], threads: int
-) -> Iterator[tuple[columns.Draft, Future[dict[str, Any]]]]:
+    items: Iterator[Draft], work: Callable[[Draft], dict[str, Any]], threads: int
+) -> Iterator[tuple[Draft, Future[dict[str, Any]]]]:
     """`work` on a bounded window of items, results in the items' order: reading overlaps, memory stays constant."""
-    window: deque[tuple[columns.Draft, Future[dict[str, Any]]]] = deque()
+    window: deque[tuple[Draft, Future[dict[str, Any]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
             window.append((item, pool.submit(work, item)))
@@ -136,23 +149,23 @@ def _in_order(
         yield from window
 
 
-def convert(rows: formats.RowReader, fields: columns.ColumnNames, target: Target) -> Report:
-    """Write `target.out` (aside, then renamed) and return the counts; UserError when no row makes a record."""
+def convert(rows: RowReader, columns: SourceColumns, target: Target) -> Report:
+    """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report()
-    bar = progress(rows.total, rows.unit, "convert")
-    with bar, replacing(target.out) as file:
-        drafts = _drafts(rows, fields, report)
+    bar = progress(rows.size, rows.unit, "convert")
+    with bar, replace_file(target.out) as file:
+        drafts = _drafts(rows, columns, report)
         for draft, future in _in_order(drafts, lambda draft: _record(draft, target), threads=4):
             bar.update(draft.done - bar.n)
             try:
                 record = future.result()
-            except RowError as error:
-                report.leave_out(error.cause, f"{draft.place}: {error}")
+            except RecordError as error:
+                report.leave_out(error.cause, f"{draft.where}: {error}")
                 continue
             file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             report.records += 1
             report.splits[record["split"]] += 1
-            report.captions.update({language: len(texts) for language, texts in record["captions"].items()})
+            report.captions.update(parse_record(record).caption_counts)
         if not report.records:
             raise UserError("no row makes a record, nothing is written\n" + "\n".join(report.lines()))
     return report
@@ -162,19 +175,20 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("data_tools.convert", __doc__)
     add = parser.add_argument
-    add("source", help="captions file; for hf a folder, a data file or a dataset's name")
-    add("--format", required=True, choices=get_args(formats.Format))
+    add("source", help=".json, .jsonl, .csv, .tsv; for hf a folder, a data file or a dataset's name")
+    add("--format", choices=[*get_args(Format), "hf"], help="default: what the file's name ends in; a folder: hf")
     add("--out", required=True, type=Path, help="records file to write, for instance records.jsonl")
     images = "folder that picture paths are relative to (default: the source's folder); "
     add("--images", type=Path, help=images + "hf: where pictures inside the data are written (default: OUT's images)")
     add("--source", dest="name", help="the records' source (default: the source's file or folder name)")
     add("--split", default="train", help="the records' split where the source does not say (default: train)")
-    add("--language", choices=LANGUAGES, help="language of captions (default: told from each caption's text)")
+    add("--language", choices=LANGUAGES, help="language of the texts (default: told from each text)")
+    add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
     add("--image-field", help="column with the picture")
     add("--caption-field", action="append", default=[], metavar="[LANG=]COLUMN", help="captions; repeatable")
-    add("--id-field", help="column with the record's id (default: id, else the picture's path)")
+    add("--id-field", help="column with the record's id (default: id or question_id, else the picture's path)")
     add("--split-field", help="column with the split (default: split, if there is one)")
-    add("--group-field", help="column with what must stay in one split (default: group, else the id)")
+    add("--group-field", help="column with what must stay in one split (default: group, patient or study, else the id)")
     add("--columns", help="csv, tsv: names of the columns, with commas, when the first row does not hold them")
     add("--encoding", default="utf-8-sig", help="csv, tsv: text encoding, for instance gb18030 (default: utf-8)")
     add("--hf-config", help="hf: the dataset's configuration")
@@ -182,47 +196,45 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def open_source(args: argparse.Namespace) -> tuple[formats.RowReader, columns.ColumnNames]:
-    """The source's rows and which of its columns mean what."""
-    if Path(args.source).resolve() == args.out.resolve():
+def _by_datasets(args: argparse.Namespace) -> bool:
+    """Whether the library `datasets` reads the source."""
+    return args.format == "hf" or (args.format is None and Path(args.source).is_dir())
+
+
+def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
+    """The source's rows and which of its columns mean what. UserError names what cannot be opened or is not there."""
+    source = Path(args.source)
+    if source.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the source itself; give another file")
-    rows = formats.open_rows(
-        args.source,
-        args.format,
-        encoding=args.encoding,
-        columns=[name.strip() for name in args.columns.split(",")] if args.columns else None,
-        hf_config=args.hf_config,
-        hf_split=args.hf_split,
-    )
-    fields = columns.resolve(
-        rows.columns,
-        image=args.image_field,
-        captions=args.caption_field,
-        language=args.language,
-        id=args.id_field,
-        split=args.split_field,
-        group=args.group_field,
-    )
-    return rows, fields
+    rows: RowReader
+    if _by_datasets(args):
+        from vglm_train.data.tables.hf_dataset import DatasetStream
+
+        rows = DatasetStream(args.source, args.hf_config, args.hf_split)
+    else:
+        names = tuple(name.strip() for name in args.columns.split(",")) if args.columns else None
+        rows = open_table(source, args.format, args.encoding, names)
+    named = {what: getattr(args, f"{what}_field") for what in ("image", "id", "split", "group")}
+    fields = cli.parse_fields(args.field)
+    return rows, source_columns(args.source, rows.columns, fields, args.caption_field, args.language, **named)
 
 
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
-    beside = args.out.parent / "images" if args.format == "hf" else Path(args.source).parent
+    beside = args.out.parent / "images" if _by_datasets(args) else Path(args.source).parent
     name = args.name or Path(args.source).stem
     out, images = cli.output(args.out, []), (args.images or beside).resolve()
-    if args.format == "hf":
+    if _by_datasets(args):
         make_folder(f"--images {images}", images)
     return Target(out, images, name, args.split)
 
 
 def main() -> int:
     args = parse()
-    rows, fields = open_source(args)
-    report = convert(rows, fields, target(args))
+    rows, columns = open_source(args)
+    report = convert(rows, columns, target(args))
     print(f"{args.out}: " + "\n".join(report.lines()))
-    captions = ", ".join(f"{column} ({language or 'language from the text'})" for language, column in fields.captions)
-    print(f"picture column: {fields.image}; caption columns: {captions}", file=sys.stderr)
+    print(columns.line(), file=sys.stderr)
     return 0
 
 

@@ -23,7 +23,7 @@ from typing import Any
 import numpy as np
 
 from data_tools.common import cli
-from data_tools.common.cli import at_least_one, json_line, replacing
+from data_tools.common.cli import at_least_one, json_line
 from data_tools.common.jobs import JobStage, owned
 from data_tools.common.records import Inputs, RecordItem, moved, open_inputs, read_block
 from data_tools.dedupe.match import (
@@ -40,6 +40,7 @@ from data_tools.dedupe.match import (
     search_blocks,
 )  # fmt: skip
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file
 
 BLOCK = 256  # records
 
@@ -78,7 +79,7 @@ def find(task: DedupeJob, workers: int) -> tuple[dict[int, Drop], dict[int, tupl
     gathered = gather(looked, task.inputs, task.parts / "thumbnails.npy")
     nodes, node_of = first_of_each(gathered.facts, rank(gathered.facts, task.own))
     for name, array in (("nodes", nodes), ("hashes", gathered.facts["hash"][nodes])):
-        with replacing(task.parts / f"{name}.npy") as file:
+        with replace_file(task.parts / f"{name}.npy") as file:
             np.save(file, array)
     blocks, searched = search_blocks(len(nodes)), JobStage(task.parts, "search")
     searched.run(partial(search_block, task.parts, task.search), blocks, workers, "picture", "compare")
@@ -117,7 +118,7 @@ def write(task: DedupeJob, drops: dict[int, Drop], wrong: dict[int, tuple[str, s
     """The kept records and the manifest, which is renamed into place first."""
     others, losers = _others(task, drops)
     kept, rules = 0, Counter[str]()
-    with replacing(task.out) as out, replacing(task.dropped) as manifest:
+    with replace_file(task.out) as out, replace_file(task.dropped) as manifest:
         for item in _own_items(task):
             if item.row in wrong:
                 cause, reason = wrong[item.row]

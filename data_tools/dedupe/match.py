@@ -15,26 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.common.image_bytes import upright_size
-from data_tools.common.image_hash import (
-    COLOURS,
-    DECODED,
-    FLAT,
-    SIDE,
-    agreement,
-    colour_distance,
-    image_hash,
-    rough_agreement,
-)
+from data_tools.common.image_hash import DECODED, THUMBNAIL, compare, image_hash
 from data_tools.common.jobs import JobStage
 from data_tools.common.records import Block, Inputs, RecordItem, open_picture, read_block
-from data_tools.common.text import RowError
 from data_tools.dedupe.hash_index import NearPairs, Rows
+from vglm_train.data.record import RecordError
+from vglm_train.files import replace_file
 
 FACTS = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
-THUMBNAIL = np.dtype([("grey", "u1", (SIDE, SIDE)), ("colours", "u1", (2, COLOURS, COLOURS))])
 EDGE = np.dtype([("i", "i8"), ("j", "i8"), ("distance", "i4"), ("agreement", "f4")])
-ROUGH = 0.6  # rough agreement below which a candidate is not aligned
-COLOUR = 32.0  # levels of Cb or Cr that one place of two equal pictures may differ by
 COMPARED = 32  # candidates compared in one go, which fit a core's cache
 SEARCHED = 1024  # nodes of a search block
 
@@ -81,7 +70,7 @@ def hash_block(block: Block) -> bytes:
         place = item.row - block.first
         try:
             facts[place], thumbnails[place] = _hash_item(item)
-        except RowError as error:
+        except RecordError as error:
             wrong.append((item.row, error.cause, str(error)))
     out = io.BytesIO()
     np.savez(out, facts=facts, thumbnails=thumbnails, wrong=np.frombuffer(json.dumps(wrong).encode(), np.uint8))
@@ -100,16 +89,15 @@ def gather(stage: JobStage, inputs: Inputs, thumbnails: Path) -> Gathered:
     """All parts of the first stage: facts in memory, thumbnails as one file that every worker maps."""
     facts, wrong = np.zeros(inputs.records, FACTS), {}
     shape = (inputs.records,)
-    aside = thumbnails.with_name(f"{thumbnails.name}.tmp-0")
-    file = np.lib.format.open_memmap(aside, mode="w+", dtype=THUMBNAIL, shape=shape)
-    for block, part in zip(inputs.blocks, stage.read(inputs.blocks)):
-        with np.load(io.BytesIO(part)) as arrays:
-            rows = slice(block.first, block.first + block.count)
-            facts[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
-            wrong.update({row: (cause, reason) for row, cause, reason in json.loads(arrays["wrong"].tobytes())})
-    file.flush()
-    del file
-    aside.replace(thumbnails)
+    with replace_file(thumbnails) as whole:
+        file = np.lib.format.open_memmap(whole.name, mode="w+", dtype=THUMBNAIL, shape=shape)
+        for block, part in zip(inputs.blocks, stage.read(inputs.blocks)):
+            with np.load(io.BytesIO(part)) as arrays:
+                rows = slice(block.first, block.first + block.count)
+                facts[rows], file[rows] = arrays["facts"], arrays["thumbnails"]
+                wrong.update({row: (cause, reason) for row, cause, reason in json.loads(arrays["wrong"].tobytes())})
+        file.flush()
+        del file
     return Gathered(facts, wrong)
 
 
@@ -150,18 +138,6 @@ def search_block(folder: Path, search: Search, block: Nodes) -> bytes:
             edges["agreement"] = scores[same]
             found.append(edges)
     return np.concatenate(found).tobytes()
-
-
-def compare(first: NDArray, second: NDArray, enough: float) -> NDArray[np.float64]:
-    """Thumbnails [n] twice -> [n] agreement, 0 where colours or a rough look already say no."""
-    near = colour_distance(first["colours"], second["colours"]) <= COLOUR
-    scores = np.zeros(len(first))
-    rough = rough_agreement(first["grey"], second["grey"])
-    flat = (first["grey"].std((1, 2)) < FLAT) | (second["grey"].std((1, 2)) < FLAT)
-    rest = np.flatnonzero(near & ((rough >= ROUGH) | flat))
-    if len(rest):
-        scores[rest] = agreement(first["grey"][rest], second["grey"][rest], enough)
-    return scores
 
 
 def decide(edges: NDArray, nodes: Rows, node_of: Rows, own: int) -> dict[int, Drop]:

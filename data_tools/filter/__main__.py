@@ -46,7 +46,7 @@ class FilterJob:
         return self.out.with_name(f"{self.out.name}.parts")
 
     def identity(self) -> dict[str, Any]:
-        bundle = None if self.model is None else fingerprint(self.model.bundle)
+        bundle = None if self.model is None else fingerprint(self.model)
         rules = {name: value for name, value in asdict(self.rules).items() if value not in (None, {}, (), False)}
         rules = {name: list(value) if isinstance(value, tuple) else value for name, value in rules.items()}
         return {"inputs": list(self.inputs.identity), "rules": rules, "bundle": bundle}

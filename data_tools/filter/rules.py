@@ -14,7 +14,8 @@ from torch import Tensor
 from data_tools.common.image_bytes import upright_size
 from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer
 from data_tools.common.records import Block, RecordItem, moved, read_block
-from data_tools.common.text import RowError, caption_length, detect_language
+from data_tools.common.text import caption_length, detect_language
+from vglm_train.data.record import RecordError
 from vglm_train.image import ImageError, eval_pixels
 
 SEEN = 32  # pictures judged in one go
@@ -119,7 +120,7 @@ def _candidate(item: RecordItem, filtering: Filtering) -> Candidate:
             candidate.gone = "no caption left", None
         elif rules.sizes:
             candidate.gone = rules.broken_size(*upright_size(item.image()))
-    except (RowError, ImageError) as error:
+    except (RecordError, ImageError) as error:
         candidate.gone = error.cause, str(error)
     return candidate
 
@@ -151,7 +152,7 @@ def _pixels(size: int, candidate: Candidate) -> Tensor | None:
     """uint8 [3,size,size], or none and the candidate knows why."""
     try:
         return eval_pixels(candidate.item.picture(size), size)
-    except RowError as error:
+    except RecordError as error:
         candidate.gone = error.cause, str(error)
         return None
 

@@ -22,14 +22,15 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common import cli
-from data_tools.common.cli import at_least_one, command, progress, replacing, sync_folder
+from data_tools.common.cli import at_least_one, command, progress
 from data_tools.common.jobs import owned, read_json, refuse_other
 from data_tools.common.pool import spread
 from data_tools.pack_shards.write import Job, PackOptions, PackPlan, make_plan, pack_shard, shard_name
 from vglm_train.data.shards.index import index_path
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.files import replace_file
+from vglm_train.folders import make_folder, tidy
 
 KIND = "pack"
 SHOWN = 5  # left-out records of one cause that are named on the console
@@ -41,8 +42,7 @@ def _owned(plan: PackPlan) -> Iterator[None]:
     if not (plan.parts / "plan.json").exists() and (strangers := sorted(plan.out.glob("*.tar"))):
         raise UserError(f"{plan.out}: holds {strangers[0].name}, which no unfinished pack wrote; give another --out")
     with owned(plan.parts, plan.identity(), KIND, "pack_shards", plan.out):
-        for leftover in plan.out.glob("*.tmp-*"):
-            leftover.unlink(missing_ok=True)  # of a killed run
+        tidy(plan.out)
         yield
 
 
@@ -81,7 +81,7 @@ def _finish(plan: PackPlan, parts: list[dict[str, Any]]) -> Manifest:
             (plan.out / part["name"]).unlink(missing_ok=True)
             index_path(plan.out / part["name"]).unlink(missing_ok=True)
     if skipped:
-        with replacing(plan.out / "skipped.jsonl") as file:
+        with replace_file(plan.out / "skipped.jsonl") as file:
             file.writelines(json.dumps(entry, ensure_ascii=False).encode("utf-8") + b"\n" for entry in skipped)
     extra = {
         "samples": sum(part["samples"] for part in kept),
@@ -94,7 +94,6 @@ def _finish(plan: PackPlan, parts: list[dict[str, Any]]) -> Manifest:
     ]
     manifest = Manifest(plan.out / NAME, tuple(shards), extra)
     manifest.write()
-    sync_folder(plan.out)
     return manifest
 
 

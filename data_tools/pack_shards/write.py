@@ -10,11 +10,11 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from data_tools.common.cli import replacing, sha256, write_json
 from data_tools.common.image_bytes import prepare
-from vglm_train.data.record import Record, RecordError, as_fields, content_id, parse
+from vglm_train.data.record import Record, RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, make_index, write_index
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file, sha256, write_json
 from vglm_train.image import ImageError
 
 
@@ -110,7 +110,7 @@ def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, An
     """A record and its members for the tar writer. RecordError, ImageError or OSError say why there is none."""
     record = parse(line)
     pictures = [_read(plan.records.parent / name) for name in (record.image, *record.more)]
-    identity = content_id(pictures[0]) if record.image_id is None else record.image_id
+    identity = record.picture_id(pictures[0])
     members: dict[str, bytes] = {}
     for number, data in enumerate(pictures):
         kind, image = prepare(data, plan.options.resize_short_side)
@@ -136,7 +136,7 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
     languages: Counter[str] = Counter()
     samples = 0
     path = plan.out / shard_name(job.shard)
-    with replacing(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
+    with replace_file(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
         for number, line in _lines(plan, job):
             key = f"{number:09d}"
             try:
@@ -146,7 +146,7 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
                 continue
             tar.write(members)
             samples += 1
-            languages.update(record.spoken)
+            languages.update(record.caption_counts)
     digest, table = sha256(path), make_index(path)
     write_index(path, table, digest)
     part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,

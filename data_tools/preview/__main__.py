@@ -33,6 +33,7 @@ from vglm_train.data.record import DamagedSample, RecordError, parse
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file
 from vglm_train.prompt.qformer_text import TextEncoder, build_text
 
 UNKNOWN = 0.02  # share of [UNK] above which a vocabulary does not fit
@@ -62,14 +63,14 @@ class TokenCounts:
 
 
 def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[PreviewSample | DamagedSample]:
-    """The samples of an epoch in training's order, augmented, with the caption that is drawn for them."""
+    """The samples of an epoch in training's order, augmented, each with the caption that training takes of it."""
     for found in read_epoch(config, PairProcessor(text, config.data.languages), epoch):
         if isinstance(found, DamagedSample):
             yield found
             continue
-        place, sample = found
-        texts = ((sample.drawn.language, sample.drawn.text, sample.drawn.row),)
-        yield PreviewSample(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
+        position, sample = found
+        texts = ((sample.processed.language, sample.processed.text, sample.processed.row),)
+        yield PreviewSample(f"{position.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
 def validation_samples(config: Config, text: TextEncoder) -> Iterator[PreviewSample | DamagedSample]:
@@ -226,7 +227,7 @@ def preview(config: Config, split: str, rows: int, epoch: int, font: Path | None
         first = f"; the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no sample of {split} can be shown{first}. Run python -m data_tools.check_shards")
     cells = [Cell(side_by_side(view.picture(sample)), list(view.describe(sample))) for sample in seen]
-    with cli.replacing(out) as file:
+    with replace_file(out) as file:
         draw_sheet(cells, face, COLUMNS).save(file, "PNG")
     for sample in seen:
         yield from view.describe(sample)

@@ -2,7 +2,9 @@
 
 import random
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from itertools import groupby, islice
 
 from torch import Tensor
@@ -16,7 +18,8 @@ from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.loader import build
 from vglm_train.data.processors import Processor, SampleContext
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import DamagedSample, RecordError, parse
+from vglm_train.data.record import DamagedSample
+from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.sampling.mixture import Position
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
@@ -38,13 +41,13 @@ class PromptSample:
     lines: tuple[str, ...]
 
 
-def read_epoch(config: Config, rows: Processor, epoch: int) -> Iterator[tuple[Position, Sample] | DamagedSample]:
-    """The samples of an epoch in training's order, augmented, with what is drawn for them."""
-    dataset = build(config, rows, Ranks()).dataset
-    for position in range(dataset.epoch_samples):
-        place = dataset.mixture.at(epoch * dataset.epoch_samples + position)
+def read_epoch(config: Config, processor: Processor, epoch: int) -> Iterator[tuple[Position, Sample] | DamagedSample]:
+    """The samples of an epoch in training's order, augmented, each with the text that training takes of it."""
+    dataset = build(config, processor, Ranks()).dataset
+    for number in range(dataset.epoch_samples):
+        position = dataset.mixture.at(epoch * dataset.epoch_samples + number)
         try:
-            yield place, read_sample(dataset.reader, place, dataset.how)
+            yield position, read_sample(dataset.reader, position, dataset.builder)
         except DamagedSample as damage:
             yield damage
 
@@ -80,12 +83,12 @@ class PromptView:
         """A sequence in words and in ids, with what is learned of it."""
         learned = sum(label != IGNORED for label in row.labels)
         apart = self.template.separate_answer
-        yield f"{language}: {len(row.input_ids)} ids are read, {learned} learned{', cut' if row.cut else ''}"
-        if row.question and self.template.text is not None:
-            yield f"Q-Former: {self.template.text.tokenizer.decode(row.question, skip_special_tokens=True)}"
+        yield f"{language}: {len(row.input_ids)} ids are read, {learned} learned{', cut' if row.truncated else ''}"
+        if row.question_ids and self.template.text is not None:
+            yield f"Q-Former: {self.template.text.tokenizer.decode(row.question_ids, skip_special_tokens=True)}"
         labels = [] if apart else row.labels
-        yield f"{'encoder' if apart else 'text'}: {self._words(row.input_ids, labels, row.visual)}"
-        yield f"ids: {self._ids(row.input_ids, labels, row.visual)}"
+        yield f"{'encoder' if apart else 'text'}: {self._words(row.input_ids, labels, row.image_starts)}"
+        yield f"ids: {self._ids(row.input_ids, labels, row.image_starts)}"
         if apart and row.labels:
             yield f"decoder: {self._words(row.labels, row.labels, ())}"
             yield f"ids: {self._ids(row.labels, row.labels, ())}"
@@ -95,9 +98,9 @@ class PromptView:
             if isinstance(found, DamagedSample):
                 yield found
                 continue
-            place, sample = found
-            lines = tuple(self.lines_of(sample.drawn.row, sample.drawn.language))
-            yield PromptSample(f"{place.shard.name} {sample.key}", sample.image_id, sample.pixels, lines)
+            position, sample = found
+            lines = tuple(self.lines_of(sample.processed.row, sample.processed.language))
+            yield PromptSample(f"{position.shard.name} {sample.key}", sample.image_id, sample.pixels, lines)
 
     def _asked(self) -> Iterator[PromptSample | DamagedSample]:
         held = self.stage.held_out()
@@ -141,7 +144,7 @@ class PromptView:
         rows = list(islice(self._measured(), COUNTED))
         if not rows:
             return
-        prompt, cut = self.config.prompt, sum(row.cut for row in rows)
+        prompt, cut = self.config.prompt, sum(row.truncated for row in rows)
         read = [len(row.input_ids) for row in rows]
         learned = [sum(label != IGNORED for label in row.labels) for row in rows]
         yield (
@@ -160,13 +163,13 @@ class PromptView:
         reader = ShardReader(2, self.config.data.cache)
         for shard in shards:
             for index in range(-passed % step, shard.samples, step):
-                try:
-                    raw = reader.read(shard, index)
-                    visit = SampleContext(raw.key, 0, 1 + len(raw.more))
-                    yield self.stage.processor.read(parse(raw.json), random.Random(index), None, visit).row
-                except (DamagedSample, RecordError):
-                    continue
+                with suppress(DamagedSample):
+                    yield use_sample(reader, shard, index, partial(self._processed, index))
             passed += shard.samples
+
+    def _processed(self, seed: int, stored: StoredSample) -> Encoded:
+        context = SampleContext(stored.key, 0, len(stored.images))
+        return self.stage.processor.process(stored.record, random.Random(seed), None, context).row
 
 
 def _runs(ids: list[int], labels: list[int], visual: tuple[int, ...], length: int) -> Iterator[tuple[str, list]]:

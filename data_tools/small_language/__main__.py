@@ -20,8 +20,8 @@ import torch
 
 from data_tools.chatglm_tokenizer.train import train_ice_text
 from data_tools.common import cli
+from data_tools.common.text import captions
 from data_tools.small_language.train import caption_texts, may_replace, read_records, save_language, train_language
-from data_tools.vocabulary.train import captions
 from vglm_train.config.language import Language, Prompt
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
@@ -55,8 +55,8 @@ def main() -> int:
     args = _parsed()
     args.out = Path(os.path.abspath(args.out)) if args.out.name in ("", "..") else args.out
     may_replace(args.out)
-    with TemporaryDirectory(prefix="small_language-") as aside:
-        return _make(args, Path(aside) / "ice_text.model")
+    with TemporaryDirectory(prefix="small_language-") as folder:
+        return _make(args, Path(folder) / "ice_text.model")
 
 
 def _make(args: argparse.Namespace, pieces_file: Path) -> int:

@@ -11,13 +11,13 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from tqdm import tqdm
 
-from data_tools.common import cli
 from vglm_train.checkpoint.load.language import hub_chatglm
 from vglm_train.config.language import Language, Questions
 from vglm_train.data.record import Record, parse
 from vglm_train.errors import UserError
+from vglm_train.files import write_json
+from vglm_train.folders import make_folder, replace_folder
 from vglm_train.model.language import LanguageModel, build_language
-from vglm_train.places import make_folder
 from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template
 
@@ -104,11 +104,7 @@ def may_replace(folder: Path) -> None:
 def save_language(model: LanguageModel, config: Language, tokenizer: Path, folder: Path) -> None:
     """Write the folder as ChatGLM-6B's is on Hugging Face; whole or absent."""
     may_replace(folder)
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
     weights = {name: tensor.cpu().contiguous() for name, tensor in model.state_dict().items()}
-    save_file(hub_chatglm(config.heads).inverse().apply(weights), aside / "model.safetensors")
     shape = {
         "model_type": "chatglm",
         "num_layers": config.layers,
@@ -118,16 +114,16 @@ def save_language(model: LanguageModel, config: Language, tokenizer: Path, folde
         "vocab_size": config.vocabulary,
         "max_sequence_length": config.positions,
     }
-    cli.write_json(aside / "config.json", shape)
-    shutil.copyfile(tokenizer, aside / "ice_text.model")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    with replace_folder(folder) as new:
+        save_file(hub_chatglm(config.heads).inverse().apply(weights), new / "model.safetensors")
+        write_json(new / "config.json", shape)
+        shutil.copyfile(tokenizer, new / "ice_text.model")
 
 
 def _encoded(lesson: TrainingText, template: Template, rng: Random) -> Encoded:
     """The hint's ids in the image's places, as many as fit, spread over them in order."""
     row = template.encode(lesson.dialogue)
-    (start,), places = row.visual, template.image_length
+    (start,), places = row.image_starts, template.image_length
     hint = template.tokenizer.encode(lesson.hint) if lesson.hint else []
     kept = [hint[i] for i in sorted(rng.sample(range(len(hint)), min(len(hint), places)))]
     for place, token in zip(sorted(rng.sample(range(places), len(kept))), kept):

@@ -21,11 +21,12 @@ from typing import Any
 import numpy as np
 
 from data_tools.common import cli
-from data_tools.common.cli import at_least_one, replacing, write_json
+from data_tools.common.cli import at_least_one
 from data_tools.common.jobs import JobStage, owned
 from data_tools.common.records import Inputs, open_inputs, read_row
 from data_tools.stats.count import Counts, Keys, Repeated, caption_key, count_block, find_repeated
 from data_tools.stats.page import page
+from vglm_train.files import replace_file, write_json
 
 BLOCK = 256  # records
 HELD = 16_000_000  # hashes sorted at a time, 16 bytes each
@@ -117,7 +118,7 @@ def stats(task: StatsJob, workers: int, title: str) -> dict[str, Any]:
         stage = JobStage(task.parts, "count")
         stage.run(partial(count_block, task.decode), task.inputs.blocks, workers, "record", "stats")
         found, counts = collect(task, stage)
-        with replacing(task.out.with_suffix(".html")) as file:
+        with replace_file(task.out.with_suffix(".html")) as file:
             file.write(page(title, found, counts).encode("utf-8", "replace"))
         write_json(task.out, found)
     shutil.rmtree(task.parts)

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from data_tools.common.image_bytes import extension, upright_size
 from data_tools.common.records import Block, RecordItem, open_picture, read_block
-from data_tools.common.text import RowError, caption_length
+from data_tools.common.text import caption_length
+from vglm_train.data.record import RecordError
 from vglm_train.image import ImageError
 
 NAMED = 20  # damaged records of a cause that are named
@@ -63,7 +64,7 @@ def count_block(decode: bool, block: Block) -> bytes:
         counts.records += 1
         try:
             images.append((_count_item(item, counts, decode), item.row))
-        except RowError as error:
+        except RecordError as error:
             counts.damage[error.cause] += 1
             counts.add({**Counts().to_json(), "damaged": [_damage(item, error)]})
             continue
@@ -78,7 +79,7 @@ def _keys(found: list[tuple[int, int]]) -> Keys:
     return np.array(found, np.int64).reshape(-1, 2)
 
 
-def _damage(item: RecordItem, error: RowError) -> dict[str, str]:
+def _damage(item: RecordItem, error: RecordError) -> dict[str, str]:
     return {"cause": error.cause, "id": item.id, "place": item.place, "reason": str(error)}
 
 
@@ -88,18 +89,18 @@ def caption_key(text: str) -> int:
 
 
 def _count_item(item: RecordItem, counts: Counts, decode: bool) -> int:
-    """Count one item; returns its image_id. RowError where it cannot be used: then only the record was counted."""
+    """Count one item; returns its image_id. RecordError where it cannot be used: then only the record was counted."""
     record, data = item.record, item.image()
     kind = extension(data)
     if kind is None:
-        raise RowError("undecodable", f"{len(data)} bytes that are no picture format known here")
+        raise RecordError("undecodable", f"{len(data)} bytes that are no picture format known here")
     image_id, key = item.image_id(data), caption_key(item.id)
     shown = len(counts.samples) < SAMPLES or key < counts.samples[-1]["key"]
     picture = open_picture(data, None if decode else THUMBNAIL) if decode or shown else None
     try:
         width, height = upright_size(data)
     except ImageError as error:
-        raise RowError(error.cause, str(error)) from None
+        raise RecordError(error.cause, str(error)) from None
     if shown and picture is not None:
         captions = {name: list(texts)[:2] for name, texts in record.captions.items()}
         sample = {"key": key, "id": item.id, "captions": captions, "size": f"{width} x {height}"}

@@ -12,15 +12,9 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 from data_tools.stats.count import Counts
+from vglm_train.report import html
 
 BINS = 40
-STYLE = """
-body { font-family: sans-serif; margin: 2em auto; max-width: 1200px; line-height: 1.4; color: #222 }
-table { border-collapse: collapse; margin: 1em 0 }
-th, td { border: 1px solid #ccc; padding: .3em .6em; text-align: left }
-figure { display: inline-block; margin: 0 } .samples { display: flex; flex-wrap: wrap; gap: 1em }
-.samples div { width: 170px; font-size: .8em } .samples img { display: block } h2 { clear: both }
-"""
 HISTOGRAMS = ("width", "height", "aspect")  # and all counters of a language
 KEPT_APART = ("source", "split", "languages", "format")
 UNITS = {"width": "pixels", "height": "pixels", "aspect": "width / height"}
@@ -33,29 +27,21 @@ def page(title: str, found: dict[str, Any], counts: Counts) -> str:
     parts += [_histogram(name, counts.counters[name]) for name in names if name in counts.counters]
     parts += [_table(name, counts.counters[name]) for name in KEPT_APART if name in counts.counters]
     parts += [_repeated(found), _damage(found), "<h2>Samples</h2>", '<div class="samples">']
-    parts += [_sample(sample) for sample in counts.samples]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{escape(title)}</title>'
-        f"<style>{STYLE}</style></head><body>{''.join(parts)}</div></body></html>\n"
-    )
+    return html.document(title, [*parts, *map(_sample, counts.samples), "</div>"])
 
 
 def _overview(found: dict[str, Any]) -> str:
-    rows = [("records", found["records"]), ("usable", found["usable"]), ("MiB", round(found["bytes"] / 2**20, 1))]
+    size = f"{found['bytes'] / 2**20:.1f}"
+    rows = [("records", found["records"]), ("usable", found["usable"]), ("MiB", size)]
     rows += [(f"captions, {language}", count) for language, count in found["captions"].items()]
     rows += [
         (f"{name} that occur more than once", found[f"repeated_{name}"][name]) for name in ("pictures", "captions")
     ]
-    return _rows(rows)
-
-
-def _rows(rows: Any) -> str:
-    body = "".join(f"<tr><th>{escape(str(name))}</th><td>{escape(str(value))}</td></tr>" for name, value in rows)
-    return f"<table>{body}</table>"
+    return html.table(("all records", "number"), rows)
 
 
 def _table(name: str, counter: Counter[str]) -> str:
-    return f"<h2>{escape(name)}</h2>{_rows(counter.most_common(BINS))}"
+    return f"<h2>{escape(name)}</h2>{html.table((name, 'records'), counter.most_common(BINS))}"
 
 
 def _histogram(name: str, counter: Counter[str]) -> str:
@@ -87,13 +73,14 @@ def _repeated(found: dict[str, Any]) -> str:
     for name in ("pictures", "captions"):
         most = found[f"repeated_{name}"]["most"]
         rows += [(f"{each['times']} times", each.get("text") or f"{each['id']} ({each['place']})") for each in most]
-    return f"<h2>Repeated most</h2>{_rows(rows)}" if rows else ""
+    return f"<h2>Repeated most</h2>{html.table(('how often', 'what'), rows)}" if rows else ""
 
 
 def _damage(found: dict[str, Any]) -> str:
     if not found["damage"]:
         return "<h2>Damage</h2><p>none</p>"
-    return f"<h2>Damage</h2>{_rows(found['damage'].items())}{_rows(_damaged(found))}"
+    counts = html.table(("cause", "records"), found["damage"].items())
+    return f"<h2>Damage</h2>{counts}{html.table(('record', 'reason'), _damaged(found))}"
 
 
 def _damaged(found: dict[str, Any]) -> Iterator[tuple[str, str]]:

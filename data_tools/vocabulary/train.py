@@ -2,7 +2,6 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +9,9 @@ from tokenizers import Tokenizer, normalizers, pre_tokenizers
 from tokenizers.models import WordPiece
 from tokenizers.trainers import WordPieceTrainer
 
-from data_tools.common import cli
-from vglm_train.data.record import RecordError, parse
+from data_tools.common.text import captions
 from vglm_train.errors import UserError
+from vglm_train.files import replace_file
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALLEST = 100
@@ -20,21 +19,6 @@ LETTERS = 0.75  # of the size at most: single characters, so that pieces have ro
 TOGETHER = 1000  # captions cut into words in one call
 
 Words = dict[str, Counter[str]]  # language -> word -> how often
-
-
-def captions(records: Path, split: str | None) -> Iterator[tuple[str, str]]:
-    """(language, caption) of every record of the split; a record that cannot be read is a UserError with its line."""
-    if not records.is_file():
-        raise UserError(f"{records}: no such file; make it with python -m data_tools.convert")
-    with open(records, "rb") as file:
-        for number, line in enumerate(file, 1):
-            try:
-                record = parse(line)
-            except RecordError as error:
-                raise UserError(f"{records}: line {number}: {error}; run python -m data_tools.convert again") from None
-            if split in (None, record.split):
-                for language, texts in record.captions.items():
-                    yield from ((language, text) for text in texts)
 
 
 def _reader(vocabulary: dict[str, int]) -> Any:
@@ -122,5 +106,5 @@ def write(vocabulary: dict[str, int], out: Path) -> None:
     pieces = sorted(vocabulary, key=vocabulary.__getitem__)
     assert sorted(vocabulary.values()) == list(range(len(pieces))), "ids are the line numbers"
     out.parent.mkdir(parents=True, exist_ok=True)
-    with cli.replacing(out) as file:
+    with replace_file(out) as file:
         file.writelines(piece.encode("utf-8") + b"\n" for piece in pieces)

@@ -11,10 +11,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from data_tools.common.cli import replacing
 from examples.demo.scenes import COLOURS, INVERSE, LANGUAGES, SHAPES, Scene, all_scenes, captions, draw
 from examples.demo.train_encoder import Pictures
 from vglm_train.data.record import content_id
+from vglm_train.files import replace_file
 
 VALIDATION, TEST = 200, 400  # scenes held out; all others train
 
@@ -54,7 +54,7 @@ def write_records(folder: Path, seed: int, train: int | None = None) -> Pictures
     held = splits(seed)
     held["train"] = held["train"][:train]
     made: list[tuple[np.ndarray, np.ndarray]] = []
-    with replacing(folder / "records.jsonl") as file:
+    with replace_file(folder / "records.jsonl") as file:
         for split, scenes in held.items():
             for scene in scenes:
                 picture, owners = draw(scene, Random(f"{seed} {scene.key}"))

@@ -15,7 +15,7 @@ from examples.demo.probe_pairs import Share
 from examples.demo.results import NAMES
 from examples.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, all_scenes, captions
 from examples.demo.train_language import KINDS, question
-from vglm_train.checkpoint.bundle.read import Bundle, load_bundle
+from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.config.data import Source
 from vglm_train.config.language import Decoding
 from vglm_train.data.eval_captions import EvalSet
@@ -49,7 +49,7 @@ class CaptionProbe:
 
 def probe_captions(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) -> CaptionProbe:
     """Captions of, and answers about, the held-out `scenes`, whose pictures are in `shards`."""
-    loaded = load_bundle(bundle, torch.device("cpu"))
+    loaded = open_bundle(bundle, torch.device("cpu"))
     size = loaded.config.model.vision.image_size
     items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES))
     named = {captions(scene, LANGUAGES[0])[0]: scene for scene in scenes}

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from examples.demo.scenes import LANGUAGES, Scene, captions, changed
-from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.data import Source
 from vglm_train.data.eval_captions import EvalSet
 from vglm_train.evaluate.retrieval.evaluator import Embedder
@@ -70,7 +70,7 @@ def score_pairs(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) 
 
     `shuffled_`: each picture is replaced by its neighbour's, and half of the answers should be right.
     """
-    loaded = load_bundle(bundle, torch.device("cpu"))
+    loaded = open_bundle(bundle, torch.device("cpu"))
     embedder = Embedder(loaded.model, loaded.text, torch.device("cpu"))
     size = loaded.config.model.vision.image_size
     items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES))

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import torch
 
-from data_tools.common.cli import command, write_json
+from data_tools.common.cli import command
 from examples.demo.make_data import splits, write_records
 from examples.demo.probe_captions import (
     CaptionProbe,
@@ -38,6 +38,7 @@ from examples.demo.train_encoder import Pictures, save_encoder, train_encoder
 from examples.demo.train_language import train
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
+from vglm_train.files import write_json
 
 ROOT = Path(__file__).resolve().parents[2]
 CONFIG = ROOT / "configs" / "demo.yaml"

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 import torch.nn.functional as F
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.data import Image
 from vglm_train.config.model import Vision
+from vglm_train.folders import replace_path
 from vglm_train.model.vision.eva import EvaVit
 
 ON = 0.2  # share of a patch from which an object stands on it
@@ -134,4 +135,5 @@ def _waves(config: Vision) -> Tensor:
 
 def save_encoder(encoder: EvaVit, file: Path) -> None:
     """Write weights that model.vision.weights reads."""
-    save_file({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, file)
+    with replace_path(file) as new:
+        save_tensors({name: tensor.contiguous() for name, tensor in encoder.state_dict().items()}, new)

@@ -18,7 +18,8 @@ from PIL import Image, ImageDraw, ImageFilter
 
 from data_tools.common import cli
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.files import write_json
+from vglm_train.folders import make_folder
 
 PICTURE = 128  # pixels a side
 QUESTION = "Is the mark on the left?"
@@ -68,7 +69,7 @@ def write_data(folder: Path, train: int, test: int, seed: int) -> None:
         sides = [("left", "right")[number % 2] for number in range(count)]
         rng.shuffle(sides)
         rows = [_row(folder, number, side, rng) for number, side in enumerate(sides, first)]
-        cli.write_json(folder / f"{name}.json", rows)
+        write_json(folder / f"{name}.json", rows)
         first += count
 
 

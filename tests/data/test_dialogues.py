@@ -18,7 +18,7 @@ from vglm_train.config.language import Language, Prompt, Questions
 from vglm_train.config.model import Model, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
-from vglm_train.data.dataset import Samples, sample_pixels
+from vglm_train.data.dataset import SampleBuilder, sample_pixels
 from vglm_train.data.processors import PromptProcessor, SampleContext, dialogue_of
 from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import RecordError, as_fields, parse
@@ -62,7 +62,7 @@ def test_a_record_of_turns_and_back() -> None:
     record = parse({**TALK, "id": "7", "kind": "open", "group": "g"})
     assert (record.image, record.more, record.captions) == ("a", ("b",), {})
     assert record.turns == (("<image>one", "two"), ("<image>three", "four"))
-    assert (record.language, record.kind, record.spoken) == ("en", "open", {"en": 2})
+    assert (record.language, record.kind, record.caption_counts) == ("en", "open", {"en": 2})
     assert parse(as_fields(record)) == parse(json.dumps(as_fields(record))) == record
     alone = {"id": "", "image": "a", "image_id": None, "captions": {"en": ["x"]}, "source": None, "split": None}
     assert as_fields(parse({"image": "a", "captions": {"en": "x"}})) == {**alone, "group": None}
@@ -73,7 +73,7 @@ def test_the_language_of_turns() -> None:
     assert parse({"turns": turns("一只狗", "a dog")}).language == "zh"
     assert parse({"turns": turns("狗", "红"), "language": "en"}).language == "en"
     both = parse({"turns": turns("狗", "红"), "captions": {"en": ["a", "b"], "zh": ["狗"]}})
-    assert both.spoken == {"en": 2, "zh": 2}
+    assert both.caption_counts == {"en": 2, "zh": 2}
 
 
 def test_a_question_that_nobody_answers_is_left_out() -> None:
@@ -114,7 +114,7 @@ def test_dialogues_of_a_record() -> None:
 def test_a_decoder_only_model_learns_all_answers_in_every_epoch(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal")
     for epoch in range(3):
-        drawn = made.read(parse(TALK), random.Random(0), None, SampleContext("key", epoch, 2))
+        drawn = made.process(parse(TALK), random.Random(0), None, SampleContext("key", epoch, 2))
         assert learnt(drawn.row) == [TWO, 3, FOUR, 3]
         assert (drawn.images, drawn.language, drawn.text) == (2, "en", "four")
 
@@ -123,32 +123,35 @@ def test_an_encoder_decoder_learns_one_answer_an_epoch_in_turn(tmp_path: Path) -
     made = rows(tmp_path, "seq2seq")
     record = parse({"turns": turns("one", "two", "one", "three", "one", "four")})
     for key in ("a", "b", "c", "d"):
-        found = [made.read(record, random.Random(0), None, SampleContext(key, epoch)).text for epoch in range(6)]
+        found = [made.process(record, random.Random(0), None, SampleContext(key, epoch)).text for epoch in range(6)]
         assert sorted(found[:3]) == ["four", "three", "two"]
         assert found[3:] == found[:3]
-    starts = Counter(made.read(record, random.Random(0), None, SampleContext(str(n))).text for n in range(300))
+    starts = Counter(made.process(record, random.Random(0), None, SampleContext(str(n))).text for n in range(300))
     assert min(starts.values()) > 70
 
 
 def test_pictures_of_later_turns_are_not_shown(tmp_path: Path) -> None:
     made = rows(tmp_path, "seq2seq")
-    drawn = [made.read(parse(TALK), random.Random(0), None, SampleContext("k", epoch, 2)) for epoch in range(2)]
-    assert sorted((each.text, each.images, len(each.row.visual)) for each in drawn) == [("four", 2, 2), ("two", 1, 1)]
+    drawn = [made.process(parse(TALK), random.Random(0), None, SampleContext("k", epoch, 2)) for epoch in range(2)]
+    assert sorted((each.text, each.images, len(each.row.image_starts)) for each in drawn) == [
+        ("four", 2, 2),
+        ("two", 1, 1),
+    ]
 
 
 def test_a_dialogue_too_long_for_one_sequence_is_taught_in_parts(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal", max_prompt=8)
     record = parse({"turns": turns("one", "two", "one", "three", "one", "four")})
-    found = [learnt(made.read(record, random.Random(0), None, SampleContext("a", epoch)).row) for epoch in range(2)]
+    found = [learnt(made.process(record, random.Random(0), None, SampleContext("a", epoch)).row) for epoch in range(2)]
     assert sorted(label for labels in found for label in labels if label != 3) == [TWO, THREE, FOUR]
 
 
 def test_captions_stay_as_they_were(tmp_path: Path) -> None:
     made = rows(tmp_path, "causal")
-    drawn = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0))
-    assert (learnt(drawn.row), drawn.images, drawn.row.visual) == ([TWO, 3], 1, (0,))
-    several = made.read(parse({"captions": {"en": ["two"]}}), random.Random(0), None, SampleContext(images=3))
-    assert several.row.visual == (0, 2, 4)
+    drawn = made.process(parse({"captions": {"en": ["two"]}}), random.Random(0))
+    assert (learnt(drawn.row), drawn.images, drawn.row.image_starts) == ([TWO, 3], 1, (0,))
+    several = made.process(parse({"captions": {"en": ["two"]}}), random.Random(0), None, SampleContext(images=3))
+    assert several.row.image_starts == (0, 2, 4)
 
 
 @pytest.mark.parametrize(
@@ -162,13 +165,13 @@ def test_captions_stay_as_they_were(tmp_path: Path) -> None:
 )
 def test_dialogues_that_cannot_be_learnt(tmp_path: Path, record, images, cause, reason) -> None:
     with pytest.raises(RecordError, match=reason) as caught:
-        rows(tmp_path, "causal").read(parse(record), random.Random(0), None, SampleContext("k", 0, images))
+        rows(tmp_path, "causal").process(parse(record), random.Random(0), None, SampleContext("k", 0, images))
     assert caught.value.cause == cause
 
 
 def test_every_picture_has_its_crop_and_one_sample_its_side() -> None:
     pictures = [jpeg(number, (80, 60)) for number in range(3)]
-    how = Samples(0, None, 16, Image(crop_scale=(0.3, 1.0)))
+    how = SampleBuilder(0, None, 16, Image(crop_scale=(0.3, 1.0)))
     sides = set()
     for seed in range(12):
         mine, same = random.Random(seed), random.Random(seed)

@@ -90,12 +90,12 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
     if indexed == 2:
         monkeypatch.setattr("vglm_train.data.reader.read_caption_counts", None)
     dataset = loader_of(source).dataset
-    lengths = TextLengths(dataset.mixture, dataset.reader, dataset.how.seed, ("en", "zh"))
+    lengths = TextLengths(dataset.mixture, dataset.reader, dataset.builder.seed, ("en", "zh"))
     found = Counter()
     for row in range(80):
         place = dataset.mixture.at(row)
         try:
-            text = read_sample(dataset.reader, place, dataset.how).drawn.text
+            text = read_sample(dataset.reader, place, dataset.builder).processed.text
         except DamagedSample:
             found["damaged"] += 1
             assert lengths(row) == 0
@@ -119,14 +119,14 @@ def test_balanced_languages_have_the_lengths_of_their_language(loader_of, source
     for entry in content["shards"]:
         table = read_index(index_path(source / entry["name"]), entry["sha256"])
         assert table is not None
-        assert table.spoken is not None
-        spoken = (table.spoken.counts > 0).sum(0).tolist()
+        assert table.caption_counts is not None
+        spoken = (table.caption_counts.counts > 0).sum(0).tolist()
         entry["languages"] = dict(zip(("en", "zh"), spoken))
     (source / "manifest.json").write_text(json.dumps(content))
     dataset = loader_of(source, balance={"zh": 1, "en": 1}).dataset
-    lengths = TextLengths(dataset.mixture, dataset.reader, dataset.how.seed, ("en", "zh"))
+    lengths = TextLengths(dataset.mixture, dataset.reader, dataset.builder.seed, ("en", "zh"))
     for row in range(60):
-        drawn = read_sample(dataset.reader, dataset.mixture.at(row), dataset.how).drawn
+        drawn = read_sample(dataset.reader, dataset.mixture.at(row), dataset.builder).processed
         assert lengths(row) == about_tokens(drawn.text)
 
 

@@ -108,7 +108,7 @@ def test_a_sample_changes_from_epoch_to_epoch_and_with_the_seed(loader_of, uneve
 def test_what_a_batch_is(loader_of, uneven: Path) -> None:
     loader = loader_of(uneven)
     batch = take(loader, 1)[0]
-    text = loader.dataset.how.rows.text
+    text = loader.dataset.builder.processor.text
     assert (batch.pixels.shape, batch.pixels.dtype) == ((G, 3, 16, 16), torch.uint8)
     assert (batch.text_ids.shape, batch.text_mask.shape) == ((G, 12), (G, 12))
     for ids, mask, image_id in zip(batch.text_ids, batch.text_mask, batch.image_ids):

@@ -1,6 +1,6 @@
 """Questions about the plain-coloured pictures of speakers.py, with what is true.
 
-python asked.py FOLDER: one rank of test_examination.py, with torchrun's environment variables.
+python asked.py FOLDER: one rank of test_vqa_evaluator.py, with torchrun's environment variables.
 """
 
 import json

@@ -1,6 +1,6 @@
 """Small stage-two models of every family with their templates, and plain-coloured pictures with captions.
 
-python speakers.py FOLDER: one rank of test_caption.py, with torchrun's environment variables.
+python speakers.py FOLDER: one rank of test_caption_evaluator.py, with torchrun's environment variables.
 """
 
 import os
@@ -21,7 +21,7 @@ from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding, Language, Prompt
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.caption.evaluator import Captioner
+from vglm_train.evaluate.caption.evaluator import CaptionEvaluator
 from vglm_train.evaluate.generator import Generator
 from vglm_train.model.language import build_language
 from vglm_train.model.qformer.qformer import QFormer
@@ -66,9 +66,9 @@ def speaker(folder: Path, family: str = "chatglm", **prompt) -> Generator:
     return Generator(model.eval(), template, prompt.questions, torch.device("cpu"))
 
 
-def captioner(of: Generator, **changes) -> Captioner:
+def captioner(of: Generator, **changes) -> CaptionEvaluator:
     given = {"items": items(), "languages": LANGUAGES, "decoding": DECODING, "examples": 2, "ranks": Ranks()}
-    return Captioner(of, **{**given, **changes})
+    return CaptionEvaluator(of, **{**given, **changes})
 
 
 def teach(pupil: Generator, steps: int = 150) -> None:

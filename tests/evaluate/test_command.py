@@ -166,7 +166,7 @@ def test_a_result_is_not_written_over(aligned, shards, tmp_path, capsys):
     assert sorted(path.name for path in tmp_path.iterdir()) == names
     assert capsys.readouterr().out.endswith(f"{tmp_path / names[0]}\n")
     assert main([*words, str(tmp_path / names[0])]) == 2
-    assert "is there already, and results are not written over" in capsys.readouterr().err
+    assert "exists already, and results are not overwritten" in capsys.readouterr().err
 
 
 def test_arguments_of_the_other_task(shards, capsys):

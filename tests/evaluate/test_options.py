@@ -71,5 +71,5 @@ def test_languages_of_captions(loaded: Loaded, tmp_path):
 def test_no_room_for_any_question(loaded: Loaded, long, tmp_path):
     """ChatGLM's prompt has words of its own."""
     own = speakers.speaker(tmp_path, "chatglm")
-    with pytest.raises(UserError, match="--max-prompt 4: has no room for any question; raise it"):
+    with pytest.raises(UserError, match="--max-prompt 4: is too short for any question; raise it"):
         ask(Loaded(own.model, own.template, loaded.config), long, "--max-prompt", "4")

@@ -43,7 +43,7 @@ def test_the_name_is_that_of_the_data(tmp_path, monkeypatch):
 def test_a_name_that_was_given_is_not_written_over(tmp_path):
     out = str(tmp_path / "mine.json")
     for path in write(MADE, choose(out, "bundle", "vqa", "test.json")):
-        with pytest.raises(UserError, match=rf"--out {out}: mine.* is there already, .*another name or a folder"):
+        with pytest.raises(UserError, match=rf"--out {out}: mine.* exists already, .*another name or a folder"):
             choose(out, "bundle", "vqa", "test.json")
         path.unlink()
     assert choose(out, "bundle", "vqa", "test.json") == Path(out)

@@ -52,7 +52,7 @@ def test_causal_question(tmp_path):
     row = causal(tmp_path).encode(Dialogue("what?", "a dog"))
     assert row == Encoded(
         input_ids=[PAD, PAD, 2, 4, 5, 6, 7, 8, EOS],  # the answer's first word has its blank: ▁a, not a
-        visual=(0,),
+        image_starts=(0,),
         labels=[NO, NO, NO, NO, NO, NO, 7, 8, EOS],
     )
 
@@ -113,19 +113,19 @@ def test_causal_cutting(tmp_path):
     row = causal(tmp_path, max_prompt=10, max_answer=4).encode(dialogue)
     assert row == Encoded(
         input_ids=[PAD, PAD, 2, 4, *[5] * 7, 6, 7, 8, 10, 8],
-        visual=(0,),
+        image_starts=(0,),
         labels=[*[NO] * 12, 7, 8, 10, 8],
-        cut=True,
+        truncated=True,
     )
     short = causal(tmp_path, max_answer=11).encode(Dialogue("what?", LONG))
-    assert (short.cut, short.labels[-1], len(short.labels)) == (False, EOS, 17)
+    assert (short.truncated, short.labels[-1], len(short.labels)) == (False, EOS, 17)
     assert causal(tmp_path, max_answer=10).encode(Dialogue("what?", LONG)).labels[-1] == 8
     with pytest.raises(UserError, match=r"is 34 ids long, and prompt.max_prompt is 10"):
         causal(tmp_path, max_prompt=10).encode_prompt(Dialogue(("what? " * 31).strip(), None))
 
 
 def test_max_prompt_without_room(tmp_path):
-    with pytest.raises(UserError, match=r"prompt.max_prompt: 3 ids have no room for a question in 'en'"):
+    with pytest.raises(UserError, match=r"prompt.max_prompt: 3 ids are too few for any question in 'en'"):
         causal(tmp_path, max_prompt=3).encode(Dialogue("what?", "a"))
 
 
@@ -181,11 +181,11 @@ def test_prefix_split_only_where_it_is_configured(tmp_path):
 def test_seq2seq_cutting(tmp_path):
     made = seq2seq(tmp_path, prefix_split=True, max_prompt=6, max_answer=6)
     row = made.encode(Dialogue("what?", LONG), 0.9)  # the midpoint of six words is 3, but there is room for 2
-    assert row == Encoded([PAD, PAD, 4, 5, 6, 9, 8, EOS], (0,), [10, 8, 10, 8, 10, 8], cut=True)
+    assert row == Encoded([PAD, PAD, 4, 5, 6, 9, 8, EOS], (0,), [10, 8, 10, 8, 10, 8], truncated=True)
     roomy = seq2seq(tmp_path, prefix_split=True, max_answer=6).encode(Dialogue("", LONG), 0.9)
-    assert roomy == Encoded([PAD, PAD, 9, 8, 10, EOS], (0,), [8, 10, 8, 10, 8, 10], cut=True)
+    assert roomy == Encoded([PAD, PAD, 9, 8, 10, EOS], (0,), [8, 10, 8, 10, 8, 10], truncated=True)
     row = made.encode(Dialogue("what? " * 9, "a dog"), 0.9)
-    assert row == Encoded([PAD, PAD, 4, 5, 5, 5, 6, EOS], (0,), [9, 8, EOS], cut=True)
+    assert row == Encoded([PAD, PAD, 4, 5, 5, 5, 6, EOS], (0,), [9, 8, EOS], truncated=True)
 
 
 def test_seq2seq_labels_have_a_length_of_their_own(tmp_path):

@@ -11,7 +11,7 @@ from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
-from vglm_train.prompt.dialogue import Dialogue, ImageMarkMismatch, ImageTurn, Turn, place_images, without_oldest
+from vglm_train.prompt.dialogue import Dialogue, ImageMarkMismatch, ImageTurn, Turn, image_turns, without_oldest
 from vglm_train.prompt.qformer_text import TextEncoder, build_text
 from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import build_tokenizer
@@ -71,23 +71,23 @@ ASKED = Dialogue("Is it?", "yes", (Turn("Which", "one red"),))
     ],
 )
 def test_marks(question, words, images):
-    assert place_images(Dialogue(question, None)) == [ImageTurn(words, images)]
+    assert image_turns(Dialogue(question, None)) == [ImageTurn(words, images)]
 
 
 def test_pictures_without_marks_stand_before_the_first_question():
-    turns = place_images(Dialogue("b", None, (Turn("a", "x"),), images=3))
+    turns = image_turns(Dialogue("b", None, (Turn("a", "x"),), images=3))
     assert turns == [ImageTurn("a", (0, 0, 0), "x"), ImageTurn("b")]
-    assert place_images(Dialogue("a", None, images=0)) == [ImageTurn("a")]
+    assert image_turns(Dialogue("a", None, images=0)) == [ImageTurn("a")]
 
 
 @pytest.mark.parametrize(("images", "message"), [(1, "2 <image> marks for 1 picture$"), (3, "2 <image> marks for 3")])
 def test_marks_for_other_pictures(images, message):
     with pytest.raises(ImageMarkMismatch, match=message):
-        place_images(Dialogue("<image> b", None, (Turn("<image> a", "x"),), images=images))
+        image_turns(Dialogue("<image> b", None, (Turn("<image> a", "x"),), images=images))
 
 
 def test_an_answer_has_no_mark():
-    assert place_images(Dialogue("b", None, (Turn("a", "<image>"),))) == [
+    assert image_turns(Dialogue("b", None, (Turn("a", "<image>"),))) == [
         ImageTurn("a", (0,), "<image>"),
         ImageTurn("b"),
     ]
@@ -101,17 +101,17 @@ def test_pictures_of_turns_that_go_stay():
 
 
 def test_decoder_only_learns_every_answer_at_once(tmp_path):
-    row = hf(tmp_path, "causal").encode(ASKED, whole=True)
+    row = hf(tmp_path, "causal").encode(ASKED, history_targets=True)
     assert row == Encoded(
         input_ids=[PAD, PAD, BOS, ASK, WHICH, ANSWER, ONE, RED, STOP, MORE, IS, IT, ANSWER, YES, EOS],
-        visual=(0,),
+        image_starts=(0,),
         labels=[NO, NO, NO, NO, NO, NO, ONE, RED, EOS, NO, NO, NO, NO, YES, EOS],  # </s> where the stop is read
     )
 
 
 def test_an_answer_with_a_stop_gets_no_second_one(tmp_path):
     made = hf(tmp_path, "causal")
-    row = made.encode(Dialogue("Is it?", "yes", (Turn("Which", "one ?"),)), whole=True)
+    row = made.encode(Dialogue("Is it?", "yes", (Turn("Which", "one ?"),)), history_targets=True)
     answer = [ONE, MARK]
     assert row.input_ids[6:] == [*answer, MORE, IS, IT, ANSWER, YES, EOS]
     assert row.labels[6:] == [*answer, EOS, NO, NO, NO, YES, EOS]
@@ -119,7 +119,7 @@ def test_an_answer_with_a_stop_gets_no_second_one(tmp_path):
 
 def test_decoder_only_last_answer_alone(tmp_path):
     made = hf(tmp_path, "causal")
-    whole, last = made.encode(ASKED, whole=True), made.encode(ASKED)
+    whole, last = made.encode(ASKED, history_targets=True), made.encode(ASKED)
     assert last.input_ids == whole.input_ids
     assert last.labels == [*[NO] * 13, YES, EOS]
     asked = made.encode_prompt(ASKED)
@@ -128,38 +128,38 @@ def test_decoder_only_last_answer_alone(tmp_path):
 
 def test_decoder_only_with_pictures_in_every_turn(tmp_path):
     dialogue = Dialogue("<image>\nIs it?", "yes", (Turn("Which <image> or <image> ?", "one red"),))
-    row = hf(tmp_path, "causal").encode(dialogue, whole=True)
+    row = hf(tmp_path, "causal").encode(dialogue, history_targets=True)
     image = [PAD, PAD]
     first = [BOS, ASK, WHICH, *image, OR, *image, MARK, ANSWER]
     assert row == Encoded(
         input_ids=[*first, ONE, RED, STOP, *image, ASK, IS, IT, ANSWER, YES, EOS],
-        visual=(3, 6, 13),
+        image_starts=(3, 6, 13),
         labels=[*[NO] * 10, ONE, RED, EOS, NO, NO, NO, NO, NO, NO, YES, EOS],
     )
 
 
 def test_encoder_decoder_reads_the_history(tmp_path):
     made = hf(tmp_path, "seq2seq")
-    row = made.encode(ASKED, whole=True)
+    row = made.encode(ASKED, history_targets=True)
     asked = [ASK, WHICH, ANSWER, ONE, RED, STOP, MORE, IS, IT, ANSWER, EOS]
     assert row == Encoded([PAD, PAD, *asked], (0,), [BARE_YES, EOS])
-    two = made.encode(Dialogue("Which <image> or <image>", "yes"), whole=True)
+    two = made.encode(Dialogue("Which <image> or <image>", "yes"), history_targets=True)
     assert two == Encoded([ASK, WHICH, PAD, PAD, OR, PAD, PAD, ANSWER, EOS], (2, 5), [BARE_YES, EOS])
 
 
 def test_chatglm_learns_the_last_answer(tmp_path):
     made = chatglm(tmp_path)
     dialogue = Dialogue("<image>红？", "红", (Turn("狗<image>？", "狗"),), "zh")
-    row = made.encode(dialogue, whole=True)
+    row = made.encode(dialogue, history_targets=True)
     first = [5, *ASK_ZH, 13, *OPEN_INSIDE, PAD_ZH, PAD_ZH, *CLOSE, 15, N, *ANSWER_ZH, 13, N]
     second = [*OPEN_INSIDE, PAD_ZH, PAD_ZH, *CLOSE, *ASK_ZH, 14, 15, N, *ANSWER_ZH]
     prompt = [*first, *second, GMASK, SOP]
     assert row == Encoded(
         input_ids=[*prompt, 5, 14, EOP],
-        visual=(len([5, *ASK_ZH, 13, *OPEN_INSIDE]), len([*first, *OPEN_INSIDE])),
+        image_starts=(len([5, *ASK_ZH, 13, *OPEN_INSIDE]), len([*first, *OPEN_INSIDE])),
         labels=[*[NO] * (len(prompt) - 1), SOP, 5, 14, EOP],
     )
-    assert made.encode_prompt(dialogue) == Encoded(prompt, row.visual, [])
+    assert made.encode_prompt(dialogue) == Encoded(prompt, row.image_starts, [])
 
 
 def test_chatglm_with_two_pictures_first(tmp_path):
@@ -173,11 +173,11 @@ def test_chatglm_with_two_pictures_first(tmp_path):
 def test_pictures_are_never_cut(tmp_path):
     made = chatglm(tmp_path, places=1, max_prompt=23)
     history = (Turn("<image>狗", "红"), Turn("红", "狗"))
-    row = made.encode(Dialogue("狗狗<image>狗狗狗", "红", history, "zh"), whole=True)
+    row = made.encode(Dialogue("狗狗<image>狗狗狗", "红", history, "zh"), history_targets=True)
     kept = [*OPEN, PAD_ZH, *CLOSE, *ASK_ZH, 13, 13, *OPEN_INSIDE, PAD_ZH, *CLOSE, N, *ANSWER_ZH, GMASK, SOP]
-    assert row.cut
+    assert row.truncated
     assert row.input_ids == [*kept, 5, 14, EOP]
-    assert row.visual == (3, 15)
+    assert row.image_starts == (3, 15)
     assert len(kept) - 2 <= 23
 
 
@@ -187,16 +187,16 @@ def test_lessons_teach_each_answer_once(tmp_path):
     turn = 5  # . Question: Which Answer: one, the last without its answer
     frame = 4  # bos Question: Which Answer:
     whole = hf(tmp_path / "a", "causal", max_prompt=frame + 4 * turn)
-    assert whole.lessons(dialogue, whole=True) == [4]
+    assert whole.target_turns(dialogue, history_targets=True) == [4]
     tight = hf(tmp_path / "b", "causal", max_prompt=frame + 4 * turn - 1)
-    assert tight.lessons(dialogue, whole=True) == [0, 4]
+    assert tight.target_turns(dialogue, history_targets=True) == [0, 4]
     pairs = hf(tmp_path / "c", "causal", max_prompt=frame + turn)
-    assert pairs.lessons(dialogue, whole=True) == [0, 2, 4]
-    assert pairs.lessons(dialogue) == [0, 1, 2, 3, 4]
-    assert hf(tmp_path / "d", "seq2seq").lessons(dialogue, whole=True) == [0, 1, 2, 3, 4]
-    row = pairs.encode(dialogue, whole=True)
+    assert pairs.target_turns(dialogue, history_targets=True) == [0, 2, 4]
+    assert pairs.target_turns(dialogue) == [0, 1, 2, 3, 4]
+    assert hf(tmp_path / "d", "seq2seq").target_turns(dialogue, history_targets=True) == [0, 1, 2, 3, 4]
+    row = pairs.encode(dialogue, history_targets=True)
     assert [label for label in row.labels if label != NO] == [ONE, EOS, ONE, EOS]
-    assert row.cut
+    assert row.truncated
 
 
 def test_a_prompt_of_a_long_history_is_refused(tmp_path):
@@ -227,10 +227,10 @@ def reader(tmp_path: Path) -> TextEncoder:
 def test_the_question_for_a_q_former_that_reads(tmp_path, reader, family):
     made = hf(tmp_path, family, text=reader)
     dialogue = Dialogue("<image> Is it?", "yes", (Turn("<image>Which", "one red"),))
-    row = made.encode(dialogue, whole=True)
-    assert row.question == made.encode_prompt(dialogue).question == (2, 5, 6, 1, 3)  # [CLS] is it ? [SEP]
+    row = made.encode(dialogue, history_targets=True)
+    assert row.question_ids == made.encode_prompt(dialogue).question_ids == (2, 5, 6, 1, 3)  # [CLS] is it ? [SEP]
     assert [label for label in row.labels if label != NO][1:] == [EOS], "one question, one answer a sequence"
-    assert made.lessons(dialogue, whole=True) == [0, 1]
+    assert made.target_turns(dialogue, history_targets=True) == [0, 1]
     other = made.encode(Dialogue("", "yes"))
     batch = made.collate([row, None, other])
     assert batch["question_ids"].tolist() == [[2, 5, 6, 1, 3], [2, 5, 6, 1, 3], [2, 3, 0, 0, 0], [2, 3, 0, 0, 0]]

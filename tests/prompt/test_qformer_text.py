@@ -8,7 +8,7 @@ import torch
 
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
-from vglm_train.prompt.chinese import is_chinese
+from vglm_train.prompt.dialogue import is_chinese
 from vglm_train.prompt.qformer_text import TextEncoder, blip_text, build_text, plain_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
@@ -152,7 +152,7 @@ def test_no_tokenizer_here(tmp_path: Path, shared: Path) -> None:
 def test_name_that_is_not_to_be_had(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
-    with pytest.raises(UserError, match=r"no-such-name .* cannot be had.*Give the path of its vocab"):
+    with pytest.raises(UserError, match=r"no-such-name .* cannot be downloaded.*Give the path of its vocab"):
         build_text(Text(tokenizer="no-such-name"))
 
 

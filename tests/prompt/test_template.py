@@ -87,7 +87,7 @@ def test_batch_of_damaged_rows(made, words):
     ],
 )
 def test_a_wrong_number_of_places(made, row):
-    with pytest.raises(ValueError, match=f"a row of {len(row.input_ids)} ids has pictures from .* template wants 2"):
+    with pytest.raises(ValueError, match=f"a row of {len(row.input_ids)} ids has pictures at .* template needs 2"):
         made.collate([made.encode_prompt(Dialogue("a", None)), row])
 
 

@@ -36,7 +36,7 @@ def test_ids_and_text(tmp_path):
 def test_what_stands_around_a_text(tmp_path, front, behind, ids):
     tokenizer = build(words_folder(tmp_path, WORDS, front, behind))
     assert isinstance(tokenizer, HfTokenizer)
-    assert (tokenizer.front, tokenizer.behind) == ids
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == ids
     assert tokenizer.encode("a red") == [4, 5]
 
 
@@ -70,7 +70,7 @@ def test_save_and_build(tmp_path):
     tokenizer.save(tmp_path / "two")
     again = build_tokenizer(Language(family="causal", weights="gone"), tmp_path / "two")
     assert isinstance(again, HfTokenizer)
-    assert (again.front, again.behind, again.pad_id, again.end_id) == ([2], [], 1, 3)
+    assert (again.prefix_ids, again.suffix_ids, again.pad_id, again.end_id) == ([2], [], 1, 3)
     assert again.encode("a </s> dog") == tokenizer.encode("a </s> dog") == [4, 7, 6]
 
 
@@ -85,7 +85,7 @@ def test_opt(tmp_path, shared):
     tokenizer = build(gpt2_folder(tmp_path, shared / "data/tokenizers/roberta-opt"))
     assert isinstance(tokenizer, HfTokenizer)
     assert tokenizer.encode("Hello, my dog is cute") == [31414, 6, 127, 2335, 16, 11962]
-    assert (tokenizer.front, tokenizer.behind, tokenizer.pad_id, tokenizer.end_id) == ([2], [], 1, 2)
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.pad_id, tokenizer.end_id) == ([2], [], 1, 2)
     assert tokenizer.encode("\n") == [50118]
     assert tokenizer.vocabulary == 50265
     text = "Two dogs  run .\n狗在跑。🙂 it's , 2 </s>"
@@ -100,7 +100,7 @@ def test_gpt2_puts_nothing_around(tmp_path, shared):
     )
     tokenizer = build(folder)
     assert isinstance(tokenizer, HfTokenizer)
-    assert (tokenizer.front, tokenizer.behind, tokenizer.vocabulary) == ([], [], 50257)
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids, tokenizer.vocabulary) == ([], [], 50257)
     with pytest.raises(UserError, match=r"does not belong to small.*largest id is 50256.*has 50000 ids"):
         check_tokenizer(tokenizer, 50000, "small")
 
@@ -114,7 +114,7 @@ def test_t5_over_sentencepiece(tmp_path, shared):
     (tmp_path / "tokenizer_config.json").write_text(json.dumps({"tokenizer_class": "T5Tokenizer", **marks}), "utf-8")
     tokenizer = build(tmp_path, "seq2seq")
     assert isinstance(tokenizer, HfTokenizer)
-    assert (tokenizer.front, tokenizer.behind) == ([], [tokenizer.end_id])
+    assert (tokenizer.prefix_ids, tokenizer.suffix_ids) == ([], [tokenizer.end_id])
     start, whole = tokenizer.encode("question: what? answer:"), tokenizer.encode("question: what? answer: two dogs")
     assert whole[: len(start)] == start
     assert whole[len(start) :] == tokenizer.encode("two dogs")
@@ -123,7 +123,7 @@ def test_t5_over_sentencepiece(tmp_path, shared):
 
 def test_no_tokenizer_there(tmp_path):
     (tmp_path / "config.json").write_text("{}", "utf-8")
-    with pytest.raises(UserError, match=r"no tokenizer here; model.language.tokenizer wants a folder"):
+    with pytest.raises(UserError, match=r"no tokenizer here; model.language.tokenizer needs a folder"):
         build(tmp_path)
     with pytest.raises(UserError, match=r"no tokenizer here"):
         build(ice_text(tmp_path / "ice", ["a"]))

@@ -59,9 +59,9 @@ def test_chinese(folder):
     prompt = [*OPEN, PAD, PAD, *CLOSE, 10, 12, 13, 15, N, 11, 12, MASK]
     assert row == Encoded(
         input_ids=[*prompt, SOP, 24, 13, EOP],
-        visual=(3,),
+        image_starts=(3,),
         labels=[*[NO] * 17, SOP, 24, 13, EOP],
-        cut=False,
+        truncated=False,
     )
 
 
@@ -69,7 +69,7 @@ def test_english(folder):
     row = template(folder, places=1).encode(Dialogue("what?", "a dog"))
     assert row == Encoded(
         input_ids=[6, 7, 8, PAD, 6, 9, 7, 8, 16, 18, 22, 23, N, 17, 18, MASK, SOP, 20, 21, EOP],
-        visual=(3,),
+        image_starts=(3,),
         labels=[NO] * 16 + [SOP, 20, 21, EOP],
     )
 
@@ -97,7 +97,7 @@ def test_prompt_is_the_beginning_of_what_is_learnt(folder):
     learnt, asked = made.encode(dialogue), made.encode_prompt(dialogue)
     assert learnt.input_ids[: len(asked.input_ids)] == asked.input_ids
     assert learnt.labels[len(asked.input_ids) - 1] == SOP
-    assert learnt.visual == asked.visual
+    assert learnt.image_starts == asked.image_starts
 
 
 def test_newlines_in_an_answer(folder):
@@ -116,7 +116,7 @@ def test_a_long_question_loses_its_end_and_nothing_else(folder, room):
     prompt = [*OPEN, PAD, PAD, *CLOSE, *ASK_ZH, *kept, N, *ANSWER_ZH, MASK, SOP]
     assert row.input_ids == [*prompt, 24, EOP]
     assert len(prompt) - 2 == room
-    assert row.cut
+    assert row.truncated
 
 
 def test_oldest_turns_go_first(folder):
@@ -124,24 +124,24 @@ def test_oldest_turns_go_first(folder):
     dialogue = Dialogue("狗？", "红", turns, "zh")
     frame, second, first = 16, 8, 10
     whole = template(folder, max_prompt=frame + second + first).encode(dialogue)
-    assert not whole.cut
+    assert not whole.truncated
     assert len(whole.input_ids) == frame + second + first + 2 + 2
     for room in (frame + second + first - 1, frame + second):
         row = template(folder, max_prompt=room).encode(dialogue)
-        assert row.cut
+        assert row.truncated
         assert row.input_ids[9:16] == [*ASK_ZH, 13, N, *ANSWER_ZH, 13]
     row = template(folder, max_prompt=frame + second - 1).encode(dialogue)
-    assert row.cut
+    assert row.truncated
     assert row.input_ids[9:] == [*ASK_ZH, 13, 15, N, *ANSWER_ZH, MASK, SOP, 24, EOP]
 
 
 def test_a_long_answer_loses_its_end_mark_too(folder):
     dialogue = Dialogue("狗", "狗" * 6, language="zh")  # ▁ and six
     whole = template(folder, max_answer=8).encode(dialogue)
-    assert (whole.labels[-9:], whole.cut) == ([SOP, 5, *[13] * 6, EOP], False)
+    assert (whole.labels[-9:], whole.truncated) == ([SOP, 5, *[13] * 6, EOP], False)
     for limit in (7, 3):
         row = template(folder, max_answer=limit).encode(dialogue)
-        assert row.cut
+        assert row.truncated
         answer = [5, *[13] * (limit - 1)]
         assert row.input_ids[-limit:] == answer
         assert row.labels[-limit - 1 :] == [SOP, *answer]
@@ -163,9 +163,9 @@ def test_an_empty_answer(folder, answer):
 
 
 def test_max_prompt_without_room(folder):
-    with pytest.raises(UserError, match=r"prompt.max_prompt: 13 ids have no room for a question in 'en'"):
+    with pytest.raises(UserError, match=r"prompt.max_prompt: 13 ids are too few for any question in 'en'"):
         template(folder, max_prompt=13)
-    with pytest.raises(UserError, match=r"prompt.max_prompt: 14 ids have no room for a question in 'zh'; raise it"):
+    with pytest.raises(UserError, match=r"prompt.max_prompt: 14 ids are too few for any question in 'zh'; raise it"):
         template(folder, max_prompt=14).encode(Dialogue("狗", "狗", language="zh"))
 
 

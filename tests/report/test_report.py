@@ -19,7 +19,7 @@ from vglm_train.report import reference
 from vglm_train.report.__main__ import main, report
 from vglm_train.report.curves import label, running_mean
 from vglm_train.report.runs import LoggedRun, read_runs
-from vglm_train.report.verdict import judge
+from vglm_train.report.verdict import assess_run
 
 CHANCE = math.log(64)
 
@@ -54,7 +54,7 @@ def write_run(folder: Path, name: str, steps: int = 2000, blind: bool = False) -
 
 
 def texts(run: LoggedRun, kind: str) -> str:
-    return "\n".join(line.text for line in judge(run) if line.kind == kind)
+    return "\n".join(line.text for line in assess_run(run) if line.kind == kind)
 
 
 def judged(folder: Path) -> LoggedRun:
@@ -90,8 +90,8 @@ def test_troubles_are_named(tmp_path):
     sink.close()
     run = judged(tmp_path)
     assert "3 steps were skipped" in texts(run, "warn")
-    assert "31% of the time goes into waiting for data" in texts(run, "warn")
-    assert "5 damaged samples were passed over (image 5)" in texts(run, "fact")
+    assert "31% of the time is spent waiting for data" in texts(run, "warn")
+    assert "5 damaged samples were skipped (image 5)" in texts(run, "fact")
 
 
 @pytest.mark.parametrize(("first", "kind", "words"), [(20.0, "warn", "starts 32% higher"), (9.0, "ok", "It is lower")])
@@ -104,7 +104,7 @@ def test_a_start_far_from_the_expected_one(tmp_path, first, kind, words):
 def test_weights_count(tmp_path):
     facts("a", weights={"itc": 2.0, "itm": 0.0, "itg": 1.0}).write(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "train/loss": 18.0}\n')
-    lines = "\n".join(line.text for line in judge(judged(tmp_path)))
+    lines = "\n".join(line.text for line in assess_run(judged(tmp_path)))
     assert "start near 18.64 = 2 x ln(candidates) 4.16 + ln(vocabulary) 10.33." in lines
     assert "public run" not in lines, "another sum cannot be compared"
 
@@ -216,12 +216,14 @@ def speaking_run(folder: Path, gap: float) -> Path:
 
 def test_a_run_of_stage_two_is_judged_by_what_it_has(tmp_path, capsys):
     run = judged(speaking_run(tmp_path / "looks", 0.3))
-    assert "LM 4.900 at first (step 10), 3.000 now, 40% of the tokens foretold: learning." in texts(run, "ok")
-    assert "Held-out, zh: another image costs +0.300 nats a token, 95 % [+0.200, +0.500]: the model" in texts(run, "ok")
-    assert "35% of the places are padding" in texts(run, "fact")
+    assert "LM 4.900 at first (step 10), 3.000 now, 40% of the tokens predicted: learning." in texts(run, "ok")
+    assert "Held-out, zh: another image costs +0.300 nats a token, 95 % [+0.200, +0.500]: the model uses" in texts(
+        run, "ok"
+    )
+    assert "35% of the positions are padding" in texts(run, "fact")
     blind = judged(speaking_run(tmp_path / "blind", 0.05))
     assert "en: another image costs +0.050" in texts(blind, "fact")
-    assert "not yet told from a model that does not look" in texts(blind, "fact")
+    assert "this could be a model that does not use its image" in texts(blind, "fact")
     page = report([tmp_path / "looks"], None).read_text("utf-8")
     assert "public run" not in capsys.readouterr().out + page
     assert "Black: the published curve" not in page

@@ -154,10 +154,10 @@ def _newest(folder: Path) -> int:
 def _kill_while_saving(process, folder: Path, delay: float) -> bool:
     """Kill `delay` seconds after a half-written checkpoint is seen; whether one was left, or one not named yet."""
     place, end = folder / "checkpoints", time.monotonic() + 120
-    while not list(place.glob("*.tmp")):
+    while not list(place.glob("*.tmp-*")):
         assert process.poll() is None, process.communicate()[0]
         assert time.monotonic() < end, "no checkpoint was written"
         time.sleep(0.01)
     time.sleep(delay)
     kill(process)
-    return bool(list(place.glob("*.tmp"))) or sorted(place.glob("step-*"))[-1].name != f"step-{_newest(folder):08d}"
+    return bool(list(place.glob("*.tmp-*"))) or sorted(place.glob("step-*"))[-1].name != f"step-{_newest(folder):08d}"

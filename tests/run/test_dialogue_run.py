@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from run import speaking
 from train import main
-from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.convert.commands import export_weights
 from vglm_train.checkpoint.convert.source import Options
 from vglm_train.errors import UserError
@@ -78,7 +78,7 @@ def test_a_q_former_that_reads_the_question(
     assert not torch.equal(before["qformer.embeddings.words.weight"], after["qformer.embeddings.words.weight"])
     assert not torch.equal(before["qformer.blocks.0.text_mlp.up.weight"], after["qformer.blocks.0.text_mlp.up.weight"])
     assert "qformer.blocks.1.text_mlp.up.weight" not in after, "nobody reads what the last block makes of text"
-    found = load_bundle(tmp_path / "run/bundle", CPU)
+    found = open_bundle(tmp_path / "run/bundle", CPU)
     shown = [visual(found, question) for question in ("a photo", "photo 7", "a photo")]
     assert torch.equal(shown[0], shown[2])
     assert not torch.allclose(shown[0], shown[1])

@@ -53,5 +53,5 @@ def test_killed_at_ten_moments(config, straight, tmp_path, processes):
     runs.kill_at_ten_moments(arguments, folder, processes)
     runs.finish(runs.start(arguments))
     assert runs.losses(folder) == runs.losses(straight[processes])
-    assert not list((folder / "checkpoints").glob("*.tmp"))
+    assert not list((folder / "checkpoints").glob("*.tmp-*"))
     assert logged_steps(folder) == list(range(1, 31))

@@ -53,5 +53,5 @@ def test_killed_at_ten_moments(
     runs.kill_at_ten_moments(arguments, tmp_path / "run", 10 + processes)
     runs.finish(runs.start(arguments))
     assert runs.losses(tmp_path / "run") == runs.losses(spoken[processes])
-    assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp"))
+    assert not list((tmp_path / "run" / "checkpoints").glob("*.tmp-*"))
     assert (tmp_path / "run" / "bundle" / "trained.safetensors").exists()

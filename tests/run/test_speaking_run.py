@@ -17,7 +17,7 @@ from torch import Tensor
 from run import runs, speaking
 from train import main
 from vglm_train import stages
-from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.load import load
 from vglm_train.evaluate.__main__ import main as evaluate
 
@@ -95,7 +95,7 @@ def test_it_learns_and_writes_what_it_promises(finished: Finished, family: str) 
 def test_towers_stay_and_all_else_moves(finished: Finished, aligned: Path, family: str) -> None:
     config, folder = finished(family)
     before = weights(config)
-    after = load_bundle(folder / "bundle", torch.device("cpu")).model.state_dict()
+    after = open_bundle(folder / "bundle", torch.device("cpu")).model.state_dict()
     assert before.keys() == after.keys()
     still = {name for name in before if torch.equal(before[name], after[name])}
     frozen = {name for name in before if name.startswith(TOWERS)}
@@ -103,7 +103,7 @@ def test_towers_stay_and_all_else_moves(finished: Finished, aligned: Path, famil
     # a key's bias moves all of a query's scores alike, which softmax does not see
     assert {name for name in still - frozen if "key_value.bias" not in name and "qkv.bias" not in name} == set()
     assert {name.split(".")[0] for name in before if name not in frozen} == TRAINED
-    one = load_bundle(aligned, torch.device("cpu")).model.state_dict()
+    one = open_bundle(aligned, torch.device("cpu")).model.state_dict()
     assert all(torch.equal(one[name], before[name]) for name in before if name.startswith(("vision", "qformer.")))
 
 
@@ -140,7 +140,7 @@ def test_check_says_what_is_carried_over(
     assert any(line.startswith("frozen: ") and "vision 9,648, language " in line for line in lines)
     place = lines.index(next(line for line in lines if line.startswith(f"from {aligned}: ")))
     kept, dropped, new = lines[place : place + 3]
-    state = load_bundle(aligned, torch.device("cpu")).model.state_dict()
+    state = open_bundle(aligned, torch.device("cpu")).model.state_dict()
     own = {name for name in state if not name.startswith("vision.")}
     number = int(dropped.partition("(")[2].partition(")")[0])
     assert kept == f"from {aligned}: {len(own) - number} tensors carried over"
@@ -219,6 +219,6 @@ def test_a_language_model_in_low_precision(finished: Finished, tmp_path: Path) -
     config, _ = finished("chatglm")
     words = ["model.language.dtype=fp16", "engine.precision=bf16", "engine.recompute=true", "evaluate.every=null"]
     assert train(config, tmp_path / "run", *words, "run.length.steps=4", "data.validation=[]") == 0
-    found = load_bundle(tmp_path / "run" / "bundle", torch.device("cpu")).model
+    found = open_bundle(tmp_path / "run" / "bundle", torch.device("cpu")).model
     assert {p.dtype for p in found.language.parameters()} == {torch.float16}
     assert {p.dtype for p in found.qformer.parameters()} == {torch.float32}

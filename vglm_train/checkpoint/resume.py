@@ -4,8 +4,7 @@
                              /tensors.safetensors trained weights and Adam moments by name, full fp32
     checkpoints/latest                            name of the newest complete folder
 
-A folder is written under a temporary name, synced, then renamed. It holds only what trains, in one format for
-every number of ranks.
+A folder holds only what trains, in one format for every number of ranks.
 """
 
 import json
@@ -20,6 +19,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from vglm_train.errors import UserError
+from vglm_train.files import write_text
+from vglm_train.folders import replace_folder
 
 _STEP = re.compile(r"step-(\d{8})")
 _TENSORS, _STATE, _LATEST = "tensors.safetensors", "state.json", "latest"
@@ -65,20 +66,12 @@ class Checkpoints:
         final = self.of(step)
         if self.latest() == final:  # a function of the step, so it holds the same already
             return final
-        aside = final.with_suffix(".tmp")
-        for stale in (aside, final):  # a final folder that latest does not name may be older than this state
-            shutil.rmtree(stale, ignore_errors=True)
         try:
-            aside.mkdir()
-            save_tensors(tensors, aside / _TENSORS)
-            _sync(aside / _TENSORS)
-            write_text_atomic(aside / _STATE, json.dumps(state, indent=2, sort_keys=True) + "\n")
-            _sync(aside)
-            aside.rename(final)
-            _sync(self.folder)
-            write_text_atomic(self.folder / _LATEST, final.name + "\n")
+            with replace_folder(final) as new:  # one that latest does not name may be older than this state
+                save_tensors(tensors, new / _TENSORS)
+                (new / _STATE).write_text(json.dumps(state, indent=2, sort_keys=True) + "\n", "utf-8")
+            write_text(self.folder / _LATEST, final.name + "\n")
         except (OSError, SafetensorError) as error:
-            shutil.rmtree(aside, ignore_errors=True)
             raise UserError(
                 f"{final}: the checkpoint could not be written ({error}). Make room; the same command then continues "
                 "from the one before."
@@ -132,25 +125,5 @@ def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     path.chmod(0o666 & ~mask)
 
 
-def write_text_atomic(path: Path, text: str) -> None:
-    """Replace a small file so that a reader sees the old or the new one, also after a power cut."""
-    aside = path.with_name(path.name + ".tmp")
-    with aside.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    aside.replace(path)
-    _sync(path.parent)
-
-
 def _some(names: list[str]) -> str:
     return ", ".join(names[:3]) + (", ..." if len(names) > 3 else "") if names else "none"
-
-
-def _sync(path: Path) -> None:
-    """Flush a file or folder to the disk."""
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

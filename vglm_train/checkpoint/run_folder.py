@@ -13,12 +13,13 @@ from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
-from vglm_train.checkpoint.resume import Checkpoints, write_text_atomic
+from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
+from vglm_train.files import write_text
+from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
-from vglm_train.places import check_folder, make_folder
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come,
 # but for the length, which moves the schedule and is asked for on purpose.
@@ -70,7 +71,7 @@ class RunFolder:
         make_folder(f"run.folder {self.path}", self.path)
         try:
             self._lock()
-            write_text_atomic(self.config_file, dump(config))
+            write_text(self.config_file, dump(config))
         except OSError as error:
             raise UserError(f"run.folder {self.path}: {error.strerror}. Make it writable, or give another.") from error
 

@@ -10,22 +10,12 @@ import difflib
 from dataclasses import dataclass
 
 from vglm_train.config.data import Data
+from vglm_train.config.metric_names import best_metrics
 from vglm_train.config.model import Text
 from vglm_train.config.run import Config, Length
 from vglm_train.config.tuning import Tuning
 from vglm_train.config.validation import FieldError
 
-TEXT_SCORES = {
-    "en": ("rouge_l", "cider", "bleu4"),
-    "zh": ("rouge_l", "rouge_l_char", "cider", "cider_char", "bleu4", "bleu4_word"),
-}
-QUESTION_SCORES = {
-    "vqa": ("accuracy", "closed", "exact", "recall", "f1", "v2"),
-    "report": (
-        "f1", "recall", "finding_recall", "finding_precision",
-        *(f"{language}_{kind}" for language, kinds in TEXT_SCORES.items() for kind in kinds),
-    ),
-}  # fmt: skip
 ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
 
 
@@ -238,25 +228,12 @@ def _check_evaluation(config: Config) -> None:
     if best is not None and every is None:
         reason = f"keeps the step with the best {best}, but evaluate.every is null: nothing is scored during training"
         raise FieldError("checkpoint.best", "evaluate.every", reason=reason)
-    known = scores(config)
+    known = best_metrics(config)
     if best is not None and best not in known:
         near = difflib.get_close_matches(best, known, 1, 0.4)
         hint = f"; did you mean {near[0]}?" if near else ""
         reason = f"{best!r} is none of this run's evaluation scores{hint} They are: {', '.join(known)}"
         raise FieldError("checkpoint.best", "data.languages", "evaluate.rerank", reason=reason)
-
-
-def scores(config: Config) -> list[str]:
-    """Names of the scores a run can choose its best step by; more is better, but for losses."""
-    if config.evaluate.task != "caption":
-        return [f"eval/{config.evaluate.task}_{kind}" for kind in QUESTION_SCORES[config.evaluate.task]]
-    if config.run.stage != "align":
-        spoken = ("cider", "bleu4", "rouge_l", "loss_gap", "loss")
-        return [f"eval/{language}_{kind}" for language in config.data.languages for kind in spoken]
-    kinds = ("", "rerank_") if config.evaluate.rerank else ("",)
-    recalls = [f"{kind}{way}_r{k}" for kind in kinds for way in ("i2t", "t2i") for k in (1, 5, 10)]
-    names = [f"eval/{language}_{name}" for language in config.data.languages for name in (*recalls, "itm_accuracy")]
-    return ["eval/r_mean", *names]
 
 
 def _words(length: Length) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 
 from vglm_train.config.yaml_tree import YamlNode, read
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 
 KEY = "bundle"
 DEFAULT = "align"  # run.stage
@@ -37,6 +38,7 @@ def inherit(root: YamlNode) -> YamlNode:
 
 
 def _document(folder: Path, origin: str) -> dict[str, Any]:
+    recover(folder)
     try:
         document = json.loads((folder / "bundle.json").read_text("utf-8"))
         if not isinstance(document["towers"], dict) or not isinstance(document["stage"], str):

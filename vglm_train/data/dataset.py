@@ -1,10 +1,10 @@
 """The stream: micro-batch number -> Batch, the same whichever worker reads it and however often.
 
-The stream is one line of places; what stands at each is `Mixture`'s to say. Global batch g is places [g*G, (g+1)*G);
-within it micro-batch m of rank r is the `micro` places from g*G + (m*world + r)*micro. So a place in the line is all
-there is to remember, and any number of ranks and workers reads the same samples. Where like lengths are to meet,
-`lengths.ByLength` says in which order a global batch takes its places. A damaged sample leaves its row empty and is
-counted.
+The stream is one sequence of positions. `Mixture` says which sample is at each. Global batch g is positions
+[g*G, (g+1)*G); within it micro-batch m of rank r is the `micro` positions from g*G + (m*world + r)*micro. So a position
+is all there is to remember, and any number of ranks and workers reads the same samples. Where a batch is to hold texts
+of one length, `LengthBuckets` gives the order of the positions in a global batch. A damaged sample leaves its row empty
+and is counted.
 """
 
 import hashlib
@@ -27,11 +27,12 @@ from vglm_train.config.data import Cache, Image
 from vglm_train.data.features import FeatureStore
 from vglm_train.data.processors import ProcessedSample, Processor, SampleContext
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample
 from vglm_train.data.remote.prefetch import ShardPrefetch
+from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.sampling.mixture import Mixture, Position
 from vglm_train.errors import UserError
-from vglm_train.image import ImageError, crop_pixels
+from vglm_train.image import crop_pixels
 
 NAMED = 10  # damaged samples a worker names, of one cause in one epoch
 
@@ -39,15 +40,24 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Samples:
-    """What a training sample becomes: seed, reading of its text, picture side and augmentation."""
+class SampleBuilder:
+    """What makes a training sample of a stored one: the seed, the stage's processor, picture side and augmentation."""
 
     seed: int
-    rows: Processor
+    processor: Processor
     size: int
     image: Image
-    keys: bool = False  # batches tell the keys of their samples
+    keys: bool = False  # whether batches carry the keys of their samples
     stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
+
+    def build(self, stored: StoredSample, position: Position) -> "Sample":
+        """Process its text, then its pictures. Errors as `use_sample` takes them."""
+        epoch, language = position.epoch, position.subset.language
+        rng = sample_rng(self.seed, epoch, stored.key)
+        context = SampleContext(stored.key, epoch, len(stored.images))
+        processed = self.processor.process(stored.record, rng, language, context)
+        pixels = self.pictures(stored.images[: processed.images], epoch, rng)
+        return Sample(stored.key, pixels, stored.image_id, processed)
 
     def pictures(self, images: Sequence[bytes], epoch: int, rng: random.Random) -> Tensor:
         """Encoded pictures of one sample -> uint8 pixels [k,3,h,w], or their stored features [k,p,c].
@@ -74,12 +84,12 @@ class Samples:
 
 @dataclass(frozen=True, slots=True)
 class Sample:
-    """One training sample, read and augmented."""
+    """One training sample, processed and augmented."""
 
     key: str
     pixels: Tensor  # [k,3,h,w] uint8: the pictures that its row shows; features [k,p,c] where they are stored
     image_id: int
-    drawn: ProcessedSample
+    processed: ProcessedSample
 
 
 def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
@@ -88,39 +98,24 @@ def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
     return random.Random(int.from_bytes(digest))
 
 
-def read_sample(reader: ShardReader, place: Position, how: Samples) -> Sample:
-    """Read and augment the sample at a place of the stream. DamagedSample where it cannot be used."""
-    shard, language = place.shard, place.pool.language
-    raw = reader.read(shard, place.nth if language is None else reader.nth(shard, place.nth, language))
-    try:
-        record = parse(raw.json)
-        rng = sample_rng(how.seed, place.epoch, raw.key)
-        if record.more and len(record.more) != len(raw.more):
-            reason = f"the record names {1 + len(record.more)} pictures, {1 + len(raw.more)} are there"
-            raise DamagedSample("image", shard.name, raw.key, reason)
-        drawn = how.rows.read(record, rng, language, SampleContext(raw.key, place.epoch, 1 + len(raw.more)))
-        pixels = how.pictures((raw.image, *raw.more)[: drawn.images], place.epoch, rng)
-    except RecordError as error:
-        raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
-    except ImageError as error:
-        cause = "bomb" if error.cause == "bomb" else "image"
-        raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
-    except UserError as error:
-        raise UserError(f"{shard.where}, sample {raw.key}: {error}") from None
-    image_id = content_id(raw.image) if record.image_id is None else record.image_id
-    return Sample(raw.key, pixels, image_id, drawn)
+def read_sample(reader: ShardReader, position: Position, builder: SampleBuilder) -> Sample:
+    """Read and build the sample at a position of the stream. DamagedSample where it cannot be used."""
+    shard, language = position.shard, position.subset.language
+    index = position.nth if language is None else reader.nth(shard, position.nth, language)
+    return use_sample(reader, shard, index, lambda stored: builder.build(stored, position))
 
 
-def sample_pixels(pictures: Sequence[bytes], size: int, how: Image, rng: random.Random) -> Tensor:
+def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: random.Random) -> Tensor:
     """The pictures of one sample, augmented -> uint8 [k,3,size,size]: a crop each, and all mirrored or none.
 
-    A single one is drawn as `crop_pixels` draws it. ImageError as `open_image`.
+    A single one is cropped and mirrored as by `crop_pixels`. ImageError as `open_image`.
     """
-    if not pictures:
+    if not images:
         return torch.zeros(0, 3, size, size, dtype=torch.uint8)
-    first = crop_pixels(pictures[0], size, how.crop_scale, False, rng)
-    mirrored = how.flip and rng.random() < 0.5
-    pixels = torch.stack([first, *(crop_pixels(picture, size, how.crop_scale, False, rng) for picture in pictures[1:])])
+    scale = augmentation.crop_scale
+    first = crop_pixels(images[0], size, scale, False, rng)
+    mirrored = augmentation.flip and rng.random() < 0.5
+    pixels = torch.stack([first, *(crop_pixels(image, size, scale, False, rng) for image in images[1:])])
     return pixels.flip(-1) if mirrored else pixels
 
 
@@ -134,7 +129,7 @@ class StreamDataset(Dataset):
         self,
         mixture: Mixture,
         epoch_samples: int,
-        how: Samples,
+        builder: SampleBuilder,
         global_batch: int,
         cut: Split,
         rank: int,
@@ -142,60 +137,63 @@ class StreamDataset(Dataset):
         cache: Cache | None = None,
     ) -> None:
         """`epoch_samples`: samples of all sources together; `cache`: for remote shards."""
-        self.mixture, self.epoch_samples, self.how = mixture, epoch_samples, how
+        self.mixture, self.epoch_samples, self.builder = mixture, epoch_samples, builder
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
-        windows = [pool.order.window for pool, _ in mixture.shares()]
-        self.reader = ShardReader(2 * sum(windows), cache)  # a batch may straddle two windows of each pool
-        self.ahead = ShardPrefetch(mixture, self.reader.store)
-        self.seats: Callable[[int], NDArray[np.int64]] | None = None  # step -> places of its rows; None: as they come
+        buffers = [subset.order.buffer for subset, _ in mixture.shares()]
+        self.reader = ShardReader(2 * sum(buffers), cache)  # a batch may straddle two shuffle buffers of each subset
+        self.prefetch = ShardPrefetch(mixture, self.reader.store)
+        self.batch_order: Callable[[int], NDArray[np.int64]] | None = (
+            None  # step -> positions; None: in ascending order
+        )
         self.log = _DamageLog()
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
-            self.ahead.at(self.mixture.at(self.first_row(number)))  # before lengths are looked up
+            self.prefetch.at(self.mixture.at(self.first_row(number)))  # before lengths are looked up
             return self._batch(self.first_row(number), self.positions(number))
         except UserError as error:
             return error
 
     def first_row(self, number: int) -> int:
-        """Place in the stream of the first row of micro-batch `number`."""
+        """Position in the stream of the first row of micro-batch `number`."""
         step, part = divmod(number, self.cut.accumulation)
         return step * self.global_batch + (part * self.world + self.rank) * self.cut.micro
 
     def positions(self, number: int) -> Sequence[int]:
-        """Places in the stream of the rows of micro-batch `number`."""
+        """Positions in the stream of the rows of micro-batch `number`."""
         first = self.first_row(number)
-        if self.seats is None:
+        if self.batch_order is None:
             return range(first, first + self.cut.micro)
         step, start = divmod(first, self.global_batch)
-        return self.seats(step)[start : start + self.cut.micro].tolist()
+        return self.batch_order(step)[start : start + self.cut.micro].tolist()
 
-    def _batch(self, first: int, places: Sequence[int]) -> Batch:
-        how, number = self.how, self.cut.micro
-        pixels = [how.blank()] * number  # a damaged row's picture
+    def _batch(self, first: int, positions: Sequence[int]) -> Batch:
+        builder, number = self.builder, self.cut.micro
+        pixels = [builder.blank()] * number  # a damaged row's picture
         image_ids = torch.full((number,), -1, dtype=torch.int64)
         valid = torch.zeros(number, dtype=torch.bool)
         rows: list[Any | None] = [None] * number
         keys: list[str] = []
         damaged: Counter[str] = Counter()
-        drawn: Counter[str] = Counter()
+        drawn: Counter[str] = Counter()  # rows of each source and of each language
         epoch = first // self.epoch_samples
-        for row, where in enumerate(places):
-            place = self.mixture.at(where)
-            self.ahead.at(place)
+        for row, number_in_stream in enumerate(positions):
+            position = self.mixture.at(number_in_stream)
+            self.prefetch.at(position)
             try:
-                sample = read_sample(self.reader, place, how)
+                sample = read_sample(self.reader, position, builder)
             except DamagedSample as error:
-                keys.append(f"{place.source}/{error.shard}/{error.key}")
+                keys.append(f"{position.source}/{error.shard}/{error.key}")
                 damaged[error.cause] += 1
                 self.log.note(error, epoch)
                 continue
-            keys.append(f"{place.source}/{place.shard.name}/{sample.key}")
-            drawn.update((place.source, sample.drawn.language))
-            pixels[row], rows[row], image_ids[row], valid[row] = sample.pixels, sample.drawn.row, sample.image_id, True
-        facts = {**how.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
-        facts["keys"] = tuple(keys) if how.keys else ()
-        return how.rows.batch(rows, image_ids, damaged=dict(damaged), sample_counts=dict(drawn), **facts)
+            keys.append(f"{position.source}/{position.shard.name}/{sample.key}")
+            drawn.update((position.source, sample.processed.language))
+            pixels[row], rows[row] = sample.pixels, sample.processed.row
+            image_ids[row], valid[row] = sample.image_id, True
+        common = {**builder.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
+        common["keys"] = tuple(keys) if builder.keys else ()
+        return builder.processor.collate(rows, image_ids, damaged=dict(damaged), sample_counts=dict(drawn), **common)
 
 
 class _DamageLog:

@@ -11,10 +11,11 @@ from torch.utils.data import Dataset
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import DamagedSample, RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample, RecordError
 from vglm_train.data.remote.cache import ShardCache
+from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.splits import SplitSource, open_part
-from vglm_train.image import ImageError, eval_pixels, open_image
+from vglm_train.image import eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +27,7 @@ class EvalItem:
     key: str
     image_id: int
     pixels: Tensor  # [3,h,w] uint8, eval transform
-    captions: dict[str, tuple[str, ...]]  # language -> captions, only languages asked for
+    captions: dict[str, tuple[str, ...]]  # language -> captions, only configured languages
 
 
 class EvalSet(Dataset):
@@ -60,33 +61,28 @@ class EvalSet(Dataset):
         return self.samples
 
     def __getitem__(self, index: int) -> EvalItem | DamagedSample:
-        place = range(self.samples)[index]
+        index = range(self.samples)[index]
         for shard in self.shards:
-            if place < shard.samples:
+            if index < shard.samples:
                 break
-            place -= shard.samples
+            index -= shard.samples
         try:
-            raw = self.reader.read(shard, place)
+            return use_sample(self.reader, shard, index, self._item)
         except DamagedSample as damage:
             return damage
-        try:
-            record = parse(raw.json)
-            captions = {name: record.captions[name] for name in self.languages if name in record.captions}
-            if not captions:
-                raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
-            pixels = eval_pixels(open_image(raw.image), self.size)
-        except RecordError as error:
-            return DamagedSample(error.cause, shard.name, raw.key, str(error))
-        except ImageError as error:
-            return DamagedSample("bomb" if error.cause == "bomb" else "image", shard.name, raw.key, str(error))
-        image_id = content_id(raw.image) if record.image_id is None else record.image_id
-        return EvalItem(raw.key, image_id, pixels, captions)
+
+    def _item(self, stored: StoredSample) -> EvalItem:
+        captions = {name: stored.record.captions[name] for name in self.languages if name in stored.record.captions}
+        if not captions:
+            raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
+        pixels = eval_pixels(open_image(stored.images[0]), self.size)
+        return EvalItem(stored.key, stored.image_id, pixels, captions)
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:
         """The usable ones of samples part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
-        places = range(part, self.samples, parts)
-        for item in read_ahead(self, places, workers):
+        indices = range(part, self.samples, parts)
+        for item in read_ahead(self, indices, workers):
             if isinstance(item, EvalItem):
                 yield item
             else:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Any, Literal, cast, get_args
+from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -19,13 +19,14 @@ from vglm_train.config.data import Source
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import dialogue_of
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import DamagedSample, RawSample, Record, RecordError, content_id, parse
+from vglm_train.data.record import DamagedSample, Record, RecordError, parse
+from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.splits import SplitSource, open_part
 from vglm_train.data.tables.table import TableShard
-from vglm_train.image import ImageError, eval_pixels, open_image
-from vglm_train.prompt.dialogue import Dialogue, ImageMarkMismatch
+from vglm_train.image import eval_pixels, open_image
+from vglm_train.prompt.dialogue import Dialogue
 
 Kind = Literal["closed", "open", "report"]
 POLAR = frozenset(
@@ -52,7 +53,7 @@ class EvalQuestion:
 
 @dataclass(frozen=True, slots=True)
 class Answered:
-    """One question with what is right, without its pictures; fields as of Asked."""
+    """One question with what is right, without its pictures; fields as of EvalQuestion."""
 
     dialogue: Dialogue  # neither history nor pictures
     kind: Kind
@@ -92,22 +93,15 @@ class QuestionSet(Dataset):
     def __getitem__(self, index: int) -> EvalQuestion | DamagedSample:
         shard, row, nth = self._locate(index)
         try:
-            raw = self.reader.read(shard, row)
+            return use_sample(self.reader, shard, row, lambda stored: self._question(stored, nth))
         except DamagedSample as damage:
             return damage
-        try:
-            return self._asked(raw, nth)
-        except (RecordError, ImageMarkMismatch) as error:
-            cause = error.cause if isinstance(error, RecordError) else "record"
-            return DamagedSample(cause, shard.name, raw.key, str(error))
-        except ImageError as error:
-            return DamagedSample("bomb" if error.cause == "bomb" else "image", shard.name, raw.key, str(error))
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalQuestion]:
         """The usable ones of questions part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
-        places = range(part, self.questions, parts)
-        for item in read_ahead(self, places, workers):
+        indices = range(part, self.questions, parts)
+        for item in read_ahead(self, indices, workers):
             if isinstance(item, EvalQuestion):
                 yield item
             else:
@@ -120,22 +114,23 @@ class QuestionSet(Dataset):
         for index in range(self.questions):
             shard, row, nth = self._locate(index)
             try:
-                record, fields = self._parsed(self.reader.text(shard, row))
+                text = self.reader.text(shard, row)
+                record = parse(text)
             except (DamagedSample, RecordError) as damage:
                 self.damaged[damage.cause] += 1
                 continue
-            yield self._answered(record, fields, nth)
+            yield self._answered(record, text, nth)
 
     def _locate(self, index: int) -> tuple[Shard, int, int]:
         """The shard of a question, its row there, and which of the row's questions it is."""
-        place = range(self.questions)[index]
-        number = bisect_right(self.starts, place) - 1
-        ends, place = self.ends[number], place - self.starts[number]
-        row = int(np.searchsorted(ends, place, side="right"))
-        return self.shards[number], row, place - (int(ends[row - 1]) if row else 0)
+        index = range(self.questions)[index]
+        number = bisect_right(self.starts, index) - 1
+        ends, index = self.ends[number], index - self.starts[number]
+        row = int(np.searchsorted(ends, index, side="right"))
+        return self.shards[number], row, index - (int(ends[row - 1]) if row else 0)
 
     def _counts(self, shard: Shard) -> NDArray[np.int64]:
-        """[samples] questions of each record; one of a damaged record, so that it is told."""
+        """[samples] questions of each record; one of a damaged record, so that it is counted."""
         if isinstance(shard, TableShard):
             index, rows = shard.table.index, shard.rows
             spoken, turns = index.languages[rows], index.turns[rows].astype(np.int64)
@@ -146,47 +141,43 @@ class QuestionSet(Dataset):
 
     def _count(self, shard: Shard, row: int) -> int:
         try:
-            return len(self._places(parse(self.reader.text(shard, row))))
+            return len(self._askable(parse(self.reader.text(shard, row))))
         except (DamagedSample, RecordError):
             return 1
 
-    def _places(self, record: Record) -> list[int | str]:
+    def _askable(self, record: Record) -> list[int | str]:
         """What can be asked: turns, or languages of captions."""
         if record.turns:
             return list(range(len(record.turns))) if record.language in self.languages else []
         return [name for name in self.languages if name in record.captions]
 
-    def _asked(self, raw: RawSample, nth: int) -> EvalQuestion:
-        record, fields = self._parsed(raw.json)
-        images = (raw.image, *raw.more)
-        told, place = self._answered(record, fields, nth), self._places(record)[nth]
-        if isinstance(place, str):
-            dialogue = replace(told.dialogue, images=len(images))
+    def _question(self, stored: StoredSample, nth: int) -> EvalQuestion:
+        record, images = stored.record, stored.images
+        answered, asked = self._answered(record, stored.json, nth), self._askable(record)[nth]
+        if isinstance(asked, str):
+            dialogue = replace(answered.dialogue, images=len(images))
         else:
-            dialogue = dialogue_of(record, place, len(images))
+            dialogue = dialogue_of(record, asked, len(images))
         pixels = [eval_pixels(open_image(image), self.size) for image in images[: dialogue.images]]
         return EvalQuestion(
-            key=f"{raw.key}:{nth}" if nth else raw.key,
-            image_id=content_id(raw.image) if record.image_id is None else record.image_id,
+            key=f"{stored.key}:{nth}" if nth else stored.key,
+            image_id=stored.image_id,
             group=record.group,
             pixels=torch.stack(pixels),
             dialogue=replace(dialogue, answer=None),
-            kind=told.kind,
-            answers=told.answers,
-            type=told.type,
+            kind=answered.kind,
+            answers=answered.answers,
+            type=answered.type,
             picture=record.image,
         )
 
-    def _parsed(self, text: bytes) -> tuple[Record, dict[str, Any]]:
-        """A record, and all that stands in it."""
-        return parse(text), json.loads(text)
-
-    def _answered(self, record: Record, fields: dict[str, Any], nth: int) -> Answered:
-        place = self._places(record)[nth]
+    def _answered(self, record: Record, text: bytes, nth: int) -> Answered:
+        """`text`: the JSON of the record."""
+        asked, fields = self._askable(record)[nth], json.loads(text)
         kind_of = None if fields.get("type") is None else str(fields["type"])
-        if isinstance(place, str):
-            return Answered(Dialogue("", None, language=place), "report", record.captions[place], kind_of)
-        question, answer = record.turns[place]
+        if isinstance(asked, str):
+            return Answered(Dialogue("", None, language=asked), "report", record.captions[asked], kind_of)
+        question, answer = record.turns[asked]
         several = fields.get("answers")  # all that are right, of a row that gives several
         answers = tuple(map(str, several)) if several else (answer,)
         kind = record.kind if record.kind in get_args(Kind) else _kind(answers)

@@ -10,7 +10,7 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
-from vglm_train.data.dataset import Samples, StreamDataset
+from vglm_train.data.dataset import SampleBuilder, StreamDataset
 from vglm_train.data.features import FeatureStore
 from vglm_train.data.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.prefetch import read_ahead
@@ -37,10 +37,10 @@ class Loader:
 
     def read_features(self, store: FeatureStore) -> None:
         """From now on pictures are their stored features."""
-        self.dataset.how = replace(self.dataset.how, stored=store)
+        self.dataset.builder = replace(self.dataset.builder, stored=store)
 
     def batches(self, consumed: int) -> Generator[Batch]:
-        """Endless: this rank's micro-batches in order, from place `consumed` of the stream on, a whole step.
+        """Endless: this rank's micro-batches in order, from position `consumed` of the stream on, a whole step.
 
         Workers start here. The batches do not depend on how many there are.
         """
@@ -80,7 +80,7 @@ def _read_sources(config: Config, count: bool) -> list[Manifest]:
     return sources
 
 
-def build(config: Config, rows: Processor, ranks: Ranks) -> Loader:
+def build(config: Config, processor: Processor, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
     data = config.data
     mixture, samples = read_mixture(config)
@@ -89,12 +89,13 @@ def build(config: Config, rows: Processor, ranks: Ranks) -> Loader:
         store.begin()
         check_cache_size(mixture, store)
     cut = split(config, ranks.world)
-    how = Samples(config.run.seed, rows, config.model.vision.image_size, data.image, config.log.samples)
-    dataset = StreamDataset(mixture, samples, how, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
+    size = config.model.vision.image_size
+    builder = SampleBuilder(config.run.seed, processor, size, data.image, config.log.samples)
+    dataset = StreamDataset(mixture, samples, builder, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
     if window := length_window(config):
         length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
-        dataset.seats = LengthBuckets(length, data.global_batch, window, config.run.seed, block).batch
+        dataset.batch_order = LengthBuckets(length, data.global_batch, window, config.run.seed, block).batch
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
 
 
@@ -108,14 +109,14 @@ def read_mixture(config: Config, count: bool = True) -> tuple[Mixture, int]:
 
 
 def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> None:
-    """Every language asked for has captions somewhere, if all manifests count them."""
+    """Every configured language has captions somewhere, if all manifests count them."""
     counts = [manifest.captions for manifest in sources]
     if any(count is None for count in counts):
         return
     missing = [language for language in languages if not any(count and count.get(language) for count in counts)]
     if missing:
-        places = ", ".join(manifest.where for manifest in sources)
+        counted = ", ".join(manifest.where for manifest in sources)
         raise UserError(
-            f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {places}). "
+            f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {counted}). "
             "Leave it out, or add a source that has it."
         )

@@ -81,7 +81,7 @@ class ShardReader:
             return shard.nth(nth, language)
         table = self._table(shard, f"{language} sample {nth}")
         if table.languages is None:
-            table, _ = self.spoken(shard)
+            table, _ = self.caption_counts(shard)
         assert table.languages is not None
         spoken = np.flatnonzero(table.languages >> LANGUAGES.index(language) & 1)
         if nth >= len(spoken):
@@ -90,17 +90,17 @@ class ShardReader:
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
         return int(spoken[nth])
 
-    def spoken(self, shard: Shard) -> tuple[ShardTable, CaptionCounts]:
+    def caption_counts(self, shard: Shard) -> tuple[ShardTable, CaptionCounts]:
         """The table of `shard` and what its records say; they are read where no index tells. DamagedSample where the
         shard cannot be had."""
         table = self._table(shard, "every sample")
-        if table.spoken is None:
+        if table.caption_counts is None:
             try:
                 table = self._tables.values[shard] = read_caption_counts(table, self._handles[shard])
             except Unreachable as error:
                 raise DamagedSample("unreachable", shard.name, "every sample", str(error)) from None
-        assert table.spoken is not None
-        return table, table.spoken
+        assert table.caption_counts is not None
+        return table, table.caption_counts
 
     def _table(self, shard: Shard, sample: str) -> ShardTable:
         """DamagedSample, named `sample`, where the shard cannot be had."""

@@ -6,8 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
-from vglm_train.prompt.chinese import is_chinese
-from vglm_train.prompt.dialogue import IMAGE
+from vglm_train.prompt.dialogue import IMAGE, is_chinese
 
 ROLES = ("user", "assistant")
 
@@ -15,7 +14,8 @@ ROLES = ("user", "assistant")
 class RecordError(Exception):
     """A record that cannot be used.
 
-    `cause` is "record" (not what it should be) or "caption" (nothing is said, or not in a language asked for).
+    `cause` is "record" (not what it should be), "caption" (it says nothing, or nothing in a configured language), or
+    "image" (its pictures are not all there). Data tools count rows under further causes.
     """
 
     def __init__(self, cause: str, reason: str) -> None:
@@ -45,8 +45,12 @@ class Record:
     language: str | None = None  # of the turns; None: there are none
     more: tuple[str, ...] = ()  # further pictures of a dialogue, in order
 
+    def picture_id(self, image: bytes) -> int:
+        """Its `image_id`; where it gives none, the `content_id` of its first picture's bytes."""
+        return content_id(image) if self.image_id is None else self.image_id
+
     @property
-    def spoken(self) -> dict[str, int]:
+    def caption_counts(self) -> dict[str, int]:
         """Captions and turns by language."""
         counts = {language: len(texts) for language, texts in self.captions.items()}
         if self.language and self.turns:
@@ -186,8 +190,14 @@ class DamagedSample(Exception):  # noqa: N818  (an event to be counted, not a fa
 
 
 class RawSample(NamedTuple):
+    """A sample's bytes, nothing of them parsed or decoded."""
+
     key: str
     image: bytes
     extension: str
     json: bytes
     more: tuple[bytes, ...] = ()  # further pictures of a dialogue, in order
+
+    @property
+    def images(self) -> tuple[bytes, ...]:
+        return (self.image, *self.more)

@@ -1,4 +1,4 @@
-"""`python -m vglm_train.evaluate BUNDLE --task TASK --data DATA`: scores to stdout and a JSON file."""
+"""`python -m vglm_train.evaluate BUNDLE --task TASK --data DATA`: prints scores and writes a JSON file."""
 
 import argparse
 import json
@@ -19,25 +19,25 @@ from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.evaluate.caption import command as caption
 from vglm_train.evaluate.result import Result, choose, write
 from vglm_train.evaluate.retrieval import command as retrieval
-from vglm_train.evaluate.vqa.command import QuestionTask
+from vglm_train.evaluate.vqa.command import VqaCommand
 
 
 class EvalTask(Protocol):
-    """One thing to measure: a module or an object."""
+    """A task's command: a module or an object."""
 
     @property
-    def STAGES(self) -> tuple[str, ...]: ...  # noqa: N802  (a module's constant) whose bundles it is for
+    def STAGES(self) -> tuple[str, ...]: ...  # noqa: N802  (a module's constant) stages whose bundles it evaluates
     def add_arguments(self, parser: argparse.ArgumentParser) -> None: ...
-    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result: ...
+    def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result: ...
 
 
 TASKS: dict[str, EvalTask] = {
     "retrieval": retrieval,
     "caption": caption,
-    "vqa": QuestionTask("vqa"),
-    "report": QuestionTask("report"),
+    "vqa": VqaCommand("vqa"),
+    "report": VqaCommand("report"),
 }
-SHARDS = ("retrieval", "caption")  # tasks that read no tables
+SHARDS_ONLY = ("retrieval", "caption")  # tasks that cannot read tables
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -53,10 +53,14 @@ def _score(given: argparse.Namespace) -> int:
         _check_data(given)
         out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
         device = torch.device("cuda" if use_gpu() else "cpu")
-        language = getattr(given, "language_weights", None)
-        adapters = parse_adapters(getattr(given, "adapter", []))
-        base = getattr(given, "base", None)
-        bundle = open_bundle(Path(given.bundle), device, given.vision_weights, language, base, adapters)
+        bundle = open_bundle(
+            Path(given.bundle),
+            device,
+            vision_weights=given.vision_weights,
+            language_weights=getattr(given, "language_weights", None),
+            base=getattr(given, "base", None),
+            adapters=parse_adapters(getattr(given, "adapter", [])),
+        )
         result = TASKS[given.task].run(bundle, given, device)
     written = _write(result, out)
     print("\n".join([*result.lines, *map(str, written)]))
@@ -64,7 +68,7 @@ def _score(given: argparse.Namespace) -> int:
 
 
 def _write(result: Result, out: Path) -> list[Path]:
-    """The files. Where that fails, what took long to find is at least said."""
+    """Write the files. If that fails, the scores are printed, because they took long to compute."""
     try:
         return write(result, out)
     except UserError:
@@ -73,7 +77,7 @@ def _write(result: Result, out: Path) -> list[Path]:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The task says which arguments there are."""
+    """The arguments; --task decides which there are."""
     prog = "python -m vglm_train.evaluate"
     task = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     task.add_argument("--task", choices=list(TASKS), default="retrieval", help="what to measure (default retrieval)")
@@ -96,28 +100,28 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     return parser.parse_args(argv)
 
 
-def _check_numbers(given: argparse.Namespace) -> None:
-    """UserError for those that every task has."""
-    for name, value, least in (("images", given.images, 1), ("workers", given.workers, 0)):
+def _check_numbers(args: argparse.Namespace) -> None:
+    """UserError for a wrong number in the arguments of every task."""
+    for name, value, least in (("images", args.images, 1), ("workers", args.workers, 0)):
         if value is not None and value < least:
             raise UserError(f"--{name} must be {least} or more, found {value}.")
 
 
-def _check_stage(given: argparse.Namespace) -> None:
-    """Before weights are loaded. UserError where the task is for models of another stage."""
-    stage = read_document(Path(given.bundle))["stage"]
-    if stage not in TASKS[given.task].STAGES:
-        fit = [task for task, command in TASKS.items() if stage in command.STAGES]
+def _check_stage(args: argparse.Namespace) -> None:
+    """UserError if the task is for models of another stage. Runs before weights are loaded."""
+    stage = read_document(Path(args.bundle))["stage"]
+    if stage not in TASKS[args.task].STAGES:
+        fitting = [task for task, command in TASKS.items() if stage in command.STAGES]
         raise UserError(
-            f"{given.bundle} is of stage {stage!r}: give --task {' or '.join(fit)}, not --task {given.task}."
+            f"{args.bundle} is of stage {stage!r}: give --task {' or '.join(fitting)}, not --task {args.task}."
         )
 
 
-def _check_data(given: argparse.Namespace) -> None:
-    """UserError for a table where the task is for shards."""
-    if given.task in SHARDS and _is_table(Path(given.data)):
+def _check_data(args: argparse.Namespace) -> None:
+    """UserError for a table if the task reads shards only."""
+    if args.task in SHARDS_ONLY and _is_table(Path(args.data)):
         raise UserError(
-            f"{given.data}: a table needs --task vqa or --task report; --task {given.task} is for a folder of shards "
+            f"{args.data}: a table needs --task vqa or --task report; --task {args.task} is for a folder of shards "
             "(python -m data_tools.convert and pack_shards make one)."
         )
 

@@ -1,4 +1,4 @@
-"""A stage-two model that writes: answers to a question about each picture."""
+"""A stage-two model with its prompt template: it generates captions and answers, and computes the loss of captions."""
 
 from collections.abc import Sequence
 
@@ -15,7 +15,7 @@ from vglm_train.prompt.template import Encoded, Template
 
 
 class Generator:
-    """Runs a stage-two model over a batch of images, without gradient. Asks what training asked."""
+    """Runs a stage-two model over a batch of images, without gradient, with the prompts of training."""
 
     def __init__(
         self,
@@ -25,12 +25,12 @@ class Generator:
         device: torch.device,
         autocast: bool = False,
     ) -> None:
-        """autocast: compute what is fp32 in bf16, as in training with engine.precision bf16."""
+        """autocast: compute in bf16 what is stored in fp32, as training does with engine.precision bf16."""
         self.model, self.template, self.questions, self.device = model, template, questions, device
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
 
     def prompt(self, language: str) -> Encoded:
-        """What comes before an answer. UserError where it is longer than prompt.max_prompt."""
+        """The prompt of a caption. UserError if it is longer than prompt.max_prompt."""
         return self.template.encode_prompt(self.dialogue(language, None))
 
     def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
@@ -39,7 +39,7 @@ class Generator:
 
     @torch.no_grad()
     def answers(self, dialogues: Sequence[Dialogue], pixels: Tensor, decoding: Decoding) -> list[str]:
-        """b dialogues to be answered, and their pictures in that order, uint8 [n,3,h,w] -> b answers."""
+        """b dialogues without their last answer, and their n images in the same order, uint8 [n,3,h,w] -> b answers."""
         rows = [self.template.encode_prompt(dialogue) for dialogue in dialogues]
         batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
@@ -48,16 +48,16 @@ class Generator:
 
     @torch.no_grad()
     def losses(self, pixels: Tensor, captions: Sequence[str], language: str) -> list[float]:
-        """uint8 [n,3,h,w] and a caption each -> mean cross-entropy of each caption's targets, in nats."""
+        """uint8 [n,3,h,w] and n captions -> mean cross-entropy of each caption's target tokens, in nats."""
         rows = [self.template.encode(self.dialogue(language, caption)) for caption in captions]
         batch = self.template.batch(rows, pixels).to(self.device)
         with self.autocast:
             logits, targets = self.model.score(batch)
-        each = functional.cross_entropy(logits.float(), targets, reduction="none")
-        owner = target_rows(batch.labels, IGNORED)
-        sums = torch.zeros(len(rows), device=each.device).index_add_(0, owner, each)
-        return (sums / torch.bincount(owner, minlength=len(rows))).tolist()
+        token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")
+        row_of_token = target_rows(batch.labels, IGNORED)
+        sums = torch.zeros(len(rows), device=token_losses.device).index_add_(0, row_of_token, token_losses)
+        return (sums / torch.bincount(row_of_token, minlength=len(rows))).tolist()
 
     def dialogue(self, language: str, answer: str | None, images: int | None = None) -> Dialogue:
-        """What training asks of pictures that come with captions alone."""
+        """The question that training asks about images that have captions only, with `answer`."""
         return Dialogue(getattr(self.questions, language), answer, language=language, images=images)

@@ -1,29 +1,30 @@
-"""What an evaluation leaves: a JSON file, and a page of the same name where there is one. Nothing is written over."""
+"""The files of an evaluation: JSON, and an HTML page of the same name if there is one. No file is overwritten."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from itertools import chain, count
 from pathlib import Path
 from typing import Any
 
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.files import replace_file
+from vglm_train.folders import make_folder
 
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """`report`: JSON values; `lines`: what is printed; `page`: HTML."""
+    """What a task's `run` returns."""
 
-    report: Mapping[str, Any]
-    lines: Sequence[str]
-    page: str | None = None
+    report: Mapping[str, Any]  # JSON values
+    lines: Sequence[str]  # what is printed
+    page: str | None = None  # HTML
 
 
 def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
-    """The JSON file that will be written: `out`; where that is a folder or none is given, the first of TASK-DATA.json,
-    TASK-DATA-2.json, ... that is free there or beside the bundle. UserError where it cannot be written, or is there.
+    """The JSON file to write: `out`; or, if that is a folder or None, the first free one of TASK-DATA.json,
+    TASK-DATA-2.json, ... in it or beside the bundle. UserError if it exists already, or its folder cannot be written.
     """
     named = out is not None and not Path(out).is_dir()
     path = (
@@ -32,18 +33,18 @@ def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
     if path.suffix == ".html":
         raise UserError(f"--out {path}: names the JSON file; a page gets the same name with .html.")
     make_folder(f"--out {path}" if out is not None else str(path), path.parent)
-    if named and (there := _there(path)):
+    if named and (existing := _existing(path)):
         raise UserError(
-            f"--out {path}: {there.name} is there already, and results are not written over; give another name or a "
+            f"--out {path}: {existing.name} exists already, and results are not overwritten; give another name or a "
             "folder, or move it away."
         )
     return path if named else free(path)
 
 
 def free(path: Path) -> Path:
-    """The first of NAME.json, NAME-2.json, ... that is not there, and has no page either."""
+    """The first of NAME.json, NAME-2.json, ... that does not exist and has no page."""
     others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-    return next(each for each in chain([path], others) if not _there(each))
+    return next(each for each in chain([path], others) if not _existing(each))
 
 
 def write(result: Result, out: Path) -> list[Path]:
@@ -54,27 +55,22 @@ def write(result: Result, out: Path) -> list[Path]:
     out = free(out)
     texts = {out: json.dumps(result.report, indent=2, ensure_ascii=False) + "\n"}
     if result.page is not None:
-        texts = {out.with_suffix(".html"): result.page, **texts}
-    done: list[Path] = []
-    asides = {path: path.with_name(f".{path.name}.{os.getpid()}") for path in texts}
+        texts[out.with_suffix(".html")] = result.page
     try:
-        for path, text in texts.items():
-            asides[path].write_text(text, "utf-8", errors="backslashreplace")  # names of files need not be UTF-8
-        for path, aside in asides.items():
-            aside.replace(path)
-            done.append(path)
+        with ExitStack() as files:  # they get their names when all are written, the last one first
+            for path, text in texts.items():
+                file = files.enter_context(replace_file(path))
+                file.write(text.encode("utf-8", "backslashreplace"))  # names of files need not be UTF-8
+                file.flush()
     except OSError as error:
-        for path in done:
-            path.unlink()
+        for path in list(texts)[1:]:
+            path.unlink(missing_ok=True)
         raise UserError(f"{out}: the result cannot be written ({error.strerror}); give another --out.") from error
-    finally:
-        for aside in asides.values():
-            aside.unlink(missing_ok=True)
-    return done
+    return list(texts)[::-1]
 
 
-def _there(path: Path) -> Path | None:
-    """The result or the page that stands in its place."""
+def _existing(path: Path) -> Path | None:
+    """The result or the page with this name, if there is one."""
     return next((each for each in (path, path.with_suffix(".html")) if each.exists()), None)
 
 
@@ -83,7 +79,7 @@ def _folder(out: str | None, bundle: str) -> Path:
 
 
 def _stem(data: Path) -> str:
-    """val of val/manifest.json, test of test.json, and a folder's whole name."""
+    """val for val/manifest.json, test for test.json, and the whole name of a folder."""
     if data.name == "manifest.json":
         return data.parent.name
     return data.name.removesuffix(data.suffix) if data.is_file() else data.name

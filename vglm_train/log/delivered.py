@@ -5,9 +5,10 @@ step that it holds. A folder that it does not name belongs to a process that was
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
+
+from vglm_train.files import write_json
 
 FILE = "delivered.json"
 
@@ -35,9 +36,7 @@ def last_delivered(folder: Path, run_id: str, resume_step: int) -> int:
 
 def record_delivered(folder: Path, name: str, step: int) -> None:
     """Note that the W&B folder `name` in `folder` is whole and holds steps up to `step`."""
-    aside = folder / f"{FILE}.new"
-    aside.write_text(json.dumps({**_read(folder), name: step}, indent=1) + "\n", encoding="utf-8")
-    os.replace(aside, folder / FILE)
+    write_json(folder / FILE, {**_read(folder), name: step})
 
 
 def _read(folder: Path) -> dict[str, int]:

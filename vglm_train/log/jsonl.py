@@ -2,13 +2,15 @@
 
 import json
 import math
-import os
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
+
+from vglm_train.files import is_temporary, replace_file
+from vglm_train.folders import replace_folder
 
 Row = dict[str, float]
 Cell = Image.Image | str | float
@@ -53,12 +55,8 @@ def cut_back(path: Path, step: int) -> None:
     kept = [line for line in lines if (values := _parse(line)) is not None and values["step"] <= step]
     if len(kept) == len(lines):
         return
-    aside = path.with_name(path.name + ".new")
-    with aside.open("wb") as file:
+    with replace_file(path) as file:
         file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,22 +81,17 @@ class LoggedTable:
 
 def write_table(folder: Path, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Store a table below the run `folder`, complete or not at all."""
-    place = _place(folder, step, name)
-    aside = place.with_name(place.name + ".new")
-    shutil.rmtree(aside, ignore_errors=True)
-    shutil.rmtree(place, ignore_errors=True)
-    aside.mkdir(parents=True)
-    stored = [[_store(cell, aside, f"{i}-{j}.jpg") for j, cell in enumerate(row)] for i, row in enumerate(rows)]
-    content = {"step": step, "name": name, "columns": list(columns), "rows": stored}
-    (aside / "table.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
-    os.rename(aside, place)
+    with replace_folder(folder / TABLES / f"step-{step:08d}" / name.replace("/", "_")) as new:
+        stored = [[_store(cell, new, f"{i}-{j}.jpg") for j, cell in enumerate(row)] for i, row in enumerate(rows)]
+        content = {"step": step, "name": name, "columns": list(columns), "rows": stored}
+        (new / "table.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")
 
 
 def read_tables(folder: Path) -> list[LoggedTable]:
     """Complete tables of the run `folder`, by step and name."""
     tables = []
     for path in (folder / TABLES).glob("step-*/*/table.json"):
-        if path.parent.suffix == ".new":
+        if is_temporary(path.parent):
             continue
         content = json.loads(path.read_text(encoding="utf-8"))
         tables.append(LoggedTable(content["step"], content["name"], path.parent))
@@ -110,10 +103,6 @@ def cut_back_tables(folder: Path, step: int) -> None:
     for path in (folder / TABLES).glob("step-*"):
         if int(path.name.removeprefix("step-")) > step:
             shutil.rmtree(path)
-
-
-def _place(folder: Path, step: int, name: str) -> Path:
-    return folder / TABLES / f"step-{step:08d}" / name.replace("/", "_")
 
 
 def _store(cell: Cell, folder: Path, name: str) -> str | float | dict:

@@ -2,10 +2,11 @@
 
 import json
 import math
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
+
+from vglm_train.files import write_json
 
 FACTS = "facts.json"
 
@@ -25,9 +26,7 @@ class RunInfo:
 
     def write(self, folder: Path) -> None:
         """Store as `folder`/facts.json, in one move."""
-        aside = folder / f"{FACTS}.new"
-        aside.write_text(json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        os.replace(aside, folder / FACTS)
+        write_json(folder / FACTS, asdict(self))
 
     @classmethod
     def read(cls, folder: Path) -> Self | None:

@@ -18,6 +18,7 @@ from PIL import Image
 
 from vglm_train.config.run import Wandb
 from vglm_train.errors import UserError
+from vglm_train.files import write_text
 from vglm_train.log.console import Progress, describe
 from vglm_train.log.delivered import last_delivered, record_delivered
 from vglm_train.log.jsonl import (
@@ -201,9 +202,7 @@ def wandb_run_id(folder: Path) -> str:
     if path.exists() and (known := path.read_text(encoding="utf-8").strip()):
         return known
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name("id.new")
-    aside.write_text(secrets.token_hex(4) + "\n", encoding="utf-8")
-    os.replace(aside, path)
+    write_text(path, secrets.token_hex(4) + "\n")
     return path.read_text(encoding="utf-8").strip()
 
 

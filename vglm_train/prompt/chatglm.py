@@ -2,8 +2,8 @@
 
 The released file holds, in this order: <unk> <s> </s> <pad> <n> and the text pieces up to 129999, [MASK] [gMASK]
 [sMASK] <unused_0> <sop> <eop> <ENC> <dBLOCK>, <|tab|>, <|blank_2|> to <|blank_80|>, and the 256 bytes: 130344 pieces.
-Ids are those of the file, so that [gMASK] is 130001 and <pad> 3. The first release (vocabulary 150528) counted 20000
-image tokens before them; `num_image_tokens` in tokenizer_config.json says so.
+Ids are those of the file: [gMASK] is 130001 and <pad> 3. The first release (vocabulary 150528) had 20000 image tokens
+before them, which `num_image_tokens` in tokenizer_config.json says.
 
 Source: THUDM/chatglm-6b, tokenization_chatglm.py and tokenizer_config.json.
 """
@@ -22,7 +22,7 @@ FILE = "ice_text.model"
 CONFIG = "tokenizer_config.json"
 LONGEST_BLANK = 80
 SPECIAL = ("[MASK]", "[gMASK]", "[sMASK]", "<unused_0>", "<sop>", "<eop>", "<ENC>", "<dBLOCK>")
-RELEASED_SOP = {130528: 130004, 150528: 150004}  # vocabulary of the released weights -> where their answers begin
+RELEASED_SOP = {130528: 130004, 150528: 150004}  # vocabulary of the released weights -> id of <sop>
 NEWLINE, TAB = "<n>", "<|tab|>"
 BLANKS = tuple(f"<|blank_{n}|>" for n in range(2, LONGEST_BLANK + 1))
 
@@ -32,12 +32,12 @@ _BLANK_TOKEN = re.compile(r"<\|blank_(\d+)\|>")
 
 
 class ChatGLMTokenizer:
-    """Text <-> ids. Every text begins with SentencePiece's blank, as ChatGLM was trained.
+    """Text <-> ids. Every text begins with SentencePiece's space, as in ChatGLM's training.
 
-    Text is literal: "<sop>" in a question is those five characters; only "<n>", "<|tab|>" and "<|blank_2|>" mean what
-    they name. Newlines, tabs and runs of blanks are tokens, so that they come back; how other characters come back
-    depends on the file (the released one makes full-width punctuation half-width). UserError if the file is none of
-    ChatGLM's.
+    Text is literal: "<sop>" in a question is those five characters. Only "<n>", "<|tab|>" and "<|blank_2|>" are read as
+    the tokens. Newlines, tabs and runs of spaces have tokens, so decoding restores them. Other characters may change,
+    depending on the file: the released one makes full-width punctuation half-width.
+    UserError if the file is not ChatGLM's.
     """
 
     def __init__(self, path: Path, image_tokens: int = 0) -> None:
@@ -47,10 +47,10 @@ class ChatGLMTokenizer:
             self._pieces.load_from_serialized_proto(model)
         except OSError as error:
             raise UserError(
-                f"{path}: cannot be read ({error.strerror}); model.language.tokenizer wants {FILE}"
+                f"{path}: cannot be read ({error.strerror}); model.language.tokenizer needs {FILE}"
             ) from error
         except RuntimeError:
-            raise UserError(f"{path}: {_not_a_model(model)}. Download ChatGLM-6B's {FILE} again") from None
+            raise UserError(f"{path}: {_why_no_model(model)}. Download ChatGLM-6B's {FILE} again") from None
         missing = [piece for piece in _NEEDED if self._find(piece) is None]
         if missing:
             names = f"{', '.join(missing[:4])}{' ...' if len(missing) > 4 else ''}"
@@ -69,24 +69,24 @@ class ChatGLMTokenizer:
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids; special tokens, image tokens and ids beyond the vocabulary are left out."""
-        inside = (int(i) - self._offset for i in ids if self._offset <= int(i) < self.vocabulary)
-        text = self._pieces.decode([piece for piece in inside if not self._silent(piece)])
+        pieces = (int(i) - self._offset for i in ids if self._offset <= int(i) < self.vocabulary)
+        text = self._pieces.decode([piece for piece in pieces if not self._is_special(piece)])
         text = text.replace(NEWLINE, "\n").replace(TAB, "\t")
         return _BLANK_TOKEN.sub(lambda token: " " * int(token[1]), text)
 
     def find(self, token: str) -> int | None:
-        """Id of a piece by its name; None where there is none."""
+        """Id of a piece by its name; None if there is none."""
         piece = self._find(token)
         return None if piece is None else self._offset + piece
 
     def save(self, folder: Path) -> None:
-        """Write the file and how many image tokens come before it."""
+        """Write the file, and the number of image tokens before it."""
         folder.mkdir(parents=True, exist_ok=True)
         (folder / FILE).write_bytes(self._model)
         config = {"tokenizer_class": "ChatGLMTokenizer", "num_image_tokens": self._offset}
         (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n", "utf-8")
 
-    def _silent(self, piece: int) -> bool:
+    def _is_special(self, piece: int) -> bool:
         return self._pieces.is_control(piece) or piece + self._offset == self.pad_id
 
     def _find(self, token: str) -> int | None:
@@ -105,12 +105,12 @@ class ChatGLMTokenizer:
 
 
 def whole_characters(text: str) -> str:
-    """The text with ? for halves of characters, which JSON can hold and no tokenizer takes."""
+    """The text with ? for halves of surrogate pairs, which JSON may hold and tokenizers refuse."""
     return text.encode("utf-8", "replace").decode("utf-8")
 
 
 def build_chatglm(path: Path) -> ChatGLMTokenizer:
-    """From `ice_text.model` or the folder that holds it; UserError where it is not there."""
+    """From `ice_text.model` or the folder that holds it; UserError if there is none."""
     file = path / FILE if path.is_dir() else path
     if not file.is_file():
         reason = f"no {FILE} there" if path.is_dir() else "no such file"
@@ -132,7 +132,7 @@ def _image_tokens(config: Path) -> int:
     return count
 
 
-def _not_a_model(content: bytes) -> str:
+def _why_no_model(content: bytes) -> str:
     if content.startswith(b"version https://git-lfs"):
         return "only a Git LFS pointer, not the file itself"
     return "not a SentencePiece model" if content else "empty"

@@ -1,15 +1,26 @@
-"""What is said about pictures, and where in it they stand."""
+"""Dialogues about images: their turns, their language, and where in the questions the images are."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
 
-IMAGE = "<image>"  # in a question: a picture stands here (LLaVA's mark)
+IMAGE = "<image>"  # marks in a question where an image is (LLaVA's mark)
+HAN = "\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003134f"  # ideographs, for a character class
+
+_IDEOGRAPH = re.compile(f"[{HAN}]")
+_WORD = re.compile(f"[^\\W\\d_{HAN}]+")
+
+
+def is_chinese(text: str) -> bool:
+    """Whether a text has at least as many ideographs as words of other letters."""
+    ideographs = len(_IDEOGRAPH.findall(text))
+    return ideographs > 0 and ideographs >= len(_WORD.findall(text))
 
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """A question about the pictures that has its answer."""
+    """A question about the images, with its answer."""
 
     question: str
     answer: str
@@ -17,85 +28,87 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Dialogue:
-    """The question to be answered, the turns before it, and the answer where it is known.
+    """A question, the turns before it, and its answer if that is known.
 
-    A picture stands where a question holds IMAGE, in their order. Without any mark all stand before the first question.
+    An image is wherever a question holds IMAGE, in their order. Without any mark all images precede the first question.
     """
 
-    question: str  # empty: nothing is asked, the picture alone is described
+    question: str  # empty: the images alone are described
     answer: str | None
     history: tuple[Turn, ...] = ()  # oldest first
     language: str = "en"
-    images: int | None = None  # pictures there are; None: as many as marks, and one where there is no mark
+    images: int | None = None  # number of images; None: as many as marks, and one if there is no mark
 
 
-class EmptyAnswer(ValueError):  # noqa: N818  (says what was found)
-    """A dialogue to learn from whose answer holds no text."""
+class EmptyAnswer(ValueError):  # noqa: N818  (the name says what is wrong)
+    """A dialogue to learn from has an answer without text."""
 
 
 class ImageMarkMismatch(ValueError):  # noqa: N818
-    """A dialogue whose marks are not as many as its pictures."""
+    """A dialogue has another number of marks than of images."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageTurn:
-    """A turn without marks: `images` are the places of its pictures in the question, in characters, ascending."""
+    """A turn without marks. `image_offsets`: where in the question its images are, in characters, ascending."""
 
     question: str
-    images: tuple[int, ...] = ()
-    answer: str = ""  # empty for the question that is to be answered
+    image_offsets: tuple[int, ...] = ()
+    answer: str = ""  # empty in the last turn, whose answer the model gives
 
     @property
-    def leading(self) -> int:
-        """Pictures that stand before all words."""
-        return sum(place == 0 for place in self.images)
+    def leading_images(self) -> int:
+        """Number of images before all words."""
+        return sum(offset == 0 for offset in self.image_offsets)
 
-    def around(self, before: str, behind: str) -> list[str]:
-        """The texts around the pictures, one more than these; `before` stands between leading pictures and words."""
-        edges = [0, *self.images[self.leading :], len(self.question)]
+    def texts_around_images(self, before: str, after: str) -> list[str]:
+        """The texts before, between and after the images: one more than images.
+
+        `before` is put between the leading images and the first word, `after` at the end.
+        """
+        edges = [0, *self.image_offsets[self.leading_images :], len(self.question)]
         first, *others = [self.question[start:end] for start, end in pairwise(edges)]
-        texts = [*[""] * self.leading, before + first, *others]
-        return [*texts[:-1], texts[-1] + behind]
+        texts = [*[""] * self.leading_images, before + first, *others]
+        return [*texts[:-1], texts[-1] + after]
 
-    def cut(self, length: int) -> "ImageTurn":
-        """The first `length` characters of the question, with all its pictures."""
-        images = tuple(min(place, length) for place in self.images)
-        return replace(self, question=self.question[:length], images=images)
+    def truncated(self, length: int) -> "ImageTurn":
+        """The first `length` characters of the question, with all its images."""
+        offsets = tuple(min(offset, length) for offset in self.image_offsets)
+        return replace(self, question=self.question[:length], image_offsets=offsets)
 
 
-def place_images(dialogue: Dialogue) -> list[ImageTurn]:
-    """The turns with their pictures, oldest first; the last is the question.
+def image_turns(dialogue: Dialogue) -> list[ImageTurn]:
+    """The turns with the offsets of their images, oldest first; the last one is the dialogue's own question.
 
-    ImageMarkMismatch where there are more or fewer marks than pictures.
-
-    Blanks before a mark go with it, and behind one that leads a question.
+    Spaces before a mark are removed with it, and those after a mark that leads a question.
+    ImageMarkMismatch if there are more or fewer marks than images.
     """
-    asked = [(turn.question, turn.answer) for turn in dialogue.history]
-    turns = [_image_turn(question, answer) for question, answer in [*asked, (dialogue.question, "")]]
-    marks = sum(len(turn.images) for turn in turns)
+    history = [(turn.question, turn.answer) for turn in dialogue.history]
+    turns = [_image_turn(question, answer) for question, answer in [*history, (dialogue.question, "")]]
+    marks = sum(len(turn.image_offsets) for turn in turns)
     images = dialogue.images if dialogue.images is not None else max(marks, 1)
     if marks not in (0, images):
         raise ImageMarkMismatch(f"{marks} {IMAGE} mark{'s' * (marks != 1)} for {images} picture{'s' * (images != 1)}")
-    return turns if marks else [replace(turns[0], images=(0,) * images), *turns[1:]]
+    return turns if marks else [replace(turns[0], image_offsets=(0,) * images), *turns[1:]]
 
 
 def without_oldest(turns: Sequence[ImageTurn], number: int) -> list[ImageTurn]:
-    """The turns but for the first `number`, whose pictures go before the first question that is left.
+    """The turns without the first `number`. The images of these move before the first question that is left.
 
     They stay because a later question may be about them.
     """
-    homeless = sum(len(turn.images) for turn in turns[:number])
+    orphaned = sum(len(turn.image_offsets) for turn in turns[:number])
     first, *rest = turns[number:]
-    return [replace(first, images=(0,) * homeless + first.images), *rest]
+    return [replace(first, image_offsets=(0,) * orphaned + first.image_offsets), *rest]
 
 
 def _image_turn(question: str, answer: str) -> ImageTurn:
     first, *others = question.split(IMAGE)
     if not others:
         return ImageTurn(question, (), answer)
-    text, images = first.lstrip(), []
+    text, offsets = first.lstrip(), []
     for part in others:
         text = text.rstrip(" ")
-        images.append(len(text))
+        offsets.append(len(text))
         text += part if text else part.lstrip()
-    return ImageTurn(text, tuple(images), answer)
+    return ImageTurn(text, tuple(offsets), answer)

@@ -1,4 +1,4 @@
-"""Captions to token ids for the Q-Former, with any BERT-like tokenizer."""
+"""The Q-Former's tokenizer: captions and questions to ids and back, with any BERT-like tokenizer."""
 
 import re
 import unicodedata
@@ -12,11 +12,11 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
-from vglm_train.prompt.chinese import HAN, is_chinese
+from vglm_train.prompt.dialogue import HAN, is_chinese
 
 DEC = "[DEC]"  # starts a caption to be generated (BLIP, BLIP-2)
 LANGUAGE_TOKENS = {"en": "[EN]", "zh": "[ZH]"}
-BLIP_WORDS = 50  # longest caption of the blip processor, in words
+BLIP_WORDS = 50  # words that the blip processor keeps
 
 _FILES = ("vocab.txt", "tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json")
 _CJK = f"{HAN}\u3000-\u303f\uff00-\uffef"  # with punctuation and full-width forms
@@ -24,19 +24,19 @@ _BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
 
 
 def blip_text(caption: str) -> str:
-    """LAVIS's blip_caption: lower case, . ! " ( ) * # : ; ~ become blanks, at most 50 words. English only."""
+    """LAVIS's blip_caption: lower case, . ! " ( ) * # : ; ~ become spaces, at most 50 words. English only."""
     return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:BLIP_WORDS])
 
 
 def plain_text(caption: str) -> str:
-    """NFC, blanks collapsed, all else kept: right for every language."""
+    """NFC, runs of spaces become one, all else is kept: for every language."""
     return " ".join(unicodedata.normalize("NFC", caption).split())
 
 
 class TextEncoder:
     """Caption -> [CLS] (language token) words [SEP], at most `max_length` ids.
 
-    [DEC] is added to the vocabulary as BLIP-2 does it, as the first new id; then [EN] and [ZH] if they are wanted.
+    [DEC] is added to the vocabulary as the first new id, as in BLIP-2; then [EN] and [ZH] if `config.language_token`.
     """
 
     def __init__(self, tokenizer: Any, config: Text) -> None:  # Any: transformers types most results as unions
@@ -51,7 +51,7 @@ class TextEncoder:
         self._literal()
 
     def encode(self, caption: str, language: str) -> list[int]:
-        """Ids of a caption; words that are too many are left out, [SEP] stays. UserError for Chinese under blip."""
+        """Ids of a caption. If they are too many, the last words are left out. UserError for Chinese with blip."""
         head = [self.cls_id, *([self.language_ids[language]] if self.language_ids else [])]
         words = self.tokenizer.backend_tokenizer.encode(self.process(caption), add_special_tokens=False).ids
         return [*head, *words[: self.config.max_length - len(head) - 1], self.sep_id]
@@ -63,7 +63,7 @@ class TextEncoder:
         if is_chinese(caption):
             raise UserError(
                 f"caption {caption[:60]!r} is Chinese, but model.text.processor is blip, which is for English only: it "
-                "cuts at blanks, so that a Chinese sentence is one word. Set model.text.processor to plain."
+                "splits at spaces, so a Chinese sentence is one word. Set model.text.processor to plain."
             )
         return blip_text(caption)
 
@@ -77,7 +77,7 @@ class TextEncoder:
         return ids, mask
 
     def decode(self, ids: Sequence[int]) -> str:
-        """Text of ids without special tokens; no blanks between Chinese characters."""
+        """Text of ids without special tokens, and without spaces between Chinese characters."""
         return _BETWEEN_CJK.sub("", self.tokenizer.decode(list(ids), skip_special_tokens=True))
 
     def save(self, folder: Path) -> None:
@@ -85,18 +85,18 @@ class TextEncoder:
         self.tokenizer.save_pretrained(folder)
 
     def _literal(self) -> None:
-        """A caption that happens to hold "[SEP]" means those letters, not the token."""
+        """Make "[SEP]" in a caption those letters, not the token."""
         self.tokenizer.backend_tokenizer.encode_special_tokens = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._literal()  # not among what a tokenizer pickles
+        self._literal()  # a tokenizer does not pickle this setting
 
 
 def build_text(config: Text, languages: Sequence[str] = ()) -> TextEncoder:
     """Load `config.tokenizer`: a vocab.txt, a tokenizer folder, or a Hugging Face name.
 
-    UserError where there is none, it is not BERT-like, or a language in `languages` has no language token.
+    UserError if there is none, it is not BERT-like, or one of `languages` has no language token.
     """
     unknown = [name for name in languages if name not in LANGUAGE_TOKENS]
     if config.language_token and unknown:
@@ -115,21 +115,21 @@ def build_text(config: Text, languages: Sequence[str] = ()) -> TextEncoder:
 
 
 def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:
-    """vocab.txt of BERT, a token a line. Cased if it has words with capitals."""
+    """From BERT's vocab.txt with one token a line. The tokenizer is cased if there are words with capitals."""
     try:
         tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # some tokens are line separators
     except UnicodeDecodeError:
-        raise UserError(f"{path}: not a vocabulary in UTF-8; model.text.tokenizer wants BERT's vocab.txt") from None
+        raise UserError(f"{path}: not a vocabulary in UTF-8; model.text.tokenizer needs BERT's vocab.txt") from None
     vocabulary = {token: number for number, token in enumerate(tokens)}
     missing = [token for token in ("[PAD]", "[UNK]", "[CLS]", "[SEP]") if token not in vocabulary]
     if missing:
         raise UserError(
-            f"{path}: not a BERT vocabulary, it lacks {', '.join(missing)}; model.text.tokenizer wants a vocab.txt "
+            f"{path}: not a BERT vocabulary, it lacks {', '.join(missing)}; model.text.tokenizer needs a vocab.txt "
             "with one token a line, a tokenizer folder or a Hugging Face name"
         )
     cased = any(re.match("[A-Z]", token) for token in vocabulary)
-    given: dict[str, Any] = {} if "[MASK]" in vocabulary else {"mask_token": None}  # else it would be a new id
-    return BertTokenizer(vocab=vocabulary, do_lower_case=not cased, **given)
+    options: dict[str, Any] = {} if "[MASK]" in vocabulary else {"mask_token": None}  # else it would be a new id
+    return BertTokenizer(vocab=vocabulary, do_lower_case=not cased, **options)
 
 
 def _from_folder(folder: Path) -> PreTrainedTokenizerBase:
@@ -144,7 +144,7 @@ def _from_folder(folder: Path) -> PreTrainedTokenizerBase:
 
 
 def _download(name: str) -> Path:
-    """A Hugging Face tokenizer's folder, from the local cache if it is there."""
+    """The folder of a Hugging Face tokenizer, from the local cache if it is there."""
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HFValidationError, LocalEntryNotFoundError
 
@@ -157,7 +157,7 @@ def _download(name: str) -> Path:
         raise UserError(f"model.text.tokenizer: {name} is neither a file nor a folder") from None
     except Exception as error:
         raise UserError(
-            f"model.text.tokenizer: {name} is no file or folder, and cannot be had from Hugging Face "
+            f"model.text.tokenizer: {name} is no file or folder, and cannot be downloaded from Hugging Face "
             f"({_first_line(error)}). Give the path of its vocab.txt, or download it where there is a network."
         ) from error
 

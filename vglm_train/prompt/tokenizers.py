@@ -9,6 +9,7 @@ from transformers import AutoTokenizer
 
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
 
 logger = logging.getLogger("vglm_train")
@@ -17,7 +18,7 @@ _FILES = ("tokenizer.json", "tokenizer.model", "spiece.model", "vocab.json", "vo
 
 
 class Tokenizer(Protocol):
-    """What a template needs to know. `vocabulary` is one more than the largest id."""
+    """What a template needs of a tokenizer. `vocabulary` is one more than the largest id."""
 
     vocabulary: int
     pad_id: int
@@ -30,17 +31,17 @@ class Tokenizer(Protocol):
         """Text of ids, without special tokens."""
 
     def find(self, token: str) -> int | None:
-        """Id of a token by its name; None where there is none."""
+        """Id of a token by its name; None if there is none."""
 
     def save(self, folder: Path) -> None:
-        """Write what `build_tokenizer` reads back."""
+        """Write a folder that `build_tokenizer` reads back."""
 
 
 class HfTokenizer:
     """A fast tokenizer of transformers.
 
-    `front` and `behind` are the ids it puts around a text: OPT's </s>, LLaMA's <s>; T5's </s>. Text is literal:
-    "</s>" in a question is those four characters. Without a padding token the end token pads, which no mask shows.
+    `prefix_ids` and `suffix_ids` are the ids that it puts around a text: OPT's </s>, LLaMA's <s>; T5's </s>. Text is
+    literal: "</s>" in a question is those four characters. Without a padding token the end token pads; masks hide it.
     """
 
     def __init__(self, tokenizer: Any) -> None:  # Any: transformers types most results as unions
@@ -48,8 +49,8 @@ class HfTokenizer:
         self.vocabulary: int = max(tokenizer.get_vocab().values()) + 1
         self.end_id: int = tokenizer.eos_token_id
         self.pad_id: int = self.end_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id
-        self.front, self.behind = self._around()
-        self._plain()
+        self.prefix_ids, self.suffix_ids = self._ids_around()
+        self._literal()
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
@@ -61,36 +62,37 @@ class HfTokenizer:
         return self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
     def find(self, token: str) -> int | None:
-        """Id of a token by its name; None where there is none."""
+        """Id of a token by its name; None if there is none."""
         return self.tokenizer.get_vocab().get(token)
 
     def save(self, folder: Path) -> None:
         """Write a tokenizer folder."""
         self.tokenizer.save_pretrained(folder)
 
-    def _around(self) -> tuple[list[int], list[int]]:
-        """What stands before and behind a text when special tokens are asked for."""
+    def _ids_around(self) -> tuple[list[int], list[int]]:
+        """The special tokens before and after a text."""
         text, whole = (list(self.tokenizer("a", add_special_tokens=special)["input_ids"]) for special in (False, True))
         for start in range(len(whole) - len(text) + 1):
             if whole[start : start + len(text)] == text:
                 return whole[:start], whole[start + len(text) :]
         return [], []
 
-    def _plain(self) -> None:
-        """After the last call of the tokenizer itself, which takes this back (and ends truncation and padding)."""
+    def _literal(self) -> None:
+        """Make "</s>" in a text those letters. Calling the tokenizer itself undoes this, so it comes last."""
         self.tokenizer.backend_tokenizer.encode_special_tokens = True
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._plain()  # not among what a tokenizer pickles
+        self._literal()  # a tokenizer does not pickle this setting
 
 
 def build_tokenizer(config: Language, folder: Path | None = None) -> Tokenizer:
-    """The language model's tokenizer, from `folder` if given (one that was saved), else as configured.
+    """The language model's tokenizer: the saved one in `folder`, or the configured one.
 
-    UserError where it is not there or cannot be loaded.
+    UserError if there is none, or it cannot be loaded.
     """
     path = folder or Path(config.tokenizer or config.weights or "")
+    recover(path)
     if not path.exists():
         field = "tokenizer" if config.tokenizer else "weights"
         raise UserError(f"model.language.{field}: no such file or folder: {path}")
@@ -100,7 +102,7 @@ def build_tokenizer(config: Language, folder: Path | None = None) -> Tokenizer:
 
 
 def check_tokenizer(tokenizer: Tokenizer, vocabulary: int, name: str) -> None:
-    """UserError if the tokenizer has ids for which the model `name`, with so many embeddings, has no embedding."""
+    """UserError if an id of the tokenizer is beyond the `vocabulary` of the model `name`, its number of embeddings."""
     if tokenizer.vocabulary > vocabulary:
         raise UserError(
             f"the tokenizer does not belong to {name}: its largest id is {tokenizer.vocabulary - 1}, but the model's "
@@ -111,7 +113,7 @@ def check_tokenizer(tokenizer: Tokenizer, vocabulary: int, name: str) -> None:
 def _from_folder(folder: Path) -> HfTokenizer:
     if not folder.is_dir() or not any((folder / name).is_file() for name in _FILES):
         raise UserError(
-            f"{folder}: no tokenizer here; model.language.tokenizer wants a folder with tokenizer.json (or "
+            f"{folder}: no tokenizer here; model.language.tokenizer needs a folder with tokenizer.json (or "
             "tokenizer.model, spiece.model, vocab.json with merges.txt) and tokenizer_config.json"
         )
     try:

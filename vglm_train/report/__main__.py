@@ -6,24 +6,28 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from vglm_train.command import run_command
-from vglm_train.places import make_folder
-from vglm_train.report.curves import draw
-from vglm_train.report.page import page
+from vglm_train.files import write_text
+from vglm_train.folders import make_folder
+from vglm_train.report.curves import draw_curves
+from vglm_train.report.page import render_page
 from vglm_train.report.runs import read_runs
-from vglm_train.report.verdict import judge
+from vglm_train.report.verdict import assess_run
 
 SIGNS = {"ok": "+", "warn": "!", "fact": " "}
 
 
 def report(folders: list[Path], out: Path | None) -> Path:
-    """Write curves.png and report.html; print the verdicts. Returns the page's path. Raises UserError."""
+    """Write curves.png and report.html, print the verdicts, and return the page's path.
+
+    UserError if a folder is not a run, or `out` cannot be written.
+    """
     runs = read_runs(folders)
     out = out or (runs[0].folder / "report" if len(runs) == 1 else Path("report"))
     make_folder(f"--out {out}", out)
-    verdicts = [judge(run) for run in runs]
-    draw(runs, out / "curves.png")
+    verdicts = [assess_run(run) for run in runs]
+    draw_curves(runs, out / "curves.png")
     path = out / "report.html"
-    path.write_text(page(runs, verdicts, out / "curves.png"), encoding="utf-8")
+    write_text(path, render_page(runs, verdicts, out / "curves.png"))
     for run, lines in zip(runs, verdicts):
         print(run.label)
         for line in lines:
@@ -39,10 +43,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: it holds metrics.jsonl")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report, or ./report for several)")
-    given = parser.parse_args(arguments)
+    args = parser.parse_args(arguments)
 
     def draw_all() -> int:
-        report(given.runs, given.out)
+        report(args.runs, args.out)
         return 0
 
     return run_command(draw_all)

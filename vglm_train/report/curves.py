@@ -1,4 +1,4 @@
-"""Curves of several runs as one PNG."""
+"""Curves of several runs as one PNG: a panel for each training metric, and for each kind of evaluation metric."""
 
 import math
 import re
@@ -13,10 +13,11 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
+from vglm_train.config.metric_names import DIRECTIONS, ITM_ACCURACY, LOSS_GAP, PREFIX, RERANK, SHUFFLED_IMAGES
 from vglm_train.log.alarms import ITM_BAND
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun, Series
-from vglm_train.report.verdict import speaks
+from vglm_train.report.verdict import is_stage_two
 
 COLUMNS = 3
 STYLES = ("-", "--", ":", "-.")
@@ -57,37 +58,37 @@ PANELS = (
     Panel("memory, GiB", ["perf/memory_gib"], noisy=False),
     Panel("damaged samples", ["data/skipped"], noisy=False),
 )
-RECALL = re.compile(r"eval/[a-z]+_((?:rerank_|shuffled_)?)(?:i2t|t2i)_r(\d+)")
-SPOKEN = re.compile(r"eval/[a-z]+_(?:shuffled_)?(distinct|cider|bleu\d|rouge_\w|meteor|loss)\w*")
-KINDS = {"": "ITC", "rerank_": "re-ranked by ITM", "shuffled_": "images shuffled"}
+RECALL = re.compile(rf"{PREFIX}[a-z]+_((?:{RERANK}|{SHUFFLED_IMAGES})?)(?:{'|'.join(DIRECTIONS)})_r(\d+)")
+TEXT_SCORE = re.compile(rf"{PREFIX}[a-z]+_(?:shuffled_)?(distinct|cider|bleu\d|rouge_\w|meteor|loss)\w*")
+VARIANTS = {"": "ITC", RERANK: "re-ranked by ITM", SHUFFLED_IMAGES: "images shuffled"}
 
 
-def draw(runs: Sequence[LoggedRun], path: Path) -> None:
-    """Write the curves of `runs` to the PNG `path`; panels that no run has are left out."""
+def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
+    """Write the curves of `runs` to the PNG `path`. A panel without a metric of any run is left out."""
     names = set().union(*(run.names() for run in runs))
     panels = [panel for panel in [*PANELS, *_evaluations(names)] if names & set(panel.names)]
     with matplotlib.rc_context({"font.family": fonts(), "axes.formatter.useoffset": False}):
-        beside = 2 * any(not speaks(run) for run in runs)  # the public run is one of stage one
-        rows = math.ceil((len(panels) + beside) / COLUMNS)
+        reference_panels = 2 * any(not is_stage_two(run) for run in runs)  # the public run is one of stage one
+        rows = math.ceil((len(panels) + reference_panels) / COLUMNS)
         figure = Figure(figsize=(6 * COLUMNS, 3.8 * rows + 0.6), layout="constrained")
         FigureCanvasAgg(figure)
         axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
         labels = [label(number, run) for number, run in enumerate(runs, 1)]
-        for unit, place in zip(("epochs", "steps")[:beside], axes):
-            _beside_reference(place, runs, labels, unit)
-        for panel, place in zip(panels, axes[beside:]):
-            _panel(place, panel, runs)
-        if not beside:
+        for unit, ax in zip(("epochs", "steps")[:reference_panels], axes):
+            _draw_with_reference(ax, runs, labels, unit)
+        for panel, ax in zip(panels, axes[reference_panels:]):
+            _draw_panel(ax, panel, runs)
+        if not reference_panels:
             for number, text in enumerate(labels):
                 axes[0].plot([], [], color=f"C{number % 10}", label=text)
             axes[0].legend(fontsize="small")
-        for place in axes[len(panels) + beside :]:
-            place.set_axis_off()
+        for ax in axes[len(panels) + reference_panels :]:
+            ax.set_axis_off()
         figure.savefig(path, dpi=90)
 
 
 def label(number: int, run: LoggedRun) -> str:
-    """`1: name`, or `run 1` where no font at hand can write it. Dollar signs would start a formula."""
+    """`1: name`, or `run 1` if no installed font has its characters. Dollar signs are escaped: they start a formula."""
     known = set().union(*(_characters(font) for font in _files(fonts())))
     readable = all(ord(character) in known for character in run.label)
     return f"{number}: {run.label}".replace("$", r"\$") if readable else f"run {number}"
@@ -108,27 +109,28 @@ def _characters(font: str) -> set[int]:
 
 
 def _evaluations(names: Iterable[str]) -> list[Panel]:
-    """Recall at 1 by kind, ITM accuracy, scores of captions by kind, and every other score that is no recall."""
+    """Panels of recall at 1, ITM accuracy, text scores, and every other score; other recalls have none."""
     groups: dict[str, list[str]] = {}
-    for name in sorted(name for name in names if name.startswith("eval/")):
-        match, spoken = RECALL.fullmatch(name), SPOKEN.fullmatch(name)
-        if spoken:
-            kind = "loss gap" if "_loss_gap" in name else spoken[1]
+    for name in sorted(name for name in names if name.startswith(PREFIX)):
+        recall, text_score = RECALL.fullmatch(name), TEXT_SCORE.fullmatch(name)
+        if text_score:
+            kind = "loss gap" if f"_{LOSS_GAP}" in name else text_score[1]
             groups.setdefault(f"held-out {kind}", []).append(name)
-        elif match is None:
-            title = "held-out ITM accuracy, %" if name.endswith("itm_accuracy") else f"held-out {name[5:]}"
+        elif recall is None:
+            accuracy = name.endswith(ITM_ACCURACY)
+            title = "held-out ITM accuracy, %" if accuracy else f"held-out {name.removeprefix(PREFIX)}"
             groups.setdefault(title, []).append(name)
-        elif match[2] == "1":
-            groups.setdefault(f"held-out R@1, %, {KINDS[match[1]]}", []).append(name)
+        elif recall[2] == "1":
+            groups.setdefault(f"held-out R@1, %, {VARIANTS[recall[1]]}", []).append(name)
     return [Panel(title, members, noisy=False) for title, members in groups.items()]
 
 
-def _panel(axes: Axes, panel: Panel, runs: Sequence[LoggedRun]) -> None:
+def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[LoggedRun]) -> None:
     for number, run in enumerate(runs):
         for style, name in enumerate(panel.names):
-            shown = name.removeprefix("eval/") if number == 0 and len(panel.names) > 1 else None
-            look = f"C{number % 10}", STYLES[style % len(STYLES)]
-            _line(axes, run.series(name), look, shown, panel.noisy)
+            legend = name.removeprefix(PREFIX) if number == 0 and len(panel.names) > 1 else None
+            color_and_style = f"C{number % 10}", STYLES[style % len(STYLES)]
+            _draw_line(axes, run.series(name), color_and_style, legend, panel.noisy)
     if panel.band is not None:
         axes.axhspan(*panel.band, color="grey", alpha=0.2, label=f"blind: {panel.band[0]}-{panel.band[1]}")
     if panel.level is not None:
@@ -140,19 +142,21 @@ def _panel(axes: Axes, panel: Panel, runs: Sequence[LoggedRun]) -> None:
         axes.legend(fontsize="small")
 
 
-def _line(axes: Axes, series: Series, look: tuple[str, str], shown: str | None, noisy: bool = True) -> None:
-    """Few points as they are; many and noisy ones as a faint line under their running mean. `look`: colour, style."""
+def _draw_line(
+    axes: Axes, series: Series, color_and_style: tuple[str, str], legend: str | None, noisy: bool = True
+) -> None:
+    """Draw a metric; if it is noisy and has many values, as a faint line under its running mean."""
     steps, values = series
-    color, style = look
+    color, style = color_and_style
     smooth = running_mean(values) if noisy else None
     if smooth is not None:
         axes.plot(steps, values, color=color, alpha=0.25, linewidth=0.8)
-    mark = "o" if len(values) < 30 else None
-    axes.plot(steps, smooth or values, color=color, linestyle=style, marker=mark, markersize=3, label=shown)
+    marker = "o" if len(values) < 30 else None
+    axes.plot(steps, smooth or values, color=color, linestyle=style, marker=marker, markersize=3, label=legend)
 
 
 def running_mean(values: Sequence[float]) -> list[float] | None:
-    """Mean of each value and those just before it, a fiftieth of the run; None below 100 values."""
+    """Mean of each value and those before it, over a fiftieth of the run; None for fewer than 100 values."""
     if len(values) < 100:
         return None
     width = len(values) // 50
@@ -163,19 +167,24 @@ def running_mean(values: Sequence[float]) -> list[float] | None:
     return means
 
 
-def _beside_reference(axes: Axes, runs: Sequence[LoggedRun], labels: Sequence[str], unit: str) -> None:
-    """Total loss over epochs or steps (log), with the public curve; a run of unknown epoch has no line over epochs."""
+def _draw_with_reference(axes: Axes, runs: Sequence[LoggedRun], labels: Sequence[str], unit: str) -> None:
+    """Draw the total loss over `unit`, epochs or steps (logarithmic), with the public curve.
+
+    A run without facts.json has no line over epochs, because the length of its epochs is unknown.
+    """
     for number, (run, text) in enumerate(zip(runs, labels)):
         steps, losses = run.series("train/loss")
         if unit == "epochs":
-            facts = run.facts
-            x = [step * facts.global_batch / facts.epoch_samples for step in steps] if facts else []
-            losses = losses if facts else []
+            info = run.info
+            x = [step * info.global_batch / info.epoch_samples for step in steps] if info else []
+            losses = losses if info else []
         else:
             x = steps
-        _line(axes, (x, losses), (f"C{number % 10}", "-"), text)
+        _draw_line(axes, (x, losses), (f"C{number % 10}", "-"), text)
     scale = reference.STEPS_PER_EPOCH if unit == "epochs" else 1
-    curve = [(max(step, unit != "epochs") / scale, loss) for step, loss in reference.curve()]  # log: step 0 stands at 1
+    curve = [
+        (max(step, unit != "epochs") / scale, loss) for step, loss in reference.curve()
+    ]  # a logarithm has no step 0
     axes.plot(*zip(*curve), color="black", linestyle="--", marker=".", label="public run: BLIText, batch 1024")
     middles = [(epoch + 0.5) * reference.STEPS_PER_EPOCH / scale for epoch in range(len(reference.EPOCH_MEANS))]
     axes.plot(middles, reference.EPOCH_MEANS, "kx", markersize=5, label="means of its epochs")

@@ -1,9 +1,11 @@
-"""Pieces of a page that needs nothing else: pictures are inside, nothing is loaded."""
+"""Building blocks of HTML pages that load nothing: style, tables, verdicts, and images within the page."""
 
 import base64
 import io
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from html import escape
+from typing import Literal
 
 from PIL import Image
 
@@ -25,13 +27,23 @@ li { list-style: none; margin: .2em 0 }
 .case td, .case th { border: 0; font-weight: normal; white-space: pre-line }
 .case th { color: #666; width: 10em } .case .aside td { color: #666; font-size: .9em }
 .case img { border: 1px solid #ccc; width: 224px }
+figure { display: inline-block; margin: 0 } .samples { display: flex; flex-wrap: wrap; gap: 1em }
+.samples div { width: 170px; font-size: .8em } .samples img { display: block }
 @media (max-width: 600px) { .case th { width: 6em } .case .pictures { max-width: 100% } }
 """
-SIDE = 160  # pixels of a picture's longer side in a table
+TABLE_IMAGE_SIDE = 160  # pixels of an image's longer side in a table
+
+
+@dataclass(frozen=True, slots=True)
+class VerdictLine:
+    """A sentence about a run or an evaluation: all is well, a warning, or a plain fact."""
+
+    kind: Literal["ok", "warn", "fact"]
+    text: str
 
 
 def document(title: str, parts: Iterable[str]) -> str:
-    """A whole page of HTML `parts`."""
+    """A whole page with the HTML `parts` as its body."""
     return (
         '<!doctype html><html lang="en"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
@@ -39,22 +51,27 @@ def document(title: str, parts: Iterable[str]) -> str:
     )
 
 
+def verdict(lines: Iterable[VerdictLine]) -> str:
+    """A list with a sign for each kind of line."""
+    return "<ul>" + "".join(f'<li class="{line.kind}">{escape(line.text)}</li>' for line in lines) + "</ul>"
+
+
 def table(columns: Sequence[str], rows: Iterable[Sequence[Cell]]) -> str:
-    """Texts, numbers and pictures."""
+    """A table whose cells are texts, numbers and images."""
     head = "".join(f"<th>{escape(column)}</th>" for column in columns)
     body = "".join("<tr>" + "".join(f"<td>{cell(value)}</td>" for value in row) + "</tr>" for row in rows)
     return f'<div class="wide"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def cell(value: Cell) -> str:
-    """What stands in a table's cell; pictures are made small."""
+    """HTML of one cell. Images are made small."""
     if isinstance(value, Image.Image):
-        return image(value, SIDE)
+        return image(value, TABLE_IMAGE_SIDE)
     return escape(f"{value:.4g}" if isinstance(value, float) else str(value))
 
 
 def image(value: Image.Image, side: int) -> str:
-    """A picture, within the page, of at most `side` pixels a side."""
+    """An image within the page, of at most `side` pixels a side."""
     data, small = io.BytesIO(), value.convert("RGB")
     small.thumbnail((side, side))
     small.save(data, "JPEG", quality=85)

@@ -1,4 +1,4 @@
-"""A published stage-one loss curve, to hold a run against.
+"""A published stage-one loss curve, to compare runs with.
 
 Logs of yiren-jian/BLIText: BLIP-2 stage one on 4.6 M pairs (COCO, VG, CC3M, SBU), 8 A6000, 1024 pairs a step,
 4498 steps an epoch, 10 epochs; unweighted sum of ITC, ITM and ITG.
@@ -18,14 +18,14 @@ EXPECTED_START = math.log(BATCH) + math.log(2) + math.log(VOCABULARY)  # 17.95
 
 
 def curve() -> list[tuple[float, float]]:
-    """(step, loss): single steps of the first epoch, then each epoch's mean at its middle."""
+    """(step, loss): single steps of the first epoch, then the mean of each later epoch at its middle step."""
     means = [((epoch + 0.5) * STEPS_PER_EPOCH, mean) for epoch, mean in enumerate(EPOCH_MEANS)]
-    # the first epoch's mean is dominated by its start: its single steps say more
+    # the start dominates the mean of the first epoch, so single steps say more
     return [(float(step), loss) for step, loss in POINTS] + means[1:]
 
 
 def loss_at(step: float) -> float | None:
-    """The curve between its points, by the logarithm of the step; None beyond its end."""
+    """The curve at a step, interpolated by the logarithm of the step; None beyond its end."""
     points = curve()
     if step > points[-1][0]:
         return None

@@ -1,4 +1,4 @@
-"""What the report reads of a run folder, whether the run is over, under way or was killed."""
+"""Run folders as the report reads them, whether the run is complete, under way or was killed."""
 
 import math
 from dataclasses import dataclass
@@ -18,7 +18,7 @@ class LoggedRun:
     label: str
     folder: Path
     rows: list[tuple[int, Row]]
-    facts: RunInfo | None
+    info: RunInfo | None  # None: the folder has no facts.json
     tables: list[LoggedTable]
 
     def names(self) -> set[str]:
@@ -35,7 +35,7 @@ class LoggedRun:
         return values[-1] if values else None
 
     def recent(self, name: str) -> float | None:
-        """Mean of the last twentieth of a metric's values: one row of a small batch says little."""
+        """Mean of the last twentieth of a metric's finite values, because one row of a small batch says little."""
         values = self.series(name)[1]
         part = values[-max(1, len(values) // 20) :]
         return sum(part) / len(part) if part else None
@@ -46,11 +46,11 @@ class LoggedRun:
 
 
 def read_runs(folders: list[Path]) -> list[LoggedRun]:
-    """Raises UserError for a folder that is no run, or has logged nothing yet. A folder given twice is read once."""
+    """The runs, without repeated folders. UserError for a folder that is not a run, or has logged nothing yet."""
     runs = [_read(folder) for folder in dict.fromkeys(folder.resolve() for folder in folders)]
     labels = [run.label for run in runs]
     return [
-        LoggedRun(f"{run.label} ({run.folder})", run.folder, run.rows, run.facts, run.tables)
+        LoggedRun(f"{run.label} ({run.folder})", run.folder, run.rows, run.info, run.tables)
         if labels.count(run.label) > 1
         else run
         for run in runs
@@ -63,12 +63,12 @@ def _read(folder: Path) -> LoggedRun:
         raise UserError(f"{folder} is not a folder. Give the folder of a run: it holds {METRICS}.")
     if not path.is_file():
         raise UserError(
-            f"{folder} holds no {METRICS}: it is no run folder, or the run has not reached its first log step."
+            f"{folder} holds no {METRICS}: it is not a run folder, or the run has not reached its first log step."
         )
     rows = list(read_rows(path))
     if not rows:
         raise UserError(
             f"{path} holds no complete line yet. Wait for the first log step (log.every steps) and try again."
         )
-    facts = RunInfo.read(folder)
-    return LoggedRun(facts.name if facts else folder.name, folder, rows, facts, read_tables(folder))
+    info = RunInfo.read(folder)
+    return LoggedRun(info.name if info else folder.name, folder, rows, info, read_tables(folder))

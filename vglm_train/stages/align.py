@@ -15,7 +15,7 @@ from vglm_train.data.eval_captions import EvalItem
 from vglm_train.data.processors import PairProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.retrieval.evaluator import Embedder, Retrieval
+from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.flops import Cost, flops_per_pair, image_tokens
 from vglm_train.objective.alignment import AlignmentObjective
@@ -70,10 +70,12 @@ class Align(Stage):
             model, self.config.objective, ranks, seed, dec_id=self.text.dec_id, language_ids=languages
         )
 
-    def evaluator(self, model: Alignment, items: Sequence[EvalItem], ranks: Ranks) -> Retrieval:
+    def evaluator(self, model: Alignment, items: Sequence[EvalItem], ranks: Ranks) -> RetrievalEvaluator:
         config = self.config
         embedder = Embedder(model, self.text, ranks.device, config.engine.precision == "bf16")
-        return Retrieval(embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, ranks)
+        return RetrievalEvaluator(
+            embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, ranks
+        )
 
     def save(self, folder: Path, model: Alignment, origin: Mapping[str, Any]) -> None:
         save_bundle(folder, self.config, model, self.text, origin)

@@ -8,6 +8,7 @@ from typing import Any
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
+from vglm_train.config.metric_names import answer_metric
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import QuestionSet
@@ -54,9 +55,10 @@ class Finetune(Generate):
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
         evaluator = build_evaluator(task, self.generator(model, ranks), items, how, shown, ranks)
-        best, prefixes = config.checkpoint.best, tuple(f"eval/{task}_{language}_" for language in config.data.languages)
-        if best is not None and not best.startswith(prefixes) and best not in evaluator.gives():
-            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(evaluator.gives())}"
+        best, by_language = config.checkpoint.best, tuple(answer_metric(task, f"{x}_") for x in config.data.languages)
+        available = evaluator.available_metrics()
+        if best is not None and not best.startswith(by_language) and best not in available:
+            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(available)}"
             raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
         return evaluator
 

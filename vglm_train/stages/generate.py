@@ -18,7 +18,7 @@ from vglm_train.data.processors import PromptProcessor
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
 from vglm_train.errors import UserError
-from vglm_train.evaluate.caption.evaluator import Captioner
+from vglm_train.evaluate.caption.evaluator import CaptionEvaluator
 from vglm_train.evaluate.generator import Generator
 from vglm_train.model.flops import Cost, generation_cost, image_tokens
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
@@ -191,7 +191,7 @@ class Generate(Stage):
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
         config, generator = self.config, self.generator(model, ranks)
-        return Captioner(
+        return CaptionEvaluator(
             generator, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks
         )
 

@@ -13,7 +13,7 @@ from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.bundle.adapter import base_of, check_base, parse_weighted, read_adapter, save_adapter
-from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
 from vglm_train.config.language import Language
 from vglm_train.config.tuning import Lora, Prefix, Rule, Tuning
@@ -112,7 +112,7 @@ def spoken(tmp_path_factory):
 def adapters(bundle, folder):
     """Two adapters of that bundle."""
     for number, tuning in enumerate((LORA, Tuning(rules=(Rule(match="projection.*"), *FROZEN), lora=Lora(rank=3)))):
-        model = tuned(load_bundle(bundle, CPU).model, tuning, number)
+        model = tuned(open_bundle(bundle, CPU).model, tuning, number)
         save_adapter(folder / f"a{number}", model.trained_parameters(), tuning, base_of(bundle), {})
     return folder / "a0", folder / "a1"
 
@@ -120,14 +120,14 @@ def adapters(bundle, folder):
 @pytest.mark.parametrize("family", speaking.FAMILIES)
 def test_a_merged_bundle_answers_as_the_tuned_model_and_needs_nothing_else(spoken, tmp_path, family, capsys):
     first, _ = adapters(spoken[family], tmp_path)
-    bundle = load_bundle(spoken[family], CPU)
+    bundle = open_bundle(spoken[family], CPU)
     plain = spoken_logits(bundle.model, bundle.template)
     wanted = spoken_logits(tuned(bundle.model).eval(), bundle.template)
     assert main(["merge", str(spoken[family]), "--adapter", str(first), "--out", str(tmp_path / "out")]) == 0
     assert "merged" in capsys.readouterr().out
     shutil.rmtree(first)
     there = shutil.move(tmp_path / "out", tmp_path / "there")
-    found = spoken_logits(*parts(load_bundle(Path(there), CPU)))
+    found = spoken_logits(*parts(open_bundle(Path(there), CPU)))
     torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-4)
     assert not torch.allclose(found, plain, atol=1e-2)
 
@@ -145,7 +145,7 @@ def test_a_merged_q_former_that_reads_keeps_its_tokenizer(tmp_path):
     first, _ = adapters(tmp_path / "reads", tmp_path)
     command = ["merge", str(tmp_path / "reads"), "--adapter", str(first), "--out", str(tmp_path / "out")]
     assert main(command) == 0
-    assert load_bundle(tmp_path / "out", CPU).template.text is not None
+    assert open_bundle(tmp_path / "out", CPU).template.text is not None
 
 
 def test_two_adapters_with_weights(spoken, tmp_path):
@@ -153,7 +153,7 @@ def test_two_adapters_with_weights(spoken, tmp_path):
     first, second = adapters(bundle, tmp_path)
     command = ["merge", str(bundle), "--adapter", str(first), "--adapter", f"{second}:0.5"]
     assert main([*command, "--out", str(tmp_path / "out")]) == 0
-    base, out = load_bundle(bundle, CPU).model, load_bundle(tmp_path / "out", CPU).model
+    base, out = open_bundle(bundle, CPU).model, open_bundle(tmp_path / "out", CPU).model
     tensors = read_adapter(second).tensors["projection.weight"]
     torch.testing.assert_close(out.projection.weight, (base.projection.weight + tensors) / 2)
     assert json.loads((tmp_path / "out" / "bundle.json").read_text())["origin"]["merged"] == [
@@ -177,14 +177,14 @@ def test_what_cannot_be_merged_is_told(spoken, tmp_path, capsys):
     again = f"{first.parent / '.' / 'x' / '..' / first.name}:0.5"
     assert "is given 2 times; give it once" in said(str(bundle), "--adapter", f"{first}:0.5", "--adapter", again)
     tuning = Tuning(rules=FROZEN, prefix=Prefix(length=2))
-    model = tuned(load_bundle(bundle, CPU).model, tuning)
+    model = tuned(open_bundle(bundle, CPU).model, tuning)
     save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle), {})
     assert "prefix is no change of weights" in said(str(bundle), "--adapter", str(tmp_path / "p"))
 
 
 def test_what_a_fine_tuning_added_is_merged_before_it_leaves(spoken, tmp_path, capsys):
     base, folder, out = spoken["causal"], tmp_path / "tuned", tmp_path / "out"
-    bundle = load_bundle(base, CPU)
+    bundle = open_bundle(base, CPU)
     config = replace(bundle.config, tuning=LORA)
     save_finetuned(folder, config, base, tuned(bundle.model), bundle.template.tokenizer, {})
     command = f"python -m vglm_train.checkpoint merge {base} --adapter {folder} --out MERGED"

@@ -14,7 +14,7 @@ from run import runs, speaking
 from safetensors.torch import load_file, save_file
 
 from vglm_train.checkpoint.bundle import towers
-from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 from vglm_train.evaluate.__main__ import main as evaluate
@@ -45,7 +45,7 @@ def test_stage_one_comes_back_and_moves(data: Path, tmp_path: Path) -> None:
     stage, model = built(data / "run.yaml")
     stage.save(tmp_path / "here", model, {"step": 7})
     there = Path(shutil.move(tmp_path / "here", tmp_path / "there"))
-    found = load_bundle(there, CPU)
+    found = open_bundle(there, CPU)
     assert found.document["stage"] == "align"
     assert found.document["origin"] == {"step": 7}
     assert found.config.run == stage.config.run
@@ -66,7 +66,7 @@ def test_stage_two_comes_back_and_moves(spoken: dict[str, Path], tmp_path: Path,
     weights = Path(stage.language.weights)
     away = weights.rename(weights.with_name("away"))
     try:
-        found = load_bundle(there, CPU)
+        found = open_bundle(there, CPU)
     finally:
         away.rename(weights)
     assert (there / "tokenizer" / "config.json").exists() == (family != "chatglm")
@@ -84,7 +84,7 @@ def test_a_language_model_of_random_weights_travels_whatever_its_size(
     words = ["weights=null", f"config={folder / 'config.json'}", f"tokenizer={folder}"]
     stage, model = built(spoken["causal"], *(f"model.language.{word}" for word in words))
     stage.save(tmp_path / "bundle", model, {})
-    found = load_bundle(tmp_path / "bundle", CPU)
+    found = open_bundle(tmp_path / "bundle", CPU)
     assert torch.equal(spoken_logits(found.model, found.template), spoken_logits(model, stage.template))
 
 
@@ -106,17 +106,17 @@ def test_a_large_language_model_is_named(spoken: dict[str, Path], tmp_path: Path
     assert not (folder / "language.safetensors").exists()
     assert (folder / "vision.safetensors").exists(), "it was never a file of its own"
     wanted = spoken_logits(model, stage.template)
-    assert torch.equal(spoken_logits(*parts(load_bundle(folder, CPU))), wanted)
+    assert torch.equal(spoken_logits(*parts(open_bundle(folder, CPU))), wanted)
     moved = weights.rename(tmp_path / "moved")
     with pytest.raises(UserError, match=rf"language model's weights {weights} are not there\..*--language-weights"):
-        load_bundle(folder, CPU)
-    assert torch.equal(spoken_logits(*parts(load_bundle(folder, CPU, language_weights=str(moved)))), wanted)
+        open_bundle(folder, CPU)
+    assert torch.equal(spoken_logits(*parts(open_bundle(folder, CPU, language_weights=str(moved)))), wanted)
     file = moved / "model.safetensors"
     tensors = load_file(file)
     next(iter(tensors.values())).view(-1)[0] += 1
     save_file(tensors, file)
     with pytest.raises(UserError, match=rf"{moved} is not the language model this bundle was trained with"):
-        load_bundle(folder, CPU, language_weights=str(moved))
+        open_bundle(folder, CPU, language_weights=str(moved))
 
 
 @pytest.mark.usefixtures("large")
@@ -125,11 +125,11 @@ def test_a_large_image_encoder_is_named(data: Path, tmp_path: Path) -> None:
     stage, model = built(data / "run.yaml", f"model.vision.weights={file}")
     stage.save(tmp_path / "bundle", model, {})
     assert not (tmp_path / "bundle" / "vision.safetensors").exists()
-    found = load_bundle(tmp_path / "bundle", CPU).model.state_dict()
+    found = open_bundle(tmp_path / "bundle", CPU).model.state_dict()
     assert all(torch.equal(value, found[name]) for name, value in model.state_dict().items())
     file.unlink()
     with pytest.raises(UserError, match=r"the frozen vision model's weights .* --vision-weights"):
-        load_bundle(tmp_path / "bundle", CPU)
+        open_bundle(tmp_path / "bundle", CPU)
 
 
 @pytest.mark.usefixtures("large")
@@ -211,7 +211,7 @@ def test_a_damaged_bundle(spoken: dict[str, Path], tmp_path: Path, family: str, 
     stage.save(tmp_path / "bundle", model, {})
     message = damage(tmp_path / "bundle")
     with pytest.raises(UserError, match=message) as caught:
-        load_bundle(tmp_path / "bundle", CPU)
+        open_bundle(tmp_path / "bundle", CPU)
     assert str(tmp_path / "bundle") in str(caught.value)
 
 

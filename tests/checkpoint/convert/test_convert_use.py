@@ -15,7 +15,7 @@ from tokenizers.models import WordLevel
 
 from vglm_train.batch import PromptBatch
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle.read import load_bundle
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.keymaps.encoders import EVA
 from vglm_train.config.language import Decoding, Language, Prompt
@@ -50,7 +50,7 @@ def case(request, tmp_path_factory):
 
 def test_the_bundle_writes_what_transformers_writes(case):
     theirs, root = case
-    bundle = load_bundle(root / "bundle", CPU)
+    bundle = open_bundle(root / "bundle", CPU)
     ids = torch.tensor([[blip2_folders.IMAGE] * 4 + [2, 9, 17, 30]]).expand(2, -1)
     everything = torch.ones_like(ids, dtype=torch.bool)
     batch = PromptBatch(
@@ -92,7 +92,7 @@ def test_opt_ends_its_answers_with_a_new_line(tmp_path):
     marks = {"unk_token": "<unk>", "pad_token": "<pad>", "eos_token": "</s>"}
     transformers.PreTrainedTokenizerFast(tokenizer_object=backend, **marks).save_pretrained(tmp_path / "there")
     assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle")]) == 0
-    assert load_bundle(tmp_path / "bundle", CPU).template.end_id == 4
+    assert open_bundle(tmp_path / "bundle", CPU).template.end_id == 4
 
 
 def test_a_head_of_its_own_stays_so(tmp_path):
@@ -106,7 +106,7 @@ def test_a_head_of_its_own_stays_so(tmp_path):
         {**weights, "language_model.lm_head.weight": head}, tmp_path / "there" / "model.safetensors", {"format": "pt"}
     )
     assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle")]) == 0
-    network = load_bundle(tmp_path / "bundle", CPU).model.language.model
+    network = open_bundle(tmp_path / "bundle", CPU).model.language.model
     assert torch.equal(network.lm_head.weight, head)
     assert torch.equal(network.shared.weight, theirs.language_model.shared.weight)
     assert main(["export", str(tmp_path / "bundle"), "--format", "hf-blip2", "--out", str(tmp_path / "back")]) == 0
@@ -138,7 +138,7 @@ def test_eva_as_lavis_publishes_it(tmp_path, capsys):
     assert main(command) == 2
     assert "part of a model" in capsys.readouterr().err
     assert main([*command, "--config", run_file(tmp_path)]) == 0
-    model = load_bundle(tmp_path / "bundle", CPU).model
+    model = open_bundle(tmp_path / "bundle", CPU).model
     for name, value in model.vision.encoder.state_dict().items():
         assert torch.equal(value, deep.state_dict()[name].half().float()), name
 
@@ -156,7 +156,7 @@ def test_bert_into_the_qformer(tmp_path, files):
         torch.save(theirs.state_dict(), tmp_path / "bert" / "pytorch_model.bin")
     command = ["import", str(tmp_path / "bert"), "--out", str(tmp_path / "bundle"), "--config", run_file(tmp_path)]
     assert main(command) == 0
-    model = load_bundle(tmp_path / "bundle", CPU).model
+    model = open_bundle(tmp_path / "bundle", CPU).model
     up = theirs.bert.encoder.layer[1].intermediate.dense.weight
     assert torch.equal(model.qformer.blocks[1].text_mlp.up.weight, up)
     assert torch.equal(model.qformer.blocks[1].query_mlp.up.weight, up)
@@ -175,7 +175,7 @@ def test_encoders_of_hugging_face(tmp_path, family):
     theirs.save_pretrained(tmp_path / "there")
     run = run_file(tmp_path, family=family)
     assert main(["import", str(tmp_path / "there"), "--out", str(tmp_path / "bundle"), "--config", run]) == 0
-    model = load_bundle(tmp_path / "bundle", CPU).model
+    model = open_bundle(tmp_path / "bundle", CPU).model
     with torch.no_grad():
         expected = theirs(PIXELS, output_hidden_states=True).hidden_states[1]
         torch.testing.assert_close(model.encode_image(PIXELS), expected, atol=1e-4, rtol=1e-4)
@@ -203,7 +203,7 @@ def test_a_run_s_own_bundle_of_stage_one(tmp_path):
     ]
     assert main([*again, "--tokenizer", config.model.text.tokenizer]) == 0
     assert main(["diff", run, str(tmp_path / "again")]) == 0
-    found = load_bundle(tmp_path / "again", CPU)
+    found = open_bundle(tmp_path / "again", CPU)
     assert all(torch.equal(value, model.state_dict()[name]) for name, value in found.model.state_dict().items())
     assert found.text.vocabulary == text.vocabulary
     assert main(["export", run, "--format", "hf-blip2-retrieval", "--out", str(tmp_path / "hf")]) == 0
@@ -231,7 +231,7 @@ def test_a_language_model_behind_an_earlier_bundle(tmp_path):
     (tmp_path / "two.yaml").write_text(dump(run))
     command = ["import", str(tmp_path / "opt"), "--out", str(tmp_path / "two"), "--config", str(tmp_path / "two.yaml")]
     assert main(command) == 0
-    model = load_bundle(tmp_path / "two", CPU).model
+    model = open_bundle(tmp_path / "two", CPU).model
     state = earlier.state_dict()
     shared = [name for name in model.state_dict() if name in state]
     assert {name.partition(".")[0] for name in shared} == {"vision", "vision_norm", "qformer"}
@@ -241,7 +241,7 @@ def test_a_language_model_behind_an_earlier_bundle(tmp_path):
 def test_a_run_s_own_bundle_of_stage_two(case, tmp_path):
     """A model that stands in memory, saved as a run saves it, in transformers' hands: the same logits."""
     theirs, root = case
-    bundle = load_bundle(root / "bundle", CPU)
+    bundle = open_bundle(root / "bundle", CPU)
     language = replace(bundle.config.model.language, config=str(root / "bundle" / "tokenizer"), weights=None)
     config = replace(bundle.config, model=replace(bundle.config.model, language=language))
     save_bundle(tmp_path / "run", config, bundle.model, bundle.template.tokenizer, {"name": "tiny"})

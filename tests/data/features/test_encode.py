@@ -102,7 +102,7 @@ def test_batches_hold_what_the_encoder_gives(config_of: ConfigOf) -> None:
         assert torch.equal(stored.image_ids, pixels.image_ids)
         assert torch.equal(stored.text_ids, pixels.text_ids)
         assert torch.equal(stored.valid, pixels.valid)
-        assert (stored.damaged, stored.drawn, stored.epoch) == (pixels.damaged, pixels.drawn, pixels.epoch)
+        assert (stored.damaged, stored.sample_counts, stored.epoch) == (pixels.damaged, pixels.sample_counts, pixels.epoch)
         expected = MODEL.encode_image(pixels.pixels)[pixels.valid]
         assert torch.allclose(stored.features[stored.valid], expected, atol=1e-5)
         assert not stored.features[~stored.valid].any()

@@ -227,13 +227,13 @@ def test_a_disk_that_is_full(server: BadServer, cache: Cache) -> None:
         "import resource, signal, sys\n"
         "from vglm_train.config.data import Cache, Source\n"
         "from vglm_train.data.remote.manifest import manifest_of\n"
-        "from vglm_train.data.remote.cache import Store\n"
+        "from vglm_train.data.remote.cache import ShardCache\n"
         "signal.signal(signal.SIGXFSZ, signal.SIG_IGN)\n"
         "cache = Cache(folder=sys.argv[2])\n"
         "manifest = manifest_of(Source(name='a', shards=sys.argv[1]), cache)\n"
-        "Store(cache).begin()\n"
+        "ShardCache(cache).begin()\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))\n"
-        "Store(cache).fetch(manifest.shards[0])\n"
+        "ShardCache(cache).fetch(manifest.shards[0])\n"
     )
     words = [sys.executable, "-c", code, server.url, str(cache.folder)]
     done = subprocess.run(words, capture_output=True, text=True, check=False)

@@ -60,7 +60,7 @@ def test_balanced_languages_from_a_list(loader_of, uneven: Path, cache: Cache) -
         source = Source(name="source0", shards=server.url + LIST)
         options = {"balance": {"en": 1, "zh": 1}, "cache": cache}
         batches = islice(loader_of(uneven, train=(source,), **options).batches(0), 3)
-        assert [(batch.drawn["en"], batch.drawn["zh"]) for batch in batches] == [(6, 6)] * 3
+        assert [(batch.sample_counts["en"], batch.sample_counts["zh"]) for batch in batches] == [(6, 6)] * 3
 
 
 def test_a_list_is_counted_once(server: BadServer, folder: Path, cache: Cache) -> None:

@@ -15,7 +15,7 @@ from made_shards import sample, write_manifest, write_shard
 from vglm_train.batch import PairBatch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Data, Source
-from vglm_train.data.dataset import Samples, StreamDataset
+from vglm_train.data.dataset import SampleBuilder, StreamDataset
 from vglm_train.data.length_buckets import LengthBuckets
 from vglm_train.data.loader import Loader
 from vglm_train.data.sampling.interleave import PERIOD, Interleave, whole_weights
@@ -80,7 +80,7 @@ def test_shares_that_need_a_long_period_are_rounded() -> None:
 def walk(mixture: Mixture, rows: int) -> Iterator[tuple[SubDataset, int, tuple[str, int]]]:
     for row in range(rows):
         place = mixture.at(row)
-        yield place.pool, place.epoch, (place.shard.name, place.nth)
+        yield place.subset, place.epoch, (place.shard.name, place.nth)
 
 
 SPOKEN = st.fixed_dictionaries({"en": st.integers(0, 6), "zh": st.integers(0, 6), "all": st.integers(6, 9)})
@@ -126,7 +126,7 @@ def test_a_place_does_not_depend_on_what_was_asked_before() -> None:
     forward = [(p.name, e, w) for p, e, w in walk(one, 200)]
     for row in reversed(range(200)):
         place = other.at(row)
-        assert (place.pool.name, place.epoch, (place.shard.name, place.nth)) == forward[row]
+        assert (place.subset.name, place.epoch, (place.shard.name, place.nth)) == forward[row]
 
 
 def test_languages_hold_over_a_mixture_of_one_to_ten() -> None:
@@ -148,7 +148,7 @@ def test_languages_hold_first_and_weights_count_among_sources_that_have_one() ->
 
 def test_without_weights_sources_count_by_their_samples() -> None:
     mixture = made([[{"en": 30, "zh": 10, "all": 40}], [{"en": 10, "zh": 10}]], balance={"zh": 1, "en": 1})
-    found = Counter((mixture.at(row).source, mixture.at(row).pool.language) for row in range(80))
+    found = Counter((mixture.at(row).source, mixture.at(row).subset.language) for row in range(80))
     assert found == {("s0", "en"): 30, ("s1", "en"): 10, ("s0", "zh"): 20, ("s1", "zh"): 20}
 
 
@@ -199,11 +199,11 @@ def take(loader: Loader, steps: int, consumed: int = 0) -> list[PairBatch]:
 def test_a_stream_of_equal_languages_counts_what_was_drawn(loader_of, bilingual: list[Path]) -> None:
     balance = {"zh": 1, "en": 1}
     batches = take(loader_of(*bilingual, balance=balance), 10)
-    drawn = sum((Counter(batch.drawn) for batch in batches), Counter())
+    drawn = sum((Counter(batch.sample_counts) for batch in batches), Counter())
     assert (drawn["en"], drawn["zh"]) == (60, 60)
     assert drawn["source0"] + drawn["source1"] + drawn["source2"] == 120
     assert not sum((Counter(batch.damaged) for batch in batches), Counter())
-    ids = loader_of(*bilingual, balance=balance).dataset.how.rows.text.language_ids
+    ids = loader_of(*bilingual, balance=balance).dataset.builder.processor.text.language_ids
     found = Counter(int(row[1]) for batch in batches for row in batch.text_ids)
     assert found == {ids["en"]: 60, ids["zh"]: 60}
     assert 27 not in {int(n) for batch in batches for n in batch.image_ids}  # the note
@@ -260,9 +260,9 @@ def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts,
         cut = Split(WHOLE // world // accumulation if WHOLE % (world * accumulation) == 0 else WHOLE // world, 1)
         cut = Split(cut.micro, WHOLE // world // cut.micro)
         for rank in range(world):
-            dataset = StreamDataset(mixture, 1, cast(Samples, None), WHOLE, cut, rank, world)
+            dataset = StreamDataset(mixture, 1, cast(SampleBuilder, None), WHOLE, cut, rank, world)
             if window:
-                dataset.seats = LengthBuckets(some_length, WHOLE, window, 5).batch
+                dataset.batch_order = LengthBuckets(some_length, WHOLE, window, 5).batch
             first = consumed // WHOLE * cut.accumulation
             for number in range(first, first + steps * cut.accumulation):
                 for row in dataset.positions(number):
@@ -277,5 +277,5 @@ def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts,
     if window:
         alone = LengthBuckets(some_length, WHOLE, window, 5)
         assert steps_of == {step: set(alone.batch(step).tolist()) for step in steps_of}
-    read = Counter((place.pool.name, place.epoch, place.shard.name, place.nth) for place in seen.values())
+    read = Counter((place.subset.name, place.epoch, place.shard.name, place.nth) for place in seen.values())
     assert set(read.values()) == {1}

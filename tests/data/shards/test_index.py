@@ -33,10 +33,10 @@ def test_says_what_the_tar_says(made: Manifest) -> None:
     shard = made.shards[0]
     table, index = make_index(shard.path), read_index(index_path(shard.path), shard.sha256)
     assert index is not None
-    assert index.spoken is not None
-    for one, other in zip(table.spoken, index.spoken, strict=True):
+    assert index.caption_counts is not None
+    for one, other in zip(table.caption_counts, index.caption_counts, strict=True):
         assert np.array_equal(one, other)
-    assert index.spoken.lengths.tolist() == [2, 2, 2, 2, 2]
+    assert index.caption_counts.lengths.tolist() == [2, 2, 2, 2, 2]
     for name in ("keys", "offsets", "extensions", "languages"):
         assert np.array_equal(getattr(table, name), getattr(index, name))
     assert index.languages.tolist() == [1, 2, 3, 0, 2, 0]

@@ -1,6 +1,7 @@
 """Every row is found in one pass and read again by its place."""
 
 import json
+import pickle
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,7 @@ from made_tables import write_csv, write_json, write_lines
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables import json_stream
-from vglm_train.data.tables.readers import open_file
+from vglm_train.data.tables.readers import open_table
 from vglm_train.errors import UserError
 
 ROWS = [
@@ -18,7 +19,7 @@ ROWS = [
 
 def again(path: Path) -> list[dict]:
     """All rows by their places; the pass must have seen the same."""
-    file = open_file(path)
+    file = open_table(path)
     found = list(file.scan())
     rows = [file.row(span.offset, span.size) for span in found]
     assert rows == [span.values for span in found]
@@ -56,16 +57,55 @@ def test_tsv_is_never_quoted(tmp_path: Path) -> None:
     assert again(tmp_path / "t.tsv") == [{"img": "a.jpg", "text": 'an "odd'}, {"img": "b.jpg"}]
 
 
+IMAGES = [{"id": 7, "file_name": "a.jpg"}, {"id": "八", "file_name": "b.jpg"}, {"id": 9, "file_name": "c.jpg"}]
+NOTES = [("八", "照片"), (7, "a photo"), ("八", 'with "quotes", {['), (7, "again")]
+
+
+@pytest.mark.parametrize("first", ["images", "annotations"])
+def test_coco_images_with_their_captions(tmp_path: Path, monkeypatch, first: str) -> None:
+    monkeypatch.setattr(json_stream, "CHUNK", 7)
+    notes = [{"id": n, "image_id": image, "caption": caption} for n, (image, caption) in enumerate(NOTES)]
+    parts = {"info": {"images": []}, "images": IMAGES, "annotations": notes}
+    ordered = {name: parts[name] for name in ([*parts] if first == "images" else [*reversed(parts)])}
+    (tmp_path / "t.json").write_text(json.dumps(ordered, ensure_ascii=False, indent=1), "utf-8")
+    assert again(tmp_path / "t.json") == [
+        {"id": 7, "image": "a.jpg", "captions": ["a photo", "again"]},
+        {"id": "八", "image": "b.jpg", "captions": ["照片", 'with "quotes", {[']},
+        {"id": 9, "image": "c.jpg", "captions": []},
+    ]
+    copy = pickle.loads(pickle.dumps(open_table(tmp_path / "t.json")))
+    assert copy.row(1, 1)["captions"] == ["照片", 'with "quotes", {[']
+
+
+def test_annotations_without_images_are_rows(tmp_path: Path) -> None:
+    """MiniGPT-4's file."""
+    rows = [{"image_id": "2", "caption": "a photo"}]
+    assert again(write_json(tmp_path / "t.json", {"annotations": rows})) == rows
+
+
+def test_rows_are_named_by_their_line_or_number(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text('a,b\n1,"x\ny"\n2\n', "utf-8")
+    (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n[]\n', "utf-8")
+    (tmp_path / "t.json").write_text('[{"a": 1}, 2]', "utf-8")
+    named = {name: [(row.where, row.cause) for row in open_table(tmp_path / name).scan()] for name in
+             ("t.csv", "t.jsonl", "t.json")}  # fmt: skip
+    assert named == {
+        "t.csv": [("line 3", None), ("line 4", "columns")],
+        "t.jsonl": [("line 1", None), ("line 3", None), ("line 4", "json")],
+        "t.json": [("row 0", None), ("row 1", "json")],
+    }
+
+
 def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
     (tmp_path / "t.jsonl").write_bytes(b'{"a": 1}\n{"a": \n[1]\n\n{"a": "\xff"}\n{"a": 2}\n')
-    file = open_file(tmp_path / "t.jsonl")
+    file = open_table(tmp_path / "t.jsonl")
     spans = list(file.scan())
     assert [span.values for span in spans] == [{"a": 1}, None, None, None, {"a": 2}]
     for span, reason in zip(spans[1:4], ["not JSON", "must be a JSON object", "UTF-8"]):
         with pytest.raises(RecordError, match=reason):
             file.row(span.offset, span.size)
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n4,5\n")
-    assert [span.values for span in open_file(tmp_path / "t.csv").scan()] == [
+    assert [span.values for span in open_table(tmp_path / "t.csv").scan()] == [
         {"a": "1", "b": "2"},
         None,
         {"a": "4", "b": "5"},
@@ -80,7 +120,7 @@ def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
         ("t.json", '[{"a": "照片"}, {"a"', r"\(byte 2"),
         ("t.json", "3", "begins with '3'"),
         ("t.json", "", "it is empty"),
-        ("t.json", '{"images": [{"id": 1}], "annotations": []}', "--format coco"),
+        ("t.json", '{"images": [{"id": 1}], "annotations": [{"image_id": 1, "bbox": []}]}', "not a COCO captions file"),
         ("t.csv", "a,a\n1,2\n", "'a' occurs twice"),
         ("t.xlsx", "", "no table that is known"),
     ],
@@ -88,17 +128,17 @@ def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
 def test_what_is_no_table(tmp_path: Path, name: str, content: str, reason: str) -> None:
     (tmp_path / name).write_text(content, "utf-8")
     with pytest.raises(UserError, match=reason):
-        list(open_file(tmp_path / name).scan())
+        list(open_table(tmp_path / name).scan())
 
 
 def test_nothing_there(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no such table"):
-        open_file(tmp_path / "t.json")
+    with pytest.raises(UserError, match="no such file"):
+        open_table(tmp_path / "t.json")
 
 
 def test_a_long_broken_file_is_not_read_to_its_end(tmp_path: Path) -> None:
     path = write_json(tmp_path / "t.json", [{"a": "x" * 1000}] * 5000)
     path.write_text(path.read_text().replace('"a"', "a", 1))
-    file = open_file(path)
+    file = open_table(path)
     with pytest.raises(UserError, match=r"byte [0-9]\)"):
         list(file.scan())

@@ -12,7 +12,7 @@ from made_shards import jpeg
 
 from vglm_train.config.data import Fields, Source
 from vglm_train.data.reader import ShardReader
-from vglm_train.data.record import DamagedSample
+from vglm_train.data.record import DamagedSample, parse
 from vglm_train.data.tables import table as tables
 from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
@@ -81,6 +81,18 @@ def test_names_without_an_ending(folder: Path) -> None:
     rows = {"annotations": [{"image_id": str(n), "caption": "正常"} for n in range(5)]}
     table = opened(made_tables.write_json(folder / "t.json", rows), images=str(folder / "images"))
     assert table.read("", 4).image == jpeg(4)
+
+
+def test_coco_captions(folder: Path) -> None:
+    images = [{"id": n, "file_name": name} for n, name in enumerate(NAMES)]
+    notes = [{"image_id": n % 4, "caption": f"photo {n}"} for n in range(8)]
+    table = opened(made_tables.write_json(folder / "t.json", {"images": images, "annotations": notes}))
+    assert (table.index.count("usable"), table.index.count("caption")) == (4, 1)
+    raw = table.read("", 3)
+    assert raw.image == jpeg(3)
+    assert parse(raw.json).captions == {"en": ("photo 3", "photo 7")}
+    with pytest.raises(DamagedSample, match="no answer"):
+        table.read("", 4)
 
 
 def test_saved_data_set(folder: Path) -> None:

@@ -11,8 +11,10 @@ import pytest
 from made_shards import jpeg
 from PIL import Image, ImageFilter
 
-from data_tools._looking import look, near
 from data_tools.check_table import __main__ as check_table
+from data_tools.check_table.pictures import OpenedPictures, find_same, open_picture
+from vglm_train.errors import UserError
+from vglm_train.image import open_image
 
 
 def check(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, *words: object) -> tuple[int, str]:
@@ -32,13 +34,31 @@ def saved(image: Image.Image, quality: int = 95) -> bytes:
     return out.getvalue()
 
 
+def opened(*contents: bytes) -> OpenedPictures:
+    pictures = OpenedPictures()
+    for number, content in enumerate(contents):
+        pictures.add(number, open_picture(content))
+    return pictures
+
+
 def test_pictures_saved_anew_are_near_and_others_are_not() -> None:
-    first = [look(saved(photo(n))) for n in range(12)] + [look(b"broken")]
+    first = opened(*(saved(photo(n)) for n in range(12)), b"broken")
     small = photo(3).resize((60, 50)).point(lambda level: min(255, level + 8))
-    second = [look(saved(photo(40))), look(saved(small, 50)), look(saved(photo(3)))]
-    assert [(one, other) for one, other, _ in near(first, second)] == [(3, 1)]  # the very same bytes are no near ones
-    assert first[-1].damage
-    assert list(near([], second)) == list(near(first, [])) == []
+    second = opened(saved(photo(40)), saved(small, 50), saved(photo(3)))
+    assert [(one, other) for one, other, _ in find_same(first, second)] == [(3, 1)]  # the very same bytes do not count
+    assert first.known[12].damage
+    assert list(find_same(opened(), second)) == list(find_same(first, opened())) == []
+
+
+def test_planted_copies_of_x_rays_are_found_and_strangers_are_not(shared: Path) -> None:
+    files = sorted((shared / "data" / "xray_vqa" / "images").iterdir())[:120]
+    contents = list({path.read_bytes(): None for path in files})
+    first = opened(*contents)
+    for change in (lambda image: image, lambda image: image.resize([side * 2 // 3 for side in image.size])):
+        copies = [saved(change(open_image(content)), 40) for content in contents[::4]]
+        found = {other: one for one, other, _ in find_same(first, opened(*copies))}
+        assert found == {number: 4 * number for number in range(len(copies))}
+    assert not list(find_same(opened(*contents[::2]), opened(*contents[1::2])))
 
 
 @pytest.fixture
@@ -160,5 +180,5 @@ def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypat
 
 def test_a_wrong_field_is_named(folder: Path) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
-    with pytest.raises(check_table.UserError, match="WHAT is one of image, question, answer"):
+    with pytest.raises(UserError, match="WHAT is one of image, question, answer"):
         check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)

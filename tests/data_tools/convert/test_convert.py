@@ -9,8 +9,8 @@ import pytest
 
 from data_tools.common.text import detect_language
 from data_tools.convert import __main__ as command
-from data_tools.convert import formats
-from vglm_train.data.record import content_id
+from vglm_train.data.record import content_id, parse
+from vglm_train.data.tables.readers import open_table
 from vglm_train.errors import UserError
 
 
@@ -168,10 +168,95 @@ def test_what_cannot_be_opened_is_named(tmp_path: Path) -> None:
         ("list.json", "coco", "not a COCO captions file"),
         ("empty.csv", "csv", "the file is empty"),
         ("twice.csv", "csv", "'a' occurs twice"),
-        ("nothing", "hf", "nothing: Hugging Face datasets cannot open it"),
     ]:
         with pytest.raises(UserError, match=message):
-            formats.open_rows(str(tmp_path / name), kind)
+            open_table(tmp_path / name, kind)
+    with pytest.raises(UserError, match="nothing: Hugging Face datasets cannot open it"):
+        run_convert(tmp_path / "nothing", tmp_path / "r.jsonl", "--format", "hf")
+
+
+def said(question: str, answer: str) -> list[dict[str, str]]:
+    return [{"role": "user", "text": question}, {"role": "assistant", "text": answer}]
+
+
+TABLES = {
+    "llava": (
+        [{"id": "a", "image": "0.png", "conversations": [{"from": "human", "value": "<image>\nWhat?"},
+                                                        {"from": "gpt", "value": "A dog."}]}],
+        {"id": "a", "captions": {}, "turns": said("<image>\nWhat?", "A dog."), "language": "en"},
+    ),
+    "messages": (
+        [{"images": ["0.png", "1.png"], "messages": [{"role": "user", "content": "<image><image>相同吗？"},
+                                                     {"role": "assistant", "content": "不同"}]}],
+        {"image": ["photos/0.png", "photos/1.png"], "turns": said("<image><image>相同吗？", "不同"), "language": "zh"},
+    ),
+    "questions": (
+        {"data": [{"image": "0.png", "question": "Red?", "answers": ["no", "yes", "yes"], "patient": 3,
+                   "answer_type": "yes/no", "type": "colour"}]},
+        {"turns": said("Red?", "yes"), "answers": ["no", "yes", "yes"], "kind": "closed", "type": "colour",
+         "group": "3"},
+    ),
+    "captions by id": (
+        {"annotations": [{"image_id": 0, "caption": "a dog"}]},
+        {"id": "0", "captions": {"en": ["a dog"]}},
+    ),
+    "reports": ([{"img": "0.png", "report": "胸部正常"}], {"captions": {"zh": ["胸部正常"]}}),
+    "captions and a dialogue": (
+        [{"image": "0.png", "caption": "a dog", "turns": said("What?", "A dog.")}],
+        {"captions": {"en": ["a dog"]}, "turns": said("What?", "A dog.")},
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_whatever_a_table_reads_becomes_records(name: str, photos: Path, tmp_path: Path) -> None:
+    rows, expected = TABLES[name]
+    source = tmp_path / "t.json"
+    source.write_text(json.dumps(rows, ensure_ascii=False, indent=1), "utf-8")
+    records, report = run_convert(source, photos.parent / "r.jsonl", "--images", photos)
+    assert len(records) == 1
+    assert records[0] | expected | {"image": records[0]["image"]} == records[0]
+    assert records[0]["image"] == (
+        [f"{photos.name}/{n}.png" for n in (0, 1)] if name == "messages" else f"{photos.name}/0.png"
+    )
+    assert records[0]["image_id"] == content_id((photos / "0.png").read_bytes())
+    assert parse(records[0]).caption_counts == dict(report.captions)
+    again, _ = run_convert(photos.parent / "r.jsonl", photos.parent / "again.jsonl", "--images", photos.parent,
+                           "--source", "t")  # fmt: skip
+    assert again == [{name: held for name, held in records[0].items() if name != "answers"}]
+
+
+def test_broken_rows_of_a_list_are_named_by_their_number(photos: Path, tmp_path: Path) -> None:
+    source = tmp_path / "t.json"
+    turns = [{"from": "gpt", "value": "alone"}]
+    source.write_bytes(
+        b'[{"image": "0.png", "label": "a dog"}, 7, {"image": "0.png", "label": "\xff"}, {"label": "x"},'
+        + json.dumps({"image": "0.png", "conversations": turns}).encode()
+        + b"]"
+    )
+    records, report = run_convert(source, tmp_path / "r.jsonl", "--images", photos)
+    assert [record["captions"] for record in records] == [{"en": ["a dog"]}]
+    assert report.bad == {"json": 1, "encoding": 1, "image": 1, "caption": 1}
+    assert report.named["encoding"][0].startswith("row 2: not in the file's text encoding")
+    assert report.named["caption"] == ["row 4: a dialogue without an answer"]
+
+
+def test_columns_of_any_name(photos: Path, tmp_path: Path) -> None:
+    source = write_lines(tmp_path / "t.jsonl", [{"foto": "0.png", "frage": "Was?", "antwort": "Ein Hund"}])
+    named = ["--image-field", "foto", "--field", "question=frage", "--field", "answer=antwort"]
+    records, _ = run_convert(source, tmp_path / "r.jsonl", "--images", photos, *named)
+    assert records[0]["turns"] == said("Was?", "Ein Hund")
+    with pytest.raises(UserError, match="--field frage: give WHAT=KEY, where WHAT is one of image, question"):
+        run_convert(source, tmp_path / "r.jsonl", "--field", "frage")
+
+
+@pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "gb18030"])
+def test_text_encodings(encoding: str, photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_bytes("image;caption\r\n0.png;一只狗\r\n".encode(encoding))
+    records, _ = run_convert(tmp_path / "t.csv", tmp_path / "r.jsonl", "--images", photos, "--encoding", encoding)
+    assert records[0]["captions"] == {"zh": ["一只狗"]}
+    with pytest.raises(UserError, match="no such encoding: klingon"):
+        run_convert(tmp_path / "t.csv", tmp_path / "r.jsonl", "--encoding", "klingon")
 
 
 @pytest.mark.parametrize(

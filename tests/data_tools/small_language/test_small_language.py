@@ -1,13 +1,11 @@
 """A small language model from captions, and what its command refuses."""
 
 import json
-import os
 import sys
 from pathlib import Path
 
 import pytest
 
-from data_tools.common import cli
 from data_tools.small_language.__main__ import main
 from data_tools.small_language.train import FILES
 from vglm_train.errors import UserError
@@ -45,11 +43,3 @@ def test_a_folder_with_other_files_is_left_alone(
     with pytest.raises(UserError, match=r"holds 'records.jsonl' and would be replaced"):
         call(monkeypatch, records, tmp_path)
     assert records.is_file()
-
-
-def test_a_device_is_not_written_over(tmp_path: Path) -> None:
-    device = tmp_path / "device"
-    os.mkfifo(device)
-    with pytest.raises(UserError, match="no ordinary file"), cli.replacing(device):
-        pass
-    assert device.is_fifo()

@@ -8,14 +8,19 @@ from pathlib import Path
 
 import pytest
 import speakers
+import tiny
 import torch
 from speakers import captioner, items, speaker
 from torch.nn import functional
 
+from vglm_train.config.data import Data
 from vglm_train.config.language import Decoding, Questions
+from vglm_train.config.metric_names import CAPTION_SCORES, best_metrics
+from vglm_train.config.run import Run
 from vglm_train.errors import UserError
 from vglm_train.evaluate import metrics
 from vglm_train.evaluate.caption.evaluator import derangement
+from vglm_train.evaluate.generator import Generator
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -70,6 +75,9 @@ def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
 def test_a_model_that_learned_to_look(taught):
     scores, tables = captioner(taught)()
     assert scores.keys() == {f"eval/en_{n}" for n in ALWAYS | EN} | {f"eval/zh_{n}" for n in ALWAYS | ZH}
+    config = tiny.config(run=Run(name="tiny", stage="generate"), data=Data(languages=("en", "zh")))
+    assert set(best_metrics(config)) <= scores.keys()
+    assert set(CAPTION_SCORES) == ALWAYS
     for language in speakers.LANGUAGES:
         assert scores[f"eval/{language}_distinct"] == 100
         assert scores[f"eval/{language}_loss"] < 0.1
@@ -153,7 +161,7 @@ def test_what_java_would_add_is_said_once(untaught, caplog):
 
 
 def test_a_question_too_long_is_known_at_once(untaught):
-    own = speakers.Speaker(untaught.model, untaught.template, Questions(en="a wall " * 50), untaught.device)
+    own = Generator(untaught.model, untaught.template, Questions(en="a wall " * 50), untaught.device)
     with pytest.raises(UserError, match="max_prompt"):
         captioner(own)
 
@@ -189,7 +197,7 @@ def test_two_ranks_find_what_one_finds(tmp_path):
     for rank in range(2):
         found = torch.load(tmp_path / f"rank{rank}.pt", weights_only=True)
         assert found["scores"] == pytest.approx(alone.scores, rel=1e-4, abs=1e-5)
-        assert found["made"].count("Caption(") == 11
+        assert found["made"].count("GeneratedCaption(") == 11
 
 
 def _free_port() -> int:

@@ -4,8 +4,8 @@ import pytest
 from asked import asked
 
 from vglm_train.evaluate.metrics import vqav2
-from vglm_train.evaluate.metrics.answers import closed, exact, normalised, offered, overlap, polarity
-from vglm_train.evaluate.vqa.scores import options, score_answer, total
+from vglm_train.evaluate.metrics.answers import closed, exact, normalised, overlap, polarity, question_options
+from vglm_train.evaluate.vqa.scores import closed_options, score_answer, total_scores
 
 
 def test_no_is_not_found_inside_another_word():
@@ -18,7 +18,7 @@ def test_every_answer_counts():
     """LLaVA-Med leaves out an answer that holds neither truth nor the opposite, or the opposite alone."""
     items = [asked(0, "is it?", "yes", kind="closed") for _ in range(4)]
     outputs = ["yes", "no", "the picture shows a chest", ""]
-    assert total([score_answer(item, output) for item, output in zip(items, outputs)])["closed"] == 25
+    assert total_scores([score_answer(item, output) for item, output in zip(items, outputs)])["closed"] == 25
 
 
 def test_closed_is_not_only_yes_and_no():
@@ -30,7 +30,7 @@ def test_closed_is_not_only_yes_and_no():
 
 def test_closed_and_open_are_not_swapped():
     closed_one, open_one = asked(0, "is it?", "yes", kind="closed"), asked(0, "what?", "lung")
-    found = total([score_answer(closed_one, "yes"), score_answer(open_one, "heart")])
+    found = total_scores([score_answer(closed_one, "yes"), score_answer(open_one, "heart")])
     assert found == {"closed": 100, "accuracy": 50, "exact": 0, "recall": 0, "f1": 0}
 
 
@@ -81,11 +81,11 @@ def test_choices(output, truth, choices, right):
 
 
 def test_choices_are_read_from_the_question():
-    assert offered("Is this a CT or an MRI?", "CT") == ["ct", "mri"]
-    assert offered("Is the lesion on the left or right side?", "right") == ["left", "right"]
-    assert offered("病灶在左侧还是右侧？", "左侧") == ["右 侧", "左 侧"]
-    assert offered("Where is the lesion?", "left") == []
-    assert offered("Is it small or large?", "left") == []
+    assert question_options("Is this a CT or an MRI?", "CT") == ["ct", "mri"]
+    assert question_options("Is the lesion on the left or right side?", "right") == ["left", "right"]
+    assert question_options("病灶在左侧还是右侧？", "左侧") == ["右 侧", "左 侧"]
+    assert question_options("Where is the lesion?", "left") == []
+    assert question_options("Is it small or large?", "left") == []
 
 
 def test_choices_come_from_the_same_question_or_type():
@@ -97,9 +97,9 @@ def test_choices_come_from_the_same_question_or_type():
         asked(4, "is it?", "yes", kind="closed", type="modality"),
         asked(5, "which side?", "both", kind="open"),
     ]
-    assert options(items)[0] == options(items)[1] == ["left", "right"]
-    assert options(items)[2] == ["ct", "mri"]
-    assert score_answer(items[2], "a ct scan", options(items)[2])["closed"] == (1.0, 1.0)
+    assert closed_options(items)[0] == closed_options(items)[1] == ["left", "right"]
+    assert closed_options(items)[2] == ["ct", "mri"]
+    assert score_answer(items[2], "a ct scan", closed_options(items)[2])["closed"] == (1.0, 1.0)
 
 
 def test_words():

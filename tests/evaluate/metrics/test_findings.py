@@ -6,7 +6,7 @@ import pytest
 from asked import asked
 
 from vglm_train.evaluate.metrics.findings import CHINESE_WORDS, ENGLISH_WORDS, findings, is_normal
-from vglm_train.evaluate.vqa.scores import score_answer, total
+from vglm_train.evaluate.vqa.scores import score_answer, total_scores
 
 
 @pytest.mark.parametrize(
@@ -38,12 +38,12 @@ def test_both_languages_know_the_same_findings():
 def test_always_normal_is_seen():
     truths = ["Right pleural effusion.", "Cardiomegaly and a fracture.", "Clear lungs."]
     items = [asked(0, "report", truth, kind="report") for truth in truths]
-    always = total([score_answer(item, "The lungs are clear.") for item in items])
+    always = total_scores([score_answer(item, "The lungs are clear.") for item in items])
     assert always["finding_recall"] == 0
     assert "finding_precision" not in always  # it states nothing that could be true
     assert always["normal"] == 100
     assert always["normal_truth"] == pytest.approx(100 / 3)
-    some = total([score_answer(item, "Cardiomegaly with effusion.") for item in items])
+    some = total_scores([score_answer(item, "Cardiomegaly with effusion.") for item in items])
     assert some["finding_recall"] == pytest.approx(200 / 3)
     assert some["finding_precision"] == pytest.approx(100 * 2 / 6)
     assert some["normal"] == 0

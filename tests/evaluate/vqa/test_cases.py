@@ -7,7 +7,7 @@ import torch
 from asked import asked
 
 from vglm_train.evaluate.vqa.evaluator import VqaResult
-from vglm_train.evaluate.vqa.page import CASES, choose, show
+from vglm_train.evaluate.vqa.page import CASES, choose_cases, render_cases
 from vglm_train.evaluate.vqa.scores import score_answer
 from vglm_train.prompt.dialogue import Dialogue, Turn
 
@@ -15,16 +15,18 @@ COLOURS = ["red", "green", "blue", "white", "black", "yellow"]
 
 
 def found(items, **outputs) -> VqaResult:
-    earned = {who: [score_answer(item, text) for item, text in zip(items, texts)] for who, texts in outputs.items()}
-    return VqaResult(outputs, earned, {}, {}, {})
+    scores = {
+        system: [score_answer(item, text) for item, text in zip(items, texts)] for system, texts in outputs.items()
+    }
+    return VqaResult(outputs, scores, {}, {}, {})
 
 
-def told(wrong: int, right: int):
+def cases(wrong: int, right: int):
     """So many wrong and right answers, in turns as far as it goes."""
     order = sorted([*((n, "no") for n in range(wrong)), *((n, "red") for n in range(right))])
     items = [asked(0, "colour?", "red") for _ in order]
     outputs = found(items, model=[text for _, text in order])
-    return items, outputs, *choose("vqa", items, outputs)
+    return items, outputs, *choose_cases("vqa", items, outputs)
 
 
 @pytest.mark.parametrize(
@@ -37,37 +39,37 @@ def told(wrong: int, right: int):
     ],
 )
 def test_only_wrong_ones_are_worst_and_only_right_ones_best(wrong, right, worst, best):
-    items, outputs, low, high = told(wrong, right)
+    items, outputs, low, high = cases(wrong, right)
     assert (low.title, high.title) == (f"Worst cases: {worst}", f"Best cases: {best}")
-    assert (len(low.places), len(high.places)) == (min(wrong, CASES), min(right, CASES))
-    assert all(outputs.outputs["model"][place] == "no" for place in low.places)
-    assert all(outputs.outputs["model"][place] == "red" for place in high.places)
-    html = show(low, items, outputs) + show(high, items, outputs)
+    assert (len(low.indices), len(high.indices)) == (min(wrong, CASES), min(right, CASES))
+    assert all(outputs.outputs["model"][index] == "no" for index in low.indices)
+    assert all(outputs.outputs["model"][index] == "red" for index in high.indices)
+    html = render_cases(low, items, outputs) + render_cases(high, items, outputs)
     assert worst in html
-    assert html.count('class="case"') == len(low.places) + len(high.places)
+    assert html.count('class="case"') == len(low.indices) + len(high.indices)
 
 
 def test_what_tells_most_comes_first():
     """Wrong where another picture was right; right where another picture was wrong."""
     items = [asked(0, "colour?", "red") for _ in range(4)]
     outputs = found(items, model=["no", "no", "red", "red"], shuffled=["no", "red", "red", "no"])
-    worst, best = choose("vqa", items, outputs)
-    assert (worst.places, best.places) == ([1, 0], [3, 2])
+    worst, best = choose_cases("vqa", items, outputs)
+    assert (worst.indices, best.indices) == ([1, 0], [3, 2])
 
 
 def test_reports_are_right_by_degrees():
     truths = [f"a {colour} wall behind a tree" for colour in COLOURS]
     items = [asked(n, "report", truth, kind="report") for n, truth in enumerate(truths)]
     said = [truths[0], truths[1], "a wall", "nothing else", "a tree behind", truths[5]]
-    worst, best = choose("report", items, found(items, model=said))
-    assert worst.places == [3, 2, 4]
-    assert best.places == [5, 1, 0]
+    worst, best = choose_cases("report", items, found(items, model=said))
+    assert worst.indices == [3, 2, 4]
+    assert best.indices == [5, 1, 0]
     assert worst.title == "Worst cases: all 3 reports of the lower half by f1"
-    worst, best = choose("report", items, found(items, model=truths))
-    assert (len(worst.places), len(best.places)) == (0, 6)  # none of these is bad
-    worst, best = choose("report", items, found(items, model=["nothing else"] * 6))
-    assert (len(worst.places), len(best.places)) == (3, 0)  # none of these is good
-    assert set(worst.places) <= set(range(6))
+    worst, best = choose_cases("report", items, found(items, model=truths))
+    assert (len(worst.indices), len(best.indices)) == (0, 6)  # none of these is bad
+    worst, best = choose_cases("report", items, found(items, model=["nothing else"] * 6))
+    assert (len(worst.indices), len(best.indices)) == (3, 0)  # none of these is good
+    assert set(worst.indices) <= set(range(6))
 
 
 def test_a_card_shows_all_pictures_and_all_texts():
@@ -77,8 +79,8 @@ def test_a_card_shows_all_pictures_and_all_texts():
         dialogue=Dialogue("其中哪一个？", None, history, "zh", 3), picture="images/a & b.jpg",
     )  # fmt: skip
     outputs = found([item], model=[""], majority=["绿"])
-    worst, _ = choose("vqa", [item], outputs)
-    html = show(worst, [item], outputs)
+    worst, _ = choose_cases("vqa", [item], outputs)
+    html = render_cases(worst, [item], outputs)
     assert html.count("data:image/jpeg;base64,") == 3
     assert 'lang="zh"' in html
     for text in (

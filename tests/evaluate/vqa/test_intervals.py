@@ -1,22 +1,22 @@
-"""Scores with intervals, paired differences, parts, and what they are said to mean."""
+"""Scores with intervals, paired differences, subsets, and what the verdict says of them."""
 
 import numpy as np
 import pytest
 from asked import asked
 
 from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, mean_interval, resampled_ratios
-from vglm_train.evaluate.vqa.intervals import parts, section
-from vglm_train.evaluate.vqa.verdict import judge, judge_reports
+from vglm_train.evaluate.vqa.intervals import score_subset, subsets_by_type
+from vglm_train.evaluate.vqa.verdict import assess_reports, assess_scores
 
 
-def marked(values, count=1.0):
+def answer_scores(values, count=1.0):
     return [{"accuracy": (float(value), count)} for value in values]
 
 
 def made(own, majority, **changes):
     items = [asked(0, "what?", "it", image_id=n, **changes) for n in range(len(own))]
-    places = list(range(len(items)))
-    return section("all", places, items, {"model": marked(own), "majority": marked(majority)})
+    indices = list(range(len(items)))
+    return score_subset("all", indices, items, {"model": answer_scores(own), "majority": answer_scores(majority)})
 
 
 def test_ratios_of_single_rows_are_means():
@@ -48,28 +48,28 @@ def test_differences_are_paired():
     assert "model" not in found.gains["accuracy"]
 
 
-def test_a_metric_that_does_not_apply_is_not_there():
+def test_a_metric_that_does_not_apply_is_left_out():
     items = [asked(0, "what?", "it", image_id=n) for n in range(4)]
-    marks = {"model": [*marked([1, 0, 1]), {"closed": (1.0, 1.0)}]}
-    found = section("all", [0, 1, 2, 3], items, marks)
+    scores = {"model": [*answer_scores([1, 0, 1]), {"closed": (1.0, 1.0)}]}
+    found = score_subset("all", [0, 1, 2, 3], items, scores)
     assert found.scores["accuracy"]["model"].value == pytest.approx(200 / 3)
     assert found.scores["closed"]["model"].value == 100
-    assert section("some", [0, 1], items, marks).scores.keys() == {"accuracy"}
+    assert score_subset("some", [0, 1], items, scores).scores.keys() == {"accuracy"}
     nothing = {"model": [{"finding_recall": (0.0, 0.0)}] * 4}
-    assert section("all", [0, 1, 2, 3], items, nothing).scores == {}
+    assert score_subset("all", [0, 1, 2, 3], items, nothing).scores == {}
 
 
 def test_clusters_are_patients_else_pictures():
     items = [asked(0, "what?", "it", image_id=n // 2, group="p" if n < 4 else None) for n in range(8)]
-    assert section("all", range(8), items, {"model": marked([1] * 8)}).clusters == 3
+    assert score_subset("all", range(8), items, {"model": answer_scores([1] * 8)}).clusters == 3
 
 
-def test_parts_by_type_else_by_kind():
+def test_subsets_by_type_else_by_kind():
     typed = [asked(0, "what?", "it", type=name) for name in ("plane", "plane", None)]
-    assert parts(typed) == {"type plane": [0, 1]}
+    assert subsets_by_type(typed) == {"type plane": [0, 1]}
     kinds = [asked(0, "what?", "it", kind=kind) for kind in ("open", "closed", "open")]
-    assert parts(kinds) == {"kind open": [0, 2], "kind closed": [1]}
-    assert parts(kinds[:1]) == {}
+    assert subsets_by_type(kinds) == {"kind open": [0, 2], "kind closed": [1]}
+    assert subsets_by_type(kinds[:1]) == {}
 
 
 @pytest.mark.parametrize(
@@ -81,7 +81,7 @@ def test_parts_by_type_else_by_kind():
     ],
 )
 def test_verdict(own, majority, kind, words):
-    (line,) = judge("vqa", made(own, majority))
+    (line,) = assess_scores("vqa", made(own, majority))
     assert line.kind == kind
     assert line.text.endswith(words)
     assert "always giving the commonest answer" in line.text
@@ -89,12 +89,12 @@ def test_verdict(own, majority, kind, words):
 
 def test_reports_that_all_say_normal_are_not_trusted():
     normal = {"distinct": 1.0, "distinct_truth": 90.0, "normal": 100.0, "normal_truth": 30.0, "finding_recall": 0.0}
-    assert [line.kind for line in judge_reports(normal)] == ["warn"] * 3
+    assert [line.kind for line in assess_reports(normal)] == ["warn"] * 3
     good = {
         "distinct": 70.0, "distinct_truth": 90.0, "normal": 35.0, "normal_truth": 30.0, "finding_recall": 60.0,
         "finding_precision": 50.0,
     }  # fmt: skip
-    assert [line.kind for line in judge_reports(good)] == ["ok"] * 3
+    assert [line.kind for line in assess_reports(good)] == ["ok"] * 3
 
 
 @pytest.mark.parametrize("n", [1, 12, 400])

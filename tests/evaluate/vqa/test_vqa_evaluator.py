@@ -1,4 +1,4 @@
-"""Questions to real small models: what is shown, who answered what, and that looking can be told from not looking."""
+"""Questions to real small models: which images they are shown, whose answers are scored, and what the scores show."""
 
 import json
 import os
@@ -16,14 +16,16 @@ from asked import asked, colour_questions, reports
 from torch.nn import functional
 
 from vglm_train.config.language import Decoding
+from vglm_train.config.metric_names import ANSWER_SCORES, BEST_ANSWER_SCORES, BEST_REPORT_TEXT_SCORES
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.metrics.answers import commonest
-from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, build_evaluator, fitting
-from vglm_train.evaluate.vqa.generate import Answerer, swapped
-from vglm_train.evaluate.vqa.intervals import parts, section
-from vglm_train.evaluate.vqa.majority import Majority
-from vglm_train.evaluate.vqa.verdict import judge
+from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, build_evaluator
+from vglm_train.evaluate.vqa.generate import AnswerGenerator, shuffle_images
+from vglm_train.evaluate.vqa.intervals import score_subset, subsets_by_type
+from vglm_train.evaluate.vqa.majority import MajorityBaseline
+from vglm_train.evaluate.vqa.select import task_items
+from vglm_train.evaluate.vqa.verdict import assess_scores
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
@@ -55,58 +57,58 @@ def taught(tmp_path_factory):
     return pupil
 
 
-def whole_examiner(of, items, task="vqa", **changes) -> VqaEvaluator:
-    answerer = Answerer(of, items, Decoding(max_new=4), Ranks(), batch=5)
-    return VqaEvaluator(task, answerer, Majority.of(items, "these"), **changes)
+def evaluator(of, items, task="vqa", **changes) -> VqaEvaluator:
+    answer_generator = AnswerGenerator(of, items, Decoding(max_new=4), Ranks(), batch=5)
+    return VqaEvaluator(task, answer_generator, MajorityBaseline.count(items, "these"), **changes)
 
 
 def test_a_model_that_looks(taught):
     items = [item for item in colour_questions() if item.type == "colour"]
-    found = whole_examiner(taught, items).measure()
+    found = evaluator(taught, items).measure()
     assert found.scores["model"]["accuracy"] == 100
     assert found.scores["shuffled"]["accuracy"] == 0  # every picture has a colour of its own
     assert found.scores["majority"]["accuracy"] == pytest.approx(100 / 6)
     assert found.scores["model"]["distinct"] == 100
     assert found.scores["blank"]["distinct"] == pytest.approx(100 / 6)
-    whole = section("all", range(6), items, found.marks)
-    assert [line.kind for line in judge("vqa", whole)] == ["ok"] * 3
+    whole = score_subset("all", range(6), items, found.answer_scores)
+    assert [line.kind for line in assess_scores("vqa", whole)] == ["ok"] * 3
 
 
 def test_a_model_that_cannot_look(tmp_path):
     blind = speakers.speaker(tmp_path, "causal")
     torch.nn.init.zeros_(blind.model.projection.weight)
     items = colour_questions()
-    found = whole_examiner(blind, items).measure()
+    found = evaluator(blind, items).measure()
     assert found.outputs["model"] == found.outputs["shuffled"] == found.outputs["blank"]
-    whole = section("all", range(len(items)), items, found.marks)
+    whole = score_subset("all", range(len(items)), items, found.answer_scores)
     gains = whole.gains["accuracy"]
     assert (gains["shuffled"].value, gains["shuffled"].low, gains["shuffled"].high) == (0, 0, 0)
-    assert {line.kind for line in judge("vqa", whole)} == {"warn"}
+    assert {line.kind for line in assess_scores("vqa", whole)} == {"warn"}
 
 
 def test_what_is_shown(untaught):
     """Outputs are those of each question alone with the picture that is said."""
     items = colour_questions()[:5]
-    outputs = whole_examiner(untaught, items).answerer.outputs()
-    others = swapped(items)
+    outputs = evaluator(untaught, items).answer_generator.outputs()
+    others = shuffle_images(items)
     grey = torch.full((1, 3, 16, 16), 128, dtype=torch.uint8)  # its mean is 0.5
     for n, (item, other) in enumerate(zip(items, others)):
-        for who, pixels in (("model", item.pixels), ("shuffled", other.pixels), ("blank", grey)):
+        for system, pixels in (("model", item.pixels), ("shuffled", other.pixels), ("blank", grey)):
             alone = untaught.answers([item.dialogue], pixels, Decoding(max_new=4))
-            assert outputs[who][n] == alone[0]
+            assert outputs[system][n] == alone[0]
 
 
 def test_pictures_change_places_not_questions():
     items = colour_questions()
-    others = swapped(items)
+    others = shuffle_images(items)
     assert all(other.image_id != item.image_id for item, other in zip(items, others))
     assert others[0] is others[1]  # two questions about one picture
     patients = [replace(item, group=f"p{item.image_id // 2}") for item in items]
-    assert all(other.group != item.group for item, other in zip(patients, swapped(patients)))
+    assert all(other.group != item.group for item, other in zip(patients, shuffle_images(patients)))
     one = [replace(item, group="p") for item in items]
-    assert all(other.image_id != item.image_id for item, other in zip(one, swapped(one)))
-    assert swapped(items[:2]) is None
-    assert swapped([]) is None
+    assert all(other.image_id != item.image_id for item, other in zip(one, shuffle_images(one)))
+    assert shuffle_images(items[:2]) is None
+    assert shuffle_images([]) is None
 
 
 @pytest.mark.parametrize("group", [lambda item: None, lambda item: f"p{item.image_id // 2}"])
@@ -115,13 +117,13 @@ def test_the_other_picture_is_the_same_in_any_order_and_selection(group):
     first = items[0]
     pair = torch.cat([first.pixels, items[4].pixels])  # the same picture, with a second one in another row
     items.append(replace(first, key="pair", pixels=pair, dialogue=replace(first.dialogue, images=2)))
-    partners = {item.key: other for item, other in zip(items, swapped(items))}
+    partners = {item.key: other for item, other in zip(items, shuffle_images(items))}
     for seed in range(20):
         rng = random.Random(seed)
         mixed = rng.sample(items, len(items))
         some = rng.sample(items, 3)
         for asked_for, others in ((mixed, ()), (mixed, mixed), (some, items), (some, mixed)):
-            for item, other in zip(asked_for, swapped(asked_for, others)):
+            for item, other in zip(asked_for, shuffle_images(asked_for, others)):
                 assert torch.equal(other.pixels, partners[item.key].pixels)
                 assert other.image_id != item.image_id
                 assert group(item) is None or other.group != item.group
@@ -129,8 +131,8 @@ def test_the_other_picture_is_the_same_in_any_order_and_selection(group):
 
 def test_one_picture_asked_of_many_has_another(untaught):
     items = colour_questions()
-    one = Answerer(untaught, items[:2], Decoding(max_new=3), Ranks(), others=items).outputs(("shuffled",))
-    whole = Answerer(untaught, items, Decoding(max_new=3), Ranks()).outputs(("shuffled",))
+    one = AnswerGenerator(untaught, items[:2], Decoding(max_new=3), Ranks(), image_pool=items).outputs(("shuffled",))
+    whole = AnswerGenerator(untaught, items, Decoding(max_new=3), Ranks()).outputs(("shuffled",))
     assert one["shuffled"] == whole["shuffled"][:2]
 
 
@@ -139,8 +141,8 @@ def test_several_pictures(untaught):
     items = colour_questions()[:6:2]
     dialogue = replace(items[1].dialogue, images=2)
     items[1] = replace(items[1], pixels=torch.cat([items[1].pixels, items[2].pixels]), dialogue=dialogue)
-    outputs = whole_examiner(untaught, items).answerer.outputs()
-    for n, (item, other) in enumerate(zip(items, swapped(items))):
+    outputs = evaluator(untaught, items).answer_generator.outputs()
+    for n, (item, other) in enumerate(zip(items, shuffle_images(items))):
         k, shown = len(item.pixels), other.pixels
         assert outputs["model"][n] == untaught.answers([item.dialogue], item.pixels, Decoding(max_new=4))[0]
         pictures = torch.cat([shown] * 2)[:k]
@@ -148,18 +150,20 @@ def test_several_pictures(untaught):
 
 
 def test_one_picture_has_no_other(untaught):
-    scores, _ = whole_examiner(untaught, colour_questions()[:2])()
+    scores, _ = evaluator(untaught, colour_questions()[:2])()
     assert not any("shuffled" in name for name in scores)
     assert "eval/vqa_blank_accuracy" in scores
 
 
 def test_names_and_examples(untaught):
     items = colour_questions()
-    scores, tables = whole_examiner(untaught, items, examples=3)()
+    scores, tables = evaluator(untaught, items, examples=3)()
     kinds = {"accuracy", "closed", "exact", "recall", "f1", "distinct"}
     assert scores.keys() == {
-        f"eval/vqa_{who}{kind}" for who in ("", "majority_", "shuffled_", "blank_") for kind in kinds
+        f"eval/vqa_{system}{kind}" for system in ("", "majority_", "shuffled_", "blank_") for kind in kinds
     }
+    assert kinds <= ANSWER_SCORES.keys()
+    assert {*BEST_ANSWER_SCORES["vqa"]} - {"v2"} <= kinds
     (table,) = tables
     assert table.name == "answers_vqa"
     assert [row[1:3] for row in table.rows] == [(i.dialogue.question, i.answers[0]) for i in items[:3]]
@@ -167,18 +171,20 @@ def test_names_and_examples(untaught):
 
 
 def test_report_names(untaught):
-    scores, _ = whole_examiner(untaught, reports(), "report", seen=("model",))()
+    scores, _ = evaluator(untaught, reports(), "report", conditions=("model",))()
     own = {name.removeprefix("eval/report_") for name in scores if "majority" not in name}
     texts = {f"en_{name}" for name in ("bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider")}
     always = {"f1", "recall", "normal", "normal_truth", "distinct", "distinct_truth"}
     assert own - {"finding_precision"} == texts | always
+    assert always | {*BEST_ANSWER_SCORES["report"]} <= ANSWER_SCORES.keys()
+    assert {f"en_{name}" for name in BEST_REPORT_TEXT_SCORES["en"]} <= texts
     assert scores["eval/report_distinct_truth"] == 100
 
 
-def test_text_scores_of_each_report_are_marks(untaught):
+def test_text_scores_are_scores_of_each_report_too(untaught):
     items = reports()
-    found = whole_examiner(untaught, items, "report").measure()
-    whole = section("all", range(6), items, found.marks)
+    found = evaluator(untaught, items, "report").measure()
+    whole = score_subset("all", range(6), items, found.answer_scores)
     for name in ("en_rouge_l", "en_cider"):
         assert whole.scores[name]["model"].value == pytest.approx(found.scores["model"][name])
     assert "nltk" in found.made_by["en"]["tokenizer"]
@@ -187,7 +193,7 @@ def test_text_scores_of_each_report_are_marks(untaught):
 def test_questions_that_do_not_fit_are_told_before_anything_is_asked(untaught):
     items = [*colour_questions()[:3], asked(4, "a plain wall " * 40, "blue")]
     with pytest.raises(UserError, match=r"1 of 4 .* 64 ids; the longest, 004, has 122\. .*--max-prompt 122"):
-        Answerer(untaught, items, Decoding(), Ranks())
+        AnswerGenerator(untaught, items, Decoding(), Ranks())
 
 
 def test_during_training(untaught):
@@ -236,7 +242,7 @@ def test_majority():
         asked(0, "which one?", "heart"),
         asked(0, "在哪里？", "左"),
     ]
-    known = Majority.of(items, "here")
+    known = MajorityBaseline.count(items, "here")
     assert known.answer(asked(1, "view?", "lateral", type="plane")) == "pa"
     assert known.answer(asked(1, "What is it", "x")) == "lung"
     assert known.answer(asked(1, "which one?", "x")) == "lung"  # asked once: its own answer would be the truth itself
@@ -247,15 +253,15 @@ def test_majority():
 
 def test_what_a_task_is_about():
     items = [asked(0, "?", "x", kind=kind) for kind in ("open", "closed", "report")]
-    assert [item.kind for item in fitting(items, "vqa")] == ["open", "closed"]
-    assert [item.kind for item in fitting(items, "report")] == ["report"]
-    assert [item.kind for item in fitting(items[:2], "report")] == ["report"]  # none is marked as one
-    assert parts(items[:1]) == {}
+    assert [item.kind for item in task_items(items, "vqa")] == ["open", "closed"]
+    assert [item.kind for item in task_items(items, "report")] == ["report"]
+    assert [item.kind for item in task_items(items[:2], "report")] == ["report"]  # none is marked as one
+    assert subsets_by_type(items[:1]) == {}
 
 
 def test_few_pictures_give_no_verdict(taught):
     items = [item for item in colour_questions() if item.type == "colour"]
-    found = whole_examiner(taught, items).measure()
-    lines = judge("vqa", section("few", range(4), items, found.marks))
+    found = evaluator(taught, items).measure()
+    lines = assess_scores("vqa", score_subset("few", range(4), items, found.answer_scores))
     assert {line.kind for line in lines} == {"warn"}
     assert all(line.text.endswith("too few to tell, 4 patients or pictures") for line in lines)

@@ -5,8 +5,6 @@ adapter.safetensors    fp32 tensors under the names they have in the model
 """
 
 import json
-import os
-import shutil
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -18,13 +16,20 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vglm_train.checkpoint.bundle.format import TRAINED, read_document
 from vglm_train.checkpoint.bundle.towers import fingerprint
-from vglm_train.checkpoint.resume import save_tensors, write_text_atomic
+from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.tuning import Tuning
 from vglm_train.errors import UserError
+from vglm_train.files import sha256
+from vglm_train.folders import recover, replace_folder
+from vglm_train.model.tuning.adapters import Adapters
+from vglm_train.model.visual_language import VisualLanguageModel
 
 VERSION = 1
 DOCUMENT, TENSORS = "adapter.json", "adapter.safetensors"
+
+Weighted = tuple[Path, float]  # an adapter's folder, and what it is multiplied by
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,30 +54,36 @@ def save_adapter(
     base: Mapping[str, str],
     origin: Mapping[str, Any],
 ) -> int:
-    """Write an adapter aside and rename it; returns its size in bytes.
+    """Write a folder with an adapter alone; returns its size in bytes.
 
     tensors: names in the model -> what trained. base: see `base_of`. UserError where the disk is full.
     """
-    aside = folder.with_name(f"{folder.name}.tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    document = {"version": VERSION, "tuning": asdict(tuning), "base": dict(base), "origin": dict(origin)}
     try:
-        aside.mkdir(parents=True)
-        own = {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors}
-        save_tensors(own, aside / TENSORS)
-        write_text_atomic(aside / DOCUMENT, json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-        size = sum(file.stat().st_size for file in aside.iterdir())
-        if folder.exists():
-            shutil.rmtree(folder)
-        os.replace(aside, folder)
+        with replace_folder(folder) as new:
+            write_adapter(new, tensors, tuning, base, origin)
     except (OSError, SafetensorError) as error:
-        shutil.rmtree(aside, ignore_errors=True)
         raise UserError(f"{folder}: the adapter could not be written ({error}). Make room and save again.") from error
-    return size
+    return sum(file.stat().st_size for file in folder.iterdir())
+
+
+def write_adapter(
+    folder: Path,
+    tensors: Iterable[tuple[str, Tensor]],
+    tuning: Tuning,
+    base: Mapping[str, str],
+    origin: Mapping[str, Any],
+) -> None:
+    """Write the two files of an adapter into `folder`. Arguments as of `save_adapter`."""
+    document = {"version": VERSION, "tuning": asdict(tuning), "base": dict(base), "origin": dict(origin)}
+    save_tensors(
+        {name: tensor.detach().float().cpu().contiguous().clone() for name, tensor in tensors}, folder / TENSORS
+    )
+    (folder / DOCUMENT).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
 
 
 def read_adapter(folder: Path) -> AdapterFile:
     """UserError for a folder that is no adapter, or is of another version, or cannot be read."""
+    recover(folder)
     if not (folder / DOCUMENT).is_file():
         raise UserError(f"{folder} is not an adapter: there is no {DOCUMENT} in it.")
     try:
@@ -88,28 +99,38 @@ def read_adapter(folder: Path) -> AdapterFile:
 
 def base_of(bundle: Path) -> dict[str, str]:
     """Fingerprints of a bundle's parts, by which an adapter knows the model it belongs to. UserError if it is none."""
+    document = read_document(bundle)
     try:
-        towers = json.loads((bundle / "bundle.json").read_text("utf-8"))["towers"]
-        found = {
+        towers = {
             tower: reference.get("fingerprint") or fingerprint(bundle / reference["file"])
-            for tower, reference in towers.items()
+            for tower, reference in document["towers"].items()
         }
-        return {**found, "trained": fingerprint(bundle / "trained.safetensors")}
+        return {**towers, "trained": sha256(bundle / TRAINED)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{bundle} is not a bundle that can be read ({error}).") from error
 
 
-def check_base(adapter: AdapterFile, base: Mapping[str, str], where: Path) -> None:
-    """UserError where the adapter was trained on another model than `base`, that of the bundle at `where`."""
-    theirs = adapter.document["base"]
-    if wrong := [part for part in theirs if part in base and theirs[part] != base[part]]:
+def check_base(adapter: AdapterFile, base: Mapping[str, str], bundle: Path) -> None:
+    """UserError where the adapter was trained on another model than `base`, that of `bundle`."""
+    trained_on = adapter.document["base"]
+    if wrong := [part for part in trained_on if part in base and trained_on[part] != base[part]]:
         raise UserError(
-            f"{adapter.folder} was not trained on {where}: the fingerprint of its {', '.join(wrong)} differs. Give the "
-            "bundle that the adapter's run began with."
+            f"{adapter.folder} was not trained on {bundle}: the fingerprint of its {', '.join(wrong)} differs. Give "
+            "the bundle that the adapter's run began with."
         )
 
 
-Weighted = tuple[Path, float]
+def add_adapters(model: VisualLanguageModel, bundle: Path, adapters: Sequence[Weighted]) -> list[AdapterFile]:
+    """Put adapters on the model of `bundle`, each times its weight. UserError where one belongs to another model."""
+    files = [read_adapter(path) for path, _ in adapters]
+    if not files:
+        return []
+    added, base = Adapters(model), base_of(bundle)
+    for file in files:
+        check_base(file, base, bundle)
+        added.add(str(file.folder), file.tensors, file.scale)
+    added.use({str(path): weight for path, weight in adapters})
+    return files
 
 
 def parse_weighted(text: str) -> Weighted:

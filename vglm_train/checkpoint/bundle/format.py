@@ -1,31 +1,46 @@
-"""What a bundle is made of: its files, and reading each without building a model."""
+"""What a bundle is made of: its files, and reading and writing those that need no model.
+
+bundle.json            version, stage, where the frozen towers are, what made the bundle
+config.yaml            the resolved configuration it was trained with
+trained.safetensors    what was trained, by name
+vision.safetensors     the frozen image encoder, language.safetensors the frozen language model: if they are small
+                       or were never files; else bundle.json names where they are
+tokenizer/             the Q-Former's tokenizer (stage align), or the language model's (stage generate)
+question_tokenizer/    the Q-Former's, where it reads questions before a language model
+
+A fine-tuning's bundle (stage finetune) holds an adapter instead of weights (adapter.json, adapter.safetensors), and
+bundle.json names the bundle that it belongs to.
+"""
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.config.inherit import merge_first
+from vglm_train.config.load import dump
+from vglm_train.config.run import Config
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 
 VERSION = 2
-
-
-QUESTIONS = "question_tokenizer"
-
-
+DOCUMENT, CONFIG, TRAINED = "bundle.json", "config.yaml", "trained.safetensors"
+TOKENIZER, QUESTIONS = "tokenizer", "question_tokenizer"
 TOWERS = {"vision": "vision.encoder.", "language": "language."}  # what is frozen, and the prefix of its names
 
 
-def read_document(folder: Path) -> dict:
+def read_document(folder: Path) -> dict[str, Any]:
     """bundle.json. UserError where there is none, it cannot be read, or is of another version."""
-    path = folder / "bundle.json"
+    recover(folder)
+    path = folder / DOCUMENT
     if not path.exists():
         raise UserError(f"{folder} is not a bundle: there is no {path}. A run writes one to RUN/bundle when it ends.")
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document: dict[str, Any] = json.loads(path.read_text("utf-8"))
         version = document.get("version")
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Copy the bundle again.") from error
@@ -37,7 +52,7 @@ def read_document(folder: Path) -> dict:
     return document
 
 
-def read_whole(folder: Path) -> dict:
+def read_whole(folder: Path) -> dict[str, Any]:
     """bundle.json of a bundle that holds a whole model. UserError as `read_document`, and for a fine-tuning's."""
     document = read_document(folder)
     if document["stage"] == "finetune":
@@ -47,8 +62,15 @@ def read_whole(folder: Path) -> dict:
 
 def read_trained(folder: Path) -> dict[str, Tensor]:
     """What a bundle's run trained, by name. UserError if it cannot be read."""
-    file = folder / "trained.safetensors"
+    file = folder / TRAINED
     try:
         return load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read ({error}). Copy the bundle again.") from error
+
+
+def write_document(folder: Path, config: Config, document: Mapping[str, Any]) -> None:
+    """config.yaml and bundle.json, `document` without its version."""
+    (folder / CONFIG).write_text(dump(config), "utf-8")
+    content = json.dumps({"version": VERSION, **document}, indent=2, ensure_ascii=False)
+    (folder / DOCUMENT).write_text(content + "\n", "utf-8")

@@ -1,32 +1,33 @@
-"""The portable result of a run: safetensors and JSON, enough to evaluate, continue or chat elsewhere.
+"""Opening a bundle, of any stage: the portable result of a run, enough to evaluate, continue or chat elsewhere."""
 
-bundle.json            version, stage, vocabulary size, where the frozen towers are, what made the bundle
-config.yaml            the resolved configuration it was trained with
-trained.safetensors    what was trained, by name
-vision.safetensors     the frozen image encoder, language.safetensors the frozen language model: if they are small
-                       or were never files; else bundle.json names where they are
-tokenizer/             the Q-Former's tokenizer (stage align), or the language model's (stage generate)
-question_tokenizer/    the Q-Former's, where it reads questions before a language model
-"""
-
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vglm_train.checkpoint.bundle.adapter import AdapterFile, base_of, check_base, read_adapter
-from vglm_train.checkpoint.bundle.format import QUESTIONS, TOWERS, read_document, read_trained, read_whole
+from vglm_train.checkpoint.bundle.adapter import Weighted, add_adapters
+from vglm_train.checkpoint.bundle.format import (
+    CONFIG,
+    DOCUMENT,
+    QUESTIONS,
+    TOKENIZER,
+    TOWERS,
+    TRAINED,
+    read_document,
+    read_trained,
+    read_whole,
+)
 from vglm_train.checkpoint.bundle.towers import find
 from vglm_train.checkpoint.load.language import load_language
 from vglm_train.checkpoint.load.pretrained import load_vision
 from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.language.linears import quantize_blocks
-from vglm_train.model.tuning.adapters import Adapters
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.prompt.build import build_template
@@ -57,19 +58,72 @@ class Bundle:
         return self.prompt
 
 
-def load_bundle(
-    folder: Path, device: torch.device, vision_weights: str | None = None, language_weights: str | None = None
+def open_bundle(
+    folder: Path,
+    device: torch.device,
+    *,
+    vision_weights: str | None = None,
+    language_weights: str | None = None,
+    base: Path | None = None,
+    adapters: Sequence[Weighted] = (),
 ) -> Bundle:
-    """Read a bundle onto `device`.
+    """A bundle of any stage onto `device`, with what adapters add, each times its weight.
 
     vision_weights, language_weights: where a frozen tower is now, if the bundle only names it and it has moved.
-    Raises UserError for a folder that is no bundle, an unreadable file, weights that do not fit, or a fine-tuning's
-    bundle, which `open_bundle` reads.
+    base: where the bundle that a fine-tuning began with is now.
+    Raises UserError for a folder that is no bundle, an unreadable file, weights that do not fit, and adapters of
+    another model.
     """
-    document = read_whole(folder)
-    config = load(folder / "config.yaml")
-    towers, moved = document["towers"], {"vision": vision_weights, "language": language_weights}
-    files = {name: find(folder, name, reference, moved[name]) for name, reference in towers.items()}
+    document = read_document(folder)
+    is_tuned = document["stage"] == "finetune"
+    whole = _base_of(folder, document, base) if is_tuned else folder
+    if is_tuned:
+        adapters = [(folder, 1.0), *adapters]
+    if adapters:
+        check_adaptable(whole)
+    bundle = _open_whole(whole, device, vision_weights, language_weights)
+    if is_tuned:
+        bundle = _as_tuned(bundle, load(folder / CONFIG), document)
+    add_adapters(bundle.model, whole, adapters)
+    bundle.model.eval()
+    return bundle
+
+
+def check_adaptable(folder: Path) -> None:
+    """UserError unless `folder` is a bundle with a language model, to which an adapter may belong."""
+    if read_whole(folder)["stage"] == "align":
+        raise UserError(f"{folder} is of stage align and has no language model that adapters belong to.")
+
+
+def _base_of(folder: Path, document: Mapping[str, Any], moved: Path | None) -> Path:
+    """The bundle that the fine-tuning of `folder` began with."""
+    base = moved or Path(document["base"])
+    recover(base)
+    if not (base / DOCUMENT).exists():
+        raise UserError(
+            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its place "
+            "with --base."
+        )
+    return base
+
+
+def _as_tuned(bundle: Bundle, config: Config, document: dict[str, Any]) -> Bundle:
+    """The bundle that a fine-tuning began with, as that run prompted and quantised it."""
+    if config.tuning.quantize:  # its adapter has learned to make up for that
+        quantize_blocks(bundle.model.language)
+    config = replace(config, model=bundle.config.model)
+    assert config.model.language is not None
+    words = bundle.template
+    queries = config.model.qformer.queries
+    template = build_template(config.prompt, config.model.language, words.tokenizer, queries, words.text)
+    return Bundle(bundle.model, config, document, template)
+
+
+def _open_whole(folder: Path, device: torch.device, vision_weights: str | None, language_weights: str | None) -> Bundle:
+    """A bundle that holds the whole model."""
+    document, config = read_whole(folder), load(folder / CONFIG)
+    moved = {"vision": vision_weights, "language": language_weights}
+    files = {name: find(folder, name, reference, moved[name]) for name, reference in document["towers"].items()}
     vision = replace(config.model.vision, weights=str(files["vision"]))
     shape = replace(vision, weights=vision.weights if files["vision"].is_dir() else None)
     config = replace(config, model=replace(config.model, vision=shape))
@@ -78,14 +132,15 @@ def load_bundle(
         bundle = build(folder, config, document)
     load_vision(bundle.model.vision.encoder, vision)
     if "language" in files:
-        _load_language(bundle, files["language"])
-    _load_trained(bundle.model, folder / "trained.safetensors")
+        assert config.model.language is not None
+        load_language(bundle.model.language, replace(config.model.language, weights=str(files["language"])))
+    _load_trained(bundle.model, folder)
     bundle.model.to(device).eval()
     return bundle
 
 
 def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
-    section = replace(config.model.text, tokenizer=str(folder / "tokenizer"))
+    section = replace(config.model.text, tokenizer=str(folder / TOKENIZER))
     text = build_text(section, config.data.languages)
     image = config.data.image
     model: Alignment = build_alignment(config.model, text.vocabulary, image.mean, image.std)
@@ -94,9 +149,9 @@ def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
 
 def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
     assert config.model.language is not None
-    language = replace(config.model.language, tokenizer=str(folder / "tokenizer"))
+    language = replace(config.model.language, tokenizer=str(folder / TOKENIZER))
     if language.family != "chatglm":
-        language = replace(language, config=str(folder / "tokenizer"))
+        language = replace(language, config=str(folder / TOKENIZER))
     reference = document["towers"]["language"]
     if "fingerprint" not in reference:  # named all the same: what is read needs no random weights first
         language = replace(language, weights=str(folder / reference["file"]))
@@ -113,73 +168,10 @@ def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
     return Bundle(model, config, document, template)
 
 
-def _load_language(bundle: Bundle, path: Path) -> None:
-    """The frozen language model: from the bundle's own file, or from the folder it was published in."""
-    section = bundle.config.model.language
-    assert section is not None
-    load_language(bundle.model.language, replace(section, weights=str(path)))
-
-
-def _load_trained(model: VisualModel, file: Path) -> None:
-    tensors = read_trained(file.parent)
-    report = model.load_state_dict(tensors, strict=False)
+def _load_trained(model: VisualModel, folder: Path) -> None:
+    report = model.load_state_dict(read_trained(folder), strict=False)
     missing = sorted(name for name in report.missing_keys if not name.startswith(tuple(TOWERS.values())))
     if missing or report.unexpected_keys:
         raise UserError(
-            f"{file} does not fit bundle.json: missing {missing[:3]}, unknown {report.unexpected_keys[:3]}."
+            f"{folder / TRAINED} does not fit bundle.json: missing {missing[:3]}, unknown {report.unexpected_keys[:3]}."
         )
-
-
-Weighted = tuple[Path, float]
-
-
-def open_bundle(
-    folder: Path,
-    device: torch.device,
-    vision_weights: str | None = None,
-    language_weights: str | None = None,
-    base: str | None = None,
-    adapters: Sequence[Weighted] = (),
-) -> Bundle:
-    """A bundle of any stage onto `device`, with what adapters add, each times its weight.
-
-    `base`: where the bundle that a fine-tuning began with is now. Raises UserError as `load_bundle` does, and for
-    adapters of another model.
-    """
-    document = read_document(folder)
-    if document["stage"] != "finetune":
-        bundle = load_bundle(folder, device, vision_weights, language_weights)
-        return _add(bundle, folder, [(read_adapter(path), weight) for path, weight in adapters])
-    place = Path(base or document["base"])
-    if not (place / "bundle.json").exists():
-        raise UserError(
-            f"{folder}/bundle.json: what was trained belongs to the bundle {place}, which is not there. Give its place "
-            "with --base."
-        )
-    bundle = load_bundle(place, device, vision_weights, language_weights)
-    config = load(folder / "config.yaml")
-    if config.tuning.quantize:  # the model that its adapter learned to mend
-        quantize_blocks(bundle.model.language)
-    weighted = [(folder, 1.0), *adapters]
-    bundle = _add(bundle, place, [(read_adapter(path), weight) for path, weight in weighted])
-    config = replace(config, model=bundle.config.model)
-    assert config.model.language is not None
-    old = bundle.template
-    queries = config.model.qformer.queries
-    template = build_template(config.prompt, config.model.language, old.tokenizer, queries, old.text)
-    return Bundle(bundle.model, config, document, template)
-
-
-def _add(bundle: Bundle, folder: Path, loaded: Sequence[tuple[AdapterFile, float]]) -> Bundle:
-    """Put adapters on the model of the bundle at `folder`."""
-    if not loaded:
-        return bundle
-    if bundle.document["stage"] == "align":
-        raise UserError(f"{folder} is of stage align and has no language model that adapters belong to.")
-    several, base = Adapters(bundle.model), base_of(folder)
-    for adapter, _ in loaded:
-        check_base(adapter, base, folder)
-        several.add(str(adapter.folder), adapter.tensors, adapter.scale)
-    several.use({str(adapter.folder): weight for adapter, weight in loaded})
-    bundle.model.eval()
-    return bundle

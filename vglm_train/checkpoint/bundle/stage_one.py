@@ -9,11 +9,12 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.format import TOWERS, read_document, read_trained
+from vglm_train.checkpoint.bundle.format import DOCUMENT, TOWERS, read_document, read_trained
 from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.config.load import load
 from vglm_train.config.model import Model
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.model.visual import VisualModel
 
 logger = logging.getLogger(__name__)
@@ -62,7 +63,10 @@ def _folded(names: Sequence[str]) -> list[str]:
 
 def is_bundle(path: str | None) -> bool:
     """Whether model.qformer.weights names a bundle rather than BERT's weights."""
-    return path is not None and (Path(path) / "bundle.json").exists()
+    if path is None:
+        return False
+    recover(Path(path))
+    return (Path(path) / DOCUMENT).exists()
 
 
 def bundle_vision(config: Model) -> str | None:

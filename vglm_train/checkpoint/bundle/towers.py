@@ -9,6 +9,7 @@ from torch import Tensor
 
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.errors import UserError
+from vglm_train.files import sha256
 
 SMALL = 256 * 2**20  # bytes up to which a tower travels along
 HEAD = 2**20  # bytes of each file of a folder that its fingerprint reads
@@ -49,12 +50,9 @@ def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | Non
 
 def fingerprint(path: Path) -> str:
     """SHA-256 of a file; of a folder, of its weight files' names, sizes and first MiB, since all can be 12 GB."""
-    digest = hashlib.sha256()
     if path.is_file():
-        with path.open("rb") as stream:
-            while block := stream.read(HEAD):
-                digest.update(block)
-        return digest.hexdigest()
+        return sha256(path)
+    digest = hashlib.sha256()
     for file in sorted(p for p in path.rglob("*") if p.suffix in (".safetensors", ".bin", ".pt")):
         digest.update(f"{file.relative_to(path)} {file.stat().st_size}\n".encode())
         with file.open("rb") as stream:

@@ -1,18 +1,21 @@
 """Writing a bundle, of any stage."""
 
-import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
-from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, save_adapter
-from vglm_train.checkpoint.bundle.format import QUESTIONS, TOWERS, VERSION
+from safetensors import SafetensorError
+
+from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, write_adapter
+from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, write_document
 from vglm_train.checkpoint.bundle.towers import keep
-from vglm_train.checkpoint.resume import save_tensors, write_text_atomic
-from vglm_train.config.load import dump
+from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config
+from vglm_train.errors import UserError
+from vglm_train.folders import replace_folder
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.prompt.qformer_text import TextEncoder
@@ -27,43 +30,18 @@ def save_bundle(
     config: Config,
     model: VisualModel,
     tokenizer: Tokenizer,
-    origin: Mapping,
+    origin: Mapping[str, Any],
     questions: TextEncoder | None = None,
 ) -> None:
-    """Write a bundle aside and rename it. `origin` says what made it (run name, step, samples, scores).
+    """Write the bundle of a whole model. `origin` says what made it (run name, step, samples, scores).
 
-    `questions`: of a Q-Former that reads them before a language model.
+    `questions`: of a Q-Former that reads them before a language model. UserError where the disk is full.
     """
-    aside = folder.with_name(folder.name + ".tmp")
-    shutil.rmtree(aside, ignore_errors=True)
-    aside.mkdir(parents=True)
-    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
-    sources = {"vision": config.model.vision.weights, "language": getattr(config.model.language, "weights", None)}
-    towers = {}
-    for tower, prefix in TOWERS.items():
-        own = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
-        if own:
-            towers[tower] = keep(aside / f"{tower}.safetensors", own, sources[tower])
-    save_tensors(weights, aside / "trained.safetensors")
-    tokenizer.save(aside / "tokenizer")
-    if questions is not None:
-        questions.save(aside / QUESTIONS)
-    keep_shape(config.model, aside)
-    document = {"version": VERSION, "stage": config.run.stage, "towers": towers, "origin": dict(origin)}
-    (aside / "config.yaml").write_text(dump(config), "utf-8")
-    write_text_atomic(aside / "bundle.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
-
-
-def keep_shape(config: Model, aside: Path) -> None:
-    """A Hugging Face model's config.json goes along: it is the shape of what the bundle holds or names."""
-    language = config.language
-    if language is None or language.family == "chatglm":
-        return
-    source = Path(str(language.config or language.weights))
-    file = source / "config.json" if source.is_dir() else source
-    shutil.copyfile(file, aside / "tokenizer" / "config.json")
+    with _new_bundle(folder) as new:
+        towers = _save_weights(new, config.model, model)
+        document = {"stage": config.run.stage, "towers": towers, "origin": dict(origin)}
+        _save_words(new, config.model, tokenizer, questions)
+        write_document(new, config, document)
 
 
 def save_finetuned(
@@ -72,25 +50,53 @@ def save_finetuned(
     base: Path,
     model: VisualLanguageModel,
     tokenizer: Tokenizer,
-    origin: Mapping,
+    origin: Mapping[str, Any],
     questions: TextEncoder | None = None,
 ) -> int:
-    """Write the bundle of a run that began with the bundle `base`, aside and renamed; returns bytes of what trained."""
-    aside = folder.with_name(folder.name + ".tmp")
-    save_adapter(aside, model.trained_parameters(), config.tuning, base_of(base), origin)
-    tokenizer.save(aside / "tokenizer")
-    if questions is not None:
-        questions.save(aside / QUESTIONS)
-    keep_shape(config.model, aside)
-    (aside / "config.yaml").write_text(dump(config), "utf-8")
-    document = {
-        "version": VERSION,
-        "stage": "finetune",
-        "towers": {},
-        "base": str(base.resolve()),
-        "origin": dict(origin),
-    }
-    write_text_atomic(aside / "bundle.json", json.dumps(document, indent=2, ensure_ascii=False) + "\n")
-    shutil.rmtree(folder, ignore_errors=True)
-    aside.rename(folder)
+    """Write the bundle of a run that began with the bundle `base`; returns bytes of what trained.
+
+    UserError as `save_bundle`.
+    """
+    with _new_bundle(folder) as new:
+        write_adapter(new, model.trained_parameters(), config.tuning, base_of(base), origin)
+        document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
+        _save_words(new, config.model, tokenizer, questions)
+        write_document(new, config, document)
     return (folder / TENSORS).stat().st_size
+
+
+@contextmanager
+def _new_bundle(folder: Path) -> Iterator[Path]:
+    try:
+        with replace_folder(folder) as new:
+            yield new
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"{folder}: the bundle could not be written ({error}). Make room and start the same command again."
+        ) from error
+
+
+def _save_weights(folder: Path, config: Model, model: VisualModel) -> dict[str, Any]:
+    """What was trained, and the frozen towers that travel along. Returns where each tower is."""
+    weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
+    sources = {"vision": config.vision.weights, "language": getattr(config.language, "weights", None)}
+    towers = {}
+    for tower, prefix in TOWERS.items():
+        frozen = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
+        if frozen:
+            towers[tower] = keep(folder / f"{tower}.safetensors", frozen, sources[tower])
+    save_tensors(weights, folder / TRAINED)
+    return towers
+
+
+def _save_words(folder: Path, config: Model, tokenizer: Tokenizer, questions: TextEncoder | None) -> None:
+    """The tokenizers, and config.json of a Hugging Face language model: the shape of what the bundle holds or names."""
+    tokenizer.save(folder / TOKENIZER)
+    if questions is not None:
+        questions.save(folder / QUESTIONS)
+    language = config.language
+    if language is None or language.family == "chatglm":
+        return
+    source = Path(str(language.config or language.weights))
+    file = source / "config.json" if source.is_dir() else source
+    shutil.copyfile(file, folder / TOKENIZER / "config.json")

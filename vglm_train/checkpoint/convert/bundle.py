@@ -7,7 +7,7 @@ from typing import Any
 
 from tqdm import tqdm
 
-from vglm_train.checkpoint.bundle.format import TOWERS, VERSION, read_whole
+from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, TOWERS, TRAINED, read_whole, write_document
 from vglm_train.checkpoint.bundle.towers import find, fingerprint
 from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixed, total
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, SourceModel, expected, tokenizer_of
@@ -15,20 +15,18 @@ from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensor
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_safetensors
 from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.checkpoint.load.visualglm import read_json
-from vglm_train.config.load import dump, load
+from vglm_train.config.load import load
 from vglm_train.errors import UserError
-
-TRAINED = "trained.safetensors"
 
 
 def read(folder: Path, options: Options) -> SourceModel:
     """A bundle of either stage, with its frozen parts wherever they stand."""
     document = read_whole(folder)
-    config = load(folder / "config.yaml")
+    config = load(folder / CONFIG)
     source = SourceModel(folder, "bundle", config, of_shards([open_shard(folder / TRAINED)]))
     source.origin = document["origin"].get("imported") or {}
     moved = {"vision": options.vision, "language": options.language}
-    shape = folder / "tokenizer" / "config.json"
+    shape = folder / TOKENIZER / "config.json"
     if config.model.language is not None and config.model.language.family != "chatglm":
         source.language = read_json(shape)
     for tower, reference in document["towers"].items():
@@ -45,31 +43,30 @@ def read(folder: Path, options: Options) -> SourceModel:
                 whole = expected(config, source.language, None if words is None else words.shape[0])
                 found = with_ties(found, whole.language)
         source.tensors |= prefixed(found, TOWERS[tower])
-    source.tokenizer = tokenizer_of(folder / "tokenizer", options)
+    source.tokenizer = tokenizer_of(folder / TOKENIZER, options)
     return source
 
 
 def write(source: SourceModel, out: Path, force: bool) -> None:
-    """The bundle that `load_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
-    document: dict[str, Any] = {"version": VERSION, "stage": source.stage, "towers": {}}
+    """The bundle that `open_bundle` reads. Frozen parts that stand elsewhere are named, with a fingerprint."""
+    document: dict[str, Any] = {"stage": source.stage, "towers": {}}
     document["origin"] = {"from": str(source.path.resolve()), "format": source.kind, "imported": source.origin}
     outside = tuple(TOWERS[tower] for tower in source.towers)
     written = {name: tensor for name, tensor in source.tensors.items() if not name.startswith(outside)}
-    with replaced(out, total(written), force) as aside, progress(written, out.name) as bar:
-        aside.mkdir()
+    with replaced(out, total(written), force) as new, progress(written, out.name) as bar:
+        new.mkdir()
         trained = source.tensors
         for tower, prefix in TOWERS.items():
             trained = {name: tensor for name, tensor in trained.items() if not name.startswith(prefix)}
-            reference = _tower(source, tower, aside, bar)
+            reference = _tower(source, tower, new, bar)
             if reference is not None:
                 document["towers"][tower] = reference
-        write_safetensors(aside / TRAINED, trained, bar, {})
-        _tokenizer(source, aside / "tokenizer")
-        (aside / "config.yaml").write_text(dump(source.config), "utf-8")
-        (aside / "bundle.json").write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", "utf-8")
+        write_safetensors(new / TRAINED, trained, bar, {})
+        _tokenizer(source, new / TOKENIZER)
+        write_document(new, source.config, document)
 
 
-def _tower(source: SourceModel, tower: str, aside: Path, bar: tqdm) -> dict[str, str] | None:
+def _tower(source: SourceModel, tower: str, new: Path, bar: tqdm) -> dict[str, str] | None:
     """Write a frozen part, or name where it is. Returns the reference."""
     if tower in source.towers:
         place = source.towers[tower].resolve()
@@ -77,7 +74,7 @@ def _tower(source: SourceModel, tower: str, aside: Path, bar: tqdm) -> dict[str,
     own = below(source.tensors, TOWERS[tower])
     if not own:
         return None
-    write_safetensors(aside / f"{tower}.safetensors", own, bar, {})
+    write_safetensors(new / f"{tower}.safetensors", own, bar, {})
     return {"file": f"{tower}.safetensors"}
 
 

@@ -108,25 +108,25 @@ def write(source: SourceModel, out: Path, force: bool, limit: int) -> list[str]:
         twice = repeated(below(tensors, "language."), model.language)
         tensors = {name: tensor for name, tensor in tensors.items() if name.removeprefix("language.") not in twice}
     theirs = to_hugging_face(tensors, retrieval, source.path)
-    with replaced(out, total(theirs), force) as aside, progress(theirs, out.name) as bar:
-        aside.mkdir()
-        write_sharded(aside, theirs, bar, limit)
-        _write_json(aside / "config.json", configuration(source, theirs))
+    with replaced(out, total(theirs), force) as new, progress(theirs, out.name) as bar:
+        new.mkdir()
+        write_sharded(new, theirs, bar, limit)
+        _write_json(new / "config.json", configuration(source, theirs))
         for name, content in source.origin.get("kept", {}).items():
-            _write_json(aside / name, content)
+            _write_json(new / name, content)
         if source.tokenizer is not None and source.tokenizer.is_dir():
             for file in source.tokenizer.iterdir():
                 if file.is_file() and file.name not in ("config.json", *KEPT):
-                    shutil.copyfile(file, aside / file.name)
-        if not retrieval and not (aside / "generation_config.json").exists():
+                    shutil.copyfile(file, new / file.name)
+        if not retrieval and not (new / "generation_config.json").exists():
             ids = {key: value for key, value in (source.language or {}).items() if key.endswith("_token_id")}
-            _write_json(aside / "generation_config.json", {"_from_model_config": True, **ids})
-        if not (aside / "preprocessor_config.json").exists():
-            _write_json(aside / "preprocessor_config.json", preprocessor(source.config))
-        if not (aside / "processor_config.json").exists():
+            _write_json(new / "generation_config.json", {"_from_model_config": True, **ids})
+        if not (new / "preprocessor_config.json").exists():
+            _write_json(new / "preprocessor_config.json", preprocessor(source.config))
+        if not (new / "processor_config.json").exists():
             queries = source.config.model.qformer.queries
             _write_json(
-                aside / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": queries}
+                new / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": queries}
             )
     notes = [f"{len(theirs)} tensors, {configuration(source, theirs)['architectures'][0]}"]
     return notes + ([f"lost, as this class has no place for it: {', '.join(lost)}"] if lost else [])

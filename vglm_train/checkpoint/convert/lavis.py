@@ -84,8 +84,8 @@ def write(source: SourceModel, out: Path, force: bool) -> list[str]:
     if "vision" in source.towers:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("vision.encoder.")}
     theirs = to_lavis(table_of(source), tensors, source.path)
-    with replaced(out, total(theirs), force) as aside, progress(theirs, out.name) as bar:
-        write_torch(aside, theirs, "model", bar)
+    with replaced(out, total(theirs), force) as new, progress(theirs, out.name) as bar:
+        write_torch(new, theirs, "model", bar)
     return [
         f"{len(theirs)} tensors under `model`",
         *([] if language is None else ["the frozen language model is not in it, as in LAVIS's own"]),

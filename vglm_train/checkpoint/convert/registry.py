@@ -5,12 +5,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
+from vglm_train.checkpoint.bundle.format import DOCUMENT
 from vglm_train.checkpoint.convert import bundle, components, hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.lazy_tensors import Tensors, of_shards
 from vglm_train.checkpoint.convert.source import Options, SourceModel, open_tensors
 from vglm_train.checkpoint.load.language import HUB_CONFIG
 from vglm_train.checkpoint.load.visualglm import CONFIG, is_sat_folder, read_json, sat_shard
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 
 WRITTEN = ("hf-blip2", "hf-blip2-retrieval", "lavis", "visualglm-sat")
 
@@ -44,11 +46,12 @@ FORMATS = {
 
 def recognise(path: Path) -> str:
     """The format of a file or folder. Raises UserError if it is none that is known, or not there."""
+    recover(path)
     if not path.exists():
         raise UserError(f"{path} is not there.")
     if path.is_file():
         return _of_file(path)
-    if (path / "bundle.json").is_file():
+    if (path / DOCUMENT).is_file():
         return "bundle"
     if is_sat_folder(path):
         config = read_json(path / CONFIG) if (path / CONFIG).is_file() else {}

@@ -83,12 +83,12 @@ def write(source: SourceModel, out: Path, force: bool, fused: Fused | None) -> l
         raise UserError(f"{source.path}: VisualGLM's Q-Former looks at the image in every 2nd block.")
     order = fused or "thirds"
     theirs = to_sat(source, order)
-    with replaced(out, total(theirs), force) as aside, progress(theirs, out.name) as bar:
-        (aside / "1").mkdir(parents=True)
-        (aside / "latest").write_text("1", "utf-8")
-        write_torch(aside / "1" / "mp_rank_00_model_states.pt", theirs, "module", bar)
+    with replaced(out, total(theirs), force) as new, progress(theirs, out.name) as bar:
+        (new / "1").mkdir(parents=True)
+        (new / "latest").write_text("1", "utf-8")
+        write_torch(new / "1" / "mp_rank_00_model_states.pt", theirs, "module", bar)
         content = model_config(source, order)
-        (aside / CONFIG).write_text(json.dumps(content, indent=4, ensure_ascii=False), "utf-8")
+        (new / CONFIG).write_text(json.dumps(content, indent=4, ensure_ascii=False), "utf-8")
     return [f"{len(theirs)} tensors under `module`", f"queries, keys and values: {order}",
             "SAT folders hold no tokenizer: keep ice_text.model"]  # fmt: skip
 

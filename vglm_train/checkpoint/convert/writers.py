@@ -1,9 +1,7 @@
 """Files and folders that are there whole or not at all, written a tensor at a time."""
 
 import errno
-import glob
 import json
-import os
 import shutil
 import struct
 import sys
@@ -20,7 +18,7 @@ from vglm_train.checkpoint.convert.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
 from vglm_train.checkpoint.load.tensor_files import DTYPES
 from vglm_train.errors import UserError
-from vglm_train.places import check_folder
+from vglm_train.folders import check_folder, replace_path
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
@@ -28,18 +26,15 @@ SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
 
 @contextmanager
 def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
-    """A place to write a file or folder of about `size` bytes, which becomes `out` when all went well.
+    """A path for a file or folder of about `size` bytes to be written, which becomes `out` when all went well.
 
     Raises UserError if `out` is there and not to be replaced, there is no room, or writing fails; then nothing is left
     behind and `out` is as it was.
     """
     check_target(out, size, force)
-    _tidy(out)
-    aside = out.with_name(f"{out.name}.tmp-{os.getpid()}")
     try:
-        yield aside
-        _sync(aside)
-        _take_place(aside, out)
+        with replace_path(out) as new:
+            yield new
     except KeyMapError as error:
         raise UserError(f"{out} was not written: {error}.") from error
     except Exception as error:
@@ -48,8 +43,6 @@ def replaced(out: Path, size: int, force: bool) -> Iterator[Path]:
         if not known or isinstance(error, UserError):
             raise
         raise UserError(_failure(out, error)) from error
-    finally:
-        _remove(aside)
 
 
 def check_target(out: Path, size: int, force: bool) -> None:
@@ -136,57 +129,6 @@ def _write(stream: BinaryIO, tensor: Lazy) -> None:
     value = tensor.read()
     assert (tuple(value.shape), value.dtype) == (tensor.shape, tensor.dtype), "a reader gave another tensor"
     stream.write(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
-
-
-def _take_place(aside: Path, out: Path) -> None:
-    """Rename; a folder in the way is moved aside first, and back if that fails."""
-    if not out.is_dir():
-        aside.rename(out) if aside.is_dir() and not out.exists() else _over(aside, out)
-    else:
-        old = out.with_name(f"{out.name}.old-{os.getpid()}")
-        out.rename(old)
-        try:
-            aside.rename(out)
-        except OSError:
-            old.rename(out)
-            raise
-        shutil.rmtree(old, ignore_errors=True)
-    _flush(out.parent)
-
-
-def _over(aside: Path, out: Path) -> None:
-    if aside.is_dir():
-        out.unlink()
-    aside.replace(out)
-
-
-def _tidy(out: Path) -> None:
-    """Remove what conversions to the same place left behind when they were killed."""
-    for left in out.parent.glob(f"{glob.escape(out.name)}.tmp-*"):
-        number = left.name.rpartition("-")[2]
-        if number.isdigit() and not Path(f"/proc/{number}").exists():
-            _remove(left)
-
-
-def _sync(path: Path) -> None:
-    for file in sorted(path.rglob("*"), reverse=True) if path.is_dir() else []:
-        _flush(file)
-    _flush(path)
-
-
-def _flush(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path, ignore_errors=True)
-    else:
-        path.unlink(missing_ok=True)
 
 
 def _failure(out: Path, error: Exception) -> str:

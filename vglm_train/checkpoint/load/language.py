@@ -17,6 +17,7 @@ from vglm_train.checkpoint.load.tensor_files import TensorShard, copy_tensor, fi
 from vglm_train.checkpoint.load.visualglm import CONFIG, check_heads, is_sat_folder, read_json, sat_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
+from vglm_train.folders import recover
 from vglm_train.model.language.base import LanguageModel
 
 HUB_CONFIG = "config.json"
@@ -44,14 +45,12 @@ def _load(model: LanguageModel, config: Language, folder: Path, fused: Fused | N
             model.materialise(torch.get_default_device())
         load_strictly(model, read_weights(folder), folder)
         return
+    recover(folder)
     if not folder.is_dir():
         raise UserError(
             f"language.weights: {folder} is not a folder. Give the folder that the model was downloaded to."
         )
     if config.family != "chatglm":
-        # transformers is imported for its models only
-        pass
-
         load_hf_language(model, folder)
         return
     if is_sat_folder(folder):

@@ -69,7 +69,7 @@ class _Samples:
                     f"{damage}. Its features cannot be stored; start again once it can be reached."
                 ) from None
             return ()  # training counts it
-        return (raw.image, *raw.more)
+        return raw.images
 
 
 class ListJobs(Items[NDArray]):

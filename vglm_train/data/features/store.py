@@ -25,8 +25,9 @@ from torch import Tensor
 from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.lru import LruCache
 from vglm_train.errors import UserError
+from vglm_train.files import write_text
+from vglm_train.folders import make_folder
 from vglm_train.image import ImageError
-from vglm_train.places import make_folder
 
 ENTRY = np.dtype([("key", "S20"), ("row", "<i4"), ("sum", "<u4")])  # key: digest of the picture, number of the view
 DAMAGED = -1  # row of a picture that cannot be decoded; `sum` is its place in CAUSES
@@ -119,9 +120,7 @@ class FeatureStore:
         make_folder(f"data.features.folder {self.root}", self.folder)
         try:
             if not described.exists():
-                aside = described.with_name(f"store.json.tmp-{uuid.uuid4().hex}")
-                aside.write_text(self.identity.json())
-                aside.replace(described)
+                write_text(described, self.identity.json())
             found = described.read_text()
         except OSError as error:
             raise UserError(

@@ -25,7 +25,7 @@ from vglm_train.data.shards.index import SUFFIX as INDEX
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
-from vglm_train.places import make_folder
+from vglm_train.folders import make_folder
 
 GIB = 2**30
 REST = 600  # seconds

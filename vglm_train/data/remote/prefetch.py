@@ -14,7 +14,7 @@ from vglm_train.errors import UserError
 
 def check_cache_size(mixture: Mixture, store: ShardCache) -> None:
     """The cache holds the shards whose samples are permuted together. UserError if it cannot."""
-    needed = sum(_largest(pool) for pool, _ in mixture.shares())
+    needed = sum(_largest(subset) for subset, _ in mixture.shares())
     if needed > store.limit:
         raise UserError(
             f"data.cache.limit_gib {store.cache.limit_gib:g} cannot hold the shards that data.shuffle_shards reads at "
@@ -22,49 +22,51 @@ def check_cache_size(mixture: Mixture, store: ShardCache) -> None:
         )
 
 
-def _largest(pool: SubDataset) -> int:
-    """Bytes of the remote shards of the heaviest window there can be."""
-    return sum(sorted((shard.bytes for shard in pool.shards if shard.url), reverse=True)[: pool.order.window])
+def _largest(subset: SubDataset) -> int:
+    """Bytes of the remote shards of the heaviest shuffle buffer there can be."""
+    return sum(sorted((shard.bytes for shard in subset.shards if shard.url), reverse=True)[: subset.order.buffer])
 
 
-class _Window:
-    """Where one pool stands."""
+class _Lookahead:
+    """The shards that one sub-dataset reads now and next."""
 
-    def __init__(self, pool: SubDataset, room: int) -> None:
-        self.pool, self.room = pool, room
-        self.numbers = {shard: number for number, shard in enumerate(pool.shards)}
+    def __init__(self, subset: SubDataset, capacity: int) -> None:
+        self.subset, self.capacity = subset, capacity
+        self.numbers = {shard: number for number, shard in enumerate(subset.shards)}
         self.now: frozenset[Shard] = frozenset()
-        self.wanted: Sequence[Shard] = ()  # remote ones of this window and the next, as far as there is room
+        self.wanted: Sequence[Shard] = ()  # remote ones of this buffer and the next, as far as they fit
 
     def move(self, epoch: int, shard: Shard) -> None:
-        """To the window of `shard`."""
-        window, then = self.pool.order.following(epoch, self.numbers[shard])
-        shards = self.pool.shards
-        self.now = frozenset(shards[number] for number in window)
-        self.wanted = _within([shards[number] for number in dict.fromkeys((*window, *then))], self.room)
+        """To the buffer of `shard`."""
+        current, then = self.subset.order.following(epoch, self.numbers[shard])
+        shards = self.subset.shards
+        self.now = frozenset(shards[number] for number in current)
+        self.wanted = _within([shards[number] for number in dict.fromkeys((*current, *then))], self.capacity)
 
 
 class ShardPrefetch:
-    """Fetches the shards of each pool's current window and of the next, as far as the cache holds both, in a thread of
-    this process. Other processes do the same; a shard is fetched by whoever comes to it first."""
+    """Fetches the shards of each sub-dataset's current shuffle buffer and of the next, as far as the cache holds both.
+
+    A thread of this process does it. Other processes do the same; whichever comes to a shard first fetches it.
+    """
 
     def __init__(self, mixture: Mixture, store: ShardCache) -> None:
         self.store = store
-        pools = sum(any(shard.url for shard in pool.shards) for pool, _ in mixture.shares())
-        self.room = store.limit // max(1, pools)  # bytes of the cache for each
-        self._windows: dict[int, _Window] = {}  # by the pool's id, which is this process's: filled when first read
+        subsets = sum(any(shard.url for shard in subset.shards) for subset, _ in mixture.shares())
+        self.capacity = store.limit // max(1, subsets)  # bytes of the cache for each
+        self._lookaheads: dict[int, _Lookahead] = {}  # by id() of the sub-dataset, so filled in the process that reads
         self._thread: threading.Thread | None = None
 
-    def at(self, place: Position) -> None:
-        """A sample at this place is about to be read."""
-        if place.shard.url is None:
+    def at(self, position: Position) -> None:
+        """The sample at this position is about to be read."""
+        if position.shard.url is None:
             return
-        window = self._windows.get(id(place.pool))
-        if window is None:
-            window = self._windows[id(place.pool)] = _Window(place.pool, self.room)
-        if place.shard in window.now:
+        lookahead = self._lookaheads.get(id(position.subset))
+        if lookahead is None:
+            lookahead = self._lookaheads[id(position.subset)] = _Lookahead(position.subset, self.capacity)
+        if position.shard in lookahead.now:
             return
-        window.move(place.epoch, place.shard)
+        lookahead.move(position.epoch, position.shard)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._fetch, daemon=True)
             self._thread.start()
@@ -77,19 +79,19 @@ class ShardPrefetch:
                 self.store.fetch(missing[0], wait=False)
 
     def _due(self) -> list[Shard]:
-        """In turns, so that no pool waits for another's next window."""
-        lists = [window.wanted for window in list(self._windows.values())]
+        """In turns, so that no sub-dataset waits for another's next buffer."""
+        lists = [lookahead.wanted for lookahead in list(self._lookaheads.values())]
         longest = max(map(len, lists), default=0)
         turns = chain.from_iterable((shards[n] for shards in lists if n < len(shards)) for n in range(longest))
         return [shard for shard in turns if not shard.path.exists()]
 
 
-def _within(shards: Sequence[Shard], room: int) -> list[Shard]:
-    """The first of them that take no more than `room` bytes together, remote ones only."""
+def _within(shards: Sequence[Shard], capacity: int) -> list[Shard]:
+    """The first of them that take no more than `capacity` bytes together, remote ones only."""
     taken = []
     for shard in shards:
-        room -= shard.bytes if shard.url else 0
-        if room < 0:
+        capacity -= shard.bytes if shard.url else 0
+        if capacity < 0:
             break
         if shard.url:
             taken.append(shard)

@@ -1,8 +1,8 @@
-"""Which sample stands at a place of the stream, when sources are mixed by weight and languages balanced.
+"""Which sample is at a position of the stream, when sources are mixed by weight and languages balanced.
 
-A pool is what is walked epoch by epoch: all sources together where none has a weight, else one source; where languages
-are balanced, one language of it. Pools take turns by `Interleave`, in two levels, so that the level that must hold best
-comes first: languages then sources, or, where batches are not mixed, sources then languages.
+A `SubDataset` is what is walked epoch by epoch: all sources together where none has a weight, else one source; where
+languages are balanced, one language of it. `Interleave` gives each its share, in two levels. The level whose shares
+must hold best comes first: languages then sources, or, where batches are not mixed, sources then languages.
 """
 
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ from vglm_train.errors import UserError
 
 @dataclass(frozen=True, slots=True)
 class SubDataset:
-    """Samples that are read in epochs of their own. `language`: the one that is drawn; None: the sample's choice."""
+    """Samples that are read in epochs of their own. `language`: the one that is read; None: the processor chooses."""
 
     shards: tuple[Shard, ...]
     sources: tuple[str, ...]  # of each shard
@@ -33,48 +33,50 @@ class SubDataset:
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """A sample in the stream."""
+    """The sample at a position of the stream."""
 
-    pool: SubDataset
-    epoch: int  # of the pool
+    subset: SubDataset
+    epoch: int  # of the sub-dataset
     shard: Shard
     source: str
-    nth: int  # sample of the shard; among those that have the pool's language, if it has one
+    nth: int  # sample of the shard; among those in the sub-dataset's language, if it has one
 
 
 class Mixture:
-    """Place in the stream -> sample, a pure function. `block`: rows in a row that one outer turn gives."""
+    """Position in the stream -> sample, a pure function. `block`: consecutive positions that one outer turn gives."""
 
-    def __init__(self, pools: Sequence[Sequence[SubDataset]], shares: Sequence[Sequence[Fraction]], block: int) -> None:
-        """`pools` and their `shares` of the stream: [outer turns][inner turns]."""
-        self.pools, self.block = tuple(tuple(row) for row in pools), block
+    def __init__(
+        self, subsets: Sequence[Sequence[SubDataset]], shares: Sequence[Sequence[Fraction]], block: int
+    ) -> None:
+        """`subsets` and their `shares` of the stream: [outer turns][inner turns]."""
+        self.subsets, self.block = tuple(tuple(row) for row in subsets), block
         self.outer = Interleave([sum(row, Fraction(0)) for row in shares])
         self.inner = [Interleave(row) for row in shares]
 
-    def at(self, row: int) -> Position:
-        turn, rest = divmod(row, self.block)
+    def at(self, position: int) -> Position:
+        turn, rest = divmod(position, self.block)
         first, turn = self.outer.at(turn)
         second, nth = self.inner[first].at(turn * self.block + rest)
-        pool = self.pools[first][second]
-        epoch, place = divmod(nth, pool.order.samples)
-        shard, index = pool.order.at(epoch, place)
-        return Position(pool, epoch, pool.shards[shard], pool.sources[shard], index)
+        subset = self.subsets[first][second]
+        epoch, within = divmod(nth, subset.order.samples)
+        shard, index = subset.order.at(epoch, within)
+        return Position(subset, epoch, subset.shards[shard], subset.sources[shard], index)
 
     def shares(self) -> list[tuple[SubDataset, float]]:
-        """Every pool with its share of the stream, as it will be."""
+        """Every sub-dataset with its share of the stream, as it will be."""
         return [
-            (pool, outer * inner)
-            for row, turns, outer in zip(self.pools, self.inner, self.outer.shares)
-            for pool, inner in zip(row, turns.shares)
+            (subset, outer * inner)
+            for row, turns, outer in zip(self.subsets, self.inner, self.outer.shares)
+            for subset, inner in zip(row, turns.shares)
         ]
 
     def shards(self) -> list[Shard]:
-        """Of all pools, each once."""
-        return list(dict.fromkeys(shard for row in self.pools for pool in row for shard in pool.shards))
+        """Of all sub-datasets, each once."""
+        return list(dict.fromkeys(shard for row in self.subsets for subset in row for shard in subset.shards))
 
 
 def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixture:
-    """The mixture of data.train, whose manifests are given. UserError where a language cannot be counted."""
+    """The mixture of data.train and its manifests. UserError where a language cannot be counted."""
     weighted = any(source.weight is not None for source in data.train)
     apart = weighted or data.mix == "batch"
     named = [(source.name, manifest) for source, manifest in zip(data.train, manifests)]
@@ -82,17 +84,19 @@ def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixtu
     weights = [source.weight for source in data.train] if weighted else [None] * len(groups)
     balance: dict[str | None, float] = {name: part for name, part in (data.balance or {}).items()} or {None: 1}
     cells = {
-        (group, language): pool
+        (group, language): subset
         for group, members in enumerate(groups)
         for language in balance
-        if (pool := _sub_dataset(members, language, data.shuffle_shards, seed)).order.samples
+        if (subset := _sub_dataset(members, language, data.shuffle_shards, seed)).order.samples
     }
     shares: dict[tuple[int, str | None], Fraction] = {}
     for language, part in balance.items():
-        have = {group: pool for (group, spoken), pool in cells.items() if spoken == language}
+        have = {group: subset for (group, its_language), subset in cells.items() if its_language == language}
         if not have:
             raise UserError(f"data.balance asks for {language}, but no sample of any source has a caption in it.")
-        sizes = {g: Fraction(pool.order.samples if weights[g] is None else str(weights[g])) for g, pool in have.items()}
+        sizes = {
+            g: Fraction(subset.order.samples if weights[g] is None else str(weights[g])) for g, subset in have.items()
+        }
         total = sum(sizes.values())
         shares |= {(group, language): Fraction(str(part)) * size / total for group, size in sizes.items()}
     outer = 0 if data.mix == "batch" else 1
@@ -102,7 +106,7 @@ def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixtu
     return Mixture([[cells[key] for key in row] for row in keys], [[shares[key] for key in row] for row in keys], block)
 
 
-def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, window: int, seed: int) -> SubDataset:
+def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, buffer: int, seed: int) -> SubDataset:
     shards = tuple(shard for _, manifest in members for shard in manifest.shards)
     sources = tuple(name for name, manifest in members for _ in manifest.shards)
     counts = [n for _, m in members for n in _counts(m, language)]
@@ -111,7 +115,7 @@ def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, 
         shards,
         sources,
         language,
-        EpochShuffle(counts, seed, name if language is None else f"{name} {language}", window),
+        EpochShuffle(counts, seed, name if language is None else f"{name} {language}", buffer),
     )
 
 

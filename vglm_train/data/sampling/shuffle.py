@@ -1,8 +1,8 @@
-"""The order of a source's samples: a pure function of (seed, source, epoch), found place by place.
+"""The order of a source's samples: a pure function of (seed, source, epoch), computed position by position.
 
-Shards are permuted, then cut into windows of `shuffle_shards`; the samples of a window are permuted together. So any
-stretch of the order touches few shards, no rank or worker has a say in it, and nothing of the size of the data set is
-ever held in memory.
+Shards are permuted, then cut into shuffle buffers of `shuffle_shards` shards. The samples of a buffer are permuted
+together. So any stretch of the order touches few shards, the order does not depend on ranks or workers, and nothing of
+the size of the data set is held in memory.
 """
 
 import hashlib
@@ -18,46 +18,46 @@ from vglm_train.data.lru import LruCache
 @dataclass(frozen=True, slots=True)
 class _Epoch:
     shards: NDArray[np.int64]  # [shards] in this epoch's order
-    starts: NDArray[np.int64]  # [shards + 1] place in the epoch where each begins, before samples are permuted
+    starts: NDArray[np.int64]  # [shards + 1] position in the epoch where each begins, before samples are permuted
 
 
 class EpochShuffle:
-    """Places of an epoch -> samples. `counts`: samples of each shard, in the source's own order."""
+    """Positions of an epoch -> samples. `counts`: samples of each shard, in the source's own order."""
 
     def __init__(self, counts: Sequence[int], seed: int, source: str, shuffle_shards: int) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
-        self.seed, self.source, self.window = seed, source, shuffle_shards
+        self.seed, self.source, self.buffer = seed, source, shuffle_shards
         self.samples = int(self.counts.sum())
         self._epochs: LruCache[int, _Epoch] = LruCache(2, self._epoch)
-        self._windows: LruCache[tuple[int, int], NDArray[np.int64]] = LruCache(3, self._window)
+        self._buffers: LruCache[tuple[int, int], NDArray[np.int64]] = LruCache(3, self._permuted_buffer)
 
     def at(self, epoch: int, position: int) -> tuple[int, int]:
         """The shard, and the sample in it, that stands at `position` (0 <= position < samples) of an epoch."""
         assert 0 <= position < self.samples
         plan = self._epochs[epoch]
-        window = (int(np.searchsorted(plan.starts, position, side="right")) - 1) // self.window
-        start = int(plan.starts[window * self.window])
-        place = start + int(self._windows[epoch, window][position - start])
-        nth = int(np.searchsorted(plan.starts, place, side="right")) - 1
-        return int(plan.shards[nth]), place - int(plan.starts[nth])
+        buffer = (int(np.searchsorted(plan.starts, position, side="right")) - 1) // self.buffer
+        start = int(plan.starts[buffer * self.buffer])
+        unshuffled = start + int(self._buffers[epoch, buffer][position - start])
+        nth = int(np.searchsorted(plan.starts, unshuffled, side="right")) - 1
+        return int(plan.shards[nth]), unshuffled - int(plan.starts[nth])
 
     def following(self, epoch: int, shard: int) -> tuple[list[int], list[int]]:
-        """The shards of the window that `shard` is in, in this epoch, and those of the window after it."""
+        """The shards of the buffer that `shard` is in, in this epoch, and those of the buffer after it."""
         order = self._epochs[epoch].shards
-        start = int(np.flatnonzero(order == shard)[0]) // self.window * self.window
-        end = start + self.window
-        then = order[end : end + self.window] if end < len(order) else self._epochs[epoch + 1].shards[: self.window]
+        start = int(np.flatnonzero(order == shard)[0]) // self.buffer * self.buffer
+        end = start + self.buffer
+        then = order[end : end + self.buffer] if end < len(order) else self._epochs[epoch + 1].shards[: self.buffer]
         return order[start:end].tolist(), then.tolist()
 
     def _epoch(self, epoch: int) -> _Epoch:
         shards = permutation(len(self.counts), self.seed, self.source, epoch)
         return _Epoch(shards, np.concatenate([[0], np.cumsum(self.counts[shards])]))
 
-    def _window(self, key: tuple[int, int]) -> NDArray[np.int64]:
-        epoch, window = key
+    def _permuted_buffer(self, key: tuple[int, int]) -> NDArray[np.int64]:
+        epoch, buffer = key
         starts = self._epochs[epoch].starts
-        first, last = window * self.window, min((window + 1) * self.window, len(self.counts))
-        return permutation(int(starts[last] - starts[first]), self.seed, self.source, epoch, window)
+        first, last = buffer * self.buffer, min((buffer + 1) * self.buffer, len(self.counts))
+        return permutation(int(starts[last] - starts[first]), self.seed, self.source, epoch, buffer)
 
 
 def permutation(size: int, *key: object) -> NDArray[np.int64]:

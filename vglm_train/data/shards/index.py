@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from vglm_train.config.data import Language
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, ShardTable, read_table
+from vglm_train.files import replace_file
 
 SUFFIX = ".idx"
 VERSION = 2
@@ -50,7 +51,7 @@ def read_caption_counts(table: ShardTable, handle: int) -> ShardTable:
             lengths += bytes(about_tokens(caption) for caption in captions[:MOST])
     languages = ((counts > 0) << np.arange(len(LANGUAGES))).sum(1).astype(np.uint8)
     spoken = _caption_counts(counts, np.frombuffer(bytes(lengths), np.uint8))
-    return replace(table, languages=languages, spoken=spoken)
+    return replace(table, languages=languages, caption_counts=spoken)
 
 
 def about_tokens(text: str) -> int:
@@ -69,7 +70,7 @@ def count_languages(table: ShardTable) -> dict[str, int]:
 def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
     """Write the index of `shard`, whole or not at all. A tar that ends in the middle gets none."""
     assert table.languages is not None
-    assert table.spoken is not None
+    assert table.caption_counts is not None
     path = index_path(shard)
     if table.cut:
         path.unlink(missing_ok=True)
@@ -81,20 +82,16 @@ def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
         "key_bytes": table.keys.dtype.itemsize if len(table) else 0,
         "extensions": IMAGE_EXTENSIONS,
         "languages": LANGUAGES,
-        "captions": len(table.spoken.lengths),
+        "captions": len(table.caption_counts.lengths),
     }
     if len(table.more):
         head["more"] = len(table.more)
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    with open(aside, "wb") as out:
+    with replace_file(path) as out:
         out.write(json.dumps(head).encode() + b"\n")
-        spoken = table.spoken.counts, table.spoken.lengths
+        spoken = table.caption_counts.counts, table.caption_counts.lengths
         for array in (table.offsets.astype("<i8"), table.extensions, table.languages, table.keys, *spoken):
             out.write(array.tobytes() if len(table) else b"")
         out.write(table.more.astype("<i8").tobytes())
-        out.flush()
-        os.fsync(out.fileno())
-    os.replace(aside, path)
 
 
 def read_index(path: Path, sha256: str) -> ShardTable | None:

@@ -1,7 +1,6 @@
 """manifest.json: which shards a source has, how many samples each holds, and what their bytes should be."""
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,6 +8,7 @@ from typing import Any, Self
 
 from vglm_train.data.shards.address import is_remote, shown
 from vglm_train.errors import MissingData, UserError
+from vglm_train.files import write_text
 
 NAME = "manifest.json"
 VERSION = 1
@@ -103,12 +103,7 @@ class Manifest:
         entries = [_entry(shard) for shard in self.shards]
         head = json.dumps({"version": VERSION, **self.extra}, ensure_ascii=False, indent=2)[:-2]
         lines = ",\n".join(f"    {json.dumps(entry, ensure_ascii=False)}" for entry in entries)
-        aside = self.path.with_name(f"{self.path.name}.tmp-{os.getpid()}")
-        with open(aside, "w", encoding="utf-8") as out:
-            out.write(f'{head},\n  "shards": [\n{lines}\n  ]\n}}\n')
-            out.flush()
-            os.fsync(out.fileno())
-        os.replace(aside, self.path)
+        write_text(self.path, f'{head},\n  "shards": [\n{lines}\n  ]\n}}\n')
 
 
 def read_source(name: str, folder: str, languages: Sequence[str], manifest: Manifest | None = None) -> Manifest:

@@ -49,7 +49,7 @@ class ShardTable:
     extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
     cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
     languages: NDArray[np.uint8] | None = None  # [n] bits, see data/shards/index.py; None: nobody has looked
-    spoken: CaptionCounts | None = None  # None: nobody has looked
+    caption_counts: CaptionCounts | None = None  # None: nobody has looked
     more: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
     # [m,3] sample, offset and size of every further picture, KEY.1.jpg and on, in the order of samples and numbers
 

@@ -1,13 +1,12 @@
 """A table's row, in whichever of the layouts people have, as a record."""
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.fields import Columns, value
-from vglm_train.prompt.chinese import is_chinese
-from vglm_train.prompt.dialogue import IMAGE
+from vglm_train.prompt.dialogue import IMAGE, is_chinese
 
 Turns = list[dict[str, str]]
 ROLES = {
@@ -17,10 +16,10 @@ ROLES = {
 }  # fmt: skip
 LANGUAGES = {"zh": "zh", "chinese": "zh", "cn": "zh", "en": "en", "english": "en"}
 KINDS = {"closed": "closed", "yes/no": "closed", "open": "open", "number": "open", "other": "open", "report": "report"}
-SEEN = 100  # characters that the language is told from
+SAMPLED = 100  # characters that the language is told from
 
 
-class NoPicture(RecordError):  # noqa: N818  (says what was found)
+class NoPicture(RecordError):  # noqa: N818  (an observation)
     """A row of text alone."""
 
     def __init__(self) -> None:
@@ -33,15 +32,11 @@ def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
 
     RecordError where it cannot be trained on; NoPicture where that is all it lacks.
     """
-    pictures = _pictures(value(row, columns.image or columns.image_id))
-    record: dict[str, Any] = {}
-    for name, keys in columns.kept:
-        found = value(row, keys)
-        if found is not None and not isinstance(found, list | dict):
-            record[name] = str(found)
-    said = value(row, columns.turns)
-    if said is not None:
-        record["turns"], inside = _turns(said)
+    pictures = pictures_of(row, columns)
+    record: dict[str, Any] = labels(row, columns)
+    turns = value(row, columns.turns)
+    if turns is not None:
+        record["turns"], inside = _turns(turns)
         pictures = pictures or inside
     else:
         record |= _answered(value(row, columns.question), _answers(row, columns))
@@ -56,36 +51,48 @@ def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
     return {**record, "image": names[0] if len(names) == 1 else names}, pictures
 
 
-def _pictures(found: Any) -> list[str | bytes]:
+def labels(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
+    """What a record takes of the row as it stands: id, group, type and split, those that it has."""
+    names = {"id": columns.id, "group": columns.group, "type": columns.type, "split": columns.split}
+    values = {name: value(row, keys) for name, keys in names.items()}
+    return {name: str(held) for name, held in values.items() if held is not None and not isinstance(held, list | dict)}
+
+
+def pictures_of(row: Mapping[str, Any], columns: Columns) -> list[str | bytes]:
+    """The pictures that the row names, or holds. RecordError where something else is in their place."""
+    return _pictures(value(row, columns.pictures))
+
+
+def _pictures(held: Any) -> list[str | bytes]:
     """A path, a number that names one, `datasets`' {bytes, path}, or a list of these."""
-    match found:
+    match held:
         case None:
             return []
         case list() | tuple():
-            return [picture for each in found for picture in _pictures(each)]
-        case {"bytes": bytes() as content}:
+            return [picture for each in held for picture in _pictures(each)]
+        case {"bytes": bytes() as content} if content:
             return [content]
         case {"path": str() as path} | {"url": str() as path}:
             return [path]
         case bytes():
-            return [found]
+            return [held]
         case str() | int():
-            return [str(found).strip()]
-    raise RecordError("record", f"a picture must be a path, found {type(found).__name__}")
+            return [str(held).strip()]
+    raise RecordError("record", f"a picture must be a path, found {type(held).__name__}")
 
 
-def _turns(said: Any) -> tuple[Turns, list[str | bytes]]:
+def _turns(dialogue: Any) -> tuple[Turns, list[str | bytes]]:
     """LLaVA's [{from, value}], messages [{role, content}] or our own [{role, text}]; system texts are left out."""
-    if not isinstance(said, Sequence) or isinstance(said, str):
-        raise RecordError("record", f"a dialogue must be a list of turns, found {type(said).__name__}")
+    if not isinstance(dialogue, Sequence) or isinstance(dialogue, str):
+        raise RecordError("record", f"a dialogue must be a list of turns, found {type(dialogue).__name__}")
     turns: Turns = []
     pictures: list[str | bytes] = []
-    for each in said:
+    for each in dialogue:
         fields = each if isinstance(each, dict) else {}
-        given = value(fields, ("from", "role"))
-        role = ROLES.get(given) or ROLES.get(str(given).lower())
+        name = value(fields, ("from", "role"))
+        role = ROLES.get(name) or ROLES.get(str(name).lower())
         if role is None:
-            raise RecordError("record", f"a turn is of {given!r}; known are {', '.join(ROLES)}")
+            raise RecordError("record", f"a turn is of {name!r}; known are {', '.join(ROLES)}")
         text = value(fields, ("value", "text", "content"))
         if not isinstance(text, str):
             text, inside = _content(text)
@@ -125,58 +132,62 @@ def _content(content: Any) -> tuple[str, list[str | bytes]]:
     return "\n".join(texts), pictures
 
 
-def _answers(row: Mapping[str, Any], columns: Columns) -> list[str] | dict[str, list[str]]:
-    """Every answer there is; captions by language where they are told apart."""
-    by_name = {name: row[name] for name in columns.answer if row.get(name) and name[-3:] in ("_en", "_zh")}
+def _answers(row: Mapping[str, Any], columns: Columns) -> list[tuple[str | None, str]]:
+    """Every answer there is, with its language where the row gives it."""
+    by_name = [name for name in columns.answer if row.get(name) and name[-3:] in ("_en", "_zh")]
     if by_name:
-        return {name[-2:]: _texts(found) for name, found in by_name.items()}
-    found = value(row, columns.answer)
-    if isinstance(found, dict) and set(found) <= {"en", "zh"}:
-        return {language: _texts(texts) for language, texts in found.items() if _texts(texts)}
-    return _texts(found)
+        return [answer for name in by_name for answer in texts_of(row[name], name[-2:])]
+    return list(texts_of(value(row, columns.answer)))
 
 
-def _texts(found: Any) -> list[str]:
-    match found:
+def texts_of(held: Any, language: str | None = None) -> Iterator[tuple[str | None, str]]:
+    """Language, None where none is given, and text: of a text or number, a list, {"en": ..., "zh": ...}, or an object
+    that has the text under a usual key, as in VQAv2's and Karpathy's files. RecordError for anything else."""
+    match held:
         case None:
-            return []
+            return
         case list() | tuple():
-            return [text for each in found for text in _texts(each)]
+            for each in held:
+                yield from texts_of(each, language)
         case {"answer": text} | {"caption": text} | {"raw": text} | {"text": text}:
-            return _texts(text)
+            yield from texts_of(text, language)
+        case {"en": _} | {"zh": _}:
+            for name in ("en", "zh"):
+                yield from texts_of(held.get(name), name)
         case str() | int() | float():
-            return [text] if (text := str(found).strip()) else []
-    raise RecordError("record", f"an answer must be a text, found {type(found).__name__}")
+            if text := str(held).strip():
+                yield language, text
+        case _:
+            raise RecordError("record", f"an answer must be a text, found {type(held).__name__}")
 
 
-def _answered(question: Any, answers: list[str] | dict[str, list[str]]) -> dict[str, Any]:
+def _answered(question: Any, answers: list[tuple[str | None, str]]) -> dict[str, Any]:
     """A question's turns, learned with its commonest answer; captions where nothing is asked."""
     if not answers:
         raise RecordError("caption", "the row has no answer")
-    if isinstance(answers, dict):
-        return {"captions": answers}
-    if question is None:
-        spoken: dict[str, list[str]] = {}
-        for text in answers:
-            spoken.setdefault(_told(text), []).append(text)
-        return {"captions": spoken}
-    commonest = Counter(answers).most_common(1)[0][0]
+    if question is None or answers[0][0] is not None:
+        captions: dict[str, list[str]] = {}
+        for language, text in answers:
+            captions.setdefault(language or _language_of(text), []).append(text)
+        return {"captions": captions}
+    texts = [text for _, text in answers]
+    commonest = Counter(texts).most_common(1)[0][0]
     turns = [{"role": "user", "text": str(question)}, {"role": "assistant", "text": commonest}]
-    return {"turns": turns} | ({"answers": answers} if len(answers) > 1 else {})
+    return {"turns": turns} | ({"answers": texts} if len(texts) > 1 else {})
 
 
-def _language(given: Any, record: Mapping[str, Any]) -> str:
-    known = LANGUAGES.get(str(given).lower().split("-")[0].split("_")[0])
+def _language(name: Any, record: Mapping[str, Any]) -> str:
+    known = LANGUAGES.get(str(name).lower().split("-")[0].split("_")[0])
     if known is not None:
         return known
     if "turns" in record:
-        return _told(" ".join(turn["text"] for turn in record["turns"][:2]).replace(IMAGE, ""))
+        return _language_of(" ".join(turn["text"] for turn in record["turns"][:2]).replace(IMAGE, ""))
     return next(iter(record["captions"]))
 
 
-def _told(text: str) -> str:
+def _language_of(text: str) -> str:
     """From the beginning of a long text, which may be one of hundreds of thousands."""
-    return "zh" if not text.isascii() and is_chinese(text[:SEEN]) else "en"
+    return "zh" if not text.isascii() and is_chinese(text[:SAMPLED]) else "en"
 
 
 def _kind(row: Mapping[str, Any], columns: Columns, record: Mapping[str, Any]) -> str | None:

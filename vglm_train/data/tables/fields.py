@@ -1,7 +1,7 @@
-"""Which key or column of a table holds what."""
+"""Which key or column of a table holds what: the one list of names, of tables and of `data_tools.convert`."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
@@ -12,11 +12,15 @@ from vglm_train.errors import UserError
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "image": (
         "image", "img", "images", "image_path", "img_path", "img_name", "image_name", "file_name", "filename", "path",
+        "filepath", "jpg", "png", "webp",
     ),
     "question": ("question", "prompt", "query", "instruction"),
     "answer": (
         "answers", "answer", "label", "response", "output", "captions", "caption", "report", "caption_en", "caption_zh",
         "captions_en", "captions_zh", "text",
+    ),
+    "caption": (
+        "captions", "caption", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "TEXT",
     ),
     "turns": ("turns", "conversations", "messages"),
     "group": ("group", "patient", "patient_id", "patientid", "PatientID", "subject_id", "study", "study_id"),
@@ -28,7 +32,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "image_id": ("image_id",),
     "split": ("split",),
 }  # fmt: skip
-"""By what is held: names that people use, the first that a row has a value under counts."""
+"""By what is held: names that people use, the first that a row has a value under counts. `caption`: of rows that only
+describe their picture; a table looks there if it has no answer, `convert` first of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,35 +54,43 @@ class Columns:
     split: tuple[str, ...]
 
     @property
-    def kept(self) -> tuple[tuple[str, tuple[str, ...]], ...]:
-        """What a record takes as it stands, with the keys that it may be under."""
-        named = (("id", self.id), ("group", self.group), ("type", self.type), ("split", self.split))
-        return tuple((name, keys) for name, keys in named if keys)
+    def pictures(self) -> tuple[str, ...]:
+        """MiniGPT-4 and XrayGLM name the picture by its id."""
+        return self.image or self.image_id
 
 
 def value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """What the row holds under the first of the names that has something; None where none has."""
     for name in names:
-        found = row.get(name)
-        if found or found == 0:
-            return found
+        held = row.get(name)
+        if held or held == 0:
+            return held
     return None
 
 
-def resolve(path: Path, keys: Sequence[str], given: Fields) -> Columns:
-    """The columns of a table that has `keys`. UserError lists what is there and what is known."""
-    columns = Columns(**{part.name: _names(path, part.name, keys, given) for part in fields(Columns)})
-    pictures = columns.image or columns.image_id  # MiniGPT-4 and XrayGLM name the picture by its id
-    for what, found in (("image", pictures), ("answer", columns.turns or columns.answer)):
-        if not found:
+def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
+    """The columns of a table that has `keys`; `named` ones are taken as they are.
+
+    UserError lists what is there and what is known.
+    """
+    columns = Columns(**{part.name: _names(path, part.name, keys, named) for part in fields(Columns)})
+    if not (columns.answer or columns.turns):
+        columns = replace(columns, answer=known("caption", keys))
+    for what, names in (("image", columns.pictures), ("answer", columns.turns or columns.answer)):
+        if not names:
             raise UserError(_missing(path, what, keys))
     return columns
 
 
-def _names(path: Path, what: str, keys: Sequence[str], given: Fields) -> tuple[str, ...]:
-    name = getattr(given, what, None)
+def known(what: str, keys: Sequence[str]) -> tuple[str, ...]:
+    """Those of `keys` that are known to hold `what`, a key of KNOWN."""
+    return tuple(name for name in KNOWN[what] if name in keys)
+
+
+def _names(path: Path | str, what: str, keys: Sequence[str], named: Fields) -> tuple[str, ...]:
+    name = getattr(named, what, None)
     if name is None:
-        return tuple(known for known in KNOWN[what] if known in keys)
+        return known(what, keys)
     if name not in keys:
         near = get_close_matches(name, keys, 1, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""
@@ -85,15 +98,15 @@ def _names(path: Path, what: str, keys: Sequence[str], given: Fields) -> tuple[s
     return (name,)
 
 
-def _missing(path: Path, what: str, keys: Sequence[str]) -> str:
+def _missing(path: Path | str, what: str, keys: Sequence[str]) -> str:
     needs = {
         "image": f"no key that is known to hold a picture ({', '.join(KNOWN['image'])})",
         "answer": f"no key that is known to hold an answer ({', '.join(KNOWN['answer'])}) or a dialogue "
         f"({', '.join(KNOWN['turns'])})",
     }[what]
-    fields_of = "fields.image" if what == "image" else "fields.answer or fields.turns"
-    there = f"check_table: --field {what}=KEY; evaluate: --fields {what}=KEY"
-    return f"{path}: {needs}; the rows have {_listed(keys)}. Name yours as {fields_of} of the source ({there})."
+    option = "fields.image" if what == "image" else "fields.answer or fields.turns"
+    commands = f"check_table, convert: --field {what}=KEY; evaluate: --fields {what}=KEY"
+    return f"{path}: {needs}; the rows have {_listed(keys)}. Name yours as {option} of the source ({commands})."
 
 
 def _listed(keys: Sequence[str]) -> str:

@@ -6,6 +6,7 @@ import os
 import sys
 import zipfile
 from array import array
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -16,9 +17,10 @@ from tqdm import tqdm
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.shards.index import LANGUAGES, about_tokens
-from vglm_train.data.tables.base import Span, TableFile
+from vglm_train.data.tables.base import Row, TableFile
 from vglm_train.data.tables.canonical import NoPicture, canonical
 from vglm_train.data.tables.fields import Columns
+from vglm_train.files import replace_file
 
 VERSION = 2
 SPLITS = 255  # that are told apart; a key with more is something else
@@ -79,12 +81,13 @@ def build_index(file: TableFile, columns: Columns, images: Path) -> Index:
         return found
     draft = _Draft(Names(images))
     interval = 0.2 if sys.stderr.isatty() else 15.0  # a log is no place for a moving bar
-    bar = tqdm(total=file.size, unit="B", unit_scale=True, desc=f"read {file.path.name}", delay=2, mininterval=interval)
+    title = f"read {file.path.name}"
+    bar = tqdm(total=file.size, unit=file.unit, unit_scale=True, desc=title, delay=2, mininterval=interval)
     with bar:
-        for span in file.scan():
-            draft.add(span, columns)
+        for row in file.scan():
+            draft.add(row, columns)
             if len(draft.states) % 1000 == 0:
-                bar.update(span.offset + span.size - bar.n)
+                bar.update(row.offset + row.size - bar.n)
     index = draft.index()
     if kept is not None:
         _save(kept, index)
@@ -101,13 +104,13 @@ class _Draft:
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
         self.lengths, self.splits, self.split_names = array("H"), array("B"), {"": 0}
 
-    def add(self, span: Span, columns: Columns) -> None:
-        self.offsets.extend((span.offset, span.size))
+    def add(self, row: Row, columns: Columns) -> None:
+        self.offsets.extend((row.offset, row.size))
         group = picture = content = languages = turns = split = length = 0
         try:
-            if span.values is None:
+            if row.values is None:
                 raise RecordError("record", "not readable")
-            record, pictures = canonical(span.values, columns)
+            record, pictures = canonical(row.values, columns)
         except RecordError as error:
             state = "text" if isinstance(error, NoPicture) else error.cause
         else:
@@ -118,9 +121,9 @@ class _Draft:
                 self.more.extend((len(self.states), other))
             group = hashed(record["group"]) if "group" in record else 0
             split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
-            said = _said(record)
-            content = hashed("\0".join(said) + str(names))
-            length = sum(map(about_tokens, said)) // (1 if "turns" in record else len(said))
+            texts = _texts(record)
+            content = hashed("\0".join(texts) + str(names))
+            length = sum(map(about_tokens, texts)) // (1 if "turns" in record else len(texts))
             languages, turns = _languages(record), len(record.get("turns", ())) // 2
         self.splits.append(split)
         self.lengths.append(min(length, 2**16 - 1))
@@ -147,7 +150,7 @@ class _Draft:
         )
 
 
-def _said(record: dict[str, Any]) -> list[str]:
+def _texts(record: dict[str, Any]) -> list[str]:
     """All its texts: equal records say the same."""
     if "turns" in record:
         return [turn["text"] for turn in record["turns"]]
@@ -155,13 +158,13 @@ def _said(record: dict[str, Any]) -> list[str]:
 
 
 def _languages(record: dict[str, Any]) -> int:
-    spoken = [record["language"]] if "turns" in record else record["captions"]
-    return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in spoken)
+    languages = [record["language"]] if "turns" in record else record["captions"]
+    return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in languages)
 
 
 def _kept(file: TableFile, columns: Columns, images: Path) -> Path | None:
     """Where the index of a large table is kept: in the user's cache folder, under all that it depends on."""
-    if not file.path.is_file() or file.size < KEPT:
+    if not file.path.is_file() or file.path.stat().st_size < KEPT:
         return None
     state = file.path.stat()
     key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), str(images.resolve())]
@@ -179,11 +182,7 @@ def _load(path: Path) -> Index | None:
 
 def _save(path: Path, index: Index) -> None:
     """Whole or not at all; a machine without a place for it reads the table again next time."""
-    aside = path.with_name(f"{path.name}.tmp-{os.getpid()}")
-    try:
+    with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "wb") as out:
+        with replace_file(path) as out:
             np.savez(out, **{part.name: getattr(index, part.name) for part in fields(Index)})
-        os.replace(aside, path)
-    except OSError:
-        aside.unlink(missing_ok=True)

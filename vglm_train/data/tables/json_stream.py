@@ -3,6 +3,7 @@
 import codecs
 import json
 import re
+from collections.abc import Iterator
 from typing import Any, BinaryIO
 
 CHUNK = 1 << 20  # bytes
@@ -10,9 +11,10 @@ ESCAPE = 16  # characters of what may be cut at the window's end: a pair of \\u 
 _BLANK = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(strict=False)  # people's texts hold raw tabs and line ends
 MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
+UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not in the encoding
 
 
-class NotJson(Exception):  # noqa: N818  (says what was found)
+class NotJson(Exception):  # noqa: N818  (an observation)
     """`offset`: the byte where it stopped being JSON."""
 
     def __init__(self, reason: str, offset: int) -> None:
@@ -21,29 +23,30 @@ class NotJson(Exception):  # noqa: N818  (says what was found)
 
 
 class Window:
-    """Holds the part of a file that the value read now needs; what is behind is forgotten.
+    """Holds the part of a file that the current value needs, and forgets what is behind it.
 
-    Bytes that are no UTF-8 become surrogates, so that they cost their row alone.
+    Bytes that are no UTF-8 become surrogates, so that they cost their row alone; `undecoded` says so of the last value.
     """
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file
         self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
-        self.text, self.place, self.ended, self.chunk = "", 0, False, CHUNK
+        self.text, self.index, self.ended, self.chunk = "", 0, False, CHUNK
+        self.undecoded = False
         self.offset = len(MARK) if file.read(len(MARK)) == MARK else 0
         file.seek(self.offset)
 
     def peek(self) -> str:
         """The next character that is not blank; empty at the end of the file."""
         while True:
-            character = self.text[self.place : self.place + 1]
+            character = self.text[self.index : self.index + 1]
             if character and character not in " \t\r\n":
                 return character
-            found = _BLANK.match(self.text, self.place)
+            found = _BLANK.match(self.text, self.index)
             assert found is not None
-            self.offset += found.end() - self.place
-            self.place = found.end()
-            if self.place == len(self.text) and not self._more():
+            self.offset += found.end() - self.index
+            self.index = found.end()
+            if self.index == len(self.text) and not self._more():
                 return ""
 
     def take(self, *expected: str) -> str:
@@ -52,7 +55,7 @@ class Window:
         if found not in expected:
             wanted = " or ".join(expected)
             raise NotJson(f"expected {wanted}, found {found or 'the end of the file'}", self.offset)
-        self.place += 1
+        self.index += 1
         self.offset += 1
         return found
 
@@ -62,17 +65,45 @@ class Window:
         start = self.offset
         while True:
             try:
-                value, end = _DECODER.raw_decode(self.text, self.place)
+                value, end = _DECODER.raw_decode(self.text, self.index)
             except (ValueError, RecursionError) as error:
                 if self._is_wrong(error) or not self._more():
                     reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                    raise NotJson(reason, self.offset + getattr(error, "pos", self.place) - self.place) from None
+                    raise NotJson(reason, self.offset + getattr(error, "pos", self.index) - self.index) from None
                 continue
             if end == len(self.text) and self._more():  # a number may go on
                 continue
             self.chunk = CHUNK
             self._advance(end)
             return start, value
+
+    def elements(self) -> Iterator[tuple[int, Any]]:
+        """`value` of each element of the list that begins here."""
+        self.take("[")
+        if self.peek() == "]":
+            self.take("]")
+            return
+        while True:
+            yield self.value()
+            if self.take(",", "]") == "]":
+                return
+
+    def object_keys(self) -> Iterator[str]:
+        """The keys of the object that begins here, each with the window before its value.
+
+        Whoever wants the value steps over it before the next key; else it is skipped.
+        """
+        self.take("{")
+        while self.peek() not in ("}", ""):
+            _, key = self.value()
+            self.take(":")
+            self.peek()
+            start = self.offset
+            yield key
+            if self.offset == start:
+                self.value()
+            if self.peek() == ",":
+                self.take(",")
 
     def _is_wrong(self, error: Exception) -> bool:
         """Whether more text cannot mend it: it went wrong before the window's end."""
@@ -81,9 +112,10 @@ class Window:
         return error.pos < len(self.text) - ESCAPE
 
     def _advance(self, end: int) -> None:
-        part = self.text[self.place : end]
+        part = self.text[self.index : end]
+        self.undecoded = not part.isascii() and UNDECODED.search(part) is not None
         self.offset += len(part) if part.isascii() else len(part.encode("utf-8", "surrogateescape"))
-        self.place = end
+        self.index = end
 
     def _more(self) -> bool:
         """Read on; twice as much each time that a value was not whole yet, so that a long one is not parsed often."""
@@ -92,5 +124,5 @@ class Window:
         data = self.file.read(self.chunk)
         self.chunk *= 2
         self.ended = not data
-        self.text, self.place = self.text[self.place :] + self.decode(data, final=self.ended), 0
+        self.text, self.index = self.text[self.index :] + self.decode(data, final=self.ended), 0
         return True

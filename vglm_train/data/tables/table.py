@@ -16,14 +16,14 @@ from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.tables import image_paths
+from vglm_train.data.tables.base import keys_of
 from vglm_train.data.tables.canonical import canonical
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.index import STATES, Index, build_index
-from vglm_train.data.tables.readers import open_file
+from vglm_train.data.tables.readers import FIRST, open_table
 from vglm_train.errors import UserError
 
 SHARD = 1000  # rows that stand for a shard
-LOOKED_AT = 100  # first rows: their keys are the table's, and their pictures are looked for
 
 logger = logging.getLogger(__name__)
 
@@ -36,13 +36,13 @@ class Table:
         assert source.table is not None
         self.path = Path(source.table)
         self.images = Path(source.images) if source.images else _beside(self.path)
-        self.file = open_file(self.path)
-        first = [span.values for span in islice(self.file.scan(), LOOKED_AT)]
+        self.file = open_table(self.path)
+        first = [row.values for row in islice(self.file.scan(), FIRST)]
         readable = [row for row in first if row is not None]
         if not readable:
             what = f"none of its first {len(first)} rows can be read" if first else "it has no rows"
             raise UserError(f"{self.path}: {what}. Rows must be objects, in UTF-8.")
-        self.keys = tuple(dict.fromkeys(key for row in readable for key in row))
+        self.keys = keys_of(readable)
         self.columns: Columns = resolve(self.path, self.keys, source.fields)
         self._check_pictures(readable)
         self.index: Index = build_index(self.file, self.columns, self.images)
@@ -52,15 +52,15 @@ class Table:
         named: dict[str, None] = {}
         for row in rows:
             try:
-                _, found = canonical(row, self.columns)
+                _, pictures = canonical(row, self.columns)
             except RecordError:
                 continue
-            named |= dict.fromkeys(name for name in found if isinstance(name, str))
-        there = image_paths.check(self.path, self.images, list(named))
-        if there < len(named):
+            named |= dict.fromkeys(name for name in pictures if isinstance(name, str))
+        present = image_paths.check(self.path, self.images, list(named))
+        if present < len(named):
             logger.warning(
                 "%s: %d of the first %d pictures it names are not in %s",
-                *(self.path, len(named) - there, len(named), self.images),
+                *(self.path, len(named) - present, len(named), self.images),
             )
 
     def _check_index(self) -> None:
@@ -124,14 +124,14 @@ class Table:
         return Manifest(self.path, shards, {"captions": {name: count for name, count in counts.items() if count}})
 
     def _shard(self, rows: NDArray[np.int64]) -> "TableShard":
-        spoken = self.index.languages[rows]
+        languages = self.index.languages[rows]
         return TableShard(
             name=f"{self.path.name}, rows {rows[0]} to {rows[-1]}",
             path=self.path,
             samples=len(rows),
             bytes=int(self.index.offsets[rows, 1].sum()),
             sha256="",
-            languages={name: int((spoken >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
+            languages={name: int((languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
             rows=rows,
             table=self,
         )
@@ -157,8 +157,8 @@ class TableShard(Shard):
 
     def nth(self, nth: int, language: str) -> int:
         """As ShardReader.nth."""
-        spoken = self.table.index.languages[self.rows] >> LANGUAGES.index(language) & 1
-        return int(np.flatnonzero(spoken)[nth])
+        has_language = self.table.index.languages[self.rows] >> LANGUAGES.index(language) & 1
+        return int(np.flatnonzero(has_language)[nth])
 
     def length(self, index: int) -> int:
         """About how many tokens a sample says."""

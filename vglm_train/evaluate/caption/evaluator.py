@@ -1,7 +1,7 @@
-"""Captions from a stage-two model: how close they come to the references, and whether the model looks at the picture.
+"""Captions from a stage-two model: how close they come to the references, and whether the model uses the image.
 
-The second is told by the loss gap: how much more an image's reference costs when another image is shown. A model that
-only knows how captions sound has none, and good n-gram scores all the same.
+The loss gap answers the second: how much the loss of an image's reference grows when the model is shown another image.
+A model that only knows how captions sound has no gap, and may have good n-gram scores all the same.
 """
 
 import logging
@@ -14,9 +14,18 @@ import torch
 from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
+from vglm_train.config.metric_names import (
+    DISTINCT,
+    LOSS,
+    LOSS_GAP,
+    LOSS_GAP_HIGH,
+    LOSS_GAP_LOW,
+    SHUFFLED_LOSS,
+    language_metric,
+)
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.base import ImageTable, picture
+from vglm_train.evaluate.base import ImageTable, to_pil
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
@@ -28,139 +37,140 @@ COLUMNS = ("image", "reference", "output")
 
 
 @dataclass(frozen=True, slots=True)
-class Caption:
-    """What was said about one image in one language, and what its first reference cost."""
+class GeneratedCaption:
+    """What the model generated for one image in one language, and the loss of the image's first reference."""
 
-    item: int  # place in the items
+    item: int  # index of the item
     output: str
     loss: float
-    shuffled_loss: float | None  # with another image; none where there is no other
+    shuffled_loss: float | None  # with another image; None where there is no other
 
 
 @dataclass(frozen=True, slots=True)
-class Captions:
-    """The result of an evaluation. Dictionaries go by language."""
+class CaptionResult:
+    """The result of an evaluation. All dictionaries but `scores` are keyed by language."""
 
-    scores: dict[str, float]  # eval/LANGUAGE_cider, ...
-    captions: dict[str, list[Caption]]  # in the items' order; languages that have captions
-    made_by: dict[str, dict[str, str]]  # what made the text scores: segmenter, libraries, versions
+    scores: dict[str, float]  # full metric names: eval/LANGUAGE_cider, ...
+    captions: dict[str, list[GeneratedCaption]]  # in the order of the items; only languages that have captions
+    made_by: dict[str, dict[str, str]]  # what computed the text scores: segmenter, libraries, versions
     notes: dict[str, tuple[str, ...]]  # what could not be measured, and why
 
 
 @dataclass(frozen=True, slots=True)
-class Captioner:
-    """Captions held-out `items`, shared out over the ranks, and scores them; every rank gets the same result.
+class CaptionEvaluator:
+    """Generates captions of held-out `items` and scores them. The ranks share the images; all get the same result.
 
-    Metric names are `eval/LANGUAGE_cider`, `_bleu4`, `_rouge_l`, `_meteor` (English, with Java) and the like, and
-    `_distinct`, the share of outputs that differ from all before, all in per cent; in nats `_loss`, `_shuffled_loss`
-    and `_loss_gap`, the mean over images of their difference, with the ends of its 95 % interval `_low` and `_high`.
-    Without the libraries for text scores the others are given, and the log says so once.
+    Metrics are named as `config/metric_names.py` says. In per cent: the scores of texts (cider, bleu4, rouge_l, meteor
+    with Java, ...) and `distinct`, the share of different captions. In nats: `loss`, `shuffled_loss`, and `loss_gap`,
+    the mean over images of their difference, with its 95 % interval.
+    Without the libraries for text scores the other scores are computed, and the log says so once.
     """
 
-    speaker: Generator
+    generator: Generator
     items: Sequence[EvalItem]
     languages: Sequence[str]
     decoding: Decoding
-    examples: int  # images of each language to show
+    examples: int  # images of each language in the table of examples
     ranks: Ranks
-    batch: int = 32  # images at once; beams share it
-    progress: bool = False  # a bar on stderr, if that is a terminal
-    said: set[str] = field(default_factory=set)  # notes that the log has
+    batch: int = 32  # sequences generated at once: images times beams
+    progress: bool = False  # show a bar on stderr, if that is a terminal
+    logged_notes: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """What cannot work is known before the first step: UserError for a question that is too long."""
+        """UserError before the first step for a question that is too long."""
         for language in self.languages:
-            self.speaker.prompt(language)
+            self.generator.prompt(language)
         error = missing()
         if error is not None:
-            self._note(str(error))
+            self._log_once(str(error))
 
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, a table of examples for each language)."""
         result = self.measure()
         tables = []
         for language, captions in result.captions.items():
-            shown = [(self.items[caption.item], caption.output) for caption in captions[: self.examples]]
-            rows = [(picture(item.pixels), item.captions[language][0], output) for item, output in shown]
+            examples = [(self.items[caption.item], caption.output) for caption in captions[: self.examples]]
+            rows = [(to_pil(item.pixels), item.captions[language][0], output) for item, output in examples]
             if rows:
                 tables.append(ImageTable(f"captions_{language}", COLUMNS, rows))
         return result.scores, tables
 
-    def measure(self) -> Captions:
-        """Everything there is to tell."""
-        owners = {lang: [n for n, i in enumerate(self.items) if i.captions.get(lang)] for lang in self.languages}
-        total = sum(len(own[self.ranks.rank :: self.ranks.world]) for own in owners.values())
-        result = Captions({}, {}, {}, {})
+    def measure(self) -> CaptionResult:
+        """Scores, each caption, and what computed the scores."""
+        indices = {lang: [n for n, i in enumerate(self.items) if i.captions.get(lang)] for lang in self.languages}
+        total = sum(len(own[self.ranks.rank :: self.ranks.world]) for own in indices.values())
+        result = CaptionResult({}, {}, {}, {})
         with tqdm(total=total, desc="captions", unit="image", disable=None if self.progress else True) as bar:
-            for language, own in owners.items():
+            for language, own in indices.items():
                 if own:
                     result.captions[language] = self._language(language, own, bar)
         for language, captions in result.captions.items():
-            found = self._text_scores(language, captions)
-            numbers = found.scores | _distinct(captions) | _losses(captions)
-            result.scores.update({f"eval/{language}_{name}": value for name, value in numbers.items()})
-            result.made_by[language], result.notes[language] = found.made_by, found.notes
-            for note in found.notes:
-                self._note(note)
+            texts = self._text_scores(language, captions)
+            scores = texts.scores | _distinct(captions) | _losses(captions)
+            result.scores.update({language_metric(language, name): value for name, value in scores.items()})
+            result.made_by[language], result.notes[language] = texts.made_by, texts.notes
+            for note in texts.notes:
+                self._log_once(note)
         return result
 
-    def _language(self, language: str, own: Sequence[int], bar: tqdm) -> list[Caption]:
-        """The captions of the items `own`, each made by one rank."""
-        others = [None if n is None else own[n] for n in derangement([self.items[i].image_id for i in own])]
-        pairs = list(zip(own, others))[self.ranks.rank :: self.ranks.world]
-        made: list[Caption] = []
+    def _language(self, language: str, indices: Sequence[int], bar: tqdm) -> list[GeneratedCaption]:
+        """The captions of the items with `indices`. One rank generates each, then every rank gets them all."""
+        others = [None if n is None else indices[n] for n in derangement([self.items[i].image_id for i in indices])]
+        pairs = list(zip(indices, others))[self.ranks.rank :: self.ranks.world]
+        generated: list[GeneratedCaption] = []
         for part in _split(pairs, max(1, self.batch // self.decoding.beams)):
-            made += self._part(language, part)
+            generated += self._batch(language, part)
             bar.update(len(part))
-        gathered = [caption for share in self.ranks.gather_objects(made) for caption in share]
+        gathered = [caption for of_rank in self.ranks.gather_objects(generated) for caption in of_rank]
         return sorted(gathered, key=lambda caption: caption.item)
 
-    def _part(self, language: str, pairs: Sequence[tuple[int, int | None]]) -> list[Caption]:
+    def _batch(self, language: str, pairs: Sequence[tuple[int, int | None]]) -> list[GeneratedCaption]:
+        """`pairs`: the index of an item, and of the item whose image is shown instead."""
         pixels = torch.stack([self.items[i].pixels for i, _ in pairs])
         references = [self.items[i].captions[language][0] for i, _ in pairs]
-        outputs = self.speaker.captions(pixels, language, self.decoding)
-        losses = self.speaker.losses(pixels, references, language)
-        swapped = torch.stack([self.items[i if other is None else other].pixels for i, other in pairs])
-        shuffled = self.speaker.losses(swapped, references, language)
+        outputs = self.generator.captions(pixels, language, self.decoding)
+        losses = self.generator.losses(pixels, references, language)
+        other_pixels = torch.stack([self.items[i if other is None else other].pixels for i, other in pairs])
+        shuffled_losses = self.generator.losses(other_pixels, references, language)
         return [
-            Caption(i, output, loss, None if other is None else far)
-            for (i, other), output, loss, far in zip(pairs, outputs, losses, shuffled)
+            GeneratedCaption(i, output, loss, None if other is None else shuffled)
+            for (i, other), output, loss, shuffled in zip(pairs, outputs, losses, shuffled_losses)
         ]
 
-    def _text_scores(self, language: str, captions: Sequence[Caption]) -> TextScores:
-        """By rank 0, for all: the libraries keep one core and, for English, a Java program busy."""
+    def _text_scores(self, language: str, captions: Sequence[GeneratedCaption]) -> TextScores:
+        """Rank 0 computes them for all ranks: the libraries use one core and, for English, a Java program."""
         error = missing()
         if error is not None:
             return TextScores({}, {}, (str(error),))
-        own = None
+        of_main = None
         if self.ranks.main:
             references = [self.items[caption.item].captions[language] for caption in captions]
-            own = text_scores(language, references, [caption.output for caption in captions])
-        found = self.ranks.from_main(own)
-        assert isinstance(found, TextScores)
-        return found
+            of_main = text_scores(language, references, [caption.output for caption in captions])
+        scores = self.ranks.from_main(of_main)
+        assert isinstance(scores, TextScores)
+        return scores
 
-    def _note(self, note: str) -> None:
-        if self.ranks.main and note not in self.said:
+    def _log_once(self, note: str) -> None:
+        if self.ranks.main and note not in self.logged_notes:
             logger.warning("%s", note)
-        self.said.add(note)
+        self.logged_notes.add(note)
 
 
 def derangement(image_ids: Sequence[Hashable], seed: int = 0) -> list[int | None]:
-    """Another image for each, every one used once: place [n] -> place, the same at every call.
+    """For each of n images the index of another one. Each index is used once, and every call returns the same.
 
-    None where only the same image (by `image_ids`) was to be had, as when there is one alone.
+    None where only the same image (by `image_ids`) was left, as when there is one image alone.
     """
-    places = list(range(len(image_ids)))
-    best: list[int | None] = [None] * len(places)
+    indices = list(range(len(image_ids)))
+    best: list[int | None] = [None] * len(indices)
     for attempt in range(20):
-        order = random.Random(seed + attempt).sample(places, len(places))
-        found: list[int | None] = [None] * len(places)
-        for here, there in zip(order, [*order[1:], *order[:1]]):
-            found[here] = there if image_ids[here] != image_ids[there] else None
-        if None not in found:
-            return found
-        best = found
+        order = random.Random(seed + attempt).sample(indices, len(indices))
+        others: list[int | None] = [None] * len(indices)
+        for index, following in zip(order, [*order[1:], *order[:1]]):
+            others[index] = following if image_ids[index] != image_ids[following] else None
+        if None not in others:
+            return others
+        best = others
     return best
 
 
@@ -168,16 +178,16 @@ def _split(pairs: Sequence, size: int) -> Iterator[Sequence]:
     return (pairs[start : start + size] for start in range(0, len(pairs), size))
 
 
-def _distinct(captions: Sequence[Caption]) -> dict[str, float]:
-    return {"distinct": 100 * len({caption.output for caption in captions}) / len(captions)}
+def _distinct(captions: Sequence[GeneratedCaption]) -> dict[str, float]:
+    return {DISTINCT: 100 * len({caption.output for caption in captions}) / len(captions)}
 
 
-def _losses(captions: Sequence[Caption]) -> dict[str, float]:
-    found = {"loss": fmean(caption.loss for caption in captions)}
+def _losses(captions: Sequence[GeneratedCaption]) -> dict[str, float]:
+    scores = {LOSS: fmean(caption.loss for caption in captions)}
     pairs = [(c.loss, c.shuffled_loss) for c in captions if c.shuffled_loss is not None]
     if pairs:
         gaps = [shuffled - loss for loss, shuffled in pairs]
         low, high = mean_interval(gaps)
-        found |= {"shuffled_loss": fmean(shuffled for _, shuffled in pairs), "loss_gap": fmean(gaps)}
-        found |= {"loss_gap_low": low, "loss_gap_high": high}
-    return found
+        scores |= {SHUFFLED_LOSS: fmean(shuffled for _, shuffled in pairs), LOSS_GAP: fmean(gaps)}
+        scores |= {LOSS_GAP_LOW: low, LOSS_GAP_HIGH: high}
+    return scores

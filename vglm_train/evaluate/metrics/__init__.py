@@ -1,4 +1,9 @@
-"""How close captions come to their references, by the usual libraries. They are an extra: training does without."""
+"""Scorers of texts and answers, without a model.
+
+`english` and `chinese` compare captions and reports with references, by the usual libraries, which are an extra of the
+package. `answers`, `vqav2` and `findings` score answers to questions. `bootstrap` gives the intervals. The names of
+metrics are built in `vglm_train/config/metric_names.py`.
+"""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -17,7 +22,7 @@ LIBRARIES = {
 
 
 def missing() -> UserError | None:
-    """What to tell whoever wants text scores, if a library for them is not installed."""
+    """The error that names the libraries for text scores that are not installed; None if there is none."""
     absent = [package for module, package in LIBRARIES.items() if find_spec(module) is None]
     if not absent:
         return None
@@ -27,10 +32,10 @@ def missing() -> UserError | None:
 def text_scores(
     language: str, references: Sequence[Sequence[str]], outputs: Sequence[str], java: bool = True
 ) -> TextScores:
-    """Scores of one output an image against that image's references, at least one each.
+    """Scores of one output for each image against the image's references, of which there is at least one.
 
-    `java` False: English without the Java programs, which take 10 seconds and more to start: no METEOR. Line breaks and
-    runs of white space count as one space. Raises UserError where a library is missing.
+    Without `java`, English is scored without METEOR and the PTB tokenizer, Java programs that take 10 seconds and more
+    to start. Line breaks and runs of white space count as one space. UserError if a library is missing.
     """
     error = missing()
     if error is not None:

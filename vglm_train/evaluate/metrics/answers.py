@@ -1,8 +1,8 @@
-"""Short answers: right or wrong where there is a choice, overlap of words where there is none.
+"""Scores of short answers: right or wrong for closed questions, overlap of words for open ones.
 
-The usual script for medical questions (LLaVA-Med, `llava/eval/run_eval.py`) finds "no" in "normal", leaves answers that
-it cannot judge out of the count, and gives nothing for a choice other than yes or no. Here words are whole, every
-answer counts, and a choice is matched as such.
+The usual script for medical questions (LLaVA-Med, `llava/eval/run_eval.py`) finds "no" in "normal", does not count
+answers that it cannot score, and scores no choices but yes and no. This module compares whole words, counts every
+answer, and scores any choice.
 """
 
 import re
@@ -18,11 +18,11 @@ YES = frozenset({"yes", "yeah", "yep", "true"})
 NO = frozenset({"no", "not", "none", "nope", "never", "false", "cannot"})
 HAN_YES = ("是的", "对的", "有的", "正确", "存在", "可以", "是", "有", "对", "能", "会")
 HAN_NO = ("不是", "没有", "不存在", "不可以", "不正确", "不能", "不会", "不对", "错误", "没", "无", "否", "不")
-# 是, 有 and negations say yes or no wherever they stand; 能, 会, 对 do so only where a clause begins: 可能 is neither
+# 是, 有 and negations mean yes or no anywhere; 能, 会, 对 only at the beginning of a clause: 可能 is neither
 CLAUSE = re.compile(r"[^\w\s]+")
 LEADING = re.compile("(?!无[法论]|对[称比于])(?:" + "|".join(sorted((*HAN_YES, *HAN_NO), key=len, reverse=True)) + ")")
 INNER = re.compile(r"没有|不是|不存在|未见|未发现|无(?![法论])|否|不|(?<!所)(?<!具)有(?!限)|存在|是(?!否)")
-REFUSED_BEFORE = frozenset({"not", "no", "不", "非", "无"})
+NEGATIONS_BEFORE = frozenset({"not", "no", "不", "非", "无"})
 
 
 def words(text: str) -> list[str]:
@@ -32,13 +32,13 @@ def words(text: str) -> list[str]:
 
 
 def normalised(text: str) -> list[str]:
-    """`words` without English articles, unless nothing else is there."""
-    found = words(text)
-    return [word for word in found if word not in ARTICLES] or found
+    """`words` without English articles; with them if there are no others."""
+    all_words = words(text)
+    return [word for word in all_words if word not in ARTICLES] or all_words
 
 
 def polarity(text: str) -> bool | None:
-    """What the first word that says yes or no says, in English or Chinese; None where there is none."""
+    """True if the first word that means yes or no, in English or Chinese, means yes; None if there is no such word."""
     plain = unicodedata.normalize("NFKC", text).lower().replace("\u2019", "'")
     if re.search(f"[{HAN}]", plain):
         return _chinese_polarity(plain)
@@ -52,14 +52,14 @@ def polarity(text: str) -> bool | None:
 
 def _chinese_polarity(text: str) -> bool | None:
     for clause in CLAUSE.split(text):
-        found = LEADING.match(clause.strip()) or INNER.search(clause)
-        if found:
-            return found[0] in HAN_YES
+        match = LEADING.match(clause.strip()) or INNER.search(clause)
+        if match:
+            return match[0] in HAN_YES
     return None
 
 
 def truth_polarity(truth: str) -> bool | None:
-    """True or False where a true answer is a plain yes or no, else None."""
+    """True or False if the true answer is a plain yes or no, else None."""
     whole = "".join(words(truth))
     if whole in YES or whole in HAN_YES:
         return True
@@ -67,14 +67,14 @@ def truth_polarity(truth: str) -> bool | None:
 
 
 def closed(output: str, truth: str, options: Iterable[str] = ()) -> bool:
-    """Whether an answer chooses what is true.
+    """Whether the answer to a closed question is right.
 
-    Yes or no: the first word of the answer that says either. Other choices: the answer is the true one, or names the
-    true one of `options` and no other. Without other options it must be the true one and nothing else.
+    Yes or no: the first word of the answer that means either counts. Other choices: the answer is the true option, or
+    names the true one of `options` and no other. Without other options it must be the true one and nothing else.
     """
-    wanted = truth_polarity(truth)
-    if wanted is not None:
-        return polarity(output) == wanted
+    yes = truth_polarity(truth)
+    if yes is not None:
+        return polarity(output) == yes
     if exact(output, truth):
         return True
     others = {tuple(words(option)) for option in options} - {tuple(words(truth))}
@@ -82,49 +82,49 @@ def closed(output: str, truth: str, options: Iterable[str] = ()) -> bool:
 
 
 def _named(output: list[str], options: Collection[tuple[str, ...]]) -> set[tuple[str, ...]]:
-    """Options that stand in the answer; where one holds another, the longer."""
-    found, place = set(), 0
+    """Options that the answer names without a negation; of two options one of which contains the other, the longer."""
+    named, position = set(), 0
     longest_first = sorted((option for option in options if option), key=len, reverse=True)
-    while place < len(output):
-        here = next((o for o in longest_first if tuple(output[place : place + len(o)]) == o), None)
-        if here and not _refused(output[:place]):
-            found.add(here)
-        place += len(here) if here else 1
-    return found
+    while position < len(output):
+        match = next((o for o in longest_first if tuple(output[position : position + len(o)]) == o), None)
+        if match and not _is_negated(output[:position]):
+            named.add(match)
+        position += len(match) if match else 1
+    return named
 
 
-def _refused(before: list[str]) -> bool:
-    return bool(before) and (before[-1] in REFUSED_BEFORE or before[-2:] == ["不", "是"])
+def _is_negated(before: list[str]) -> bool:
+    return bool(before) and (before[-1] in NEGATIONS_BEFORE or before[-2:] == ["不", "是"])
 
 
-def offered(question: str, truth: str) -> list[str]:
-    """The choices that a question names ("... left or right?"), as many words each as the true answer; [] if none.
+def question_options(question: str, truth: str) -> list[str]:
+    """The options that a question names ("... left or right?"), each with as many words as the true answer.
 
-    The true answer must be among them.
+    Empty unless the true answer is among them.
     """
-    wanted = tuple(normalised(truth))
+    true = tuple(normalised(truth))
     parts = [normalised(part) for part in re.split(r"\s+or\s+|[,，、]|还是|或者", question.lower().rstrip("?？。. "))]
-    if len(parts) < 2 or not wanted:
+    if len(parts) < 2 or not true:
         return []
-    k = len(wanted)
+    k = len(true)
     ends = {tuple(part[-k:]) for part in parts[:-1]} | {tuple(part[:k]) for part in parts[1:]}
-    return [" ".join(end) for end in sorted(ends) if len(end) == k] if wanted in ends else []
+    return [" ".join(end) for end in sorted(ends) if len(end) == k] if true in ends else []
 
 
 def exact(output: str, truth: str) -> bool:
-    """The same words, but for case, punctuation and articles."""
+    """Whether the words are the same, apart from case, punctuation and articles."""
     return normalised(output) == normalised(truth)
 
 
 def overlap(output: str, truth: str) -> tuple[float, float]:
-    """(recall, F1) of the truth's words in the answer, each as often as it stands there. Chinese by character."""
-    said, true = Counter(normalised(output)), Counter(normalised(truth))
-    shared = (said & true).total()
+    """(recall, F1) of the true words in the answer; repeated words count. Chinese is compared by character."""
+    answer, true = Counter(normalised(output)), Counter(normalised(truth))
+    shared = (answer & true).total()
     if not shared:
         return 0.0, 0.0
-    return shared / true.total(), 2 * shared / (said.total() + true.total())
+    return shared / true.total(), 2 * shared / (answer.total() + true.total())
 
 
 def commonest(answers: Sequence[str]) -> str:
-    """What most say; the first of equals."""
+    """The commonest of the answers, the first one of equally common ones."""
     return Counter(answers).most_common(1)[0][0]

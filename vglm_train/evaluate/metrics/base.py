@@ -1,4 +1,4 @@
-"""What every scorer of texts gives."""
+"""The result of every scorer of texts."""
 
 from dataclasses import dataclass, field
 
@@ -8,6 +8,8 @@ class TextScores:
     """Scores in per cent (CIDEr too: 100 times what its library gives, as papers print it)."""
 
     scores: dict[str, float]
-    made_by: dict[str, str]  # score, or the segmenter it rests on -> library, version, convention
+    made_by: dict[str, str]  # score, or the segmenter behind it -> library, version, convention
     notes: tuple[str, ...] = ()  # what could not be measured, and why
-    each: dict[str, list[float]] = field(default_factory=dict)  # of scores that are means: every text's, in per cent
+    each: dict[str, list[float]] = field(
+        default_factory=dict
+    )  # score that is a mean -> the score of every text, in per cent

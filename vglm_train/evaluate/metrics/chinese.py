@@ -1,6 +1,6 @@
-"""Chinese: by characters where no segmenter can sway the score, by jieba's words where words are asked for.
+"""Chinese text scores: by characters, which need no segmenter, and by the words of jieba.
 
-White space is not counted, punctuation is. Segmentation alone can double a CIDEr, hence the record of it.
+Punctuation counts, white space does not. Segmentation alone can double a CIDEr, so the segmenter is recorded.
 """
 
 import logging
@@ -18,18 +18,18 @@ def scores(references: list[list[str]], outputs: list[str]) -> TextScores:
     """bleu4 (sentences, characters), bleu4_word, bleu4_corpus, rouge_1, rouge_2, rouge_l (words), rouge_l_char, cider
     (words), cider_char.
     """
-    letters = [[_spaced(text) for text in texts] for texts in references], [_spaced(text) for text in outputs]
+    characters = [[_spaced(text) for text in texts] for texts in references], [_spaced(text) for text in outputs]
     words = [_words(texts) for texts in references], _words(outputs)
     each = {
-        "bleu4": _sentence_bleu(*letters),
+        "bleu4": _sentence_bleu(*characters),
         "bleu4_word": _sentence_bleu(*words),
         **_rouge(*words),
-        "rouge_l_char": _rouge(*letters)["rouge_l"],
+        "rouge_l_char": _rouge(*characters)["rouge_l"],
         "cider": coco.each_cider(*words),
-        "cider_char": coco.each_cider(*letters),
+        "cider_char": coco.each_cider(*characters),
     }
-    found = {name: fmean(values) for name, values in each.items()}
-    found["bleu4_corpus"] = _corpus_bleu(references, outputs)
+    means = {name: fmean(values) for name, values in each.items()}
+    means["bleu4_corpus"] = _corpus_bleu(references, outputs)
     made_by = {
         "segmenter": f"jieba {version('jieba')}, its own dictionary, HMM",
         "bleu4": f"nltk {version('nltk')} sentence_bleu over characters, method3, mean (as ChatGLM's evaluation)",
@@ -40,7 +40,7 @@ def scores(references: list[list[str]], outputs: list[str]) -> TextScores:
         "cider": f"{coco.name()} over words",
         "cider_char": f"{coco.name()} over characters",
     }
-    return TextScores(found, made_by, each=each)
+    return TextScores(means, made_by, each=each)
 
 
 def _spaced(units: Iterable[str]) -> str:
@@ -55,12 +55,12 @@ def _words(texts: list[str]) -> list[str]:
 
 
 def _sentence_bleu(references: list[list[str]], outputs: list[str]) -> list[float]:
-    """BLEU-4 of each text, smoothed."""
+    """Smoothed BLEU-4 of each text."""
     from nltk.translate.bleu_score import SmoothingFunction, sentence_bleu
 
     smooth = SmoothingFunction().method3
-    cut = [([text.split() for text in texts], output.split()) for texts, output in zip(references, outputs)]
-    return [100 * float(sentence_bleu(texts, output, smoothing_function=smooth)) for texts, output in cut]
+    pairs = [([text.split() for text in texts], output.split()) for texts, output in zip(references, outputs)]
+    return [100 * float(sentence_bleu(texts, output, smoothing_function=smooth)) for texts, output in pairs]
 
 
 def _corpus_bleu(references: list[list[str]], outputs: list[str]) -> float:
@@ -72,14 +72,14 @@ def _corpus_bleu(references: list[list[str]], outputs: list[str]) -> float:
 
 
 def _rouge(references: list[list[str]], outputs: list[str]) -> dict[str, list[float]]:
-    """Each image's best F1 over its references; 0 where nothing is said."""
+    """Each image's best F1 over its references; 0 for an empty output."""
     from rouge_chinese import Rouge
 
     scorer = Rouge(metrics=list(ROUGE), stats=["f"])
     best = {name: [0.0] * len(outputs) for name in ROUGE}
     for n, (texts, output) in enumerate(zip(references, outputs)):
         for text in texts if output else ():
-            found = scorer.get_scores([output], [text])[0] if text else {name: {"f": 0.0} for name in ROUGE}
+            scores = scorer.get_scores([output], [text])[0] if text else {name: {"f": 0.0} for name in ROUGE}
             for name in ROUGE:
-                best[name][n] = max(best[name][n], found[name]["f"])
+                best[name][n] = max(best[name][n], scores[name]["f"])
     return {name: [100 * value for value in best[key]] for key, name in ROUGE.items()}

@@ -1,7 +1,7 @@
-"""The scorers of pycocoevalcap over texts that are segmented already: words with one space between.
+"""The scorers of pycocoevalcap for segmented texts: words with one space between them.
 
-https://github.com/salaniz/pycocoevalcap, the Python 3 edition of the official COCO caption evaluation. One text each
-in `outputs`, its references in the same place of `references`; scores in per cent.
+https://github.com/salaniz/pycocoevalcap, the Python 3 edition of the official COCO caption evaluation. `references[n]`
+are those of the text `outputs[n]`. Scores are in per cent.
 """
 
 from collections.abc import Sequence
@@ -16,11 +16,11 @@ def name() -> str:
 
 
 def bleu(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> list[float]:
-    """Corpus BLEU-1 to BLEU-4, length of the closest reference, no smoothing."""
+    """Corpus BLEU-1 to BLEU-4, with the length of the closest reference, without smoothing."""
     from pycocoevalcap.bleu.bleu import Bleu
 
-    found, _ = Bleu(4).compute_score(*_numbered(references, outputs), verbose=0)
-    return [100 * float(value) for value in found]
+    scores, _ = Bleu(4).compute_score(*_numbered(references, outputs), verbose=0)
+    return [100 * float(score) for score in scores]
 
 
 def rouge_l(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
@@ -36,7 +36,7 @@ def each_rouge_l(references: Sequence[Sequence[str]], outputs: Sequence[str]) ->
 
 
 def cider(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
-    """Mean CIDEr-D. Words are weighted by how few of these images' references have them: 0 for a single image."""
+    """Mean CIDEr-D. It weighs a word by how few of these images have it in a reference, so one image alone gets 0."""
     return fmean(each_cider(references, outputs))
 
 

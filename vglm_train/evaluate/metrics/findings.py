@@ -1,8 +1,8 @@
 """Abnormal findings that a chest report states, by keywords with negation, in English and Chinese.
 
-A stated list, not a labeller: it counts what is said to be there, so that a model which calls every picture normal is
-seen at once. Clinical efficacy as published needs CheXbert or RadGraph. Negation: a cue before the keyword in its
-sentence part (English: up to "but", ";", "."; Chinese: up to "，" too), or behind it ("... is not seen").
+This is a list of keywords, not a labeller. It shows at once a model that calls every image normal. Published clinical
+efficacy needs CheXbert or RadGraph. A keyword is negated by a cue before it in the same part of the sentence (English
+parts end at "but", ";" and ".", Chinese ones at "，" too), or by a cue after it ("... is not seen").
 """
 
 import re
@@ -66,33 +66,34 @@ EN_BEFORE = re.compile(
     r"\b(?:no|not|without|absen(?:t|ce of)|free of|clear of|negative for|den(?:y|ies|ied)|rule[sd]? out|neither|nor"
     r"|resolution of|resolved|unremarkable for|lack of)\b|n't\b"
 )
-EN_BEHIND = re.compile(
+EN_AFTER = re.compile(
     r"\b(?:is|are|was|were|has|have)\b[^,]{0,20}\b(?:not|absent|excluded|resolved|ruled out|cleared)\b"
     r"|^[\s:]*(?:absent|negative)\b"
 )
 ZH_PARTS = re.compile(r"[。；;！？!?\n，,]|但是?|然而|不过")
 ZH_BEFORE = re.compile(r"未(?:见|发现|显示|提示|观察到|检出)?|没有?|无(?!法)|不存在|排除|否认|不伴|除外")
-ZH_BEHIND = re.compile(r"^[^，,]{0,4}(?:未见|未发现|阴性|不存在|已?消失|已吸收|排除)")
+ZH_AFTER = re.compile(r"^[^，,]{0,4}(?:未见|未发现|阴性|不存在|已?消失|已吸收|排除)")
 
 
 def findings(report: str) -> frozenset[str]:
-    """Names of the abnormal findings that a report states, those it denies left out."""
+    """Names of the abnormal findings that a report states, without those it denies."""
     text = unicodedata.normalize("NFKC", report).lower().replace("\u2019", "'")
-    return frozenset(_stated(text, ENGLISH, EN_PARTS, EN_BEFORE, EN_BEHIND)) | frozenset(
-        _stated(text, CHINESE, ZH_PARTS, ZH_BEFORE, ZH_BEHIND)
+    return frozenset(_stated(text, ENGLISH, EN_PARTS, EN_BEFORE, EN_AFTER)) | frozenset(
+        _stated(text, CHINESE, ZH_PARTS, ZH_BEFORE, ZH_AFTER)
     )
 
 
 def _stated(
-    text: str, patterns: dict[str, re.Pattern], parts: re.Pattern, before: re.Pattern, behind: re.Pattern
+    text: str, patterns: dict[str, re.Pattern], parts: re.Pattern, before: re.Pattern, after: re.Pattern
 ) -> Iterator[str]:
+    """`parts` split the text; `before` and `after` match cues of negation."""
     for part in parts.split(text):
         for name, pattern in patterns.items():
-            for found in pattern.finditer(part):
-                if not before.search(part, 0, found.start()) and not behind.search(part[found.end() :]):
+            for match in pattern.finditer(part):
+                if not before.search(part, 0, match.start()) and not after.search(part[match.end() :]):
                     yield name
 
 
 def is_normal(report: str) -> bool:
-    """Something is said, and it states no abnormal finding."""
+    """Whether a report has text and states no abnormal finding."""
     return bool(report.strip()) and not findings(report)

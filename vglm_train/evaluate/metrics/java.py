@@ -4,47 +4,47 @@ import shutil
 from collections.abc import Sequence
 
 
-class NoJava(Exception):  # noqa: N818  (what is missing)
-    """There is no Java, or the program did not answer. The message is one clause that says so."""
+class NoJava(Exception):  # noqa: N818  (the name says what is missing)
+    """There is no Java, or the program did not answer. The message is a clause that says which."""
 
 
 def tokenize(texts: Sequence[str]) -> list[str]:
-    """Lower-case words without punctuation, a space between, by Stanford's PTBTokenizer. Raises NoJava."""
-    _find()
+    """Lower-case words without punctuation, joined by spaces, by Stanford's PTBTokenizer. Raises NoJava."""
+    _require_java()
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    try:  # writes a file into its own folder, which may be read-only
-        found = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(texts)})
+    try:  # it writes a file into its own folder, which may be read-only
+        words = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(texts)})
     except (OSError, ValueError) as error:
         raise NoJava(f"the PTB tokenizer did not run ({error})") from error
-    if len(found) != len(texts):
+    if len(words) != len(texts):
         raise NoJava("the PTB tokenizer gave no answer (its message is above)")
-    return [found[n][0] for n in range(len(texts))]
+    return [words[n][0] for n in range(len(texts))]
 
 
 def meteor(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float:
     """METEOR 1.5 of tokenized English, in per cent. Raises NoJava."""
-    _find()
+    _require_java()
     from pycocoevalcap.meteor.meteor import Meteor
 
     scorer = Meteor()
     try:
-        found, _ = scorer.compute_score(
+        score, _ = scorer.compute_score(
             {n: [_fields(text) for text in texts] for n, texts in enumerate(references)},
             {n: [_fields(text)] for n, text in enumerate(outputs)},
         )
     except (OSError, ValueError) as error:
         if scorer.lock.locked():
-            scorer.lock.release()  # its __del__ would wait for it for ever
+            scorer.lock.release()  # its __del__ would wait for the lock for ever
         raise NoJava("METEOR's program gave no answer; it asks for 2 GB of memory") from error
-    return 100 * found
+    return 100 * score
 
 
-def _find() -> None:
+def _require_java() -> None:
     if shutil.which("java") is None:
         raise NoJava("there is no `java` in PATH (Debian: apt install default-jre-headless)")
 
 
 def _fields(text: str) -> str:
-    """METEOR's program takes three bars for the end of a text."""
+    """The text without three bars, which end a text for METEOR's program."""
     return " ".join(text.replace("|||", " ").split())

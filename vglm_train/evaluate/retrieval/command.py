@@ -1,4 +1,4 @@
-"""What `--task retrieval` asks for, measures and prints."""
+"""`--task retrieval` on the command line: its options, its report and what it prints."""
 
 import argparse
 from collections.abc import Iterator, Sequence
@@ -7,59 +7,64 @@ import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Source
+from vglm_train.config.metric_names import ITM_ACCURACY, RECALLS, RERANK, SHUFFLED_IMAGES, language_metric
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.result import Result
-from vglm_train.evaluate.retrieval.evaluator import RECALLS, Embedder, Retrieval, chance
+from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator, chance
 
 STAGES = ("align",)
-KINDS = (("", "ITC"), ("rerank_", "ITC, then ITM"), ("shuffled_", "images shuffled"))
+VARIANTS = (("", "ITC"), (RERANK, "ITC, then ITM"), (SHUFFLED_IMAGES, "images shuffled"))
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of this task alone."""
+    """Add the options that only this task has."""
     parser.add_argument(
         "--rerank", type=int, default=16, help="candidates a query that ITM scores again (default 16; 0: none)"
     )
 
 
-def run(bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result:
-    """Everything with what it was measured on, and a table for each language."""
+def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
+    """Evaluate `bundle` on `args.data`. UserError if there are fewer than two usable images."""
     config = bundle.config
-    source = Source(name="evaluation", shards=given.data)
-    data = EvalSet([source], config.model.vision.image_size, config.data.languages, given.images)
-    items = list(data.items(given.workers))
+    source = Source(name="evaluation", shards=args.data)
+    data = EvalSet([source], config.model.vision.image_size, config.data.languages, args.images)
+    items = list(data.items(args.workers))
     if len(items) < 2:
-        raise UserError(f"{given.data}: {len(items)} usable pictures; retrieval needs at least two to choose from.")
+        raise UserError(f"{args.data}: {len(items)} usable pictures; retrieval needs at least two to choose from.")
     autocast = device.type == "cuda" and config.engine.precision == "bf16"
     embedder = Embedder(bundle.model, bundle.text, device, autocast)
-    scores, _ = Retrieval(embedder, items, config.data.languages, given.rerank, 0, Ranks(device=device))()
-    even = {f"{lang}_{name}": v for lang in config.data.languages for name, v in chance(items, lang).items()}
+    evaluator = RetrievalEvaluator(embedder, items, config.data.languages, args.rerank, 0, Ranks(device=device))
+    scores, _ = evaluator()
+    by_chance = {f"{lang}_{name}": v for lang in config.data.languages for name, v in chance(items, lang).items()}
     report = {
-        "bundle": str(given.bundle),
-        "data": str(given.data),
+        "bundle": str(args.bundle),
+        "data": str(args.data),
         "images": len(items),
         "damaged": dict(data.damaged),
-        "rerank": given.rerank,
+        "rerank": args.rerank,
         "scores": scores,
-        "chance": even,
+        "chance": by_chance,
     }
-    lines = [line for lang in config.data.languages for line in _lines(lang, items, scores, even)]
+    lines = [line for lang in config.data.languages for line in _lines(lang, items, scores, by_chance)]
     return Result(report, lines)
 
 
-def _lines(language: str, items: Sequence[EvalItem], scores: dict[str, float], even: dict[str, float]) -> Iterator[str]:
+def _lines(
+    language: str, items: Sequence[EvalItem], scores: dict[str, float], by_chance: dict[str, float]
+) -> Iterator[str]:
+    """A printed table of one language: a row for each variant, a column for each recall."""
     texts = sum(len(item.captions.get(language, ())) for item in items)
     if not texts:
         yield f"{language}: no captions"
         return
-    names = [f"{direction}_r{k}" for direction in ("i2t", "t2i") for k in RECALLS]
     yield f"{language}: {len(items)} images, {texts} captions, per cent"
-    yield " " * 18 + "".join(f"{name:>9}" for name in names)
-    for kind, title in KINDS:
-        if f"eval/{language}_{kind}i2t_r1" in scores:
-            yield f"  {title:16}" + "".join(f"{scores[f'eval/{language}_{kind}{name}']:9.1f}" for name in names)
-    yield f"  {'chance':16}" + "".join(f"{even[f'{language}_{name}']:9.1f}" for name in names)
-    accuracy = scores[f"eval/{language}_itm_accuracy"], scores[f"eval/{language}_shuffled_itm_accuracy"]
-    yield f"  ITM accuracy {accuracy[0]:.1f}, images shuffled {accuracy[1]:.1f}, chance 50.0"
+    yield " " * 18 + "".join(f"{name:>9}" for name in RECALLS)
+    for variant, title in VARIANTS:
+        names = [language_metric(language, variant + name) for name in RECALLS]
+        if names[0] in scores:
+            yield f"  {title:16}" + "".join(f"{scores[name]:9.1f}" for name in names)
+    yield f"  {'chance':16}" + "".join(f"{by_chance[f'{language}_{name}']:9.1f}" for name in RECALLS)
+    right, shuffled = (scores[language_metric(language, v + ITM_ACCURACY)] for v in ("", SHUFFLED_IMAGES))
+    yield f"  ITM accuracy {right:.1f}, images shuffled {shuffled:.1f}, chance 50.0"

@@ -1,4 +1,4 @@
-"""What `--task vqa` and `--task report` ask for, measure, write and print."""
+"""`--task vqa` and `--task report` on the command line: their options, report, page and what they print."""
 
 import argparse
 import dataclasses
@@ -10,6 +10,7 @@ import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Fields, Source
+from vglm_train.config.metric_names import BASELINES, MODEL, VqaTask
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.tables.leaks import find_leaks, side
@@ -20,27 +21,34 @@ from vglm_train.evaluate.caption import command
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
-from vglm_train.evaluate.vqa.evaluator import Task, VqaEvaluator, VqaResult, fitting, misfits
-from vglm_train.evaluate.vqa.generate import MODEL, Answerer
-from vglm_train.evaluate.vqa.intervals import BASELINES, Section, parts, section
-from vglm_train.evaluate.vqa.majority import Majority
-from vglm_train.evaluate.vqa.page import Page, page
-from vglm_train.evaluate.vqa.select import choose, in_words, matching
-from vglm_train.evaluate.vqa.verdict import Line, judge, judge_reports
+from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, VqaResult
+from vglm_train.evaluate.vqa.generate import AnswerGenerator
+from vglm_train.evaluate.vqa.intervals import SubsetScores, score_subset, subsets_by_type
+from vglm_train.evaluate.vqa.majority import MajorityBaseline
+from vglm_train.evaluate.vqa.page import PageData, render_page
+from vglm_train.evaluate.vqa.select import (
+    describe_selection,
+    match_questions,
+    select_questions,
+    task_items,
+    why_no_items,
+)
+from vglm_train.evaluate.vqa.verdict import assess_reports, assess_scores
+from vglm_train.report.html import VerdictLine
 
 STAGES = ("generate", "finetune")
 INTERVALS = f"95 %, percentile bootstrap over patients, else pictures, {RESAMPLES} resamples, paired between columns"
 
 
 @dataclass(frozen=True, slots=True)
-class QuestionTask:
+class VqaCommand:
     """One of the two tasks as `python -m vglm_train.evaluate` runs it."""
 
-    task: Task
+    task: VqaTask
     STAGES = STAGES
 
     def add_arguments(self, parser: argparse.ArgumentParser) -> None:
-        """Those of this task alone."""
+        """Add the options of generating text, and those that only these two tasks have."""
         command.add_arguments(parser)
         parser.add_argument("--pictures", help="folder that a table's pictures are relative to (default: the table's)")
         parser.add_argument("--fields", help="what a table's columns are called: image=path,question=q,answer=a,...")
@@ -54,103 +62,107 @@ class QuestionTask:
             help="score these apart as well, as --only names them",
         )  # fmt: skip
 
-    def run(self, bundle: Bundle, given: argparse.Namespace, device: torch.device) -> Result:
-        """Everything with each answer, what to print, and the page."""
+    def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
+        """Evaluate `bundle` on `args.data`. UserError for missing libraries, wrong options or no question to ask."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
-        decoding = command.decoding(bundle.config.evaluate.decoding, given)
-        speaker = options.build_generator(bundle, given, device)
-        data = self._questions(bundle, given.data, given, given.images)
-        items, read = choose(data, self.task, given)
-        subsets = {name: matching(items, which, f"--subset {name}") for name, which in given.subset}
-        train = None if given.train is None else self._questions(bundle, given.train, given)
-        majority = self._majority(given.train, train, items)
+        decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
+        generator = options.build_generator(bundle, args, device)
+        data = self._questions(bundle, args.data, args, args.images)
+        items, readable = select_questions(data, self.task, args)
+        named = {name: match_questions(items, which, f"--subset {name}") for name, which in args.subset}
+        train = None if args.train is None else self._questions(bundle, args.train, args)
+        majority = self._majority(args.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
-        answerer = Answerer(speaker, items, decoding, Ranks(device=device), given.batch, True, read)
-        examiner = VqaEvaluator(self.task, answerer, majority, java=True)
-        found = examiner.measure()
-        places = {"all": list(range(len(items))), **parts(items), **subsets}
-        sections = [section(name, own, items, found.marks) for name, own in places.items()]
-        verdict = [*leaks, *(line for part in sections for line in judge(self.task, part))]
+        ranks = Ranks(device=device)
+        answer_generator = AnswerGenerator(generator, items, decoding, ranks, args.batch, True, readable)
+        result = VqaEvaluator(self.task, answer_generator, majority, java=True).measure()
+        indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
+        subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
+        verdict = [*leaks, *(line for subset in subsets for line in assess_scores(self.task, subset))]
         if self.task == "report":
-            verdict += judge_reports(found.scores[MODEL])
-        title, made_from = f"{self.task}: {given.bundle} on {given.data}", majority.made_from
+            verdict += assess_reports(result.scores[MODEL])
         report = {
-            "bundle": str(given.bundle),
-            "data": str(given.data),
+            "bundle": str(args.bundle),
+            "data": str(args.data),
             "questions": len(items),
             "damaged": dict(data.damaged),
             "languages": list(data.languages),
-            "max_prompt": speaker.template.prompt.max_prompt,
+            "max_prompt": generator.template.prompt.max_prompt,
             "decoding": dataclasses.asdict(decoding),
-            "only": given.only,
-            "exclude": given.exclude,
-            "majority": made_from,
-            **_told(items, found, sections, verdict),
+            "only": args.only,
+            "exclude": args.exclude,
+            "majority": majority.source,
+            **_measurements(items, result, subsets, verdict),
         }
-        asked = in_words(items, data, given)
-        told = page(Page(title, self.task, items, found, sections, verdict, asked, made_from, INTERVALS))
-        return Result(report, [f"asked: {asked}", *_lines(found, sections, verdict)], told)
+        title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
+        page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
+        return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
 
-    def _questions(
-        self, bundle: Bundle, place: str, given: argparse.Namespace, limit: int | None = None
-    ) -> QuestionSet:
-        source, size = _source(place, given.pictures, given.fields), bundle.config.model.vision.image_size
-        return QuestionSet([source], size, options.languages(bundle.config, given), limit)
+    def _questions(self, bundle: Bundle, path: str, args: argparse.Namespace, limit: int | None = None) -> QuestionSet:
+        source, size = _source(path, args.pictures, args.fields), bundle.config.model.vision.image_size
+        return QuestionSet([source], size, options.languages(bundle.config, args), limit)
 
-    def _majority(self, place: str | None, train: QuestionSet | None, items: Sequence[EvalQuestion]) -> Majority:
+    def _majority(self, path: str | None, train: QuestionSet | None, items: Sequence[EvalQuestion]) -> MajorityBaseline:
+        """The baseline of the questions in --train, or of the evaluated ones."""
         if train is None:
-            return Majority.of(items, "these questions themselves, which flatters it: --train gives those of training")
+            source = "these questions themselves, which flatters it: --train gives those of training"
+            return MajorityBaseline.count(items, source)
         answered = list(train.answers())
-        known = fitting(answered, self.task)
-        if not known:
-            raise UserError(f"--train {place}: nothing for --task {self.task}: {misfits(answered)}.")
-        return Majority.of(known, f"{place}, {len(known)} questions")
+        questions = task_items(answered, self.task)
+        if not questions:
+            raise UserError(f"--train {path}: nothing for --task {self.task}: {why_no_items(answered)}.")
+        return MajorityBaseline.count(questions, f"{path}, {len(questions)} questions")
 
 
-def _leaks(train: QuestionSet, data: QuestionSet) -> list[Line]:
-    """What tables of both share: scores are too good then."""
+def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
+    """What the tables of both share, which makes scores too good."""
     sides = side(train.shards), side(data.shards)
-    return [Line("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
+    return [VerdictLine("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
 
 
-def _source(place: str, pictures: str | None, fields: str | None) -> Source:
-    path = Path(place)
-    if (path / "manifest.json").exists() or path.name == "manifest.json":
-        return Source(name="evaluation", shards=place)
-    return Source(name="evaluation", table=place, images=pictures, fields=_fields(fields))
+def _source(path: str, pictures: str | None, fields: str | None) -> Source:
+    """Shards, or a table with its options."""
+    if (Path(path) / "manifest.json").exists() or Path(path).name == "manifest.json":
+        return Source(name="evaluation", shards=path)
+    return Source(name="evaluation", table=path, images=pictures, fields=_fields(fields))
 
 
-def _fields(given: str | None) -> Fields:
+def _fields(argument: str | None) -> Fields:
     """image=path,question=q -> Fields."""
-    pairs = dict(part.partition("=")[::2] for part in (given or "").split(",") if part)
+    pairs = dict(part.partition("=")[::2] for part in (argument or "").split(",") if part)
     known = [field.name for field in dataclasses.fields(Fields)]
     for name in pairs:
         if name not in known:
-            raise UserError(f"--fields {given}: {name!r} is none of {', '.join(known)}; give {known[0]}=COLUMN,...")
+            raise UserError(f"--fields {argument}: {name!r} is none of {', '.join(known)}; give {known[0]}=COLUMN,...")
     try:
         return Fields(**pairs)
     except FieldError as error:
-        raise UserError(f"--fields {given}: {error}") from error
+        raise UserError(f"--fields {argument}: {error}") from error
 
 
-def _told(
-    items: Sequence[EvalQuestion], found: VqaResult, sections: Sequence[Section], verdict: Sequence[Line]
+def _measurements(
+    items: Sequence[EvalQuestion],
+    result: VqaResult,
+    subsets: Sequence[SubsetScores],
+    verdict: Sequence[VerdictLine],
 ) -> dict[str, object]:
-    """The measured part of the JSON file."""
+    """The part of the report that was measured."""
     return {
         "intervals": INTERVALS,
-        "scores": found.scores,
-        "sections": [dataclasses.asdict(part) for part in sections],
+        "scores": result.scores,
+        "sections": [dataclasses.asdict(subset) for subset in subsets],
         "verdict": [line.text for line in verdict],
-        "made_by": found.made_by,
-        "notes": {language: list(notes) for language, notes in found.notes.items()},
-        "answers": list(_rows(items, found)),
+        "made_by": result.made_by,
+        "notes": {language: list(notes) for language, notes in result.notes.items()},
+        "answers": list(_rows(items, result)),
     }
 
 
-def _rows(items: Sequence[EvalQuestion], found: VqaResult) -> Iterator[dict]:
-    for place, item in enumerate(items):
+def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict]:
+    """Each question with its answers in the report."""
+    for index, item in enumerate(items):
+        scores = result.answer_scores[MODEL][index].items()
         yield {
             "key": item.key,
             "picture": item.picture,
@@ -159,27 +171,27 @@ def _rows(items: Sequence[EvalQuestion], found: VqaResult) -> Iterator[dict]:
             "type": item.type,
             "group": item.group,
             "answers": list(item.answers),
-            "outputs": {who: texts[place] for who, texts in found.outputs.items()},
-            "marks": {
-                name: earned / count for name, (earned, count) in found.marks[MODEL][place].items() if count
-            },
-        }  # fmt: skip
+            "outputs": {system: texts[index] for system, texts in result.outputs.items()},
+            "marks": {name: points / maximum for name, (points, maximum) in scores if maximum},
+        }
 
 
-def _lines(found: VqaResult, sections: Sequence[Section], verdict: Sequence[Line]) -> Iterator[str]:
-    columns = [MODEL, *(who for who in BASELINES if who in found.scores)]
-    head = f"  {'per cent':24}" + "".join(f"{who:>10}" for who in columns)
-    for part in sections:
-        yield from (f"{part.name}: {part.items} questions", head)
-        for metric, row in part.scores.items():
-            yield _line(metric, {who: score.value for who, score in row.items()}, columns)
+def _lines(result: VqaResult, subsets: Sequence[SubsetScores], verdict: Sequence[VerdictLine]) -> Iterator[str]:
+    """What is printed: a table for each subset, the scores of all texts together, the verdict."""
+    columns = [MODEL, *(baseline for baseline in BASELINES if baseline in result.scores)]
+    head = f"  {'per cent':24}" + "".join(f"{system:>10}" for system in columns)
+    for subset in subsets:
+        yield from (f"{subset.name}: {subset.items} questions", head)
+        for metric, row in subset.scores.items():
+            yield _line(metric, {system: score.value for system, score in row.items()}, columns)
     yield from ("all texts together", head)
-    for metric in found.scores[MODEL]:
-        if metric not in sections[0].scores:
-            values = {who: scores[metric] for who, scores in found.scores.items() if metric in scores}
+    for metric in result.scores[MODEL]:
+        if metric not in subsets[0].scores:
+            values = {system: scores[metric] for system, scores in result.scores.items() if metric in scores}
             yield _line(metric, values, columns)
     yield from (f"{'+' if line.kind == 'ok' else '!'} {line.text}" for line in verdict)
 
 
 def _line(metric: str, values: dict[str, float], columns: Sequence[str]) -> str:
-    return f"  {metric:24}" + "".join(f"{values[who]:10.1f}" if who in values else " " * 10 for who in columns)
+    cells = (f"{values[system]:10.1f}" if system in values else " " * 10 for system in columns)
+    return f"  {metric:24}" + "".join(cells)

@@ -1,158 +1,142 @@
-"""Answers to held-out questions scored beside what a model that never looks would get: `vqa` and `report`."""
+"""The evaluator of the tasks vqa and report: the model's answers are scored beside those of baselines without an image.
+
+The steps, a file each: `select` the questions, `generate` the answers, `majority` baseline, `scores` of each answer.
+The command adds `intervals`, a `verdict` and a `page`.
+"""
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass, field, replace
-from typing import Literal, TypeVar
+from dataclasses import dataclass, field
 
 from vglm_train.config.language import Decoding
-from vglm_train.data.eval_questions import Answered, EvalQuestion
+from vglm_train.config.metric_names import DISTINCT, MAJORITY, MODEL, SHUFFLED, VqaTask, answer_metric
+from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.base import ImageTable, picture
+from vglm_train.evaluate.base import ImageTable, to_pil
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
-from vglm_train.evaluate.vqa.generate import MODEL, SEEN, SHUFFLED, Answerer
-from vglm_train.evaluate.vqa.intervals import MAJORITY
-from vglm_train.evaluate.vqa.majority import Majority
-from vglm_train.evaluate.vqa.scores import AnswerScores, options, score_answer, total
+from vglm_train.evaluate.vqa.generate import CONDITIONS, AnswerGenerator
+from vglm_train.evaluate.vqa.majority import MajorityBaseline
+from vglm_train.evaluate.vqa.scores import AnswerScores, closed_options, score_answer, total_scores
+from vglm_train.evaluate.vqa.select import task_items, why_no_items
 
 logger = logging.getLogger(__name__)
 
-Task = Literal["vqa", "report"]
 COLUMNS = ("image", "question", "truth", "output")
 
 
 @dataclass(frozen=True, slots=True)
 class VqaResult:
-    """What was answered and what it earned. The keys of all but the last two are who answered: model, majority,
-    shuffled (another picture shown), blank (a grey one).
-    """
+    """Answers and their scores. The first three are keyed by system: MODEL or one of BASELINES."""
 
-    outputs: dict[str, list[str]]  # in the items' order
-    marks: dict[str, list[AnswerScores]]
-    scores: dict[str, dict[str, float]]  # metric -> per cent
-    made_by: dict[str, dict[str, str]]  # language -> what made the text scores of reports
-    notes: dict[str, tuple[str, ...]]  # language -> what could not be measured
+    outputs: dict[str, list[str]]  # an answer for each item
+    answer_scores: dict[str, list[AnswerScores]]  # the scores of each answer
+    scores: dict[str, dict[str, float]]  # score -> per cent, over all answers
+    made_by: dict[str, dict[str, str]]  # language -> what computed the text scores of reports
+    notes: dict[str, tuple[str, ...]]  # language -> what could not be measured, and why
 
 
 @dataclass(frozen=True, slots=True)
 class VqaEvaluator:
-    """Asks, scores, and gives the same result on every rank.
+    """Generates answers and scores them. Every rank gets the same result.
 
-    Metric names are `eval/vqa_closed`, `_exact`, `_recall`, `_f1`, `_accuracy`, `_v2` and `_distinct`, and for reports
-    `eval/report_f1`, `_recall`, `_finding_recall`, `_finding_precision`, `_normal`, `_normal_truth`, `_distinct` and
-    by language `eval/report_en_rouge_l` and the like, all in per cent. `eval/vqa_shuffled_accuracy` and so on say the
-    same of the baselines. A metric that no question has is not there.
+    Metrics are named as `config/metric_names.py` says: the model's are `eval/vqa_accuracy` and the like, a baseline's
+    `eval/vqa_shuffled_accuracy`; reports have scores of texts by language too, such as `eval/report_en_rouge_l`. All
+    are in per cent. A metric that applies to no question is left out.
     """
 
-    task: Task
-    answerer: Answerer
-    majority: Majority
-    examples: int = 0  # answers to show
-    seen: Sequence[str] = SEEN  # what is shown to the model: every further one asks all questions again
-    java: bool = False  # METEOR and the PTB tokenizer, 10 seconds and more for each of `seen`
-    said: set[str] = field(default_factory=set)  # notes that the log has
+    task: VqaTask
+    answer_generator: AnswerGenerator
+    majority: MajorityBaseline
+    examples: int = 0  # answers in the table of examples
+    conditions: Sequence[str] = CONDITIONS  # which images the model is shown; each one asks all questions again
+    java: bool = False  # METEOR and the PTB tokenizer, which take 10 seconds and more for each condition
+    logged_notes: set[str] = field(default_factory=set)
 
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, a table of examples)."""
-        found, items = self.measure(), self.answerer.items
-        scores = {}
-        for who, values in found.scores.items():
-            start = f"eval/{self.task}_" if who == MODEL else f"eval/{self.task}_{who}_"
-            scores.update({start + name: value for name, value in values.items()})
+        result, items = self.measure(), self.answer_generator.items
+        scores = {
+            answer_metric(self.task, name, system): value
+            for system, values in result.scores.items()
+            for name, value in values.items()
+        }
         rows = [
-            (picture(item.pixels[0]), item.dialogue.question, item.answers[0], output)
-            for item, output in zip(items[: self.examples], found.outputs[MODEL])
+            (to_pil(item.pixels[0]), item.dialogue.question, item.answers[0], output)
+            for item, output in zip(items[: self.examples], result.outputs[MODEL])
         ]
         return scores, [ImageTable(f"answers_{self.task}", COLUMNS, rows)] if rows else []
 
-    def gives(self) -> list[str]:
-        """Names of what true answers earn; texts' scores by language are not among them."""
-        return [
-            f"eval/{self.task}_{name}" for name in total([score_answer(i, i.answers[0]) for i in self.answerer.items])
-        ]
+    def available_metrics(self) -> list[str]:
+        """Full names of the metrics that apply to these items, but for the scores of texts by language."""
+        of_truth = total_scores([score_answer(item, item.answers[0]) for item in self.answer_generator.items])
+        return [answer_metric(self.task, name) for name in of_truth]
 
     def measure(self) -> VqaResult:
-        """Everything there is to tell."""
-        items, chosen = self.answerer.items, options(self.answerer.items)
-        outputs = self.answerer.outputs(self.seen)
+        """All answers with their scores, and what computed the scores."""
+        items = self.answer_generator.items
+        options = closed_options(items)
+        outputs = self.answer_generator.outputs(self.conditions)
         outputs[MAJORITY] = [self.majority.answer(item) for item in items]
-        earned = {who: [score_answer(*row) for row in zip(items, texts, chosen)] for who, texts in outputs.items()}
-        found = VqaResult(outputs, earned, {}, {}, {})
-        for who, texts in outputs.items():
-            found.scores[who] = {"distinct": 100 * len(set(texts)) / len(texts)}
+        answer_scores = {
+            system: [score_answer(*row) for row in zip(items, texts, options)] for system, texts in outputs.items()
+        }
+        result = VqaResult(outputs, answer_scores, {}, {}, {})
+        for system, texts in outputs.items():
+            result.scores[system] = {DISTINCT: 100 * len(set(texts)) / len(texts)}
         if self.task == "report":
-            found.scores[MODEL]["distinct_truth"] = 100 * len({item.answers for item in items}) / len(items)
-            self._texts(found)
-        for who, each in earned.items():
-            found.scores[who] = total(each) | found.scores[who]
-        return found
+            result.scores[MODEL]["distinct_truth"] = 100 * len({item.answers for item in items}) / len(items)
+            self._add_text_scores(result)
+        for system, each in answer_scores.items():
+            result.scores[system] = total_scores(each) | result.scores[system]
+        return result
 
-    def _texts(self, found: VqaResult) -> None:
-        """Adds the usual scores of texts, a language each, and what every item has in those that are means."""
-        items = self.answerer.items
+    def _add_text_scores(self, result: VqaResult) -> None:
+        """Add the scores of texts by language; those that are means are added to the scores of each answer too."""
+        items = self.answer_generator.items
         by_language: dict[str, list[int]] = {}
-        for place, item in enumerate(items):
-            by_language.setdefault(item.dialogue.language, []).append(place)
-        for language, places in by_language.items():
-            references = [items[place].answers for place in places]
-            for who, texts in found.outputs.items():
-                scored = self._scored(language, references, [texts[place] for place in places])
-                found.scores[who].update({f"{language}_{name}": value for name, value in scored.scores.items()})
-                for name, values in scored.each.items():
-                    for place, value in zip(places, values):
-                        found.marks[who][place][f"{language}_{name}"] = (value / 100, 1.0)
-                found.made_by[language], found.notes[language] = scored.made_by, scored.notes
-            for note in found.notes[language]:
-                self._note(note)
+        for index, item in enumerate(items):
+            by_language.setdefault(item.dialogue.language, []).append(index)
+        for language, indices in by_language.items():
+            references = [items[index].answers for index in indices]
+            for system, texts in result.outputs.items():
+                found = self._text_scores(language, references, [texts[index] for index in indices])
+                result.scores[system].update({f"{language}_{name}": value for name, value in found.scores.items()})
+                for name, values in found.each.items():
+                    for index, value in zip(indices, values):
+                        result.answer_scores[system][index][f"{language}_{name}"] = (value / 100, 1.0)
+                result.made_by[language], result.notes[language] = found.made_by, found.notes
+            for note in result.notes[language]:
+                self._log_once(note)
 
-    def _scored(self, language: str, references: Sequence[Sequence[str]], outputs: Sequence[str]) -> TextScores:
-        """By rank 0, for all."""
-        error, ranks = missing(), self.answerer.ranks
+    def _text_scores(self, language: str, references: Sequence[Sequence[str]], outputs: Sequence[str]) -> TextScores:
+        """Rank 0 computes them for all ranks."""
+        error, ranks = missing(), self.answer_generator.ranks
         if error is not None:
             return TextScores({}, {}, (str(error),))
-        own = text_scores(language, references, outputs, self.java) if ranks.main else None
-        scored = ranks.from_main(own)
-        assert isinstance(scored, TextScores)
-        return scored
+        of_main = text_scores(language, references, outputs, self.java) if ranks.main else None
+        scores = ranks.from_main(of_main)
+        assert isinstance(scores, TextScores)
+        return scores
 
-    def _note(self, note: str) -> None:
-        if self.answerer.ranks.main and note not in self.said:
+    def _log_once(self, note: str) -> None:
+        if self.answer_generator.ranks.main and note not in self.logged_notes:
             logger.warning("%s", note)
-        self.said.add(note)
+        self.logged_notes.add(note)
 
 
 def build_evaluator(
-    task: Task, speaker: Generator, items: Sequence[EvalQuestion], decoding: Decoding, examples: int, ranks: Ranks
+    task: VqaTask, generator: Generator, items: Sequence[EvalQuestion], decoding: Decoding, examples: int, ranks: Ranks
 ) -> VqaEvaluator:
-    """For a run that trains: the picture and another one are shown, and no Java is started.
+    """The evaluator of a training run: it shows the right image and another one, and starts no Java program.
 
-    UserError where no item is what `task` is about, or a question is too long.
+    UserError if no item belongs to `task`, or a question is too long.
     """
-    own = fitting(items, task)
+    own = task_items(items, task)
     if not own:
-        raise UserError(f"evaluate.task {task}: the validation data has nothing for it: {misfits(items)}.")
-    answerer = Answerer(speaker, own, decoding, ranks, others=items)
-    return VqaEvaluator(task, answerer, Majority.of(own, "the validation data itself"), examples, (MODEL, SHUFFLED))
-
-
-Question = TypeVar("Question", EvalQuestion, Answered)
-
-
-def fitting(items: Sequence[Question], task: Task) -> list[Question]:
-    """The items that a task is about: reports, or what is not one. Without any marked so, open answers are reports."""
-    reports = [item for item in items if item.kind == "report"]
-    if task == "vqa":
-        return [item for item in items if item.kind != "report"]
-    return reports or [replace(item, kind="report") for item in items if item.kind == "open"]
-
-
-def misfits(items: Sequence[EvalQuestion] | Sequence[Answered]) -> str:
-    """Why a task is about none of `items`, and which one is."""
-    if not items:
-        return "nothing of it can be used"
-    if items[0].kind == "report":
-        return f"all that is usable, {len(items)}, are reports, which task report scores"
-    return f"all that is usable, {len(items)}, are closed questions, which task vqa scores"
+        raise UserError(f"evaluate.task {task}: the validation data has nothing for it: {why_no_items(items)}.")
+    answer_generator = AnswerGenerator(generator, own, decoding, ranks, image_pool=items)
+    majority = MajorityBaseline.count(own, "the validation data itself")
+    return VqaEvaluator(task, answer_generator, majority, examples, (MODEL, SHUFFLED))

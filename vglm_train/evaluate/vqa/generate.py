@@ -1,6 +1,6 @@
-"""Answers to questions about pictures: with the right picture, with another one, and with none.
+"""Generated answers to questions about images: with the right image, with another one, and with a grey one.
 
-A model that answers as well without the right picture does not look at it, whatever its score.
+A model that answers as well without the right image does not use it, whatever its score.
 """
 
 from collections.abc import Iterator, Sequence
@@ -11,6 +11,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
+from vglm_train.config.metric_names import BLANK, MODEL, SHUFFLED
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
@@ -18,143 +19,148 @@ from vglm_train.errors import UserError
 from vglm_train.evaluate.generator import Generator
 from vglm_train.prompt.dialogue import Dialogue
 
-MODEL, SHUFFLED, BLANK = "model", "shuffled", "blank"
-SEEN = (MODEL, SHUFFLED, BLANK)  # what is shown: the pictures, another item's, one grey
+CONDITIONS = (MODEL, SHUFFLED, BLANK)  # which images the model is shown: the item's, another item's, grey ones
 
-Pair = tuple[Dialogue, Tensor]  # a question and its pictures [k,3,h,w]
+Prompt = tuple[Dialogue, Tensor]  # a question and its images [k,3,h,w] uint8
 
 
 @dataclass(frozen=True, slots=True)
-class Answerer:
-    """Shares the questions out over the ranks; every rank gets all answers."""
+class AnswerGenerator:
+    """Generates an answer for each item. The ranks share the questions, and every rank gets all answers."""
 
-    speaker: Generator
+    generator: Generator
     items: Sequence[EvalQuestion]
     decoding: Decoding
     ranks: Ranks
-    batch: int = 32  # questions at once; beams share it
-    progress: bool = False  # a bar on stderr, if that is a terminal
-    others: Sequence[EvalQuestion] = ()  # whose pictures are shown instead, beside the items' own
+    batch: int = 32  # sequences generated at once: questions times beams
+    progress: bool = False  # show a bar on stderr, if that is a terminal
+    image_pool: Sequence[EvalQuestion] = ()  # whose images SHUFFLED may show, beside those of `items`
 
     def __post_init__(self) -> None:
-        """UserError before anything is generated where questions are too long, with all that is needed to mend it.
+        """UserError if a question is too long, before anything is generated. It says which length would do.
 
-        Nothing is cut, as training does: half a question has another answer.
+        Nothing is cut, unlike in training: half a question has another answer.
         """
-        template = self.speaker.template
-        rooms = [template.room(self._asked(item)) for item in self.items]
-        most, longest = template.prompt.max_prompt, max(rooms, default=0)
-        if longest > most:
-            count, key = sum(room > most for room in rooms), self.items[rooms.index(longest)].key
+        template = self.generator.template
+        lengths = [template.prompt_length(self._dialogue(item)) for item in self.items]
+        limit, longest = template.prompt.max_prompt, max(lengths, default=0)
+        if longest > limit:
+            count, key = sum(length > limit for length in lengths), self.items[lengths.index(longest)].key
             raise UserError(
-                f"{count} of {len(rooms)} questions are longer with their history than prompt.max_prompt, {most} ids; "
-                f"the longest, {key}, has {longest}. Raise it to {longest} (evaluate: --max-prompt {longest}), or "
+                f"{count} of {len(lengths)} questions are longer with their history than prompt.max_prompt, {limit} "
+                f"ids; the longest, {key}, has {longest}. Raise it to {longest} (evaluate: --max-prompt {longest}), or "
                 "leave them out."
             )
-        self._check_places(rooms)
+        self._check_positions(lengths)
 
-    def _check_places(self, rooms: Sequence[int]) -> None:
-        """UserError where the language model has no places for a question and its answer."""
-        template, new = self.speaker.template, self.decoding.max_new
-        places = [room + len(item.pixels) * template.image_length for room, item in zip(rooms, self.items)]
-        longest = max(places, default=0)
+    def _check_positions(self, prompt_lengths: Sequence[int]) -> None:
+        """UserError if the language model has too few positions for a question, its images and its answer."""
+        template, new = self.generator.template, self.decoding.max_new
+        lengths = [
+            length + len(item.pixels) * template.image_length for length, item in zip(prompt_lengths, self.items)
+        ]
+        longest = max(lengths, default=0)
         try:
-            need = max(longest, new + 1) if template.separate_answer else longest + new
-            self.speaker.model.language.check_length(need)
+            needed = max(longest, new + 1) if template.separate_answer else longest + new
+            self.generator.model.language.check_length(needed)
         except UserError as error:
-            key = self.items[places.index(longest)].key
+            key = self.items[lengths.index(longest)].key
             raise UserError(f"{key}: {error} Or leave it out (evaluate: --max-new, --exclude).") from error
 
-    def outputs(self, seen: Sequence[str] = SEEN) -> dict[str, list[str]]:
-        """An answer an item, by what is shown. `shuffled` is left out where there is one picture only."""
-        shown = {name: pairs for name in seen if (pairs := self._pairs(name)) is not None}
-        jobs = {name: self._distinct(pairs) for name, pairs in shown.items()}
-        total = sum(len(pairs[self.ranks.rank :: self.ranks.world]) for pairs, _ in jobs.values())
-        found = {}
+    def outputs(self, conditions: Sequence[str] = CONDITIONS) -> dict[str, list[str]]:
+        """Condition -> an answer for each item. SHUFFLED is left out if all items show the same image."""
+        prompts = {name: each for name in conditions if (each := self._prompts(name)) is not None}
+        jobs = {name: self._deduplicate(each) for name, each in prompts.items()}
+        total = sum(len(distinct[self.ranks.rank :: self.ranks.world]) for distinct, _ in jobs.values())
+        outputs = {}
         with tqdm(total=total, desc="answers", unit="question", disable=None if self.progress else True) as bar:
-            for name, (pairs, places) in jobs.items():
-                answers = self._answers(pairs, bar)
-                found[name] = [answers[place] for place in places]
-        return found
+            for name, (distinct, indices) in jobs.items():
+                answers = self._generate(distinct, bar)
+                outputs[name] = [answers[index] for index in indices]
+        return outputs
 
-    def _pairs(self, name: str) -> list[Pair] | None:
-        if name == MODEL:
-            return [(self._asked(item), item.pixels) for item in self.items]
-        if name == BLANK:
-            grey = (self.speaker.model.mean.cpu() * 255).round().to(torch.uint8)  # nothing, once it is normalised
-            return [(self._asked(item), grey.expand_as(item.pixels)) for item in self.items]
-        others = swapped(self.items, self.others)
+    def _prompts(self, condition: str) -> list[Prompt] | None:
+        if condition == MODEL:
+            return [(self._dialogue(item), item.pixels) for item in self.items]
+        if condition == BLANK:
+            grey = (self.generator.model.mean.cpu() * 255).round().to(torch.uint8)  # zero, once it is normalised
+            return [(self._dialogue(item), grey.expand_as(item.pixels)) for item in self.items]
+        others = shuffle_images(self.items, self.image_pool)
         if others is None:
             return None
         return [
-            (self._asked(item), _as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
+            (self._dialogue(item), _as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
         ]
 
-    def _asked(self, item: EvalQuestion) -> Dialogue:
-        """What training asks of pictures that come without a question."""
+    def _dialogue(self, item: EvalQuestion) -> Dialogue:
+        """The item's dialogue; for images without a question, the question that training asks about them."""
         dialogue = item.dialogue
-        return dialogue if dialogue.question else self.speaker.dialogue(dialogue.language, None, dialogue.images)
+        return dialogue if dialogue.question else self.generator.dialogue(dialogue.language, None, dialogue.images)
 
-    def _distinct(self, pairs: Sequence[Pair]) -> tuple[list[Pair], list[int]]:
-        """Equal questions about equal pictures are asked once, unless answers are drawn. Pairs, and whose is whose."""
+    def _deduplicate(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+        """(distinct prompts, for each of `prompts` its index among these).
+
+        Equal questions about equal images are asked once, unless answers are sampled.
+        """
         if self.decoding.sample:
-            return list(pairs), list(range(len(pairs)))
-        first: dict[tuple, int] = {}
-        kept: list[Pair] = []
-        places = []
-        for dialogue, pixels in pairs:
+            return list(prompts), list(range(len(prompts)))
+        index_of: dict[tuple, int] = {}
+        distinct: list[Prompt] = []
+        indices = []
+        for dialogue, pixels in prompts:
             name = (dialogue, pixels.data_ptr(), pixels.shape)
-            if name not in first:
-                first[name] = len(kept)
-                kept.append((dialogue, pixels))
-            places.append(first[name])
-        return kept, places
+            if name not in index_of:
+                index_of[name] = len(distinct)
+                distinct.append((dialogue, pixels))
+            indices.append(index_of[name])
+        return distinct, indices
 
-    def _answers(self, pairs: Sequence[Pair], bar: tqdm) -> list[str]:
-        own = range(self.ranks.rank, len(pairs), self.ranks.world)
-        made: list[tuple[int, str]] = []
+    def _generate(self, prompts: Sequence[Prompt], bar: tqdm) -> list[str]:
+        """The answers to `prompts`. Each rank generates its share, then every rank gets them all."""
+        own = range(self.ranks.rank, len(prompts), self.ranks.world)
+        generated: list[tuple[int, str]] = []
         for part in _split(own, max(1, self.batch // self.decoding.beams)):
-            dialogues = [pairs[place][0] for place in part]
-            pixels = torch.cat([pairs[place][1] for place in part])
-            made += zip(part, self.speaker.answers(dialogues, pixels, self.decoding))
+            dialogues = [prompts[index][0] for index in part]
+            pixels = torch.cat([prompts[index][1] for index in part])
+            generated += zip(part, self.generator.answers(dialogues, pixels, self.decoding))
             bar.update(len(part))
-        gathered = sorted(pair for share in self.ranks.gather_objects(made) for pair in share)
+        gathered = sorted(pair for of_rank in self.ranks.gather_objects(generated) for pair in of_rank)
         return [text for _, text in gathered]
 
 
-def swapped(items: Sequence[EvalQuestion], others: Sequence[EvalQuestion] = ()) -> list[EvalQuestion] | None:
-    """For each item one with another picture, of another group if that can be; None if all show the same picture.
+def shuffle_images(items: Sequence[EvalQuestion], pool: Sequence[EvalQuestion] = ()) -> list[EvalQuestion] | None:
+    """For each item another item whose images it is shown instead; None if all items show the same image.
 
-    The pictures of `items` and `others` stand in a circle, ordered by a hash of what they are; each gets the next one.
-    Neither the order of the items nor which of them are asked changes that, as long as both together are the same. All
-    questions about one picture get the same other one.
+    The other item is of another group if there is one. The images of `items` and `pool` form a circle, ordered by a
+    hash of their content, and each gets the next one. So the result depends neither on the order of the items nor on
+    which of them are asked, as long as both together are the same. All questions about one image get the same other.
     """
-    shown: dict[int, EvalQuestion] = {}
-    for item in sorted((*items, *others), key=_several):
-        shown[item.image_id] = item
-    circle = sorted(shown.values(), key=lambda item: content_id(str(item.image_id).encode()))
+    by_image: dict[int, EvalQuestion] = {}
+    for item in sorted((*items, *pool), key=_most_images_last):
+        by_image[item.image_id] = item
+    circle = sorted(by_image.values(), key=lambda item: content_id(str(item.image_id).encode()))
     if len(circle) < 2:
         return None
     groups = [item.group or item.image_id for item in circle]
     following: dict[int, EvalQuestion] = {}
-    stranger: EvalQuestion | None = None  # the next one of another group; the second time around it is known for all
-    for place in reversed([*range(len(circle)), *range(len(circle))]):
-        after = (place + 1) % len(circle)
-        if groups[place] != groups[after]:
-            stranger = circle[after]
-        following[circle[place].image_id] = stranger or circle[after]
+    of_other_group: EvalQuestion | None = None  # the next such item; in the second round it is known for all
+    for index in reversed([*range(len(circle)), *range(len(circle))]):
+        after = (index + 1) % len(circle)
+        if groups[index] != groups[after]:
+            of_other_group = circle[after]
+        following[circle[index].image_id] = of_other_group or circle[after]
     return [following[item.image_id] for item in items]
 
 
-def _several(item: EvalQuestion) -> tuple[int, str, int]:
-    """Orders items of one first picture whatever their rows: the last one shows most."""
+def _most_images_last(item: EvalQuestion) -> tuple[int, str, int]:
+    """Sort key for items with the same first image, whatever their rows: the last one shows most images."""
     return len(item.pixels), item.group or "", content_id(item.pixels[1:].contiguous().numpy().tobytes())
 
 
 def _as_many(pixels: Tensor, count: int) -> Tensor:
-    """Another item's pictures, repeated or cut to `count`."""
+    """Another item's images, repeated or cut to `count`."""
     return pixels if len(pixels) == count else pixels[torch.arange(count) % len(pixels)]
 
 
-def _split(places: Sequence[int], size: int) -> Iterator[Sequence[int]]:
-    return (places[start : start + size] for start in range(0, len(places), size))
+def _split(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:
+    return (indices[start : start + size] for start in range(0, len(indices), size))

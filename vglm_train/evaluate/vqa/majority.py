@@ -1,4 +1,4 @@
-"""What always giving the commonest answer would earn: the score that a model which never looks can reach."""
+"""The majority baseline: it always gives the commonest answer, which needs no image."""
 
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
@@ -8,11 +8,11 @@ from typing import Protocol
 from vglm_train.evaluate.metrics.answers import commonest, normalised
 from vglm_train.prompt.dialogue import Dialogue
 
-OFTEN = 5  # times that a question must have been asked for its own commonest answer to mean something
+MIN_COUNT = 5  # answers to the same question that its own commonest answer needs
 
 
-class Known(Protocol):
-    """What is needed of a question with its answers; no pictures."""
+class AnsweredQuestion(Protocol):
+    """What the baseline needs of a question: no images."""
 
     @property
     def dialogue(self) -> Dialogue: ...
@@ -25,34 +25,37 @@ class Known(Protocol):
 
 
 @dataclass(frozen=True)
-class Majority:
-    """The commonest answer to questions of the same type; without types to the same question, if it is asked often;
-    else to questions of the same kind and language, or of the same kind.
+class MajorityBaseline:
+    """The commonest answer to similar questions.
+
+    Similar are questions of the same type. Without types: the same question if it has MIN_COUNT answers, else questions
+    of the same kind and language, else of the same kind.
     """
 
-    counts: dict[Hashable, Counter[str]]
-    made_from: str  # in words
+    counts: dict[Hashable, Counter[str]]  # group of questions -> their answers
+    source: str  # where the answers are from, in words
 
     @classmethod
-    def of(cls, known: Iterable[Known], made_from: str) -> "Majority":
+    def count(cls, questions: Iterable[AnsweredQuestion], source: str) -> "MajorityBaseline":
+        """The baseline that gives the commonest answers to `questions`."""
         counts: dict[Hashable, Counter[str]] = defaultdict(Counter)
-        for item in known:
-            answer = commonest(item.answers)
-            for place in _places(item):
-                counts[place][answer] += 1
-        return cls(dict(counts), made_from)
+        for question in questions:
+            answer = commonest(question.answers)
+            for group in _groups(question):
+                counts[group][answer] += 1
+        return cls(dict(counts), source)
 
-    def answer(self, item: Known) -> str:
-        """Empty where nothing like it is known."""
-        for place in _places(item):
-            found = self.counts.get(place)
-            if found and (place[0] != "question" or found.total() >= OFTEN):
-                return found.most_common(1)[0][0]
+    def answer(self, question: AnsweredQuestion) -> str:
+        """Its answer; empty if there was no similar question."""
+        for group in _groups(question):
+            answers = self.counts.get(group)
+            if answers and (group[0] != "question" or answers.total() >= MIN_COUNT):
+                return answers.most_common(1)[0][0]
         return ""
 
 
-def _places(item: Known) -> list[tuple]:
-    """From the nearest to the farthest."""
-    question = ("question", item.kind, *normalised(item.dialogue.question))
-    nearest = question if item.type is None else ("type", item.kind, item.type)
-    return [nearest, ("language", item.kind, item.dialogue.language), ("kind", item.kind)]
+def _groups(question: AnsweredQuestion) -> list[tuple]:
+    """The groups that a question belongs to, the most similar first."""
+    same = ("question", question.kind, *normalised(question.dialogue.question))
+    nearest = same if question.type is None else ("type", question.kind, question.type)
+    return [nearest, ("language", question.kind, question.dialogue.language), ("kind", question.kind)]

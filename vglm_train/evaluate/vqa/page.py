@@ -1,203 +1,188 @@
-"""The evaluation as one HTML file: scores beside baselines, a verdict in words, worst and best cases with pictures."""
+"""The HTML page of a vqa or report evaluation: verdict, scores with intervals, worst and best cases with images."""
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
+from vglm_train.config.metric_names import ANSWER_SCORES, BLANK, MAJORITY, MODEL, SHUFFLED, VqaTask
 from vglm_train.data.eval_questions import EvalQuestion
-from vglm_train.evaluate.base import picture
-from vglm_train.evaluate.vqa.evaluator import Task, VqaResult
-from vglm_train.evaluate.vqa.generate import MODEL, SHUFFLED
-from vglm_train.evaluate.vqa.intervals import Score, Section
-from vglm_train.evaluate.vqa.verdict import CHIEF, Line, shown
+from vglm_train.evaluate.base import to_pil
+from vglm_train.evaluate.vqa.evaluator import VqaResult
+from vglm_train.evaluate.vqa.intervals import Score, SubsetScores
+from vglm_train.evaluate.vqa.verdict import MAIN_SCORE, format_gain
 from vglm_train.report import html
 
-MEANING = {
-    "accuracy": "closed or exact, all questions",
-    "closed": "closed questions, strict: first yes or no, or the option",
-    "exact": "open questions, the same words",
-    "recall": "true words that were said",
-    "f1": "words, F1",
-    "v2": "VQAv2, ten people",
-    "distinct": "different texts, of all",
-    "distinct_truth": "different true texts",
-    "finding_recall": "true abnormal findings that are stated",
-    "finding_precision": "stated abnormal findings that are true",
-    "normal": "reports that state no abnormal finding",
-    "normal_truth": "true reports that state none",
-}
+TITLES = {MODEL: "model", MAJORITY: "commonest answer", SHUFFLED: "another picture", BLANK: "grey picture"}
+CASES = 12  # worst, and as many best
+IMAGE_SIDE = 224  # pixels of an image's longer side
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
-    """All that is told."""
+class PageData:
+    """All that the page shows."""
 
     title: str
-    task: Task
+    task: VqaTask
     items: Sequence[EvalQuestion]
-    found: VqaResult
-    sections: Sequence[Section]  # the first one of all items
-    verdict: Sequence[Line]
-    asked: str  # what of the data
-    majority: str  # where the commonest answers are from
-    intervals: str
-
-
-def page(given: Page) -> str:
-    """HTML that needs nothing else."""
-    parts = [f"<h1>{escape(given.title)}</h1><h2>Can it be trusted?</h2><ul>"]
-    parts += [f'<li class="{line.kind}">{escape(line.text)}</li>' for line in given.verdict]
-    small = f"Asked: {given.asked}. Commonest answers: {given.majority}. {given.intervals}."
-    parts.append(f"</ul><p><small>{escape(small)}</small></p>")
-    parts += [_section(section) for section in given.sections]
-    parts.append(_whole(given))
-    chosen = choose(given.task, given.items, given.found)
-    parts += [show(cases, given.items, given.found) for cases in chosen]
-    parts += [
-        f"<p><small>{escape(language)}, {escape(name)}: {escape(tool)}</small></p>"
-        for language, made in given.found.made_by.items()
-        for name, tool in made.items()
-    ]
-    parts += [f"<p>{escape(note)}</p>" for notes in given.found.notes.values() for note in notes]
-    return html.document(given.title, parts)
-
-
-def _section(section: Section) -> str:
-    present = [who for who in HEADS if any(who in row for row in section.scores.values())]
-    rows = [
-        [_named(metric), *(_number(row.get(who), section.gains.get(metric, {}).get(who)) for who in present)]
-        for metric, row in section.scores.items()
-    ]
-    title = f"{section.name}: {section.items} questions, {section.clusters} patients or pictures"
-    return f"<h2>{escape(title)}</h2>{_table(present, rows)}"
-
-
-def _whole(given: Page) -> str:
-    """Scores of all texts together, which have no interval."""
-    known = given.sections[0].scores
-    present = [who for who in HEADS if who in given.found.scores]
-    names = [name for name in given.found.scores[MODEL] if name not in known]
-    rows = [[_named(name), *(_number(_score(given.found, who, name)) for who in present)] for name in names]
-    return f"<h2>Over all texts together</h2>{_table(present, rows)}"
-
-
-def _table(present: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A row a metric, a column for each who answered."""
-    titles = "".join(f"<th>{escape(HEADS[who])}</th>" for who in present)
-    body = "".join("<tr>" + "".join(cells) + "</tr>" for cells in rows)
-    return f'<div class="wide scores"><table><tr><th>per cent</th>{titles}</tr>{body}</table></div>'
-
-
-def _score(found: VqaResult, who: str, name: str) -> Score | None:
-    value = found.scores[who].get(name)
-    return None if value is None else Score(value)
-
-
-def _named(metric: str) -> str:
-    meaning = MEANING.get(metric)
-    return f"<th>{escape(metric)}" + (f"<br><small>{escape(meaning)}</small></th>" if meaning else "</th>")
-
-
-def _number(score: Score | None, gain: Score | None = None) -> str:
-    """A cell; `gain`: how much the model is above it."""
-    if score is None:
-        return "<td></td>"
-    ends = "" if score.low is None else f" <small>[{score.low:.1f}, {score.high:.1f}]</small>"
-    above = "" if gain is None else f"<br><small>model {escape(shown(gain))}</small>"
-    return f'<td class="number">{score.value:.1f}{ends}{above}</td>'
-
-
-CASES = 12  # worst, and as many best
-
-
-HEADS = {"model": "model", "majority": "commonest answer", "shuffled": "another picture", "blank": "grey picture"}
-
-
-SIDE = 224  # pixels of a picture's longer side
+    result: VqaResult
+    subsets: Sequence[SubsetScores]  # the first one of all items
+    verdict: Sequence[html.VerdictLine]
+    selection: str  # which questions were asked
+    majority_source: str  # where the commonest answers are from
+    intervals: str  # how the intervals were computed
 
 
 @dataclass(frozen=True, slots=True)
 class Cases:
-    """`places`: of the items that are shown, the most telling first; `count`: all there are of this kind."""
+    """Worst or best cases: `indices` of the items that are shown, of `count` that there are."""
 
     name: str  # Worst, Best
-    what: str  # it is; {} stands for the plural's s
+    noun: str  # what they are; {} stands for the plural's s
     count: int
-    places: Sequence[int]
+    indices: Sequence[int]
 
     @property
     def title(self) -> str:
-        shown, one, plural = len(self.places), self.what.format(""), self.what.format("s")
+        shown, singular, plural = len(self.indices), self.noun.format(""), self.noun.format("s")
         if shown == self.count:
-            told = {0: f"no {one}", 1: f"one {one}, the only one"}.get(shown, f"all {shown} {plural}")
+            text = {0: f"no {singular}", 1: f"one {singular}, the only one"}.get(shown, f"all {shown} {plural}")
         else:
-            told = f"{shown} of {self.count} {plural}"
-        return f"{self.name} cases: {told}"
+            text = f"{shown} of {self.count} {plural}"
+        return f"{self.name} cases: {text}"
 
 
-def choose(task: Task, items: Sequence[EvalQuestion], found: VqaResult) -> tuple[Cases, Cases]:
-    """Worst and best. Only wrong answers are among the worst, and only right ones among the best; of reports, which
-    are right by degrees, at most half of all are on either side, none of the worst is word for word the true one, and
-    each of the best has a word of it.
+def render_page(data: PageData) -> str:
+    """HTML of the whole page, which loads nothing."""
+    result = data.result
+    parts = [f"<h1>{escape(data.title)}</h1><h2>Can it be trusted?</h2>{html.verdict(data.verdict)}"]
+    small = f"Asked: {data.selection}. Commonest answers: {data.majority_source}. {data.intervals}."
+    parts.append(f"<p><small>{escape(small)}</small></p>")
+    parts += [_subset(subset) for subset in data.subsets]
+    parts.append(_corpus_scores(data))
+    parts += [render_cases(cases, data.items, result) for cases in choose_cases(data.task, data.items, result)]
+    parts += [
+        f"<p><small>{escape(language)}, {escape(name)}: {escape(tool)}</small></p>"
+        for language, made_by in result.made_by.items()
+        for name, tool in made_by.items()
+    ]
+    parts += [f"<p>{escape(note)}</p>" for notes in result.notes.values() for note in notes]
+    return html.document(data.title, parts)
+
+
+def _subset(subset: SubsetScores) -> str:
+    systems = [system for system in TITLES if any(system in row for row in subset.scores.values())]
+    rows = [
+        [_metric_cell(metric), *(_cell(row.get(each), subset.gains.get(metric, {}).get(each)) for each in systems)]
+        for metric, row in subset.scores.items()
+    ]
+    title = f"{subset.name}: {subset.items} questions, {subset.clusters} patients or pictures"
+    return f"<h2>{escape(title)}</h2>{_table(systems, rows)}"
+
+
+def _corpus_scores(data: PageData) -> str:
+    """Scores of all texts together, which have no interval."""
+    scores = data.result.scores
+    systems = [system for system in TITLES if system in scores]
+    metrics = [metric for metric in scores[MODEL] if metric not in data.subsets[0].scores]
+    rows = [[_metric_cell(metric), *(_cell(_score(scores[each], metric)) for each in systems)] for metric in metrics]
+    return f"<h2>Over all texts together</h2>{_table(systems, rows)}"
+
+
+def _score(scores: dict[str, float], metric: str) -> Score | None:
+    return Score(scores[metric]) if metric in scores else None
+
+
+def _table(systems: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A row for each metric, a column for each system."""
+    titles = "".join(f"<th>{escape(TITLES[system])}</th>" for system in systems)
+    body = "".join("<tr>" + "".join(cells) + "</tr>" for cells in rows)
+    return f'<div class="wide scores"><table><tr><th>per cent</th>{titles}</tr>{body}</table></div>'
+
+
+def _metric_cell(metric: str) -> str:
+    meaning = ANSWER_SCORES.get(metric)
+    return f"<th>{escape(metric)}" + (f"<br><small>{escape(meaning)}</small></th>" if meaning else "</th>")
+
+
+def _cell(score: Score | None, gain: Score | None = None) -> str:
+    """A table cell. `gain`: how much the model is above this score."""
+    if score is None:
+        return "<td></td>"
+    ends = "" if score.low is None else f" <small>[{score.low:.1f}, {score.high:.1f}]</small>"
+    above = "" if gain is None else f"<br><small>model {escape(format_gain(gain))}</small>"
+    return f'<td class="number">{score.value:.1f}{ends}{above}</td>'
+
+
+def choose_cases(task: VqaTask, items: Sequence[EvalQuestion], result: VqaResult) -> tuple[Cases, Cases]:
+    """(worst, best) cases.
+
+    vqa: the worst are wrong answers only, the best are right answers only. A report is right by degrees, so at most
+    half of all reports are on either side; the worst are not word for word the true ones, and the best share a word
+    with these.
     """
-    ranked = [(place, _worth(task, found, MODEL, place)) for place in _ranked(task, items, found)]
+    ranked = [(index, _points(task, result, MODEL, index)) for index in _ranked(task, items, result)]
     if task == "vqa":
-        wrong = [place for place, worth in ranked if worth < 1]
-        right = [place for place, worth in reversed(ranked) if worth >= 1]
-        names = "wrong answer{}", "right answer{}"
+        wrong = [index for index, points in ranked if points < 1]
+        right = [index for index, points in reversed(ranked) if points >= 1]
+        nouns = "wrong answer{}", "right answer{}"
     else:
         half = (len(ranked) + 1) // 2
-        wrong = [place for place, worth in ranked[:half] if worth < 1]
-        right = [place for place, worth in reversed(ranked[len(wrong) :]) if worth > 0]
-        names = "report{} of the lower half by f1", "report{} of the upper half by f1"
-    worst, best = (
-        Cases("Worst", names[0], len(wrong), wrong[:CASES]),
-        Cases("Best", names[1], len(right), right[:CASES]),
-    )
-    return worst, best
+        wrong = [index for index, points in ranked[:half] if points < 1]
+        right = [index for index, points in reversed(ranked[len(wrong) :]) if points > 0]
+        nouns = "report{} of the lower half by f1", "report{} of the upper half by f1"
+    worst = Cases("Worst", nouns[0], len(wrong), wrong[:CASES])
+    return worst, Cases("Best", nouns[1], len(right), right[:CASES])
 
 
-def show(cases: Cases, items: Sequence[EvalQuestion], found: VqaResult) -> str:
+def _points(task: VqaTask, result: VqaResult, system: str, index: int) -> float:
+    """The main score of one answer, from 0 to 1."""
+    if system not in result.answer_scores:
+        return 0.0
+    points, maximum = result.answer_scores[system][index].get(MAIN_SCORE[task], (0.0, 1.0))
+    return points / maximum
+
+
+def _ranked(task: VqaTask, items: Sequence[EvalQuestion], result: VqaResult) -> list[int]:
+    """Indices of the items, the worst answer first.
+
+    Of equal answers, those come first for which the answer to another image was better, and last those for which it
+    was worse.
+    """
+
+    def key(index: int) -> tuple[float, float]:
+        points = _points(task, result, MODEL, index)
+        return points, points - _points(task, result, SHUFFLED, index)
+
+    return sorted(range(len(items)), key=key)
+
+
+def render_cases(cases: Cases, items: Sequence[EvalQuestion], result: VqaResult) -> str:
     """HTML of a heading with a card for each case."""
-    cards = "".join(_card(items[place], place, found) for place in cases.places)
+    cards = "".join(_card(items[index], index, result) for index in cases.indices)
     return f"<h2>{escape(cases.title)}</h2>{cards}"
 
 
-def _worth(task: Task, found: VqaResult, who: str, place: int) -> float:
-    earned, count = found.marks[who][place].get(CHIEF[task], (0.0, 1.0)) if who in found.marks else (0.0, 1.0)
-    return earned / count
-
-
-def _ranked(task: Task, items: Sequence[EvalQuestion], found: VqaResult) -> list[int]:
-    """From worst to best; among equals, first those that another picture did better for, last those it did worse."""
-
-    def rank(place: int) -> tuple[float, float]:
-        own = _worth(task, found, MODEL, place)
-        return own, own - _worth(task, found, SHUFFLED, place)
-
-    return sorted(range(len(items)), key=rank)
-
-
-def _card(item: EvalQuestion, place: int, found: VqaResult) -> str:
-    seen = "".join(html.image(picture(pixels), SIDE) for pixels in item.pixels)
+def _card(item: EvalQuestion, index: int, result: VqaResult) -> str:
+    images = "".join(html.image(to_pil(pixels), IMAGE_SIDE) for pixels in item.pixels)
     rows = "".join(
-        f'<tr class="{kind}"><th>{escape(name)}</th><td>{escape(text) or "<small>(nothing)</small>"}</td></tr>'
-        for name, text, kind in _told(item, place, found)
+        f'<tr class="{style}"><th>{escape(name)}</th><td>{escape(text) or "<small>(nothing)</small>"}</td></tr>'
+        for name, text, style in _card_rows(item, index, result)
     )
     language = escape(item.dialogue.language)
-    return f'<div class="case" lang="{language}"><div class="pictures">{seen}</div><table>{rows}</table></div>'
+    return f'<div class="case" lang="{language}"><div class="pictures">{images}</div><table>{rows}</table></div>'
 
 
-def _told(item: EvalQuestion, place: int, found: VqaResult) -> Iterator[tuple[str, str, str]]:
-    """Name, text, and whether it is the main thing, of each row of a card."""
+def _card_rows(item: EvalQuestion, index: int, result: VqaResult) -> Iterator[tuple[str, str, str]]:
+    """(name, text, style) of each row; the style is `main`, or `aside` for what is small print."""
     for turn in item.dialogue.history:
         yield "asked before", f"{turn.question}\n{turn.answer}", "aside"
-    if item.dialogue.question:  # none of a picture with captions
+    if item.dialogue.question:  # an image with captions has none
         yield "question", item.dialogue.question, "main"
     yield "truth", " | ".join(dict.fromkeys(item.answers)), "main"
-    for who, name in HEADS.items():
-        if who in found.outputs:
-            yield name, found.outputs[who][place], "main" if who == MODEL else "aside"
-    marks = found.marks[MODEL][place].items()
-    yield "earned", ", ".join(f"{name} {100 * value / count:.0f}" for name, (value, count) in marks if count), "aside"
+    for system, title in TITLES.items():
+        if system in result.outputs:
+            yield title, result.outputs[system][index], "main" if system == MODEL else "aside"
+    scores = result.answer_scores[MODEL][index].items()
+    per_cent = [f"{name} {100 * points / maximum:.0f}" for name, (points, maximum) in scores if maximum]
+    yield "earned", ", ".join(per_cent), "aside"
     yield "where", f"{item.key} {item.picture}", "aside"

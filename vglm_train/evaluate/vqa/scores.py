@@ -1,34 +1,42 @@
-"""What an answer earns: one pair (earned, out of) a metric. A score is the ratio of the sums, in per cent."""
+"""Scores of single answers: (points, maximum) for each metric. A metric is the ratio of the sums, in per cent."""
 
 from collections.abc import Mapping, Sequence
 
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.metrics import vqav2
-from vglm_train.evaluate.metrics.answers import closed, commonest, exact, normalised, offered, overlap, truth_polarity
+from vglm_train.evaluate.metrics.answers import (
+    closed,
+    commonest,
+    exact,
+    normalised,
+    overlap,
+    question_options,
+    truth_polarity,
+)
 from vglm_train.evaluate.metrics.findings import findings, is_normal
 
-AnswerScores = dict[str, tuple[float, float]]
+AnswerScores = dict[str, tuple[float, float]]  # metric -> (points, maximum)
 
 
 def score_answer(item: EvalQuestion, output: str, options: Sequence[str] = ()) -> AnswerScores:
-    """By metric; one that does not apply to the item is not there.
+    """Scores of one answer; a metric that does not apply to the item is left out.
 
-    closed: the strict scorer. exact, recall, f1: open questions, words, the best over the answers given. accuracy:
-    closed where it is closed, else exact. v2: VQAv2's, where ten people answered. Reports: recall, f1 and what is
-    abnormal in them: finding_recall (of the findings that are true, those stated), finding_precision, normal (states
-    none), normal_truth.
+    closed: strict scoring of closed questions, whose choices are `options`. exact, recall, f1: open questions, by
+    words, the best over the true answers. accuracy: closed or exact, whichever the question is. v2: VQAv2's, for items
+    with ten people's answers. Reports: recall and f1, finding_recall (of the true abnormal findings, those stated),
+    finding_precision (the reverse), normal (states no finding), normal_truth (so does the true report).
     """
     if item.kind == "report":
         return _report(item, output)
-    found: AnswerScores = {}
+    scores: AnswerScores = {}
     if item.kind == "closed":
-        found["closed"] = found["accuracy"] = (float(closed(output, commonest(item.answers), options)), 1.0)
+        scores["closed"] = scores["accuracy"] = (float(closed(output, commonest(item.answers), options)), 1.0)
     else:
-        found["exact"] = found["accuracy"] = (float(any(exact(output, truth) for truth in item.answers)), 1.0)
-        found |= _overlap(item, output)
+        scores["exact"] = scores["accuracy"] = (float(any(exact(output, truth) for truth in item.answers)), 1.0)
+        scores |= _overlap(item, output)
     if len(item.answers) == vqav2.PEOPLE:
-        found["v2"] = (vqav2.accuracy(output, item.answers), 1.0)
-    return found
+        scores["v2"] = (vqav2.accuracy(output, item.answers), 1.0)
+    return scores
 
 
 def _overlap(item: EvalQuestion, output: str) -> AnswerScores:
@@ -48,21 +56,20 @@ def _report(item: EvalQuestion, output: str) -> AnswerScores:
     }
 
 
-def options(items: Sequence[EvalQuestion]) -> list[list[str]]:
-    """What each closed question can be answered by: choices in its words, and answers to the same question or type."""
-    known: dict[tuple, dict[str, None]] = {}
+def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:
+    """The choices of each closed question: those in its words, and the true answers to the same question or type."""
+    answers: dict[tuple, dict[str, None]] = {}
     for item in items:
         truth = commonest(item.answers)
         if item.kind == "closed" and truth_polarity(truth) is None:
-            for place in _question_keys(item):
-                known.setdefault(place, {})[truth] = None
-    found = []
+            for key in _question_keys(item):
+                answers.setdefault(key, {})[truth] = None
+    options = []
     for item in items:
-        own = offered(item.dialogue.question, commonest(item.answers)) if item.kind == "closed" else []
-        found.append(
-            list(dict.fromkeys([*own, *(name for place in _question_keys(item) for name in known.get(place, ()))]))
-        )
-    return found
+        named = question_options(item.dialogue.question, commonest(item.answers)) if item.kind == "closed" else []
+        others = [name for key in _question_keys(item) for name in answers.get(key, ())]
+        options.append(list(dict.fromkeys([*named, *others])))
+    return options
 
 
 def _question_keys(item: EvalQuestion) -> list[tuple]:
@@ -70,12 +77,12 @@ def _question_keys(item: EvalQuestion) -> list[tuple]:
     return same if item.type is None else [*same, ("type", item.type)]
 
 
-def total(each: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
-    """Scores in per cent; none where nothing was to be had."""
+def total_scores(each: Sequence[Mapping[str, tuple[float, float]]]) -> dict[str, float]:
+    """Scores of all answers together, in per cent; a metric whose maximum is 0 is left out."""
     sums: dict[str, list[float]] = {}
-    for found in each:
-        for name, (earned, count) in found.items():
+    for scores in each:
+        for name, (points, maximum) in scores.items():
             pair = sums.setdefault(name, [0.0, 0.0])
-            pair[0] += earned
-            pair[1] += count
-    return {name: 100 * earned / count for name, (earned, count) in sums.items() if count}
+            pair[0] += points
+            pair[1] += maximum
+    return {name: 100 * points / maximum for name, (points, maximum) in sums.items() if maximum}

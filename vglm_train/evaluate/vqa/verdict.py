@@ -1,64 +1,63 @@
-"""What the scores mean, in words: whether to trust the model."""
+"""The verdict of a vqa or report evaluation: sentences that say whether the scores can be trusted."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Literal
 
-from vglm_train.evaluate.vqa.generate import BLANK, MODEL, SHUFFLED
-from vglm_train.evaluate.vqa.intervals import BASELINES, MAJORITY, Score, Section
+from vglm_train.config.metric_names import BASELINES, BLANK, MAJORITY, MODEL, SHUFFLED, VqaTask
+from vglm_train.evaluate.vqa.intervals import Score, SubsetScores
+from vglm_train.report.html import VerdictLine
 
-WORDS = {
+DESCRIPTIONS = {
     MAJORITY: "always giving the commonest answer",
     SHUFFLED: "the same model shown another picture",
     BLANK: "the same model shown a grey picture",
 }
-CHIEF = {"vqa": "accuracy", "report": "f1"}  # what a verdict goes by
-FEW = 5  # patients or pictures: with fewer no interval is to be trusted
-FEW_DISTINCT = 0.5  # of the distinct texts among the true ones
+MAIN_SCORE: dict[VqaTask, str] = {"vqa": "accuracy", "report": "f1"}  # the score that a verdict compares
+MIN_CLUSTERS = 5  # patients or images: with fewer no interval can be trusted
+MIN_DISTINCT = 0.5  # of the share of distinct texts among the true ones
+NORMAL_MARGIN, MIN_FINDING_RECALL = 20, 20  # per cent
 
 
-@dataclass(frozen=True, slots=True)
-class Line:
-    kind: Literal["ok", "warn"]
-    text: str
-
-
-def judge(task: str, section: Section) -> list[Line]:
-    """A line for each baseline of a section."""
-    chief = CHIEF[task]
-    if chief not in section.scores:
+def assess_scores(task: VqaTask, subset: SubsetScores) -> list[VerdictLine]:
+    """A line for each baseline: whether the model's main score is above it."""
+    metric = MAIN_SCORE[task]
+    if metric not in subset.scores:
         return []
-    own = section.scores[chief][MODEL]
+    of_model, gains = subset.scores[metric][MODEL], subset.gains.get(metric, {})
     lines = []
-    for who in (who for who in BASELINES if who in section.gains.get(chief, {})):
-        gain = section.gains[chief][who]
-        theirs = section.scores[chief][who]
-        text = f"{section.name}: {chief} {own.value:.1f} % against {theirs.value:.1f} % for {WORDS[who]}: {shown(gain)}"
+    for baseline in (baseline for baseline in BASELINES if baseline in gains):
+        gain, of_baseline = gains[baseline], subset.scores[metric][baseline]
+        text = (
+            f"{subset.name}: {metric} {of_model.value:.1f} % against {of_baseline.value:.1f} % for "
+            f"{DESCRIPTIONS[baseline]}: {format_gain(gain)}"
+        )
         assert gain.low is not None
         assert gain.high is not None
-        if section.clusters < FEW:
-            lines.append(Line("warn", f"{text}: too few to tell, {section.clusters} patients or pictures"))
+        if subset.clusters < MIN_CLUSTERS:
+            lines.append(VerdictLine("warn", f"{text}: too few to tell, {subset.clusters} patients or pictures"))
         elif gain.low > 0:
-            lines.append(Line("ok", f"{text}: above it"))
+            lines.append(VerdictLine("ok", f"{text}: above it"))
         else:
-            lines.append(Line("warn", f"{text}: {'below it' if gain.high < 0 else 'not told apart from it'}"))
+            lines.append(VerdictLine("warn", f"{text}: {'below it' if gain.high < 0 else 'not told apart from it'}"))
     return lines
 
 
-def judge_reports(scores: Mapping[str, float]) -> Iterator[Line]:
-    """Whether reports differ as true ones do, and name what is abnormal. `scores`: the model's."""
-    said, true = scores["distinct"], scores["distinct_truth"]
-    kind: Literal["ok", "warn"] = "warn" if said < FEW_DISTINCT * true else "ok"
-    yield Line(kind, f"{said:.0f} % of the reports are distinct; of the true ones {true:.0f} %")
-    normal, truth = scores["normal"], scores["normal_truth"]
-    kind = "warn" if normal > truth + 20 else "ok"
-    yield Line(kind, f"{normal:.0f} % of the reports state no abnormal finding; of the true ones {truth:.0f} %")
+def assess_reports(scores: Mapping[str, float]) -> Iterator[VerdictLine]:
+    """Whether the reports vary and state abnormal findings as the true ones do. `scores`: the model's."""
+    distinct, true = scores["distinct"], scores["distinct_truth"]
+    text = f"{distinct:.0f} % of the reports are distinct; of the true ones {true:.0f} %"
+    yield VerdictLine("warn" if distinct < MIN_DISTINCT * true else "ok", text)
+    normal, true = scores["normal"], scores["normal_truth"]
+    text = f"{normal:.0f} % of the reports state no abnormal finding; of the true ones {true:.0f} %"
+    yield VerdictLine("warn" if normal > true + NORMAL_MARGIN else "ok", text)
     if "finding_recall" in scores:
-        found, stated = scores["finding_recall"], scores.get("finding_precision")
-        right = f", and {stated:.0f} % of what it states is true" if stated is not None else ", and it states none"
-        yield Line("warn" if found < 20 else "ok", f"it states {found:.0f} % of the abnormal findings{right}")
+        recall, precision = scores["finding_recall"], scores.get("finding_precision")
+        right = (
+            f", and {precision:.0f} % of what it states is true" if precision is not None else ", and it states none"
+        )
+        text = f"it states {recall:.0f} % of the abnormal findings{right}"
+        yield VerdictLine("warn" if recall < MIN_FINDING_RECALL else "ok", text)
 
 
-def shown(gain: Score) -> str:
+def format_gain(gain: Score) -> str:
     """A difference with its interval."""
     return f"{gain.value:+.1f}, 95 % [{gain.low:+.1f}, {gain.high:+.1f}]"

@@ -1,0 +1,149 @@
+"""Files that are whole or absent, whatever happens while they are written.
+
+A file is written as NAME.tmp-0 in the folder it belongs to, synced, and renamed when it is whole. Its writer holds a
+lock on that temporary until it ends, however it ends. The next writer takes over a temporary without a lock: a killed
+process left it. If a living process holds NAME.tmp-0, the next writer uses NAME.tmp-1. Where there are no locks
+(Windows, some network file systems) nothing tells a leftover from work in progress, so leftovers stay.
+"""
+
+import hashlib
+import json
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vglm_train.errors import UserError
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+_TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
+_TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
+
+
+@contextmanager
+def replace_file(path: Path) -> Iterator[BinaryIO]:
+    """A file to write, which becomes `path` once it is whole and on disk. An error leaves `path` as it was.
+
+    UserError where `path` is a folder or a device: /dev/null or /dev/stdout must not become a file.
+    """
+    if path.exists() and not path.is_file():
+        raise UserError(f"{path}: no ordinary file, so it cannot be written anew; give a file's name")
+    temporary, file = claim_temporary(path, claim_file, tidy_file)
+    try:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+        close_where_open_files_stay(file)
+        os.replace(temporary, path)
+    except BaseException:
+        close_where_open_files_stay(file)
+        temporary.unlink(missing_ok=True)  # before the lock goes: afterwards it may be another writer's
+        with suppress(OSError):  # of a full disk
+            file.close()
+        raise
+    file.close()
+    sync(path.parent)
+
+
+def write_text(path: Path, text: str) -> None:
+    """A file in UTF-8, whole or absent."""
+    with replace_file(path) as file:
+        file.write(text.encode("utf-8"))
+
+
+def write_json(path: Path, value: Any, indent: int = 1) -> None:
+    """A JSON file, whole or absent."""
+    write_text(path, json.dumps(value, ensure_ascii=False, indent=indent) + "\n")
+
+
+def sync(path: Path) -> None:
+    """Make a file's content, or the names in a folder, survive a power cut."""
+    if os.name == "nt" and path.is_dir():  # Windows opens no folders
+        return
+    descriptor = os.open(path, os.O_RDWR if os.name == "nt" else os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sha256(path: Path) -> str:
+    """Hex digest of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def temporary_of(path: Path, suffix: str | int) -> Path:
+    """NAME -> NAME.tmp-SUFFIX, in the same folder."""
+    whole = Path(os.path.abspath(path))
+    return whole.with_name(f"{whole.name}.tmp-{suffix}")
+
+
+def is_temporary(path: Path) -> bool:
+    """Whether the name is that of something unfinished."""
+    return _TEMPORARY.fullmatch(path.name) is not None
+
+
+def claim_temporary(
+    path: Path, claim: Callable[[Path], BinaryIO | None], tidy: Callable[[Path], None]
+) -> tuple[Path, BinaryIO]:
+    """The first temporary of `path` that `claim` can take, and its lock. `tidy` deletes further ones that are free."""
+    number = 0
+    while (lock := claim(temporary_of(path, number))) is None:
+        number += 1
+    for other in range(_TIDIED):
+        if other != number:
+            tidy(temporary_of(path, other))
+    return temporary_of(path, number), lock
+
+
+def claim_file(path: Path) -> BinaryIO | None:
+    """An empty file that is locked until it is closed; None where another process holds it."""
+    try:
+        file, is_new = open(path, "x+b"), True  # noqa: SIM115  (closing it ends the lock)
+    except FileExistsError:
+        if fcntl is None:
+            return None
+        try:
+            file, is_new = open(path, "r+b"), False  # noqa: SIM115
+        except OSError:  # deleted meanwhile, a folder, or another person's
+            return None
+    if _lock(file, path, is_new):
+        file.truncate(0)
+        return file
+    file.close()
+    return None
+
+
+def _lock(file: BinaryIO, path: Path, is_new: bool) -> bool:
+    """Lock the file that was opened as `path`. False where it is another's, or was renamed or deleted meanwhile."""
+    if fcntl is None:
+        return is_new
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except (BlockingIOError, FileNotFoundError):
+        return False
+    except OSError:  # a file system without locks
+        return is_new
+
+
+def tidy_file(temporary: Path) -> None:
+    """Delete a temporary file that no living process holds."""
+    if os.path.lexists(temporary) and (file := claim_file(temporary)) is not None:
+        close_where_open_files_stay(file)
+        temporary.unlink(missing_ok=True)
+        file.close()
+
+
+def close_where_open_files_stay(file: BinaryIO) -> None:
+    """Windows neither renames nor deletes an open file. Elsewhere it stays open, as closing it would unlock it."""
+    if fcntl is None:
+        with suppress(OSError):
+            file.close()
