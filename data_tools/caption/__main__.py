@@ -82,7 +82,7 @@ def plan(args: Namespace) -> CaptionJob:
         check_stage("--rank-bundle", args.rank_bundle, "align")
         _check_language("--rank-bundle", args.rank_bundle, args.language)
     adapters = tuple((path.resolve(), weight) for path, weight in parse_adapters(args.adapter))
-    for path, _ in resolve(args.bundle, args.base, adapters)[1]:
+    for path, _ in resolve(args.bundle, args.base, adapters).adapters:
         read_adapter(path)  # before the work begins
     try:
         sampling = {"temperature": args.temperature, "top_p": args.top_p, "seed": args.seed}

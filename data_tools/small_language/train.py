@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 from torch.nn import functional
 from tqdm import tqdm
 
-from vglm_train.checkpoint.load.language import hub_chatglm
+from vglm_train.checkpoint.load.chatglm import hub_chatglm
 from vglm_train.config.language import Language, Questions
 from vglm_train.data.record import Record, parse
 from vglm_train.errors import UserError

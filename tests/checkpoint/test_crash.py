@@ -15,6 +15,7 @@ from run import runs, speaking
 from data_tools.small_language.train import save_language
 from vglm_train import folders
 from vglm_train.checkpoint.bundle.adapter import base_of, read_adapter, save_adapter
+from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle, save_finetuned
 from vglm_train.checkpoint.convert import bundle as bundles
@@ -101,7 +102,7 @@ def _finetuned(made: Made) -> Writer:
 
 
 def _adapter(made: Made) -> Writer:
-    models, base = _tuned_models(made), base_of(made.base)
+    models, base = _tuned_models(made), base_of(made.base, read_document(made.base))
 
     def write(folder: Path, number: int) -> None:
         save_adapter(folder, models[number].trained_parameters(), LORA, base, {"step": number})

@@ -11,6 +11,7 @@ from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main as checkpoint
 from vglm_train.checkpoint.bundle.adapter import base_of, save_adapter
+from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
 from vglm_train.command import answered
@@ -79,7 +80,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     stage.save(base, model, {})
     bundle = open_bundle(base, torch.device("cpu"))
     apply_tuning(bundle.model, LORA, 0)
-    save_adapter(folder / "adapter", bundle.model.trained_parameters(), LORA, base_of(base), {})
+    save_adapter(folder / "adapter", bundle.model.trained_parameters(), LORA, base_of(base, read_document(base)), {})
     words = ["run.stage=finetune", f"model.qformer.weights={base}", "tuning.rules=[{match: '*', train: false}]"]
     tuned, _ = built(config, *words, "tuning.lora={rank: 2, alpha: 4}")
     for name, began in (("finetune", base), ("elsewhere", folder / "gone")):

@@ -9,8 +9,8 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.checkpoint.load.chatglm import load_visualglm, sat_visualglm
 from vglm_train.checkpoint.load.language import load_language
-from vglm_train.checkpoint.load.visualglm import load_visualglm, sat_visualglm
 from vglm_train.config.language import Decoding, Language
 from vglm_train.config.model import QFormer as QFormerConfig
 from vglm_train.config.model import Vision

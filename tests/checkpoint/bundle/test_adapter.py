@@ -14,6 +14,7 @@ from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.bundle.adapter import base_of, check_base, parse_weighted, read_adapter, save_adapter
+from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
 from vglm_train.config.language import Language
@@ -114,7 +115,9 @@ def adapters(bundle, folder):
     """Two adapters of that bundle."""
     for number, tuning in enumerate((LORA, Tuning(rules=(Rule(match="projection.*"), *FROZEN), lora=Lora(rank=3)))):
         model = tuned(open_bundle(bundle, CPU).model, tuning, number)
-        save_adapter(folder / f"a{number}", model.trained_parameters(), tuning, base_of(bundle), {})
+        save_adapter(
+            folder / f"a{number}", model.trained_parameters(), tuning, base_of(bundle, read_document(bundle)), {}
+        )
     return folder / "a0", folder / "a1"
 
 
@@ -179,7 +182,7 @@ def test_what_cannot_be_merged_is_told(spoken, tmp_path, capsys):
     assert "is given 2 times; give it once" in said(str(bundle), "--adapter", f"{first}:0.5", "--adapter", again)
     tuning = Tuning(rules=FROZEN, prefix=Prefix(length=2))
     model = tuned(open_bundle(bundle, CPU).model, tuning)
-    save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle), {})
+    save_adapter(tmp_path / "p", model.trained_parameters(), tuning, base_of(bundle, read_document(bundle)), {})
     assert "prefix is no change of weights" in said(str(bundle), "--adapter", str(tmp_path / "p"))
 
 

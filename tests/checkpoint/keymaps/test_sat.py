@@ -9,7 +9,8 @@ from safetensors.torch import save_file
 from small_chatglm import SHAPE, chatglm
 
 from vglm_train.checkpoint.keymaps.sat import qkv, sat_language
-from vglm_train.checkpoint.load.language import hub_chatglm, load_language
+from vglm_train.checkpoint.load.chatglm import hub_chatglm
+from vglm_train.checkpoint.load.language import load_language
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language import build_language

@@ -9,7 +9,7 @@ import torch
 import transformers
 from safetensors.torch import load_file, save_file
 
-from vglm_train.checkpoint.load.language import load_hf_language
+from vglm_train.checkpoint.load.hf_language import load_hf_language
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language import LanguageModel, build_language

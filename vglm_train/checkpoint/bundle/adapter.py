@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.format import TRAINED, read_document
+from vglm_train.checkpoint.bundle.format import TRAINED
 from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.tuning import Tuning
@@ -97,9 +97,11 @@ def read_adapter(folder: Path) -> AdapterFile:
     return AdapterFile(folder, tensors, document)
 
 
-def base_of(bundle: Path) -> dict[str, str]:
-    """Fingerprints of a bundle's parts, by which an adapter knows the model it belongs to. UserError if it is none."""
-    document = read_document(bundle)
+def base_of(bundle: Path, document: Mapping[str, Any]) -> dict[str, str]:
+    """Fingerprints of the parts of a bundle, by which an adapter knows the model it belongs to.
+
+    `document`: its bundle.json. UserError where the bundle cannot be read.
+    """
     try:
         towers = {
             tower: reference.get("fingerprint") or fingerprint(bundle / reference["file"])
@@ -120,14 +122,21 @@ def check_base(adapter: AdapterFile, base: Mapping[str, str], bundle: Path) -> N
         )
 
 
-def add_adapters(model: VisualLanguageModel, bundle: Path, adapters: Sequence[Weighted]) -> list[AdapterFile]:
-    """Put adapters on the model of `bundle`, each times its weight. UserError where one belongs to another model."""
+def add_adapters(
+    model: VisualLanguageModel, bundle: Path, document: Mapping[str, Any], adapters: Sequence[Weighted]
+) -> list[AdapterFile]:
+    """Put adapters on the model of `bundle`, whose bundle.json is `document`, each times its weight.
+
+    UserError where one belongs to another model.
+    """
     files = [read_adapter(path) for path, _ in adapters]
     if not files:
         return []
-    added, base = Adapters(model), base_of(bundle)
+    base = base_of(bundle, document)
     for file in files:
         check_base(file, base, bundle)
+    added = Adapters(model)
+    for file in files:
         added.add(str(file.folder), file.tensors, file.scale)
     added.use({str(path): weight for path, weight in adapters})
     return files

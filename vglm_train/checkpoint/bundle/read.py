@@ -42,7 +42,7 @@ class Bundle:
 
     model: Any  # Alignment or VisualLanguageModel
     config: Config
-    document: dict
+    document: Mapping[str, Any]
     prompt: TextEncoder | Template
 
     @property
@@ -74,34 +74,44 @@ def open_bundle(
     Raises UserError for a folder that is no bundle, an unreadable file, weights that do not fit, and adapters of
     another model.
     """
-    whole, adapters = resolve(folder, base, adapters)
-    bundle = _open_whole(whole, device, vision_weights, language_weights)
-    if whole != folder:
-        bundle = _as_tuned(bundle, folder)
-    add_adapters(bundle.model, whole, adapters)
+    parts = resolve(folder, base, adapters)
+    bundle = _open_whole(parts.whole, parts.whole_document, device, vision_weights, language_weights)
+    if parts.whole != folder:
+        bundle = _as_tuned(bundle, folder, parts.document)
+    add_adapters(bundle.model, parts.whole, parts.whole_document, parts.adapters)
     bundle.model.eval()
     return bundle
 
 
-def resolve(folder: Path, base: Path | None, adapters: Sequence[Weighted]) -> tuple[Path, list[Weighted]]:
-    """The bundle that holds the model of `folder`, and the adapters to add: a fine-tuning's bundle is one itself.
+@dataclass(frozen=True, slots=True)
+class BundleParts:
+    """What a bundle is opened from: its bundle.json, the bundle that holds the whole model, and adapters to add."""
 
-    No weights are read. UserError for a folder that is no bundle, a base that is not there, and a model that adapters
-    cannot belong to.
+    document: Mapping[str, Any]
+    whole: Path  # the bundle itself, or the one that a fine-tuning began with
+    whole_document: Mapping[str, Any]
+    adapters: list[Weighted]  # a fine-tuning's bundle is one itself
+
+
+def resolve(folder: Path, base: Path | None, adapters: Sequence[Weighted]) -> BundleParts:
+    """What `open_bundle` will read, from bundle.json alone.
+
+    UserError for a folder that is no bundle, a base that is not there, and a model that adapters cannot belong to.
     """
     document = read_document(folder)
-    if document["stage"] == "finetune":
-        whole, added = _base_of(folder, document, base), [(folder, 1.0), *adapters]
+    if document["stage"] != "finetune":
+        parts = BundleParts(document, folder, document, list(adapters))
     else:
-        whole, added = folder, list(adapters)
-    if added:
-        check_adaptable(whole)
-    return whole, added
+        whole = _base_of(folder, document, base)
+        parts = BundleParts(document, whole, read_whole(whole), [(folder, 1.0), *adapters])
+    if parts.adapters:
+        check_adaptable(parts.whole, parts.whole_document)
+    return parts
 
 
-def check_adaptable(folder: Path) -> None:
-    """UserError unless `folder` is a bundle with a language model, to which an adapter may belong."""
-    if read_whole(folder)["stage"] == "align":
+def check_adaptable(folder: Path, document: Mapping[str, Any]) -> None:
+    """UserError unless the bundle has a language model, to which an adapter may belong."""
+    if document["stage"] == "align":
         raise UserError(f"{folder} is of stage align and has no language model that adapters belong to.")
 
 
@@ -117,7 +127,7 @@ def _base_of(folder: Path, document: Mapping[str, Any], moved: Path | None) -> P
     return base
 
 
-def _as_tuned(bundle: Bundle, folder: Path) -> Bundle:
+def _as_tuned(bundle: Bundle, folder: Path, document: Mapping[str, Any]) -> Bundle:
     """The bundle that the fine-tuning of `folder` began with, as that run prompted and quantised it."""
     config = load(folder / CONFIG)
     if config.tuning.quantize:  # its adapter has learned to make up for that
@@ -127,12 +137,18 @@ def _as_tuned(bundle: Bundle, folder: Path) -> Bundle:
     words = bundle.template
     queries = config.model.qformer.queries
     template = build_template(config.prompt, config.model.language, words.tokenizer, queries, words.text)
-    return Bundle(bundle.model, config, read_document(folder), template)
+    return Bundle(bundle.model, config, document, template)
 
 
-def _open_whole(folder: Path, device: torch.device, vision_weights: str | None, language_weights: str | None) -> Bundle:
+def _open_whole(
+    folder: Path,
+    document: Mapping[str, Any],
+    device: torch.device,
+    vision_weights: str | None,
+    language_weights: str | None,
+) -> Bundle:
     """A bundle that holds the whole model."""
-    document, config = read_whole(folder), load(folder / CONFIG)
+    config = load(folder / CONFIG)
     moved = {"vision": vision_weights, "language": language_weights}
     files = {name: find(folder, name, reference, moved[name]) for name, reference in document["towers"].items()}
     vision = replace(config.model.vision, weights=str(files["vision"]))
@@ -150,7 +166,7 @@ def _open_whole(folder: Path, device: torch.device, vision_weights: str | None, 
     return bundle
 
 
-def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
+def _build_alignment(folder: Path, config: Config, document: Mapping[str, Any]) -> Bundle:
     section = replace(config.model.text, tokenizer=str(folder / TOKENIZER))
     text = build_text(section, config.data.languages)
     image = config.data.image
@@ -158,7 +174,7 @@ def _build_alignment(folder: Path, config: Config, document: dict) -> Bundle:
     return Bundle(model, config, document, text)
 
 
-def _build_language(folder: Path, config: Config, document: dict) -> Bundle:
+def _build_language(folder: Path, config: Config, document: Mapping[str, Any]) -> Bundle:
     assert config.model.language is not None
     language = replace(config.model.language, tokenizer=str(folder / TOKENIZER))
     if language.family != "chatglm":

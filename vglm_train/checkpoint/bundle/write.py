@@ -9,7 +9,7 @@ from typing import Any, Protocol
 from safetensors import SafetensorError
 
 from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, write_adapter
-from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, write_document
+from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, read_document, write_document
 from vglm_train.checkpoint.bundle.towers import keep
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.model import Model
@@ -58,7 +58,7 @@ def save_finetuned(
     UserError as `save_bundle`.
     """
     with _new_bundle(folder) as new:
-        write_adapter(new, model.trained_parameters(), config.tuning, base_of(base), origin)
+        write_adapter(new, model.trained_parameters(), config.tuning, base_of(base, read_document(base)), origin)
         document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
         _save_words(new, config.model, tokenizer, questions)
         write_document(new, config, document)

@@ -13,8 +13,8 @@ from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixe
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, SourceModel, expected, tokenizer_of
 from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_safetensors
+from vglm_train.checkpoint.load.chatglm import read_json
 from vglm_train.checkpoint.load.tensor_files import open_shard
-from vglm_train.checkpoint.load.visualglm import read_json
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 

@@ -30,8 +30,8 @@ from vglm_train.checkpoint.convert.towers import has_untied_head, repeated, with
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_sharded
 from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
-from vglm_train.checkpoint.load.language import COMPUTED
-from vglm_train.checkpoint.load.visualglm import read_json
+from vglm_train.checkpoint.load.chatglm import read_json
+from vglm_train.checkpoint.load.hf_language import COMPUTED
 from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision

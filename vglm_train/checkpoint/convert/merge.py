@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vglm_train.checkpoint.bundle.adapter import Weighted, add_adapters
-from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER
+from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, read_whole
 from vglm_train.checkpoint.bundle.read import Bundle, check_adaptable, open_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.convert.writers import check_target
@@ -29,9 +29,10 @@ def merge_bundle(
     for prefixes, which no weight could hold, and where nothing is to be merged.
     """
     check_target(out, 0, force)
-    check_adaptable(folder)
+    document = read_whole(folder)
+    check_adaptable(folder, document)
     bundle = open_bundle(folder, torch.device("cpu"), language_weights=language_weights)
-    added = add_adapters(bundle.model, folder, adapters)
+    added = add_adapters(bundle.model, folder, document, adapters)
     if any(isinstance(adapter, Prefix) for adapter in bundle.model.language.adapters()):
         raise UserError("a trained prefix is no change of weights and cannot be merged: keep it beside the bundle.")
     merged = merge(bundle.model.language)

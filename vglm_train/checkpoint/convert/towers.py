@@ -10,9 +10,9 @@ from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, of_
 from vglm_train.checkpoint.convert.source import mapped, open_tensors
 from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.sat import Fused, sat_language
-from vglm_train.checkpoint.load.language import COMPUTED, hub_chatglm
+from vglm_train.checkpoint.load.chatglm import CONFIG, hub_chatglm, is_sat_folder, read_json, sat_shard
+from vglm_train.checkpoint.load.hf_language import COMPUTED
 from vglm_train.checkpoint.load.tensor_files import open_shard
-from vglm_train.checkpoint.load.visualglm import CONFIG, is_sat_folder, read_json, sat_shard
 from vglm_train.config.language import Language
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError

@@ -25,8 +25,7 @@ from vglm_train.checkpoint.convert.source import (
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_torch
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.sat import IMAGE, Fused, image_rules, visualglm_table
-from vglm_train.checkpoint.load.language import HUB_CONFIG, hub_chatglm
-from vglm_train.checkpoint.load.visualglm import CONFIG, read_json, sat_shard
+from vglm_train.checkpoint.load.chatglm import CONFIG, HUB_CONFIG, hub_chatglm, read_json, sat_shard
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.config.run import Config

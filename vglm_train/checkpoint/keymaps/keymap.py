@@ -136,6 +136,38 @@ class KeyMap:
         return not self.write_copies and key in self.copies
 
 
+def mismatches(table: KeyMap, content: Weights, state: Weights) -> list[str]:
+    """All that keeps `content`, converted one tensor at a time, from being exactly `state`: a line each, under the
+    names of the file. Only shapes are looked at, so `content` may be on the meta device.
+    """
+    weights: dict[str, Tensor] = {}
+    inverse, problems = table.inverse(), []
+    for key, tensor in content.items():
+        try:
+            converted = table.apply({key: tensor})
+        except KeyMapError as error:
+            problems.append(str(error) if key in str(error) else f"{key}: {error}")
+            continue
+        problems += [f"unexpected: {key}" for name in converted if name not in state]
+        weights |= converted
+    missing = [_name_in_file(inverse, name, state[name]) for name in state if name not in weights]
+    if missing := [name for name in missing if name not in content]:
+        problems.append(f"missing: {', '.join(missing)}")
+    for name in (name for name in state if name in weights and weights[name].shape != state[name].shape):
+        key = _name_in_file(inverse, name, state[name])
+        problems.append(f"{key} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")
+    return problems
+
+
+def _name_in_file(inverse: KeyMap, name: str, tensor: Tensor) -> str:
+    """What the file calls a tensor of ours; our own name where it has none for it."""
+    try:
+        (key,) = inverse.apply({name: torch.empty(tensor.shape, device="meta")})
+    except KeyMapError:
+        return name
+    return key
+
+
 def _same(x: Tensor) -> Sequence[Tensor]:
     return (x,)
 

@@ -12,7 +12,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, mismatches
 from vglm_train.errors import UserError
 
 logger = logging.getLogger(__name__)
@@ -131,46 +131,16 @@ def fill(module: nn.Module, shards: Sequence[TensorShard], table: KeyMap, source
     assert all(len(rule.sources) == len(rule.targets) == 1 for rule in table.rules)
     state = module.state_dict(keep_vars=True)
     content = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
-    _check(content, state, table, source)
+    if problems := mismatches(table, content, state):
+        raise UserError(
+            f"{source} does not fit the configured model: {'; '.join(problems)}. Nothing was loaded: complete the "
+            "folder, or correct the model section."
+        )
     for shard in shards:
         for key in shard.shapes:
             for name, value in table.apply({key: shard.read(key)}).items():
                 copy_tensor(module, name, state[name], value)
     logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
-
-
-def _check(content: Mapping[str, Tensor], state: Mapping[str, Tensor], table: KeyMap, source: Path) -> None:
-    """Raises UserError with everything that does not fit, under the names of the file."""
-    weights: dict[str, Tensor] = {}
-    inverse, problems = table.inverse(), []
-    for key, tensor in content.items():
-        try:
-            converted = table.apply({key: tensor})
-        except KeyMapError as error:
-            problems.append(str(error) if key in str(error) else f"{key}: {error}")
-            continue
-        problems += [f"unexpected: {key}" for name in converted if name not in state]
-        weights |= converted
-    missing = [_name_in_file(inverse, name, state[name]) for name in state if name not in weights]
-    if missing := [name for name in missing if name not in content]:
-        problems.append(f"missing: {', '.join(missing)}")
-    for name in (name for name in state if name in weights and weights[name].shape != state[name].shape):
-        key = _name_in_file(inverse, name, state[name])
-        problems.append(f"{key} is {list(weights[name].shape)}, the model has {list(state[name].shape)}")
-    if problems:
-        raise UserError(
-            f"{source} does not fit the configured model: {'; '.join(problems)}. Nothing was loaded: complete the "
-            "folder, or correct the model section."
-        )
-
-
-def _name_in_file(inverse: KeyMap, name: str, tensor: Tensor) -> str:
-    """What the file calls a tensor of ours; our own name where it has none for it."""
-    try:
-        (key,) = inverse.apply({name: torch.empty(tensor.shape, device="meta")})
-    except KeyMapError:
-        return name
-    return key
 
 
 def copy_tensor(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:

@@ -1,13 +1,15 @@
-"""VisualGLM-6B as SwissArmyTransformer (SAT) saves it, into a model."""
+"""ChatGLM-6B and VisualGLM-6B as SwissArmyTransformer (SAT) and the Hugging Face hub hold them."""
 
 import json
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap
-from vglm_train.checkpoint.keymaps.sat import Fused, visualglm_table
-from vglm_train.checkpoint.load.tensor_files import TensorShard, fill, open_shard
+from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
+from vglm_train.checkpoint.keymaps.sat import Fused, chatglm_rules, sat_language, visualglm_table
+from vglm_train.checkpoint.load.tensor_files import TensorShard, fill, indexed, open_shard
+from vglm_train.config.language import Language
 from vglm_train.errors import UserError
+from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.visual_language import VisualLanguageModel
 
 CONFIG = "model_config.json"
@@ -82,3 +84,58 @@ def _heads(model: VisualLanguageModel) -> dict[str, int]:
         "qformer_args": model.qformer.blocks[0].attention.heads,
         "": language.heads,
     }
+
+
+HUB_CONFIG = "config.json"
+
+
+def hub_chatglm(heads: int, fused: Fused = "heads") -> KeyMap:
+    """ChatGLM-6B's Hugging Face files -> `ChatGlm`."""
+    head = rename("lm_head.weight", "network.mixins.chatglm-final.lm_head.weight")
+    return KeyMap(
+        rules=(*chatglm_rules("", "", heads, fused), head),
+        ignored=(
+            "transformer.layers.#.attention.rotary_emb.inv_freq",
+            "transformer.rotary_emb.inv_freq",
+            "image_encoder.*",  # of VisualGLM-6B in this layout
+        ),
+    )
+
+
+def chatglm_files(
+    model: LanguageModel, config: Language, folder: Path, fused: Fused | None
+) -> tuple[list[TensorShard], KeyMap]:
+    """The files of a published ChatGLM, unread, and the table of their names. `fused` as in `load_language`.
+
+    Raises UserError where the folder holds none, or its configuration contradicts ours.
+    """
+    if is_sat_folder(folder):
+        check_heads(folder, {"": config.heads})
+        _check_sop(model, folder / CONFIG)
+        return [sat_shard(folder)], sat_language(config.heads, fused or "thirds")
+    files = indexed(folder, "model", ".safetensors") or indexed(folder, "pytorch_model", ".bin")
+    if not files:
+        raise UserError(
+            f"language.weights: {folder} holds neither a SAT checkpoint (latest, model_config.json) nor weights of "
+            "Hugging Face (model.safetensors or pytorch_model.bin, with .index.json if in parts)."
+        )
+    _check_sop(model, folder / HUB_CONFIG)
+    if (folder / HUB_CONFIG).exists():
+        recorded = read_json(folder / HUB_CONFIG).get("num_attention_heads")
+        if recorded is not None and recorded != config.heads:
+            raise UserError(
+                f"{folder / HUB_CONFIG}: num_attention_heads is {recorded}, the configured model has {config.heads}. "
+                "Correct language.heads."
+            )
+    return [open_shard(file) for file in files], hub_chatglm(config.heads, fused or "heads")
+
+
+def _check_sop(model: LanguageModel, file: Path) -> None:
+    """Weights and tokenizer (which gives the model its `sop_id`) must agree where an answer begins."""
+    expected: Any = getattr(model, "sop_id", None)
+    recorded = read_json(file).get("bos_token_id") if file.exists() else None
+    if recorded is not None and recorded != expected:
+        raise UserError(
+            f"{file}: an answer begins with id {recorded} (bos_token_id), but with {expected} in the tokenizer. "
+            "Set language.tokenizer to the one that belongs to these weights."
+        )
