@@ -26,7 +26,7 @@ from data_tools.common.records import Inputs, open_inputs
 from data_tools.common.results import Outcome, write_parts
 from data_tools.common.text import LANGUAGES
 from vglm_train.checkpoint.bundle.adapter import parse_adapters, read_adapter
-from vglm_train.checkpoint.bundle.read import resolve
+from vglm_train.checkpoint.bundle.format import resolve
 from vglm_train.config.language import Decoding
 from vglm_train.config.load import load
 from vglm_train.config.validation import FieldError

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.adapter import TENSORS, Weighted
-from vglm_train.checkpoint.bundle.format import TRAINED, read_document
+from vglm_train.checkpoint.bundle.adapter import TENSORS
+from vglm_train.checkpoint.bundle.format import TRAINED, Weighted, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError

@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.format import TRAINED
+from vglm_train.checkpoint.bundle.format import TRAINED, Weighted
 from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.tuning import Tuning
@@ -28,8 +28,6 @@ from vglm_train.model.visual_language import VisualLanguageModel
 
 VERSION = 1
 DOCUMENT, TENSORS = "adapter.json", "adapter.safetensors"
-
-Weighted = tuple[Path, float]  # an adapter's folder, and what it is multiplied by
 
 
 @dataclass(frozen=True, slots=True)

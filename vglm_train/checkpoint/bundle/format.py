@@ -13,7 +13,8 @@ bundle.json names the bundle that it belongs to.
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from vglm_train.folders import recover
 VERSION = 2
 DOCUMENT, CONFIG, TRAINED = "bundle.json", "config.yaml", "trained.safetensors"
 TOKENIZER, QUESTIONS = "tokenizer", "question_tokenizer"
+Weighted = tuple[Path, float]  # an adapter's folder, and what it is multiplied by
 TOWERS = {"vision": "vision.encoder.", "language": "language."}  # what is frozen, and the prefix of its names
 
 
@@ -74,3 +76,47 @@ def write_document(folder: Path, config: Config, document: Mapping[str, Any]) ->
     (folder / CONFIG).write_text(dump(config), "utf-8")
     content = json.dumps({"version": VERSION, **document}, indent=2, ensure_ascii=False)
     (folder / DOCUMENT).write_text(content + "\n", "utf-8")
+
+
+@dataclass(frozen=True, slots=True)
+class BundleParts:
+    """What a bundle is opened from: its bundle.json, the bundle that holds the whole model, and adapters to add."""
+
+    document: Mapping[str, Any]
+    whole: Path  # the bundle itself, or the one that a fine-tuning began with
+    whole_document: Mapping[str, Any]
+    adapters: list[Weighted]  # a fine-tuning's bundle is one itself
+
+
+def resolve(folder: Path, base: Path | None, adapters: Sequence[Weighted]) -> BundleParts:
+    """What `open_bundle` will read, from bundle.json alone.
+
+    UserError for a folder that is no bundle, a base that is not there, and a model that adapters cannot belong to.
+    """
+    document = read_document(folder)
+    if document["stage"] != "finetune":
+        parts = BundleParts(document, folder, document, list(adapters))
+    else:
+        whole = _base_of(folder, document, base)
+        parts = BundleParts(document, whole, read_whole(whole), [(folder, 1.0), *adapters])
+    if parts.adapters:
+        check_adaptable(parts.whole, parts.whole_document)
+    return parts
+
+
+def check_adaptable(folder: Path, document: Mapping[str, Any]) -> None:
+    """UserError unless the bundle has a language model, to which an adapter may belong."""
+    if document["stage"] == "align":
+        raise UserError(f"{folder} is of stage align and has no language model that adapters belong to.")
+
+
+def _base_of(folder: Path, document: Mapping[str, Any], moved: Path | None) -> Path:
+    """The bundle that the fine-tuning of `folder` began with."""
+    base = moved or Path(document["base"])
+    recover(base)
+    if not (base / DOCUMENT).exists():
+        raise UserError(
+            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its path "
+            "with --base."
+        )
+    return base

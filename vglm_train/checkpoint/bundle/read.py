@@ -7,17 +7,16 @@ from typing import Any
 
 import torch
 
-from vglm_train.checkpoint.bundle.adapter import Weighted, add_adapters
+from vglm_train.checkpoint.bundle.adapter import add_adapters
 from vglm_train.checkpoint.bundle.format import (
     CONFIG,
-    DOCUMENT,
     QUESTIONS,
     TOKENIZER,
     TOWERS,
     TRAINED,
-    read_document,
+    Weighted,
     read_trained,
-    read_whole,
+    resolve,
 )
 from vglm_train.checkpoint.bundle.towers import find
 from vglm_train.checkpoint.load.language import load_language
@@ -25,7 +24,6 @@ from vglm_train.checkpoint.load.pretrained import load_vision
 from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
-from vglm_train.folders import recover
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.language.linears import quantize_blocks
 from vglm_train.model.visual import VisualModel
@@ -81,50 +79,6 @@ def open_bundle(
     add_adapters(bundle.model, parts.whole, parts.whole_document, parts.adapters)
     bundle.model.eval()
     return bundle
-
-
-@dataclass(frozen=True, slots=True)
-class BundleParts:
-    """What a bundle is opened from: its bundle.json, the bundle that holds the whole model, and adapters to add."""
-
-    document: Mapping[str, Any]
-    whole: Path  # the bundle itself, or the one that a fine-tuning began with
-    whole_document: Mapping[str, Any]
-    adapters: list[Weighted]  # a fine-tuning's bundle is one itself
-
-
-def resolve(folder: Path, base: Path | None, adapters: Sequence[Weighted]) -> BundleParts:
-    """What `open_bundle` will read, from bundle.json alone.
-
-    UserError for a folder that is no bundle, a base that is not there, and a model that adapters cannot belong to.
-    """
-    document = read_document(folder)
-    if document["stage"] != "finetune":
-        parts = BundleParts(document, folder, document, list(adapters))
-    else:
-        whole = _base_of(folder, document, base)
-        parts = BundleParts(document, whole, read_whole(whole), [(folder, 1.0), *adapters])
-    if parts.adapters:
-        check_adaptable(parts.whole, parts.whole_document)
-    return parts
-
-
-def check_adaptable(folder: Path, document: Mapping[str, Any]) -> None:
-    """UserError unless the bundle has a language model, to which an adapter may belong."""
-    if document["stage"] == "align":
-        raise UserError(f"{folder} is of stage align and has no language model that adapters belong to.")
-
-
-def _base_of(folder: Path, document: Mapping[str, Any], moved: Path | None) -> Path:
-    """The bundle that the fine-tuning of `folder` began with."""
-    base = moved or Path(document["base"])
-    recover(base)
-    if not (base / DOCUMENT).exists():
-        raise UserError(
-            f"{folder}/{DOCUMENT}: what was trained belongs to the bundle {base}, which is not there. Give its path "
-            "with --base."
-        )
-    return base
 
 
 def _as_tuned(bundle: Bundle, folder: Path, document: Mapping[str, Any]) -> Bundle:

@@ -7,9 +7,9 @@ from typing import Any
 
 import torch
 
-from vglm_train.checkpoint.bundle.adapter import Weighted, add_adapters
-from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, read_whole
-from vglm_train.checkpoint.bundle.read import Bundle, check_adaptable, open_bundle
+from vglm_train.checkpoint.bundle.adapter import add_adapters
+from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, Weighted, check_adaptable, read_whole
+from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.convert.writers import check_target
 from vglm_train.config.load import load

@@ -113,12 +113,6 @@ def chatglm_files(
         check_heads(folder, {"": config.heads})
         _check_sop(model, folder / CONFIG)
         return [sat_shard(folder)], sat_language(config.heads, fused or "thirds")
-    files = indexed(folder, "model", ".safetensors") or indexed(folder, "pytorch_model", ".bin")
-    if not files:
-        raise UserError(
-            f"language.weights: {folder} holds neither a SAT checkpoint (latest, model_config.json) nor weights of "
-            "Hugging Face (model.safetensors or pytorch_model.bin, with .index.json if in parts)."
-        )
     _check_sop(model, folder / HUB_CONFIG)
     if (folder / HUB_CONFIG).exists():
         recorded = read_json(folder / HUB_CONFIG).get("num_attention_heads")
@@ -127,7 +121,14 @@ def chatglm_files(
                 f"{folder / HUB_CONFIG}: num_attention_heads is {recorded}, the configured model has {config.heads}. "
                 "Correct language.heads."
             )
-    return [open_shard(file) for file in files], hub_chatglm(config.heads, fused or "heads")
+    table = hub_chatglm(config.heads, fused or "heads")
+    files = indexed(folder, "model", ".safetensors") or indexed(folder, "pytorch_model", ".bin")
+    if not files:
+        raise UserError(
+            f"language.weights: {folder} holds neither a SAT checkpoint (latest, model_config.json) nor weights of "
+            "Hugging Face (model.safetensors or pytorch_model.bin, with .index.json if in parts)."
+        )
+    return [open_shard(file) for file in files], table
 
 
 def _check_sop(model: LanguageModel, file: Path) -> None:
