@@ -12,8 +12,8 @@ from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
-from vglm_train.data.loader import read_mixture
 from vglm_train.data.sampling.mixture import Mixture
+from vglm_train.data.splits import read_mixture
 from vglm_train.engine.progress import Plan
 from vglm_train.errors import MissingData
 from vglm_train.log.run_info import RunInfo

@@ -32,9 +32,12 @@ class RunFolder:
 
     def __init__(self, config: Config) -> None:
         self.path = Path(config.run.folder or Path("runs") / config.run.name)
-        self.checkpoints = Checkpoints(self.path / "checkpoints")
         self.bundle = self.path / "bundle"
         self.config_file = self.path / "config.yaml"
+
+    @property
+    def checkpoints(self) -> Checkpoints:
+        return Checkpoints(self.path / "checkpoints")
 
     def check(self, config: Config) -> Path | None:
         """The checkpoint to continue from, or None for a new run.
@@ -52,7 +55,8 @@ class RunFolder:
                 f"{self.path} is not empty and holds no config.yaml, so it is not a run of this program. "
                 "Give another run.folder, or empty it."
             )
-        if self._nothing_done():
+        newest = self.checkpoints.latest()
+        if newest is None and self._nothing_done():
             return None
         changed = list(_changes(load(self.config_file), config, ""))
         if changed:
@@ -61,7 +65,7 @@ class RunFolder:
                 + "\n".join(f"  {key}: {before} there, {now} here" for key, before, now in changed[:8])
                 + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
             )
-        return self.checkpoints.latest()
+        return newest
 
     def claim(self, config: Config) -> None:
         """Create the folder, lock it and write the resolved configuration. Rank 0 only, after `check`.
@@ -76,10 +80,10 @@ class RunFolder:
             raise UserError(f"run.folder {self.path}: {error.strerror}. Make it writable, or give another.") from error
 
     def _nothing_done(self) -> bool:
-        """A start that failed before its first row left this: no loss to know, nothing to continue."""
+        """Without a checkpoint: a start that failed before its first row left this, so nothing is lost or continued."""
         metrics = self.path / METRICS
         logged = metrics.exists() and metrics.stat().st_size
-        return not logged and not self.bundle.exists() and self.checkpoints.latest() is None
+        return not logged and not self.bundle.exists()
 
     def _lock(self) -> None:
         """Until this process ends, however it ends. Two runs in one folder, say after only a launcher was killed,

@@ -1,6 +1,6 @@
 """From the configuration to an endless iterator of this rank's micro-batches."""
 
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from dataclasses import replace
 from itertools import count
 
@@ -15,11 +15,7 @@ from vglm_train.data.features import FeatureStore
 from vglm_train.data.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import Processor
-from vglm_train.data.remote.cache import ShardCache
-from vglm_train.data.remote.prefetch import check_cache_size
-from vglm_train.data.sampling.mixture import Mixture, build_mixture
-from vglm_train.data.shards.manifest import Manifest
-from vglm_train.data.splits import open_part, training
+from vglm_train.data.splits import read_mixture
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explain_dead_processes
 
@@ -73,50 +69,16 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
         del batches  # an error's traceback would keep the workers waiting
 
 
-def _read_sources(config: Config, count: bool) -> list[Manifest]:
-    data = config.data
-    sources = [open_part(part, data.languages, data.cache, count) for part in training(data)]
-    _check_languages(data.languages, sources)
-    return sources
-
-
 def build(config: Config, processor: Processor, ranks: Ranks) -> Loader:
     """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
     data = config.data
     mixture, samples = read_mixture(config)
-    if any(shard.url for shard in mixture.shards()):
-        store = ShardCache(data.cache)
-        store.begin()
-        check_cache_size(mixture, store)
-    cut = split(config, ranks.world)
+    cut, window = split(config, ranks.world), length_window(config)
     size = config.model.vision.image_size
     builder = SampleBuilder(config.run.seed, processor, size, data.image, config.log.samples)
     dataset = StreamDataset(mixture, samples, builder, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
-    if window := length_window(config):
+    if window:
         length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
         dataset.batch_order = LengthBuckets(length, data.global_batch, window, config.run.seed, block).batch
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
-
-
-def read_mixture(config: Config, count: bool = True) -> tuple[Mixture, int]:
-    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong.
-
-    `count`: shards that no manifest lists are fetched and counted, once.
-    """
-    manifests = _read_sources(config, count)
-    return build_mixture(config.data, manifests, config.run.seed), sum(manifest.samples for manifest in manifests)
-
-
-def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> None:
-    """Every configured language has captions somewhere, if all manifests count them."""
-    counts = [manifest.captions for manifest in sources]
-    if any(count is None for count in counts):
-        return
-    missing = [language for language in languages if not any(count and count.get(language) for count in counts)]
-    if missing:
-        counted = ", ".join(manifest.where for manifest in sources)
-        raise UserError(
-            f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {counted}). "
-            "Leave it out, or add a source that has it."
-        )

@@ -6,10 +6,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from vglm_train.config.data import Cache, Data, Holdout, Source
+from vglm_train.config.run import Config
 from vglm_train.data.remote.manifest import manifest_of
+from vglm_train.data.sampling.mixture import Mixture, build_mixture
 from vglm_train.data.shards.manifest import Manifest, check_language_counts, read_source
 from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.table import Table
+from vglm_train.errors import UserError
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,3 +54,33 @@ def open_part(
     manifest = table.manifest(np.ascontiguousarray(rows))
     check_language_counts(manifest, source.name, languages)
     return manifest
+
+
+def _read_sources(config: Config, count: bool) -> list[Manifest]:
+    data = config.data
+    sources = [open_part(part, data.languages, data.cache, count) for part in training(data)]
+    _check_languages(data.languages, sources)
+    return sources
+
+
+def read_mixture(config: Config, count: bool = True) -> tuple[Mixture, int]:
+    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong.
+
+    `count`: shards that no manifest lists are fetched and counted, once.
+    """
+    manifests = _read_sources(config, count)
+    return build_mixture(config.data, manifests, config.run.seed), sum(manifest.samples for manifest in manifests)
+
+
+def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> None:
+    """Every configured language has captions somewhere, if all manifests count them."""
+    counts = [manifest.captions for manifest in sources]
+    if any(count is None for count in counts):
+        return
+    missing = [language for language in languages if not any(count and count.get(language) for count in counts)]
+    if missing:
+        counted = ", ".join(manifest.where for manifest in sources)
+        raise UserError(
+            f"data.languages asks for {missing[0]}, but no source has captions in it (counted in {counted}). "
+            "Leave it out, or add a source that has it."
+        )

@@ -42,26 +42,26 @@ SHARDS_ONLY = ("retrieval", "caption")  # tasks that cannot read tables
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, 2 for a mistake to mend, 130 if stopped."""
-    given = _parse(argv)
-    return run_command(partial(_score, given))
+    args = _parse(argv)
+    return run_command(partial(_score, args))
 
 
-def _score(given: argparse.Namespace) -> int:
+def _score(args: argparse.Namespace) -> int:
     with explain_dead_processes():
-        _check_numbers(given)
-        _check_stage(given)
-        _check_data(given)
-        out = choose(given.out, given.bundle, given.task, given.data)  # before the scoring, which takes long
+        _check_numbers(args)
+        _check_stage(args)
+        _check_data(args)
+        out = choose(args.out, args.bundle, args.task, args.data)  # before the scoring, which takes long
         device = torch.device("cuda" if use_gpu() else "cpu")
         bundle = open_bundle(
-            Path(given.bundle),
+            Path(args.bundle),
             device,
-            vision_weights=given.vision_weights,
-            language_weights=getattr(given, "language_weights", None),
-            base=getattr(given, "base", None),
-            adapters=parse_adapters(getattr(given, "adapter", [])),
+            vision_weights=args.vision_weights,
+            language_weights=getattr(args, "language_weights", None),
+            base=getattr(args, "base", None),
+            adapters=parse_adapters(getattr(args, "adapter", [])),
         )
-        result = TASKS[given.task].run(bundle, given, device)
+        result = TASKS[args.task].run(bundle, args, device)
     written = _write(result, out)
     print("\n".join([*result.lines, *map(str, written)]))
     return 0

@@ -12,17 +12,7 @@ from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
 
 
-def check_cache_size(mixture: Mixture, store: ShardCache) -> None:
-    """The cache holds the shards whose samples are permuted together. UserError if it cannot."""
-    needed = sum(_largest(subset) for subset, _ in mixture.shares())
-    if needed > store.limit:
-        raise UserError(
-            f"data.cache.limit_gib {store.cache.limit_gib:g} cannot hold the shards that data.shuffle_shards reads at "
-            f"once, {needed / 2**30:.3g} GiB. Raise it, lower data.shuffle_shards, or make smaller shards."
-        )
-
-
-def _largest(subset: SubDataset) -> int:
+def _largest_buffer(subset: SubDataset) -> int:
     """Bytes of the remote shards of the heaviest shuffle buffer there can be."""
     return sum(sorted((shard.bytes for shard in subset.shards if shard.url), reverse=True)[: subset.order.buffer])
 
@@ -51,11 +41,24 @@ class ShardPrefetch:
     """
 
     def __init__(self, mixture: Mixture, store: ShardCache) -> None:
+        """Gets the cache ready if there are remote shards. UserError where it cannot hold those read at once."""
         self.store = store
-        subsets = sum(any(shard.url for shard in subset.shards) for subset, _ in mixture.shares())
-        self.capacity = store.limit // max(1, subsets)  # bytes of the cache for each
+        sizes = [_largest_buffer(subset) for subset, _ in mixture.shares()]
+        remote = [size for size in sizes if size]
+        self.capacity = store.limit // max(1, len(remote))  # bytes of the cache for each sub-dataset
+        if remote:
+            self._check_cache_size(sum(remote))
+            store.begin()
         self._lookaheads: dict[int, _Lookahead] = {}  # by id() of the sub-dataset, so filled in the process that reads
         self._thread: threading.Thread | None = None
+
+    def _check_cache_size(self, needed: int) -> None:
+        """The cache holds the shards whose samples are permuted together."""
+        if needed > self.store.limit:
+            raise UserError(
+                f"data.cache.limit_gib {self.store.cache.limit_gib:g} cannot hold the shards that data.shuffle_shards "
+                f"reads at once, {needed / 2**30:.3g} GiB. Raise it, lower data.shuffle_shards, or make smaller shards."
+            )
 
     def at(self, position: Position) -> None:
         """The sample at this position is about to be read."""
