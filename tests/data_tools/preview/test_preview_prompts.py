@@ -77,8 +77,8 @@ def test_a_dialogue_with_two_pictures(configs: dict[str, Path], tmp_path: Path) 
     assert view.picture(sample).shape == (2, 3, 16, 16)
     text = dict(line.partition(": ")[::2] for line in view.describe(sample))["text"]
     assert [part.partition("»")[0].strip() for part in text.split("«")[1:]] == ["photo 1[end]", "photo 2[end]"]
-    assert "[picture 1, 4 places]" in text.split("«")[0]
-    assert "[picture 2, 4 places]" in text.split("«")[1]
+    assert "[picture 1, 4 tokens]" in text.split("«")[0]
+    assert "[picture 2, 4 tokens]" in text.split("«")[1]
 
 
 def test_cut_samples_are_told(configs: dict[str, Path]) -> None:
