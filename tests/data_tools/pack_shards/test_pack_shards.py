@@ -175,16 +175,16 @@ def test_what_is_missing_is_named(records: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "out" / "manifest.json").exists()
 
 
-@pytest.fixture
-def heavy(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def heavy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """60 noisy pictures that take long enough to pack for a kill to hit in between."""
-    random = np.random.default_rng(0)
+    random, folder = np.random.default_rng(0), tmp_path_factory.mktemp("heavy")
     rows = []
     for index in range(60):
         pixels = random.integers(0, 255, (512, 640, 3), dtype=np.uint8)
-        Image.fromarray(pixels).save(tmp_path / f"{index}.png", compress_level=1)
+        Image.fromarray(pixels).save(folder / f"{index}.png", compress_level=1)
         rows.append({"id": f"{index}", "image": f"{index}.png", "captions": {"en": ["a"]}})
-    return write_records(tmp_path / "heavy.jsonl", rows)
+    return write_records(folder / "heavy.jsonl", rows)
 
 
 def start(records: Path, out: Path, workers: int) -> subprocess.Popen[bytes]:
