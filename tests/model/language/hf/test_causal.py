@@ -86,7 +86,7 @@ def test_logits_and_gradients_are_those_of_transformers(tmp_path, family):
     logits, targets = model.score(embeds, whole)
     assert targets.tolist() == [i for row in whole.labels.tolist() for i in row if i != IGNORED]
     expected = expected_logits(model, embeds, whole)
-    torch.testing.assert_close(logits, expected, **like(expected))
+    torch.testing.assert_close(logits, expected, **like(expected, 2048))  # Gemma caps logits of several at 0.1
     noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
     (found,) = torch.autograd.grad((logits * noise).sum(), embeds)
     (wanted,) = torch.autograd.grad((expected * noise).sum(), embeds)
