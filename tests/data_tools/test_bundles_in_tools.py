@@ -14,7 +14,7 @@ from vglm_train.checkpoint.bundle.adapter import base_of, save_adapter
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
-from vglm_train.command import answered
+from vglm_train.command import run_command
 from vglm_train.config.tuning import Lora, Rule, Tuning
 from vglm_train.evaluate.__main__ import main as evaluate
 from vglm_train.model.tuning import apply_tuning
@@ -131,7 +131,7 @@ def test_it_works_or_says_what_it_needs(
         status = checkpoint([name, *words])
     else:
         monkeypatch.setattr("sys.argv", [name, *words])
-        status = answered(import_module(f"data_tools.{name}.__main__").main)
+        status = run_command(import_module(f"data_tools.{name}.__main__").main)
     said = capsys.readouterr()
     errors = [line for line in said.err.splitlines() if line.startswith("error: ")]
     if message is None:
