@@ -41,18 +41,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _start(options: argparse.Namespace, world: int) -> int:
     """The slow imports happen from here on, so that `main` handles a Ctrl-C while they run."""
     from vglm_train.config.check import check
-    from vglm_train.config.load import load, located
+    from vglm_train.config.load import errors_with_location, load
 
     try:
-        with explain_dead_processes(), located(options.config, options.overrides):
+        with explain_dead_processes(), errors_with_location(options.config, options.overrides):
             config = load(options.config, options.overrides)
             check(config, world)
             return _describe(config, world) if options.check else _run(config)
     except UserError as error:
-        return _say(error)
+        return _print_error(error)
 
 
-def _say(error: UserError) -> int:
+def _print_error(error: UserError) -> int:
     """Print a mistake once for all ranks: the launcher ends the others while they wait here."""
     lost = isinstance(error, LostProcess)
     if (

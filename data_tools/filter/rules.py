@@ -101,7 +101,7 @@ def filter_block(filtering: Filtering, block: Block) -> bytes:
         threads = max(1, 8 // filtering.devices.processes) if filtering.devices.gpus else 1
         with ThreadPoolExecutor(threads) as pool:
             for start in range(0, len(alive), AT_ONCE):
-                scores += _judge(alive[start : start + AT_ONCE], filtering.rules, judging, pool)
+                scores += _score(alive[start : start + AT_ONCE], filtering.rules, judging, pool)
     lines = [line for candidate in candidates for line in _outcome(candidate, filtering.out)]
     lines += [json.dumps(["score", score]) for score in scores]
     return "".join(f"{line}\n" for line in lines).encode("utf-8", "replace")
@@ -125,7 +125,7 @@ def _candidate(item: RecordItem, filtering: Filtering) -> Candidate:
     return candidate
 
 
-def _judge(
+def _score(
     candidates: Sequence[Candidate], rules: Rules, judging: Scorer, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, float]]:
     """Drop captions by the model; yields every score. Languages that it was not trained on are left alone."""

@@ -23,7 +23,7 @@ from data_tools.preview.prompts import PromptView, read_epoch
 from data_tools.preview.sheet import Cell, advice, draw_sheet, find_face
 from vglm_train.config.check import check
 from vglm_train.config.data import Cache
-from vglm_train.config.load import load, located
+from vglm_train.config.load import errors_with_location, load
 from vglm_train.config.run import Config
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
@@ -250,7 +250,7 @@ def main() -> int:
     parser.add_argument("--font", type=Path, help="font file with Chinese (default: one that is found)")
     args = parser.parse_intermixed_args()
     cli.output(args.out, [Path(args.config)])
-    with located(args.config, args.overrides):
+    with errors_with_location(args.config, args.overrides):
         config = load(args.config, args.overrides)
         check(config, 1)
         for line in preview(config, args.split, args.rows, args.epoch, args.font, args.out):

@@ -3,7 +3,7 @@
 import pytest
 
 from vglm_train.config.check import check, check_length, check_vocabulary, split
-from vglm_train.config.load import load, located
+from vglm_train.config.load import errors_with_location, load
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
@@ -56,11 +56,11 @@ def test_a_batch_that_does_not_divide_names_what_would(run):
 
 def test_the_error_names_the_line(run):
     config = run()
-    with pytest.raises(UserError) as caught, located("run.yaml"):
+    with pytest.raises(UserError) as caught, errors_with_location("run.yaml"):
         check(config, 7)
     assert str(caught.value).startswith("run.yaml:7: data.global_batch: 24 cannot be shared")
     config = run("engine.micro_batch=5")
-    with pytest.raises(UserError) as caught, located("run.yaml", ["engine.micro_batch=5"]):
+    with pytest.raises(UserError) as caught, errors_with_location("run.yaml", ["engine.micro_batch=5"]):
         check(config, 1)
     assert str(caught.value).startswith("override engine.micro_batch=5: data.global_batch: 24 cannot be shared")
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from vglm_train.config.load import dump, load, located
+from vglm_train.config.load import dump, errors_with_location, load
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
@@ -257,13 +257,13 @@ def test_a_broken_combination_blames_what_was_given_last(write):
 
 def test_located_gives_later_rules_their_line(write):
     path = write(SMALL)
-    with pytest.raises(UserError) as caught, located(path):
+    with pytest.raises(UserError) as caught, errors_with_location(path):
         raise FieldError("data.train.0.shards", reason="no such folder")
     assert str(caught.value) == "run.yaml:11: data.train.0.shards: no such folder"
-    with pytest.raises(UserError) as caught, located(path, ["run.seed=3"]):
+    with pytest.raises(UserError) as caught, errors_with_location(path, ["run.seed=3"]):
         raise FieldError("run.seed", reason="unlucky")
     assert str(caught.value) == "override run.seed=3: run.seed: unlucky"
-    with pytest.raises(UserError) as caught, located(path):
+    with pytest.raises(UserError) as caught, errors_with_location(path):
         raise FieldError("data.global_batch", reason="a default")
     assert str(caught.value) == "run.yaml:8: data.global_batch: a default"
 

@@ -20,20 +20,20 @@ MERGE = "python -m vglm_train.checkpoint merge {} --adapter {} --out MERGED"
 def inherit(root: YamlNode) -> YamlNode:
     """The document with `model.bundle` replaced by what that bundle was made with. UserError where it is none."""
     model = root.step("model")
-    given = model.step(KEY) if model else None
-    if model is None or given is None:
+    node = model.step(KEY) if model else None
+    if model is None or node is None:
         return root
     assert isinstance(model.value, dict)
     del model.value[KEY]
-    if given.value is None:
+    if node.value is None:
         return root
-    folder, origin = Path(str(given.value)), f"{given.where}: model.{KEY}"
+    folder, origin = Path(str(node.value)), f"{node.where}: model.{KEY}"
     document = _document(folder, origin)
     if reason := _unfit(document, root, folder):
         raise UserError(f"{origin}: {folder} {reason}")
-    theirs = read(folder / "config.yaml")
-    _point(theirs, folder, document)
-    base = _pick(theirs, given)
+    bundle_root = read(folder / "config.yaml")
+    _point(bundle_root, folder, document)
+    base = _pick(bundle_root, node)
     return _over(base, root)
 
 
@@ -52,12 +52,12 @@ def _document(folder: Path, origin: str) -> dict[str, Any]:
 def _unfit(document: dict[str, Any], root: YamlNode, folder: Path) -> str | None:
     """Why a run of the stage that `root` asks for cannot begin with the bundle, if it cannot."""
     stage, language = _below(root, "run.stage"), _below(root, "model.language")
-    asked = DEFAULT if stage is None else stage.value
+    wanted = DEFAULT if stage is None else stage.value
     if document["stage"] == "finetune":
         return merge_first(document, folder)
-    if document["stage"] == "align" and asked == "finetune":
+    if document["stage"] == "align" and wanted == "finetune":
         return "is of stage align and has no language model; fine-tuning begins with a bundle of stage generate"
-    if document["stage"] != "align" and asked == "align" and (language is None or language.value is not None):
+    if document["stage"] != "align" and wanted == "align" and (language is None or language.value is not None):
         how = "run.stage is align" if stage is not None else "run.stage is not given, so it is align"
         return (
             f"is of stage {document['stage']} and has a language model, and {how}, which trains none. Set run.stage: "
@@ -72,22 +72,22 @@ def merge_first(document: dict[str, Any], folder: Path) -> str:
     return f"is what a fine-tuning added to another bundle: merge it first, {how}"
 
 
-def _point(theirs: YamlNode, folder: Path, document: dict[str, Any]) -> None:
+def _point(root: YamlNode, folder: Path, document: dict[str, Any]) -> None:
     """Weights and tokenizers to where they lie now."""
     for tower, reference in document["towers"].items():
         file = reference["file"] if "fingerprint" in reference else str(folder / reference["file"])
-        _set(theirs, f"model.{tower}.weights", file)
-    _set(theirs, "model.qformer.weights", str(folder))
+        _set(root, f"model.{tower}.weights", file)
+    _set(root, "model.qformer.weights", str(folder))
     if document["stage"] == "align":
-        _set(theirs, "model.text.tokenizer", str(folder / "tokenizer"))
+        _set(root, "model.text.tokenizer", str(folder / "tokenizer"))
         return
-    _set(theirs, "model.language.tokenizer", str(folder / "tokenizer"))
-    _set(theirs, "model.qformer.text_weights", None)  # what they were is among what the bundle trained
+    _set(root, "model.language.tokenizer", str(folder / "tokenizer"))
+    _set(root, "model.qformer.text_weights", None)  # what they were is among what the bundle trained
     if (folder / QUESTIONS).is_dir():
-        _set(theirs, "model.text.tokenizer", str(folder / QUESTIONS))
-    family = _below(theirs, "model.language.family")
+        _set(root, "model.text.tokenizer", str(folder / QUESTIONS))
+    family = _below(root, "model.language.family")
     if family is not None and family.value != "chatglm":
-        _set(theirs, "model.language.config", str(folder / "tokenizer"))
+        _set(root, "model.language.config", str(folder / "tokenizer"))
 
 
 def _below(item: YamlNode | None, path: str) -> YamlNode | None:
@@ -103,15 +103,15 @@ def _set(root: YamlNode, path: str, value: str | None) -> None:
         section.value[name] = YamlNode(value, section.where, section.order)
 
 
-def _pick(theirs: YamlNode, given: YamlNode) -> YamlNode:
+def _pick(root: YamlNode, node: YamlNode) -> YamlNode:
     """What a run takes over: sections model and prompt, and of data the languages and the normalisation."""
-    image = {name: _below(theirs, f"data.image.{name}") for name in ("mean", "std")}
+    image = {name: _below(root, f"data.image.{name}") for name in ("mean", "std")}
     kept = {name: item for name, item in image.items() if item is not None}
-    data: dict[str, YamlNode] = {"image": YamlNode(kept, given.where, given.order)}
-    if languages := _below(theirs, "data.languages"):
+    data: dict[str, YamlNode] = {"image": YamlNode(kept, node.where, node.order)}
+    if languages := _below(root, "data.languages"):
         data["languages"] = languages
-    sections = {name: item for name in ("model", "prompt") if (item := theirs.step(name)) is not None}
-    return YamlNode({**sections, "data": YamlNode(data, given.where, given.order)}, given.where, given.order)
+    sections = {name: item for name in ("model", "prompt") if (item := root.step(name)) is not None}
+    return YamlNode({**sections, "data": YamlNode(data, node.where, node.order)}, node.where, node.order)
 
 
 def _over(base: YamlNode, top: YamlNode) -> YamlNode:

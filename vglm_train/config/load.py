@@ -38,7 +38,7 @@ def dump(config: Config) -> str:
 
 
 @contextmanager
-def located(path: Path | str, overrides: Sequence[str] = ()) -> Iterator[None]:
+def errors_with_location(path: Path | str, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Within it, a FieldError with whole field names becomes a UserError that names file and line as well."""
     try:
         yield

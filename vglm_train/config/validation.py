@@ -23,28 +23,28 @@ class FieldError(UserError, ValueError):
 
 def positive(section: object, *names: str) -> None:
     """Each named value is above zero; None passes."""
-    for name, value in _given(section, names):
+    for name, value in _named_values(section, names):
         if value <= 0:
             raise FieldError(name, reason=f"must be above 0, found {value}")
 
 
 def not_negative(section: object, *names: str) -> None:
     """Each named value is zero or more; None passes."""
-    for name, value in _given(section, names):
+    for name, value in _named_values(section, names):
         if value < 0:
             raise FieldError(name, reason=f"must not be negative, found {value}")
 
 
 def below_one(section: object, *names: str) -> None:
     """Each named value lies in [0, 1); None passes."""
-    for name, value in _given(section, names):
+    for name, value in _named_values(section, names):
         if not 0 <= value < 1:
             raise FieldError(name, reason=f"must be at least 0 and below 1, found {value}")
 
 
 def not_empty(section: object, *names: str) -> None:
     """Each named text or list holds something; None passes."""
-    for name, value in _given(section, names):
+    for name, value in _named_values(section, names):
         if not (value.strip() if isinstance(value, str) else value):
             raise FieldError(name, reason="must not be empty")
 
@@ -67,6 +67,6 @@ def multiple(section: object, name: str, of: str, why: str) -> None:
         raise FieldError(name, of, reason=reason)
 
 
-def _given(section: object, names: Iterable[str]) -> list:
+def _named_values(section: object, names: Iterable[str]) -> list:
     values = [(name, getattr(section, name)) for name in names]
     return [(name, value) for name, value in values if value is not None]

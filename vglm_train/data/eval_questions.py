@@ -91,7 +91,7 @@ class QuestionSet(Dataset):
         return self.questions
 
     def __getitem__(self, index: int) -> EvalQuestion | DamagedSample:
-        shard, row, nth = self._locate(index)
+        shard, row, nth = self._position_of(index)
         try:
             return use_sample(self.reader, shard, row, lambda stored: self._question(stored, nth))
         except DamagedSample as damage:
@@ -112,7 +112,7 @@ class QuestionSet(Dataset):
         """All that `items` would ask were no picture damaged, without reading any; `damaged` counts as there."""
         self.damaged.clear()
         for index in range(self.questions):
-            shard, row, nth = self._locate(index)
+            shard, row, nth = self._position_of(index)
             try:
                 text = self.reader.text(shard, row)
                 record = parse(text)
@@ -121,7 +121,7 @@ class QuestionSet(Dataset):
                 continue
             yield self._answered(record, text, nth)
 
-    def _locate(self, index: int) -> tuple[Shard, int, int]:
+    def _position_of(self, index: int) -> tuple[Shard, int, int]:
         """The shard of a question, its row there, and which of the row's questions it is."""
         index = range(self.questions)[index]
         number = bisect_right(self.starts, index) - 1

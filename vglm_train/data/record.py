@@ -148,11 +148,11 @@ def _turns(value: Any) -> tuple[tuple[str, str], ...]:
     """Questions with their answers."""
     if not isinstance(value or [], list | tuple):
         raise RecordError("record", f"turns must be a list, found {type(value).__name__}")
-    texts = [_said(number, turn) for number, turn in enumerate(value or ())]
+    texts = [_turn_text(number, turn) for number, turn in enumerate(value or ())]
     return tuple(zip(texts[::2], texts[1::2]))  # a question at the end that nobody answers is left out
 
 
-def _said(number: int, turn: Any) -> str:
+def _turn_text(number: int, turn: Any) -> str:
     role, text = (turn.get("role"), turn.get("text")) if isinstance(turn, Mapping) else (None, None)
     wanted = ROLES[number % 2]
     if role != wanted or not isinstance(text, str):

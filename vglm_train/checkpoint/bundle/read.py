@@ -75,13 +75,13 @@ def open_bundle(
     parts = resolve(folder, base, adapters)
     bundle = _open_whole(parts.whole, parts.whole_document, device, vision_weights, language_weights)
     if parts.whole != folder:
-        bundle = _as_tuned(bundle, folder, parts.document)
+        bundle = _as_finetuned(bundle, folder, parts.document)
     add_adapters(bundle.model, parts.whole, parts.whole_document, parts.adapters)
     bundle.model.eval()
     return bundle
 
 
-def _as_tuned(bundle: Bundle, folder: Path, document: Mapping[str, Any]) -> Bundle:
+def _as_finetuned(bundle: Bundle, folder: Path, document: Mapping[str, Any]) -> Bundle:
     """The bundle that the fine-tuning of `folder` began with, as that run prompted and quantised it."""
     config = load(folder / CONFIG)
     if config.tuning.quantize:  # its adapter has learned to make up for that

@@ -73,7 +73,7 @@ def _placed(shard: Shard, address: str, store: ShardCache) -> Shard:
 def _counted(source: Source, addresses: Sequence[str], store: ShardCache, count: bool) -> Manifest:
     """Of shards that no manifest lists."""
     paths = [Path(address) for address in addresses if not is_remote(address)]
-    state = [_facts(path, source.name) for path in paths]
+    state = [_file_state(path, source.name) for path in paths]
     digest = hashlib.blake2b(json.dumps([addresses, state]).encode(), digest_size=10).hexdigest()
     file = store.folder / f"counted-{digest}.json"
     if not file.exists():
@@ -90,7 +90,7 @@ def _counted(source: Source, addresses: Sequence[str], store: ShardCache, count:
     )
 
 
-def _facts(path: Path, name: str) -> tuple[int, int]:
+def _file_state(path: Path, name: str) -> tuple[int, int]:
     """What changes when a local shard does."""
     try:
         found = path.stat()
