@@ -14,7 +14,7 @@ from data_tools.chatglm_tokenizer.train import train_ice_text
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.run import Config
 from vglm_train.config.tuning import RULES, Lora, Prefix, Rule, Tuning
-from vglm_train.data.length_buckets import LengthBuckets
+from vglm_train.data.sampling.length_buckets import LengthBuckets
 from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.errors import UserError
 from vglm_train.model.flops import generation_cost, vision_flops

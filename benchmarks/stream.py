@@ -31,8 +31,8 @@ from vglm_train.config.data import Image as Augmentation
 from vglm_train.config.model import Model, Text, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
-from vglm_train.data.dataset import read_sample
 from vglm_train.data.processors import PairProcessor
+from vglm_train.data.sample import read_sample
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.distributed import Ranks

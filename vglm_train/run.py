@@ -24,7 +24,7 @@ from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.jsonl import SampleLog, forget_samples
-from vglm_train.log.metrics import Meter
+from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel

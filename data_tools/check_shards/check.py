@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 
 from data_tools.common.text import caption_length
 from vglm_train.data.processors import dialogue_of
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Shard
-from vglm_train.data.shards.tar import ShardTable
+from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.tar import TarIndex
 from vglm_train.files import sha256
 from vglm_train.image import open_image
 
@@ -69,7 +69,7 @@ def check_shard(folder: Path, write: bool, name: str) -> ShardCheck:
     return check
 
 
-def _same(index: ShardTable | None, table: ShardTable) -> bool:
+def _same(index: TarIndex | None, table: TarIndex) -> bool:
     """Whether an index of this very tar says what the tar says."""
     if index is None:
         return True

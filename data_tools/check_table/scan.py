@@ -14,7 +14,7 @@ from data_tools.check_table.pictures import OpenedPictures, open_file, open_pict
 from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.canonical import canonical
+from vglm_train.data.tables.canonical import to_record
 from vglm_train.data.tables.image_paths import find
 from vglm_train.data.tables.table import Table
 
@@ -112,7 +112,7 @@ def _read(scan: TableScan, pictures: _Pictures, row: int) -> None:
     """Count a row, and note its pictures."""
     table = scan.table
     try:
-        record, named = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
+        record, named = to_record(table.file.row(*table.index.offsets[row].tolist()), table.columns)
     except RecordError as error:
         scan.spoil(str(error), f"row {row}")
         return
@@ -132,7 +132,7 @@ def _leave_out(scan: TableScan, pictures: _Pictures) -> None:
     damage = {number: each.damage for number, each in scan.pictures.known.items() if each.damage is not None}
     for row, number in pictures.spoilt(list(damage)):
         if scan.usable[row]:
-            record, _ = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
+            record, _ = to_record(table.file.row(*table.index.offsets[row].tolist()), table.columns)
             scan.count(record, -1)
             scan.usable[row] = False
             example = f"row {row}, {scan.names[number]}: {damage[number]}"

@@ -31,7 +31,8 @@ def spread(
 ) -> Iterator[tuple[Job, Result]]:
     """(job, result) as they finish, in any order; in this process when one worker is enough.
 
-    `work` must be a module's function and `preload` names that module, which the workers share already imported.
+    `work` must be a function of a module beside the command's `__main__`, because a function in `__main__` cannot be
+    sent to another process. `preload` names that module, which the workers share already imported.
     A killed parent takes its workers along, so that a restart never meets a leftover writer.
     """
     workers = min(workers, len(jobs))

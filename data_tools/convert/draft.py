@@ -10,7 +10,7 @@ from data_tools.common.text import LANGUAGES, detect_language
 from vglm_train.config.data import Fields
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import Row
-from vglm_train.data.tables.canonical import canonical, labels, pictures_of, texts_of
+from vglm_train.data.tables.canonical import labels, pictures_of, texts_of, to_record
 from vglm_train.data.tables.fields import Columns, known, resolve, value
 from vglm_train.errors import UserError
 
@@ -131,7 +131,7 @@ def make_draft(row: Row, columns: SourceColumns) -> Draft:
         raise RecordError(cause, UNREADABLE[cause])
     record: dict[str, Any] = {}
     if not columns.captions or value(row.values, columns.table.turns) is not None:
-        record, images = canonical(row.values, columns.table)
+        record, images = to_record(row.values, columns.table)
     else:
         images = pictures_of(row.values, columns.table)
     _check_pictures(images)

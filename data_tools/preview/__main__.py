@@ -28,13 +28,13 @@ from vglm_train.config.run import Config
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
 from vglm_train.data.processors import PairProcessor
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, parse
 from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
-from vglm_train.prompt.qformer_text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 
 UNKNOWN = 0.02  # share of [UNK] above which a vocabulary does not fit
 COUNTED = 2000  # samples, spread over the source, whose captions are counted
@@ -62,7 +62,7 @@ class TokenCounts:
     missing: Counter[str] = field(default_factory=Counter)  # words that are [UNK]
 
 
-def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[PreviewSample | DamagedSample]:
+def train_samples(config: Config, text: QFormerTokenizer, epoch: int) -> Iterator[PreviewSample | DamagedSample]:
     """The samples of an epoch in training's order, augmented, each with the caption that training takes of it."""
     for found in read_epoch(config, PairProcessor(text, config.data.languages), epoch):
         if isinstance(found, DamagedSample):
@@ -73,7 +73,7 @@ def train_samples(config: Config, text: TextEncoder, epoch: int) -> Iterator[Pre
         yield PreviewSample(f"{position.shard.name} {sample.key}", sample.image_id, sample.pixels[0], texts)
 
 
-def validation_samples(config: Config, text: TextEncoder) -> Iterator[PreviewSample | DamagedSample]:
+def validation_samples(config: Config, text: QFormerTokenizer) -> Iterator[PreviewSample | DamagedSample]:
     """The validation samples in order, with every caption."""
     if not config.data.validation:
         raise UserError("data.validation is empty; give it a source, or preview --split train")
@@ -90,7 +90,7 @@ def validation_samples(config: Config, text: TextEncoder) -> Iterator[PreviewSam
             yield item
 
 
-def all_shards(config: Config, text: TextEncoder, split: str) -> Sequence[Shard]:
+def all_shards(config: Config, text: QFormerTokenizer, split: str) -> Sequence[Shard]:
     """The shards of the split."""
     if split == "train":
         return build(config, PairProcessor(text, config.data.languages), Ranks()).dataset.mixture.shards()
@@ -98,7 +98,7 @@ def all_shards(config: Config, text: TextEncoder, split: str) -> Sequence[Shard]
 
 
 def count_tokens(
-    shards: Sequence[Shard], text: TextEncoder, languages: Sequence[str], cache: Cache | None = None
+    shards: Sequence[Shard], text: QFormerTokenizer, languages: Sequence[str], cache: Cache | None = None
 ) -> dict[str, TokenCounts]:
     """Tokens, [UNK] and cut captions of samples spread evenly over the shards; their pictures are not decoded."""
     total = sum(shard.samples for shard in shards)
@@ -118,7 +118,7 @@ def count_tokens(
     return counts
 
 
-def _count(counts: TokenCounts, text: TextEncoder, caption: str, language: str) -> None:
+def _count(counts: TokenCounts, text: QFormerTokenizer, caption: str, language: str) -> None:
     whole = text.tokenizer.backend_tokenizer.encode(text.process(caption), add_special_tokens=False)
     unknown = [index for index, number in enumerate(whole.ids) if number == text.tokenizer.unk_token_id]
     counts.captions += 1
@@ -128,7 +128,7 @@ def _count(counts: TokenCounts, text: TextEncoder, caption: str, language: str) 
     counts.missing.update(text.process(caption)[slice(*whole.offsets[index])] for index in unknown)
 
 
-def describe(shown: PreviewSample, text: TextEncoder) -> Iterator[str]:
+def describe(shown: PreviewSample, text: QFormerTokenizer) -> Iterator[str]:
     """The lines that stand beside a picture."""
     yield f"{shown.where}   image_id {shown.image_id}"
     for language, caption, ids in shown.texts:

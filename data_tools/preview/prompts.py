@@ -12,15 +12,14 @@ from torch import Tensor
 from vglm_train import stages
 from vglm_train.batch import IGNORED
 from vglm_train.config.run import Config
-from vglm_train.data.dataset import Sample, read_sample
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.loader import build
 from vglm_train.data.processors import Processor, SampleContext
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample
-from vglm_train.data.sample import StoredSample, use_sample
-from vglm_train.data.sampling.mixture import Position
+from vglm_train.data.sample import Sample, StoredSample, read_sample, use_sample
+from vglm_train.data.sampling.mixture import SampleRef
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue
@@ -41,7 +40,7 @@ class PromptSample:
     lines: tuple[str, ...]
 
 
-def read_epoch(config: Config, processor: Processor, epoch: int) -> Iterator[tuple[Position, Sample] | DamagedSample]:
+def read_epoch(config: Config, processor: Processor, epoch: int) -> Iterator[tuple[SampleRef, Sample] | DamagedSample]:
     """The samples of an epoch in training's order, augmented, each with the text that training takes of it."""
     dataset = build(config, processor, Ranks()).dataset
     for number in range(dataset.epoch_samples):

@@ -14,10 +14,10 @@ from made_shards import jpeg, sample, write_manifest, write_shard
 from PIL import Image
 
 from vglm_train.batch import CAUSES
-from vglm_train.data.dataset import sample_rng
 from vglm_train.data.loader import Loader
 from vglm_train.data.processors import draw_caption
 from vglm_train.data.record import RecordError, parse
+from vglm_train.data.sample import sample_rng
 from vglm_train.data.shards.tar import read_table
 
 PER_SHARD, SHARDS = 8, 3

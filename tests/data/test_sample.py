@@ -8,12 +8,11 @@ from made_shards import jpeg, sample, write_manifest, write_shard
 
 from data_tools.check_shards.check import check_shard
 from vglm_train.config.data import Source
-from vglm_train.data.dataset import read_sample
 from vglm_train.data.eval_captions import EvalSet
 from vglm_train.data.eval_questions import QuestionSet
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError, content_id
-from vglm_train.data.sample import StoredSample, use_sample
+from vglm_train.data.sample import StoredSample, read_sample, use_sample
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.errors import UserError
 
 

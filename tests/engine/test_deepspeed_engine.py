@@ -1,4 +1,4 @@
-"""The real DeepSpeed on the CPU, one process; two processes are in test_two_ranks.py."""
+"""The real DeepSpeed on the CPU, one process; two processes are in test_generation_ranks.py and tests/objective."""
 
 from dataclasses import replace
 

@@ -11,7 +11,7 @@ from vglm_train.engine.hooks import Cadence, LogHook
 from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.log.jsonl import Row
-from vglm_train.log.metrics import Meter
+from vglm_train.log.meter import Meter
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.generation import GenerationObjective
 

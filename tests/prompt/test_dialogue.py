@@ -12,7 +12,7 @@ from vglm_train.errors import UserError
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 from vglm_train.prompt.dialogue import Dialogue, ImageMarkMismatch, ImageTurn, Turn, image_turns, without_oldest
-from vglm_train.prompt.qformer_text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
@@ -42,7 +42,7 @@ ASK_ZH, ANSWER_ZH, N = [10, 12], [11, 12], 4
 GMASK, SOP, EOP, PAD_ZH = 18, 21, 22, 3
 
 
-def hf(folder: Path, family: str, places: int = 2, text: TextEncoder | None = None, **prompt) -> Template:
+def hf(folder: Path, family: str, places: int = 2, text: QFormerTokenizer | None = None, **prompt) -> Template:
     front, behind = ("<s>", "") if family == "causal" else ("", "</s>")
     words_folder(folder, WORDS, front, behind)
     language = Language(family=family, config="config.json", tokenizer=str(folder))
@@ -216,7 +216,7 @@ def test_a_batch_of_unequal_pictures(tmp_path):
 
 
 @pytest.fixture
-def reader(tmp_path: Path) -> TextEncoder:
+def reader(tmp_path: Path) -> QFormerTokenizer:
     """[PAD] 0, [UNK] 1, [CLS] 2, [SEP] 3, [MASK] 4, is 5, it 6, which 7."""
     file = tmp_path / "vocab.txt"
     file.write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "is", "it", "which"]) + "\n")

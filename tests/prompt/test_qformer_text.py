@@ -9,7 +9,7 @@ import torch
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import is_chinese
-from vglm_train.prompt.qformer_text import TextEncoder, blip_text, build_text, plain_text
+from vglm_train.prompt.qformer_text import QFormerTokenizer, blip_text, build_text, plain_text
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 TOKENS = [*SPECIAL, "a", "red", "dog", "##s", "run", ",", "狗", "红", "，", "。", "[", "]", "sep"]
@@ -22,7 +22,7 @@ def vocabulary(tmp_path: Path) -> Path:
     return path
 
 
-def encoder(path: Path, **fields) -> TextEncoder:
+def encoder(path: Path, **fields) -> QFormerTokenizer:
     return build_text(Text(tokenizer=str(path), **fields))
 
 

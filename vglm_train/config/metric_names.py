@@ -9,7 +9,9 @@
 | report | `eval/report_LANGUAGE_SCORE` as well: the scores of texts |
 
 The scores of texts (`cider`, `rouge_l`, ...) get their names where they are computed: `evaluate/metrics/english.py` and
-`chinese.py`. This module is in `config` because `checkpoint.best` is checked against it; `evaluate` imports it too.
+`chinese.py`. Names of
+training metrics (`train/loss_itm`, `perf/...`, `data/...`) are given where a row is made: `engine/hooks.py`.
+This module is in `config` because `checkpoint.best` is checked against it; `evaluate` imports it too.
 """
 
 from typing import Literal

@@ -10,10 +10,10 @@ from torch.utils.data import Dataset
 
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, RecordError
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.sample import StoredSample, use_sample
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.splits import SplitSource, open_part
 from vglm_train.image import eval_pixels, open_image
 

@@ -18,13 +18,13 @@ from torch.utils.data import Dataset
 from vglm_train.config.data import Source
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import dialogue_of
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.splits import SplitSource, open_part
-from vglm_train.data.tables.table import TableShard
+from vglm_train.data.tables.table import TableSlice
 from vglm_train.image import eval_pixels, open_image
 from vglm_train.prompt.dialogue import Dialogue
 
@@ -83,7 +83,7 @@ class QuestionSet(Dataset):
         self.starts = list(accumulate((int(ends[-1]) for ends in self.ends), initial=0))
         self.questions = self.starts[-1] if limit is None else min(limit, self.starts[-1])
         silent = sum(int((np.diff(ends, prepend=0) == 0).sum()) for ends in self.ends)
-        tables = {shard.table for shard in self.shards if isinstance(shard, TableShard)}
+        tables = {shard.table for shard in self.shards if isinstance(shard, TableSlice)}
         self.unasked["language"], self.unasked["picture"] = silent, sum(t.index.count("text") for t in tables)
 
     def __len__(self) -> int:
@@ -131,7 +131,7 @@ class QuestionSet(Dataset):
 
     def _counts(self, shard: Shard) -> NDArray[np.int64]:
         """[samples] questions of each record; one of a damaged record, so that it is counted."""
-        if isinstance(shard, TableShard):
+        if isinstance(shard, TableSlice):
             index, rows = shard.table.index, shard.rows
             languages, turns = index.languages[rows], index.turns[rows].astype(np.int64)
             wanted = np.stack([languages >> LANGUAGES.index(name) & 1 for name in self.languages])

@@ -10,11 +10,12 @@ from vglm_train.batch import Batch
 from vglm_train.config.check import Split, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
-from vglm_train.data.dataset import SampleBuilder, StreamDataset
+from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.features import FeatureStore
-from vglm_train.data.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import Processor
+from vglm_train.data.sample import SampleBuilder
+from vglm_train.data.sampling.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.splits import read_mixture
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explain_dead_processes

@@ -11,7 +11,7 @@ from vglm_train.batch import Batch, PairBatch, PromptBatch
 from vglm_train.config.language import Questions
 from vglm_train.data.record import Record, RecordError, content_id
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageMarkMismatch, Turn, image_turns
-from vglm_train.prompt.qformer_text import TextEncoder
+from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.template import Encoded, Template
 
 
@@ -53,7 +53,7 @@ class Processor(Protocol):
 class PairProcessor:
     """Stage one: one of the record's captions as the Q-Former reads it."""
 
-    def __init__(self, text: TextEncoder, languages: Sequence[str]) -> None:
+    def __init__(self, text: QFormerTokenizer, languages: Sequence[str]) -> None:
         self.text, self.languages = text, tuple(languages)
 
     def process(

@@ -1,14 +1,23 @@
 """One stored sample: its record and its encoded pictures, or the damage that keeps it from being used."""
 
-from collections.abc import Callable
+import hashlib
+import random
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-from vglm_train.data.reader import ShardReader
+import torch
+from torch import Tensor
+
+from vglm_train.config.data import Image
+from vglm_train.data.features import FeatureStore
+from vglm_train.data.processors import ProcessedSample, Processor, SampleContext
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
+from vglm_train.data.sampling.mixture import SampleRef
 from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.errors import UserError
-from vglm_train.image import ImageError
+from vglm_train.image import ImageError, crop_pixels
 from vglm_train.prompt.dialogue import ImageMarkMismatch
 
 Result = TypeVar("Result")
@@ -49,3 +58,83 @@ def use_sample(reader: ShardReader, shard: Shard, index: int, use: Callable[[Sto
         raise DamagedSample(cause, shard.name, raw.key, str(error)) from None
     except UserError as error:
         raise UserError(f"{shard.where}, sample {raw.key}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True)
+class SampleBuilder:
+    """What makes a training sample of a stored one: the seed, the stage's processor, picture side and augmentation."""
+
+    seed: int
+    processor: Processor
+    size: int
+    image: Image
+    keys: bool = False  # whether batches carry the keys of their samples
+    stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
+
+    def build(self, stored: StoredSample, position: SampleRef) -> "Sample":
+        """Process its text, then its pictures. Errors as `use_sample` takes them."""
+        epoch, language = position.epoch, position.subset.language
+        rng = sample_rng(self.seed, epoch, stored.key)
+        context = SampleContext(stored.key, epoch, len(stored.images))
+        processed = self.processor.process(stored.record, rng, language, context)
+        pixels = self.pictures(stored.images[: processed.images], epoch, rng)
+        return Sample(stored.key, pixels, stored.image_id, processed)
+
+    def pictures(self, images: Sequence[bytes], epoch: int, rng: random.Random) -> Tensor:
+        """Encoded pictures of one sample -> uint8 pixels [k,3,h,w], or their stored features [k,p,c].
+
+        ImageError where one cannot be decoded.
+        """
+        if self.stored is not None:
+            rows = [self.stored.read(image, epoch) for image in images]
+            return torch.stack(rows) if rows else torch.zeros(0, *self.stored.shape, dtype=self.stored.dtype)
+        return sample_pixels(images, self.size, self.image, rng)
+
+    def blank(self) -> Tensor:
+        """What stands for a damaged row's picture [1,...]."""
+        if self.stored is not None:
+            return torch.zeros(1, *self.stored.shape, dtype=self.stored.dtype)
+        return torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
+
+    def fields(self, pictures: Tensor) -> dict[str, Tensor]:
+        """The fields of a Batch that hold pictures [n,...]."""
+        if self.stored is not None:
+            return {"pixels": torch.empty(0, dtype=torch.uint8), "features": pictures}
+        return {"pixels": pictures}
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """One training sample, processed and augmented."""
+
+    key: str
+    pixels: Tensor  # [k,3,h,w] uint8: the pictures that its row shows; features [k,p,c] where they are stored
+    image_id: int
+    processed: ProcessedSample
+
+
+def sample_rng(seed: int, epoch: int, key: str) -> random.Random:
+    """All randomness of a sample: which caption, which crop, which way round."""
+    digest = hashlib.blake2b(f"{seed} {epoch} {key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return random.Random(int.from_bytes(digest))
+
+
+def read_sample(reader: ShardReader, position: SampleRef, builder: SampleBuilder) -> Sample:
+    """Read and build the sample at a position of the stream. DamagedSample where it cannot be used."""
+    shard, language = position.shard, position.subset.language
+    index = position.nth if language is None else reader.nth(shard, position.nth, language)
+    return use_sample(reader, shard, index, lambda stored: builder.build(stored, position))
+
+
+def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: random.Random) -> Tensor:
+    """The pictures of one sample, augmented -> uint8 [k,3,size,size]: a crop each, and all mirrored or none.
+
+    A single one is cropped and mirrored as by `crop_pixels`. ImageError as `open_image`.
+    """
+    if not images:
+        return torch.zeros(0, 3, size, size, dtype=torch.uint8)
+    scale = augmentation.crop_scale
+    first = crop_pixels(images[0], size, scale, False, rng)
+    mirrored = augmentation.flip and rng.random() < 0.5
+    pixels = torch.stack([first, *(crop_pixels(image, size, scale, False, rng) for image in images[1:])])
+    return pixels.flip(-1) if mirrored else pixels

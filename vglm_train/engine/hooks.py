@@ -22,7 +22,7 @@ from vglm_train.evaluate.base import ImageTable
 from vglm_train.log import console
 from vglm_train.log.alarms import not_finite
 from vglm_train.log.jsonl import SampleLog
-from vglm_train.log.metrics import Meter
+from vglm_train.log.meter import Meter
 from vglm_train.log.sinks import Sink
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective

@@ -3,14 +3,14 @@
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.validation import FieldError
 from vglm_train.prompt.blip2 import CausalTemplate, SeqToSeqTemplate
-from vglm_train.prompt.qformer_text import TextEncoder
+from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.template import Template
 from vglm_train.prompt.tokenizers import HfTokenizer, Tokenizer
 from vglm_train.prompt.visualglm import VisualGLMTemplate
 
 
 def build_template(
-    prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+    prompt: Prompt, language: Language, tokenizer: Tokenizer, image_length: int, text: QFormerTokenizer | None = None
 ) -> Template:
     """The template for `language`; see `Template` for the last two arguments.
 

@@ -33,7 +33,7 @@ def plain_text(caption: str) -> str:
     return " ".join(unicodedata.normalize("NFC", caption).split())
 
 
-class TextEncoder:
+class QFormerTokenizer:
     """Caption -> [CLS] (language token) words [SEP], at most `max_length` ids.
 
     [DEC] is added to the vocabulary as the first new id, as in BLIP-2; then [EN] and [ZH] if `config.language_token`.
@@ -93,7 +93,7 @@ class TextEncoder:
         self._literal()  # a tokenizer does not pickle this setting
 
 
-def build_text(config: Text, languages: Sequence[str] = ()) -> TextEncoder:
+def build_text(config: Text, languages: Sequence[str] = ()) -> QFormerTokenizer:
     """Load `config.tokenizer`: a vocab.txt, a tokenizer folder, or a Hugging Face name.
 
     UserError if there is none, it is not BERT-like, or one of `languages` has no language token.
@@ -111,7 +111,7 @@ def build_text(config: Text, languages: Sequence[str] = ()) -> TextEncoder:
     else:
         tokenizer = _from_folder(_download(config.tokenizer))
     _check(tokenizer, config.tokenizer)
-    return TextEncoder(tokenizer, config)
+    return QFormerTokenizer(tokenizer, config)
 
 
 def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:

@@ -17,7 +17,7 @@ from vglm_train.config.language import Prompt
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageTurn, image_turns, without_oldest
-from vglm_train.prompt.qformer_text import TextEncoder
+from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.tokenizers import Tokenizer
 
 
@@ -80,7 +80,7 @@ class Template(ABC):
     learns_history = False
 
     def __init__(
-        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: QFormerTokenizer | None = None
     ) -> None:
         """`image_length`: positions of an image; `text`: the tokenizer of a Q-Former that reads the question.
 

@@ -13,7 +13,7 @@ from vglm_train.batch import IGNORED
 from vglm_train.config.language import Prompt
 from vglm_train.prompt.chatglm import ChatGLMTokenizer
 from vglm_train.prompt.dialogue import Dialogue, ImageTurn, image_turns
-from vglm_train.prompt.qformer_text import TextEncoder
+from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.template import Encoded, PromptIds, Template
 from vglm_train.prompt.tokenizers import Tokenizer
 
@@ -30,7 +30,7 @@ class VisualGLMTemplate(Template):
     tokenizer: ChatGLMTokenizer
 
     def __init__(
-        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: TextEncoder | None = None
+        self, prompt: Prompt, tokenizer: Tokenizer, image_length: int, text: QFormerTokenizer | None = None
     ) -> None:
         assert isinstance(tokenizer, ChatGLMTokenizer)
         super().__init__(prompt, tokenizer, image_length, text)

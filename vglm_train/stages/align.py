@@ -19,7 +19,7 @@ from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.flops import Cost, flops_per_pair, image_tokens
 from vglm_train.objective.alignment import AlignmentObjective
-from vglm_train.prompt.qformer_text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.stages.base import Stage
 
 
@@ -30,7 +30,7 @@ class Align(Stage):
         self.weights = {"itc": losses.itc.weight, "itm": losses.itm.weight, "itg": losses.itg.weight}
 
     @cached_property
-    def text(self) -> TextEncoder:
+    def text(self) -> QFormerTokenizer:
         text = build_text(self.config.model.text, self.config.data.languages)
         check_vocabulary(self.config, text.vocabulary)
         return text

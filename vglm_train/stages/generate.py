@@ -26,7 +26,7 @@ from vglm_train.objective.generation import GenerationObjective
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import RELEASED_SOP
 from vglm_train.prompt.dialogue import Dialogue
-from vglm_train.prompt.qformer_text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
 from vglm_train.stages.base import Stage
@@ -63,7 +63,7 @@ class Generate(Stage):
         return str(self.language.tokenizer or self.language.weights)
 
     @cached_property
-    def text(self) -> TextEncoder | None:
+    def text(self) -> QFormerTokenizer | None:
         """The Q-Former's own tokenizer, if it reads the question."""
         if not self.config.model.qformer.reads_question:
             return None

@@ -14,11 +14,11 @@ from bad_server import BadServer, serve
 from made_shards import write_source
 
 from vglm_train.config.data import Cache, Source
-from vglm_train.data.reader import DamagedSample, ShardReader
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
 from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.reader import DamagedSample, ShardReader
 from vglm_train.data.shards.tar import read_table
 from vglm_train.errors import UserError
 

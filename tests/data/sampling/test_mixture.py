@@ -15,10 +15,11 @@ from made_shards import sample, write_manifest, write_shard
 from vglm_train.batch import PairBatch
 from vglm_train.config.check import Split
 from vglm_train.config.data import Data, Source
-from vglm_train.data.dataset import SampleBuilder, StreamDataset
-from vglm_train.data.length_buckets import LengthBuckets
+from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.loader import Loader
+from vglm_train.data.sample import SampleBuilder
 from vglm_train.data.sampling.interleave import PERIOD, Interleave, whole_weights
+from vglm_train.data.sampling.length_buckets import LengthBuckets
 from vglm_train.data.sampling.mixture import Mixture, SubDataset, build_mixture
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.errors import UserError

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from made_shards import sample, write_manifest, write_shard
 
-from vglm_train.data.reader import DamagedSample, ShardReader
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.reader import DamagedSample, ShardReader
 
 
 def record(*languages: str) -> bytes:
@@ -45,7 +45,7 @@ def test_says_what_the_tar_says(made: Manifest) -> None:
 
 def test_the_reader_walks_over_no_header(made: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [tuple(ShardReader(1).read(made.shards[0], n)) for n in range(6)]
-    monkeypatch.setattr("vglm_train.data.reader.walk_table", None)
+    monkeypatch.setattr("vglm_train.data.shards.reader.walk_table", None)
     reader = ShardReader(1)
     assert [tuple(reader.read(made.shards[0], n)) for n in range(6)] == expected
 

@@ -6,13 +6,13 @@ import pytest
 
 from vglm_train.config.data import Fields
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.canonical import NoPicture, canonical
+from vglm_train.data.tables.canonical import NoPicture, to_record
 from vglm_train.data.tables.fields import resolve
 from vglm_train.errors import UserError
 
 
 def read(row: dict[str, Any], **fields: str) -> tuple[dict[str, Any], list]:
-    return canonical(row, resolve("t.json", list(row), Fields(**fields)))
+    return to_record(row, resolve("t.json", list(row), Fields(**fields)))
 
 
 def turns(*texts: str) -> list[dict[str, str]]:

@@ -11,8 +11,8 @@ import pytest
 from made_shards import jpeg
 
 from vglm_train.config.data import Fields, Source
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample, parse
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.tables import table as tables
 from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError

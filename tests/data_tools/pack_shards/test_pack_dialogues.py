@@ -8,8 +8,8 @@ from made_shards import jpeg
 from data_tools.check_shards.check import check_shard
 from data_tools.pack_shards.__main__ import pack
 from data_tools.pack_shards.write import PackOptions
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import as_fields, parse
+from vglm_train.data.shards.reader import ShardReader
 
 TURNS = [{"role": "user", "text": "<image>one"}, {"role": "assistant", "text": "two"},
          {"role": "user", "text": "<image>three"}, {"role": "assistant", "text": "four"}]  # fmt: skip

@@ -29,7 +29,7 @@ from vglm_train.model.language.linears import quantize_blocks
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.prompt.build import build_template
-from vglm_train.prompt.qformer_text import TextEncoder, build_text
+from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.prompt.template import Template
 from vglm_train.prompt.tokenizers import build_tokenizer
 
@@ -41,12 +41,12 @@ class Bundle:
     model: Any  # Alignment or VisualLanguageModel
     config: Config
     document: Mapping[str, Any]
-    prompt: TextEncoder | Template
+    prompt: QFormerTokenizer | Template
 
     @property
-    def text(self) -> TextEncoder:
+    def text(self) -> QFormerTokenizer:
         """Of stage align."""
-        assert isinstance(self.prompt, TextEncoder)
+        assert isinstance(self.prompt, QFormerTokenizer)
         return self.prompt
 
     @property

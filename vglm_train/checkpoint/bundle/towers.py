@@ -15,7 +15,7 @@ SMALL = 256 * 2**20  # bytes up to which a tower travels along
 HEAD = 2**20  # bytes of each file of a folder that its fingerprint reads
 
 
-def keep(file: Path, weights: Mapping[str, Tensor], source: str | None) -> dict[str, Any]:
+def save_or_reference(file: Path, weights: Mapping[str, Tensor], source: str | None) -> dict[str, Any]:
     """Write a tower to `file`, or only name `source`, where it came from. Returns the reference.
 
     An image encoder's folder is named whatever its size: its config.json says more than our section does.

@@ -10,7 +10,7 @@ from safetensors import SafetensorError
 
 from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, write_adapter
 from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, read_document, write_document
-from vglm_train.checkpoint.bundle.towers import keep
+from vglm_train.checkpoint.bundle.towers import save_or_reference
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config
@@ -18,7 +18,7 @@ from vglm_train.errors import UserError
 from vglm_train.folders import replace_folder
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.prompt.qformer_text import TextEncoder
+from vglm_train.prompt.qformer_text import QFormerTokenizer
 
 
 class Tokenizer(Protocol):
@@ -31,7 +31,7 @@ def save_bundle(
     model: VisualModel,
     tokenizer: Tokenizer,
     origin: Mapping[str, Any],
-    questions: TextEncoder | None = None,
+    questions: QFormerTokenizer | None = None,
 ) -> None:
     """Write the bundle of a whole model. `origin` says what made it (run name, step, samples, scores).
 
@@ -40,7 +40,7 @@ def save_bundle(
     with _new_bundle(folder) as new:
         towers = _save_weights(new, config.model, model)
         document = {"stage": config.run.stage, "towers": towers, "origin": dict(origin)}
-        _save_words(new, config.model, tokenizer, questions)
+        _save_tokenizers(new, config.model, tokenizer, questions)
         write_document(new, config, document)
 
 
@@ -51,7 +51,7 @@ def save_finetuned(
     model: VisualLanguageModel,
     tokenizer: Tokenizer,
     origin: Mapping[str, Any],
-    questions: TextEncoder | None = None,
+    questions: QFormerTokenizer | None = None,
 ) -> int:
     """Write the bundle of a run that began with the bundle `base`; returns bytes of what trained.
 
@@ -60,7 +60,7 @@ def save_finetuned(
     with _new_bundle(folder) as new:
         write_adapter(new, model.trained_parameters(), config.tuning, base_of(base, read_document(base)), origin)
         document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
-        _save_words(new, config.model, tokenizer, questions)
+        _save_tokenizers(new, config.model, tokenizer, questions)
         write_document(new, config, document)
     return (folder / TENSORS).stat().st_size
 
@@ -84,12 +84,12 @@ def _save_weights(folder: Path, config: Model, model: VisualModel) -> dict[str, 
     for tower, prefix in TOWERS.items():
         frozen = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
         if frozen:
-            towers[tower] = keep(folder / f"{tower}.safetensors", frozen, sources[tower])
+            towers[tower] = save_or_reference(folder / f"{tower}.safetensors", frozen, sources[tower])
     save_tensors(weights, folder / TRAINED)
     return towers
 
 
-def _save_words(folder: Path, config: Model, tokenizer: Tokenizer, questions: TextEncoder | None) -> None:
+def _save_tokenizers(folder: Path, config: Model, tokenizer: Tokenizer, questions: QFormerTokenizer | None) -> None:
     """The tokenizers, and config.json of a Hugging Face language model: the shape of what the bundle holds or names."""
     tokenizer.save(folder / TOKENIZER)
     if questions is not None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, KeyRule
-from vglm_train.checkpoint.load.tensor_files import TensorShard
+from vglm_train.checkpoint.load.tensor_files import TensorFile
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +32,7 @@ class Lazy:
 Tensors = dict[str, Lazy]
 
 
-def of_shards(shards: Iterable[TensorShard]) -> Tensors:
+def of_shards(shards: Iterable[TensorFile]) -> Tensors:
     """The tensors of opened files by name; a name in two files is read from the first."""
     tensors: Tensors = {}
     for shard in shards:

@@ -6,7 +6,7 @@ from typing import Any
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
 from vglm_train.checkpoint.keymaps.sat import Fused, chatglm_rules, sat_language, visualglm_table
-from vglm_train.checkpoint.load.tensor_files import TensorShard, fill, indexed, open_shard
+from vglm_train.checkpoint.load.tensor_files import TensorFile, fill, hf_weight_files, open_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
@@ -33,7 +33,7 @@ def load_visualglm(model: VisualLanguageModel, folder: Path, fused: Fused = "thi
     fill(model, [sat_shard(folder)], sat_visualglm(model, fused), folder)
 
 
-def sat_shard(folder: Path) -> TensorShard:
+def sat_shard(folder: Path) -> TensorFile:
     """The tensors of a SAT folder, unread. Raises UserError where they are missing or split over several files."""
     latest = folder / "latest"
     if not latest.is_file():
@@ -104,7 +104,7 @@ def hub_chatglm(heads: int, fused: Fused = "heads") -> KeyMap:
 
 def chatglm_files(
     model: LanguageModel, config: Language, folder: Path, fused: Fused | None
-) -> tuple[list[TensorShard], KeyMap]:
+) -> tuple[list[TensorFile], KeyMap]:
     """The files of a published ChatGLM, unread, and the table of their names. `fused` as in `load_language`.
 
     Raises UserError where the folder holds none, or its configuration contradicts ours.
@@ -122,7 +122,7 @@ def chatglm_files(
                 "Correct language.heads."
             )
     table = hub_chatglm(config.heads, fused or "heads")
-    files = indexed(folder, "model", ".safetensors") or indexed(folder, "pytorch_model", ".bin")
+    files = hf_weight_files(folder, "model", ".safetensors") or hf_weight_files(folder, "pytorch_model", ".bin")
     if not files:
         raise UserError(
             f"language.weights: {folder} holds neither a SAT checkpoint (latest, model_config.json) nor weights of "

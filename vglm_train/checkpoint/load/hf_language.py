@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from vglm_train.checkpoint.load.tensor_files import TensorShard, copy_tensor, indexed, open_shard
+from vglm_train.checkpoint.load.tensor_files import TensorFile, copy_tensor, hf_weight_files, open_shard
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 
@@ -26,7 +26,7 @@ def load_hf_language(model: LanguageModel, folder: Path) -> None:
     no longer tied.
     Raises UserError naming all missing, unexpected and misshapen keys; then nothing has been changed.
     """
-    files = indexed(folder, "model", ".safetensors") or indexed(folder, "pytorch_model", ".bin")
+    files = hf_weight_files(folder, "model", ".safetensors") or hf_weight_files(folder, "pytorch_model", ".bin")
     if not files:
         raise UserError(
             f"{folder} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
@@ -47,7 +47,7 @@ def load_hf_language(model: LanguageModel, folder: Path) -> None:
     logger.info("%s: read %d tensors from %d files", folder, len(names), len(shards))
 
 
-def _names(network: Any, shards: Sequence[TensorShard]) -> dict[str, str]:
+def _names(network: Any, shards: Sequence[TensorFile]) -> dict[str, str]:
     """Key of a file -> name in the model, with or without the family's prefix; keys that mean nothing are left out."""
     known, prefix = set(network.state_dict()), f"{network.base_model_prefix}."
     useless = [re.compile(pattern) for pattern in network._keys_to_ignore_on_load_unexpected or ()]
@@ -72,7 +72,7 @@ def _alike(network: Any) -> dict[str, set[str]]:
 def _check(
     state: Mapping[str, Tensor],
     names: Mapping[str, str],
-    shards: Sequence[TensorShard],
+    shards: Sequence[TensorFile],
     alike: Mapping[str, set[str]],
     folder: Path,
 ) -> None:

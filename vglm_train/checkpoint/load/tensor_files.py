@@ -24,7 +24,7 @@ DTYPES = {
 
 
 @dataclass(frozen=True, slots=True)
-class TensorShard:
+class TensorFile:
     """One file of tensors, none of them in memory."""
 
     path: Path
@@ -33,7 +33,7 @@ class TensorShard:
     read: Callable[[str], Tensor] = field(repr=False)
 
 
-def open_shard(path: Path, part: str | None = None) -> TensorShard:
+def open_shard(path: Path, part: str | None = None) -> TensorFile:
     """A safetensors file, or one of torch.save (`part`: the key under which its tensors stand).
 
     Tensors of torch files are mapped, not loaded. Raises UserError if it cannot be read without running its code.
@@ -52,10 +52,10 @@ def open_shard(path: Path, part: str | None = None) -> TensorShard:
         wanted = "tensors by name" if part is None else f"tensors by name under {part!r}"
         raise UserError(f"{path} holds no {wanted}: it is another kind of file.") from error
     dtypes = {key: value.dtype for key, value in tensors.items()}
-    return TensorShard(path, {key: value.shape for key, value in tensors.items()}, dtypes, tensors.__getitem__)
+    return TensorFile(path, {key: value.shape for key, value in tensors.items()}, dtypes, tensors.__getitem__)
 
 
-def parts_of(path: Path) -> list[str]:
+def top_level_dicts(path: Path) -> list[str]:
     """Names of the dictionaries that a file of torch.save holds at its top: under which its tensors may stand."""
     try:
         content = _torch_file(path)
@@ -64,11 +64,11 @@ def parts_of(path: Path) -> list[str]:
     return [str(key) for key, value in content.items() if isinstance(value, dict)] if isinstance(content, dict) else []
 
 
-def open_weights(path: Path) -> list[TensorShard]:
+def open_weights(path: Path) -> list[TensorFile]:
     """A file, safetensors or torch.save's (tensors at its top, or under model, module or state_dict), or a folder of
     Hugging Face with either, in one file or in parts."""
     if path.is_dir():
-        files = indexed(path, "model", ".safetensors") or indexed(path, "pytorch_model", ".bin")
+        files = hf_weight_files(path, "model", ".safetensors") or hf_weight_files(path, "pytorch_model", ".bin")
         if not files:
             raise UserError(
                 f"{path} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
@@ -77,21 +77,21 @@ def open_weights(path: Path) -> list[TensorShard]:
         return [open_shard(file) for file in files]
     part = None
     if path.suffix != ".safetensors" and path.exists():
-        part = next((name for name in ("model", "module", "state_dict") if name in parts_of(path)), None)
+        part = next((name for name in ("model", "module", "state_dict") if name in top_level_dicts(path)), None)
     shard = open_shard(path, part)
     if not shard.shapes:
         raise UserError(f"{path} holds no tensors by name: it is another kind of file.")
     return [shard]
 
 
-def _safetensors(path: Path) -> TensorShard:
+def _safetensors(path: Path) -> TensorFile:
     file = safe_open(path, "pt")
     slices = {key: file.get_slice(key) for key in list(file.keys())}
     unknown = sorted({part.get_dtype() for part in slices.values()} - set(DTYPES))
     if unknown:
         raise ValueError(f"tensors of type {', '.join(unknown)} are not known here")
     dtypes = {key: DTYPES[part.get_dtype()] for key, part in slices.items()}
-    return TensorShard(path, {key: part.get_shape() for key, part in slices.items()}, dtypes, file.get_tensor)
+    return TensorFile(path, {key: part.get_shape() for key, part in slices.items()}, dtypes, file.get_tensor)
 
 
 def _unreadable(path: Path, error: Exception) -> str:
@@ -104,7 +104,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"cannot read weights from {path}: {reason}. Download it again."
 
 
-def indexed(folder: Path, stem: str, suffix: str) -> list[Path]:
+def hf_weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
     """Files of a Hugging Face folder: the one that stem and suffix name, or its parts; empty if neither is there.
 
     Raises UserError naming every shard that the index lists and the folder lacks.
@@ -121,7 +121,7 @@ def indexed(folder: Path, stem: str, suffix: str) -> list[Path]:
     return [folder / name for name in names]
 
 
-def fill(module: nn.Module, shards: Sequence[TensorShard], table: KeyMap, source: Path) -> None:
+def fill(module: nn.Module, shards: Sequence[TensorFile], table: KeyMap, source: Path) -> None:
     """Every tensor of `module` from `shards`, renamed by `table`, whose rules are one to one.
 
     Each is cast to the dtype it has in the module; where that is on the meta device, it gets memory on torch's current

@@ -7,7 +7,7 @@ from itertools import chain
 
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
-from vglm_train.data.sampling.mixture import Mixture, Position, SubDataset
+from vglm_train.data.sampling.mixture import Mixture, SampleRef, SubDataset
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
 
@@ -60,7 +60,7 @@ class ShardPrefetch:
                 f"reads at once, {needed / 2**30:.3g} GiB. Raise it, lower data.shuffle_shards, or make smaller shards."
             )
 
-    def at(self, position: Position) -> None:
+    def at(self, position: SampleRef) -> None:
         """The sample at this position is about to be read."""
         if position.shard.url is None:
             return

@@ -32,7 +32,7 @@ class SubDataset:
 
 
 @dataclass(frozen=True, slots=True)
-class Position:
+class SampleRef:
     """The sample at a position of the stream."""
 
     subset: SubDataset
@@ -53,14 +53,14 @@ class Mixture:
         self.outer = Interleave([sum(row, Fraction(0)) for row in shares])
         self.inner = [Interleave(row) for row in shares]
 
-    def at(self, position: int) -> Position:
+    def at(self, position: int) -> SampleRef:
         turn, rest = divmod(position, self.block)
         first, turn = self.outer.at(turn)
         second, nth = self.inner[first].at(turn * self.block + rest)
         subset = self.subsets[first][second]
         epoch, within = divmod(nth, subset.order.samples)
         shard, index = subset.order.at(epoch, within)
-        return Position(subset, epoch, subset.shards[shard], subset.sources[shard], index)
+        return SampleRef(subset, epoch, subset.shards[shard], subset.sources[shard], index)
 
     def shares(self) -> list[tuple[SubDataset, float]]:
         """Every sub-dataset with its share of the stream, as it will be."""

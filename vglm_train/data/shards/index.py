@@ -1,6 +1,6 @@
 """The index of a shard, NAME.idx beside NAME.tar: its table, which languages its samples have, how long their texts.
 
-One line of JSON, then the arrays of `ShardTable` as they lie in memory (little-endian); `more`, offsets of the further
+One line of JSON, then the arrays of `TarIndex` as they lie in memory (little-endian); `more`, offsets of the further
 pictures of dialogues, is the last, and left out where there are none. A reader takes it instead of walking
 over the tar's headers if it names the shard's sha256 of the manifest; without it everything works, only later. Version
 1 knows no lengths: where they are wanted the records are read.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vglm_train.config.data import Language
 from vglm_train.data.record import RecordError, parse
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, ShardTable, read_table
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, read_table
 from vglm_train.files import replace_file
 
 SUFFIX = ".idx"
@@ -31,7 +31,7 @@ def index_path(shard: Path) -> Path:
     return shard.with_suffix(SUFFIX)
 
 
-def make_index(shard: Path) -> ShardTable:
+def make_index(shard: Path) -> TarIndex:
     """The table of a tar with its languages, from the file itself: every record in it is read."""
     table = read_table(shard)
     handle = os.open(shard, os.O_RDONLY)
@@ -41,7 +41,7 @@ def make_index(shard: Path) -> ShardTable:
         os.close(handle)
 
 
-def read_caption_counts(table: ShardTable, handle: int) -> ShardTable:
+def read_caption_counts(table: TarIndex, handle: int) -> TarIndex:
     """The same table with `languages` and `caption_counts`; a record that cannot be read has no caption."""
     counts = np.zeros((len(table), len(LANGUAGES)), dtype=np.uint8)
     lengths = bytearray()
@@ -60,14 +60,14 @@ def about_tokens(text: str) -> int:
     return min(MOST, -(-plain // ASCII_A_TOKEN) + len(text) - plain)
 
 
-def count_languages(table: ShardTable) -> dict[str, int]:
+def count_languages(table: TarIndex) -> dict[str, int]:
     """Samples that have a caption or a dialogue, by language; languages that none has are left out."""
     assert table.languages is not None
     counts = {name: int((table.languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)}
     return {name: count for name, count in counts.items() if count}
 
 
-def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
+def write_index(shard: Path, table: TarIndex, sha256: str) -> None:
     """Write the index of `shard`, whole or not at all. A tar that ends in the middle gets none."""
     assert table.languages is not None
     assert table.caption_counts is not None
@@ -94,7 +94,7 @@ def write_index(shard: Path, table: ShardTable, sha256: str) -> None:
         out.write(table.more.astype("<i8").tobytes())
 
 
-def read_index(path: Path, sha256: str) -> ShardTable | None:
+def read_index(path: Path, sha256: str) -> TarIndex | None:
     """The table in an index; None where there is none, or one of another shard, version or length."""
     try:
         return parse_index(path.read_bytes(), sha256)
@@ -102,7 +102,7 @@ def read_index(path: Path, sha256: str) -> ShardTable | None:
         return None
 
 
-def parse_index(content: bytes, sha256: str) -> ShardTable | None:
+def parse_index(content: bytes, sha256: str) -> TarIndex | None:
     """The table in the bytes of an index, as `read_index`."""
     line, _, body = content.partition(b"\n")
     try:
@@ -129,7 +129,7 @@ def parse_index(content: bytes, sha256: str) -> ShardTable | None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
         caption_counts = _caption_counts(counts, _part(body, "u1", own - captions, captions))
     more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
-    return ShardTable(keys, offsets.astype(np.int64).reshape(-1, 4), extensions, False, languages, caption_counts, more)
+    return TarIndex(keys, offsets.astype(np.int64).reshape(-1, 4), extensions, False, languages, caption_counts, more)
 
 
 def _caption_counts(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> CaptionCounts:

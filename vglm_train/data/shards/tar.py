@@ -41,7 +41,7 @@ class CaptionCounts(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class ShardTable:
+class TarIndex:
     """Where the n samples of a shard lie, in the order of the file."""
 
     keys: NDArray[np.bytes_]  # [n] UTF-8
@@ -65,7 +65,7 @@ class ShardTable:
         return [(offset, size) for _, offset, size in self.more[first:last].tolist()]
 
 
-def read_table(path: Path) -> ShardTable:
+def read_table(path: Path) -> TarIndex:
     """Walk over the headers of a tar. A damaged header ends the walk as the end of the file would."""
     handle = os.open(path, os.O_RDONLY)
     try:
@@ -74,7 +74,7 @@ def read_table(path: Path) -> ShardTable:
         os.close(handle)
 
 
-def walk_table(handle: int) -> ShardTable:
+def walk_table(handle: int) -> TarIndex:
     """`read_table` of an open file."""
     walk = _Walk(handle)
     keys: list[bytes] = []
@@ -102,13 +102,13 @@ def walk_table(handle: int) -> ShardTable:
     table = np.array(offsets, dtype=np.int64).reshape(-1, 4)
     incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
     cut = walk.cut and (incomplete or walk.beyond)
-    return ShardTable(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
+    return TarIndex(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
 
 
 def _assign_numbered(
     numbered: list[tuple[int, int, Member, int]], offsets: list[list[int]], extensions: list[int]
 ) -> NDArray[np.int64]:
-    """Numbered pictures in order -> `ShardTable.more`; the first is the sample's picture where it has no KEY.jpg."""
+    """Numbered pictures in order -> `TarIndex.more`; the first is the sample's picture where it has no KEY.jpg."""
     more: list[tuple[int, int, int]] = []
     for sample, _, member, extension in sorted(numbered):
         if offsets[sample][1] < 0:

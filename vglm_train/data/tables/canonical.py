@@ -26,7 +26,7 @@ class NoPicture(RecordError):  # noqa: N818  (an observation)
         super().__init__("image", "the row names no picture")
 
 
-def canonical(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[str | bytes]]:
+def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[str | bytes]]:
     """The row as a record (`turns` [{role: user|assistant, text}] where something is asked, else `captions`; `answers`
     where one question has several) and its pictures, each a path as it is written or the file's bytes.
 
@@ -101,10 +101,10 @@ def _turns(dialogue: Any) -> tuple[Turns, list[str | bytes]]:
             turns[-1]["text"] += "\n" + text
         elif role != "system":
             turns.append({"role": role, "text": text})
-    return _whole(turns), pictures
+    return _drop_unanswered(turns), pictures
 
 
-def _whole(turns: Turns) -> Turns:
+def _drop_unanswered(turns: Turns) -> Turns:
     """Without a question at the end that nobody answers."""
     turns = turns[: len(turns) // 2 * 2]
     if not turns:

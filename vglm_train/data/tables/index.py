@@ -18,7 +18,7 @@ from tqdm import tqdm
 from vglm_train.data.record import RecordError
 from vglm_train.data.shards.index import LANGUAGES, about_tokens
 from vglm_train.data.tables.base import Row, TableFile
-from vglm_train.data.tables.canonical import NoPicture, canonical
+from vglm_train.data.tables.canonical import NoPicture, to_record
 from vglm_train.data.tables.fields import Columns
 from vglm_train.files import replace_file
 
@@ -110,7 +110,7 @@ class _Draft:
         try:
             if row.values is None:
                 raise RecordError("record", "not readable")
-            record, pictures = canonical(row.values, columns)
+            record, pictures = to_record(row.values, columns)
         except RecordError as error:
             state = "text" if isinstance(error, NoPicture) else error.cause
         else:

@@ -10,8 +10,8 @@ from numpy.typing import NDArray
 from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.tables import image_paths
-from vglm_train.data.tables.canonical import canonical
-from vglm_train.data.tables.table import Table, TableShard
+from vglm_train.data.tables.canonical import to_record
+from vglm_train.data.tables.table import Table, TableSlice
 
 READ = 20_000  # pictures of both sides together that the start of a run compares by their bytes
 EXAMPLES = 3
@@ -47,7 +47,7 @@ def side(shards: Iterable[Shard]) -> Side:
     """The tables among the shards, with the rows that these have."""
     found: dict[int, tuple[Table, list[NDArray[np.int64]]]] = {}
     for shard in shards:
-        if isinstance(shard, TableShard):
+        if isinstance(shard, TableSlice):
             found.setdefault(id(shard.table), (shard.table, []))[1].append(shard.rows)
     return [(table, np.concatenate(rows)) for table, rows in found.values()]
 
@@ -91,7 +91,7 @@ def named_pictures(tables: Side, progress: Callable[[int], object] = lambda rows
         for row in rows.tolist():
             progress(1)
             try:
-                _, named = canonical(table.file.row(*table.index.offsets[row].tolist()), table.columns)
+                _, named = to_record(table.file.row(*table.index.offsets[row].tolist()), table.columns)
             except RecordError:
                 continue
             for each in named:

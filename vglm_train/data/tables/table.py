@@ -17,7 +17,7 @@ from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import keys_of
-from vglm_train.data.tables.canonical import canonical
+from vglm_train.data.tables.canonical import to_record
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.index import STATES, Index, build_index
 from vglm_train.data.tables.readers import FIRST, open_table
@@ -52,7 +52,7 @@ class Table:
         named: dict[str, None] = {}
         for row in rows:
             try:
-                _, pictures = canonical(row, self.columns)
+                _, pictures = to_record(row, self.columns)
             except RecordError:
                 continue
             named |= dict.fromkeys(name for name in pictures if isinstance(name, str))
@@ -86,7 +86,7 @@ class Table:
         """Its key, what it says, and its pictures as it names them."""
         key = f"{self.path.stem}-{row}"
         try:
-            record, named = canonical(self.file.row(*self.index.offsets[row].tolist()), self.columns)
+            record, named = to_record(self.file.row(*self.index.offsets[row].tolist()), self.columns)
         except RecordError as error:
             raise DamagedSample(error.cause, shard, key, str(error)) from None
         record.setdefault("id", key)
@@ -123,9 +123,9 @@ class Table:
         counts = {name: sum((shard.languages or {}).get(name, 0) for shard in shards) for name in LANGUAGES}
         return Manifest(self.path, shards, {"captions": {name: count for name, count in counts.items() if count}})
 
-    def _shard(self, rows: NDArray[np.int64]) -> "TableShard":
+    def _shard(self, rows: NDArray[np.int64]) -> "TableSlice":
         languages = self.index.languages[rows]
-        return TableShard(
+        return TableSlice(
             name=f"{self.path.name}, rows {rows[0]} to {rows[-1]}",
             path=self.path,
             samples=len(rows),
@@ -141,7 +141,7 @@ WORDS = {"caption": "without an answer", "record": "that cannot be read", "text"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TableShard(Shard):
+class TableSlice(Shard):
     """Rows of a table."""
 
     rows: NDArray[np.int64] = field(compare=False)  # [samples]

@@ -25,7 +25,7 @@ from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.evaluate.base import ImageTable, to_pil
 from vglm_train.model.alignment import Alignment
-from vglm_train.prompt.qformer_text import TextEncoder
+from vglm_train.prompt.qformer_text import QFormerTokenizer
 
 LAST = -100.0  # score of a pair that was not re-ranked
 COLUMNS = ("image", "language", "caption", "best caption for the image", "best image for the caption")
@@ -35,7 +35,7 @@ class Embedder:
     """Runs a stage-one model over images, texts and pairs in batches, without gradient."""
 
     def __init__(
-        self, model: Alignment, text: TextEncoder, device: torch.device, autocast: bool = False, batch: int = 64
+        self, model: Alignment, text: QFormerTokenizer, device: torch.device, autocast: bool = False, batch: int = 64
     ) -> None:
         """autocast: compute in bf16 what is stored in fp32, as training does with engine.precision bf16."""
         self.model, self.text, self.device, self.batch = model, text, device, batch

@@ -21,7 +21,7 @@ from vglm_train.prompt.dialogue import Dialogue
 
 CONDITIONS = (MODEL, SHUFFLED, BLANK)  # which images the model is shown: the item's, another item's, grey ones
 
-Prompt = tuple[Dialogue, Tensor]  # a question and its images [k,3,h,w] uint8
+ImageQuestion = tuple[Dialogue, Tensor]  # a question and its images [k,3,h,w] uint8
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,7 +79,7 @@ class AnswerGenerator:
                 outputs[name] = [answers[index] for index in indices]
         return outputs
 
-    def _prompts(self, condition: str) -> list[Prompt] | None:
+    def _prompts(self, condition: str) -> list[ImageQuestion] | None:
         if condition == MODEL:
             return [(self._dialogue(item), item.pixels) for item in self.items]
         if condition == BLANK:
@@ -97,7 +97,7 @@ class AnswerGenerator:
         dialogue = item.dialogue
         return dialogue if dialogue.question else self.generator.dialogue(dialogue.language, None, dialogue.images)
 
-    def _deduplicate(self, prompts: Sequence[Prompt]) -> tuple[list[Prompt], list[int]]:
+    def _deduplicate(self, prompts: Sequence[ImageQuestion]) -> tuple[list[ImageQuestion], list[int]]:
         """(distinct prompts, for each of `prompts` its index among these).
 
         Equal questions about equal images are asked once, unless answers are sampled.
@@ -105,7 +105,7 @@ class AnswerGenerator:
         if self.decoding.sample:
             return list(prompts), list(range(len(prompts)))
         index_of: dict[tuple, int] = {}
-        distinct: list[Prompt] = []
+        distinct: list[ImageQuestion] = []
         indices = []
         for dialogue, pixels in prompts:
             name = (dialogue, pixels.data_ptr(), pixels.shape)
@@ -115,7 +115,7 @@ class AnswerGenerator:
             indices.append(index_of[name])
         return distinct, indices
 
-    def _generate(self, prompts: Sequence[Prompt], bar: tqdm) -> list[str]:
+    def _generate(self, prompts: Sequence[ImageQuestion], bar: tqdm) -> list[str]:
         """The answers to `prompts`. Each rank generates its share, then every rank gets them all."""
         own = range(self.ranks.rank, len(prompts), self.ranks.world)
         generated: list[tuple[int, str]] = []

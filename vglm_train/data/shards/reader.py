@@ -12,8 +12,8 @@ from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.shards.index import LANGUAGES, index_path, read_caption_counts, read_index
 from vglm_train.data.shards.manifest import Shard, remake
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, ShardTable, walk_table
-from vglm_train.data.tables.table import TableShard
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, walk_table
+from vglm_train.data.tables.table import TableSlice
 from vglm_train.errors import UserError
 
 OPEN_FILES = 64  # of one reader
@@ -28,11 +28,11 @@ class ShardReader:
     def __init__(self, capacity: int, cache: Cache | None = None) -> None:
         self.store = ShardCache(cache or Cache())
         self._handles: LruCache[Shard, int] = LruCache(min(capacity, OPEN_FILES), self._open, os.close)
-        self._tables: LruCache[Shard, ShardTable] = LruCache(capacity, self._checked_table)
+        self._tables: LruCache[Shard, TarIndex] = LruCache(capacity, self._checked_table)
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
-        if isinstance(shard, TableShard):
+        if isinstance(shard, TableSlice):
             return shard.read(index)
         table = self._checked(shard, index)
         key = table.key(index)
@@ -45,14 +45,14 @@ class ShardReader:
 
     def text(self, shard: Shard, index: int) -> bytes:
         """The record of sample `index` of `shard`, as JSON; its pictures are not read. Errors as of `read`."""
-        if isinstance(shard, TableShard):
+        if isinstance(shard, TableSlice):
             return shard.text(index)
         table = self._checked(shard, index)
         _, _, json, json_size = table.offsets[index].tolist()
         (record,) = self._bytes(shard, table.key(index), ((json, json_size),))
         return record
 
-    def _checked(self, shard: Shard, index: int) -> ShardTable:
+    def _checked(self, shard: Shard, index: int) -> TarIndex:
         """The table of `shard`, in which sample `index` has a whole record."""
         table = self._table(shard, f"sample {index}")
         if index >= len(table):
@@ -77,7 +77,7 @@ class ShardReader:
 
     def nth(self, shard: Shard, nth: int, language: str) -> int:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
-        if isinstance(shard, TableShard):
+        if isinstance(shard, TableSlice):
             return shard.nth(nth, language)
         table = self._table(shard, f"{language} sample {nth}")
         if table.languages is None:
@@ -90,7 +90,7 @@ class ShardReader:
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
         return int(matching[nth])
 
-    def caption_counts(self, shard: Shard) -> tuple[ShardTable, CaptionCounts]:
+    def caption_counts(self, shard: Shard) -> tuple[TarIndex, CaptionCounts]:
         """The table of `shard` and its caption counts; the records are read where no index has them.
 
         DamagedSample where the shard cannot be fetched.
@@ -104,14 +104,14 @@ class ShardReader:
         assert table.caption_counts is not None
         return table, table.caption_counts
 
-    def _table(self, shard: Shard, sample: str) -> ShardTable:
+    def _table(self, shard: Shard, sample: str) -> TarIndex:
         """DamagedSample, named `sample`, where the shard cannot be had."""
         try:
             return self._tables[shard]
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, sample, str(error)) from None
 
-    def _checked_table(self, shard: Shard) -> ShardTable:
+    def _checked_table(self, shard: Shard) -> TarIndex:
         if shard.url is not None:
             self._handles[shard]  # fetched, its index too
         table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])

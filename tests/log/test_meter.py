@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as mp
 
 from vglm_train.distributed import Ranks, start, stop
-from vglm_train.log.metrics import CAPACITY, Meter
+from vglm_train.log.meter import CAPACITY, Meter
 
 
 def test_means_are_over_units_not_over_calls():

@@ -14,16 +14,16 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from vglm_train.data.dataset import sample_rng
 from vglm_train.data.lru import LruCache
 from vglm_train.data.processors import choose_caption
-from vglm_train.data.reader import ShardReader
 from vglm_train.data.record import DamagedSample
+from vglm_train.data.sample import sample_rng
 from vglm_train.data.sampling.mixture import Mixture
 from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.data.shards.index import LANGUAGES
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.tar import CaptionCounts
-from vglm_train.data.tables.table import TableShard
+from vglm_train.data.tables.table import TableSlice
 
 
 class LengthBuckets:
@@ -61,7 +61,7 @@ class TextLengths:
         """0 where no caption can be taken: such a sample is damaged. Of a table, what `Index.lengths` says."""
         position = self.mixture.at(number)
         shard, language = position.shard, position.subset.language
-        if isinstance(shard, TableShard):
+        if isinstance(shard, TableSlice):
             return shard.length(position.nth if language is None else shard.nth(position.nth, language))
         try:
             table, captions = self.reader.caption_counts(shard)

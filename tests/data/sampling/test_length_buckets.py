@@ -20,9 +20,9 @@ from vglm_train.config.check import check, length_window
 from vglm_train.config.data import Data, Source
 from vglm_train.config.run import Objective, Run
 from vglm_train.config.validation import FieldError
-from vglm_train.data.dataset import read_sample
-from vglm_train.data.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.record import DamagedSample
+from vglm_train.data.sample import read_sample
+from vglm_train.data.sampling.length_buckets import LengthBuckets, TextLengths
 from vglm_train.data.shards.index import about_tokens, index_path, make_index, read_index, write_index
 from vglm_train.objective.generation import GenerationObjective
 
@@ -89,7 +89,7 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
         elif indexed == 0:
             path.unlink()
     if indexed == 2:
-        monkeypatch.setattr("vglm_train.data.reader.read_caption_counts", None)
+        monkeypatch.setattr("vglm_train.data.shards.reader.read_caption_counts", None)
     dataset = loader_of(source).dataset
     lengths = TextLengths(dataset.mixture, dataset.reader, dataset.builder.seed, ("en", "zh"))
     found = Counter()
