@@ -62,7 +62,7 @@ def test_pictures_relative_to_another_folder(told: Callable[..., str], marks: Pa
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda _, row: {"photo": row.pop("img"), **row}, "fields.image of the source (check_table: --field "),
+        (lambda _, row: {"photo": row.pop("img"), **row}, "fields.image of the source (check_table, convert: --field "),
         (lambda _, row: {"verdict": row.pop("label"), **row}, "Name yours as fields.answer or "),
         (lambda _, row: row | {"label": " "}, "none of its 24 rows can be used: 24 without an answer."),
         (lambda _, row: row | {"prompt": "标记在左边吗？", "label": "是"}, "data.languages"),

@@ -49,7 +49,7 @@ def test_what_check_says(config: Path, tmp_path: Path, capsys: pytest.CaptureFix
 
 def test_the_encoder_is_not_counted(config: Path, tmp_path: Path) -> None:
     plain, stored = (load(config, (*WHOLE, *more)) for more in ((), (f"data.features={{folder: {tmp_path}}}",)))
-    costs = [stages.build(each).cost(None).sample for each in (plain, stored)]
+    costs = [stages.build(each).cost(None).per_sample for each in (plain, stored)]
     assert costs[0] - costs[1] == pytest.approx(vision_flops(plain.model.vision))
 
 
