@@ -146,7 +146,7 @@ def test_index_of_a_large_table_is_kept(folder: Path, monkeypatch) -> None:
     first = opened(path).index
     [kept] = (folder / "cache").rglob("*.npz")
     with monkeypatch.context() as patch:
-        patch.setattr("vglm_train.data.tables.index.canonical", None)
+        patch.setattr("vglm_train.data.tables.index.to_record", None)
         assert np.array_equal(opened(path).index.offsets, first.offsets)
     kept.write_bytes(b"broken")
     assert np.array_equal(opened(path).index.contents, first.contents)
