@@ -130,7 +130,7 @@ def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ra
     """Endless batches of features [rows,p,c] as the training stream gives them, on the device."""
     loader = stream.stream(folder / "pictures", rows, workers)
     loader.pin = ranks.device.type == "cuda"
-    loader.read_features(store)
+    loader.use_features(store)
     for batch in prefetch(loader.batches(0), ranks.device):
         assert batch.features is not None
         yield batch.features

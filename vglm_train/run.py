@@ -75,7 +75,7 @@ class _Run:
         model = self._model()
         if self.config.data.features is not None:
             shards = self.loader.dataset.mixture.shards()
-            self.loader.read_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
+            self.loader.use_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
         objective = self.stage.objective(model, self.ranks)
         rates = {f"model.{name}": rate for name, rate in model.rates.items()}
         engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks, rates)

@@ -25,7 +25,7 @@ from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.shards.index import index_path
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
-from vglm_train.data.shards.tar import read_table
+from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 
 SHOWN = 10  # damaged samples of one cause, and problems, on the console
@@ -70,7 +70,7 @@ def duplicates(checks: Sequence[ShardCheck]) -> dict[str, Any]:
         for index in np.flatnonzero(ids == value)[:EXAMPLES]:
             number = int(np.searchsorted(starts, index, side="right")) - 1
             shard = checks[number].shard
-            names.append(f"{shard.name} {read_table(shard.path).key(int(index - starts[number]))}")
+            names.append(f"{shard.name} {read_tar_index(shard.path).key(int(index - starts[number]))}")
         examples.append(names)
     return {"pictures": len(again), "samples": int(counts[counts > 1].sum()), "examples": examples}
 

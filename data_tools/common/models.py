@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from vglm_train.checkpoint.bundle.adapter import TENSORS
-from vglm_train.checkpoint.bundle.format import TRAINED, Weighted, read_document
+from vglm_train.checkpoint.bundle.format import TRAINED, ScaledAdapter, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
@@ -29,7 +29,7 @@ class ModelSpec:
     vision_weights: str | None = None
     language_weights: str | None = None
     base: Path | None = None
-    adapters: tuple[Weighted, ...] = ()
+    adapters: tuple[ScaledAdapter, ...] = ()
 
     @property
     def name(self) -> str:

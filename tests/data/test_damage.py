@@ -18,7 +18,7 @@ from vglm_train.data.loader import Loader
 from vglm_train.data.processors import draw_caption
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.sample import sample_rng
-from vglm_train.data.shards.tar import read_table
+from vglm_train.data.shards.tar import read_tar_index
 
 PER_SHARD, SHARDS = 8, 3
 N = PER_SHARD * SHARDS
@@ -55,7 +55,7 @@ def write(folder: Path, damage: dict) -> Path:
         write_shard(folder / f"{shard}.tar", [sample(n, **damage.get(n, ({},))[0]) for n in numbers])
     if N - 1 in damage:
         last = folder / f"{SHARDS - 1}.tar"
-        image = read_table(last).offsets[PER_SHARD - 1][0]
+        image = read_tar_index(last).offsets[PER_SHARD - 1][0]
         last.write_bytes(last.read_bytes()[: int(image) + 100])
     write_manifest(folder, {f"{shard}.tar": PER_SHARD for shard in range(SHARDS)})
     return folder

@@ -12,7 +12,7 @@ from made_shards import jpeg, sample, write_manifest, write_shard
 from PIL import Image
 
 from run import runs
-from vglm_train.data.shards.tar import read_table
+from vglm_train.data.shards.tar import read_tar_index
 
 PER_SHARD, SHARDS, EPOCHS, BATCH = 60, 4, 5, 24  # 1,200 rows: the fraction is judged from 1,000 on
 STEPS = PER_SHARD * SHARDS * EPOCHS // BATCH
@@ -52,7 +52,7 @@ def damaged(config: Path, tmp_path_factory: pytest.TempPathFactory) -> list[str]
         samples = range(number * PER_SHARD, (number + 1) * PER_SHARD)
         write_shard(folder / name, [sample(n, **DAMAGE.get(n, ({},))[0]) for n in samples])
     last = folder / names[-1]
-    image = read_table(last).offsets[-1][0]
+    image = read_tar_index(last).offsets[-1][0]
     last.write_bytes(last.read_bytes()[: int(image) + 100])
     write_manifest(folder, dict.fromkeys(names, PER_SHARD))
     return [

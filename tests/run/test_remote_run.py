@@ -12,7 +12,7 @@ from made_shards import write_source
 from moto.server import ThreadedMotoServer
 
 from run import runs
-from vglm_train.data.shards.tar import read_table
+from vglm_train.data.shards.tar import read_tar_index
 
 SHARDS, EACH, BATCH = 6, 20, 8
 NAMES = [f"shard-{number:06d}.tar" for number in range(SHARDS)]
@@ -54,7 +54,7 @@ def test_a_server_that_misbehaves(
     config: Path, tmp_path: Path, folder: Path, server: BadServer, processes: int
 ) -> None:
     """One shard each: dropped twice, errors, a stall, cut on the server, not there, and a good one."""
-    places = read_table(folder / NAMES[3]).offsets
+    places = read_tar_index(folder / NAMES[3]).offsets
     server.cut[NAMES[3]] = int(places[WHOLE][0]) + 50
     server.plans |= {NAMES[0]: ["drop", "drop"], NAMES[1]: [500, 503], NAMES[2]: ["stall"]}
     (folder / NAMES[4]).unlink()

@@ -20,14 +20,14 @@ ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large
 
 
 @dataclass(frozen=True, slots=True)
-class Split:
+class BatchSplit:
     """How a global batch is shared: global_batch = world * micro * accumulation."""
 
     micro: int  # rows of one rank in one forward
     accumulation: int  # forwards of one rank in one step
 
 
-def split(config: Config, world: int) -> Split:
+def split(config: Config, world: int) -> BatchSplit:
     """Share data.global_batch among `world` processes. FieldError, with what would work, where it does not divide."""
     batch, micro = config.data.global_batch, config.engine.micro_batch
     unit = world * (micro or 1)
@@ -38,7 +38,7 @@ def split(config: Config, world: int) -> Split:
         if micro and batch % world == 0:
             reason += f"; or engine.micro_batch {_largest_divisor(batch // world, micro)}"
         raise FieldError("data.global_batch", "engine.micro_batch", reason=reason)
-    return Split(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
+    return BatchSplit(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
 
 
 def length_window(config: Config) -> int:
@@ -100,7 +100,7 @@ def check_vocabulary(config: Config, tokens: int) -> None:
         raise FieldError("model.qformer.vocabulary", "model.text.tokenizer", reason=reason)
 
 
-def _check_candidates(config: Config, cut: Split, world: int) -> None:
+def _check_candidates(config: Config, cut: BatchSplit, world: int) -> None:
     """ITC and ITM take their negatives from the rows that all ranks run at once, never across micro-batches."""
     if world * cut.micro < 2 and (config.objective.itc.weight or config.objective.itm.weight):
         reason = "one row at a time has no other row to be told apart from; ITC and ITM need at least 2 in all ranks"
@@ -108,7 +108,7 @@ def _check_candidates(config: Config, cut: Split, world: int) -> None:
         raise FieldError(field, reason=reason)
 
 
-def _check_mixture(data: Data, cut: Split, world: int) -> None:
+def _check_mixture(data: Data, cut: BatchSplit, world: int) -> None:
     """Rows that all ranks run at once come from one source, where batches are not mixed."""
     together, rows = world * cut.micro, data.mix_rows or data.global_batch
     if data.mix == "batch" and rows % together:

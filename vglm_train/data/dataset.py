@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from vglm_train.batch import Batch
-from vglm_train.config.check import Split
+from vglm_train.config.check import BatchSplit
 from vglm_train.config.data import Cache
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.remote.prefetch import ShardPrefetch
@@ -44,7 +44,7 @@ class StreamDataset(Dataset):
         epoch_samples: int,
         builder: SampleBuilder,
         global_batch: int,
-        cut: Split,
+        cut: BatchSplit,
         rank: int,
         world: int,
         cache: Cache | None = None,
@@ -52,9 +52,9 @@ class StreamDataset(Dataset):
         """`epoch_samples`: samples of all sources together; `cache`: for remote shards."""
         self.mixture, self.epoch_samples, self.builder = mixture, epoch_samples, builder
         self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
-        buffers = [subset.order.buffer for subset, _ in mixture.shares()]
+        buffers = [subset.order.shards_per_buffer for subset, _ in mixture.shares()]
         self.reader = ShardReader(2 * sum(buffers), cache)  # a batch may straddle two shuffle buffers of each subset
-        self.prefetch = ShardPrefetch(mixture, self.reader.store)
+        self.prefetch = ShardPrefetch(mixture, self.reader.cache)
         self.batch_order: Callable[[int], NDArray[np.int64]] | None = (
             None  # step -> positions; None: in ascending order
         )

@@ -114,7 +114,7 @@ class QuestionSet(Dataset):
         for index in range(self.questions):
             shard, row, nth = self._position_of(index)
             try:
-                text = self.reader.text(shard, row)
+                text = self.reader.record_json(shard, row)
                 record = parse(text)
             except (DamagedSample, RecordError) as damage:
                 self.damaged[damage.cause] += 1
@@ -141,7 +141,7 @@ class QuestionSet(Dataset):
 
     def _count(self, shard: Shard, row: int) -> int:
         try:
-            return len(self._askable(parse(self.reader.text(shard, row))))
+            return len(self._askable(parse(self.reader.record_json(shard, row))))
         except (DamagedSample, RecordError):
             return 1
 

@@ -7,7 +7,7 @@ from itertools import count
 from torch.utils.data import Sampler
 
 from vglm_train.batch import Batch
-from vglm_train.config.check import Split, length_window, split
+from vglm_train.config.check import BatchSplit, length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.dataset import StreamDataset
@@ -25,16 +25,16 @@ class Loader:
     """This rank's share of the stream. `epoch_samples`: samples of all sources together; `Batch.sample_counts`
     counts by the names in `sources` and `languages`."""
 
-    def __init__(self, dataset: StreamDataset, data: Data, cut: Split, pin: bool) -> None:
+    def __init__(self, dataset: StreamDataset, data: Data, cut: BatchSplit, pin: bool) -> None:
         self.dataset, self.cut, self.pin = dataset, cut, pin
         self.global_batch, self.workers = data.global_batch, data.workers
         self.epoch_samples = dataset.epoch_samples
         self.sources = tuple(source.name for source in data.train)
         self.languages: tuple[str, ...] = tuple(data.languages)
 
-    def read_features(self, store: FeatureStore) -> None:
+    def use_features(self, store: FeatureStore) -> None:
         """From now on pictures are their stored features."""
-        self.dataset.builder = replace(self.dataset.builder, stored=store)
+        self.dataset.builder = replace(self.dataset.builder, features=store)
 
     def batches(self, consumed: int) -> Generator[Batch]:
         """Endless: this rank's micro-batches in order, from position `consumed` of the stream on, a whole step.

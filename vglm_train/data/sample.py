@@ -69,7 +69,7 @@ class SampleBuilder:
     size: int
     image: Image
     keys: bool = False  # whether batches carry the keys of their samples
-    stored: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
+    features: FeatureStore | None = None  # what pictures were encoded to, instead of their pixels
 
     def build(self, stored: StoredSample, position: SampleRef) -> "Sample":
         """Process its text, then its pictures. Errors as `use_sample` takes them."""
@@ -85,20 +85,20 @@ class SampleBuilder:
 
         ImageError where one cannot be decoded.
         """
-        if self.stored is not None:
-            rows = [self.stored.read(image, epoch) for image in images]
-            return torch.stack(rows) if rows else torch.zeros(0, *self.stored.shape, dtype=self.stored.dtype)
+        if self.features is not None:
+            rows = [self.features.read(image, epoch) for image in images]
+            return torch.stack(rows) if rows else torch.zeros(0, *self.features.shape, dtype=self.features.dtype)
         return sample_pixels(images, self.size, self.image, rng)
 
     def blank(self) -> Tensor:
         """What stands for a damaged row's picture [1,...]."""
-        if self.stored is not None:
-            return torch.zeros(1, *self.stored.shape, dtype=self.stored.dtype)
+        if self.features is not None:
+            return torch.zeros(1, *self.features.shape, dtype=self.features.dtype)
         return torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
 
     def fields(self, pictures: Tensor) -> dict[str, Tensor]:
         """The fields of a Batch that hold pictures [n,...]."""
-        if self.stored is not None:
+        if self.features is not None:
             return {"pixels": torch.empty(0, dtype=torch.uint8), "features": pictures}
         return {"pixels": pictures}
 

@@ -1,7 +1,8 @@
 """What happens after a step: log, evaluate, save, guard. Each hook decides for itself whether it is due.
 
-Metrics get their names here. `LogHook` logs the objective's loss and measure NAME as train/loss_NAME and train/NAME,
-speed as perf/ (`log/throughput.py`) and counts as data/. `EvaluateHook` logs the evaluator's scores, eval/NAME.
+Training metrics get their names here. `LogHook` logs the objective's loss and measure NAME as train/loss_NAME and
+train/NAME, speed as perf/ (`log/throughput.py`) and counts as data/. `EvaluateHook` logs the evaluator's scores under
+the names they have: `eval/...` comes from `config/metric_names.py`.
 """
 
 import logging

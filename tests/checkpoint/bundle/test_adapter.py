@@ -13,7 +13,7 @@ from precision import like
 from run import runs, speaking
 
 from vglm_train.checkpoint.__main__ import main
-from vglm_train.checkpoint.bundle.adapter import base_of, check_base, parse_weighted, read_adapter, save_adapter
+from vglm_train.checkpoint.bundle.adapter import base_of, check_base, parse_scaled, read_adapter, save_adapter
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
@@ -88,12 +88,12 @@ def test_another_models_adapter_is_refused(tmp_path):
 
 def test_weights_on_the_command_line(tmp_path):
     (tmp_path / "a:0.5").mkdir()
-    assert parse_weighted("b:0.25") == (Path("b"), 0.25)
-    assert parse_weighted("b") == (Path("b"), 1.0)
-    assert parse_weighted(str(tmp_path / "a:0.5")) == (tmp_path / "a:0.5", 1.0)
+    assert parse_scaled("b:0.25") == (Path("b"), 0.25)
+    assert parse_scaled("b") == (Path("b"), 1.0)
+    assert parse_scaled(str(tmp_path / "a:0.5")) == (tmp_path / "a:0.5", 1.0)
     for weight in ("half", "nan", "inf", "-inf"):
         with pytest.raises(UserError, match=f"'{weight}' is no number"):
-            parse_weighted(f"b:{weight}")
+            parse_scaled(f"b:{weight}")
 
 
 @pytest.fixture(scope="module")

@@ -90,7 +90,7 @@ def fill(config: Config, encode: Encode | None = None, vision=MODEL.vision) -> F
 
 def stored_batches(config: Config, count: int) -> list[PairBatch]:
     reading = load(config)
-    reading.read_features(fill(config))
+    reading.use_features(fill(config))
     return list(islice(reading.batches(0), count))
 
 

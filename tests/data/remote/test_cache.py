@@ -19,7 +19,7 @@ from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import DamagedSample, ShardReader
-from vglm_train.data.shards.tar import read_table
+from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 
 FIRST, SECOND = "shard-000000.tar", "shard-000001.tar"
@@ -132,7 +132,7 @@ def test_a_server_that_is_down_is_not_waited_for_with_every_shard(tmp_path: Path
 
 def test_a_shard_cut_on_its_server_is_read_as_far_as_it_goes(server: BadServer, cache: Cache, caplog) -> None:
     shard = shards_of(server, cache)[0]
-    image = int(read_table(Path(shard.path.parent.parent / "served" / FIRST)).offsets[3][0])
+    image = int(read_tar_index(Path(shard.path.parent.parent / "served" / FIRST)).offsets[3][0])
     server.cut[FIRST] = image + 100
     server.plans[FIRST] = ["drop"]
     reader, found = ShardReader(2, cache), []

@@ -17,7 +17,7 @@ from vglm_train.config.data import Cache, Source
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
-from vglm_train.data.shards.address import shown
+from vglm_train.data.shards.address import redacted
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.errors import UserError
 
@@ -201,5 +201,5 @@ def test_a_limit_of_one_window_still_reads_everything(loader_of, tmp_path: Path,
 
 
 def test_shown() -> None:
-    assert shown("https://me:secret@host:1/a/b.tar?X-Signature=1") == "https://host:1/a/b.tar?..."
-    assert shown("s3://bucket/a") == "s3://bucket/a"
+    assert redacted("https://me:secret@host:1/a/b.tar?X-Signature=1") == "https://host:1/a/b.tar?..."
+    assert redacted("s3://bucket/a") == "s3://bucket/a"

@@ -23,7 +23,7 @@ from vglm_train.config.validation import FieldError
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.sample import read_sample
 from vglm_train.data.sampling.length_buckets import LengthBuckets, TextLengths
-from vglm_train.data.shards.index import about_tokens, index_path, make_index, read_index, write_index
+from vglm_train.data.shards.index import estimate_tokens, index_path, make_index, read_index, write_index
 from vglm_train.objective.generation import GenerationObjective
 
 
@@ -101,7 +101,7 @@ def test_the_length_is_that_of_the_caption_drawn(loader_of, source: Path, indexe
             found["damaged"] += 1
             assert lengths(row) == 0
             continue
-        assert lengths(row) == about_tokens(text)
+        assert lengths(row) == estimate_tokens(text)
         found["read"] += 1
     assert found["read"] > 70
     assert found["damaged"] >= 2
@@ -128,12 +128,12 @@ def test_balanced_languages_have_the_lengths_of_their_language(loader_of, source
     lengths = TextLengths(dataset.mixture, dataset.reader, dataset.builder.seed, ("en", "zh"))
     for row in range(60):
         drawn = read_sample(dataset.reader, dataset.mixture.at(row), dataset.builder).processed
-        assert lengths(row) == about_tokens(drawn.text)
+        assert lengths(row) == estimate_tokens(drawn.text)
 
 
 @pytest.mark.parametrize(("text", "tokens"), [("", 0), ("abc", 1), ("a cat on", 2), ("一只猫", 3), ("一只 cat!", 4)])
 def test_tokens_without_a_tokenizer(text: str, tokens: int) -> None:
-    assert about_tokens(text) == tokens
+    assert estimate_tokens(text) == tokens
 
 
 def test_same_loss_and_gradient_and_less_padding() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_shards import sample, write_manifest, write_shard
 
 from vglm_train.batch import PairBatch
-from vglm_train.config.check import Split
+from vglm_train.config.check import BatchSplit
 from vglm_train.config.data import Data, Source
 from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.loader import Loader
@@ -258,8 +258,8 @@ def test_any_sequence_of_worlds_and_stops_reads_every_epoch_once(counts, starts,
     mixture = made(counts, weights=[1, 2, 3][: len(counts)], languages=("en", "zh"))
     consumed, seen, steps_of = 0, {}, {}
     for world, accumulation, steps in starts:
-        cut = Split(WHOLE // world // accumulation if WHOLE % (world * accumulation) == 0 else WHOLE // world, 1)
-        cut = Split(cut.micro, WHOLE // world // cut.micro)
+        cut = BatchSplit(WHOLE // world // accumulation if WHOLE % (world * accumulation) == 0 else WHOLE // world, 1)
+        cut = BatchSplit(cut.micro, WHOLE // world // cut.micro)
         for rank in range(world):
             dataset = StreamDataset(mixture, 1, cast(SampleBuilder, None), WHOLE, cut, rank, world)
             if window:

@@ -10,7 +10,7 @@ from made_shards import sample, write_manifest, write_shard
 
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import DamagedSample, RawSample, ShardReader
-from vglm_train.data.shards.tar import read_table
+from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 
 LONG = "folder/" + "long" * 20 + "/" + "name" * 15
@@ -118,7 +118,7 @@ def test_filled_with_zeros_from_some_byte_on(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     write_shard(path, [sample(i) for i in range(4)])
     whole = path.read_bytes()
-    third = read_table(path).offsets[2][0] - 512  # its header
+    third = read_tar_index(path).offsets[2][0] - 512  # its header
     path.write_bytes(whole[:third] + bytes(len(whole) - third))
     found = causes(shard_of(path, 4))
     assert found[:2] == ["000000", "000001"]
@@ -129,7 +129,7 @@ def test_damaged_header_loses_the_rest(tmp_path: Path) -> None:
     path = tmp_path / "a.tar"
     write_shard(path, [sample(i) for i in range(3)])
     content = bytearray(path.read_bytes())
-    content[read_table(path).offsets[1][0] - 500] ^= 0xFF  # in the name of the second picture
+    content[read_tar_index(path).offsets[1][0] - 500] ^= 0xFF  # in the name of the second picture
     path.write_bytes(content)
     assert causes(shard_of(path, 3)) == ["000000", "truncated", "truncated"]
 

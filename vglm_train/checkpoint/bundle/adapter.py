@@ -16,7 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
-from vglm_train.checkpoint.bundle.format import TRAINED, Weighted
+from vglm_train.checkpoint.bundle.format import TRAINED, ScaledAdapter
 from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.tuning import Tuning
@@ -121,7 +121,7 @@ def check_base(adapter: AdapterFile, base: Mapping[str, str], bundle: Path) -> N
 
 
 def add_adapters(
-    model: VisualLanguageModel, bundle: Path, document: Mapping[str, Any], adapters: Sequence[Weighted]
+    model: VisualLanguageModel, bundle: Path, document: Mapping[str, Any], adapters: Sequence[ScaledAdapter]
 ) -> list[AdapterFile]:
     """Put adapters on the model of `bundle`, whose bundle.json is `document`, each times its weight.
 
@@ -140,7 +140,7 @@ def add_adapters(
     return files
 
 
-def parse_weighted(text: str) -> Weighted:
+def parse_scaled(text: str) -> ScaledAdapter:
     """FOLDER, or FOLDER:0.5. UserError for a weight that is no finite number."""
     if ":" not in text or Path(text).exists():
         return Path(text), 1.0
@@ -154,9 +154,9 @@ def parse_weighted(text: str) -> Weighted:
     return Path(folder), value
 
 
-def parse_adapters(texts: Sequence[str]) -> list[Weighted]:
+def parse_adapters(texts: Sequence[str]) -> list[ScaledAdapter]:
     """Every --adapter of a command line. UserError for one that is given twice, of which one weight would be lost."""
-    adapters = [parse_weighted(text) for text in texts]
+    adapters = [parse_scaled(text) for text in texts]
     for path, times in Counter(path.resolve() for path, _ in adapters).items():
         if times > 1:
             raise UserError(f"--adapter {path} is given {times} times; give it once, with the sum of its weights.")

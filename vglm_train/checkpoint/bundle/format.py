@@ -31,7 +31,7 @@ from vglm_train.folders import recover
 VERSION = 2
 DOCUMENT, CONFIG, TRAINED = "bundle.json", "config.yaml", "trained.safetensors"
 TOKENIZER, QUESTIONS = "tokenizer", "question_tokenizer"
-Weighted = tuple[Path, float]  # an adapter's folder, and what it is multiplied by
+ScaledAdapter = tuple[Path, float]  # an adapter's folder, and what it is multiplied by
 TOWERS = {"vision": "vision.encoder.", "language": "language."}  # what is frozen, and the prefix of its names
 
 
@@ -85,10 +85,10 @@ class BundleParts:
     document: Mapping[str, Any]
     whole: Path  # the bundle itself, or the one that a fine-tuning began with
     whole_document: Mapping[str, Any]
-    adapters: list[Weighted]  # a fine-tuning's bundle is one itself
+    adapters: list[ScaledAdapter]  # a fine-tuning's bundle is one itself
 
 
-def resolve(folder: Path, base: Path | None, adapters: Sequence[Weighted]) -> BundleParts:
+def resolve(folder: Path, base: Path | None, adapters: Sequence[ScaledAdapter]) -> BundleParts:
     """What `open_bundle` will read, from bundle.json alone.
 
     UserError for a folder that is no bundle, a base that is not there, and a model that adapters cannot belong to.

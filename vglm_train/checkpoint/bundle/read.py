@@ -14,7 +14,7 @@ from vglm_train.checkpoint.bundle.format import (
     TOKENIZER,
     TOWERS,
     TRAINED,
-    Weighted,
+    ScaledAdapter,
     read_trained,
     resolve,
 )
@@ -63,7 +63,7 @@ def open_bundle(
     vision_weights: str | None = None,
     language_weights: str | None = None,
     base: Path | None = None,
-    adapters: Sequence[Weighted] = (),
+    adapters: Sequence[ScaledAdapter] = (),
 ) -> Bundle:
     """A bundle of any stage onto `device`, with what adapters add, each times its weight.
 
@@ -88,9 +88,9 @@ def _as_finetuned(bundle: Bundle, folder: Path, document: Mapping[str, Any]) -> 
         quantize_blocks(bundle.model.language)
     config = replace(config, model=bundle.config.model)
     assert config.model.language is not None
-    words = bundle.template
+    old_template = bundle.template
     queries = config.model.qformer.queries
-    template = build_template(config.prompt, config.model.language, words.tokenizer, queries, words.text)
+    template = build_template(config.prompt, config.model.language, old_template.tokenizer, queries, old_template.text)
     return Bundle(bundle.model, config, document, template)
 
 

@@ -20,7 +20,7 @@ from vglm_train.model.visual import VisualModel
 logger = logging.getLogger(__name__)
 
 # What stage two has no use for: the Q-Former's text branch, and the heads of stage one's losses.
-TEXT_PARTS = (
+STAGE_ONE_PARTS = (
     "qformer.embeddings.",
     "image_projection.",
     "text_projection.",
@@ -28,12 +28,12 @@ TEXT_PARTS = (
     "caption_head.",
     "temperature",
 )
-TEXT_SIDE = "qformer.embeddings."
+TEXT_EMBEDDINGS = "qformer.embeddings."
 NEW_PARTS = ("projection.",)  # what stage two adds
 
 
 @dataclass(frozen=True, slots=True)
-class Carried:
+class InitReport:
     """What became of each tensor."""
 
     kept: list[str]
@@ -104,7 +104,7 @@ def bundle_vision(config: Model) -> str | None:
     return None
 
 
-def compare(model: VisualModel, folder: Path) -> Carried:
+def compare(model: VisualModel, folder: Path) -> InitReport:
     """What `init_from_bundle` would do.
 
     Raises UserError for a folder that is no bundle, and for names or shapes that do not belong together.
@@ -112,7 +112,7 @@ def compare(model: VisualModel, folder: Path) -> Carried:
     return _compare(model, _trained(folder), folder)
 
 
-def init_from_bundle(model: VisualModel, folder: Path) -> Carried:
+def init_from_bundle(model: VisualModel, folder: Path) -> InitReport:
     """Copy what `folder`, a bundle, has trained into `model`; the rest of `model` stays as it is.
 
     Raises UserError as `compare` does, before anything is copied.
@@ -149,7 +149,7 @@ def load_text_side(model: VisualModel, folder: Path) -> None:
 
 
 def _of_text(name: str) -> bool:
-    return name.startswith(TEXT_SIDE) or ".text_mlp." in name
+    return name.startswith(TEXT_EMBEDDINGS) or ".text_mlp." in name
 
 
 def _trained(folder: Path, field: str = "model.qformer.weights") -> dict[str, Tensor]:
@@ -160,13 +160,15 @@ def _trained(folder: Path, field: str = "model.qformer.weights") -> dict[str, Te
         raise UserError(f"{field}: {error}") from error
 
 
-def _compare(model: VisualModel, tensors: dict[str, Tensor], folder: Path) -> Carried:
+def _compare(model: VisualModel, tensors: dict[str, Tensor], folder: Path) -> InitReport:
     wanted = {name: value for name, value in model.state_dict().items() if not name.startswith(tuple(TOWERS.values()))}
     dropped, new = sorted(set(tensors) - set(wanted)), sorted(set(wanted) - set(tensors))
     kept = sorted(set(tensors) & set(wanted))
-    bare = not any(name.startswith(TEXT_SIDE) for name in tensors)  # the earlier Q-Former read no text
+    bare = not any(name.startswith(TEXT_EMBEDDINGS) for name in tensors)  # the earlier Q-Former read no text
     lost = [
-        name for name in dropped if not (name.startswith(TEXT_PARTS) or ".text_mlp." in name or name == "temperature")
+        name
+        for name in dropped
+        if not (name.startswith(STAGE_ONE_PARTS) or ".text_mlp." in name or name == "temperature")
     ]
     unmet = [name for name in new if not name.startswith(NEW_PARTS) and not (bare and _of_text(name))]
     shapes = [
@@ -184,4 +186,4 @@ def _compare(model: VisualModel, tensors: dict[str, Tensor], folder: Path) -> Ca
             f"model.qformer.weights: {folder} does not fit the configured model: {'; '.join(problems[:8])}. "
             f"Copy model.qformer from {folder}/config.yaml."
         )
-    return Carried(kept, dropped, new)
+    return InitReport(kept, dropped, new)

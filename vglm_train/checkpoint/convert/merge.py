@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from vglm_train.checkpoint.bundle.adapter import add_adapters
-from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, Weighted, check_adaptable, read_whole
+from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, ScaledAdapter, check_adaptable, read_whole
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.convert.writers import check_target
@@ -21,7 +21,7 @@ from vglm_train.model.tuning.lora import merge
 
 
 def merge_bundle(
-    folder: Path, adapters: Sequence[Weighted], out: Path, force: bool = False, language_weights: str | None = None
+    folder: Path, adapters: Sequence[ScaledAdapter], out: Path, force: bool = False, language_weights: str | None = None
 ) -> list[str]:
     """Write the bundle `folder` with adapters folded into its weights to `out`; returns the report.
 
@@ -49,7 +49,7 @@ def merge_bundle(
     return [*lines, f"merged {len(merged)} products", f"wrote {out}"]
 
 
-def _with_prompt(config: Config, adapters: Sequence[Weighted]) -> Config:
+def _with_prompt(config: Config, adapters: Sequence[ScaledAdapter]) -> Config:
     """With the prompt of the one run that made the adapter: its questions may be longer than the bundle's."""
     files = [path / CONFIG for path, _ in adapters]
     if len(files) != 1 or not files[0].is_file():

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
-from vglm_train.data.features.identity import Encoder, Identity, fingerprint, picture_digest
+from vglm_train.data.features.identity import Encoder, Identity, encoder_fingerprint, picture_digest
 from vglm_train.data.features.jobs import PICTURE, DecodeJobs, Item, Items, ListJobs, Row, plain, row_keys, unchanged
 from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.prefetch import read_ahead
@@ -45,7 +45,7 @@ def prepare(config: Config, encoder: Encoder, encode: Encode, shards: Sequence[S
             "data.features: the image encoder trains in this run, so what it gives changes with every step. "
             "Leave data.features out, or the image encoder frozen."
         )
-    identity = Identity.of(config, encoder, str(ranks.from_main(fingerprint(encoder) if ranks.main else None)))
+    identity = Identity.of(config, encoder, str(ranks.from_main(encoder_fingerprint(encoder) if ranks.main else None)))
     store = FeatureStore(Path(features.folder), identity, features.views)
     fresh = _fresh(store, shards, config.data, ranks)
     if fresh:

@@ -75,7 +75,7 @@ class Identity:
         return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
 
 
-def fingerprint(encoder: Encoder) -> str:
+def encoder_fingerprint(encoder: Encoder) -> str:
     """SHA-256 of an encoder's modules as they print, and of the name, type, shape and bytes of each weight."""
     found = hashlib.sha256(str(encoder).encode())
     for name, tensor in sorted(encoder.state_dict().items()):

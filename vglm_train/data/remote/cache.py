@@ -28,7 +28,7 @@ from vglm_train.errors import UserError
 from vglm_train.folders import make_folder
 
 GIB = 2**30
-REST = 600  # seconds
+RETRY_AFTER = 600  # seconds
 
 logger = logging.getLogger(__name__)
 
@@ -83,7 +83,7 @@ class ShardCache:
     def _refuse_given_up(self, shard: Shard) -> None:
         mark = shard.path.with_suffix(".failed")
         with suppress(FileNotFoundError):
-            if time.time() - mark.stat().st_mtime < REST:
+            if time.time() - mark.stat().st_mtime < RETRY_AFTER:
                 raise Unreachable(mark.read_text("utf-8"))
 
     def _fetch(self, shard: Shard, part: BinaryIO) -> None:
@@ -100,7 +100,7 @@ class ShardCache:
             if not shard.sha256:  # else it can be gone on from later
                 Path(part.name).unlink()
             counted = f"its {shard.samples} samples count as unreachable" if shard.samples else "it is left out"
-            logger.error("%s: %s: given up for %d minutes; %s", shard.where, error, REST // 60, counted)
+            logger.error("%s: %s: given up for %d minutes; %s", shard.where, error, RETRY_AFTER // 60, counted)
             raise
         except OSError as error:
             raise UserError(
@@ -135,7 +135,7 @@ class ShardCache:
         """One retry for a server that was down for another shard a moment ago: the shards of a shuffle buffer must not
         each wait through all tries."""
         with suppress(FileNotFoundError):
-            if time.time() - down.stat().st_mtime < REST:
+            if time.time() - down.stat().st_mtime < RETRY_AFTER:
                 return replace(self.cache, retries=min(1, self.cache.retries))
         return self.cache
 

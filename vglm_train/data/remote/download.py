@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from vglm_train.config.data import Cache
 from vglm_train.data.remote.transfer import Failed, read_from, watched
-from vglm_train.data.shards.address import shown
+from vglm_train.data.shards.address import redacted
 
 PROGRESS = 2**24  # bytes after which a server has its tries again
 LONGEST = 60.0  # seconds between two tries
@@ -51,7 +51,7 @@ def download(address: str, out: BinaryIO, options: Cache, expected: int | None =
             raise full.args[0] from None
         else:
             if tries:
-                logger.info("%s: complete after %.1f s", shown(address), time.monotonic() - began)
+                logger.info("%s: complete after %.1f s", redacted(address), time.monotonic() - began)
             return
 
 
@@ -107,6 +107,6 @@ class _Transfer:
         have = f"{size} of {self.expected}" if self.expected else f"{size}"
         logger.warning(
             "%s: try %d of %d: %s; %s bytes are here, again in %.1f s",
-            shown(self.address), tries, self.options.retries + 1, failure.reason, have, pause,
+            redacted(self.address), tries, self.options.retries + 1, failure.reason, have, pause,
         )  # fmt: skip
         time.sleep(pause)

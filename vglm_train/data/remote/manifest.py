@@ -16,10 +16,10 @@ from tqdm import tqdm
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.remote.cache import ShardCache, locked
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
-from vglm_train.data.shards.address import is_remote, shards_of, shown, split_manifest, within
+from vglm_train.data.shards.address import is_remote, join_address, redacted, shards_of, split_manifest
 from vglm_train.data.shards.index import count_languages, read_caption_counts, write_index
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
-from vglm_train.data.shards.tar import walk_table
+from vglm_train.data.shards.tar import walk_tar
 from vglm_train.errors import MissingData, UserError
 
 AT_ONCE = 8  # shards that are fetched to be counted
@@ -47,7 +47,7 @@ def manifest_of(source: Source, cache: Cache, count: bool = True) -> Manifest | 
         return None
     folder, address = split_manifest(source.shards, NAME)
     manifest = _read(source.manifest or address, cache)
-    shards = [_placed(shard, within(folder, shard.name), store) for shard in manifest.shards]
+    shards = [_placed(shard, join_address(folder, shard.name), store) for shard in manifest.shards]
     return dataclasses.replace(manifest, shards=tuple(shards))
 
 
@@ -55,10 +55,10 @@ def _read(address: str, cache: Cache) -> Manifest:
     if not is_remote(address):
         return Manifest.read(Path(address))
     try:
-        return Manifest.parse(fetch_bytes(address, cache), Path(NAME), shown(address))
+        return Manifest.parse(fetch_bytes(address, cache), Path(NAME), redacted(address))
     except Unreachable as error:
         raise MissingData(
-            f"{shown(address)}: {error}. A source is a folder that holds {NAME} (python -m data_tools.check_shards "
+            f"{redacted(address)}: {error}. A source is a folder that holds {NAME} (python -m data_tools.check_shards "
             "FOLDER --write-manifest makes one), or a list of shards: .../{000..099}.tar."
         ) from None
 
@@ -86,7 +86,7 @@ def _counted(source: Source, addresses: Sequence[str], store: ShardCache, count:
     manifest = Manifest.read(file)
     shards = [_placed(shard, address, store) for shard, address in zip(manifest.shards, addresses)]
     return dataclasses.replace(
-        manifest, shards=tuple(shards), origin=f"{shown(str(source.shards))} (counted in {file})"
+        manifest, shards=tuple(shards), origin=f"{redacted(str(source.shards))} (counted in {file})"
     )
 
 
@@ -122,16 +122,16 @@ def _count_one(address: str, store: ShardCache) -> Shard:
     if remote:
         path = store.path(address, "")
         try:
-            handle = store.open(Shard(shown(address), path, 0, 0, "", url=address))
+            handle = store.open(Shard(redacted(address), path, 0, 0, "", url=address))
         except Unreachable as error:
-            raise Unreachable(f"{shown(address)}: {error}") from None
+            raise Unreachable(f"{redacted(address)}: {error}") from None
     else:
         handle = os.open(path, os.O_RDONLY)
     with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
-        table = read_caption_counts(walk_table(handle), handle)
+        table = read_caption_counts(walk_tar(handle), handle)
         digest, size = hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(handle).st_size
     if remote:
         with suppress(FileNotFoundError):
             os.replace(path, store.path(address, digest))
             write_index(store.path(address, digest), table, digest)
-    return Shard(shown(address), path, len(table), size, digest, count_languages(table))
+    return Shard(redacted(address), path, len(table), size, digest, count_languages(table))

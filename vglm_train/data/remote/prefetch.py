@@ -14,7 +14,9 @@ from vglm_train.errors import UserError
 
 def _largest_buffer(subset: SubDataset) -> int:
     """Bytes of the remote shards of the heaviest shuffle buffer there can be."""
-    return sum(sorted((shard.bytes for shard in subset.shards if shard.url), reverse=True)[: subset.order.buffer])
+    return sum(
+        sorted((shard.bytes for shard in subset.shards if shard.url), reverse=True)[: subset.order.shards_per_buffer]
+    )
 
 
 class _Lookahead:

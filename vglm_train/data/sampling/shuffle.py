@@ -26,7 +26,7 @@ class EpochShuffle:
 
     def __init__(self, counts: Sequence[int], seed: int, source: str, shuffle_shards: int) -> None:
         self.counts = np.asarray(counts, dtype=np.int64)
-        self.seed, self.source, self.buffer = seed, source, shuffle_shards
+        self.seed, self.source, self.shards_per_buffer = seed, source, shuffle_shards
         self.samples = int(self.counts.sum())
         self._epochs: LruCache[int, _Epoch] = LruCache(2, self._epoch)
         self._buffers: LruCache[tuple[int, int], NDArray[np.int64]] = LruCache(3, self._permuted_buffer)
@@ -35,8 +35,8 @@ class EpochShuffle:
         """The shard, and the sample in it, that stands at `position` (0 <= position < samples) of an epoch."""
         assert 0 <= position < self.samples
         plan = self._epochs[epoch]
-        buffer = (int(np.searchsorted(plan.starts, position, side="right")) - 1) // self.buffer
-        start = int(plan.starts[buffer * self.buffer])
+        buffer = (int(np.searchsorted(plan.starts, position, side="right")) - 1) // self.shards_per_buffer
+        start = int(plan.starts[buffer * self.shards_per_buffer])
         unshuffled = start + int(self._buffers[epoch, buffer][position - start])
         nth = int(np.searchsorted(plan.starts, unshuffled, side="right")) - 1
         return int(plan.shards[nth]), unshuffled - int(plan.starts[nth])
@@ -44,9 +44,13 @@ class EpochShuffle:
     def following(self, epoch: int, shard: int) -> tuple[list[int], list[int]]:
         """The shards of the buffer that `shard` is in, in this epoch, and those of the buffer after it."""
         order = self._epochs[epoch].shards
-        start = int(np.flatnonzero(order == shard)[0]) // self.buffer * self.buffer
-        end = start + self.buffer
-        then = order[end : end + self.buffer] if end < len(order) else self._epochs[epoch + 1].shards[: self.buffer]
+        start = int(np.flatnonzero(order == shard)[0]) // self.shards_per_buffer * self.shards_per_buffer
+        end = start + self.shards_per_buffer
+        then = (
+            order[end : end + self.shards_per_buffer]
+            if end < len(order)
+            else self._epochs[epoch + 1].shards[: self.shards_per_buffer]
+        )
         return order[start:end].tolist(), then.tolist()
 
     def _epoch(self, epoch: int) -> _Epoch:
@@ -56,7 +60,7 @@ class EpochShuffle:
     def _permuted_buffer(self, key: tuple[int, int]) -> NDArray[np.int64]:
         epoch, buffer = key
         starts = self._epochs[epoch].starts
-        first, last = buffer * self.buffer, min((buffer + 1) * self.buffer, len(self.counts))
+        first, last = buffer * self.shards_per_buffer, min((buffer + 1) * self.shards_per_buffer, len(self.counts))
         return permutation(int(starts[last] - starts[first]), self.seed, self.source, epoch, buffer)
 
 

@@ -31,21 +31,21 @@ def shards_of(address: str) -> list[str] | None:
     except ValueError as error:
         if command:  # braces of the shell's own
             return [address]
-        raise UserError(f"{shown(address)}: not a brace list such as {{000..099}}.tar: {error}") from None
+        raise UserError(f"{redacted(address)}: not a brace list such as {{000..099}}.tar: {error}") from None
 
 
 def split_manifest(address: str, name: str) -> tuple[str, str]:
     """A folder, a command with {} or a manifest -> folder (or command), and address of the manifest."""
     if address.startswith("pipe:"):
-        return address, within(address, name)
+        return address, join_address(address, name)
     folder, _, last = address.rpartition("/")
     if last.endswith(".json"):
         return folder + "/", address
     folder = address.rstrip("/") + "/"
-    return folder, within(folder, name)
+    return folder, join_address(folder, name)
 
 
-def within(folder: str, name: str) -> str:
+def join_address(folder: str, name: str) -> str:
     """The address of a file in a folder, or the command that gives it."""
     if folder.startswith("pipe:"):
         return folder.replace("{}", shlex.quote(name))
@@ -59,7 +59,7 @@ def server_of(address: str) -> str:
     return "/".join(address.split("/")[:3])
 
 
-def shown(address: str) -> str:
+def redacted(address: str) -> str:
     """For logs and messages: without passwords and signatures."""
     if not address.startswith("http"):
         return address

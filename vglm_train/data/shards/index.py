@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from vglm_train.config.data import Language
 from vglm_train.data.record import RecordError, parse
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, read_table
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, read_tar_index
 from vglm_train.files import replace_file
 
 SUFFIX = ".idx"
@@ -33,7 +33,7 @@ def index_path(shard: Path) -> Path:
 
 def make_index(shard: Path) -> TarIndex:
     """The table of a tar with its languages, from the file itself: every record in it is read."""
-    table = read_table(shard)
+    table = read_tar_index(shard)
     handle = os.open(shard, os.O_RDONLY)
     try:
         return read_caption_counts(table, handle)
@@ -48,13 +48,13 @@ def read_caption_counts(table: TarIndex, handle: int) -> TarIndex:
     for index, (offset, size) in enumerate(table.offsets[:, 2:].tolist()):
         for bit, captions in enumerate(_captions(os.pread(handle, size, offset)) if size >= 0 else ()):
             counts[index, bit] = len(captions[:MOST])
-            lengths += bytes(about_tokens(caption) for caption in captions[:MOST])
+            lengths += bytes(estimate_tokens(caption) for caption in captions[:MOST])
     languages = ((counts > 0) << np.arange(len(LANGUAGES))).sum(1).astype(np.uint8)
     caption_counts = _caption_counts(counts, np.frombuffer(bytes(lengths), np.uint8))
     return replace(table, languages=languages, caption_counts=caption_counts)
 
 
-def about_tokens(text: str) -> int:
+def estimate_tokens(text: str) -> int:
     """How many tokens a text has, without a tokenizer, up to MOST."""
     plain = len(text.encode("ascii", "ignore"))
     return min(MOST, -(-plain // ASCII_A_TOKEN) + len(text) - plain)

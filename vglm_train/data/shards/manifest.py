@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from vglm_train.data.shards.address import is_remote, shown
+from vglm_train.data.shards.address import is_remote, redacted
 from vglm_train.errors import MissingData, UserError
 from vglm_train.files import write_text
 
@@ -29,7 +29,7 @@ class Shard:
     @property
     def where(self) -> str:
         """For messages."""
-        return str(self.path) if self.url is None else shown(self.url)
+        return str(self.path) if self.url is None else redacted(self.url)
 
 
 @dataclass(frozen=True, slots=True)

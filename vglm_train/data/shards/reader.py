@@ -12,7 +12,7 @@ from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.shards.index import LANGUAGES, index_path, read_caption_counts, read_index
 from vglm_train.data.shards.manifest import Shard, remake
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, walk_table
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, walk_tar
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.errors import UserError
 
@@ -26,9 +26,9 @@ class ShardReader:
     """
 
     def __init__(self, capacity: int, cache: Cache | None = None) -> None:
-        self.store = ShardCache(cache or Cache())
+        self.cache = ShardCache(cache or Cache())
         self._handles: LruCache[Shard, int] = LruCache(min(capacity, OPEN_FILES), self._open, os.close)
-        self._tables: LruCache[Shard, TarIndex] = LruCache(capacity, self._checked_table)
+        self._indexes: LruCache[Shard, TarIndex] = LruCache(capacity, self._checked_index)
 
     def read(self, shard: Shard, index: int) -> RawSample:
         """Sample `index` of `shard`. DamagedSample says what is wrong with it, UserError what is with the shard."""
@@ -43,10 +43,10 @@ class ShardReader:
         first, record, *more = self._bytes(shard, key, spans)
         return RawSample(key, first, IMAGE_EXTENSIONS[table.extensions[index]], record, tuple(more))
 
-    def text(self, shard: Shard, index: int) -> bytes:
+    def record_json(self, shard: Shard, index: int) -> bytes:
         """The record of sample `index` of `shard`, as JSON; its pictures are not read. Errors as of `read`."""
         if isinstance(shard, TableSlice):
-            return shard.text(index)
+            return shard.record_json(index)
         table = self._checked(shard, index)
         _, _, json, json_size = table.offsets[index].tolist()
         (record,) = self._bytes(shard, table.key(index), ((json, json_size),))
@@ -54,7 +54,7 @@ class ShardReader:
 
     def _checked(self, shard: Shard, index: int) -> TarIndex:
         """The table of `shard`, in which sample `index` has a whole record."""
-        table = self._table(shard, f"sample {index}")
+        table = self._index_of(shard, f"sample {index}")
         if index >= len(table):
             reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
             raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
@@ -79,7 +79,7 @@ class ShardReader:
         """Index of the `nth` sample of `shard` that has a caption in `language`."""
         if isinstance(shard, TableSlice):
             return shard.nth(nth, language)
-        table = self._table(shard, f"{language} sample {nth}")
+        table = self._index_of(shard, f"{language} sample {nth}")
         if table.languages is None:
             table, _ = self.caption_counts(shard)
         assert table.languages is not None
@@ -95,26 +95,26 @@ class ShardReader:
 
         DamagedSample where the shard cannot be fetched.
         """
-        table = self._table(shard, "every sample")
+        table = self._index_of(shard, "every sample")
         if table.caption_counts is None:
             try:
-                table = self._tables.values[shard] = read_caption_counts(table, self._handles[shard])
+                table = self._indexes.values[shard] = read_caption_counts(table, self._handles[shard])
             except Unreachable as error:
                 raise DamagedSample("unreachable", shard.name, "every sample", str(error)) from None
         assert table.caption_counts is not None
         return table, table.caption_counts
 
-    def _table(self, shard: Shard, sample: str) -> TarIndex:
+    def _index_of(self, shard: Shard, sample: str) -> TarIndex:
         """DamagedSample, named `sample`, where the shard cannot be had."""
         try:
-            return self._tables[shard]
+            return self._indexes[shard]
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, sample, str(error)) from None
 
-    def _checked_table(self, shard: Shard) -> TarIndex:
+    def _checked_index(self, shard: Shard) -> TarIndex:
         if shard.url is not None:
             self._handles[shard]  # fetched, its index too
-        table = read_index(index_path(shard.path), shard.sha256) or walk_table(self._handles[shard])
+        table = read_index(index_path(shard.path), shard.sha256) or walk_tar(self._handles[shard])
         if len(table) > shard.samples:
             raise UserError(
                 f"{shard.where}: holds {len(table)} samples, its manifest says {shard.samples}: {remake(shard.where)}."
@@ -123,7 +123,7 @@ class ShardReader:
 
     def _open(self, shard: Shard) -> int:
         if shard.url is not None:
-            return self.store.open(shard)
+            return self.cache.open(shard)
         try:
             return os.open(shard.path, os.O_RDONLY)
         except OSError as error:

@@ -65,17 +65,17 @@ class TarIndex:
         return [(offset, size) for _, offset, size in self.more[first:last].tolist()]
 
 
-def read_table(path: Path) -> TarIndex:
+def read_tar_index(path: Path) -> TarIndex:
     """Walk over the headers of a tar. A damaged header ends the walk as the end of the file would."""
     handle = os.open(path, os.O_RDONLY)
     try:
-        return walk_table(handle)
+        return walk_tar(handle)
     finally:
         os.close(handle)
 
 
-def walk_table(handle: int) -> TarIndex:
-    """`read_table` of an open file."""
+def walk_tar(handle: int) -> TarIndex:
+    """`read_tar_index` of an open file."""
     walk = _Walk(handle)
     keys: list[bytes] = []
     offsets: list[list[int]] = []

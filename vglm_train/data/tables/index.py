@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from vglm_train.data.record import RecordError
-from vglm_train.data.shards.index import LANGUAGES, about_tokens
+from vglm_train.data.shards.index import LANGUAGES, estimate_tokens
 from vglm_train.data.tables.base import Row, TableFile
 from vglm_train.data.tables.canonical import NoPicture, to_record
 from vglm_train.data.tables.fields import Columns
@@ -24,11 +24,11 @@ from vglm_train.files import replace_file
 
 VERSION = 2
 SPLITS = 255  # that are counted; a key with more values is no split
-KEPT = 8 << 20  # bytes of a table from which its index is kept on disk
+CACHED_FROM = 8 << 20  # bytes of a table from which its index is kept on disk
 
 
 @dataclass(frozen=True, slots=True)
-class Index:
+class TableIndex:
     """Of n rows, in the order of the table. Hashes are 64 bits of BLAKE2b; 0: there is none."""
 
     offsets: NDArray[np.int64]  # [n,2] offset and size
@@ -73,10 +73,10 @@ class Names:
         return name.removeprefix(start).replace("\\", "/")
 
 
-def build_index(file: TableFile, columns: Columns, images: Path) -> Index:
+def build_index(file: TableFile, columns: Columns, images: Path) -> TableIndex:
     """One pass over the table, with a progress bar where it takes long; from the last time's where the table has not
     changed since."""
-    kept = _kept(file, columns, images)
+    kept = _cache_path(file, columns, images)
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft(Names(images))
@@ -123,7 +123,7 @@ class _Draft:
             split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
             texts = _texts(record)
             content = hashed("\0".join(texts) + str(names))
-            length = sum(map(about_tokens, texts)) // (1 if "turns" in record else len(texts))
+            length = sum(map(estimate_tokens, texts)) // (1 if "turns" in record else len(texts))
             languages, turns = _languages(record), len(record.get("turns", ())) // 2
         self.splits.append(split)
         self.lengths.append(min(length, 2**16 - 1))
@@ -134,8 +134,8 @@ class _Draft:
         self.turns.append(min(turns, 2**16 - 1))
         self.states.append(STATES.index(state))
 
-    def index(self) -> Index:
-        return Index(
+    def index(self) -> TableIndex:
+        return TableIndex(
             offsets=np.array(self.offsets, dtype=np.int64).reshape(-1, 2),
             groups=np.array(self.groups, dtype=np.uint64),
             pictures=np.array(self.pictures, dtype=np.uint64),
@@ -162,9 +162,9 @@ def _languages(record: dict[str, Any]) -> int:
     return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in languages)
 
 
-def _kept(file: TableFile, columns: Columns, images: Path) -> Path | None:
+def _cache_path(file: TableFile, columns: Columns, images: Path) -> Path | None:
     """Where the index of a large table is kept: in the user's cache folder, under all that it depends on."""
-    if not file.path.is_file() or file.path.stat().st_size < KEPT:
+    if not file.path.is_file() or file.path.stat().st_size < CACHED_FROM:
         return None
     state = file.path.stat()
     key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), str(images.resolve())]
@@ -172,17 +172,17 @@ def _kept(file: TableFile, columns: Columns, images: Path) -> Path | None:
     return cache / "vglm_train" / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
 
 
-def _load(path: Path) -> Index | None:
+def _load(path: Path) -> TableIndex | None:
     try:
         with np.load(path) as arrays:
-            return Index(**{part.name: arrays[part.name] for part in fields(Index)})
+            return TableIndex(**{part.name: arrays[part.name] for part in fields(TableIndex)})
     except (OSError, KeyError, ValueError, zipfile.BadZipFile):
         return None
 
 
-def _save(path: Path, index: Index) -> None:
+def _save(path: Path, index: TableIndex) -> None:
     """Whole or not at all; a machine that cannot keep it reads the table again next time."""
     with suppress(OSError):
         path.parent.mkdir(parents=True, exist_ok=True)
         with replace_file(path) as out:
-            np.savez(out, **{part.name: getattr(index, part.name) for part in fields(Index)})
+            np.savez(out, **{part.name: getattr(index, part.name) for part in fields(TableIndex)})

@@ -1,7 +1,8 @@
 """Tables as people have them: where each row lies in its file, found in one pass, and the row there.
 
 No row is kept: a JSON list is walked element by element through a window of its text (what VisualGLM's and LLaVA's
-scripts load whole), a CSV record by record. A new layout is a class as `base.TableFile`, and a case in `open_table`.
+scripts load whole), a CSV record by record. A new file format is a class as `base.TableFile`, an ending in `ENDINGS`,
+and a case in `open_table`.
 """
 
 import codecs

@@ -19,7 +19,7 @@ from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import keys_of
 from vglm_train.data.tables.canonical import to_record
 from vglm_train.data.tables.fields import Columns, resolve
-from vglm_train.data.tables.index import STATES, Index, build_index
+from vglm_train.data.tables.index import STATES, TableIndex, build_index
 from vglm_train.data.tables.readers import FIRST, open_table
 from vglm_train.errors import UserError
 
@@ -45,7 +45,7 @@ class Table:
         self.keys = keys_of(readable)
         self.columns: Columns = resolve(self.path, self.keys, source.fields)
         self._check_pictures(readable)
-        self.index: Index = build_index(self.file, self.columns, self.images)
+        self.index: TableIndex = build_index(self.file, self.columns, self.images)
         self._check_index()
 
     def _check_pictures(self, rows: Sequence[dict[str, Any]]) -> None:
@@ -78,7 +78,7 @@ class Table:
         ending = Path(named[0]).suffix.lstrip(".").lower() if isinstance(named[0], str) else ""
         return RawSample(key, contents[0], ending or "jpg", json.dumps(record).encode(), tuple(contents[1:]))
 
-    def text(self, shard: str, row: int) -> bytes:
+    def record_json(self, shard: str, row: int) -> bytes:
         """A row's record as JSON; its pictures are not read. DamagedSample where there is none."""
         return json.dumps(self._record(shard, row)[1]).encode()
 
@@ -151,9 +151,9 @@ class TableSlice(Shard):
         """As ShardReader.read."""
         return self.table.read(self.name, int(self.rows[index]))
 
-    def text(self, index: int) -> bytes:
+    def record_json(self, index: int) -> bytes:
         """As ShardReader.text."""
-        return self.table.text(self.name, int(self.rows[index]))
+        return self.table.record_json(self.name, int(self.rows[index]))
 
     def nth(self, nth: int, language: str) -> int:
         """As ShardReader.nth."""
