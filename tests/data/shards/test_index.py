@@ -45,7 +45,7 @@ def test_says_what_the_tar_says(made: Manifest) -> None:
 
 def test_the_reader_walks_over_no_header(made: Manifest, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = [tuple(ShardReader(1).read(made.shards[0], n)) for n in range(6)]
-    monkeypatch.setattr("vglm_train.data.shards.reader.walk_table", None)
+    monkeypatch.setattr("vglm_train.data.shards.reader.walk_tar", None)
     reader = ShardReader(1)
     assert [tuple(reader.read(made.shards[0], n)) for n in range(6)] == expected
 
