@@ -141,7 +141,7 @@ def test_nothing_to_use(folder: Path, rows: list, reason: str) -> None:
 
 def test_index_of_a_large_table_is_kept(folder: Path, monkeypatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(folder / "cache"))
-    monkeypatch.setattr("vglm_train.data.tables.index.KEPT", 1)
+    monkeypatch.setattr("vglm_train.data.tables.index.CACHED_FROM", 1)
     path = made_tables.write_json(folder / "t.json", made_tables.visualglm(NAMES))
     first = opened(path).index
     [kept] = (folder / "cache").rglob("*.npz")
