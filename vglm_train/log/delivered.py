@@ -45,8 +45,15 @@ def _read(folder: Path) -> dict[str, int]:
 
 
 def _uploaded_step(path: Path, run_id: str) -> int | None:
-    """The last step of a folder that `wandb sync` has uploaded; None if it has not. 0 if there was no step."""
-    if not (path / f"run-{run_id}.wandb.synced").exists():
-        return None
+    """The last step of a folder that `wandb sync` has uploaded; None if it has not. 0 if there was no step.
+
+    `wandb sync` marks a whole file as synced. It leaves only its state beside a file that a kill cut off, and would
+    upload that file again, so the mark is set here.
+    """
+    synced = path / f"run-{run_id}.wandb.synced"
+    if not synced.exists():
+        if not synced.with_suffix(".syncstate").exists():
+            return None
+        synced.touch()
     summary = path / "files" / "wandb-summary.json"  # written by `wandb sync`
     return int(json.loads(summary.read_text(encoding="utf-8")).get("_step", 0)) if summary.exists() else 0

@@ -12,10 +12,10 @@ ROWS = 200_000
 MEASURE = """
 import resource, sys, time
 from vglm_train.config.data import Holdout, Source
-from vglm_train.data.sources import Part, open_part
+from vglm_train.data.splits import SplitSource, open_part
 peak = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
 before, start = peak(), time.process_time()
-manifest = open_part(Part(Source(name="big", table=sys.argv[1]), Holdout(by="image")), ("en", "zh"))
+manifest = open_part(SplitSource(Source(name="big", table=sys.argv[1]), Holdout(by="image")), ("en", "zh"))
 print(manifest.samples, time.process_time() - start, peak() - before)
 shard = manifest.shards[-1]
 assert shard.read(shard.samples - 1).image
