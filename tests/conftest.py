@@ -2,6 +2,7 @@
 
 import os
 import signal
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from unittest.mock import patch
@@ -11,6 +12,9 @@ import pytest
 # Before torch is imported, and for every process that tests start. The models are tiny: a second thread has nothing
 # to add, and threads that wait for each other spin, so that several processes on few cores take many times as long.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# torch.compile's cache does not know ATEN_CPU_CAPABILITY: what was built under one crashes under another
+CACHE = f"vglm_train_inductor_{os.getuid()}_{os.environ.get('ATEN_CPU_CAPABILITY', 'native')}"
+os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), CACHE))
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell's background jobs ignore Ctrl-C, and so would every command that is started here and stopped by it

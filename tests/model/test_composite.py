@@ -1,10 +1,12 @@
 """The stage-one composite: pixels, heads, what trains, and building it anywhere."""
 
+import os
 from dataclasses import replace
 
 import pytest
 import tiny
 import torch
+from precision import like
 
 from vglm_train.config.model import Model
 from vglm_train.model.alignment import build_alignment
@@ -86,6 +88,9 @@ def test_recompute_reaches_the_qformer():
     assert model.qformer.recompute
 
 
+@pytest.mark.skipif(
+    os.environ.get("ATEN_CPU_CAPABILITY") == "default", reason="the code that torch.compile writes does not build then"
+)
 def test_compiled_blocks_keep_names_and_results():
     one_block = replace(tiny.MODEL, qformer=replace(tiny.MODEL.qformer, layers=1))  # each is compiled by itself
     model, batch = tiny.alignment(model=one_block), tiny.batch(0, 2)
@@ -96,4 +101,4 @@ def test_compiled_blocks_keep_names_and_results():
     except torch._inductor.exc.InductorError:  # no C++ compiler on this machine
         pytest.skip("torch.compile needs a C++ compiler")
     assert list(model.state_dict()) == names
-    assert torch.allclose(before, after, atol=1e-5)
+    torch.testing.assert_close(after, before, **like(before, 2048))  # sums in another order, also on more threads
