@@ -14,7 +14,7 @@ LONGEST = 300  # lines of a product file
 LAYERS = [
     {"errors"},
     {"files"},
-    {"folders"},
+    {"folders", "fingerprint"},
     {"signals", "config", "batch", "image", "distributed"},
     {"command"},
     {"log"},

@@ -8,12 +8,15 @@ from torch import nn
 
 from vglm_train import stages
 from vglm_train.checkpoint.convert.summary import bytes_of
+from vglm_train.checkpoint.inputs import Inputs, check_inputs, gather_inputs
+from vglm_train.checkpoint.resume import read_state
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
-from vglm_train.data.sampling.mixture import Mixture
-from vglm_train.data.splits import read_mixture
+from vglm_train.data.sampling.mixture import Mixture, build_mixture
+from vglm_train.data.splits import read_manifests
+from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import Plan
 from vglm_train.errors import MissingData
 from vglm_train.log.run_info import RunInfo
@@ -22,8 +25,10 @@ from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
 
-def describe(config: Config, world: int) -> str:
+def describe(config: Config, world: int, accept_changes: bool = False) -> str:
     """The resolved configuration, then parameters, data, steps and memory. Nothing is written.
+
+    `accept_changes`: as of `run`.
 
     Where data or tokenizer are not on this machine, it says so and describes the rest. Raises UserError for
     everything that training would refuse.
@@ -46,6 +51,7 @@ def describe(config: Config, world: int) -> str:
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
         *(_shift(config, folder.path, world) if resume else ()),
+        *(_changed(config, resume, accept_changes) if resume else ()),
     ]
     return "\n".join(lines)
 
@@ -59,6 +65,19 @@ def _shift(config: Config, folder: Path, world: int) -> list[str]:
         f"candidates: ITC has compared each image with {before.candidates} texts so far and will with {now}: its loss, "
         "and ITM's, will shift. Choose engine.micro_batch so that processes x micro_batch stays the same to avoid it."
     ]
+
+
+def _changed(config: Config, checkpoint: Path, accept: bool) -> list[str]:
+    """What has changed since the checkpoint was written. UserError where training would refuse it."""
+    before = Inputs.from_dict(read_state(checkpoint).get("inputs"))
+    if before is None:
+        return []
+    try:
+        manifests = read_manifests(config, count=False)
+    except MissingData:
+        return []
+    now = gather_inputs(config, manifests, Ranks())
+    return [f"changed: {line}" for line in check_inputs(checkpoint, before, now, accept)]
 
 
 def _parameters(model: VisualModel) -> list[str]:
@@ -99,7 +118,9 @@ def _features(config: Config, model: VisualModel, samples: int) -> list[str]:
 def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     """Samples and steps. Missing data is reported, not refused, so that a recipe can be described anywhere."""
     try:
-        mixture, samples = read_mixture(config, count=False)
+        manifests = read_manifests(config, count=False)
+        mixture = build_mixture(config.data, manifests, config.run.seed)
+        samples = sum(manifest.samples for manifest in manifests)
     except MissingData as error:
         lines, mixture, samples = [f"data: not here: {error}"], None, 0
         if config.run.length.epochs is not None or config.optim.warmup.epochs is not None:

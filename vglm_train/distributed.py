@@ -22,6 +22,7 @@ class Ranks:
     rank: int = 0
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    local: int = 0  # rank on this machine
 
     @property
     def main(self) -> bool:
@@ -127,7 +128,7 @@ def start(backend: str = "auto") -> Ranks:
         raise UserError("engine.backend is nccl, but this machine shows no NVIDIA GPU: use gloo or auto.")
     if not dist.is_initialized():
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=30))
-    return Ranks(rank, world, device)
+    return Ranks(rank, world, device, local)
 
 
 def use_gpu() -> bool:

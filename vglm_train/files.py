@@ -82,6 +82,11 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def user_cache() -> Path:
+    """The folder for what can be made again: vglm_train in $XDG_CACHE_HOME or ~/.cache."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "vglm_train"
+
+
 def temporary_of(path: Path, suffix: str | int) -> Path:
     """NAME -> NAME.tmp-SUFFIX, in the same folder."""
     whole = Path(os.path.abspath(path))

@@ -8,12 +8,22 @@ from pathlib import Path
 import torch
 
 from vglm_train import distributed, stages
+from vglm_train.checkpoint.inputs import (
+    Inputs,
+    check_inputs,
+    check_shards,
+    data_changed,
+    evaluation_identity,
+    gather_inputs,
+)
 from vglm_train.checkpoint.resume import read_state, read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.splits import read_manifests
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
@@ -23,27 +33,29 @@ from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
-from vglm_train.log.jsonl import SampleLog, forget_samples
+from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
+from vglm_train.stages.base import HeldOut
 
 log = logging.getLogger(console.LOGGER)
 
 
-def run(config: Config) -> int:
+def run(config: Config, accept_changes: bool = False) -> int:
     """Train to the end, from the newest checkpoint if the run folder holds one.
 
+    `accept_changes`: continue although data or weights have changed since that checkpoint was written.
     Returns 0, or 128 + signal number if asked to stop. Raises UserError for what a person can mend.
     """
     folder = RunFolder(config)
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
-        return _Run(config, folder, resume_from, ranks).train()
+        return _Run(config, folder, resume_from, ranks, accept_changes).train()
     finally:
         distributed.stop()
 
@@ -51,14 +63,17 @@ def run(config: Config) -> int:
 class _Run:
     """One process of a run. The parts are built in `__init__` and `train`; nothing is built twice."""
 
-    def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks) -> None:
+    def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks, accept: bool) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.stage = stages.build(config)
-        self.loader = build_loader(config, self.stage.processor, ranks)
+        manifests = read_manifests(config)
+        self.state = self._state()
+        self.changed = self._note_inputs(manifests, accept)
+        seed = self.state.stream_seed(config.run.seed)
+        self.loader = build_loader(config, self.stage.processor, ranks, manifests, seed)
         check_length(config, self.loader.epoch_samples)
         self.validation = self.stage.held_out()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
-        self.state = self._state()
         self.info = RunInfo(
             name=config.run.name,
             total_steps=self.plan.steps,
@@ -85,6 +100,8 @@ class _Run:
         self._tell_leaks()
         if self.resume_from:
             log.info("continuing from %s", self.resume_from)
+        for line in self.changed:
+            log.warning("changed: %s", line)
         outlets = self._sinks()
         stop = StopOnSignal()
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
@@ -102,13 +119,25 @@ class _Run:
         if stop.received is not None and self.state.step < self.plan.steps and not self.state.ended:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
             return 128 + stop.received
+        self._check_applied()
         step = self._best(engine)
         if self.ranks.main:
             origin = {"run": self.config.run.name, "step": step, "samples": step * self.plan.global_batch}
-            self.stage.save(self.folder.bundle, model, origin)
+            self.stage.save(self.folder.bundle, model, origin, self.state.inputs["held"])
             log.info("done: %s", self.folder.bundle)
         self.ranks.barrier()
         return 0
+
+    def _check_applied(self) -> None:
+        """UserError where the run has trained nothing."""
+        if self.state.skipped == self.state.step:
+            raise UserError(
+                f"none of the {self.state.step} steps was applied, since losses or gradients were not finite, so there "
+                f"is no bundle. Look at the first rows of {self.folder.path / METRICS}: weights or pictures that are "
+                "not finite, or a rate that is too high. Then start the run in another run.folder."
+            )
+        if self.state.skipped:
+            log.warning("%d of %d steps were not applied: they were not finite", self.state.skipped, self.state.step)
 
     def _best(self, engine: DeepSpeedEngine) -> int:
         """The step whose weights are the run's result, now in the model: the best, where that was asked for."""
@@ -138,6 +167,25 @@ class _Run:
                 f"{self.resume_from}: state.json is not of this program's making ({error}). "
                 "Point `latest` to another checkpoint."
             ) from error
+
+    def _note_inputs(self, manifests: Sequence[Manifest], accept: bool) -> list[str]:
+        """Keep what this start depends on with its checkpoints. Lines about what has changed since the last one.
+
+        Data that has changed, and is accepted, is read from its beginning. UserError where it is not accepted.
+        """
+        now, before = gather_inputs(self.config, manifests, self.ranks), Inputs.from_dict(self.state.inputs)
+        self.state.inputs = now.to_dict()
+        if self.resume_from is None:
+            return []
+        if before is None:
+            return [
+                f"{self.resume_from.name} does not say what it was trained on, so data and weights are not compared"
+            ]
+        lines = check_inputs(self.resume_from, before, now, accept) + check_shards(manifests, before, now)
+        if data_changed(before, now):
+            self.state.begin_stream()
+            lines.append(f"the data is read from its beginning again, in a new order, from step {self.state.step} on")
+        return lines + self.folder.changed_settings(self.config)
 
     def _claim(self) -> None:
         """Make the folder this run's, now that nothing is left that a person could have got wrong."""
@@ -173,6 +221,17 @@ class _Run:
         elif self.config.engine.graphs:
             model.graph_passes()
         return model
+
+    def _judge_by(self, validation: HeldOut) -> None:
+        """A best value of another metric, or of other data, does not stand in the way of this start's."""
+        state, best = self.state, self.config.checkpoint.best
+        step, value = state.best_step, state.best_value
+        if state.judge_by(evaluation_identity(self.config, validation.shards) if best else None):
+            log.warning(
+                "changed: the best step so far, %s with %s, was judged by another metric, other validation data or "
+                "another section evaluate. It counts no longer; the best is chosen from now on by %s.",
+                *(step, value, best or "nothing"),
+            )
 
     def _sinks(self) -> list[sinks.Sink]:
         if not self.ranks.main:
@@ -215,6 +274,7 @@ class _Run:
             chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
+            self._judge_by(self.validation)
             best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))

@@ -25,6 +25,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
     parser.add_argument("--check", action="store_true", help="validate, print what would happen, and stop")
     parser.add_argument(
+        "--accept-changes",
+        action="store_true",
+        help="continue although data or weights are no longer those of the checkpoint; data is then begun anew",
+    )
+    parser.add_argument(
         "--world", type=int, help="with --check: number of processes to plan for (default: this start's)"
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
@@ -47,7 +52,7 @@ def _start(options: argparse.Namespace, world: int) -> int:
         with explain_dead_processes(), errors_with_location(options.config, options.overrides):
             config = load(options.config, options.overrides)
             check(config, world)
-            return _describe(config, world) if options.check else _run(config)
+            return _describe(config, world, options) if options.check else _run(config, options)
     except UserError as error:
         return _print_error(error)
 
@@ -63,19 +68,19 @@ def _print_error(error: UserError) -> int:
     return 1 if lost else 2
 
 
-def _describe(config: "Config", world: int) -> int:
+def _describe(config: "Config", world: int, options: argparse.Namespace) -> int:
     from vglm_train.describe import describe
 
-    text = describe(config, world)
+    text = describe(config, world, options.accept_changes)
     with ignore_broken_pipe():
         print(text)
     return 0
 
 
-def _run(config: "Config") -> int:
+def _run(config: "Config", options: argparse.Namespace) -> int:
     from vglm_train.run import run
 
-    return run(config)
+    return run(config, options.accept_changes)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """A run that ends when its score no longer rises."""
 
+import math
 from collections.abc import Iterator
 
 import pytest
@@ -44,10 +45,14 @@ def end_of(scores: list[float], patience: int | None, name: str = "eval/accuracy
         ([0.3, 0.2, 0.4, 0.1, 0.1], 2, 25, 15),
         ([0.3, 0.2], 1, 10, 5),
         ([0.3, 0.2, 0.1, 0.0], None, None, 5),
+        ([math.nan, 0.1, 0.2], None, None, 15),  # what is no number is never the best, first or later
+        ([0.1, math.nan, math.inf, 0.2], 3, None, 20),
+        ([0.1, math.nan, math.nan], 2, 15, 5),
+        ([math.nan, math.nan], 2, 10, None),
     ],
 )
 def test_it_ends_after_so_many_evaluations_without_a_better_score(
-    scores: list[float], patience: int | None, ended: int | None, best: int
+    scores: list[float], patience: int | None, ended: int | None, best: int | None
 ) -> None:
     found, state = end_of(scores, patience)
     assert found == ended
@@ -56,6 +61,15 @@ def test_it_ends_after_so_many_evaluations_without_a_better_score(
 
 def test_a_loss_is_better_when_it_is_lower() -> None:
     assert end_of([3.0, 2.0, 2.5, 2.6], 2, "eval/en_loss")[0] == 20
+
+
+def test_a_value_of_something_else_is_forgotten() -> None:
+    _, state = end_of([0.3, 0.2], 1)
+    state.best_of = "eval/accuracy 1"
+    assert not state.judge_by("eval/accuracy 1")
+    assert state.best_step == 5
+    assert state.judge_by("eval/accuracy 2")
+    assert (state.best_step, state.best_value, state.ended, state.evaluations_since_best) == (None, None, False, 0)
 
 
 def test_the_end_survives_a_restart() -> None:

@@ -9,7 +9,7 @@ lock          held while a process trains here
 import fcntl
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 
@@ -58,7 +58,7 @@ class RunFolder:
         newest = self.checkpoints.latest()
         if newest is None and self._nothing_done():
             return None
-        changed = list(_changes(load(self.config_file), config, ""))
+        changed = list(_changes(load(self.config_file), config, "", FREE))
         if changed:
             raise UserError(
                 f"{self.path} holds another run. Changed since it was started:\n"
@@ -66,6 +66,10 @@ class RunFolder:
                 + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
             )
         return newest
+
+    def changed_settings(self, config: Config) -> list[str]:
+        """What a run may change half-way, and has changed since the last start, as lines. Before `claim`."""
+        return [f"{key}: {old} before, {new} now" for key, old, new in _changes(load(self.config_file), config, "", ())]
 
     def claim(self, config: Config) -> None:
         """Create the folder, lock it and write the resolved configuration. Rank 0 only, after `check`.
@@ -105,16 +109,16 @@ class RunFolder:
         self._locked = file  # closing it would unlock
 
 
-def _changes(before: object, now: object, key: str) -> Iterator[tuple[str, object, object]]:
-    """(key, old, new) for every leaf that differs and may not."""
-    if key in FREE or before == now:
+def _changes(before: object, now: object, key: str, free: Sequence[str]) -> Iterator[tuple[str, object, object]]:
+    """(key, old, new) for every leaf that differs, but those below `free`."""
+    if key in free or before == now:
         return
     if is_dataclass(before) and is_dataclass(now) and not isinstance(now, type):
         for field in fields(now):
             name = f"{key}.{field.name}" if key else field.name
-            yield from _changes(getattr(before, field.name), getattr(now, field.name), name)
+            yield from _changes(getattr(before, field.name), getattr(now, field.name), name, free)
     elif isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now) and is_dataclass(now[0]):
         for number, (old, new) in enumerate(zip(before, now)):
-            yield from _changes(old, new, f"{key}.{number}")
+            yield from _changes(old, new, f"{key}.{number}", free)
     else:
         yield key, before, now

@@ -18,6 +18,7 @@ from typing import Literal
 
 from vglm_train.config.run import Config
 
+MEANING = 2  # raised when a name comes to mean something else: values from before it are not compared with later ones
 PREFIX = "eval/"
 
 # retrieval

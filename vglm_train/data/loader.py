@@ -1,6 +1,6 @@
 """From the configuration to an endless iterator of this rank's micro-batches."""
 
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Sequence
 from dataclasses import replace
 from itertools import count
 
@@ -16,7 +16,9 @@ from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import Processor
 from vglm_train.data.sample import SampleBuilder
 from vglm_train.data.sampling.length_buckets import LengthBuckets, TextLengths
-from vglm_train.data.splits import read_mixture
+from vglm_train.data.sampling.mixture import build_mixture
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.splits import read_manifests
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explain_dead_processes
 
@@ -70,16 +72,26 @@ def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
         del batches  # an error's traceback would keep the workers waiting
 
 
-def build(config: Config, processor: Processor, ranks: Ranks) -> Loader:
-    """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong."""
-    data = config.data
-    mixture, samples = read_mixture(config)
+def build(
+    config: Config,
+    processor: Processor,
+    ranks: Ranks,
+    manifests: Sequence[Manifest] | None = None,
+    seed: int | None = None,
+) -> Loader:
+    """The loader of data.train. Checks manifests and files, opens no shard. UserError names what is wrong.
+
+    `manifests`: as `read_manifests` gave them, if they are read already; `seed`: of the order of the samples and of
+    what is drawn of each, if not run.seed.
+    """
+    data, seed = config.data, config.run.seed if seed is None else seed
+    manifests = read_manifests(config) if manifests is None else manifests
+    mixture, samples = build_mixture(data, manifests, seed), sum(manifest.samples for manifest in manifests)
     cut, window = split(config, ranks.world), length_window(config)
-    size = config.model.vision.image_size
-    builder = SampleBuilder(config.run.seed, processor, size, data.image, config.log.samples)
+    builder = SampleBuilder(seed, processor, config.model.vision.image_size, data.image, config.log.samples)
     dataset = StreamDataset(mixture, samples, builder, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
     if window:
-        length = TextLengths(mixture, dataset.reader, config.run.seed, data.languages)
+        length = TextLengths(mixture, dataset.reader, seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
-        dataset.batch_order = LengthBuckets(length, data.global_batch, window, config.run.seed, block).batch
+        dataset.batch_order = LengthBuckets(length, data.global_batch, window, seed, block).batch
     return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")

@@ -8,7 +8,6 @@ import numpy as np
 from vglm_train.config.data import Cache, Data, Holdout, Source
 from vglm_train.config.run import Config
 from vglm_train.data.remote.manifest import manifest_of
-from vglm_train.data.sampling.mixture import Mixture, build_mixture
 from vglm_train.data.shards.manifest import Manifest, check_language_counts, read_source
 from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.table import Table
@@ -56,20 +55,15 @@ def open_part(
     return manifest
 
 
-def _read_sources(config: Config, count: bool) -> list[Manifest]:
-    data = config.data
-    sources = [open_part(part, data.languages, data.cache, count) for part in training(data)]
-    _check_languages(data.languages, sources)
-    return sources
-
-
-def read_mixture(config: Config, count: bool = True) -> tuple[Mixture, int]:
-    """The mixture of data.train and the samples of an epoch, from manifests alone. UserError names what is wrong.
+def read_manifests(config: Config, count: bool = True) -> tuple[Manifest, ...]:
+    """Of each source of data.train, in its order. UserError where one cannot be read, or a language is in none.
 
     `count`: shards that no manifest lists are fetched and counted, once.
     """
-    manifests = _read_sources(config, count)
-    return build_mixture(config.data, manifests, config.run.seed), sum(manifest.samples for manifest in manifests)
+    data = config.data
+    manifests = tuple(open_part(part, data.languages, data.cache, count) for part in training(data))
+    _check_languages(data.languages, manifests)
+    return manifests
 
 
 def _check_languages(languages: Sequence[str], sources: Sequence[Manifest]) -> None:

@@ -6,6 +6,7 @@ the names they have: `eval/...` comes from `config/metric_names.py`.
 """
 
 import logging
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
@@ -168,13 +169,23 @@ class EvaluateHook:
         if self.best not in scores:
             names = ", ".join(sorted(scores))
             raise UserError(f"checkpoint.best: {self.best} is not among what the validation data gives: {names}.")
-        value = -scores[self.best] if self.best.endswith("_loss") else scores[self.best]
-        if self.state.best_value is None or value > self.state.best_value:
-            self.state.best_value, self.state.best_step = value, report.step
+        self._note(scores[self.best], report)
+
+    def _note(self, score: float, report: StepReport) -> None:
+        """Remember the step if none was better, and end the run if none was for `patience` evaluations.
+
+        A score that is not finite is never the best.
+        """
+        state, value = self.state, -score if str(self.best).endswith("_loss") else score
+        state.evaluations_since_best += 1
+        if not math.isfinite(value):
+            log.warning("step %d: %s is %s, so this step is not the best", report.step, self.best, score)
+        elif state.best_value is None or value > state.best_value:
+            state.best_value, state.best_step, state.evaluations_since_best = value, report.step, 0
         if self.patience and self.cadence.evaluate:
-            waited = (report.step - (self.state.best_step or 0)) // self.cadence.evaluate
-            self.state.ended = waited >= self.patience and not report.done
-            if self.state.ended:
+            state.ended = state.evaluations_since_best >= self.patience and not report.done
+            if state.ended:
+                waited = state.evaluations_since_best
                 log.info("%s has not risen in %d evaluations: the run ends here", self.best, waited)
 
 

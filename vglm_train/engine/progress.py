@@ -1,5 +1,6 @@
 """What a run must remember besides weights: how far it is, and what it has read. How long it will be."""
 
+import hashlib
 from dataclasses import asdict, dataclass, field
 from typing import Self
 
@@ -11,7 +12,7 @@ VERSION = 1
 
 @dataclass(slots=True)
 class RunState:
-    """Progress of a run. The data position is `samples` alone: order and randomness are functions of it."""
+    """Progress of a run. The data position is `stream_position` alone: order and randomness are functions of it."""
 
     step: int = 0  # updates tried, skipped ones among them
     samples: int = 0  # stream rows consumed, damaged ones among them
@@ -21,7 +22,37 @@ class RunState:
     sample_counts: dict[str, int] = field(default_factory=dict)  # by source and by language of the chosen caption
     best_value: float | None = None
     best_step: int | None = None
+    best_of: str | None = None  # the metric of `best_value`, and a digest of what it was measured on
+    evaluations_since_best: int = 0
     ended: bool = False  # before the plan's end, because scores no longer rose
+    streams: int = 0  # times that the data was begun anew, because it had changed between two starts
+    stream_start: int = 0  # `samples` when the present stream began
+    inputs: dict[str, dict[str, str]] = field(default_factory=dict)  # see checkpoint.inputs
+
+    @property
+    def stream_position(self) -> int:
+        """Samples read of the present stream."""
+        return self.samples - self.stream_start
+
+    def begin_stream(self) -> None:
+        """Read the data from its beginning, in an order that no earlier stream of this run had."""
+        self.streams, self.stream_start = self.streams + 1, self.samples
+
+    def stream_seed(self, seed: int) -> int:
+        """The seed of the present stream in a run whose seed is `seed`."""
+        if not self.streams:
+            return seed
+        digest = hashlib.blake2b(f"{seed} stream {self.streams}".encode(), digest_size=8).digest()
+        return int.from_bytes(digest) >> 1
+
+    def judge_by(self, best_of: str | None) -> bool:
+        """From now on `best_value` is of `best_of`. Whether a value of something else was forgotten."""
+        is_other = self.best_value is not None and self.best_of != best_of
+        if is_other:
+            self.best_value = self.best_step = None
+            self.evaluations_since_best, self.ended = 0, False
+        self.best_of = best_of
+        return is_other
 
     def to_dict(self) -> dict:
         """JSON-ready, with the version of this format."""

@@ -56,7 +56,7 @@ class Hook(Protocol):
 
 
 class Trainer:
-    """Runs steps from `state.samples` to the plan's end. All ranks build the same one."""
+    """Runs steps from where `state` is to the plan's end. All ranks build the same one."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class Trainer:
     def fit(self, hooks: Sequence[Hook]) -> None:
         """Train to the end of the plan, or of the step in which a hook ends the run or a rank is asked to stop."""
         self.objective.train()
-        with contextlib.closing(self.loader.batches(self.state.samples)) as read:
+        with contextlib.closing(self.loader.batches(self.state.stream_position)) as read:
             batches = prefetch(read, self.ranks.device)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)

@@ -103,15 +103,16 @@ def build_text(config: Text, languages: Sequence[str] = ()) -> QFormerTokenizer:
         raise UserError(
             f"model.text.language_token: no token for {unknown[0]!r}, only for {', '.join(LANGUAGE_TOKENS)}"
         )
-    path = Path(config.tokenizer)
-    if path.is_file():
-        tokenizer = _from_vocabulary(path)
-    elif path.is_dir():
-        tokenizer = _from_folder(path)
-    else:
-        tokenizer = _from_folder(_download(config.tokenizer))
+    path = find_tokenizer(config.tokenizer)
+    tokenizer = _from_vocabulary(path) if path.is_file() else _from_folder(path)
     _check(tokenizer, config.tokenizer)
     return QFormerTokenizer(tokenizer, config)
+
+
+def find_tokenizer(name: str) -> Path:
+    """The file or folder that model.text.tokenizer names. UserError where it is neither, nor to be had by its name."""
+    path = Path(name)
+    return path if path.is_file() or path.is_dir() else _download(name)
 
 
 def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:

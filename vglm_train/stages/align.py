@@ -77,8 +77,10 @@ class Align(Stage):
             embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, ranks
         )
 
-    def save(self, folder: Path, model: Alignment, origin: Mapping[str, Any]) -> None:
-        save_bundle(folder, self.config, model, self.text, origin)
+    def save(
+        self, folder: Path, model: Alignment, origin: Mapping[str, Any], read: Mapping[str, str] | None = None
+    ) -> None:
+        save_bundle(folder, self.config, model, self.text, origin, read=read)
 
     def cost(self, model: Alignment) -> Cost:
         return self.without_stored(Cost(flops_per_pair(self.config.model, self.vocabulary)))

@@ -79,8 +79,8 @@ class Stage:
     def evaluator(self, model: Any, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         raise NotImplementedError
 
-    def save(self, folder: Path, model: Any, origin: Mapping[str, Any]) -> None:
-        """Write the bundle. `origin`: the run and the step it comes from."""
+    def save(self, folder: Path, model: Any, origin: Mapping[str, Any], read: Mapping[str, str] | None = None) -> None:
+        """Write the bundle. `origin`: the run and the step it comes from; `read`: as of `save_bundle`."""
         raise NotImplementedError
 
     def cost(self, model: Any) -> Cost:

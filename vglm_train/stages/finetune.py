@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from vglm_train.checkpoint.bundle.adapter import base_of
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
@@ -34,10 +35,15 @@ class Finetune(Generate):
             reason = f"fine-tuning starts from a bundle of stage generate, and this is {problem}. Set model.bundle"
             raise FieldError("model.qformer.weights", "run.stage", reason=reason)
         self.base = Path(str(weights))
+        self.base_parts: dict[str, str] | None = None
 
     def build(self, sop_id: int | None, words: int | None) -> VisualLanguageModel:
         image, tuning = self.config.data.image, self.config.tuning
         return build_visual_language(self.config.model, image.mean, image.std, sop_id, words, tuning.quantize)
+
+    def load(self, model: VisualLanguageModel) -> None:
+        self.base_parts = base_of(self.base, read_document(self.base))  # the bundle may be another when the run ends
+        super().load(model)
 
     def tune(self, model: VisualLanguageModel) -> list[str]:
         return table(apply_tuning(model, self.config.tuning, self.config.run.seed))
@@ -62,8 +68,10 @@ class Finetune(Generate):
             raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
         return evaluator
 
-    def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
-        size = save_finetuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text)
+    def save(
+        self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any], read: Mapping[str, str] | None = None
+    ) -> None:
+        size = save_finetuned(folder, self.config, self.base, model, self.tokenizer, origin, self.text, self.base_parts)
         log.info("what was trained takes %.1f MB", size / 1e6)
 
 

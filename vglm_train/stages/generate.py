@@ -195,8 +195,10 @@ class Generate(Stage):
             generator, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks
         )
 
-    def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
-        save_bundle(folder, self.config, model, self.tokenizer, origin, self.text)
+    def save(
+        self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any], read: Mapping[str, str] | None = None
+    ) -> None:
+        save_bundle(folder, self.config, model, self.tokenizer, origin, self.text, read)
 
     def cost(self, model: VisualLanguageModel) -> Cost:
         language = model.language

@@ -17,11 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.checkpoint.bundle.format import TRAINED, ScaledAdapter
-from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.tuning import Tuning
 from vglm_train.errors import UserError
-from vglm_train.files import sha256
+from vglm_train.fingerprint import fingerprint
 from vglm_train.folders import recover, replace_folder
 from vglm_train.model.tuning.adapters import Adapters
 from vglm_train.model.visual_language import VisualLanguageModel
@@ -105,7 +104,7 @@ def base_of(bundle: Path, document: Mapping[str, Any]) -> dict[str, str]:
             tower: reference.get("fingerprint") or fingerprint(bundle / reference["file"])
             for tower, reference in document["towers"].items()
         }
-        return {**towers, "trained": sha256(bundle / TRAINED)}
+        return {**towers, "trained": fingerprint(bundle / TRAINED)}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{bundle} is not a bundle that can be read ({error}).") from error
 

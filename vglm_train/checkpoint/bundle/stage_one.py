@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 
 from vglm_train.checkpoint.bundle.format import CONFIG, DOCUMENT, TOWERS, read_document, read_trained
-from vglm_train.checkpoint.bundle.towers import fingerprint
 from vglm_train.config.load import load
 from vglm_train.config.model import Model
 from vglm_train.errors import UserError
+from vglm_train.fingerprint import same_content
 from vglm_train.folders import recover
 from vglm_train.model.visual import VisualModel
 
@@ -93,7 +93,7 @@ def bundle_vision(config: Model) -> str | None:
     if inside:
         return str(folder / reference["file"])
     file = Path(str(wanted.weights))
-    if file.exists() and fingerprint(file) != reference["fingerprint"]:
+    if file.exists() and not same_content(file, reference["fingerprint"]):
         logger.warning(
             "model.vision.weights: %s is not the file that %s was trained behind (%s): their fingerprints differ. "
             "The same weights in another file are no harm.",

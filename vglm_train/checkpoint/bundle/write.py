@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from safetensors import SafetensorError
+from torch import Tensor
 
 from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, write_adapter
 from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, read_document, write_document
@@ -32,13 +33,15 @@ def save_bundle(
     tokenizer: Tokenizer,
     origin: Mapping[str, Any],
     questions: QFormerTokenizer | None = None,
+    read: Mapping[str, str] | None = None,
 ) -> None:
     """Write the bundle of a whole model. `origin` says what made it (run name, step, samples, scores).
 
-    `questions`: of a Q-Former that reads them before a language model. UserError where the disk is full.
+    `questions`: of a Q-Former that reads them before a language model; `read`: configuration key -> fingerprint of
+    the file that was read, such as model.vision.weights. UserError where the disk is full, or weights are not finite.
     """
     with _new_bundle(folder) as new:
-        towers = _save_weights(new, config.model, model)
+        towers = _save_weights(new, config.model, model, read or {})
         document = {"stage": config.run.stage, "towers": towers, "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
         write_document(new, config, document)
@@ -52,13 +55,17 @@ def save_finetuned(
     tokenizer: Tokenizer,
     origin: Mapping[str, Any],
     questions: QFormerTokenizer | None = None,
+    parts: Mapping[str, str] | None = None,
 ) -> int:
     """Write the bundle of a run that began with the bundle `base`; returns bytes of what trained.
 
-    UserError as `save_bundle`.
+    `parts`: `base_of` the bundle when it was read; None: as it is now. UserError as `save_bundle`.
     """
     with _new_bundle(folder) as new:
-        write_adapter(new, model.trained_parameters(), config.tuning, base_of(base, read_document(base)), origin)
+        parts = base_of(base, read_document(base)) if parts is None else parts
+        trained = dict(model.trained_parameters())
+        check_finite(folder, trained)
+        write_adapter(new, trained.items(), config.tuning, parts, origin)
         document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
         write_document(new, config, document)
@@ -76,7 +83,16 @@ def _new_bundle(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def _save_weights(folder: Path, config: Model, model: VisualModel) -> dict[str, Any]:
+def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+    """UserError where a bundle would hold weights that are not finite: nothing could be done with it."""
+    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+        raise UserError(
+            f"{folder}: the bundle was not written, since {len(broken)} of {len(tensors)} trained tensors are not "
+            f"finite ({', '.join(broken[:3])}). Continue from an earlier checkpoint with a lower optim.lr."
+        )
+
+
+def _save_weights(folder: Path, config: Model, model: VisualModel, read: Mapping[str, str]) -> dict[str, Any]:
     """What was trained, and the frozen towers that travel along. Returns where each tower is."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     sources = {"vision": config.vision.weights, "language": getattr(config.language, "weights", None)}
@@ -84,7 +100,9 @@ def _save_weights(folder: Path, config: Model, model: VisualModel) -> dict[str, 
     for tower, prefix in TOWERS.items():
         frozen = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
         if frozen:
-            towers[tower] = save_or_reference(folder / f"{tower}.safetensors", frozen, sources[tower])
+            file, fingerprint = folder / f"{tower}.safetensors", read.get(f"model.{tower}.weights")
+            towers[tower] = save_or_reference(file, frozen, sources[tower], fingerprint)
+    check_finite(folder, weights)
     save_tensors(weights, folder / TRAINED)
     return towers
 

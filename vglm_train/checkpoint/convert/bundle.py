@@ -8,7 +8,7 @@ from typing import Any
 from tqdm import tqdm
 
 from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, TOWERS, TRAINED, read_whole, write_document
-from vglm_train.checkpoint.bundle.towers import find, fingerprint
+from vglm_train.checkpoint.bundle.towers import find
 from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixed, total
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, SourceModel, expected, tokenizer_of
 from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
@@ -17,6 +17,7 @@ from vglm_train.checkpoint.load.chatglm import read_json
 from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
+from vglm_train.fingerprint import fingerprint
 
 
 def read(folder: Path, options: Options) -> SourceModel:

@@ -25,6 +25,7 @@ from vglm_train.data.shards.index import SUFFIX as INDEX
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
+from vglm_train.files import user_cache
 from vglm_train.folders import make_folder
 
 GIB = 2**30
@@ -38,8 +39,7 @@ class ShardCache:
 
     def __init__(self, cache: Cache) -> None:
         self.cache = cache
-        home = os.environ.get("XDG_CACHE_HOME") or "~/.cache"
-        self.folder = Path(cache.folder or f"{home}/vglm_train/shards").expanduser()
+        self.folder = Path(cache.folder).expanduser() if cache.folder else user_cache() / "shards"
         self.limit = int(cache.limit_gib * GIB)
 
     def path(self, url: str, sha256: str) -> Path:

@@ -31,6 +31,11 @@ class Shard:
         """For messages."""
         return str(self.path) if self.url is None else redacted(self.url)
 
+    def identity(self) -> str:
+        """What is equal where the samples are."""
+        counts = sorted((self.languages or {}).items())
+        return f"{self.name} {self.samples} {self.bytes} {self.sha256} {counts}"
+
 
 @dataclass(frozen=True, slots=True)
 class Manifest:

@@ -20,7 +20,7 @@ from vglm_train.data.shards.index import LANGUAGES, estimate_tokens
 from vglm_train.data.tables.base import Row, TableFile
 from vglm_train.data.tables.canonical import NoPicture, to_record
 from vglm_train.data.tables.fields import Columns
-from vglm_train.files import replace_file
+from vglm_train.files import replace_file, user_cache
 
 VERSION = 2
 SPLITS = 255  # that are counted; a key with more values is no split
@@ -168,8 +168,7 @@ def _cache_path(file: TableFile, columns: Columns, images: Path) -> Path | None:
         return None
     state = file.path.stat()
     key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), str(images.resolve())]
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "vglm_train" / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
+    return user_cache() / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
 
 
 def _load(path: Path) -> TableIndex | None:

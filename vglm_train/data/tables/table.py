@@ -1,5 +1,6 @@
 """A table as a source: stretches of its rows stand for shards, and give the same samples as those of a tar do."""
 
+import hashlib
 import json
 import logging
 from collections.abc import Sequence
@@ -82,6 +83,13 @@ class Table:
         """A row's record as JSON; its pictures are not read. DamagedSample where there is none."""
         return json.dumps(self._record(shard, row)[1]).encode()
 
+    def pictures(self, shard: str, row: int) -> list[Path | bytes]:
+        """A row's pictures as files, whether they are there or not, or as the bytes that it holds."""
+        named = self._record(shard, row)[2]
+        return [
+            each if isinstance(each, bytes) else image_paths.find(self.images, each) or Path(each) for each in named
+        ]
+
     def _record(self, shard: str, row: int) -> tuple[str, dict[str, Any], list[str | bytes]]:
         """Its key, what it says, and its pictures as it names them."""
         key = f"{self.path.stem}-{row}"
@@ -154,6 +162,13 @@ class TableSlice(Shard):
     def record_json(self, index: int) -> bytes:
         """As ShardReader.text."""
         return self.table.record_json(self.name, int(self.rows[index]))
+
+    def identity(self) -> str:
+        """As Shard.identity: the rows and what they say, however the file writes them."""
+        index, digest = self.table.index, hashlib.sha256()
+        for column in (self.rows, index.contents[self.rows], index.languages[self.rows], index.states[self.rows]):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        return f"{self.samples} {digest.hexdigest()}"
 
     def nth(self, nth: int, language: str) -> int:
         """As ShardReader.nth."""

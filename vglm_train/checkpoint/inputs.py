@@ -1,0 +1,189 @@
+"""What a run's result depends on beside its configuration: training data, weights, tokenizers, versions of the code.
+
+A checkpoint holds these inputs. A start that continues from it compares them and refuses what has changed, since the
+order of the samples, and so what an epoch has read, is a function of them.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Self
+
+from vglm_train.checkpoint.bundle.stage_one import is_bundle
+from vglm_train.config.metric_names import MEANING
+from vglm_train.config.run import Config
+from vglm_train.data.features.identity import VERSION as PIXELS
+from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.tables.picture_state import picture_state
+from vglm_train.data.tables.table import TableSlice
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.fingerprint import bundle_fingerprint, content_hashes, fingerprint, tokenizer_fingerprint
+from vglm_train.prompt.qformer_text import find_tokenizer
+
+STREAM = 1  # raised when another sample would be at a position of the stream, or something else be drawn of it
+COMPARED = 8 << 30  # bytes of shards whose times have changed that are read again
+LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")
+
+ACCEPT = "--accept-changes"
+
+
+@dataclass(frozen=True, slots=True)
+class Inputs:
+    """`held` must be equal from start to start; `times` of local shards and `libraries` may change.
+
+    All have the name of a source or configuration key -> what a person and a program compare it by.
+    """
+
+    held: dict[str, str] = field(default_factory=dict)
+    times: dict[str, str] = field(default_factory=dict)
+    libraries: dict[str, str] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, dict[str, str]]:
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any] | None) -> Self | None:
+        """Inverse of `to_dict`; None for a checkpoint of before there were inputs."""
+        return cls(**values) if values else None
+
+
+def gather_inputs(config: Config, manifests: Sequence[Manifest], ranks: Ranks) -> Inputs:
+    """The inputs of this start, the same on every rank. The first process of each machine reads the files.
+
+    UserError on all ranks where two machines do not have the same.
+    """
+    mine = None
+    if ranks.local == 0:
+        held, times = _data(config, manifests)
+        libraries = {name: version(name) for name in LIBRARIES}
+        mine = Inputs({**held, **_weights(config), "code": f"pixels {PIXELS}, order {STREAM}"}, times, libraries)
+    every: list[Inputs] = [inputs for inputs in ranks.gather_objects(mine) if inputs is not None]
+    for other in every[1:]:
+        if changed := differences(every[0].held, other.held):
+            raise UserError(
+                "the machines of this run do not hold the same:\n"
+                + "\n".join(f"  {name}: {first} on the first, {second} on another" for name, first, second in changed)
+                + "\nCopy the data and weights of one machine to the others, or use a shared file system."
+            )
+    return every[0]
+
+
+def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple[str, str, str]]:
+    """(name, before, now) of all that is not equal."""
+    names = dict.fromkeys([*before, *now])
+    pairs = [(name, before.get(name, "absent"), now.get(name, "absent")) for name in names]
+    return [(name, old, new) for name, old, new in pairs if old != new]
+
+
+def check_inputs(checkpoint: Path, before: Inputs, now: Inputs, accept: bool) -> list[str]:
+    """Lines about what has changed since `checkpoint` was written. UserError unless `accept`, where it matters."""
+    changed = differences(before.held, now.held)
+    lines = [f"{name}: {old} when {checkpoint.name} was written, {new} now" for name, old, new in changed]
+    if changed and not accept:
+        raise UserError(
+            f"{checkpoint} was trained on something else:\n" + "\n".join(f"  {line}" for line in lines) + "\nBring "
+            f"back what was there, give another run.name or run.folder for a new run, or add {ACCEPT} to go on from "
+            "these weights with what is there now" + (". The data is then read from its beginning, in a new order."
+            if data_changed(before, now) else ".")
+        )  # fmt: skip
+    moved = differences(before.libraries, now.libraries)
+    return [*lines, *(f"{name}: version {old} before, {new} now" for name, old, new in moved)]
+
+
+def data_changed(before: Inputs, now: Inputs) -> bool:
+    """Whether the order of the samples of `before` is none of `now`."""
+    return any(name.startswith("data.") or name == "code" for name, _, _ in differences(before.held, now.held))
+
+
+def check_shards(manifests: Sequence[Manifest], before: Inputs, now: Inputs) -> list[str]:
+    """Read local shards again whose times have changed, and compare them with their manifest. Lines for a person.
+
+    UserError where one differs. Sources that are too large to be read at a start are only named.
+    """
+    changed = {name for name, _, _ in differences(before.times, now.times)}
+    lines = []
+    for manifest in manifests:
+        local = [shard for shard in manifest.shards if _is_local(shard) and shard.sha256]
+        size = sum(shard.bytes for shard in local)
+        if str(manifest.where) not in changed or not local:
+            continue
+        if size > COMPARED:
+            lines.append(
+                f"{manifest.where}: shards were written or copied since; they are too large to be compared here. "
+                f"python -m data_tools.check_shards {manifest.path.parent} does it."
+            )
+            continue
+        hashes = content_hashes([shard.path for shard in local])
+        if wrong := [shard for shard in local if hashes[shard.path] != shard.sha256]:
+            raise UserError(
+                f"{wrong[0].path}: its content is not what {manifest.path} says, though its size is. Bring the shard "
+                f"back, or run python -m data_tools.check_shards {manifest.path.parent} --write-manifest."
+            )
+    return lines
+
+
+def evaluation_identity(config: Config, shards: Iterable[Shard]) -> str:
+    """What is equal where two values of checkpoint.best can be compared: metric, held-out data, way of scoring."""
+    how = asdict(config.evaluate)
+    for free in ("every", "table", "patience"):
+        how.pop(free)
+    parts = [config.checkpoint.best, MEANING, how, config.data.languages, *(shard.identity() for shard in shards)]
+    return f"{config.checkpoint.best} {_digest(parts)}"
+
+
+def _data(config: Config, manifests: Sequence[Manifest]) -> tuple[dict[str, str], dict[str, str]]:
+    held, times = {}, {}
+    for source, manifest in zip(config.data.train, manifests):
+        shards, name = manifest.shards, f"data.train {source.name}"
+        tables = [shard for shard in shards if isinstance(shard, TableSlice)]
+        unit = "" if tables else f" in {len(shards)} shards"
+        held[name] = f"{manifest.samples} samples{unit} ({_digest([shard.identity() for shard in shards])})"
+        if tables:
+            held[f"{name}, pictures"] = picture_state(tables)
+        local = [shard for shard in shards if _is_local(shard)]
+        if local:
+            times[str(manifest.where)] = _digest([[shard.name, shard.path.stat().st_mtime_ns] for shard in local])
+    return held, times
+
+
+def _is_local(shard: Shard) -> bool:
+    return shard.url is None and not isinstance(shard, TableSlice)
+
+
+def _weights(config: Config) -> dict[str, str]:
+    """Configuration key -> fingerprint of the file or folder that it names."""
+    model, language = config.model, config.model.language
+    found = {}
+    for key, path in named_files(config).items():
+        if not path.exists():  # whoever loads it says what is missing
+            continue
+        is_whole = key.startswith("model.qformer") and is_bundle(str(path))
+        found[key] = bundle_fingerprint(path) if is_whole else fingerprint(path)
+    if language is None or model.qformer.reads_question:
+        found["model.text.tokenizer"] = tokenizer_fingerprint(find_tokenizer(model.text.tokenizer))
+    if language is not None:
+        path = Path(str(language.tokenizer or language.weights))
+        if path.exists():
+            found["model.language.tokenizer"] = tokenizer_fingerprint(path)
+    return found
+
+
+def named_files(config: Config) -> dict[str, Path]:
+    """Configuration key -> file or folder of weights, or of their shape, of those that the configuration names."""
+    model, language = config.model, config.model.language
+    named = {
+        "model.vision.weights": model.vision.weights,
+        "model.qformer.weights": model.qformer.weights,
+        "model.qformer.text_weights": model.qformer.text_weights,
+        "model.language.weights": None if language is None else language.weights,
+        "model.language.config": None if language is None else language.config,
+    }
+    return {key: Path(path) for key, path in named.items() if path}
+
+
+def _digest(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
