@@ -8,16 +8,16 @@ from torch import nn
 
 from vglm_train import stages
 from vglm_train.checkpoint.convert.summary import bytes_of
-from vglm_train.checkpoint.inputs import Inputs, check_inputs, gather_inputs
-from vglm_train.checkpoint.resume import read_state
+from vglm_train.checkpoint.inputs import Inputs, check_inputs, gather_inputs, named_files
+from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
-from vglm_train.data.splits import read_manifests
+from vglm_train.data.splits import open_part, read_manifests, validating
 from vglm_train.distributed import Ranks
-from vglm_train.engine.progress import Plan
+from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
 from vglm_train.log.run_info import RunInfo
 from vglm_train.model.language.nf4 import frozen_bytes
@@ -37,17 +37,24 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
     words = stage.tokenizer_line()
     with torch.device("meta"):
         model = stage.model()
+        unread = _read_shapes(stage, model)
         tuned = stage.tune(model)
     folder = RunFolder(config)
     resume = folder.check(config)
+    if resume:
+        RunState.read(resume)
+        trained = {f"model.{name}": tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
+        check_tensors(resume, trained)
     lines = [
         dump(config).rstrip(),
         "",
         *_parameters(model),
         *tuned,
+        *unread,
         *stage.notes(model),
         words,
         *_data(config, model, world),
+        *_validation(config),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
         *(_shift(config, folder.path, world) if resume else ()),
@@ -67,9 +74,20 @@ def _shift(config: Config, folder: Path, world: int) -> list[str]:
     ]
 
 
+def _read_shapes(stage: Stage, model: VisualModel) -> list[str]:
+    """Compare names and shapes of all weights with the model, which is on the meta device; no weight is read.
+
+    UserError as `Stage.load`, but for files that are not on this machine, which are named.
+    """
+    absent = {key: path for key, path in named_files(stage.config).items() if not path.exists()}
+    if not absent:
+        stage.load(model)
+    return [f"{key}: not here, so the weights were not compared with the model: {path}" for key, path in absent.items()]
+
+
 def _changed(config: Config, checkpoint: Path, accept: bool) -> list[str]:
     """What has changed since the checkpoint was written. UserError where training would refuse it."""
-    before = Inputs.from_dict(read_state(checkpoint).get("inputs"))
+    before = Inputs.from_dict(RunState.read(checkpoint).inputs)
     if before is None:
         return []
     try:
@@ -138,6 +156,17 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
         *_lengths(config),
         *_mixture(mixture, plan.total_samples),
     ]
+
+
+def _validation(config: Config) -> list[str]:
+    """Held-out samples. What is missing is reported, as `_data` does."""
+    parts, data = validating(config.data), config.data
+    try:
+        samples = sum(open_part(part, data.languages, data.cache, count=False).samples for part in parts)
+    except MissingData as error:
+        return [f"validation: not here: {error}"]
+    used = f", of which {config.evaluate.images:,} are used (evaluate.images)"
+    return [f"validation: {samples:,} samples{used if samples > config.evaluate.images else ''}"] if parts else []
 
 
 def _lengths(config: Config) -> list[str]:

@@ -16,7 +16,7 @@ from vglm_train.checkpoint.inputs import (
     evaluation_identity,
     gather_inputs,
 )
-from vglm_train.checkpoint.resume import read_state, read_tensors
+from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
@@ -158,15 +158,9 @@ class _Run:
     def _state(self) -> RunState:
         if self.resume_from is None:
             return RunState()
-        try:
-            state = RunState.from_dict(read_state(self.resume_from))
-            state.ended &= self.config.evaluate.patience is not None  # taken away, the run goes on
-            return state
-        except (ValueError, TypeError) as error:
-            raise UserError(
-                f"{self.resume_from}: state.json is not of this program's making ({error}). "
-                "Point `latest` to another checkpoint."
-            ) from error
+        state = RunState.read(self.resume_from)
+        state.ended &= self.config.evaluate.patience is not None  # taken away, the run goes on
+        return state
 
     def _note_inputs(self, manifests: Sequence[Manifest], accept: bool) -> list[str]:
         """Keep what this start depends on with its checkpoints. Lines about what has changed since the last one.

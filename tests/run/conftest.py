@@ -46,9 +46,21 @@ def alone() -> Iterator[None]:
 
 @pytest.fixture
 def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """Start train.py with these words; what follows `error: `, which is the last it says."""
+    """Start train.py with these words; what follows `error: `, which is the last it says.
 
-    def start(*words: object) -> str:
+    `--check` must say the same before it. `absent`: what it reports instead, since the machine that trains may have
+    it. `only_running`: why it cannot know, for what shows only while a run goes on.
+    """
+
+    def start(*words: object, absent: object = None, only_running: str = "") -> str:
+        if absent is not None:
+            assert main(["--check", *map(str, words)]) == 0
+            reported = [line for line in capsys.readouterr().out.splitlines() if "not here" in line]
+            assert any(str(absent) in line for line in reported), reported
+        elif "--check" not in words and not only_running:
+            checked = start("--check", *words)
+            assert start(*words, only_running="--check has said it") == checked
+            return checked
         assert main([str(word) for word in words]) == 2
         said = capsys.readouterr()
         assert said.out == ""

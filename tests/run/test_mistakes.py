@@ -177,7 +177,8 @@ def _no_folder(data: Path) -> str:
 def test_data(refused, config: Path, data: Path, tmp_path: Path, damage: Callable[[Path], str], part: str) -> None:
     """Found before the run folder is made, in validation data as well."""
     message = damage(data)
-    said = refused(config, f"data.{part}.0.shards={data}", f"run.folder={tmp_path / 'run'}")
+    absent = data if damage is _no_folder else None
+    said = refused(config, f"data.{part}.0.shards={data}", f"run.folder={tmp_path / 'run'}", absent=absent)
     assert said.startswith(message)
     assert "\n" not in said
     assert not (tmp_path / "run").exists()
@@ -190,7 +191,7 @@ def test_a_manifest_that_counts_too_few(refused, config: Path, tmp_path: Path) -
     write_shard(data / "a.tar", [sample(n) for n in range(20)])
     write_manifest(data, {"a.tar": 19})
     words = (config, f"data.train.0.shards={data}", f"run.folder={tmp_path / 'run'}", "data.workers=0")
-    said = refused(*words)
+    said = refused(*words, only_running="no shard is opened before")
     assert said.startswith(f"{data}/a.tar: holds 20 samples, its manifest says 19: run python -m data_tools.check")
     write_manifest(data, {"a.tar": 20})
     assert main([*map(str, words), "run.length.steps=2", "optim.warmup.steps=1", "evaluate.every=null"]) == 0
@@ -207,7 +208,7 @@ def test_chinese_found_in_a_caption(refused, config: Path, tmp_path: Path) -> No
         config, f"data.train.0.shards={data}", f"run.folder={tmp_path / 'run'}", "data.workers=0",
         "data.languages=[en]", "data.validation=[]", "evaluate.every=null",
     )  # fmt: skip
-    said = refused(*words, "model.text.processor=blip")
+    said = refused(*words, "model.text.processor=blip", only_running="no shard is opened before")
     assert said.startswith(f"{data}/a.tar, sample 000007: caption '第7张照片' is Chinese, but model.text.processor")
     assert said.endswith("Set model.text.processor to plain.")
     assert main([*map(str, words), "model.text.processor=plain", "run.length.steps=2", "optim.warmup.steps=1"]) == 0
@@ -245,7 +246,8 @@ def test_weights_that_cannot_be_read(refused, config: Path, straight, tmp_path: 
         path.mkdir()
         named = path / "model.safetensors.index.json"
         named.write_text("{")
-    said = refused(config, f"model.{field}.weights={path}", f"run.folder={tmp_path / 'run'}")
+    absent = path if kind == "missing" else None
+    said = refused(config, f"model.{field}.weights={path}", f"run.folder={tmp_path / 'run'}", absent=absent)
     assert "cannot read" in said
     assert str(named) in said
     assert "\n" not in said
@@ -253,7 +255,8 @@ def test_weights_that_cannot_be_read(refused, config: Path, straight, tmp_path: 
 
 
 def test_nccl_without_gpus(refused, config: Path, tmp_path: Path) -> None:
-    said = refused(config, "engine.backend=nccl", f"run.folder={tmp_path / 'run'}")
+    reason = "a run for GPUs may be described where there are none"
+    said = refused(config, "engine.backend=nccl", f"run.folder={tmp_path / 'run'}", only_running=reason)
     assert said == "engine.backend is nccl, but this machine shows no NVIDIA GPU: use gloo or auto."
     assert not (tmp_path / "run").exists()
 
@@ -363,7 +366,7 @@ def test_a_dead_worker(refused, config: Path, tmp_path: Path, processes: int) ->
     process = runs.start(runs.command(config, tmp_path / "run", processes, *words))
     runs.wait_for(tmp_path / "run", 3)
     if processes == 1:
-        said = refused(config, *words)
+        said = refused(config, *words, only_running="--check disturbs no run, and needs no lock")
         assert said.startswith(f"{tmp_path / 'run'}: another process is training here (process {process.pid} on ")
     ranks = [psutil.Process(process.pid)]
     if processes == 2:

@@ -14,7 +14,7 @@ import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -100,12 +100,23 @@ def read_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> dict[str
 
     Raises UserError naming the file and what differs.
     """
+    check_tensors(path, trained)
+    try:
+        return load_file(path / _TENSORS)
+    except (OSError, SafetensorError) as error:
+        raise _unreadable(path / _TENSORS, error) from error
+
+
+def check_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> None:
+    """The weights of a checkpoint folder are exactly those of `trained`; none of them is read. UserError as
+    `read_tensors`."""
     file = path / _TENSORS
     try:
-        tensors = load_file(file)
+        with safe_open(file, "pt") as content:
+            names = [name for name in content.keys() if name.startswith("weight/")]  # noqa: SIM118  (no mapping)
+            saved = {name.removeprefix("weight/"): tuple(content.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
-        raise UserError(f"{file}: cannot be read ({error}). Point `latest` to another checkpoint.") from error
-    saved = {n.removeprefix("weight/"): tuple(t.shape) for n, t in tensors.items() if n.startswith("weight/")}
+        raise _unreadable(file, error) from error
     missing, extra = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())
     reshaped = sorted(name for name in trained.keys() & saved.keys() if trained[name] != saved[name])
     if missing or extra or reshaped:
@@ -114,7 +125,10 @@ def read_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> dict[str
             f"{len(extra)} are unknown ({_some(extra)}), {len(reshaped)} have another shape ({_some(reshaped)}). "
             "Resume with the configuration it was made with, or use another run.folder."
         )
-    return tensors
+
+
+def _unreadable(file: Path, error: Exception) -> UserError:
+    return UserError(f"{file}: cannot be read ({error}). Point `latest` to another checkpoint.")
 
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:

@@ -2,10 +2,13 @@
 
 import hashlib
 from dataclasses import asdict, dataclass, field
+from pathlib import Path
 from typing import Self
 
+from vglm_train.checkpoint.resume import read_state
 from vglm_train.config.check import split
 from vglm_train.config.run import Config
+from vglm_train.errors import UserError
 
 VERSION = 1
 
@@ -58,6 +61,17 @@ class RunState:
         """JSON-ready, with the version of this format."""
         values = asdict(self)
         return {"version": VERSION, "drawn": values.pop("sample_counts"), **values}
+
+    @classmethod
+    def read(cls, checkpoint: Path) -> Self:
+        """Of a checkpoint folder. UserError where it cannot be read."""
+        try:
+            return cls.from_dict(read_state(checkpoint))
+        except (ValueError, TypeError) as error:
+            raise UserError(
+                f"{checkpoint}: state.json is not of this program's making ({error}). "
+                "Point `latest` to another checkpoint."
+            ) from error
 
     @classmethod
     def from_dict(cls, values: dict) -> Self:

@@ -102,7 +102,7 @@ class Generate(Stage):
     def tokenizer_line(self) -> str:
         path = self._tokenizer_path()
         if not self._has_tokenizer():
-            return f"tokenizer: not checked, {path} is not here"
+            return f"tokenizer: not here, not checked: {path}"
         assert self.template  # building it checks its rules
         return f"tokenizer: {path}, {self.tokenizer.vocabulary:,} tokens"
 

@@ -30,7 +30,13 @@ class TensorFile:
     path: Path
     shapes: Mapping[str, Sequence[int]]
     dtypes: Mapping[str, torch.dtype]
-    read: Callable[[str], Tensor] = field(repr=False)
+    content: Callable[[str], Tensor] = field(repr=False)
+
+    def read(self, key: str) -> Tensor:
+        """A tensor; where torch's default device is the meta device, its shape and type alone."""
+        if torch.get_default_device().type == "meta":
+            return torch.empty(tuple(self.shapes[key]), dtype=self.dtypes[key])
+        return self.content(key)
 
 
 def open_shard(path: Path, part: str | None = None) -> TensorFile:

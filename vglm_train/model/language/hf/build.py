@@ -24,6 +24,9 @@ def source_of(config: Language) -> str:
 def read_config(config: Language) -> dict[str, Any]:
     """config.json of model.language.weights or .config (a folder or a file). Raises UserError if it cannot be read."""
     path = Path(str(config.config or config.weights))
+    if not path.exists():
+        field = "config" if config.config else "weights"
+        raise UserError(f"model.language.{field}: no such file or folder: {path}")
     path = path / "config.json" if path.is_dir() or not config.config else path
     try:
         content = json.loads(path.read_text("utf-8"))
