@@ -81,7 +81,8 @@ class Align(Stage):
         save_bundle(folder, self.config, model, self.text, origin)
 
     def cost(self, model: Alignment) -> Cost:
-        return self.without_stored(Cost(flops_per_pair(self.config.model, self.vocabulary)))
+        losses = [name for name, weight in self.weights.items() if weight > 0]
+        return Cost(flops_per_pair(self.config.model, self.vocabulary, losses, self.encodes))
 
     def activations(self, model: Alignment) -> float:
         """Q-Former passes over queries and text, image keys, word logits: within 11 % of three runs on a GPU."""

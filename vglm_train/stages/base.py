@@ -1,7 +1,6 @@
 """The contract of a stage."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,7 +11,7 @@ from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
-from vglm_train.model.flops import Cost, vision_flops
+from vglm_train.model.flops import Cost
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 
@@ -84,14 +83,13 @@ class Stage:
         raise NotImplementedError
 
     def cost(self, model: Any) -> Cost:
-        """Floating point operations of a step, forward and backward."""
+        """Floating point operations of a step, forward and backward. `model` is tuned."""
         raise NotImplementedError
 
-    def without_stored(self, cost: Cost) -> Cost:
-        """`cost` without the image encoder, where data.features stores its outputs."""
-        if self.config.data.features is None:
-            return cost
-        return replace(cost, per_sample=cost.per_sample - vision_flops(self.config.model.vision))
+    @property
+    def encodes(self) -> bool:
+        """Whether a step runs the image encoder: not where data.features stores its outputs."""
+        return self.config.data.features is None
 
     def max_tokens(self) -> Mapping[str, int]:
         """Kind of sequence, as in `cost` -> tokens of a sample at most."""

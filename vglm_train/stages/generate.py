@@ -199,17 +199,18 @@ class Generate(Stage):
         save_bundle(folder, self.config, model, self.tokenizer, origin, self.text)
 
     def cost(self, model: VisualLanguageModel) -> Cost:
-        language = model.language
-        head = language.embed_width * language.vocabulary
-        return self.without_stored(generation_cost(self.config.model, language.blocks(), head, language.decoder_blocks))
+        return generation_cost(self.config.model, model, self.encodes)
 
     def max_tokens(self) -> dict[str, int]:
         prompt, model = self.config.prompt, self.config.model
-        read = model.qformer.queries * prompt.max_images + prompt.max_prompt
+        visual = model.qformer.queries * prompt.max_images
+        read = visual + prompt.max_prompt
         whole = read if self.language.family == "seq2seq" else read + prompt.max_answer
         return {
+            "visual": visual,
             "sequence": whole,
             "answer": prompt.max_answer,
+            "target": prompt.max_answer,
             "question": prompt.max_images * model.text.max_length,
         }
 
