@@ -82,9 +82,12 @@ class Table:
         """A row's record as JSON; its pictures are not read. DamagedSample where there is none."""
         return json.dumps(self._record(shard, row)[1]).encode()
 
+    def key(self, row: int) -> str:
+        return f"{self.path.stem}-{row}"
+
     def _record(self, shard: str, row: int) -> tuple[str, dict[str, Any], list[str | bytes]]:
         """Its key, what it says, and its pictures as it names them."""
-        key = f"{self.path.stem}-{row}"
+        key = self.key(row)
         try:
             record, named = to_record(self.file.row(*self.index.offsets[row].tolist()), self.columns)
         except RecordError as error:
@@ -154,6 +157,9 @@ class TableSlice(Shard):
     def record_json(self, index: int) -> bytes:
         """As ShardReader.text."""
         return self.table.record_json(self.name, int(self.rows[index]))
+
+    def key(self, index: int) -> str:
+        return self.table.key(int(self.rows[index]))
 
     def nth(self, nth: int, language: str) -> int:
         """As ShardReader.nth."""
