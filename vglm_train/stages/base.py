@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vglm_train.config.run import Config
+from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalSet
 from vglm_train.data.processors import Processor
 from vglm_train.data.shards.manifest import Shard
@@ -14,6 +15,14 @@ from vglm_train.engine.hooks import Evaluator
 from vglm_train.model.flops import Cost
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
+
+
+def check_best(config: Config, available: Sequence[str]) -> None:
+    """FieldError if checkpoint.best is none of the metrics that the validation data gives."""
+    best = config.checkpoint.best
+    if best is not None and best not in available:
+        reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(available)}"
+        raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
 
 
 class HeldOut(Protocol):

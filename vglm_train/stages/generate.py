@@ -29,7 +29,7 @@ from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
-from vglm_train.stages.base import Stage
+from vglm_train.stages.base import Stage, check_best
 
 
 class Generate(Stage):
@@ -191,9 +191,11 @@ class Generate(Stage):
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
         config, generator = self.config, self.generator(model, ranks)
-        return CaptionEvaluator(
+        evaluator = CaptionEvaluator(
             generator, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks
         )
+        check_best(config, evaluator.available_metrics())
+        return evaluator
 
     def save(self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any]) -> None:
         save_bundle(folder, self.config, model, self.tokenizer, origin, self.text)
