@@ -37,7 +37,7 @@ from vglm_train.engine.device_prefetch import prefetch
 from vglm_train.model.flops import flops_per_pair, generation_cost, vision_flops
 from vglm_train.model.vision import VisionEncoder
 from vglm_train.model.visual import VisualModel
-from vglm_train.model.visual_language import build_visual_language
+from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 from vglm_train.objective.base import Objective
 from vglm_train.objective.generation import GenerationObjective
 
@@ -91,9 +91,10 @@ def cost(stage: str, objective: Objective, config: Model) -> tuple[float, float]
     image = vision_flops(config.vision)
     if stage == "align":
         return flops_per_pair(config, stage1.VOCABULARY), image
-    language = objective.model.language
-    whole = generation_cost(config, language.blocks(), language.embed_width * language.vocabulary)
-    return whole.of(1, {"sequence": config.qformer.queries + TEXT}), image
+    assert isinstance(objective.model, VisualLanguageModel)
+    q = config.qformer.queries
+    tokens = {"visual": q, "sequence": q + TEXT, "target": TEXT - BEFORE}
+    return generation_cost(config, objective.model).of(1, tokens), image
 
 
 def engine_step(objective: Objective, rows: int, ranks: Ranks) -> Step:

@@ -96,14 +96,13 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
     if table:
         measure_table(table, case, config, objective, engine, rate)
     else:
-        measure_fixed_length(case, config, tuning, objective, engine, rate, arguments)
+        measure_fixed_length(case, config, objective, engine, rate, arguments)
     distributed.stop()
 
 
 def measure_fixed_length(
     case: TunedModel,
     config: Config,
-    tuning: Tuning,
     objective: GenerationObjective,
     engine: DeepSpeedEngine,
     rate: float,
@@ -112,7 +111,7 @@ def measure_fixed_length(
     """Rows of one length, nothing padded."""
     model = objective.model
     data = batches(config, case.case(arguments.tiny), model, 2)
-    flops, (rows, tokens) = step_flops(config, model, tuning, data[0]), data[0].input_ids.shape
+    flops, (rows, tokens) = step_flops(config, model, data[0]), data[0].input_ids.shape
     targets = int(data[0].labels.ne(IGNORED).sum())
     print(f"{rows} rows of {tokens} tokens, {targets} targets, {flops / rows / 1e9:.0f} GFLOP a sample\n{HEADER}")
     for number, recompute in enumerate(case.recompute):
@@ -139,7 +138,7 @@ def measure_table(
         if not steps:
             print(f"{name}: left out, too few items")
             continue
-        result, padding = measure_pass(name, steps, objective, engine, journal, rate, config, case.tuning)
+        result, padding = measure_pass(name, steps, objective, engine, journal, rate, config)
         print(f"{result.row()}\n    {len(steps) * PARTS} batches, {100 * padding:.0f} % padding")
         print(journal.line(model.language.vocabulary), flush=True)
         if window == 1 and number == WINDOWS.index(1):
@@ -154,11 +153,10 @@ def measure_pass(
     journal: Journal,
     rate: float,
     config: Config,
-    tuning: Tuning,
 ) -> tuple[Result, float]:
     """One pass after the longest step as a warm-up, nothing waited for in between; and the share of padding."""
     device, parts = objective.model.mean.device, [part for step in steps for part in step]
-    flops = sum(step_flops(config, objective.model, tuning, part) for part in parts)
+    flops = sum(step_flops(config, objective.model, part) for part in parts)
     tokens = sum(part.input_ids.numel() for part in parts)
     real = sum(int(part.attention_mask.sum()) for part in parts)
 

@@ -1,7 +1,6 @@
 """What `benchmarks.finetune` measures: ChatGLM-6B behind EVA ViT-g/14, and what of them trains."""
 
 import json
-import math
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -17,9 +16,7 @@ from vglm_train.config.tuning import RULES, Lora, Prefix, Rule, Tuning
 from vglm_train.data.sampling.length_buckets import LengthBuckets
 from vglm_train.data.sampling.shuffle import permutation
 from vglm_train.errors import UserError
-from vglm_train.model.flops import generation_cost, vision_flops
-from vglm_train.model.language.linears import linears
-from vglm_train.model.language.nf4 import number_of_weights
+from vglm_train.model.flops import generation_cost
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import ChatGLMTokenizer, build_chatglm
@@ -76,26 +73,14 @@ def tuning_of(name: str, tiny: bool) -> Tuning:
     return replace(tuning, lora=TINY_LORA) if tiny and tuning.lora else tuning
 
 
-def step_flops(config: Config, model: VisualLanguageModel, tuning: Tuning, batch: PromptBatch) -> float:
-    """Forward of all, without padding and recomputation; backward of what trains and what is above it.
-
-    Frozen linear layers cost only their input's gradient; query_key_value of the lowest block with an adapter has none.
-    The head runs on targets. Adapters and attention scores, 1 % each, are left out.
-    """
-    language, rows = model.language, batch.valid.shape[0]
-    blocks, head = language.blocks(), language.embed_width * language.vocabulary
-    whole, image = generation_cost(config.model, [], 0), vision_flops(config.model.vision)
-    trains = any(p.requires_grad for p in model.qformer.parameters())
-    queries = (whole.per_sample - image) * (1 if trains else 1 / 3)
-    forward = sum(number_of_weights(block) for block in blocks)
-    backward = forward
-    if not trains:
-        lowest = min(tuning.lora.layers) if tuning.lora else 0
-        below = sum(number_of_weights(block) for block in blocks[:lowest])
-        fused = [p.size for p in linears(language, (lowest,)) if p.last == "query_key_value"]
-        backward -= below + sum(math.prod(size) for size in fused)
-    tokens, targets = int(batch.attention_mask.sum()), int(batch.labels.ne(IGNORED).sum())
-    return rows * (image + queries) + 2.0 * tokens * (forward + backward) + 4.0 * targets * head
+def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -> float:
+    """Forward of all, without padding and recomputation; backward of what trains and what is above it."""
+    tokens = {
+        "visual": batch.valid.shape[0] * model.image_length,
+        "sequence": int(batch.attention_mask.sum()),
+        "target": int(batch.labels.ne(IGNORED).sum()),
+    }
+    return generation_cost(config.model, model).of(0, tokens)
 
 
 class Table:

@@ -73,13 +73,12 @@ def scale_head(model: VisualLanguageModel) -> None:
 
 
 def step_flops(config: Config, model: VisualLanguageModel, batch: PromptBatch) -> dict[str, float]:
-    """Of each part in one step. An encoder runs on its own tokens, a decoder and the head on the decoder's."""
-    language, rows = model.language, batch.valid.shape[0]
-    head = language.embed_width * language.vocabulary
-    whole = generation_cost(config.model, language.blocks(), head, language.decoder_blocks)
-    language_flops = whole.of(0, {"sequence": batch.input_ids.numel(), "answer": batch.labels.numel()})
-    image = vision_flops(config.model.vision)
-    return dict(zip(PARTS, (rows * image, rows * (whole.per_sample - image), language_flops), strict=True))
+    """Of each part in one step. An encoder runs on its own tokens, a decoder on the answer's, the head on targets."""
+    rows, cost = batch.valid.shape[0], generation_cost(config.model, model)
+    image, visual = rows * vision_flops(config.model.vision), {"visual": rows * model.image_length}
+    tokens = {"sequence": batch.input_ids.numel(), "answer": batch.labels.numel()}
+    tokens["target"] = int(batch.labels.ne(IGNORED).sum())
+    return dict(zip(PARTS, (image, cost.of(0, visual) - image, cost.of(0, tokens)), strict=True))
 
 
 def batches(config: Config, case: Case, model: VisualLanguageModel, number: int) -> list[PromptBatch]:

@@ -2,6 +2,9 @@
 
 import os
 import socket
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -9,7 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
-from vglm_train.errors import UserError
+from vglm_train.errors import LostProcess, UserError
 
 # torch 2.13 renamed it and warns of the old name at every call; 2.11 knows only the old one
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
@@ -80,9 +83,34 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
+    @contextmanager
+    def together(self) -> Iterator[None]:
+        """Within it each rank works alone, without collectives. If that fails on one rank, no rank goes on.
+
+        Use it before a collective in which the others would wait. They raise the same if it is a UserError, and of any
+        other exception a LostProcess that quotes it.
+        """
+        error: Exception | None = None
+        try:
+            yield
+        except Exception as own:
+            error = own
+        failures = self.gather_objects(None if error is None else (isinstance(error, UserError), _in_one_line(error)))
+        if error is not None:
+            raise error
+        for rank, failure in enumerate(failures):
+            if failure is not None:
+                mistake, text = failure
+                raise UserError(text) if mistake else LostProcess(f"process {rank} of this run failed: {text}")
+
     def barrier(self) -> None:
         if self.world > 1:
             dist.barrier()
+
+
+def _in_one_line(error: Exception) -> str:
+    first = next(iter(str(error).splitlines()), "")
+    return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
 
 
 class _GatherWithGrad(torch.autograd.Function):
@@ -142,8 +170,12 @@ def name_accelerator() -> None:
 
 
 def stop() -> None:
-    """Leave the process group."""
-    if dist.is_initialized():
+    """Leave the process group.
+
+    Not while an exception passes, with NCCL: it would wait for the other ranks, which may wait for this one in a
+    collective (measured on two H100s), and nobody would say why. The end of the process leaves the group as well.
+    """
+    if dist.is_initialized() and not (sys.exc_info()[0] and dist.get_backend() == "nccl"):
         dist.destroy_process_group()
 
 

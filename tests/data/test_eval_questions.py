@@ -60,10 +60,41 @@ def test_languages_parts_and_limit(folder: Path) -> None:
     path = made_tables.write_lines(folder / "t.jsonl", ROWS[:5])
     assert [item.answers[0] for item in asked(path, ("zh",)).items()] == ["没有"]
     keys = [item.key for item in asked(path, limit=4).items()]
-    assert keys == ["t-0", "t-1", "t-2", "t-3"]
+    assert len(keys) == 4
+    assert keys == sorted(keys)
+    assert "t-2" in keys, "the only Chinese one"
     assert [[item.key for item in asked(path, limit=4).items(0, part, 3)] for part in range(3)] == [
         keys[part::3] for part in range(3)
     ]
+
+
+def test_a_limit_is_spread_over_sources_and_languages(folder: Path, tmp_path: Path) -> None:
+    def rows(question: str, count: int) -> list[dict[str, str]]:
+        return [{"image": "images/0.jpg", "question": f"{question}{n}", "answer": "a"} for n in range(count)]
+
+    english = made_tables.write_lines(folder / "en.jsonl", rows("what?", 60))
+    both = made_tables.write_lines(folder / "both.jsonl", rows("what?", 60) + rows("什么？", 6))
+    sources = [Source(name=path.stem, table=str(path)) for path in (english, both)]
+    found = list(QuestionSet(sources, 16, ("en", "zh"), 40).items())
+    assert Counter((item.source, item.dialogue.language) for item in found) == {
+        ("en", "en"): 20, ("both", "en"): 14, ("both", "zh"): 6,
+    }  # fmt: skip
+    turned = list(QuestionSet(sources[::-1], 16, ("zh", "en"), 40).items())
+    assert {item.key for item in turned} == {item.key for item in found}
+    answers = [(each.dialogue.question, each.answers) for each in QuestionSet(sources, 16, ("en", "zh"), 40).answers()]
+    assert answers == [(item.dialogue.question, item.answers) for item in found]
+
+
+def test_a_limit_on_shards(tmp_path: Path) -> None:
+    dialogue = json.dumps(DIALOGUE).encode()
+    samples = [sample(n, **{"json": dialogue, "1.jpg": jpeg(1)}) for n in range(8)] + [sample(8, json=b"{"), sample(9)]
+    write_shard(tmp_path / "a.tar", samples)
+    write_manifest(tmp_path, {"a.tar": 10})
+    data = asked(tmp_path, limit=6)
+    found = [item.key for item in data.items()]
+    assert len(data) == len(found) == 6
+    assert "000009:1" in found, "the only Chinese one"
+    assert not data.damaged
 
 
 DIALOGUE = {"image": ["a.jpg", "b.jpg"], "turns": turns("First <image>?", "One.", "And <image>?", "Two.")}

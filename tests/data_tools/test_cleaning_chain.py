@@ -75,4 +75,4 @@ def test_from_captions_to_training(shared: Path, tmp_path: Path, tool: Run) -> N
     runs.finish(runs.start(runs.command(config, tmp_path / "trained", 1)))
     rows = made_records.read(tmp_path / "trained" / "metrics.jsonl")
     assert rows[-1]["step"] == 4
-    assert rows[-1]["data/skipped"] == 0
+    assert rows[-1]["data/damaged"] == 0

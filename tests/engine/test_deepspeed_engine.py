@@ -8,6 +8,7 @@ import torch
 
 from vglm_train import distributed
 from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective, Optim
+from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.optim import parameter_groups
 from vglm_train.objective.alignment import AlignmentObjective
@@ -29,6 +30,32 @@ def step(objective, engine, batches, lr=1e-3):
     units = [objective.units(batch) for batch in batches]
     scale = {name: objective.weights[name] / sum(u[name] for u in units) for name in units[0]}
     return engine.step(batches, [scale] * len(batches), lr)
+
+
+class Counting(Ranks):
+    """Counts the gathers without gradient: those of the rows' ids."""
+
+    gathers = 0
+
+    def gather(self, tensor):
+        Counting.gathers += not tensor.is_floating_point()
+        return super().gather(tensor)
+
+
+def test_ids_are_gathered_once_a_micro_batch(ranks):
+    config = tiny.config()
+    own = Counting(ranks.rank, ranks.world, ranks.device)
+    objective = AlignmentObjective(tiny.alignment(0), config.objective, own, 42, dec_id=tiny.DEC)
+    engine = DeepSpeedEngine(objective, config, 2, ranks)
+    for number in range(2):
+        batches = [tiny.batch(8 * number, 4), tiny.batch(8 * number + 4, 4)]
+        step(objective.train(), engine, batches)
+        assert Counting.gathers == 2 * (number + 1)
+    assert not objective._gathered
+    batch = tiny.batch(0, 8)
+    kept = objective.units(batch), objective(batch).sums
+    anew = objective(batch).sums  # without its units
+    assert all(torch.equal(kept[1][name], anew[name]) for name in anew)
 
 
 def weights(engine):

@@ -16,15 +16,15 @@ def test_means_are_over_units_not_over_calls():
     meter.add("train/loss_itg", torch.tensor(30.0), torch.tensor(10))
     meter.add("train/loss_itg", torch.tensor(1.0), 2)
     meter.add("train/itm_accuracy", 3, 4)
-    meter.total("data/skipped", 2)
-    meter.total("data/skipped", torch.tensor(1))
+    meter.total("data/damaged", 2)
+    meter.total("data/damaged", torch.tensor(1))
     meter.last("train/lr", 1e-4)
     meter.last("train/lr", 2e-4)
     meter.last("train/temperature", torch.tensor([0.07]))
     assert meter.row() == {
         "train/itm_accuracy": 0.75,
         "train/loss_itg": 31.0 / 12,
-        "data/skipped": 3.0,
+        "data/damaged": 3.0,
         "train/lr": 2e-4,
         "train/temperature": pytest.approx(0.07),
     }
@@ -34,8 +34,8 @@ def test_means_are_over_units_not_over_calls():
 def test_a_mean_over_nothing_is_left_out():
     meter = Meter(Ranks())
     meter.add("train/loss_itm", torch.tensor(0.0), torch.tensor(0))
-    meter.total("data/skipped", 0)
-    assert meter.row() == {"data/skipped": 0.0}
+    meter.total("data/damaged", 0)
+    assert meter.row() == {"data/damaged": 0.0}
 
 
 def test_values_are_taken_when_added():
@@ -77,10 +77,10 @@ def _rank(rank: int, port: int) -> None:
     ranks = start("gloo")
     meter = Meter(ranks)
     meter.add("train/loss_itg", torch.tensor([10.0, 2.0][rank]), [4, 1][rank])
-    meter.total("data/skipped", rank + 1)
+    meter.total("data/damaged", rank + 1)
     meter.last("train/lr", 0.5)
-    assert meter.row() == {"train/loss_itg": 12 / 5, "data/skipped": 3.0, "train/lr": 0.5}
-    meter.total("data/skipped" if rank else "data/other", 1)
+    assert meter.row() == {"train/loss_itg": 12 / 5, "data/damaged": 3.0, "train/lr": 0.5}
+    meter.total("data/damaged" if rank else "data/other", 1)
     with pytest.raises(AssertionError, match="ranks disagree"):
         meter.row()
     meter.total("train/x", 1)

@@ -107,13 +107,13 @@ def test_a_training_line_says_what_matters():
         "train/loss": 8.123, "train/loss_itc": 3.2, "train/loss_itm": 0.65, "train/loss_itg": 4.273,
         "train/itm_accuracy": 0.66, "train/grad_norm": 1.25, "train/lr": 1e-4, "train/temperature": 0.07,
         "perf/samples_per_second": 412.4, "perf/data_wait_fraction": 0.021, "perf/memory_gib": 17.25,
-        "data/skipped": 0.0,
+        "data/damaged": 0.0,
     }  # fmt: skip
     assert describe(10, row, progress) == (
         "step 10/500 (2.0 %)  loss 8.1230 = itc 3.2000 + itm 0.6500 + itg 4.2730  itm right 66%  grad 1.25  "
         "lr 1.00e-04  412.4 samples/s  data wait 2%  17.2 GiB  ETA 1 h 22 min"
     )
-    assert describe(20, {"train/loss": 1.0, "data/skipped": 3.0}, progress) == (
+    assert describe(20, {"train/loss": 1.0, "data/damaged": 3.0}, progress) == (
         "step 20/500 (4.0 %)  loss 1.0000  3 damaged samples  ETA 8 min"  # the start-up no longer counts
     )
 

@@ -7,31 +7,35 @@ from vglm_train.log.throughput import GIB, Throughput, peak_flops, peak_memory
 
 
 def test_rates_between_rows():
-    now = 100.0
+    now = 60.0
     meter = Throughput(torch.device("cpu"), world=2, clock=lambda: now)
-    meter.step(samples=8, waited=0.5)
-    meter.step(samples=8, waited=0.5)
+    meter.step(samples=8, started=100.0)  # what is built and read before the first step is not its time
+    meter.step(samples=8, started=102.0)
     now = 104.0
-    row = meter.row(tokens=200)
+    row = meter.row(waited=2.0, tokens=200)  # by both ranks together
     assert row["perf/samples_per_second"] == 4.0
     assert row["perf/tokens_per_second"] == 50.0
     assert row["perf/data_wait_fraction"] == 0.25
     assert row["perf/memory_gib"] == pytest.approx(peak_memory(torch.device("cpu")) / GIB, rel=0.1)
     assert 0.05 < row["perf/memory_gib"] < 100
     assert "perf/mfu" not in row, "a CPU has no peak in the table"
-    meter.step(samples=8, waited=0.0)
+    meter.step(samples=8, started=104.5)
     now = 105.0
-    assert meter.row()["perf/samples_per_second"] == 8.0
+    row = meter.row(waited=0.0)
+    assert row["perf/samples_per_second"] == 8.0
+    assert "perf/tokens_per_second" not in row, "no loss predicts text"
 
 
 def test_time_of_an_evaluation_is_not_counted():
-    now = 0.0
+    now = 10.0
     meter = Throughput(torch.device("cpu"), world=1, clock=lambda: now)
+    meter.step(samples=10, started=9.0)
+    meter.row(waited=0.0)
     now = 50.0
     meter.restart()
-    meter.step(samples=10, waited=0.0)
+    meter.step(samples=10, started=50.5)
     now = 51.0
-    assert meter.row()["perf/samples_per_second"] == 10.0
+    assert meter.row(waited=0.0)["perf/samples_per_second"] == 10.0
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,12 @@ from transformers import BartConfig, T5Config
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
-from vglm_train.model.flops import generation_cost, image_tokens, vision_flops
-from vglm_train.model.language.hf.seq2seq import Seq2SeqLanguage
+from vglm_train.config.model import Model
+from vglm_train.config.tuning import Lora, Rule, Tuning
+from vglm_train.model.flops import Cost, generation_cost, image_tokens, vision_flops
 from vglm_train.model.qformer.qformer import QFormer
+from vglm_train.model.tuning import apply_tuning
+from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 
 D, F, V, HEADS = 64, 96, 40, 2
 ENCODER, DECODER = 2, 3
@@ -28,34 +31,48 @@ BART = BartConfig(
 )  # fmt: skip
 
 
-def language(folder, config) -> Seq2SeqLanguage:
+def build(folder, config, **qformer) -> tuple[Model, VisualLanguageModel]:
     config.save_pretrained(folder)
-    return Seq2SeqLanguage(Language(family="seq2seq", config=str(folder), tokenizer="t", dtype="fp32"))
+    language = Language(family="seq2seq", config=str(folder), tokenizer="t", dtype="fp32")
+    whole = replace(tiny.MODEL, language=language, qformer=replace(tiny.MODEL.qformer, **qformer))
+    return whole, build_visual_language(whole, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25), words=V)
 
 
-def cost(model: Seq2SeqLanguage, **qformer):
-    config = replace(tiny_language.CHATGLM, qformer=replace(tiny.MODEL.qformer, **qformer))
-    return generation_cost(config, model.blocks(), D * V, model.decoder_blocks)
+def cost(folder, config, **qformer) -> Cost:
+    return generation_cost(*build(folder, config, **qformer))
 
 
 def test_an_encoder_decoder_by_hand(tmp_path):
     """The encoder reads the sequence and so do the keys and values of cross-attention; the rest is the answer's."""
-    found = cost(language(tmp_path, T5)).per_token
-    norms, position_bias = (2 * ENCODER * D, 3 * DECODER * D), 32 * HEADS  # counted as weights, of no weight
-    encoder = ENCODER * (4 * D * D + 2 * D * F) + norms[0] + position_bias
+    found = dict(cost(tmp_path, T5).per_token)
+    position_bias = 32 * HEADS  # counted as weights, of no weight
+    encoder = ENCODER * (4 * D * D + 2 * D * F) + position_bias
     crossing = DECODER * 2 * D * D
-    decoder = DECODER * (4 * D * D + 2 * D * D + 2 * D * F) + norms[1] + position_bias
+    decoder = DECODER * (4 * D * D + 2 * D * D + 2 * D * F) + position_bias
     forward_and_input_gradient = 2 + 2
+    assert found.pop("visual") > 0
     assert found == {
         "sequence": forward_and_input_gradient * (encoder + crossing),
-        "answer": forward_and_input_gradient * (decoder + D * V),
+        "answer": forward_and_input_gradient * decoder,
+        "target": forward_and_input_gradient * D * V,
     }
+
+
+def test_what_trains_in_the_decoder_alone_leaves_the_encoder_out_of_backward(tmp_path):
+    whole, model = build(tmp_path, T5)
+    apply_tuning(model, Tuning(rules=(Rule(match="*", train=False),), lora=Lora(rank=1, layers=(ENCODER + 1,))))
+    found = generation_cost(whole, model).per_token
+    lora, position_bias = 2 * 4 * D, 32 * HEADS  # q and v, or whatever the attention's products are: within the bound
+    reading, block = ENCODER * (4 * D * D + 2 * D * F) + position_bias, 6 * D * D + 2 * D * F
+    assert found["sequence"] == pytest.approx(2 * (reading + DECODER * 2 * D * D), rel=0.05)
+    assert found["answer"] == pytest.approx(2 * (3 * block + 2 * block + position_bias) + 4 * lora, rel=0.05)
 
 
 @pytest.mark.parametrize("config", [T5, BART], ids=["t5", "bart"])
 @pytest.mark.parametrize(("s", "t"), [(30, 3), (5, 20)])
 def test_an_encoder_decoder_by_torchs_counter(tmp_path, config, s, t):
-    model = language(tmp_path, config)
+    whole, visual = build(tmp_path, config)
+    model = visual.language
     ids, labels = torch.randint(3, V, (1, s)), torch.randint(3, V, (1, t))
     mask = torch.ones(1, s, dtype=torch.bool)
     batch = PromptBatch(
@@ -66,14 +83,16 @@ def test_an_encoder_decoder_by_torchs_counter(tmp_path, config, s, t):
         model.score(model.embed(ids), batch)
     products = ("mm", "addmm")  # without attention's own
     counted = sum(n for op, n in counter.get_flop_counts()["Global"].items() if str(op).split(".")[-1] in products)
-    forward = cost(model).of(0, {"sequence": s, "answer": t}) / 2
+    forward = generation_cost(whole, visual).of(0, {"sequence": s, "answer": t, "target": t}) / 2
     assert forward == pytest.approx(counted, rel=0.05)  # norms and biases of so narrow a model
 
 
 def test_a_decoder_alone_has_no_answer_apart():
-    block = torch.nn.Linear(D, D, bias=False)
-    found = generation_cost(tiny.MODEL, [block, block], D * V)
-    assert found.per_token == {"sequence": 4 * (2 * D * D + D * V)}
+    config = tiny_language.CHATGLM.language
+    found = generation_cost(tiny_language.CHATGLM, tiny_language.build(tiny_language.CHATGLM)).per_token
+    block = 4 * config.width**2 + 2 * config.width * config.mlp_width
+    head = config.width * config.vocabulary
+    assert found == {"visual": found["visual"], "sequence": 4 * config.layers * block, "target": 4 * head}
 
 
 def test_a_question_that_the_q_former_reads(tmp_path):
@@ -82,11 +101,9 @@ def test_a_question_that_the_q_former_reads(tmp_path):
     size, n, u = replace(tiny.MODEL.qformer, dropout=0.0), 3, 7
     d, q = size.width, size.queries
     forward = size.layers * (4 * 2 * d * d + 2 * 4 * q * d) + (size.layers - 1) * 2 * 2 * d * size.mlp_width
-    model = language(tmp_path, T5)
-    plain, reading = cost(model), cost(model, reads_question=True)
-    assert reading.per_sample == plain.per_sample
+    plain, reading = cost(tmp_path, T5), cost(tmp_path, T5, reads_question=True)
     assert reading.per_token == {**plain.per_token, "question": 3 * forward}
-    assert reading.of(2, {"question": 5}) == 2 * plain.per_sample + 15 * forward
+    assert reading.of(0, {"question": 5}) == 15 * forward
 
     qformer = QFormer(size, tiny.MODEL.vision.width, 50, writes=False).eval()
     image = torch.randn(n, image_tokens(tiny.MODEL.vision), tiny.MODEL.vision.width)
@@ -98,4 +115,7 @@ def test_a_question_that_the_q_former_reads(tmp_path):
         counts.append(counter.get_total_flops())
     within = size.layers * n * 4 * u * u * d
     assert counts[1] - counts[0] == n * u * forward + within
-    assert counts[0] * 3 + n * vision_flops(tiny.MODEL.vision) == pytest.approx(n * plain.per_sample)
+    projection = 3 * 2 * q * d * D
+    assert n * (vision_flops(tiny.MODEL.vision) + projection) + 3 * counts[0] == pytest.approx(
+        n * plain.of(0, {"visual": q})
+    )

@@ -85,12 +85,20 @@ def test_a_run_that_learns_nothing_is_told_so(tmp_path):
 def test_troubles_are_named(tmp_path):
     write_run(tmp_path, "a", steps=20)
     sink = JsonlSink(tmp_path, 20)
-    bad = {"train/loss": math.nan, "train/steps_not_finite": 3.0, "data/skipped": 5.0, "data/skipped_image": 5.0}
+    bad = {"train/loss": math.nan, "train/steps_not_finite": 3.0, "data/damaged": 5.0, "data/damaged_image": 5.0}
     sink.write(30, {**bad, "perf/data_wait_fraction": 0.9})
     sink.close()
     run = judged(tmp_path)
     assert "3 steps were skipped" in texts(run, "warn")
     assert "31% of the time is spent waiting for data" in texts(run, "warn")
+    assert "5 damaged samples were skipped (image 5)" in texts(run, "fact")
+
+
+def test_names_that_older_runs_logged(tmp_path):
+    row = {"step": 10, "train/loss": 3.0, "data/skipped": 5.0, "data/skipped_image": 5.0}
+    (tmp_path / "metrics.jsonl").write_text(json.dumps(row) + "\n")
+    run = judged(tmp_path)
+    assert run.names() == {"train/loss", "data/damaged", "data/damaged_image"}
     assert "5 damaged samples were skipped (image 5)" in texts(run, "fact")
 
 

@@ -76,11 +76,11 @@ def patient(config: Path, damaged: list[str], tmp_path_factory: pytest.TempPathF
 def check_counts_and_names(folder: Path) -> None:
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    counts = {name: value for name, value in rows[-1].items() if name.startswith("data/skipped")}
-    expected = {f"data/skipped_{cause}": EPOCHS * count for cause, count in CAUSES.items()}
-    assert counts == {"data/skipped": EPOCHS * len(DAMAGE), **expected}
+    counts = {name: value for name, value in rows[-1].items() if name.startswith("data/damaged")}
+    expected = {f"data/damaged_{cause}": EPOCHS * count for cause, count in CAUSES.items()}
+    assert counts == {"data/damaged": EPOCHS * len(DAMAGE), **expected}
     epoch = PER_SHARD * SHARDS // BATCH
-    assert [rows[n * epoch - 1]["data/skipped"] for n in range(1, EPOCHS + 1)] == [
+    assert [rows[n * epoch - 1]["data/damaged"] for n in range(1, EPOCHS + 1)] == [
         n * len(DAMAGE) for n in range(1, EPOCHS + 1)
     ]
     assert all(row["train/steps_not_finite"] == 0 for row in rows)
@@ -114,7 +114,7 @@ def test_too_much_damage(config: Path, damaged: list[str], patient: Path, tmp_pa
     assert 'train.py", line' not in output
     found = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert errors[0].startswith(
-        f"error: step {step}: {found['data/skipped']:.0f} of {step * BATCH} samples are damaged (bomb "
+        f"error: step {step}: {found['data/damaged']:.0f} of {step * BATCH} samples are damaged (bomb "
     )
     assert "more than data.max_damaged 0.02. log.txt names shards and keys; " in errors[0]
     checkpoints = folder / "checkpoints"

@@ -62,7 +62,7 @@ def test_dialogues_beside_captions(speaking_config: dict[str, Path], talks: Path
     rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [1, 2, 3, 4]
     assert all(math.isfinite(row["train/loss_lm"]) for row in rows)
-    assert all(row["data/skipped"] == 0 for row in rows)
+    assert all(row["data/damaged"] == 0 for row in rows)
 
 
 def test_a_q_former_that_reads_the_question(

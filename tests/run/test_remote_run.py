@@ -62,9 +62,9 @@ def test_a_server_that_misbehaves(
     run = tmp_path / "run"
     runs.finish(runs.start(runs.command(config, run, processes, *words(tmp_path, server.url))))
     row = last_row(run)
-    assert row["data/skipped_unreachable"] == EACH
-    assert row["data/skipped_truncated"] == EACH - WHOLE
-    assert row["data/skipped"] == 2 * EACH - WHOLE
+    assert row["data/damaged_unreachable"] == EACH
+    assert row["data/damaged_truncated"] == EACH - WHOLE
+    assert row["data/damaged"] == 2 * EACH - WHOLE
     assert row["data/samples"] == EACH * SHARDS
     keys = consumed(run)
     good = [n for number in (0, 1, 2, 5) for n in range(number * EACH, (number + 1) * EACH)]

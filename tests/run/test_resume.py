@@ -18,7 +18,7 @@ def test_a_whole_run_leaves_what_it_promises(straight):
     train = [row for row in rows if "train/loss" in row]
     assert [row["step"] for row in train] == list(range(1, 31))
     assert {"train/loss_itc", "train/loss_itm", "train/loss_itg", "train/lr", "train/grad_norm"} <= set(train[0])
-    assert {"perf/samples_per_second", "perf/data_wait_fraction", "data/skipped", "data/epoch"} <= set(train[0])
+    assert {"perf/samples_per_second", "perf/data_wait_fraction", "data/damaged", "data/epoch"} <= set(train[0])
     assert [row["step"] for row in rows if "eval/r_mean" in row] == [10, 20, 30]
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["latest", "step-00000025", "step-00000030"]
     assert (folder / "bundle" / "trained.safetensors").exists()

@@ -38,8 +38,8 @@ def train(config: Path, folder: Path, sources: str, *overrides: str) -> list[dic
 def test_visualglm_json(speaking_config: dict[str, Path], table: Path, tmp_path: Path) -> None:
     sources = f"[{{name: few, table: {table}}}]"
     rows = train(speaking_config["chatglm"], tmp_path / "run", sources, "data.max_damaged=0.1")
-    assert all(row["data/skipped"] == MISSING * (n + 1) for n, row in enumerate(rows)), [
-        r["data/skipped"] for r in rows
+    assert all(row["data/damaged"] == MISSING * (n + 1) for n, row in enumerate(rows)), [
+        r["data/damaged"] for r in rows
     ][:4]
     assert rows[-1]["train/loss"] < rows[0]["train/loss"] - 0.5
 

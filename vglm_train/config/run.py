@@ -176,11 +176,15 @@ class Log:
         positive(self, "every")
 
 
+RerankScore = Literal["match", "log_odds"]
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
     every: int | None = None  # steps; none: only at the end
-    images: int = 1000  # validation images at most, in shard order
+    images: int = 1000  # validation images at most, spread over sources and languages
     rerank: int = 16  # align: candidates re-scored by ITM; 0: ITC only
+    rerank_score: RerankScore = "match"  # ITM's logit of match, as LAVIS; log_odds: less that of no match. Both + ITC
     decoding: Decoding = field(default_factory=Decoding)  # generate: how captions are written
     table: int = 16  # validation images shown in the W&B table
     task: Literal["caption", "vqa", "report"] = "caption"  # finetune: what is asked of validation images

@@ -1,20 +1,24 @@
-"""Held-out pictures with all their captions, in the order of the shards."""
+"""Held-out pictures with all their captions."""
 
 import logging
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vglm_train.config.data import Cache, Source
+from vglm_train.data.eval_choice import choose, few, samples_of
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.record import DamagedSample, RecordError
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.sample import StoredSample, use_sample
+from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
-from vglm_train.data.splits import SplitSource, open_part
+from vglm_train.data.splits import SplitSource, name_of, open_part
 from vglm_train.image import eval_pixels, open_image
 
 logger = logging.getLogger(__name__)
@@ -28,12 +32,14 @@ class EvalItem:
     image_id: int
     pixels: Tensor  # [3,h,w] uint8, eval transform
     captions: dict[str, tuple[str, ...]]  # language -> captions, only configured languages
+    source: str = ""
 
 
 class EvalSet(Dataset):
-    """The first `images` samples of `sources` (all, if None), source by source and shard by shard.
+    """`images` samples of `sources` (all, if None), spread over sources and languages as `eval_choice` says.
 
-    Iterating leaves out damaged samples, counts them in `damaged` by cause and names them in the log.
+    They come source by source and shard by shard. Iterating leaves out damaged samples, counts them in `damaged` by
+    cause and names them in the log.
     Raises UserError as training does: missing shards, empty split, no language in common.
     """
 
@@ -50,38 +56,54 @@ class EvalSet(Dataset):
         if any(shard.url for manifest in manifests for shard in manifest.shards):
             ShardCache(cache).begin()
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
+        self.names = [name_of(source) for source, manifest in zip(sources, manifests) for _ in manifest.shards]
+        self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
         self.size, self.languages = size, tuple(languages)
-        total = sum(shard.samples for shard in self.shards)
-        self.samples = total if images is None else min(images, total)
         self.reader = ShardReader(2, cache)
         self.damaged: Counter[str] = Counter()
+        self.positions: Sequence[int] = range(self.starts[-1])
+        if images is not None and images < len(self.positions):
+            self.positions = self._choose(images)
+
+    def _choose(self, images: int) -> list[int]:
+        """Positions of so many samples."""
+        looked_at: set[Shard] = set()
+        for name in dict.fromkeys(self.names):
+            own = [shard for shard, source in zip(self.shards, self.names) if source == name]
+            looked_at.update(few(own, images, self.languages))
+        parts = (
+            samples_of(self.reader, shard, name, first, self.languages)
+            for shard, name, first in zip(self.shards, self.names, self.starts)
+            if shard in looked_at
+        )
+        return choose(parts, images)
 
     def __len__(self) -> int:
         """Samples, damaged ones too."""
-        return self.samples
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> EvalItem | DamagedSample:
-        index = range(self.samples)[index]
-        for shard in self.shards:
-            if index < shard.samples:
-                break
-            index -= shard.samples
+        position = self.positions[index]
+        number = bisect_right(self.starts, position) - 1
+        shard, source = self.shards[number], self.names[number]
         try:
-            return use_sample(self.reader, shard, index, self._item)
+            return use_sample(
+                self.reader, shard, position - self.starts[number], lambda stored: self._item(stored, source)
+            )
         except DamagedSample as damage:
             return damage
 
-    def _item(self, stored: StoredSample) -> EvalItem:
+    def _item(self, stored: StoredSample, source: str) -> EvalItem:
         captions = {name: stored.record.captions[name] for name in self.languages if name in stored.record.captions}
         if not captions:
             raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
         pixels = eval_pixels(open_image(stored.images[0]), self.size)
-        return EvalItem(stored.key, stored.image_id, pixels, captions)
+        return EvalItem(stored.key, stored.image_id, pixels, captions, source)
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:
         """The usable ones of samples part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
-        indices = range(part, self.samples, parts)
+        indices = range(part, len(self), parts)
         for item in read_ahead(self, indices, workers):
             if isinstance(item, EvalItem):
                 yield item

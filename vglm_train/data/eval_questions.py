@@ -11,11 +11,11 @@ from typing import Literal, cast, get_args
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import Dataset
 
 from vglm_train.config.data import Source
+from vglm_train.data.eval_choice import Candidates, choose
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import dialogue_of
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
@@ -23,7 +23,7 @@ from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
-from vglm_train.data.splits import SplitSource, open_part
+from vglm_train.data.splits import SplitSource, name_of, open_part
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.image import eval_pixels, open_image
 from vglm_train.prompt.dialogue import Dialogue
@@ -49,6 +49,7 @@ class EvalQuestion:
     answers: tuple[str, ...]  # that are right: one, VQAv2's ten, a picture's captions
     type: str | None = None  # what the row calls it: plane, abnormality, ...
     picture: str = ""  # the first picture, as the row names it
+    source: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +63,8 @@ class Answered:
 
 
 class QuestionSet(Dataset):
-    """The first `limit` questions of `sources` (all, if None) in one of `languages`, in the order of the sources.
+    """`limit` questions of `sources` (all, if None) in one of `languages`, spread over sources and languages as
+    `eval_choice` says, in the order of the sources.
 
     A dialogue asks once a turn; captions are the answers to no question, once a language. `kind` is what the row says
     (under kind, answer_type or type), else closed where it gives options or every answer is a yes or no, else open;
@@ -75,32 +77,37 @@ class QuestionSet(Dataset):
     ) -> None:
         manifests = [open_part(source, languages) for source in sources]
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
+        self.names = [name_of(source) for source, manifest in zip(sources, manifests) for _ in manifest.shards]
         self.size, self.languages = size, tuple(languages)
         self.reader = ShardReader(capacity=2)
         self.damaged: Counter[str] = Counter()
         self.unasked: Counter[str] = Counter()  # language (another one), picture (names none) -> rows
-        self.ends = [np.cumsum(self._counts(shard)) for shard in self.shards]  # questions up to each record
+        questions = [self._languages(shard) for shard in self.shards]
+        self.ends = [np.cumsum([len(row) for row in rows]) for rows in questions]  # questions up to each record
         self.starts = list(accumulate((int(ends[-1]) for ends in self.ends), initial=0))
-        self.questions = self.starts[-1] if limit is None else min(limit, self.starts[-1])
+        self.positions: Sequence[int] = range(self.starts[-1])
+        if limit is not None and limit < len(self.positions):
+            self.positions = choose(map(self._candidates, range(len(self.shards)), questions), limit)
         silent = sum(int((np.diff(ends, prepend=0) == 0).sum()) for ends in self.ends)
         tables = {shard.table for shard in self.shards if isinstance(shard, TableSlice)}
         self.unasked["language"], self.unasked["picture"] = silent, sum(t.index.count("text") for t in tables)
 
     def __len__(self) -> int:
         """Questions; a damaged row counts as one."""
-        return self.questions
+        return len(self.positions)
 
     def __getitem__(self, index: int) -> EvalQuestion | DamagedSample:
-        shard, row, nth = self._position_of(index)
+        number, row, nth = self._position_of(index)
+        source = self.names[number]
         try:
-            return use_sample(self.reader, shard, row, lambda stored: self._question(stored, nth))
+            return use_sample(self.reader, self.shards[number], row, lambda stored: self._question(stored, nth, source))
         except DamagedSample as damage:
             return damage
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalQuestion]:
         """The usable ones of questions part, part + parts, ... in order; `workers` processes decode (0: this one)."""
         self.damaged.clear()
-        indices = range(part, self.questions, parts)
+        indices = range(part, len(self), parts)
         for item in read_ahead(self, indices, workers):
             if isinstance(item, EvalQuestion):
                 yield item
@@ -111,39 +118,51 @@ class QuestionSet(Dataset):
     def answers(self) -> Iterator[Answered]:
         """All that `items` would ask were no picture damaged, without reading any; `damaged` counts as there."""
         self.damaged.clear()
-        for index in range(self.questions):
-            shard, row, nth = self._position_of(index)
+        for index in range(len(self)):
+            number, row, nth = self._position_of(index)
             try:
-                text = self.reader.record_json(shard, row)
+                text = self.reader.record_json(self.shards[number], row)
                 record = parse(text)
             except (DamagedSample, RecordError) as damage:
                 self.damaged[damage.cause] += 1
                 continue
             yield self._answered(record, text, nth)
 
-    def _position_of(self, index: int) -> tuple[Shard, int, int]:
-        """The shard of a question, its row there, and which of the row's questions it is."""
-        index = range(self.questions)[index]
-        number = bisect_right(self.starts, index) - 1
-        ends, index = self.ends[number], index - self.starts[number]
-        row = int(np.searchsorted(ends, index, side="right"))
-        return self.shards[number], row, index - (int(ends[row - 1]) if row else 0)
+    def _position_of(self, index: int) -> tuple[int, int, int]:
+        """The number of a question's shard, its row there, and which of the row's questions it is."""
+        position = self.positions[index]
+        number = bisect_right(self.starts, position) - 1
+        ends, position = self.ends[number], position - self.starts[number]
+        row = int(np.searchsorted(ends, position, side="right"))
+        return number, row, position - (int(ends[row - 1]) if row else 0)
 
-    def _counts(self, shard: Shard) -> NDArray[np.int64]:
-        """[samples] questions of each record; one of a damaged record, so that it is counted."""
-        if isinstance(shard, TableSlice):
-            index, rows = shard.table.index, shard.rows
-            languages, turns = index.languages[rows], index.turns[rows].astype(np.int64)
-            wanted = np.stack([languages >> LANGUAGES.index(name) & 1 for name in self.languages])
-            counts = np.where(turns > 0, turns * wanted.any(0), wanted.sum(0))
-            return np.where(languages == 0, 1, counts)
-        return np.array([self._count(shard, row) for row in range(shard.samples)], dtype=np.int64)
-
-    def _count(self, shard: Shard, row: int) -> int:
+    def _candidates(self, number: int, questions: Sequence[Sequence[str]]) -> Candidates:
+        """`questions`: the language of each question of each row of shard `number`."""
         try:
-            return len(self._askable(parse(self.reader.record_json(shard, row))))
+            keys, _ = self.reader.keys_and_languages(self.shards[number])
+        except DamagedSample:  # the shard cannot be fetched
+            keys = []
+        keys = [_key(key, nth) for key, row in zip(keys, questions) for nth in range(len(row))]
+        bits = [1 << LANGUAGES.index(name) if name else 0 for row in questions for name in row]
+        return Candidates.of(self.names[number], self.starts[number], keys, bits)
+
+    def _languages(self, shard: Shard) -> list[list[str]]:
+        """The language of each question of each row. A damaged row has one of none, so that it is counted."""
+        if not isinstance(shard, TableSlice):
+            return [self._languages_of(shard, row) for row in range(shard.samples)]
+        index, rows = shard.table.index, shard.rows
+        found = []
+        for bits, turns in zip(index.languages[rows].tolist(), index.turns[rows].tolist()):
+            wanted = [name for name in self.languages if bits >> LANGUAGES.index(name) & 1]
+            found.append((wanted * turns if turns else wanted) if bits else [""])
+        return found
+
+    def _languages_of(self, shard: Shard, row: int) -> list[str]:
+        try:
+            record = parse(self.reader.record_json(shard, row))
         except (DamagedSample, RecordError):
-            return 1
+            return [""]
+        return [asked if isinstance(asked, str) else str(record.language) for asked in self._askable(record)]
 
     def _askable(self, record: Record) -> list[int | str]:
         """What can be asked: turns, or languages of captions."""
@@ -151,7 +170,7 @@ class QuestionSet(Dataset):
             return list(range(len(record.turns))) if record.language in self.languages else []
         return [name for name in self.languages if name in record.captions]
 
-    def _question(self, stored: StoredSample, nth: int) -> EvalQuestion:
+    def _question(self, stored: StoredSample, nth: int, source: str) -> EvalQuestion:
         record, images = stored.record, stored.images
         answered, asked = self._answered(record, stored.json, nth), self._askable(record)[nth]
         if isinstance(asked, str):
@@ -160,7 +179,7 @@ class QuestionSet(Dataset):
             dialogue = dialogue_of(record, asked, len(images))
         pixels = [eval_pixels(open_image(image), self.size) for image in images[: dialogue.images]]
         return EvalQuestion(
-            key=f"{stored.key}:{nth}" if nth else stored.key,
+            key=_key(stored.key, nth),
             image_id=stored.image_id,
             group=record.group,
             pixels=torch.stack(pixels),
@@ -169,6 +188,7 @@ class QuestionSet(Dataset):
             answers=answered.answers,
             type=answered.type,
             picture=record.image,
+            source=source,
         )
 
     def _answered(self, record: Record, text: bytes, nth: int) -> Answered:
@@ -183,6 +203,11 @@ class QuestionSet(Dataset):
         kind = record.kind if record.kind in get_args(Kind) else _kind(answers)
         dialogue = Dialogue(question, None, language=record.language or "en")
         return Answered(dialogue, cast(Kind, kind), answers, kind_of)
+
+
+def _key(key: str, nth: int) -> str:
+    """Of a row's question."""
+    return f"{key}:{nth}" if nth else key
 
 
 def _kind(answers: Sequence[str]) -> Kind:

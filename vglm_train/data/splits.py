@@ -34,6 +34,11 @@ def validating(data: Data) -> list[SplitSource]:
     return [*map(SplitSource, data.validation), *kept]
 
 
+def name_of(part: SplitSource | Source) -> str:
+    """The name of a source or of a part of it."""
+    return part.name if isinstance(part, Source) else part.source.name
+
+
 def open_part(
     part: SplitSource | Source, languages: Sequence[str], cache: Cache | None = None, count: bool = True
 ) -> Manifest:

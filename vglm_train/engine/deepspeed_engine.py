@@ -8,7 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
 
@@ -91,7 +91,7 @@ class DeepSpeedEngine:
             self._engine.backward(total, scale_wrt_gas=False)
             self._engine.step()  # updates at the last micro-batch only
             sums = {name: value.detach() for name, value in output.sums.items()}
-            outputs.append(LossOutput(sums, output.measures))
+            outputs.append(replace(output, sums=sums))
         applied = self._engine.was_step_applied()
         norm = float(self._engine.get_global_grad_norm()) if applied else math.inf
         return outputs, Update(applied, norm)

@@ -31,7 +31,7 @@ from vglm_train.objective.base import Objective
 
 log = logging.getLogger(console.LOGGER)
 
-PADDED = "padded tokens of "  # in the meter, before a kind of sequence
+TOKENS, WAITED, PADDED = "tokens", "seconds waited", "padded tokens of "  # in the meter; the last one before a kind
 
 
 @dataclass(frozen=True, slots=True)
@@ -79,14 +79,14 @@ class LogHook:
         if not self.cadence.logs(report):
             return
         row = self.meter.row()
-        tokens = row.pop("tokens", 0.0)
+        tokens, waited = row.pop(TOKENS, None), row.pop(WAITED)
         padded = {name.removeprefix(PADDED): row.pop(name) for name in list(row) if name.startswith(PADDED)}
         terms = {name: row[f"train/loss_{name}"] for name in self.objective.weights if f"train/loss_{name}" in row}
         if terms:
             row["train/loss"] = sum(self.objective.weights[name] * value for name, value in terms.items())
-        row |= self.throughput.row(tokens, padded)
-        row["data/skipped"] = float(sum(self.state.damaged.values()))
-        row |= {f"data/skipped_{cause}": float(count) for cause, count in self.state.damaged.items()}
+        row |= self.throughput.row(waited, tokens, padded)
+        row["data/damaged"] = float(sum(self.state.damaged.values()))
+        row |= {f"data/damaged_{cause}": float(count) for cause, count in self.state.damaged.items()}
         row |= {"data/epoch": float(report.epoch), "data/samples": float(self.state.samples)}
         row |= shares(self.state.sample_counts, self.names)
         row["train/steps_not_finite"] = float(self.state.skipped)
@@ -94,21 +94,22 @@ class LogHook:
             sink.write(report.step, row)
 
     def _add(self, report: StepReport) -> None:
-        """Losses of a step that was not finite are counted as such and kept out of the means."""
-        for output, units in zip(report.outputs, report.units) if report.update.applied else ():
-            for name, total in output.sums.items():
+        """Losses of a step that was not finite are kept out of the means; its work and its time count."""
+        for output, units in zip(report.outputs, report.units):
+            for name, total in output.sums.items() if report.update.applied else ():
                 self.meter.add(f"train/loss_{name}", total, units[name])
-            for name, (total, count) in output.measures.items():
+            for name, (total, count) in output.measures.items() if report.update.applied else ():
                 self.meter.add(f"train/{name}", total, count)
             for kind, count in output.padded_tokens.items():
                 self.meter.total(PADDED + kind, count)
             if self.objective.token_loss in units:
-                self.meter.total("tokens", units[self.objective.token_loss])
+                self.meter.total(TOKENS, units[self.objective.token_loss])
+        self.meter.total(WAITED, report.wait_seconds)
         self.meter.last("train/lr", report.lr)
         self.meter.last("train/grad_norm", report.update.grad_norm)
         for name, value in self.objective.watched().items():
             self.meter.last(f"train/{name}", value)
-        self.throughput.step(self.samples_per_step, report.wait_seconds)
+        self.throughput.step(self.samples_per_step, report.started)
 
 
 class SampleHook:

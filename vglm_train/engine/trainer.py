@@ -45,10 +45,11 @@ class StepReport:
     units: Sequence[Mapping[str, Tensor]]  # of each micro-batch: loss name -> count
     update: Update
     lr: float
-    wait_seconds: float  # time the step waited for data
+    wait_seconds: float  # time this rank waited for data
     done: bool  # the plan ends here
     stopping: bool  # some rank was asked to stop: only a checkpoint follows
     keys: Sequence[str] = ()  # of this rank's samples, if the loader gives them
+    started: float = 0.0  # of time.perf_counter, before the step waited for data
 
 
 class Hook(Protocol):
@@ -105,6 +106,7 @@ class Trainer:
             done=self.state.step >= self.plan.steps,
             stopping=stop,
             keys=[key for batch in batches for key in batch.keys],
+            started=start,
         )
 
     def _global_counts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:

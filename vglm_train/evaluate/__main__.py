@@ -90,7 +90,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("bundle", help="a bundle folder, such as RUN/bundle")
     parser.add_argument("--data", required=True, help="folder of shards with manifest.json; vqa, report: or a table")
-    parser.add_argument("--images", type=int, help="only the first so many (default: all)")
+    parser.add_argument("--images", type=int, help="only so many, spread over sources and languages (default: all)")
     parser.add_argument("--workers", type=int, default=2, help="processes that decode pictures (default 2)")
     parser.add_argument("--vision-weights", help="the frozen encoder's weights, where they have moved")
     parser.add_argument(
@@ -102,7 +102,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 
 def _check_numbers(args: argparse.Namespace) -> None:
     """UserError for a wrong number in the arguments of every task."""
-    for name, value, least in (("images", args.images, 1), ("workers", args.workers, 0)):
+    numbers = (("images", args.images, 1), ("workers", args.workers, 0), ("rerank", getattr(args, "rerank", None), 0))
+    for name, value, least in numbers:
         if value is not None and value < least:
             raise UserError(f"--{name} must be {least} or more, found {value}.")
 

@@ -110,5 +110,5 @@ def _measures(row: Row) -> list[str]:
         ("perf/memory_gib", "{:.1f} GiB"),
     )
     parts = [text.format(row[name]) for name, text in shown if name in row]
-    skipped = row.get("data/skipped", 0)
-    return [*parts, f"{skipped:.0f} damaged samples"] if skipped else parts
+    damaged = row.get("data/damaged", 0)
+    return [*parts, f"{damaged:.0f} damaged samples"] if damaged else parts

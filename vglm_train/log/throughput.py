@@ -53,34 +53,39 @@ class Throughput:
     ) -> None:
         """`flops_per_sample`: forward and backward of one sample; None leaves `perf/mfu` out.
 
-        `flops_per_token`: kind of sequence -> further operations for each of its tokens, padding included.
+        `flops_per_token`: kind of token -> further operations for each, padding included.
         """
-        self.device, self.clock = device, clock
+        self.device, self.world, self.clock = device, world, clock
         peak = peak_flops(torch.cuda.get_device_name(device)) if device.type == "cuda" else None
         self._peak = peak * world if peak else None
         self._per_sample, self._per_token = flops_per_sample, dict(flops_per_token or {})
-        self.restart()
+        self._start: float | None = None  # None: the next step begins it, not what is built or read before
+        self._samples = 0
 
     def restart(self) -> None:
         """Start counting anew. Call it after an evaluation or a save, whose time is not training's."""
-        self._start, self._samples, self._waited = self.clock(), 0, 0.0
+        self._start, self._samples = self.clock(), 0
 
-    def step(self, samples: int, waited: float) -> None:
-        """One step: `samples` of all ranks, `waited` seconds of this rank for data."""
+    def step(self, samples: int, started: float) -> None:
+        """One step: `samples` of all ranks, `started` by the clock."""
+        self._start = started if self._start is None else self._start
         self._samples += samples
-        self._waited += waited
 
-    def row(self, tokens: float | None = None, padded_tokens: Mapping[str, float] | None = None) -> dict[str, float]:
+    def row(
+        self, waited: float, tokens: float | None = None, padded_tokens: Mapping[str, float] | None = None
+    ) -> dict[str, float]:
         """`perf/...` since the last row.
 
-        `tokens`: text tokens of all ranks in that time; `padded_tokens`: kind of sequence -> its tokens with padding.
+        All are sums over the ranks. waited: seconds that they waited for data; tokens: targets of the loss that
+        predicts text, None if there is no such loss; padded_tokens: kind -> tokens computed, padding included.
         Call it after the step's one host copy, so that the clock covers the device's work. MFU counts 16-bit peak.
         """
+        assert self._start is not None, "a step comes before a row"
         seconds = max(self.clock() - self._start, 1e-9)
         rate = self._samples / seconds
         row = {
             "perf/samples_per_second": rate,
-            "perf/data_wait_fraction": min(1.0, self._waited / seconds),
+            "perf/data_wait_fraction": min(1.0, waited / self.world / seconds),
             "perf/memory_gib": peak_memory(self.device) / GIB,
         }
         if tokens is not None:

@@ -72,15 +72,21 @@ class AlignmentObjective(Objective):
         self.dec_id, self.language_ids = dec_id, tuple(language_ids)
         weights = {"itc": config.itc.weight, "itm": config.itm.weight, "itg": config.itg.weight}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
+        self._gathered: dict[int, tuple[PairBatch, Candidates]] = {}  # of batches whose forward is to come, by id
 
     def watched(self) -> dict[str, Tensor]:
         return {"temperature": self.model.temperature.detach().reshape(())}
 
     def units(self, batch: PairBatch) -> dict[str, Tensor]:
-        """ITC counts pairs, ITM three pairs for each row that has a possible negative, ITG target tokens."""
+        """ITC counts pairs, ITM three pairs for each row that has a possible negative, ITG target tokens.
+
+        What is gathered for that is kept for the forward of the same batch, which follows.
+        """
+        candidates = self._candidates(batch)
+        self._gathered[id(batch)] = batch, candidates
         counts = {
             "itc": batch.valid.sum(),
-            "itm": 3 * self._candidates(batch).has_negative.sum(),
+            "itm": 3 * candidates.has_negative.sum(),
             "itg": target_mask(batch.text_ids, batch.text_mask, batch.valid, self.language_ids).sum(),
         }
         return {name: counts[name].float() for name in self.weights}
@@ -89,7 +95,7 @@ class AlignmentObjective(Objective):
         model = self.model
         images = self._images(batch)
         queries, text, caption = self._passes(batch, images.keys)
-        candidates = self._candidates(batch)
+        _, candidates = self._gathered.pop(id(batch), None) or (batch, self._candidates(batch))
         output = LossOutput({}, {})
         image, text = model.image_embeds(queries), model.text_embeds(text)
         logits = self._contrast(image, text, candidates, batch.valid, output)

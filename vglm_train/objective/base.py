@@ -15,7 +15,7 @@ class LossOutput:
 
     sums: dict[str, Tensor]  # loss name -> sum over this rank's units, with gradient
     measures: dict[str, tuple[Tensor, Tensor | int]]  # name -> (sum, count), without gradient
-    padded_tokens: dict[str, int] = field(default_factory=dict)  # kind of sequence -> its tokens, padding included
+    padded_tokens: dict[str, int] = field(default_factory=dict)  # kind -> tokens computed, padding included; see Cost
 
 
 class Objective(nn.Module):

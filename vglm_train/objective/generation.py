@@ -40,7 +40,13 @@ class GenerationObjective(Objective):
             "lm_accuracy": (right, len(targets)),
             "padding": (tokens - batch.attention_mask.sum(), tokens),
         }
-        padded = {"sequence": tokens, "answer": batch.labels.numel()}
+        pictures = len(batch.pixels if batch.features is None else batch.features)
+        padded = {
+            "visual": pictures * self.model.image_length,
+            "sequence": tokens,
+            "answer": batch.labels.numel(),
+            "target": len(targets),
+        }
         if batch.question_ids is not None:
             padded["question"] = batch.question_ids.numel()
         return LossOutput({"lm": loss}, measures, padded)

@@ -56,7 +56,7 @@ PANELS = (
     Panel("samples a second", ["perf/samples_per_second"]),
     Panel("share of time waiting for data", ["perf/data_wait_fraction"]),
     Panel("memory, GiB", ["perf/memory_gib"], noisy=False),
-    Panel("damaged samples", ["data/skipped"], noisy=False),
+    Panel("damaged samples", ["data/damaged"], noisy=False),
 )
 RECALL = re.compile(rf"{PREFIX}[a-z]+_((?:{RERANK}|{SHUFFLED_IMAGES})?)(?:{'|'.join(DIRECTIONS)})_r(\d+)")
 TEXT_SCORE = re.compile(rf"{PREFIX}[a-z]+_(?:shuffled_)?(distinct|cider|bleu\d|rouge_\w|meteor|loss)\w*")

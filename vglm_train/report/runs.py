@@ -9,6 +9,7 @@ from vglm_train.log.jsonl import METRICS, LoggedTable, Row, read_rows, read_tabl
 from vglm_train.log.run_info import RunInfo
 
 Series = tuple[list[float], list[float]]  # x, y
+FORMER = "data/skipped", "data/damaged"  # beginning of names that older runs logged, and what it is now
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +66,7 @@ def _read(folder: Path) -> LoggedRun:
         raise UserError(
             f"{folder} holds no {METRICS}: it is not a run folder, or the run has not reached its first log step."
         )
-    rows = list(read_rows(path))
+    rows = [(step, {name.replace(*FORMER): value for name, value in row.items()}) for step, row in read_rows(path)]
     if not rows:
         raise UserError(
             f"{path} holds no complete line yet. Wait for the first log step (log.every steps) and try again."

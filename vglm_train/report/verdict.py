@@ -143,12 +143,12 @@ def _troubles(run: LoggedRun) -> list[VerdictLine]:
     if skipped:
         text = f"{skipped:.0f} steps were skipped: a loss or gradient was not finite."
         lines.append(VerdictLine("warn", text))
-    damaged = run.last("data/skipped")
+    damaged = run.last("data/damaged")
     if damaged:
         causes = ", ".join(
-            f"{name.removeprefix('data/skipped_')} {run.last(name):.0f}"
+            f"{name.removeprefix('data/damaged_')} {run.last(name):.0f}"
             for name in sorted(run.names())
-            if name.startswith("data/skipped_")
+            if name.startswith("data/damaged_")
         )
         text = f"{damaged:.0f} damaged samples were skipped{f' ({causes})' if causes else ''}."
         lines.append(VerdictLine("fact", text))

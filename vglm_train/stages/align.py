@@ -20,7 +20,7 @@ from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.flops import Cost, flops_per_pair, image_tokens
 from vglm_train.objective.alignment import AlignmentObjective
 from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
-from vglm_train.stages.base import Stage
+from vglm_train.stages.base import Stage, check_best
 
 
 class Align(Stage):
@@ -73,9 +73,12 @@ class Align(Stage):
     def evaluator(self, model: Alignment, items: Sequence[EvalItem], ranks: Ranks) -> RetrievalEvaluator:
         config = self.config
         embedder = Embedder(model, self.text, ranks.device, config.engine.precision == "bf16")
-        return RetrievalEvaluator(
-            embedder, items, config.data.languages, config.evaluate.rerank, config.evaluate.table, ranks
+        how = config.evaluate
+        evaluator = RetrievalEvaluator(
+            embedder, items, config.data.languages, how.rerank, how.table, ranks, how.rerank_score
         )
+        check_best(config, evaluator.available_metrics())
+        return evaluator
 
     def save(
         self, folder: Path, model: Alignment, origin: Mapping[str, Any], read: Mapping[str, str] | None = None
@@ -83,7 +86,8 @@ class Align(Stage):
         save_bundle(folder, self.config, model, self.text, origin, read=read)
 
     def cost(self, model: Alignment) -> Cost:
-        return self.without_stored(Cost(flops_per_pair(self.config.model, self.vocabulary)))
+        losses = [name for name, weight in self.weights.items() if weight > 0]
+        return Cost(flops_per_pair(self.config.model, self.vocabulary, losses, self.encodes))
 
     def activations(self, model: Alignment) -> float:
         """Q-Former passes over queries and text, image keys, word logits: within 11 % of three runs on a GPU."""

@@ -1,20 +1,28 @@
 """The contract of a stage."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from vglm_train.config.run import Config
+from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalSet
 from vglm_train.data.processors import Processor
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator
-from vglm_train.model.flops import Cost, vision_flops
+from vglm_train.model.flops import Cost
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
+
+
+def check_best(config: Config, available: Sequence[str]) -> None:
+    """FieldError if checkpoint.best is none of the metrics that the validation data gives."""
+    best = config.checkpoint.best
+    if best is not None and best not in available:
+        reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(available)}"
+        raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
 
 
 class HeldOut(Protocol):
@@ -84,14 +92,13 @@ class Stage:
         raise NotImplementedError
 
     def cost(self, model: Any) -> Cost:
-        """Floating point operations of a step, forward and backward."""
+        """Floating point operations of a step, forward and backward. `model` is tuned."""
         raise NotImplementedError
 
-    def without_stored(self, cost: Cost) -> Cost:
-        """`cost` without the image encoder, where data.features stores its outputs."""
-        if self.config.data.features is None:
-            return cost
-        return replace(cost, per_sample=cost.per_sample - vision_flops(self.config.model.vision))
+    @property
+    def encodes(self) -> bool:
+        """Whether a step runs the image encoder: not where data.features stores its outputs."""
+        return self.config.data.features is None
 
     def max_tokens(self) -> Mapping[str, int]:
         """Kind of sequence, as in `cost` -> tokens of a sample at most."""

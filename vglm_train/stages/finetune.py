@@ -9,7 +9,6 @@ from vglm_train.checkpoint.bundle.adapter import base_of
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
 from vglm_train.checkpoint.bundle.write import save_finetuned
-from vglm_train.config.metric_names import answer_metric
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import QuestionSet
@@ -19,7 +18,7 @@ from vglm_train.engine.hooks import Evaluator
 from vglm_train.evaluate.vqa.evaluator import build_evaluator
 from vglm_train.model.tuning import apply_tuning, table
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
-from vglm_train.stages.base import HeldOut
+from vglm_train.stages.base import HeldOut, check_best
 from vglm_train.stages.generate import Generate
 
 log = logging.getLogger(__name__)
@@ -61,11 +60,7 @@ class Finetune(Generate):
             return super().evaluator(model, items, ranks)
         task, how, shown = config.evaluate.task, config.evaluate.decoding, config.evaluate.table
         evaluator = build_evaluator(task, self.generator(model, ranks), items, how, shown, ranks)
-        best, by_language = config.checkpoint.best, tuple(answer_metric(task, f"{x}_") for x in config.data.languages)
-        available = evaluator.available_metrics()
-        if best is not None and not best.startswith(by_language) and best not in available:
-            reason = f"{best!r} is nothing that the validation data gives; it gives {', '.join(available)}"
-            raise FieldError("checkpoint.best", "evaluate.task", reason=reason)
+        check_best(config, evaluator.available_metrics())
         return evaluator
 
     def save(

@@ -29,7 +29,7 @@ from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.prompt.template import Encoded, Template
 from vglm_train.prompt.tokenizers import Tokenizer, build_tokenizer, check_tokenizer
-from vglm_train.stages.base import Stage
+from vglm_train.stages.base import Stage, check_best
 
 
 class Generate(Stage):
@@ -191,9 +191,11 @@ class Generate(Stage):
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[EvalItem], ranks: Ranks) -> Evaluator:
         config, generator = self.config, self.generator(model, ranks)
-        return CaptionEvaluator(
+        evaluator = CaptionEvaluator(
             generator, items, config.data.languages, config.evaluate.decoding, config.evaluate.table, ranks
         )
+        check_best(config, evaluator.available_metrics())
+        return evaluator
 
     def save(
         self, folder: Path, model: VisualLanguageModel, origin: Mapping[str, Any], read: Mapping[str, str] | None = None
@@ -201,17 +203,18 @@ class Generate(Stage):
         save_bundle(folder, self.config, model, self.tokenizer, origin, self.text, read)
 
     def cost(self, model: VisualLanguageModel) -> Cost:
-        language = model.language
-        head = language.embed_width * language.vocabulary
-        return self.without_stored(generation_cost(self.config.model, language.blocks(), head, language.decoder_blocks))
+        return generation_cost(self.config.model, model, self.encodes)
 
     def max_tokens(self) -> dict[str, int]:
         prompt, model = self.config.prompt, self.config.model
-        read = model.qformer.queries * prompt.max_images + prompt.max_prompt
+        visual = model.qformer.queries * prompt.max_images
+        read = visual + prompt.max_prompt
         whole = read if self.language.family == "seq2seq" else read + prompt.max_answer
         return {
+            "visual": visual,
             "sequence": whole,
             "answer": prompt.max_answer,
+            "target": prompt.max_answer,
             "question": prompt.max_images * model.text.max_length,
         }
 

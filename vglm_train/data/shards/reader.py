@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterable
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vglm_train.config.data import Cache
 from vglm_train.data.lru import LruCache
@@ -89,6 +90,19 @@ class ShardReader:
             reason = f"the manifest counts {counted} samples with captions in {language}, the file has {len(matching)}"
             raise DamagedSample("caption", shard.name, f"{language} sample {nth}", reason)
         return int(matching[nth])
+
+    def keys_and_languages(self, shard: Shard) -> tuple[list[str], NDArray[np.uint8]]:
+        """Keys of the samples of `shard`, and their languages as bits (see data/shards/index.py), 0 of damaged ones.
+
+        A tar that is cut short has fewer than its manifest counts. DamagedSample where the shard cannot be fetched.
+        """
+        if isinstance(shard, TableSlice):
+            return [shard.key(index) for index in range(shard.samples)], shard.table.index.languages[shard.rows]
+        table = self._index_of(shard, "every sample")
+        if table.languages is None:
+            table, _ = self.caption_counts(shard)
+        assert table.languages is not None
+        return [table.key(index) for index in range(len(table))], table.languages
 
     def caption_counts(self, shard: Shard) -> tuple[TarIndex, CaptionCounts]:
         """The table of `shard` and its caption counts; the records are read where no index has them.

@@ -90,9 +90,12 @@ class Table:
             each if isinstance(each, bytes) else image_paths.find(self.images, each) or Path(each) for each in named
         ]
 
+    def key(self, row: int) -> str:
+        return f"{self.path.stem}-{row}"
+
     def _record(self, shard: str, row: int) -> tuple[str, dict[str, Any], list[str | bytes]]:
         """Its key, what it says, and its pictures as it names them."""
-        key = f"{self.path.stem}-{row}"
+        key = self.key(row)
         try:
             record, named = to_record(self.file.row(*self.index.offsets[row].tolist()), self.columns)
         except RecordError as error:
@@ -169,6 +172,9 @@ class TableSlice(Shard):
         for column in (self.rows, index.contents[self.rows], index.languages[self.rows], index.states[self.rows]):
             digest.update(np.ascontiguousarray(column).tobytes())
         return f"{self.samples} {digest.hexdigest()}"
+
+    def key(self, index: int) -> str:
+        return self.table.key(int(self.rows[index]))
 
     def nth(self, nth: int, language: str) -> int:
         """As ShardReader.nth."""

@@ -24,7 +24,12 @@ from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate import options
-from vglm_train.evaluate.caption.evaluator import CaptionEvaluator, CaptionResult, GeneratedCaption
+from vglm_train.evaluate.caption.evaluator import (
+    CaptionEvaluator,
+    CaptionResult,
+    GeneratedCaption,
+    choose_examples,
+)
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
@@ -128,6 +133,6 @@ def _lines(language: str, items: Sequence[EvalItem], result: CaptionResult) -> I
         gap, low, high = (scores[name] for name in (LOSS_GAP, LOSS_GAP_LOW, LOSS_GAP_HIGH))
         line += f", another image shown {scores[SHUFFLED_LOSS]:.3f}: gap {gap:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"
     yield line
-    for caption in captions[:EXAMPLES]:
+    for caption in choose_examples(captions, items, EXAMPLES):
         item = items[caption.item]
         yield f"  {item.key}  {caption.output!r}  (reference: {item.captions[language][0]!r})"

@@ -15,6 +15,8 @@ from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
 from vglm_train.config.metric_names import (
+    BEST_CAPTION_SCORES,
+    CAPTION_LOSSES,
     DISTINCT,
     LOSS,
     LOSS_GAP,
@@ -25,7 +27,8 @@ from vglm_train.config.metric_names import (
 )
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.base import ImageTable, to_pil
+from vglm_train.errors import UserError
+from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
@@ -77,33 +80,51 @@ class CaptionEvaluator:
     logged_notes: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
-        """UserError before the first step for a question that is too long."""
+        """UserError before the first step for a question that is too long, or if no picture has a caption."""
+        check_same_items(self.items, self.ranks)
+        if not self._captioned():
+            reason = f"of {len(self.items)} usable pictures none has a caption in {', '.join(self.languages)}"
+            raise UserError(f"evaluation: {reason}; log.txt names what was left out.")
         for language in self.languages:
             self.generator.prompt(language)
         error = missing()
         if error is not None:
             self._log_once(str(error))
 
+    def available_metrics(self) -> list[str]:
+        """Full names of the metrics of these items that `checkpoint.best` may name."""
+        names = [name for name in BEST_CAPTION_SCORES if name in CAPTION_LOSSES or missing() is None]
+        found = []
+        for language, own in self._captioned().items():
+            different = len({self.items[index].image_id for index in own}) > 1
+            found += [language_metric(language, name) for name in names if different or name != LOSS_GAP]
+        return found
+
+    def _captioned(self) -> dict[str, list[int]]:
+        """Language -> indices of the items that have captions in it; only languages that there are."""
+        found = {lang: [n for n, i in enumerate(self.items) if i.captions.get(lang)] for lang in self.languages}
+        return {language: own for language, own in found.items() if own}
+
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, a table of examples for each language)."""
         result = self.measure()
         tables = []
         for language, captions in result.captions.items():
-            examples = [(self.items[caption.item], caption.output) for caption in captions[: self.examples]]
-            rows = [(to_pil(item.pixels), item.captions[language][0], output) for item, output in examples]
+            examples = choose_examples(captions, self.items, self.examples)
+            pairs = [(self.items[caption.item], caption.output) for caption in examples]
+            rows = [(to_pil(item.pixels), item.captions[language][0], output) for item, output in pairs]
             if rows:
                 tables.append(ImageTable(f"captions_{language}", COLUMNS, rows))
         return result.scores, tables
 
     def measure(self) -> CaptionResult:
         """Scores, each caption, and what computed the scores."""
-        indices = {lang: [n for n, i in enumerate(self.items) if i.captions.get(lang)] for lang in self.languages}
+        indices = self._captioned()
         total = sum(len(own[self.ranks.rank :: self.ranks.world]) for own in indices.values())
         result = CaptionResult({}, {}, {}, {})
         with tqdm(total=total, desc="captions", unit="image", disable=None if self.progress else True) as bar:
             for language, own in indices.items():
-                if own:
-                    result.captions[language] = self._language(language, own, bar)
+                result.captions[language] = self._language(language, own, bar)
         for language, captions in result.captions.items():
             texts = self._text_scores(language, captions)
             scores = texts.scores | _distinct(captions) | _losses(captions)
@@ -118,9 +139,10 @@ class CaptionEvaluator:
         others = [None if n is None else indices[n] for n in derangement([self.items[i].image_id for i in indices])]
         pairs = list(zip(indices, others))[self.ranks.rank :: self.ranks.world]
         generated: list[GeneratedCaption] = []
-        for part in _split(pairs, max(1, self.batch // self.decoding.beams)):
-            generated += self._batch(language, part)
-            bar.update(len(part))
+        with self.ranks.together():
+            for part in _split(pairs, max(1, self.batch // self.decoding.beams)):
+                generated += self._batch(language, part)
+                bar.update(len(part))
         gathered = [caption for of_rank in self.ranks.gather_objects(generated) for caption in of_rank]
         return sorted(gathered, key=lambda caption: caption.item)
 
@@ -143,9 +165,10 @@ class CaptionEvaluator:
         if error is not None:
             return TextScores({}, {}, (str(error),))
         of_main = None
-        if self.ranks.main:
-            references = [self.items[caption.item].captions[language] for caption in captions]
-            of_main = text_scores(language, references, [caption.output for caption in captions])
+        with self.ranks.together():
+            if self.ranks.main:
+                references = [self.items[caption.item].captions[language] for caption in captions]
+                of_main = text_scores(language, references, [caption.output for caption in captions])
         scores = self.ranks.from_main(of_main)
         assert isinstance(scores, TextScores)
         return scores
@@ -154,6 +177,14 @@ class CaptionEvaluator:
         if self.ranks.main and note not in self.logged_notes:
             logger.warning("%s", note)
         self.logged_notes.add(note)
+
+
+def choose_examples(
+    captions: Sequence[GeneratedCaption], items: Sequence[EvalItem], count: int
+) -> list[GeneratedCaption]:
+    """Captions to look at, as `shown` chooses them."""
+    of_item = {caption.item: caption for caption in captions}
+    return [of_item[index] for index in shown(items, list(of_item), count)]
 
 
 def derangement(image_ids: Sequence[Hashable], seed: int = 0) -> list[int | None]:

@@ -2,17 +2,20 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Source
 from vglm_train.config.metric_names import ITM_ACCURACY, RECALLS, RERANK, SHUFFLED_IMAGES, language_metric
+from vglm_train.config.run import RerankScore
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.result import Result
-from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator, chance
+from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator, nothing_to_retrieve
+from vglm_train.evaluate.retrieval.scores import captioned, chance
 
 STAGES = ("align",)
 VARIANTS = (("", "ITC"), (RERANK, "ITC, then ITM"), (SHUFFLED_IMAGES, "images shuffled"))
@@ -23,31 +26,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--rerank", type=int, default=16, help="candidates a query that ITM scores again (default 16; 0: none)"
     )
+    parser.add_argument(
+        "--rerank-score", choices=get_args(RerankScore), default="match",
+        help="added to their similarity: ITM's logit of match, as LAVIS does, or its log odds (default match)",
+    )  # fmt: skip
 
 
 def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
-    """Evaluate `bundle` on `args.data`. UserError if there are fewer than two usable images."""
+    """Evaluate `bundle` on `args.data`. UserError if no language has two usable pictures."""
     config = bundle.config
     source = Source(name="evaluation", shards=args.data)
     data = EvalSet([source], config.model.vision.image_size, config.data.languages, args.images)
     items = list(data.items(args.workers))
-    if len(items) < 2:
-        raise UserError(f"{args.data}: {len(items)} usable pictures; retrieval needs at least two to choose from.")
+    languages = config.data.languages
+    if not any(captioned(items, language) for language in languages):
+        raise UserError(f"{args.data}: {nothing_to_retrieve(items, languages)}.")
     autocast = device.type == "cuda" and config.engine.precision == "bf16"
     embedder = Embedder(bundle.model, bundle.text, device, autocast)
-    evaluator = RetrievalEvaluator(embedder, items, config.data.languages, args.rerank, 0, Ranks(device=device))
-    scores, _ = evaluator()
-    by_chance = {f"{lang}_{name}": v for lang in config.data.languages for name, v in chance(items, lang).items()}
+    ranks = Ranks(device=device)
+    scores, _ = RetrievalEvaluator(embedder, items, languages, args.rerank, 0, ranks, args.rerank_score)()
+    by_chance = {f"{lang}_{name}": value for lang in languages for name, value in chance(items, lang).items()}
     report = {
         "bundle": str(args.bundle),
         "data": str(args.data),
         "images": len(items),
         "damaged": dict(data.damaged),
         "rerank": args.rerank,
+        "rerank_score": args.rerank_score,
         "scores": scores,
         "chance": by_chance,
     }
-    lines = [line for lang in config.data.languages for line in _lines(lang, items, scores, by_chance)]
+    lines = [line for lang in languages for line in _lines(lang, items, scores, by_chance)]
     return Result(report, lines)
 
 
@@ -55,11 +64,12 @@ def _lines(
     language: str, items: Sequence[EvalItem], scores: dict[str, float], by_chance: dict[str, float]
 ) -> Iterator[str]:
     """A printed table of one language: a row for each variant, a column for each recall."""
-    texts = sum(len(item.captions.get(language, ())) for item in items)
-    if not texts:
-        yield f"{language}: no captions"
+    own = captioned(items, language)
+    if not own:
+        yield f"{language}: captions of fewer than two pictures, nothing to choose from"
         return
-    yield f"{language}: {len(items)} images, {texts} captions, per cent"
+    texts = sum(len(items[index].captions[language]) for index in own)
+    yield f"{language}: {len(own)} images, {texts} captions, per cent"
     yield " " * 18 + "".join(f"{name:>9}" for name in RECALLS)
     for variant, title in VARIANTS:
         names = [language_metric(language, variant + name) for name in RECALLS]

@@ -1,10 +1,13 @@
 """Image-text retrieval from a stage-one model: ITC scores, re-ranked by ITM, and ITM accuracy.
 
-Conventions of LAVIS (lavis/tasks/retrieval.py, compute_sim_matrix): t2i looks for the image of a text, i2t for any text
-of an image. The re-ranked score is ITM's log odds of 'match' plus the ITC similarity. Candidates beyond k come last.
+Conventions of LAVIS (lavis/tasks/retrieval.py; lavis/models/blip2_models/blip2.py, compute_sim_matrix): t2i looks for
+the image of a text, i2t for any text of an image. A re-ranked score is ITM's logit of 'match', the mean over queries,
+plus the ITC similarity, a cosine without the temperature. Candidates that are not re-ranked come last.
+
+n images and m captions of one language; k images of this rank; p image tokens, c image width, q queries, e embedding
+width.
 """
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -15,19 +18,21 @@ from torch import Tensor
 from vglm_train.config.metric_names import (
     ITM_ACCURACY,
     MEAN_RECALL,
-    RECALL_AT,
     RECALLS,
     RERANK,
     SHUFFLED_IMAGES,
     language_metric,
 )
+from vglm_train.config.run import RerankScore
 from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
-from vglm_train.evaluate.base import ImageTable, to_pil
+from vglm_train.errors import UserError
+from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
+from vglm_train.evaluate.retrieval.scores import captioned, recall, similarities
 from vglm_train.model.alignment import Alignment
 from vglm_train.prompt.qformer_text import QFormerTokenizer
 
-LAST = -100.0  # score of a pair that was not re-ranked
+LAST = -100.0  # added to the similarity of a pair that was not re-ranked
 COLUMNS = ("image", "language", "caption", "best caption for the image", "best image for the caption")
 
 
@@ -45,11 +50,13 @@ class Embedder:
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [n,3,h,w] -> raw frozen features [n,p,c] on the CPU, query features [n,q,e] of unit length."""
         raw, features = [], []
-        for part in pixels.split(self.batch):
+        for part in pixels.split(self.batch) if len(pixels) else ():
             with self.autocast:
                 frozen, embeds = self.model.embed_images(part.to(self.device))
             raw.append(frozen.cpu())
             features.append(embeds)
+        if not raw:
+            return torch.empty(0), torch.empty(0, 1, 1, device=self.device)
         return torch.cat(raw), torch.cat(features)
 
     @torch.no_grad()
@@ -61,15 +68,49 @@ class Embedder:
         with self.autocast:
             return ids, mask, torch.cat([self.model.embed_texts(i, m) for i, m in parts])
 
-    @torch.no_grad()
     def match(self, raw: Tensor, rows: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """Log odds of 'match' [k] of k pairs: image `rows[k]` of raw [n,p,c] with text k of ids and mask [k,t]."""
-        scores = []
+        no, yes = self.match_logits(raw, rows, ids, mask).unbind(1)
+        return yes - no
+
+    @torch.no_grad()
+    def match_logits(self, raw: Tensor, rows: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
+        """The same pairs -> logits [k,2] of 'no match' and 'match', fp32."""
+        scores = [torch.empty(0, 2, device=self.device)]
         for r, i, m in zip(rows.cpu().split(self.batch), ids.split(self.batch), mask.split(self.batch)):
-            with self.autocast:
-                logits = self.model.match_logits(self.model.image_keys(raw[r].to(self.device)), i, m)
-            scores.append(logits[:, 1] - logits[:, 0])
-        return torch.cat(scores) if scores else torch.empty(0, device=self.device)
+            if len(r):
+                with self.autocast:
+                    logits = self.model.match_logits(self.model.image_keys(raw[r].to(self.device)), i, m)
+                scores.append(logits.float())
+        return torch.cat(scores)
+
+
+@dataclass(frozen=True, slots=True)
+class _Language:
+    """What is retrieved in one language."""
+
+    name: str
+    items: list[int]  # [n] those that have captions in it
+    captions: list[str]  # [m]
+    owners: Tensor  # [m] position in `items` of each caption's image
+    correct: Tensor  # [n,m] bool: the caption is one of this picture, which may be there several times
+    texts: tuple[Tensor, Tensor, Tensor]  # ids and mask [m,t], features [m,e]
+    similarity: Tensor  # [n,m]
+
+
+@dataclass(frozen=True, slots=True)
+class _Own:
+    """This rank's images."""
+
+    items: list[int]  # [k]
+    raw: Tensor  # [k,p,c] frozen features, on the CPU
+
+    def of(self, positions: Sequence[int]) -> tuple[Tensor, Tensor]:
+        """(rows of `raw`, positions among `positions`, which are items) of this rank's images among those items."""
+        row_of = {item: row for row, item in enumerate(self.items)}
+        pairs = [(row_of[item], position) for position, item in enumerate(positions) if item in row_of]
+        rows, found = torch.tensor(pairs, dtype=torch.int64).reshape(-1, 2).unbind(1)
+        return rows, found
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +119,7 @@ class RetrievalEvaluator:
 
     Metrics, in per cent, named as `config/metric_names.py` says: recall at 1, 5 and 10 in both directions by ITC, the
     same re-ranked by ITM (`rerank_`) and with each image replaced by its neighbour (`shuffled_`), ITM accuracy, and the
-    mean of all ITC recalls.
+    mean of all ITC recalls. Images and queries of a language are the items that have captions in it.
     """
 
     embedder: Embedder
@@ -87,137 +128,138 @@ class RetrievalEvaluator:
     rerank: int  # candidates of each query that ITM scores again; 0: none
     examples: int  # images of each language to show
     ranks: Ranks
+    rerank_score: RerankScore = "match"
+
+    def __post_init__(self) -> None:
+        """UserError on all ranks if no language has two pictures to choose from."""
+        check_same_items(self.items, self.ranks)
+        if not any(captioned(self.items, language) for language in self.languages):
+            raise UserError(f"retrieval: {nothing_to_retrieve(self.items, self.languages)}.")
+
+    def available_metrics(self) -> list[str]:
+        """Full names of the metrics that these items give, but for the shuffled ones."""
+        variants = ("", RERANK) if self.rerank else ("",)
+        names = [*(variant + name for variant in variants for name in RECALLS), ITM_ACCURACY]
+        languages = [language for language in self.languages if captioned(self.items, language)]
+        return [MEAN_RECALL, *(language_metric(language, name) for language in languages for name in names)]
 
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, one table of examples)."""
-        mine = torch.arange(self.ranks.rank, len(self.items), self.ranks.world)
-        raw, own = self.embedder.images(torch.stack([self.items[i].pixels for i in mine]))
-        parts = self.ranks.gather_objects((mine, own.cpu()))
-        order = torch.cat([part[0] for part in parts]).argsort()  # from the order of ranks to the order of items
-        images = torch.cat([part[1] for part in parts])[order].to(self.embedder.device)
+        with self.ranks.together():
+            mine = list(range(self.ranks.rank, len(self.items), self.ranks.world))
+            pixels = [self.items[index].pixels for index in mine]
+            raw, features = self.embedder.images(torch.stack(pixels) if pixels else torch.empty(0))
+        own = _Own(mine, raw)
+        parts = [part for part in self.ranks.gather_objects((mine, features.cpu())) if part[0]]
+        order = torch.tensor([index for indices, _ in parts for index in indices]).argsort()  # as the items stand
+        images = torch.cat([part for _, part in parts])[order].to(self.embedder.device)
         scores: dict[str, float] = {}
         recalls: list[float] = []
         rows: list[list[Image.Image | str | float]] = []
-        for language in self.languages:
-            captions, owners = _captions(self.items, language)
-            if captions:
-                found, shown = self._language(language, captions, owners, images, raw, mine)
-                scores |= {language_metric(language, name): value for name, value in found.items()}
-                recalls += [found[name] for name in RECALLS]
-                rows += shown
-        scores[MEAN_RECALL] = sum(recalls) / max(1, len(recalls))
+        for name in self.languages:
+            if indices := captioned(self.items, name):
+                found, examples = self._language(name, indices, images[indices], own)
+                scores |= {language_metric(name, metric): value for metric, value in found.items()}
+                recalls += [found[metric] for metric in RECALLS]
+                rows += examples
+        scores[MEAN_RECALL] = sum(recalls) / len(recalls)
         return scores, [ImageTable("retrieval", COLUMNS, rows)] if rows else []
 
     def _language(
-        self, language: str, captions: list[str], owners: Tensor, images: Tensor, raw: Tensor, mine: Tensor
+        self, name: str, indices: list[int], images: Tensor, own: _Own
     ) -> tuple[dict[str, float], list[list[Image.Image | str | float]]]:
-        """(scores of one language, rows of examples).
-
-        `owners` [m]: the item of each caption; `images` [n,q,e] of all items; `raw` [k,p,c] of this rank's `mine` [k].
-        """
-        ids, mask, texts = self.embedder.texts(captions, language)
-        similarity = similarities(images, texts)
-        image_ids = torch.tensor([item.image_id for item in self.items])
-        correct = (image_ids[:, None] == image_ids[owners][None]).to(similarity.device)
-        scores = recall(similarity, similarity, correct)
-        shifted = similarity.roll(1, 0)
-        scores |= {SHUFFLED_IMAGES + name: value for name, value in recall(shifted, shifted, correct).items()}
-        if self.rerank:
-            by_image, by_text = self._rerank(raw, mine, ids, mask, similarity)
+        """(scores of one language, rows of examples). `images` [n,q,e]: of the items with `indices`."""
+        with self.ranks.together():
+            language = self._read(name, indices, images)
+            similarity, correct = language.similarity, language.correct
+            scores = recall(similarity, similarity, correct)
+            shifted = similarity[[self._of_another_picture(language, n, -1) for n in range(len(indices))]]
+            scores |= {SHUFFLED_IMAGES + name: value for name, value in recall(shifted, shifted, correct).items()}
+            reranked = self._match_candidates(own, language) if self.rerank else None
+            matched = self._count_matches(own, language)
+        if reranked is not None:
+            by_image, by_text = self._rerank(reranked, language)
             scores |= {RERANK + name: value for name, value in recall(by_image, by_text, correct).items()}
-        scores |= self._matching(raw, mine, ids, mask, owners)
-        return scores, _examples(self.items[: self.examples], self.items, captions, owners, similarity, language)
+        right, shuffled, pairs = self.ranks.all_sum(matched).tolist()
+        scores |= {ITM_ACCURACY: 100 * right / pairs, SHUFFLED_IMAGES + ITM_ACCURACY: 100 * shuffled / pairs}
+        return scores, self._examples(language)
 
-    def _rerank(
-        self, raw: Tensor, mine: Tensor, ids: Tensor, mask: Tensor, similarity: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        """ITM + ITC scores of each query's best candidates, LAST for all other pairs: [n,m] by image and [n,m] by text.
+    def _read(self, name: str, indices: list[int], images: Tensor) -> _Language:
+        pairs = [(text, n) for n, index in enumerate(indices) for text in self.items[index].captions[name]]
+        captions, owners = [text for text, _ in pairs], torch.tensor([n for _, n in pairs])
+        pictures = torch.tensor([self.items[index].image_id for index in indices])
+        texts = self.embedder.texts(captions, name)
+        correct = (pictures[:, None] == pictures[owners][None]).to(images.device)
+        return _Language(name, indices, captions, owners, correct, texts, similarities(images, texts[2]))
 
-        The rank that holds the image of a pair scores it, once.
-        """
+    def _candidates(self, similarity: Tensor) -> tuple[Tensor, Tensor]:
+        """Pairs [n,m] bool that are re-ranked: the best ones of each image, and of each text."""
         chosen = []
         for dim in (1, 0):
             best = similarity.topk(min(self.rerank, similarity.shape[dim]), dim=dim).indices
             chosen.append(torch.zeros_like(similarity, dtype=torch.bool).scatter_(dim, best, True))
-        own = mine.to(similarity.device)
-        local, text = (chosen[0] | chosen[1])[own].nonzero().unbind(1)
-        scores = torch.zeros_like(similarity)
-        scores[own[local], text] = self.embedder.match(raw, local, ids[text], mask[text])
-        scores = self.ranks.all_sum(scores) + similarity
-        return scores.where(chosen[0], LAST), scores.where(chosen[1], LAST)
+        return chosen[0], chosen[1]
 
-    def _matching(self, raw: Tensor, mine: Tensor, ids: Tensor, mask: Tensor, owners: Tensor) -> dict[str, float]:
-        """ITM accuracy over as many matched as mismatched pairs (with a text of the image half the set away).
+    def _match_candidates(self, own: _Own, language: _Language) -> Tensor:
+        """ITM's scores [n,m] of the pairs to re-rank with this rank's images; 0 for all others."""
+        by_image, by_text = self._candidates(language.similarity)
+        rows, positions = own.of(language.items)
+        local, text = (by_image | by_text).cpu()[positions].nonzero().unbind(1)
+        ids, mask, _ = language.texts
+        no, yes = self.embedder.match_logits(own.raw, rows[local], ids[text], mask[text]).unbind(1)
+        scores = torch.zeros_like(language.similarity)
+        found = yes if self.rerank_score == "match" else yes - no
+        scores[positions[local].to(scores.device), text.to(scores.device)] = found.to(scores.dtype)
+        return scores
 
-        In the shuffled variant each pair has the neighbour's image. Then no pair matches, and accuracy is 50 %.
+    def _rerank(self, scores: Tensor, language: _Language) -> tuple[Tensor, Tensor]:
+        """This rank's ITM scores [n,m] -> ITM + ITC of each query's best candidates, by image and by text, [n,m] each.
+
+        The others follow in the order of their similarity.
         """
-        first = {int(owner): n for n, owner in reversed(list(enumerate(owners)))}
-        rows: list[int] = []
+        by_image, by_text = self._candidates(language.similarity)
+        scores, last = self.ranks.all_sum(scores) + language.similarity, LAST + language.similarity
+        return scores.where(by_image, last), scores.where(by_text, last)
+
+    def _count_matches(self, own: _Own, language: _Language) -> Tensor:
+        """[3]: right answers of ITM, right ones with the images shuffled, pairs; of this rank's images.
+
+        There are as many matched as mismatched pairs; these have a text of the image half the set away, or the next one
+        of another picture. In the shuffled variant each pair has a neighbour's image. Then no pair matches, and
+        accuracy is 50 %.
+        """
+        first = {int(owner): n for n, owner in reversed(list(enumerate(language.owners)))}
+        rows, positions = own.of(language.items)
         texts: list[int] = []
-        for local, item in enumerate(mine.tolist()):
-            far, near = (item + len(self.items) // 2) % len(self.items), (item + 1) % len(self.items)
-            others = (self.items[far].image_id, self.items[near].image_id)
-            if {item, far, near} <= first.keys() and self.items[item].image_id not in others:
-                rows += [local] * 3
-                texts += [first[item], first[far], first[near]]
-        log_odds = self.embedder.match(raw, torch.tensor(rows, dtype=torch.int64), ids[texts], mask[texts])
+        for position in positions.tolist():
+            far = self._of_another_picture(language, position, len(language.items) // 2)
+            texts += [first[position], first[far], first[self._of_another_picture(language, position, 1)]]
+        ids, mask, _ = language.texts
+        log_odds = self.embedder.match(own.raw, rows.repeat_interleave(3), ids[texts], mask[texts])
         predicted = (log_odds > 0).view(-1, 3)  # match or not: with the own text, the far one, the near one
-        own, of_far, of_near = predicted.double().sum(0).unbind()
-        count = torch.full_like(own, len(predicted))
-        totals = torch.stack([own + count - of_far, of_near + count - of_far, 2 * count])
-        right, shuffled, pairs = self.ranks.all_sum(totals).tolist()
-        pairs = max(1.0, pairs)
-        return {ITM_ACCURACY: 100 * right / pairs, SHUFFLED_IMAGES + ITM_ACCURACY: 100 * shuffled / pairs}
+        matched, of_far, of_near = predicted.double().sum(0).unbind()
+        count = torch.full_like(matched, len(predicted))
+        return torch.stack([matched + count - of_far, of_near + count - of_far, 2 * count])
 
+    def _of_another_picture(self, language: _Language, position: int, away: int) -> int:
+        """The first position that far from `position`, or beyond it, whose picture is another one."""
+        count, own = len(language.items), self.items[language.items[position]].image_id
+        others = ((position + away + (more if away > 0 else -more)) % count for more in range(count))
+        return next(other for other in others if self.items[language.items[other]].image_id != own)
 
-def similarities(images: Tensor, texts: Tensor, chunk: int = 256) -> Tensor:
-    """images [n,q,e], texts [m,e] -> [n,m]: the similarity of the image's best query (BLIP-2)."""
-    return torch.cat([torch.einsum("nqe,me->nqm", part, texts).amax(1) for part in images.split(chunk)])
-
-
-def recall(by_image: Tensor, by_text: Tensor, correct: Tensor) -> dict[str, float]:
-    """i2t_r1 ... t2i_r10 in per cent. All arguments are [n images, m texts]; each direction ranks by its own scores."""
-    found = {}
-    for name, scores, hits in (("i2t", by_image, correct), ("t2i", by_text.T, correct.T)):
-        for k in RECALL_AT:
-            best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-            found[f"{name}_r{k}"] = 100 * hits.gather(1, best).any(1).float().mean().item()
-    return found
-
-
-def chance(items: Sequence[EvalItem], language: str) -> dict[str, float]:
-    """Recalls of a random ranking, in per cent: t2i k of n images; i2t, with c of m texts, 1 - C(m-c,k)/C(m,k)."""
-    counts = [len(item.captions.get(language, ())) for item in items]
-    texts, images = sum(counts), len(items)
-    found = {}
-    for k in RECALL_AT:
-        missed = [math.comb(texts - c, k) / math.comb(texts, k) if texts >= k else 0.0 for c in counts]
-        found[f"i2t_r{k}"] = 100 * (1 - sum(missed) / max(1, images))
-        found[f"t2i_r{k}"] = 100 * min(1.0, k / max(1, images))
-    return found
-
-
-def _captions(items: Sequence[EvalItem], language: str) -> tuple[list[str], Tensor]:
-    """All m captions of a language, and the item of each [m]."""
-    pairs = [(caption, n) for n, item in enumerate(items) for caption in item.captions.get(language, ())]
-    return [caption for caption, _ in pairs], torch.tensor([n for _, n in pairs], dtype=torch.int64)
-
-
-def _examples(
-    shown: Sequence[EvalItem],
-    items: Sequence[EvalItem],
-    captions: list[str],
-    owners: Tensor,
-    similarity: Tensor,
-    language: str,
-) -> list[list[Image.Image | str | float]]:
-    """Rows of COLUMNS for the first images."""
-    rows: list[list[Image.Image | str | float]] = []
-    for n, item in enumerate(shown):
-        own = (owners == n).nonzero().flatten()
-        if len(own):
-            text = int(own[0])
+    def _examples(self, language: _Language) -> list[list[Image.Image | str | float]]:
+        """Rows of COLUMNS."""
+        similarity, items = language.similarity, [self.items[index] for index in language.items]
+        rows: list[list[Image.Image | str | float]] = []
+        for n in shown(items, range(len(items)), self.examples):
+            text = int((language.owners == n).nonzero()[0])
             best_text, best_image = int(similarity[n].argmax()), int(similarity[:, text].argmax())
-            found = to_pil(items[best_image].pixels)
-            rows.append([to_pil(item.pixels), language, captions[text], captions[best_text], found])
-    return rows
+            texts = language.captions[text], language.captions[best_text]
+            rows.append([to_pil(items[n].pixels), language.name, *texts, to_pil(items[best_image].pixels)])
+        return rows
+
+
+def nothing_to_retrieve(items: Sequence[EvalItem], languages: Sequence[str]) -> str:
+    """Why there is nothing to evaluate."""
+    counts = ", ".join(f"{sum(bool(i.captions.get(name)) for i in items)} captioned in {name}" for name in languages)
+    return f"of {len(items)} usable pictures {counts}; a language needs two different ones to choose from"

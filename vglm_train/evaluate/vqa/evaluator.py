@@ -9,11 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from vglm_train.config.language import Decoding
-from vglm_train.config.metric_names import DISTINCT, MAJORITY, MODEL, SHUFFLED, VqaTask, answer_metric
+from vglm_train.config.metric_names import (
+    BEST_REPORT_TEXT_SCORES,
+    DISTINCT,
+    MAJORITY,
+    MODEL,
+    SHUFFLED,
+    VqaTask,
+    answer_metric,
+)
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.base import ImageTable, to_pil
+from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
@@ -64,15 +72,20 @@ class VqaEvaluator:
             for name, value in values.items()
         }
         rows = [
-            (to_pil(item.pixels[0]), item.dialogue.question, item.answers[0], output)
-            for item, output in zip(items[: self.examples], result.outputs[MODEL])
+            (to_pil(item.pixels[0]), item.dialogue.question, item.answers[0], result.outputs[MODEL][index])
+            for index in shown(items, range(len(items)), self.examples)
+            for item in (items[index],)
         ]
         return scores, [ImageTable(f"answers_{self.task}", COLUMNS, rows)] if rows else []
 
     def available_metrics(self) -> list[str]:
-        """Full names of the metrics that apply to these items, but for the scores of texts by language."""
-        of_truth = total_scores([score_answer(item, item.answers[0]) for item in self.answer_generator.items])
-        return [answer_metric(self.task, name) for name in of_truth]
+        """Full names of the metrics that apply to these items; of the scores of texts those for `checkpoint.best`."""
+        items = self.answer_generator.items
+        names = list(total_scores([score_answer(item, item.answers[0]) for item in items]))
+        if self.task == "report" and missing() is None:
+            languages = dict.fromkeys(item.dialogue.language for item in items)
+            names += [f"{language}_{score}" for language in languages for score in BEST_REPORT_TEXT_SCORES[language]]
+        return [answer_metric(self.task, name) for name in names]
 
     def measure(self) -> VqaResult:
         """All answers with their scores, and what computed the scores."""
@@ -116,7 +129,8 @@ class VqaEvaluator:
         error, ranks = missing(), self.answer_generator.ranks
         if error is not None:
             return TextScores({}, {}, (str(error),))
-        of_main = text_scores(language, references, outputs, self.java) if ranks.main else None
+        with ranks.together():
+            of_main = text_scores(language, references, outputs, self.java) if ranks.main else None
         scores = ranks.from_main(of_main)
         assert isinstance(scores, TextScores)
         return scores
@@ -134,6 +148,7 @@ def build_evaluator(
 
     UserError if no item belongs to `task`, or a question is too long.
     """
+    check_same_items(items, ranks)
     own = task_items(items, task)
     if not own:
         raise UserError(f"evaluate.task {task}: the validation data has nothing for it: {why_no_items(items)}.")

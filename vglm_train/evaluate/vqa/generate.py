@@ -119,11 +119,12 @@ class AnswerGenerator:
         """The answers to `prompts`. Each rank generates its share, then every rank gets them all."""
         own = range(self.ranks.rank, len(prompts), self.ranks.world)
         generated: list[tuple[int, str]] = []
-        for part in _split(own, max(1, self.batch // self.decoding.beams)):
-            dialogues = [prompts[index][0] for index in part]
-            pixels = torch.cat([prompts[index][1] for index in part])
-            generated += zip(part, self.generator.answers(dialogues, pixels, self.decoding))
-            bar.update(len(part))
+        with self.ranks.together():
+            for part in _split(own, max(1, self.batch // self.decoding.beams)):
+                dialogues = [prompts[index][0] for index in part]
+                pixels = torch.cat([prompts[index][1] for index in part])
+                generated += zip(part, self.generator.answers(dialogues, pixels, self.decoding))
+                bar.update(len(part))
         gathered = sorted(pair for of_rank in self.ranks.gather_objects(generated) for pair in of_rank)
         return [text for _, text in gathered]
 
