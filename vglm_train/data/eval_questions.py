@@ -1,6 +1,5 @@
 """Held-out questions with their true answers, as an evaluation asks them."""
 
-import json
 import logging
 from bisect import bisect_right
 from collections import Counter
@@ -17,8 +16,8 @@ from torch.utils.data import Dataset
 
 from vglm_train.config.data import Source
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.processors import dialogue_of
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
+from vglm_train.data.rules import dialogue_of
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
@@ -49,6 +48,7 @@ class EvalQuestion:
     answers: tuple[str, ...]  # that are right: one, VQAv2's ten, a picture's captions
     type: str | None = None  # what the row calls it: plane, abnormality, ...
     picture: str = ""  # the first picture, as the row names it
+    options: tuple[str, ...] = ()  # the choices that the question gives, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,12 +114,11 @@ class QuestionSet(Dataset):
         for index in range(self.questions):
             shard, row, nth = self._position_of(index)
             try:
-                text = self.reader.record_json(shard, row)
-                record = parse(text)
+                record = parse(self.reader.record_json(shard, row))
             except (DamagedSample, RecordError) as damage:
                 self.damaged[damage.cause] += 1
                 continue
-            yield self._answered(record, text, nth)
+            yield self._answered(record, nth)
 
     def _position_of(self, index: int) -> tuple[Shard, int, int]:
         """The shard of a question, its row there, and which of the row's questions it is."""
@@ -133,10 +132,11 @@ class QuestionSet(Dataset):
         """[samples] questions of each record; one of a damaged record, so that it is counted."""
         if isinstance(shard, TableSlice):
             index, rows = shard.table.index, shard.rows
-            languages, turns = index.languages[rows], index.turns[rows].astype(np.int64)
-            wanted = np.stack([languages >> LANGUAGES.index(name) & 1 for name in self.languages])
-            counts = np.where(turns > 0, turns * wanted.any(0), wanted.sum(0))
-            return np.where(languages == 0, 1, counts)
+            wanted = np.uint8(sum(1 << LANGUAGES.index(name) for name in self.languages))
+            captions = np.bitwise_count(index.languages[rows] & wanted).astype(np.int64)
+            dialogue = (index.turn_languages[rows] & wanted) != 0
+            counts = np.where(dialogue, index.turns[rows].astype(np.int64), captions)
+            return np.where(index.languages[rows] == 0, 1, counts)
         return np.array([self._count(shard, row) for row in range(shard.samples)], dtype=np.int64)
 
     def _count(self, shard: Shard, row: int) -> int:
@@ -146,14 +146,14 @@ class QuestionSet(Dataset):
             return 1
 
     def _askable(self, record: Record) -> list[int | str]:
-        """What can be asked: turns, or languages of captions."""
-        if record.turns:
-            return list(range(len(record.turns))) if record.language in self.languages else []
+        """What can be asked: turns, or languages of captions, as training learns them."""
+        if record.turns and record.language in self.languages:
+            return list(range(len(record.turns)))
         return [name for name in self.languages if name in record.captions]
 
     def _question(self, stored: StoredSample, nth: int) -> EvalQuestion:
         record, images = stored.record, stored.images
-        answered, asked = self._answered(record, stored.json, nth), self._askable(record)[nth]
+        answered, asked = self._answered(record, nth), self._askable(record)[nth]
         if isinstance(asked, str):
             dialogue = replace(answered.dialogue, images=len(images))
         else:
@@ -169,20 +169,18 @@ class QuestionSet(Dataset):
             answers=answered.answers,
             type=answered.type,
             picture=record.image,
+            options=record.options if asked == len(record.turns) - 1 else (),
         )
 
-    def _answered(self, record: Record, text: bytes, nth: int) -> Answered:
-        """`text`: the JSON of the record."""
-        asked, fields = self._askable(record)[nth], json.loads(text)
-        kind_of = None if fields.get("type") is None else str(fields["type"])
+    def _answered(self, record: Record, nth: int) -> Answered:
+        asked = self._askable(record)[nth]
         if isinstance(asked, str):
-            return Answered(Dialogue("", None, language=asked), "report", record.captions[asked], kind_of)
-        question, answer = record.turns[asked]
-        several = fields.get("answers")  # all that are right, of a row that gives several
-        answers = tuple(map(str, several)) if several else (answer,)
+            return Answered(Dialogue("", None, language=asked), "report", record.captions[asked], record.type)
+        question, _ = record.turns[asked]
+        answers = record.answers_to(asked)
         kind = record.kind if record.kind in get_args(Kind) else _kind(answers)
         dialogue = Dialogue(question, None, language=record.language or "en")
-        return Answered(dialogue, cast(Kind, kind), answers, kind_of)
+        return Answered(dialogue, cast(Kind, kind), answers, record.type)
 
 
 def _kind(answers: Sequence[str]) -> Kind:

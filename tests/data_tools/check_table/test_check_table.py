@@ -180,5 +180,5 @@ def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypat
 
 def test_a_wrong_field_is_named(folder: Path) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
-    with pytest.raises(UserError, match="WHAT is one of image, question, answer"):
+    with pytest.raises(UserError, match="WHAT is one of image, question, context, input, "):
         check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)
