@@ -14,21 +14,22 @@ import made_tables
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_shards import jpeg
+from made_shards import TOKENS, jpeg
 from prompt.made_tokenizers import words_folder
 
 from data_tools.check_table.scan import TableScan, scan_table
 from vglm_train.config.data import Data, Source
 from vglm_train.config.language import Language, Prompt, Questions
-from vglm_train.config.model import Model, Vision
+from vglm_train.config.model import Model, Text, Vision
 from vglm_train.config.run import Config, Engine, Run
 from vglm_train.data import loader
-from vglm_train.data.processors import Processor, PromptProcessor
+from vglm_train.data.processors import PairProcessor, Processor, PromptProcessor
 from vglm_train.data.rules import LanguageCheck
 from vglm_train.data.tables.canonical import NoPicture
 from vglm_train.data.tables.table import Table
 from vglm_train.distributed import Ranks
 from vglm_train.prompt.build import build_template
+from vglm_train.prompt.qformer_text import build_text
 from vglm_train.prompt.tokenizers import build_tokenizer
 
 EPOCHS = 4  # as many as the longest dialogue here has answers
@@ -168,6 +169,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (path / "images/broken.jpg").write_bytes(b"no picture")
     (path / "images/short.jpg").write_bytes(jpeg(5)[:400])
     words_folder(path / "words", WORDS)
+    (path / "vocab.txt").write_text("\n".join([*TOKENS, *WORDS]) + "\n", "utf-8")
     return path
 
 
@@ -224,5 +226,20 @@ def test_rows_of_every_layout(folder: Path, family: str) -> None:
         stricter = scan.damage.counts - free.damage.counts
         assert all("prompt.max_images" in what for what in stricter)
         assert free.usable.sum() - scan.usable.sum() >= 0
+
+    compare()
+
+
+def test_pairs_of_stage_one(folder: Path) -> None:
+    """Captions alone, and the first picture alone is looked at."""
+    text = build_text(Text(tokenizer=str(folder / "vocab.txt"), processor="plain"))
+    processor = PairProcessor(text, ("en", "zh"))
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(st.lists(rows_of(), min_size=4, max_size=12))
+    def compare(table: list[dict]) -> None:
+        several = {"image": ["images/1.jpg", "images/broken.jpg"], "caption": "one two"}
+        scan = check([*SOUND, several, *table], folder, processor)
+        assert scan.usable[:4].tolist() == [True, True, False, True]
 
     compare()
