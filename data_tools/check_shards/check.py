@@ -9,8 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.common.text import caption_length
-from vglm_train.data.processors import dialogue_of
 from vglm_train.data.record import DamagedSample
+from vglm_train.data.rules import dialogue_of
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.manifest import Shard

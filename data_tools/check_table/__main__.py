@@ -1,14 +1,19 @@
 """Look through a table before fine-tuning on it, and at what it shares with another one.
 
     python -m data_tools.check_table train.json
+    python -m data_tools.check_table train.json --config configs/finetune/my_run.yaml
     python -m data_tools.check_table train.json --against test.json
     python -m data_tools.check_table train.json --quick
 
-Tells how many rows can be used and what is wrong with the others, which keys were read as what, decodes every picture
-(--quick: looks whether it is there), gives the commonest answer of each type (a model that says nothing else reaches
-that share), and names pictures, rows and groups (patients, studies) that stand on both sides: the same file, the same
-bytes under another name, or, not with --quick, the same picture saved anew. All counts but that of rows are of what can
-be used. The exit status is 1 where something is wrong or shared.
+Tells how many rows can be used and what is wrong with the others, which keys were read as what and which texts nobody
+reads, decodes every picture (--quick: looks whether it is there), gives the commonest answer of each type (a model that
+says nothing else reaches that share), and names pictures, rows and groups (patients, studies) that stand on both sides:
+the same file, the same bytes under another name, or, not with --quick, the same picture saved anew. All counts but that
+of rows are of what can be used.
+
+Training takes the rows that pass here. With --config these are the rows of that run: its languages, prompt.max_images,
+tokenizers, split and held-out rows, and the images and fields of the source that names the table. Without it a row
+passes that a run which asks for nothing special can use. The exit status is 1 where something is wrong or shared.
 """
 
 import argparse
@@ -16,27 +21,30 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from data_tools.check_table.pictures import AGREEMENT, find_same
+from data_tools.check_table.run_rules import RunRules, of_run, without_run
 from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
-from vglm_train.config.data import Source
+from vglm_train.config.data import Holdout, Source
 from vglm_train.data.shards.index import LANGUAGES
+from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
+from vglm_train.data.tables.unread import describe_unread
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
-def summarise(scan: TableScan) -> dict[str, Any]:
-    """One table as JSON values."""
+def summarise(scan: TableScan, part: Source, holdout: Holdout | None) -> dict[str, Any]:
+    """One table, read as `part`, as JSON values."""
     table, index = scan.table, scan.table.index
     whole = [picture.content for picture in scan.pictures.known.values() if picture.damage is None]
     lengths = sorted(scan.lengths.elements())
@@ -46,15 +54,22 @@ def summarise(scan: TableScan) -> dict[str, Any]:
         "table": str(table.path),
         "rows": len(index),
         "usable": int(scan.usable.sum()),
+        "outside": scan.outside,
+        "split": part.split,
+        "splits": table.splits(),
+        "held": None if holdout is None else _held(scan, part, holdout),
         "opened": scan.opened,
-        "keys": {part.name: getattr(table.columns, part.name) for part in fields(table.columns)},
+        "keys": {name: keys for name, keys in asdict(table.columns).items() if name != "fixed_question"},
+        "unread": table.unread,
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
         "pictures": len(scan.names),
         "undecodable": len(scan.pictures.known) - len(whole),
         "again": len(whole) - len(set(whole)),
-        "damage": dict(scan.damage),
-        "examples": scan.examples,
+        "damage": dict(scan.damage.counts),
+        "examples": scan.damage.examples,
+        "notes": dict(scan.notes.counts),
+        "note_examples": scan.notes.examples,
         "answers": {kind: _commonest(counts) for kind, counts in answers.items() if counts},
         "length": {
             "median": lengths[len(lengths) // 2],
@@ -64,6 +79,14 @@ def summarise(scan: TableScan) -> dict[str, Any]:
         if lengths
         else None,
     }
+
+
+def _held(scan: TableScan, part: Source, holdout: Holdout) -> dict[str, Any]:
+    """How many of the rows that can be used are on each side. UserError as training raises it."""
+    rows = scan.table.usable(part.split)
+    kept = held(scan.table, rows, holdout)
+    train, validation = (int(scan.usable[rows[side]].sum()) for side in (~kept, kept))
+    return {"by": holdout.by, "share": holdout.share, "train": train, "validation": validation}
 
 
 def _commonest(answers: Counter[str]) -> dict[str, Any]:
@@ -100,9 +123,16 @@ def compare(first: TableScan, second: TableScan) -> dict[str, Any]:
 def lines(summary: dict[str, Any]) -> Iterator[str]:
     """A table's summary in words."""
     how = "" if summary["opened"] else ", if their pictures can be decoded: these were looked for and not opened"
-    yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used{how}"
-    read = ", ".join(f"{what} from {' or '.join(keys)}" for what, keys in summary["keys"].items() if keys)
+    others = f"; {summary['outside']} are not of split {summary['split']}" if summary["outside"] else ""
+    yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used{how}{others}"
+    yield from _split_lines(summary)
+    join = {"options": " and "}
+    read = ", ".join(
+        f"{what} from {join.get(what, ' or ').join(keys)}" for what, keys in summary["keys"].items() if keys
+    )
     yield f"read: {read}"
+    if summary["unread"]:
+        yield describe_unread(summary["unread"], "--field {}={}")
     languages = ", ".join(f"{language} {count}" for language, count in summary["languages"].items() if count)
     yield f"languages: {languages or 'none'}; groups: {summary['groups'] or 'none named'}"
     bad = f"; {summary['undecodable']} cannot be decoded" if summary["undecodable"] else ""
@@ -117,8 +147,22 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
             f"    {kind}: {found['answers']} answers, {found['different']} different; the commonest is "
             f"{100 * found['share']:.0f} %: {shown}"
         )
+    for note, count in summary["notes"].items():
+        yield f"note: {count} x {note}, first {summary['note_examples'][note]}"
     for cause, count in summary["damage"].items():
         yield f"wrong: {count} x {cause}, first {summary['examples'][cause]}"
+
+
+def _split_lines(summary: dict[str, Any]) -> Iterator[str]:
+    """Which of the rows a run takes for what."""
+    if (parts := summary["held"]) is not None:
+        yield (
+            f"data.holdout by {parts['by']}, share {parts['share']:g}: of these {parts['train']} are trained on, "
+            f"{parts['validation']} kept for validation"
+        )
+    if summary["split"] is None and len(summary["splits"]) > 1:
+        listed = ", ".join(f"{name} {count}" for name, count in summary["splits"].items())
+        yield f"splits: {listed}; a run reads one at a time: set split in the source (--split looks at one alone)"
 
 
 def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
@@ -139,8 +183,15 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
 
 def source(args: argparse.Namespace, path: Path, images: Path | None) -> Source:
     """The table as a run would name it."""
-    folder = None if images is None else str(images)
-    return Source(name=path.stem, table=str(path), images=folder, fields=cli.parse_fields(args.field))
+    folder, named = None if images is None else str(images), cli.parse_fields(args.field)
+    return Source(name=path.stem, table=str(path), images=folder, fields=named, split=args.split)
+
+
+def _scan(part: Source, rules: RunRules, args: argparse.Namespace) -> TableScan:
+    table = Table(part)
+    if part.split is not None:
+        table.usable(part.split)  # UserError where there is no such split
+    return scan_table(table, rules.check, args.workers, not args.quick, part.split)
 
 
 def main() -> int:
@@ -149,26 +200,29 @@ def main() -> int:
     add("table", type=Path, help=".json, .jsonl, .csv, .tsv, or a folder that `datasets` saved")
     add("--images", type=Path, help="folder that its pictures' paths start from (default: the table's)")
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
+    add("--split", help="look at the rows of this split alone")
+    add("--config", help="YAML file of a run, whose rules the rows must pass")
+    add("--set", action="append", default=[], metavar="section.key=value", help="change a value of it; repeatable")
     add("--against", type=Path, help="another table, which should share nothing with the first")
     add("--against-images", type=Path, help="folder of that one's pictures")
     add("--quick", action="store_true", help="look whether pictures are there, and open none")
     add("--json", action="store_true", help="print the result as one JSON object")
     add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
+    rules = without_run() if args.config is None else of_run(args.config, args.set)
     pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
-    scans = [scan_table(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
-    summaries = [summarise(scan) for scan in scans]
+    parts = [rules.source(source(args, *pair)) for pair in pairs]
+    scans = [_scan(part, rules, args) for part, _ in parts]
+    summaries = [summarise(scan, *part) for scan, part in zip(scans, parts)]
     shared = compare(*scans) if args.against else None
     if args.json:
-        print(json.dumps({"tables": summaries, "shared": shared}, ensure_ascii=False, indent=1))
+        text = json.dumps({"tables": summaries, "shared": shared}, ensure_ascii=False, indent=1)
     else:
-        print(
-            "\n".join(
-                [*(line for summary in summaries for line in lines(summary)), *(leak_lines(shared) if shared else ())]
-            )
-        )
+        said = [line for summary in summaries for line in lines(summary)]
+        text = "\n".join([*said, *(leak_lines(shared) if shared else ())])
+    print(text.encode("utf-8", "replace").decode())  # half of an emoji cannot be printed
     leaking = shared is not None and any(shared[name] for name in ("groups", "rows", "same", "near"))
-    return 1 if leaking or any(scan.damage for scan in scans) else 0
+    return 1 if leaking or any(scan.damage.counts for scan in scans) else 0
 
 
 if __name__ == "__main__":

@@ -1,4 +1,8 @@
-"""One pass over a table as `check_table` makes it: which rows can be used, what is wrong with the others."""
+"""One pass over a table as `check_table` makes it: which rows can be used, what is wrong with the others.
+
+A row passes what it passes in training, by the same functions: `Table.reading`, `parse`, the check of the stage's
+processor (without a configuration `LanguageCheck`, which knows no tokenizer), and the decoding of its pictures.
+"""
 
 from array import array
 from collections import Counter
@@ -13,33 +17,47 @@ from numpy.typing import NDArray
 from data_tools.check_table.pictures import OpenedPictures, open_file, open_picture
 from data_tools.common import cli
 from data_tools.common.pool import spread
-from vglm_train.data.record import RecordError
-from vglm_train.data.tables.canonical import to_record
-from vglm_train.data.tables.image_paths import find
+from vglm_train.data.processors import RecordCheck
+from vglm_train.data.record import RecordError, parse
+from vglm_train.data.tables.canonical import RowReading
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.table import Table
+
+NOT_THERE = "a picture that is not there"
+NOT_DECODED = "a picture that cannot be decoded"
+
+
+@dataclass(slots=True)
+class Findings:
+    """How many rows something was found in, and the first of them."""
+
+    counts: Counter[str] = field(default_factory=Counter)  # what -> rows
+    examples: dict[str, str] = field(default_factory=dict)  # what -> where, and what is special there
+
+    def add(self, what: str, example: str) -> None:
+        self.counts[what] += 1
+        self.examples.setdefault(what, example)
 
 
 @dataclass(slots=True)
 class TableScan:
     """A table after a pass over its rows and pictures. n rows, of which `usable` [n] bool says which can be used; only
-    these are in `answers` and `lengths`, and every other one counts once in `damage`, by the first thing wrong with it.
+    these are in `answers` and `lengths`, and every other one counts once in `damage`, by the first thing wrong with it,
+    or in `outside`.
     """
 
     table: Table
     opened: bool  # whether pictures were decoded; else only looked for
     usable: NDArray[np.bool_]
-    damage: Counter[str] = field(default_factory=Counter)  # cause -> rows
-    examples: dict[str, str] = field(default_factory=dict)  # cause -> where it is
+    outside: int = 0  # rows of other splits than the one asked for
+    damage: Findings = field(default_factory=Findings)
+    notes: Findings = field(default_factory=Findings)  # what is left out, or doubtful, of rows that were read
     answers: dict[str, Counter[str]] = field(default_factory=dict)  # type -> answer -> rows
     lengths: Counter[int] = field(default_factory=Counter)  # words of an answer, or Chinese characters -> answers
     names: list[str] = field(default_factory=list)  # of pictures that are there
     pictures: OpenedPictures = field(
         default_factory=OpenedPictures
     )  # by their number in `names`, where they were opened
-
-    def spoil(self, cause: str, example: str) -> None:
-        self.damage[cause] += 1
-        self.examples.setdefault(cause, example)
 
     def count(self, record: dict[str, Any], times: int) -> None:
         """Add a record's answers, or with -1 take them back."""
@@ -54,7 +72,7 @@ class TableScan:
 class _Pictures:
     """Those that rows name, each once, and the rows that name them."""
 
-    folder: Path
+    folder: PictureFolder
     opened: OpenedPictures | None  # where pictures inside the table are opened at once; None: they are not
     names: list[str] = field(default_factory=list)
     files: dict[Path, int] = field(default_factory=dict)  # number of each that is a file
@@ -73,7 +91,7 @@ class _Pictures:
         return self.known[name]
 
     def _file(self, name: str) -> int | None:
-        path = find(self.folder, name)
+        path = self.folder.find(name)
         if path is None:
             return None
         file = path.resolve()
@@ -83,21 +101,25 @@ class _Pictures:
         return self.files[file]
 
     def spoilt(self, bad: Sequence[int]) -> Iterator[tuple[int, int]]:
-        """Row and number for each row that names one of `bad`: its first."""
+        """Row and number for each row that shows one of `bad`: its first."""
         pairs = np.array(self.naming, dtype=np.int64).reshape(-1, 2)
         found = pairs[np.isin(pairs[:, 1], bad)]
         _, first = np.unique(found[:, 0], return_index=True)
         yield from ((row, number) for row, number in found[first].tolist())
 
 
-def scan_table(table: Table, workers: int, opened: bool = True) -> TableScan:
-    """Read every row, look for every picture, and decode it if `opened`."""
+def scan_table(
+    table: Table, check: RecordCheck, workers: int, opened: bool = True, split: str | None = None
+) -> TableScan:
+    """Read every row, of `split` alone if that is given, look for every picture, and decode it if `opened`."""
     scan = TableScan(table, opened, np.zeros(len(table.index), dtype=bool))
-    pictures = _Pictures(table.images, scan.pictures if opened else None)
-    with cli.progress(len(table.index), "row", f"read {table.path.name}") as bar:
-        for row in range(len(table.index)):
+    rows = np.flatnonzero(table.of_split(split)).tolist()
+    scan.outside = len(table.index) - len(rows)
+    pictures = _Pictures(table.pictures, scan.pictures if opened else None)
+    with cli.progress(len(rows), "row", f"read {table.path.name}") as bar:
+        for row in rows:
             bar.update(1)
-            _read(scan, pictures, row)
+            _read(scan, pictures, row, check)
     scan.names = pictures.names
     if opened:
         with cli.progress(len(pictures.files), "picture", "decode") as bar:
@@ -108,32 +130,42 @@ def scan_table(table: Table, workers: int, opened: bool = True) -> TableScan:
     return scan
 
 
-def _read(scan: TableScan, pictures: _Pictures, row: int) -> None:
+def _read(scan: TableScan, pictures: _Pictures, row: int, check: RecordCheck) -> None:
     """Count a row, and note its pictures."""
-    table = scan.table
     try:
-        record, named = to_record(table.file.row(*table.index.offsets[row].tolist()), table.columns)
+        reading = scan.table.reading(row)
+        shown = check.check(parse(reading.record), len(reading.pictures))
     except RecordError as error:
-        scan.spoil(str(error), f"row {row}")
+        scan.damage.add(error.what, _example(row, str(error)))
         return
-    numbers = [pictures.number(name, row) for name in named]
-    for name, number in zip(named, numbers):
+    numbers = [pictures.number(name, row) for name in reading.pictures]
+    for name, number in zip(reading.pictures, numbers):
         if number is None:
-            scan.spoil("a picture that is not there", f"row {row}, {table.images / str(name)}")
+            scan.damage.add(NOT_THERE, f"row {row}, {scan.table.pictures.problem(str(name))}")
             return
+    for number in numbers[:shown]:
+        assert number is not None
         pictures.naming.extend((row, number))
     scan.usable[row] = True
-    scan.count(record, 1)
+    _count(scan, row, reading)
+
+
+def _count(scan: TableScan, row: int, reading: RowReading) -> None:
+    scan.count(reading.record, 1)
+    for note in reading.notes:
+        scan.notes.add(note.partition(": ")[0], _example(row, note))
+
+
+def _example(row: int, text: str) -> str:
+    """The row, and after a colon what is special about it."""
+    _, colon, special = text.partition(": ")
+    return f"row {row}{colon}{special}"
 
 
 def _leave_out(scan: TableScan, pictures: _Pictures) -> None:
     """Rows whose pictures turned out to be damaged."""
-    table = scan.table
     damage = {number: each.damage for number, each in scan.pictures.known.items() if each.damage is not None}
     for row, number in pictures.spoilt(list(damage)):
-        if scan.usable[row]:
-            record, _ = to_record(table.file.row(*table.index.offsets[row].tolist()), table.columns)
-            scan.count(record, -1)
-            scan.usable[row] = False
-            example = f"row {row}, {scan.names[number]}: {damage[number]}"
-            scan.spoil("a picture that cannot be decoded", example)
+        scan.count(scan.table.reading(row).record, -1)
+        scan.usable[row] = False
+        scan.damage.add(NOT_DECODED, f"row {row}, {scan.names[number]}: {damage[number]}")

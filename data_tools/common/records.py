@@ -1,5 +1,6 @@
 """Records with their pictures, in blocks, from records files and from folders of shards."""
 
+import errno
 import hashlib
 import json
 import os
@@ -18,6 +19,7 @@ from vglm_train.data.shards.reader import DamagedSample, ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
 
+OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 FIRST = 20  # first lines of a file, of which one at least must be meant as a record
 
 
@@ -71,12 +73,7 @@ class RecordItem:
         """The picture's bytes. RecordError where there is none, UserError where a drive is gone."""
         if isinstance(self.source, bytes):
             return self.source
-        try:
-            return (self.source or Path()).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise RecordError("missing image", f"{self.source}: {error.strerror}") from None
-        except OSError as error:
-            raise UserError(f"{self.source}: cannot be read: {error.strerror}; mend that, run it again") from None
+        return read_picture(self.source or Path())
 
     def image_id(self, data: bytes) -> int:
         return self.record.picture_id(data)
@@ -84,6 +81,19 @@ class RecordItem:
     def picture(self, smallest: int | None = None) -> Image.Image:
         """Upright RGB; `smallest` as `vglm_train.image.open_image`. RecordError where it cannot be decoded."""
         return open_picture(self.image(), smallest)
+
+
+def read_picture(path: Path) -> bytes:
+    """The bytes of a record's picture. RecordError where its path is at fault, UserError where a drive is gone, which
+    must not pass for missing pictures."""
+    try:
+        return path.read_bytes()
+    except ValueError:
+        raise RecordError("missing image", f"{str(path)!r}: no file can have that name") from None
+    except OSError as error:
+        if error.errno in OF_THE_PATH:
+            raise RecordError("missing image", f"{path}: {error.strerror}") from None
+        raise UserError(f"{path}: cannot be read: {error.strerror}; mend that and run the same command again") from None
 
 
 def open_picture(data: bytes, smallest: int | None = None) -> Image.Image:

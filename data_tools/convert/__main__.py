@@ -29,8 +29,8 @@ from data_tools.common.text import LANGUAGES
 from data_tools.convert.draft import Draft, SourceColumns, make_draft, merge, source_columns
 from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.record import parse as parse_record
-from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import RowReader
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.readers import Format, open_table
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
@@ -110,12 +110,11 @@ def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
     if isinstance(image, bytes):
         path, identity = _keep_picture(image, images)
         return path, identity, f"{identity:016x}"
-    path = image_paths.find(images, image) or images / image
     try:
-        identity = content_id(path.read_bytes())
-    except OSError as error:
-        raise RecordError("missing image", f"{path}: {error.strerror}") from None
-    return path, identity, Path(image).with_suffix("").as_posix()
+        found, data = PictureFolder(images).read(image)
+    except RecordError as error:
+        raise RecordError("missing image", str(error)) from None
+    return found, content_id(data), Path(image).with_suffix("").as_posix()
 
 
 def _record(draft: Draft, target: Target) -> dict[str, Any]:
@@ -132,6 +131,7 @@ def _record(draft: Draft, target: Target) -> dict[str, Any]:
         "source": target.source,
         "split": draft.labels.get("split") or target.split,
         "group": draft.labels.get("group") or key,
+        **{name: text for name, text in draft.labels.items() if name == "type"},
         **draft.dialogue,
     }
 

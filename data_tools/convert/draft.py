@@ -15,7 +15,7 @@ from vglm_train.data.tables.fields import Columns, known, resolve, value
 from vglm_train.errors import UserError
 
 LANGUAGE_NAME = re.compile(rf"(?:captions?|text)_({'|'.join(LANGUAGES)})")
-DIALOGUE = ("turns", "language", "kind", "type", "answers")
+DIALOGUE = ("turns", "language", "kind", "type", "answers", "options")
 UNREADABLE = {
     "json": "not a JSON object",
     "encoding": "not in the file's text encoding; csv and tsv have --encoding, for instance gb18030",
@@ -46,7 +46,7 @@ class Draft:
     where: str
     images: tuple[str | bytes, ...]
     captions: dict[str, list[str]]
-    labels: dict[str, str]  # id, split, group: those that the source gives
+    labels: dict[str, str]  # id, split, group, type: those that the source gives
     done: int
     dialogue: dict[str, Any]  # the fields DIALOGUE; empty: there is none
 

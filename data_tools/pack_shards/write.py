@@ -11,6 +11,7 @@ from typing import Any
 from webdataset.writer import TarWriter
 
 from data_tools.common.image_bytes import prepare
+from data_tools.common.records import read_picture
 from vglm_train.data.record import Record, RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, make_index, write_index
 from vglm_train.errors import UserError
@@ -107,9 +108,9 @@ def _lines(plan: PackPlan, job: Job) -> Iterator[tuple[int, bytes]]:
 
 
 def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
-    """A record and its members for the tar writer. RecordError, ImageError or OSError say why there is none."""
+    """A record and its members for the tar writer. RecordError or ImageError say why there is none."""
     record = parse(line)
-    pictures = [_read(plan.records.parent / name) for name in (record.image, *record.more)]
+    pictures = [read_picture(plan.records.parent / name) for name in (record.image, *record.more)]
     identity = record.picture_id(pictures[0])
     members: dict[str, bytes] = {}
     for number, data in enumerate(pictures):
@@ -117,17 +118,8 @@ def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, An
         members[f"{number}.{kind}" if number else kind] = image
     first, *more = [f"{key}.{member}" for member in members]
     packed = replace(record, image=first, more=tuple(more), image_id=identity)
-    text = json.dumps(as_fields(packed), ensure_ascii=False, sort_keys=True)
+    text = json.dumps({**json.loads(line), **as_fields(packed)}, ensure_ascii=False, sort_keys=True)
     return record, {"__key__": key, **members, "json": text.encode("utf-8", "replace")}
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-        raise
-    except OSError as error:  # a lost network drive must not pass for missing pictures
-        raise UserError(f"{path}: cannot be read: {error.strerror}; mend that and run the same command again") from None
 
 
 def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
@@ -141,7 +133,7 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
             key = f"{number:09d}"
             try:
                 record, members = _sample(plan, key, line)
-            except (RecordError, ImageError, OSError) as error:
+            except (RecordError, ImageError) as error:
                 skipped.append(_skip(plan, number, line, error))
                 continue
             tar.write(members)
@@ -156,12 +148,11 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
     return part
 
 
-def _skip(plan: PackPlan, number: int, line: bytes, error: Exception) -> dict[str, Any]:
+def _skip(plan: PackPlan, number: int, line: bytes, error: RecordError | ImageError) -> dict[str, Any]:
     """What is written to skipped.jsonl about a record that cannot be packed."""
     try:
         name = json.loads(line).get("id")
     except (ValueError, AttributeError):
         name = None
-    cause = "missing image" if isinstance(error, OSError) else error.cause  # type: ignore[attr-defined]
     where = f"{plan.records}: line {number}"
-    return {"line": number, "id": name, "cause": cause, "message": f"{where}: {error}"}
+    return {"line": number, "id": name, "cause": error.cause, "message": f"{where}: {error}"}

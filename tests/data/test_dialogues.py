@@ -18,8 +18,9 @@ from vglm_train.config.language import Language, Prompt, Questions
 from vglm_train.config.model import Model, Vision
 from vglm_train.config.run import Config, Run
 from vglm_train.data import loader
-from vglm_train.data.processors import PromptProcessor, SampleContext, dialogue_of
+from vglm_train.data.processors import PromptProcessor, SampleContext
 from vglm_train.data.record import RecordError, as_fields, parse
+from vglm_train.data.rules import dialogue_of
 from vglm_train.data.sample import SampleBuilder, sample_pixels
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
 from vglm_train.data.shards.reader import ShardReader

@@ -177,3 +177,31 @@ def test_x_rays(shared: Path) -> None:
     assert len(found) == 60
     assert not data.damaged
     assert Counter(item.kind for item in found)["report"] == sum(item.type == "report" for item in found) > 10
+
+
+def test_several_answers_are_to_the_last_question(folder: Path) -> None:
+    row = {"image": "images/0.jpg", "turns": turns("one?", "1", "two?", "2"), "answers": ["2", "two"], "type": "number"}
+    found = list(asked(made_tables.write_lines(folder / "t.jsonl", [row])).items())
+    assert [(item.answers, item.type) for item in found] == [(("1",), "number"), (("2", "two"), "number")]
+
+
+def test_options_belong_to_the_last_question(folder: Path) -> None:
+    row = {"image": "images/0.jpg", "question": "Which?", "options": ["liver", "heart"], "answer": "B",
+           "history": [["First?", "One."]]}  # fmt: skip
+    first, last = asked(made_tables.write_lines(folder / "t.jsonl", [row])).items()
+    assert (first.options, last.options) == ((), ("liver", "heart"))
+    assert (last.kind, last.answers, last.dialogue.question) == ("closed", ("heart",), "Which?\nA. liver\nB. heart")
+
+
+@pytest.mark.parametrize("languages", [("en",), ("zh",), ("en", "zh")])
+def test_a_dialogue_in_another_language_leaves_its_captions(folder: Path, languages: tuple[str, ...]) -> None:
+    """Counted without reading as it is asked, in tables and in shards."""
+    row = {"turns": turns("one?", "1", "two?", "2"), "captions": {"zh": ["照片"], "en": ["a photo"]}}
+    table = made_tables.write_lines(folder / "t.jsonl", [{**row, "image": "images/0.jpg"}])
+    write_shard(folder / "a.tar", [sample(0, json=json.dumps(row).encode())])
+    write_manifest(folder, {"a.tar": 1})
+    expected = [("照片",)] if languages == ("zh",) else [("1",), ("2",)]
+    for path in (table, folder):
+        data = asked(path, languages)
+        assert len(data) == len(expected)
+        assert [item.answers for item in data.items()] == expected

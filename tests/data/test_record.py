@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vglm_train.data.record import RecordError, content_id, parse
+from vglm_train.data.record import RecordError, as_fields, content_id, parse
 
 WHOLE = {
     "id": "7",
@@ -69,3 +69,16 @@ def test_content_id_fits_an_int64_and_tells_bytes_apart() -> None:
     assert len(ids) == 200
     assert all(0 <= n < 2**63 for n in ids)
     assert content_id(b"abc") == 7808549525826226860  # shards on disk hold it: it must not change
+
+
+def test_everything_a_record_holds_comes_back() -> None:
+    turns = [{"role": role, "text": text} for role, text in zip(("user", "assistant") * 2, ("one?", "1", "two?", "2"))]
+    further = {"answers": ["2", "two"], "options": ["2", "3"], "type": "number", "kind": "closed", "language": "en"}
+    record = parse({**WHOLE, **further, "turns": turns, "image": ["7.jpg", "8.jpg"]})
+    assert parse(as_fields(record)) == record
+    assert (record.answers, record.options, record.type) == (("2", "two"), ("2", "3"), "number")
+    assert [record.answers_to(turn) for turn in (0, 1)] == [("1",), ("2", "two")]
+    assert parse({**WHOLE, "answers": [1, 2.5]}).answers == ("1", "2.5")
+    for wrong in ("yes", {"yes": 1}, [["yes"]], [None]):
+        with pytest.raises(RecordError, match="answers must be a list of texts"):
+            parse({**WHOLE, "answers": wrong})

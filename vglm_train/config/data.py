@@ -10,10 +10,14 @@ Language = Literal["en", "zh"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Fields:
-    """Which keys or columns of a table hold what; null: the first known one that the table has."""
+    """Which keys or columns of a table hold what; null: the first known one that the table has; empty: none is read."""
 
     image: str | None = None
     question: str | None = None
+    context: str | None = None  # a text before the question
+    input: str | None = None  # a text after the question, as Alpaca's
+    history: str | None = None  # earlier turns: [question, answer] each
+    options: str | None = None  # choices, which are written into the question
     answer: str | None = None
     turns: str | None = None  # a dialogue: LLaVA's conversations, or messages
     group: str | None = None  # patient, study or page: what a split must keep together
@@ -21,7 +25,7 @@ class Fields:
     language: str | None = None
 
     def __post_init__(self) -> None:
-        not_empty(self, "image", "question", "answer", "turns", "group", "kind", "language")
+        not_empty(self, "image", "answer")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -1,6 +1,5 @@
 """Held-out questions with their true answers, as an evaluation asks them."""
 
-import json
 import logging
 from bisect import bisect_right
 from collections import Counter
@@ -17,8 +16,8 @@ from torch.utils.data import Dataset
 from vglm_train.config.data import Source
 from vglm_train.data.eval_choice import Candidates, choose
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.processors import dialogue_of
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
+from vglm_train.data.rules import dialogue_of
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Shard
@@ -50,6 +49,7 @@ class EvalQuestion:
     type: str | None = None  # what the row calls it: plane, abnormality, ...
     picture: str = ""  # the first picture, as the row names it
     source: str = ""
+    options: tuple[str, ...] = ()  # the choices that the question gives, in order
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,12 +121,11 @@ class QuestionSet(Dataset):
         for index in range(len(self)):
             number, row, nth = self._position_of(index)
             try:
-                text = self.reader.record_json(self.shards[number], row)
-                record = parse(text)
+                record = parse(self.reader.record_json(self.shards[number], row))
             except (DamagedSample, RecordError) as damage:
                 self.damaged[damage.cause] += 1
                 continue
-            yield self._answered(record, text, nth)
+            yield self._answered(record, nth)
 
     def _position_of(self, index: int) -> tuple[int, int, int]:
         """The number of a question's shard, its row there, and which of the row's questions it is."""
@@ -151,10 +150,12 @@ class QuestionSet(Dataset):
         if not isinstance(shard, TableSlice):
             return [self._languages_of(shard, row) for row in range(shard.samples)]
         index, rows = shard.table.index, shard.rows
+        columns = (index.languages[rows], index.turn_languages[rows], index.turns[rows])
         found = []
-        for bits, turns in zip(index.languages[rows].tolist(), index.turns[rows].tolist()):
-            wanted = [name for name in self.languages if bits >> LANGUAGES.index(name) & 1]
-            found.append((wanted * turns if turns else wanted) if bits else [""])
+        for bits, turn_bits, turns in zip(*(column.tolist() for column in columns)):
+            dialogue = [name for name in self.languages if turn_bits >> LANGUAGES.index(name) & 1]
+            captions = [name for name in self.languages if bits >> LANGUAGES.index(name) & 1]
+            found.append((dialogue * turns or captions) if bits else [""])
         return found
 
     def _languages_of(self, shard: Shard, row: int) -> list[str]:
@@ -165,14 +166,14 @@ class QuestionSet(Dataset):
         return [asked if isinstance(asked, str) else str(record.language) for asked in self._askable(record)]
 
     def _askable(self, record: Record) -> list[int | str]:
-        """What can be asked: turns, or languages of captions."""
-        if record.turns:
-            return list(range(len(record.turns))) if record.language in self.languages else []
+        """What can be asked: turns, or languages of captions, as training learns them."""
+        if record.turns and record.language in self.languages:
+            return list(range(len(record.turns)))
         return [name for name in self.languages if name in record.captions]
 
     def _question(self, stored: StoredSample, nth: int, source: str) -> EvalQuestion:
         record, images = stored.record, stored.images
-        answered, asked = self._answered(record, stored.json, nth), self._askable(record)[nth]
+        answered, asked = self._answered(record, nth), self._askable(record)[nth]
         if isinstance(asked, str):
             dialogue = replace(answered.dialogue, images=len(images))
         else:
@@ -189,20 +190,18 @@ class QuestionSet(Dataset):
             type=answered.type,
             picture=record.image,
             source=source,
+            options=record.options if asked == len(record.turns) - 1 else (),
         )
 
-    def _answered(self, record: Record, text: bytes, nth: int) -> Answered:
-        """`text`: the JSON of the record."""
-        asked, fields = self._askable(record)[nth], json.loads(text)
-        kind_of = None if fields.get("type") is None else str(fields["type"])
+    def _answered(self, record: Record, nth: int) -> Answered:
+        asked = self._askable(record)[nth]
         if isinstance(asked, str):
-            return Answered(Dialogue("", None, language=asked), "report", record.captions[asked], kind_of)
-        question, answer = record.turns[asked]
-        several = fields.get("answers")  # all that are right, of a row that gives several
-        answers = tuple(map(str, several)) if several else (answer,)
+            return Answered(Dialogue("", None, language=asked), "report", record.captions[asked], record.type)
+        question, _ = record.turns[asked]
+        answers = record.answers_to(asked)
         kind = record.kind if record.kind in get_args(Kind) else _kind(answers)
         dialogue = Dialogue(question, None, language=record.language or "en")
-        return Answered(dialogue, cast(Kind, kind), answers, kind_of)
+        return Answered(dialogue, cast(Kind, kind), answers, record.type)
 
 
 def _key(key: str, nth: int) -> str:

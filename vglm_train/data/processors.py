@@ -1,7 +1,8 @@
 """How each stage processes a record's text: a record to a row of ids, and rows to a batch."""
 
 import random
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -10,7 +11,8 @@ from torch import Tensor
 from vglm_train.batch import Batch, PairBatch, PromptBatch
 from vglm_train.config.language import Questions
 from vglm_train.data.record import Record, RecordError, content_id
-from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer, ImageMarkMismatch, Turn, image_turns
+from vglm_train.data.rules import captions_in, dialogue_of, learns_dialogue
+from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer
 from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.template import Encoded, Template
 
@@ -37,14 +39,22 @@ class SampleContext:
 NO_CONTEXT = SampleContext()
 
 
-class Processor(Protocol):
+class RecordCheck(Protocol):
+    """What says of a record, by its text and the number of its pictures, whether it can be used."""
+
+    def check(self, record: Record, images: int) -> int:
+        """How many of its pictures, the first ones, are looked at in some epoch. RecordError where there is an epoch
+        that cannot use it."""
+
+
+class Processor(RecordCheck, Protocol):
     """A stage's text side. `process` may draw from `rng`, which belongs to the sample and the epoch."""
 
     def process(
         self, record: Record, rng: random.Random, language: str | None = None, context: SampleContext = NO_CONTEXT
     ) -> ProcessedSample:
         """`language`: the one to take; None: the processor chooses. RecordError for a record that has nothing to say;
-        UserError for a mistake in the configuration."""
+        UserError for a mistake in the configuration. What `check` passes is processed in every epoch."""
 
     def collate(self, rows: Sequence[Any | None], image_ids: Tensor, **common: Any) -> Batch:
         """None stands for a damaged sample; image_ids [b] int64; `common`: the fields that every Batch has."""
@@ -62,6 +72,12 @@ class PairProcessor:
         language, caption = draw_caption(record, (language,) if language else self.languages, rng)
         return ProcessedSample(language, caption, self.text.encode(caption, language))
 
+    def check(self, record: Record, images: int) -> int:
+        """Also UserError, for a caption that the tokenizer is not made for."""
+        for language, caption in captions_in(record, self.languages):
+            self.text.encode(caption, language)
+        return 1
+
     def collate(self, rows: Sequence[list[int] | None], image_ids: Tensor, **common: Any) -> PairBatch:
         text_ids, text_mask = self.text.batch([ids or [] for ids in rows])
         return PairBatch(text_ids=text_ids, text_mask=text_mask, image_ids=image_ids, **common)
@@ -69,11 +85,10 @@ class PairProcessor:
 
 def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """Language and caption: languages that the record has count the same, then captions of that language."""
+    captions_in(record, languages)
     counts = {language: len(captions) for language, captions in record.captions.items()}
     choice = choose_caption(counts, languages, rng.random)
-    if choice is None:
-        present, wanted = ", ".join(record.captions) or "no language", ", ".join(languages)
-        raise RecordError("caption", f"its captions are in {present}, data.languages is [{wanted}]")
+    assert choice is not None
     language, number = choice
     return language, record.captions[language][number]
 
@@ -103,48 +118,49 @@ class PromptProcessor:
         self, record: Record, rng: random.Random, language: str | None = None, context: SampleContext = NO_CONTEXT
     ) -> ProcessedSample:
         wanted = (language,) if language else self.languages
-        try:
-            if record.turns and (record.language in wanted or not record.captions):
-                return self._dialogue(record, rng, wanted, context)
+        with _empty_as_record_error():
+            if learns_dialogue(record, context.images, wanted, self.template.prompt.max_images):
+                return self._dialogue(record, rng, context)
             language, caption = draw_caption(record, wanted, rng)
-            question = getattr(self.questions, language)
-            dialogue = Dialogue(question, caption.strip(), language=language, images=context.images)
-            return self._processed(dialogue, self.template.encode(dialogue, split=rng.random()))
-        except EmptyAnswer as error:
-            raise RecordError("caption", str(error)) from None
-        except ImageMarkMismatch as error:
-            raise RecordError("record", str(error)) from None
+            return self._caption(language, caption, context.images, rng.random())
 
-    def _dialogue(
-        self, record: Record, rng: random.Random, wanted: Sequence[str], context: SampleContext
-    ) -> ProcessedSample:
-        if record.language not in wanted:
-            reason = f"its dialogue is in {record.language}, data.languages is [{', '.join(wanted)}]"
-            raise RecordError("caption", reason)
-        targets = self.template.target_turns(dialogue_of(record, images=context.images), history_targets=True)
+    def check(self, record: Record, images: int) -> int:
+        """As of RecordCheck: every turn that an epoch may end with, or every caption."""
+        with _empty_as_record_error():
+            if learns_dialogue(record, images, self.languages, self.template.prompt.max_images):
+                for turn in self._target_turns(record, images):
+                    self._turn(record, turn, images, 0.0)
+            else:
+                for language, caption in captions_in(record, self.languages):
+                    self._caption(language, caption, images, 0.0)
+        return images
+
+    def _dialogue(self, record: Record, rng: random.Random, context: SampleContext) -> ProcessedSample:
+        targets = self._target_turns(record, context.images)
         turn = targets[(content_id(context.key.encode("utf-8", "surrogateescape")) + context.epoch) % len(targets)]
-        dialogue = dialogue_of(record, turn, context.images)
-        return self._processed(dialogue, self.template.encode(dialogue, split=rng.random(), history_targets=True))
+        return self._turn(record, turn, context.images, rng.random())
 
-    def _processed(self, dialogue: Dialogue, row: Encoded) -> ProcessedSample:
-        images, most = len(row.image_starts), self.template.prompt.max_images
-        if images > most:
-            raise RecordError("record", f"it shows {images} pictures, prompt.max_images is {most}")
-        return ProcessedSample(dialogue.language, dialogue.answer or "", row, images)
+    def _target_turns(self, record: Record, images: int) -> list[int]:
+        return self.template.target_turns(dialogue_of(record, images=images), history_targets=True)
+
+    def _turn(self, record: Record, turn: int, images: int, split: float) -> ProcessedSample:
+        dialogue = dialogue_of(record, turn, images)
+        row = self.template.encode(dialogue, split=split, history_targets=True)
+        return ProcessedSample(dialogue.language, dialogue.answer or "", row, len(row.image_starts))
+
+    def _caption(self, language: str, caption: str, images: int, split: float) -> ProcessedSample:
+        dialogue = Dialogue(getattr(self.questions, language), caption.strip(), language=language, images=images)
+        row = self.template.encode(dialogue, split=split)
+        return ProcessedSample(language, dialogue.answer or "", row, len(row.image_starts))
 
     def collate(self, rows: Sequence[Encoded | None], image_ids: Tensor, **common: Any) -> PromptBatch:
         fields: dict[str, Any] = {**self.template.collate(rows), **common}
         return PromptBatch(**fields)
 
 
-def dialogue_of(record: Record, turn: int = -1, images: int = 1) -> Dialogue:
-    """The record's dialogue up to `turn`, whose answer is to be given; later turns and their pictures are left out.
-
-    `images`: pictures the record has. ImageMarkMismatch where its questions have marks for another number of them.
-    """
-    turns = [Turn(question, answer) for question, answer in record.turns]
-    last = turns[turn]
-    whole = Dialogue(turns[-1].question, None, tuple(turns[:-1]), images=images)
-    history = tuple(turns[: range(len(turns))[turn]])
-    seen = sum(len(placed.image_offsets) for placed in image_turns(whole)[: len(history) + 1])
-    return Dialogue(last.question, last.answer, history, record.language or "en", seen)
+@contextmanager
+def _empty_as_record_error() -> Iterator[None]:
+    try:
+        yield
+    except EmptyAnswer as error:
+        raise RecordError("caption", str(error)) from None

@@ -25,6 +25,11 @@ class RecordError(Exception):
     def __str__(self) -> str:
         return self.reason
 
+    @property
+    def what(self) -> str:
+        """What is wrong, without what is wrong with this record alone: the reason up to a colon."""
+        return self.reason.partition(": ")[0]
+
 
 @dataclass(frozen=True, slots=True)
 class Record:
@@ -44,6 +49,14 @@ class Record:
     kind: str | None = None  # closed, open, report: how the answer is scored
     language: str | None = None  # of the turns; None: there are none
     more: tuple[str, ...] = ()  # further pictures of a dialogue, in order
+    answers: tuple[str, ...] = ()  # all that are right to the last question; empty: the one that is learned
+    options: tuple[str, ...] = ()  # choices that the last question gives
+    type: str | None = None  # what is asked about: plane, abnormality, ...
+
+    def answers_to(self, turn: int) -> tuple[str, ...]:
+        """All answers to the question of a turn, from 0, that are right."""
+        last = turn == len(self.turns) - 1
+        return self.answers if self.answers and last else (self.turns[turn][1],)
 
     def picture_id(self, image: bytes) -> int:
         """Its `image_id`; where it gives none, the `content_id` of its first picture's bytes."""
@@ -81,11 +94,14 @@ def parse(data: bytes | str | Mapping[str, Any]) -> Record:
         kind=_text(fields, "kind"),
         language=(_text(fields, "language") or _language(turns)) if turns else None,
         more=tuple(more),
+        answers=_texts(fields, "answers"),
+        options=_texts(fields, "options"),
+        type=_text(fields, "type"),
     )
 
 
 def as_fields(record: Record) -> dict[str, Any]:
-    """What `parse` reads back as the same record; fields that only dialogues have are left out where it has none."""
+    """What `parse` reads back as the same record; fields that only some records have are left out of the others."""
     fields: dict[str, Any] = {
         "id": record.id,
         "image": [record.image, *record.more] if record.more else record.image,
@@ -99,7 +115,13 @@ def as_fields(record: Record) -> dict[str, Any]:
         roles = zip(ROLES * len(record.turns), (text for turn in record.turns for text in turn))
         fields["turns"] = [{"role": role, "text": text} for role, text in roles]
         fields["language"] = record.language
-    return fields if record.kind is None else {**fields, "kind": record.kind}
+    further = {
+        "answers": list(record.answers),
+        "options": list(record.options),
+        "kind": record.kind,
+        "type": record.type,
+    }
+    return fields | {name: value for name, value in further.items() if value not in (None, [])}
 
 
 def content_id(data: bytes) -> int:
@@ -127,12 +149,14 @@ def _image_id(value: Any) -> int | None:
             return value
         case str() if value:  # another tool's hash: any text will do, as long as equal means equal
             return content_id(value.encode("utf-8", "replace"))
-    raise RecordError("record", f"image_id must be a whole number below 2^63 or a text, found {value!r}")
+    raise RecordError("record", f"image_id must be a whole number below 2^63 or a text: found {value!r}")
 
 
 def _captions(value: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(value or {}, dict):
-        raise RecordError("record", f'captions must be {{"en": [...]}}, found {type(value).__name__}')
+        raise RecordError(
+            "record", f"captions must be an object with a list for each language: found {type(value).__name__}"
+        )
     found = {}
     for language, texts in (value or {}).items():
         listed = [texts] if isinstance(texts, str) else texts or []
@@ -171,6 +195,13 @@ def _language(turns: Sequence[tuple[str, str]]) -> str:
 def _images(value: Any) -> list[str]:
     listed = list(value) if isinstance(value, list | tuple) else [value]
     return ["" if name is None else str(name) for name in listed] or [""]
+
+
+def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
+    value = fields.get(name) or ()
+    if not isinstance(value, list | tuple) or not all(isinstance(text, str | int | float) for text in value):
+        raise RecordError("record", f"{name} must be a list of texts: found {str(value)[:80]}")
+    return tuple(map(str, value))
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

@@ -29,7 +29,6 @@ class StoredSample:
 
     key: str
     record: Record
-    json: bytes  # what the record was read from
     images: tuple[bytes, ...]  # as encoded; one at least
 
     @property
@@ -48,7 +47,7 @@ def use_sample(reader: ShardReader, shard: Shard, index: int, use: Callable[[Sto
         record = parse(raw.json)
         if record.more and len(record.more) != len(raw.more):
             raise RecordError("image", f"the record names {1 + len(record.more)} pictures, {len(raw.images)} are there")
-        return use(StoredSample(raw.key, record, raw.json, raw.images))
+        return use(StoredSample(raw.key, record, raw.images))
     except RecordError as error:
         raise DamagedSample(error.cause, shard.name, raw.key, str(error)) from None
     except ImageMarkMismatch as error:

@@ -52,6 +52,8 @@ def open_part(
         elsewhere = manifest_of(source, cache or Cache(), count)
         return read_source(source.name, str(source.shards), languages, elsewhere)
     table = Table(source)
+    if not part.validation:
+        table.log_unread()
     rows = table.usable(source.split)
     if part.holdout is not None:
         rows = rows[held(table, rows, part.holdout) == part.validation]

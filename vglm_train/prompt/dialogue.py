@@ -87,9 +87,14 @@ def image_turns(dialogue: Dialogue) -> list[ImageTurn]:
     turns = [_image_turn(question, answer) for question, answer in [*history, (dialogue.question, "")]]
     marks = sum(len(turn.image_offsets) for turn in turns)
     images = dialogue.images if dialogue.images is not None else max(marks, 1)
+    check_marks(marks, images)
+    return turns if marks else [replace(turns[0], image_offsets=(0,) * images), *turns[1:]]
+
+
+def check_marks(marks: int, images: int) -> None:
+    """ImageMarkMismatch if the questions of a dialogue have marks, but more or fewer than there are images."""
     if marks not in (0, images):
         raise ImageMarkMismatch(f"{marks} {IMAGE} mark{'s' * (marks != 1)} for {images} picture{'s' * (images != 1)}")
-    return turns if marks else [replace(turns[0], image_offsets=(0,) * images), *turns[1:]]
 
 
 def without_oldest(turns: Sequence[ImageTurn], number: int) -> list[ImageTurn]:

@@ -44,7 +44,10 @@ def test_messages_with_parts_and_several_pictures() -> None:
     record, pictures = read(row)
     assert record["turns"] == turns("<image>\n<image>\nSame?", "No.")
     assert record["image"] == pictures == ["a.jpg", "b.jpg"]
-    assert read({"image": "", **row, "images": []} | {"messages": row["messages"]})[1] == ["a.jpg"]
+    with pytest.raises(RecordError, match="2 <image> marks for 1 picture"):
+        read({"image": "", **row, "images": []})
+    del asked[1]
+    assert read({"image": "", **row, "images": []})[1] == ["a.jpg"]
 
 
 def test_captions_of_annotations_and_by_language() -> None:
@@ -94,7 +97,7 @@ def test_pictures_as_datasets_keeps_them() -> None:
     ("row", "cause", "reason"),
     [
         ({"image": "a", "prompt": "q", "label": " "}, "caption", "no answer"),
-        ({"image": "a", "prompt": "q", "label": {"x": 1}}, "record", "must be a text"),
+        ({"image": "a", "prompt": "q", "label": {"x": "y"}}, "record", "must be a text"),
         ({"image": 1.5, "prompt": "q", "label": "a"}, "record", "must be a path"),
         ({"image": "a", "conversations": "hello"}, "record", "list of turns"),
         ({"image": "a", "conversations": [{"from": "alien", "value": "a"}]}, "record", "'alien'"),

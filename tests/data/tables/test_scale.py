@@ -28,8 +28,9 @@ def write(path: Path) -> None:
     texts = ["the lungs are clear and the heart is of normal size " * 5, "双肺清晰，心影大小正常。" * 8]
     with open(path, "w", encoding="utf-8") as out:
         for number in range(ROWS):
-            said = (("human", f"<image>\nNumber {number}?"), ("gpt", texts[number % 2]))
-            turns = [{"from": role, "value": text} for role, text in said * 2]
+            said = [("human", f"Number {number}?"), ("gpt", texts[number % 2])]
+            said = [("human", f"<image>\n{said[0][1]}"), said[1], *said]
+            turns = [{"from": role, "value": text} for role, text in said]
             row = {"id": number, "image": names[number % 40], "conversations": turns}
             out.write(("[" if number == 0 else ",\n") + json.dumps(row, ensure_ascii=False))
         out.write("]")

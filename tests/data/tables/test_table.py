@@ -59,7 +59,7 @@ def test_damage_is_counted_where_it_stands(folder: Path, caplog) -> None:
     with caplog.at_level(logging.INFO):
         table = opened(made_tables.write_json(folder / "t.json", rows))
     assert "1 of the first 3 pictures it names are not in" in caplog.text
-    assert "1 of 5 rows name no picture" in caplog.text
+    assert "of 5 rows some cannot be used: 1 without an answer, 1 without a picture." in caplog.text
     shard, *_ = table.manifest(table.usable()).shards
     assert shard.samples == 4
     for index, cause in ((1, "image"), (2, "caption")):
@@ -146,8 +146,11 @@ def test_index_of_a_large_table_is_kept(folder: Path, monkeypatch) -> None:
     first = opened(path).index
     [kept] = (folder / "cache").rglob("*.npz")
     with monkeypatch.context() as patch:
-        patch.setattr("vglm_train.data.tables.index.to_record", None)
+        patch.setattr("vglm_train.data.tables.index.read_row", None)
         assert np.array_equal(opened(path).index.offsets, first.offsets)
+        patch.setattr("vglm_train.data.tables.index.VERSION", 0)  # an index by other rules is not taken
+        with pytest.raises(TypeError, match="not callable"):
+            opened(path)
     kept.write_bytes(b"broken")
     assert np.array_equal(opened(path).index.contents, first.contents)
     made_tables.write_json(path, made_tables.visualglm(NAMES[:3]))
@@ -162,3 +165,27 @@ def test_lengths_without_reading(folder: Path) -> None:
     rows[3] = {"img": NAMES[3], "prompt": None, "label": "eight by8"}
     shard, *_ = opened(made_tables.write_json(folder / "t.json", rows)).manifest(np.arange(5)).shards
     assert [shard.length(n) for n in range(4)] == [5, 5, 203, 3]  # a token is four letters, or one of other scripts
+
+
+def test_damaged_rows_have_their_split_too(folder: Path) -> None:
+    rows = [{**row, "split": "test" if n % 2 else "train"} for n, row in enumerate(made_tables.visualglm(NAMES))]
+    rows[1]["label"] = rows[2]["label"] = None
+    table = opened(made_tables.write_json(folder / "t.json", rows))
+    assert table.splits() == {"train": 3, "test": 2}
+    assert table.usable("test").tolist() == [1, 3]
+    assert table.usable("train").tolist() == [0, 2, 4]
+    with pytest.raises(UserError, match=r"of several splits: train \(3\), test \(2\)"):
+        table.usable()
+    with pytest.raises(UserError, match="no rows of split 'val'"):
+        table.usable("val")
+
+
+def test_records_in_two_languages_are_in_both(folder: Path) -> None:
+    """As in the index of a shard: the dialogue's language, and those of the captions."""
+    turns = [{"role": "user", "text": "one?"}, {"role": "assistant", "text": "two"}]
+    rows = [
+        {"image": NAMES[0], "turns": turns, "captions": {"zh": ["照片"]}},
+        {"image": NAMES[1], "caption": "a photo"},
+    ]
+    index = opened(made_tables.write_lines(folder / "t.jsonl", rows)).index
+    assert (index.languages.tolist(), index.turn_languages.tolist(), index.turns.tolist()) == ([3, 1], [1, 0], [1, 0])

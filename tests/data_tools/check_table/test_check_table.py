@@ -1,5 +1,6 @@
 """What is wrong with a table, and what it shares with another, is told before training."""
 
+import contextlib
 import io
 import json
 import sys
@@ -10,9 +11,16 @@ import numpy as np
 import pytest
 from made_shards import jpeg
 from PIL import Image, ImageFilter
+from run import runs, speaking
 
 from data_tools.check_table import __main__ as check_table
 from data_tools.check_table.pictures import OpenedPictures, find_same, open_picture
+from vglm_train import stages
+from vglm_train.config.load import load
+from vglm_train.data.loader import build
+from vglm_train.data.record import DamagedSample
+from vglm_train.data.sample import read_sample
+from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.image import open_image
 
@@ -180,5 +188,92 @@ def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypat
 
 def test_a_wrong_field_is_named(folder: Path) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
-    with pytest.raises(UserError, match="WHAT is one of image, question, answer"):
+    with pytest.raises(UserError, match="WHAT is one of image, question, context, input, "):
         check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)
+
+
+TALK = [{"from": "human", "value": "<image>\nWhat?"}, {"from": "gpt", "value": "A square."}]
+
+
+def test_marks_that_do_not_fit_are_told_before_training(folder: Path, capsys, monkeypatch) -> None:
+    table = [{"image": f"images/{n}.jpg", "conversations": TALK} for n in range(4)]
+    table[1]["image"] = ["images/1.jpg", "images/2.jpg"]
+    table[2]["conversations"] = [{"from": "human", "value": "<image><image>What?"}, TALK[1]]
+    table.append({"conversations": TALK})
+    status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", table))
+    assert status == 1
+    assert "t.json: 5 rows, 2 can be used\n" in said
+    assert "wrong: 1 x 1 <image> mark for 2 pictures, first row 1\n" in said
+    assert "wrong: 1 x 2 <image> marks for 1 picture, first row 2\n" in said
+    assert "wrong: 1 x the row names no picture, first row 4\n" in said
+
+
+def test_what_is_not_read_or_doubtful_is_told(folder: Path, capsys, monkeypatch) -> None:
+    table = [{**row, "rationale": f"Since {n}."} for n, row in enumerate(rows(range(4)))]
+    table[1]["label"], table[2]["label"], table[3]["label"] = "None", ["pa", None], "\ud83d"
+    (folder / "t.json").write_text(json.dumps(table))
+    status, said = check(capsys, monkeypatch, folder / "t.json")
+    assert status == 0
+    assert (
+        "not read, though it looks like text: 'rationale' ('Since 0.'). To put it before the question: --field " in said
+    )
+    assert "note: 1 x an answer None or N/A, which is used as it stands, first row 1\n" in said
+    assert "note: 1 x an empty one among several answers or captions (null, NaN, nan), left out, first row 2\n" in said
+    _, said = check(capsys, monkeypatch, folder / "t.json", "--field", "context=rationale")
+    assert "not read" not in said
+    assert "question from prompt, context from rationale, answer from label" in said
+
+
+def test_causes_are_few_and_examples_show_the_values(folder: Path, capsys, monkeypatch) -> None:
+    table = rows(range(4))
+    for row, answer in zip(table, ("C", 7, "heart", "A")):
+        row |= {"options": ["liver", "heart"], "label": answer}
+    status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", table))
+    assert status == 1
+    assert "wrong: 2 x the answer names none of its choices, first row 0: C of 2 choices, from A to B; numbers" in said
+
+
+def test_one_split(folder: Path, capsys, monkeypatch) -> None:
+    table = [{**row, "split": "test" if n == 3 else "train"} for n, row in enumerate(rows(range(6)))]
+    table[1]["label"] = table[3]["label"] = ""
+    path = made_tables.write_json(folder / "t.json", table)
+    _, said = check(capsys, monkeypatch, path)
+    assert "splits: train 5, test 1; a run reads one at a time: set split in the source" in said
+    status, said = check(capsys, monkeypatch, path, "--split", "train")
+    assert status == 1
+    assert "t.json: 6 rows, 4 can be used; 1 are not of split train\n" in said
+    assert "splits:" not in said
+    with pytest.raises(UserError, match="no rows of split 'val'"):
+        check(capsys, monkeypatch, path, "--split", "val")
+
+
+def test_the_rules_of_a_run(folder: Path, capsys, monkeypatch) -> None:
+    """Its source's fields and images, its languages and pictures at most, what it holds out."""
+    table = [{"bild": f"{n % 8}.jpg", "frage": f"number {n}?", "label": "photo"} for n in range(40)]
+    table[3]["label"], table[4]["bild"], table[5]["frage"] = "", ["4.jpg", "5.jpg"], "第3张照片是什么？"
+    path = made_tables.write_json(folder / "t.json", table)
+    aligned = runs.write_run(folder / "run")
+    speaking.write_bundle(aligned, folder / "aligned")
+    config = speaking.write_run(aligned, folder / "aligned", folder, "causal")
+    source = f"{{name: t, table: {path}, images: {folder}/images, fields: {{image: bild, question: frage}}}}"
+    changes = [f"data.train=[{source}]", "data.languages=[en]", "data.holdout={by: row, share: 0.3}", "data.workers=0"]
+    words = [word for change in changes for word in ("--set", change)]
+    status, said = check(capsys, monkeypatch, path, "--config", config, *words, "--json")
+    [summary] = json.loads(said)["tables"]
+    assert status == 1
+    assert summary["damage"] == {
+        "the row has no answer": 1,
+        "it shows 2 pictures, prompt.max_images is 1": 1,
+        "its dialogue is in zh, data.languages is [en]": 1,
+    }
+    loaded = load(config, changes)
+    built = build(loaded, stages.build(loaded).processor, Ranks()).dataset
+    taken = 0
+    for number in range(built.epoch_samples):
+        with contextlib.suppress(DamagedSample):
+            read_sample(built.reader, built.mixture.at(number), built.builder)
+            taken += 1
+    assert summary["held"]["train"] == taken
+    assert summary["held"]["train"] + summary["held"]["validation"] == summary["usable"] == 37
+    _, said = check(capsys, monkeypatch, path, "--config", config, *words)
+    assert f"by row, share 0.3: of these {taken} are trained on, {37 - taken} kept for validation\n" in said

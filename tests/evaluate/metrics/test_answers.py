@@ -1,5 +1,7 @@
 """Scorers of short answers by hand, with the known errors of the usual script as regressions."""
 
+from dataclasses import replace
+
 import pytest
 from made_questions import made_question
 
@@ -147,3 +149,17 @@ def test_vqav2_accuracy(agree, expected):
 )
 def test_vqav2_normalisation(text, expected):
     assert vqav2.normalised(text) == expected
+
+
+def test_choices_that_the_row_gives() -> None:
+    """A letter alone is its choice, where the question letters them."""
+    item = replace(
+        made_question(0, "Which organ?\nA. liver\nC. heart", "heart", kind="closed"), options=("liver", "heart")
+    )
+    assert closed_options([item]) == [["liver", "heart"]]
+    for output in ("heart", "C", "c.", "(C)", "C. heart", "the heart"):
+        assert score_answer(item, output, item.options)["closed"] == (1.0, 1.0), output
+    for output in ("A", "B", "D", "liver", "liver and heart", "cat"):
+        assert score_answer(item, output, item.options)["closed"] == (0.0, 1.0), output
+    plain = replace(item, options=())
+    assert score_answer(plain, "C", ("liver", "heart"))["closed"] == (0.0, 1.0)

@@ -1,22 +1,38 @@
-"""A table's row, in whichever of the layouts people have, as a record."""
+"""A table's row, in whichever of the layouts people have, as a record.
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+`read_row` alone says whether a row can be used: the index, training, evaluation, `check_table` and `convert` all call
+it. What one cell says is in cells.py, lists of answers in answers.py, choices in choices.py, dialogues in turns.py and
+pictures in pictures.py.
+"""
 
-from vglm_train.data.record import RecordError
+import re
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from vglm_train.data.record import RecordError, parse
+from vglm_train.data.tables.answers import answers_of, texts_of
+from vglm_train.data.tables.cells import answer_text, is_missing, number_text, says_nothing
 from vglm_train.data.tables.fields import Columns, value
-from vglm_train.prompt.dialogue import IMAGE, is_chinese
+from vglm_train.data.tables.pictures import Picture, pictures_in
+from vglm_train.data.tables.questions import language_of, row_texts
+from vglm_train.data.tables.turns import dialogue_turns
+from vglm_train.prompt.dialogue import IMAGE, ImageMarkMismatch, check_marks
 
-Turns = list[dict[str, str]]
-ROLES = {
-    "human": "user", "user": "user", "question": "user",
-    "gpt": "assistant", "assistant": "assistant", "model": "assistant", "bot": "assistant", "answer": "assistant",
-    "system": "system",
-}  # fmt: skip
-LANGUAGES = {"zh": "zh", "chinese": "zh", "cn": "zh", "en": "en", "english": "en"}
-KINDS = {"closed": "closed", "yes/no": "closed", "open": "open", "number": "open", "other": "open", "report": "report"}
-SAMPLED = 100  # characters that the language is told from
+__all__ = ["NoPicture", "RowReading", "labels", "pictures_of", "read_row", "texts_of", "to_record"]
+
+LANGUAGES = {"zh": "zh", "chinese": "zh", "cn": "zh", "中文": "zh", "en": "en", "english": "en", "英文": "en"}
+KINDS = {
+    name: kind
+    for kind, names in {
+        "closed": "closed close closed_ended close_ended yes/no yes_no yesno y/n binary boolean multiple_choice "
+        "multi_choice single_choice choice mcq 封闭 封闭式 封闭题 封闭性 是非 是非题 判断题 选择题 单选题",
+        "open": "open open_ended opened number other free_form freeform short_answer 开放 开放式 开放题 开放性 问答题",
+        "report": "report 报告",
+    }.items()
+    for name in names.split()
+}
+UNKNOWN_KIND = "an answer type that is not known, so that the answers tell it"
+UNKNOWN_LANGUAGE = "a language that is not known, so that the text tells it"
 
 
 class NoPicture(RecordError):  # noqa: N818  (an observation)
@@ -26,170 +42,113 @@ class NoPicture(RecordError):  # noqa: N818  (an observation)
         super().__init__("image", "the row names no picture")
 
 
-def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[str | bytes]]:
-    """The row as a record (`turns` [{role: user|assistant, text}] where something is asked, else `captions`; `answers`
-    where one question has several) and its pictures, each a path as it is written or the file's bytes.
+class RowReading(NamedTuple):
+    """A row that can be used. `pictures`: each a path as it is written, or the file's bytes."""
+
+    record: dict[str, Any]
+    pictures: list[Picture]
+    notes: tuple[str, ...]  # what of it is left out or doubtful, each once, as "WHAT" or "WHAT: DETAIL"
+
+
+def read_row(row: Mapping[str, Any], columns: Columns) -> RowReading:
+    """The row as a record: `turns` [{role: user|assistant, text}] where something is asked, else `captions`; `answers`
+    where the last question has several; `options` where it has choices.
 
     RecordError where it cannot be trained on; NoPicture where that is all it lacks.
     """
+    notes: list[str] = []
     pictures = pictures_of(row, columns)
     record: dict[str, Any] = labels(row, columns)
     turns = value(row, columns.turns)
     if turns is not None:
-        record["turns"], inside = _turns(turns)
-        pictures = pictures or inside
+        record["turns"], inside = dialogue_turns(turns, notes)
     else:
-        record |= _answered(value(row, columns.question), _answers(row, columns))
-    record["language"] = _language(value(row, columns.language), record)
-    if kind := _kind(row, columns, record):
+        texts, inside = row_texts(row, columns, notes)
+        record |= texts
+    own = isinstance(row.get("captions"), dict) or "turns" in row
+    if own:
+        record |= _kept(row, record, notes)
+    record["language"] = _language(value(row, columns.language), record, notes)
+    if kind := _kind(row, columns, record, notes):
         record["kind"] = kind
-    if "image_id" in row and (isinstance(row.get("captions"), dict) or "turns" in row):
-        record["image_id"] = row["image_id"]  # a record already: the hash of its picture
+    pictures = pictures or inside
     if not pictures:
         raise NoPicture
+    _check_marks(record, len(pictures))
     names = [picture if isinstance(picture, str) else "" for picture in pictures]
-    return {**record, "image": names[0] if len(names) == 1 else names}, pictures
+    record["image"] = names[0] if len(names) == 1 else names
+    if own:
+        parse(record)  # RecordError for what its further fields hold
+    return RowReading(record, pictures, tuple(dict.fromkeys(notes)))
+
+
+def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[Picture]]:
+    """Record and pictures of `read_row`."""
+    return read_row(row, columns)[:2]
 
 
 def labels(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
     """What a record takes of the row as it stands: id, group, type and split, those that it has."""
     names = {"id": columns.id, "group": columns.group, "type": columns.type, "split": columns.split}
-    values = {name: value(row, keys) for name, keys in names.items()}
-    return {name: str(held) for name, held in values.items() if held is not None and not isinstance(held, list | dict)}
+    texts = {name: _label(value(row, keys)) for name, keys in names.items() if keys}
+    return {name: text for name, text in texts.items() if text is not None}
 
 
-def pictures_of(row: Mapping[str, Any], columns: Columns) -> list[str | bytes]:
+def pictures_of(row: Mapping[str, Any], columns: Columns) -> list[Picture]:
     """The pictures that the row names, or holds. RecordError where something else is in their place."""
-    return _pictures(value(row, columns.pictures))
+    return pictures_in(value(row, columns.pictures))
 
 
-def _pictures(held: Any) -> list[str | bytes]:
-    """A path, a number that names one, `datasets`' {bytes, path}, or a list of these."""
-    match held:
-        case None:
-            return []
-        case list() | tuple():
-            return [picture for each in held for picture in _pictures(each)]
-        case {"bytes": bytes() as content} if content:
-            return [content]
-        case {"path": str() as path} | {"url": str() as path}:
-            return [path]
-        case bytes():
-            return [held]
-        case str() | int():
-            return [str(held).strip()]
-    raise RecordError("record", f"a picture must be a path, found {type(held).__name__}")
+def _label(cell: Any) -> str | None:
+    """A patient 7 is also 7.0, and " 7"."""
+    if isinstance(cell, str):
+        return None if says_nothing(cell, asked=True) else cell.strip()
+    if isinstance(cell, bool) or cell is None or isinstance(cell, list | dict):
+        return None if not isinstance(cell, bool) else str(cell)
+    return number_text(cell) if isinstance(cell, int | float) else str(cell)
 
 
-def _turns(dialogue: Any) -> tuple[Turns, list[str | bytes]]:
-    """LLaVA's [{from, value}], messages [{role, content}] or our own [{role, text}]; system texts are left out."""
-    if not isinstance(dialogue, Sequence) or isinstance(dialogue, str):
-        raise RecordError("record", f"a dialogue must be a list of turns, found {type(dialogue).__name__}")
-    turns: Turns = []
-    pictures: list[str | bytes] = []
-    for each in dialogue:
-        fields = each if isinstance(each, dict) else {}
-        name = value(fields, ("from", "role"))
-        role = ROLES.get(name) or ROLES.get(str(name).lower())
-        if role is None:
-            raise RecordError("record", f"a turn is of {name!r}; known are {', '.join(ROLES)}")
-        text = value(fields, ("value", "text", "content"))
-        if not isinstance(text, str):
-            text, inside = _content(text)
-            pictures += inside
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["text"] += "\n" + text
-        elif role != "system":
-            turns.append({"role": role, "text": text})
-    return _drop_unanswered(turns), pictures
+def _kept(row: Mapping[str, Any], record: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """Of our own records, what other layouts do not have."""
+    kept = {name: row[name] for name in ("image_id", "source") if not is_missing(row.get(name))}
+    if "turns" not in record or "turns" not in row:
+        return kept
+    kept |= {name: row[name] for name in ("captions", "options") if not is_missing(row.get(name))}
+    question = record["turns"][-2]["text"]
+    answers = answers_of(row.get("answers"), lambda cell: answer_text(cell, question), notes)
+    if texts := [answer.text for answer in answers]:
+        kept["answers"] = texts
+    return kept
 
 
-def _drop_unanswered(turns: Turns) -> Turns:
-    """Without a question at the end that nobody answers."""
-    turns = turns[: len(turns) // 2 * 2]
-    if not turns:
-        raise RecordError("caption", "a dialogue without an answer")
-    if turns[0]["role"] != "user":
-        raise RecordError("record", "the dialogue begins with an answer")
-    if not all(turn["text"].strip() for turn in turns[1::2]):
-        raise RecordError("caption", "an answer of the dialogue is empty")
-    return turns
+def _check_marks(record: Mapping[str, Any], images: int) -> None:
+    marks = sum(turn["text"].count(IMAGE) for turn in record.get("turns", ())[::2])
+    try:
+        check_marks(marks, images)
+    except ImageMarkMismatch as error:
+        raise RecordError("record", str(error)) from None
 
 
-def _content(content: Any) -> tuple[str, list[str | bytes]]:
-    """A text, or parts as chat interfaces take them: {type: text} and {type: image}, of which each leaves a mark."""
-    if not isinstance(content, list):
-        return "" if content is None else str(content), []
-    texts: list[str] = []
-    pictures: list[str | bytes] = []
-    for part in content:
-        fields = part if isinstance(part, dict) else {"text": part}
-        if "text" in fields and fields["text"] is not None:
-            texts.append(str(fields["text"]))
-            continue
-        pictures += _pictures(value(fields, ("image", "image_url", "path", "url")))
-        texts.append(IMAGE)
-    return "\n".join(texts), pictures
-
-
-def _answers(row: Mapping[str, Any], columns: Columns) -> list[tuple[str | None, str]]:
-    """Every answer there is, with its language where the row gives it."""
-    by_name = [name for name in columns.answer if row.get(name) and name[-3:] in ("_en", "_zh")]
-    if by_name:
-        return [answer for name in by_name for answer in texts_of(row[name], name[-2:])]
-    return list(texts_of(value(row, columns.answer)))
-
-
-def texts_of(held: Any, language: str | None = None) -> Iterator[tuple[str | None, str]]:
-    """Language, None where none is given, and text: of a text or number, a list, {"en": ..., "zh": ...}, or an object
-    that has the text under a usual key, as in VQAv2's and Karpathy's files. RecordError for anything else."""
-    match held:
-        case None:
-            return
-        case list() | tuple():
-            for each in held:
-                yield from texts_of(each, language)
-        case {"answer": text} | {"caption": text} | {"raw": text} | {"text": text}:
-            yield from texts_of(text, language)
-        case {"en": _} | {"zh": _}:
-            for name in ("en", "zh"):
-                yield from texts_of(held.get(name), name)
-        case str() | int() | float():
-            if text := str(held).strip():
-                yield language, text
-        case _:
-            raise RecordError("record", f"an answer must be a text, found {type(held).__name__}")
-
-
-def _answered(question: Any, answers: list[tuple[str | None, str]]) -> dict[str, Any]:
-    """A question's turns, learned with its commonest answer; captions where nothing is asked."""
-    if not answers:
-        raise RecordError("caption", "the row has no answer")
-    if question is None or answers[0][0] is not None:
-        captions: dict[str, list[str]] = {}
-        for language, text in answers:
-            captions.setdefault(language or _language_of(text), []).append(text)
-        return {"captions": captions}
-    texts = [text for _, text in answers]
-    commonest = Counter(texts).most_common(1)[0][0]
-    turns = [{"role": "user", "text": str(question)}, {"role": "assistant", "text": commonest}]
-    return {"turns": turns} | ({"answers": texts} if len(texts) > 1 else {})
-
-
-def _language(name: Any, record: Mapping[str, Any]) -> str:
-    known = LANGUAGES.get(str(name).lower().split("-")[0].split("_")[0])
-    if known is not None:
-        return known
+def _language(cell: Any, record: Mapping[str, Any], notes: list[str]) -> str:
+    if cell is not None:
+        name = str(cell).strip().lower()
+        known = LANGUAGES.get(name) or LANGUAGES.get(name.split("-")[0].split("_")[0])
+        if known is not None:
+            return known
+        notes.append(f"{UNKNOWN_LANGUAGE}: {name[:40]}")
     if "turns" in record:
-        return _language_of(" ".join(turn["text"] for turn in record["turns"][:2]).replace(IMAGE, ""))
+        return language_of(" ".join(turn["text"] for turn in record["turns"][:2]).replace(IMAGE, ""))
     return next(iter(record["captions"]))
 
 
-def _language_of(text: str) -> str:
-    """From the beginning of a long text, which may be one of hundreds of thousands."""
-    return "zh" if not text.isascii() and is_chinese(text[:SAMPLED]) else "en"
+def _kind(row: Mapping[str, Any], columns: Columns, record: Mapping[str, Any], notes: list[str]) -> str | None:
+    cell = value(row, columns.kind)
+    kind = _known_kind(cell) or _known_kind(record.get("type"))
+    if cell is not None and kind is None:
+        notes.append(f"{UNKNOWN_KIND}: {str(cell)[:40]}")
+    return "closed" if kind is None and (record.get("options") or value(row, columns.options[:1])) else kind
 
 
-def _kind(row: Mapping[str, Any], columns: Columns, record: Mapping[str, Any]) -> str | None:
-    kind = KINDS.get(str(value(row, columns.kind)).lower()) or KINDS.get(str(record.get("type")).lower())
-    return "closed" if kind is None and value(row, columns.options) else kind
+def _known_kind(name: Any) -> str | None:
+    """However VQA-RAD's "CLOSED " and others' "closed-ended" are written."""
+    return KINDS.get(re.sub(r"[\s_-]+", "_", name.strip().lower())) if isinstance(name, str) else None

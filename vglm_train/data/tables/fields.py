@@ -7,23 +7,28 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.config.data import Fields
+from vglm_train.data.tables.cells import is_missing
+from vglm_train.data.tables.choices import columns_of
 from vglm_train.errors import UserError
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "image": (
         "image", "img", "images", "image_path", "img_path", "img_name", "image_name", "file_name", "filename", "path",
-        "filepath", "jpg", "png", "webp",
+        "filepath", "figure_path", "jpg", "png", "webp",
     ),
     "question": ("question", "prompt", "query", "instruction"),
+    "context": ("context", "hint"),
+    "input": ("input",),
+    "history": ("history",),
     "answer": (
         "answers", "answer", "label", "response", "output", "captions", "caption", "report", "caption_en", "caption_zh",
-        "captions_en", "captions_zh", "text",
+        "captions_en", "captions_zh", "text", "answer_label", "multiple_choice_answer", "correct_answer", "gt_answer",
     ),
     "caption": (
-        "captions", "caption", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "TEXT",
+        "captions", "caption", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text",
     ),
     "turns": ("turns", "conversations", "messages"),
-    "group": ("group", "patient", "patient_id", "patientid", "PatientID", "subject_id", "study", "study_id"),
+    "group": ("group", "patient", "patient_id", "patientid", "subject_id", "study", "study_id"),
     "kind": ("kind", "answer_type"),
     "language": ("language", "lang", "q_lang"),
     "type": ("type", "question_type", "content_type"),
@@ -32,8 +37,10 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "image_id": ("image_id",),
     "split": ("split",),
 }  # fmt: skip
-"""By what is held: names that people use, the first that a row has a value under counts. `caption`: of rows that only
-describe their picture; a table looks there if it has no answer, `convert` first of all."""
+"""By what is held: names that people use, in small letters with _ between words; a key is compared in that form, so
+"Patient ID" is patient_id. The first that a row has a value under counts. `context` is put before the question, `input`
+after it, `history` are earlier turns. `options`: also a column for each choice, see choices.py. `caption`: of rows that
+only describe their picture; a table looks there if it has no answer, `convert` first of all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +49,9 @@ class Columns:
 
     image: tuple[str, ...]
     question: tuple[str, ...]
+    context: tuple[str, ...]
+    input: tuple[str, ...]
+    history: tuple[str, ...]
     answer: tuple[str, ...]
     turns: tuple[str, ...]
     group: tuple[str, ...]
@@ -52,6 +62,7 @@ class Columns:
     options: tuple[str, ...]
     image_id: tuple[str, ...]
     split: tuple[str, ...]
+    fixed_question: tuple[str, ...] = ()  # that `fields` names without naming options: choices are not added to it
 
     @property
     def pictures(self) -> tuple[str, ...]:
@@ -63,9 +74,19 @@ def value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """What the row holds under the first of the names that has something; None where none has."""
     for name in names:
         held = row.get(name)
-        if held or held == 0:
+        if held is not None and not is_missing(held):
             return held
     return None
+
+
+def key_of(row: Mapping[str, Any], names: Sequence[str]) -> str | None:
+    """The name that `value` reads."""
+    return next((name for name in names if not is_missing(row.get(name))), None)
+
+
+def by_language(row: Mapping[str, Any], columns: Columns) -> list[str]:
+    """The answer columns with a value whose names end in a language, _en or _zh: all of them are read."""
+    return [name for name in columns.answer if name[-3:].lower() in ("_en", "_zh") and not is_missing(row.get(name))]
 
 
 def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
@@ -73,7 +94,10 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
 
     UserError lists what is there and what is known.
     """
-    columns = Columns(**{part.name: _names(path, part.name, keys, named) for part in fields(Columns)})
+    parts = [part.name for part in fields(Columns) if part.name != "fixed_question"]
+    columns = Columns(**{what: _names(path, what, keys, named) for what in parts})
+    if named.question and named.options is None:
+        columns = replace(columns, fixed_question=columns.question)
     if not (columns.answer or columns.turns):
         columns = replace(columns, answer=known("caption", keys))
     for what, names in (("image", columns.pictures), ("answer", columns.turns or columns.answer)):
@@ -84,13 +108,17 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
 
 def known(what: str, keys: Sequence[str]) -> tuple[str, ...]:
     """Those of `keys` that are known to hold `what`, a key of KNOWN."""
-    return tuple(name for name in KNOWN[what] if name in keys)
+    plain = {key: key.strip().lower().replace(" ", "_").replace("-", "_") for key in keys}
+    found = tuple(key for name in KNOWN[what] for key in keys if plain[key] == name)
+    return found or columns_of(keys) if what == "options" else found
 
 
 def _names(path: Path | str, what: str, keys: Sequence[str], named: Fields) -> tuple[str, ...]:
     name = getattr(named, what, None)
     if name is None:
         return known(what, keys)
+    if not name:
+        return ()
     if name not in keys:
         near = get_close_matches(name, keys, 1, 0.5)
         hint = f" Did you mean {near[0]!r}?" if near else ""

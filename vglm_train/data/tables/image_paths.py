@@ -1,46 +1,181 @@
-"""Where the pictures that a table names lie."""
+"""Where the pictures that a table names lie, in whichever way another system wrote their paths.
 
-from collections.abc import Iterable, Sequence
+A name is looked for as it is written. Where no file is there, it is looked for as Windows, a browser or macOS may have
+written it: / for each backslash, without file:// or a drive, % codes and accents in their other form, the ending in
+other letters. A name that begins at the root of another machine (/data/images/1.png, D:\\images\\1.png) is looked for
+below the folder, without its root and without the leading folders that all such names of the table share.
+"""
+
+import os
+import re
+import unicodedata
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
+from urllib.parse import unquote
 
+from vglm_train.data.record import RecordError
 from vglm_train.errors import UserError
 
-ENDINGS = (".jpg", ".png", ".jpeg", ".webp")  # tried where a name has none of them
+ENDINGS = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # tried where a name has none of them
 SUGGESTED = 3  # folders above the table that are searched
 FOLDERS = 50  # of one folder at most
+TRIED = 5  # names whose leading folders are tried
+SHOWN = 120  # characters of a name in a message
+
+_ADDRESS = re.compile("(?:https?|s3|gs|ftp)://", re.IGNORECASE)
+_ROOT = re.compile(r"(?:[A-Za-z]:)?/+|[A-Za-z]:")
 
 
-def find(folder: Path, name: str) -> Path | None:
-    """The file that a table's `name` means, below `folder` unless it is absolute; None where there is none."""
-    path = folder / name
-    if path.is_file():
-        return path
-    if path.suffix.lower() in ENDINGS:
-        return None
-    return next((file for ending in ENDINGS if (file := path.with_name(path.name + ending)).is_file()), None)
+@dataclass(frozen=True)
+class PictureFolder:
+    """The folder that a table's names start from. `elsewhere`: how names begin that start from another machine's, such
+    as D:/data/; empty: none does."""
+
+    folder: Path
+    elsewhere: str = ""
+
+    def find(self, name: str) -> Path | None:
+        """The file that `name` means; None where there is none."""
+        path = self.folder / name
+        if _is_file(path):
+            return path
+        return next(filter(_is_file, self._candidates(name)), None)
+
+    def read(self, name: str) -> tuple[Path, bytes]:
+        """The file that `name` means, and its bytes. RecordError says why there is none."""
+        path = self.find(name)
+        if path is None:
+            raise RecordError("image", self.problem(name))
+        try:
+            return path, path.read_bytes()
+        except OSError as error:
+            raise RecordError("image", f"{path}: {error.strerror}") from None
+
+    def problem(self, name: str) -> str:
+        """Why there is no file that `name` means."""
+        if "\0" in name:
+            return f"no picture can be called {name[:SHOWN]!r}, with a NUL character"
+        if _ADDRESS.match(name):
+            return f"{name[:SHOWN]} is an address; download the pictures first, for instance with img2dataset"
+        path = self.folder / plain_name(name)
+        try:
+            if path.is_dir():
+                return f"{path} is a folder, not a picture"
+            return f"no picture {path}{': a link to nothing' * path.is_symlink()}"
+        except OSError as error:
+            return f"no picture {str(path)[:SHOWN]!r}: {error.strerror}"
+        except ValueError:
+            return f"no picture {str(path)[:SHOWN]!r}: no file can have that name"
+
+    def key(self, name: str) -> str:
+        """How names are compared: images/./a.jpg, images\\a.jpg and images/a.jpg are one, and so is, in a folder /data,
+        /data/images/a.jpg. An absolute path to anywhere else stays as it is."""
+        plain = os.path.normpath(plain_name(name) if _is_foreign(name) else name)
+        start = next((start for start in (*self._starts, self.elsewhere) if start and plain.startswith(start)), "")
+        return plain.removeprefix(start)
+
+    @cached_property
+    def _starts(self) -> tuple[str, ...]:
+        return tuple(f"{each}/" for each in dict.fromkeys((os.path.abspath(self.folder), self.folder.resolve())))
+
+    def _candidates(self, name: str) -> Iterator[Path]:
+        """Where else the file may be, the likeliest first."""
+        plain = plain_name(name)
+        names = [name, plain]
+        if self.elsewhere and plain.startswith(self.elsewhere):
+            names.append(plain.removeprefix(self.elsewhere))
+        names += [text.removeprefix(root[0]) for text in (plain,) if (root := _ROOT.match(text))]
+        names += [unquote(text) for text in names if "%" in text]
+        for form in ("NFC", "NFD"):
+            names += [unicodedata.normalize(form, text) for text in names if not text.isascii()]
+        for text in dict.fromkeys(names):
+            yield from _endings(self.folder / text)
 
 
-def check(table: Path, folder: Path, names: Sequence[str]) -> int:
-    """How many of the first rows' pictures exist. UserError where none does: it says which path was tried, and which
-    folder near the table has them."""
-    present = _count(folder, names)
+def open_folder(table: Path, folder: Path, names: Sequence[str]) -> tuple[PictureFolder, int]:
+    """The folder of a table's pictures, and how many of `names`, those of its first rows, it has.
+
+    UserError where it has none: it says which path was tried, and which folder near the table has them.
+    """
+    pictures = _with_elsewhere(folder, names)
+    present = _count(pictures, names)
     if present or not names:
-        return present
-    best = max(_near(table, folder), key=lambda near: _count(near, names), default=folder)
-    elsewhere = _count(best, names)
+        return pictures, present
+    shown = f"{names[0][:SHOWN]!r}"
+    if _ADDRESS.match(names[0]):
+        raise UserError(
+            f"{table}: it names its pictures by addresses, such as {shown}. Download them, for instance with "
+            "img2dataset, and name the files."
+        )
+    few = names[:: -(-len(names) // TRIED)]
+    best = max(_near(table, folder), key=lambda near: _count(_with_elsewhere(near, few), few), default=folder)
+    elsewhere = _count(_with_elsewhere(best, names), names)
     hint = (
         f"{elsewhere} of them are in {best}: set images: {best} in the source"
         if elsewhere
         else "set images in the source to the folder that these paths are relative to"
     )
     raise UserError(
-        f"{table}: of the first {len(names)} pictures it names, none is there. {names[0]!r} was looked for as "
-        f"{folder / names[0]}; {hint} (check_table: --images; evaluate: --pictures)."
+        f"{table}: of the first {len(names)} pictures it names, none is there. {shown} was looked for as "
+        f"{_tried(folder, names[0])}; {hint} (check_table: --images; evaluate: --pictures)."
     )
 
 
-def _count(folder: Path, names: Iterable[str]) -> int:
-    return sum(find(folder, name) is not None for name in names)
+def plain_name(name: str) -> str:
+    """A path as this system writes it."""
+    if name.lower().startswith("file://"):
+        name = unquote(name[len("file://") :].removeprefix("localhost"))
+        name = name[1:] if re.match("/[A-Za-z]:", name) else name
+    return name.replace("\\", "/")
+
+
+def _is_foreign(name: str) -> bool:
+    return "\\" in name or name[:7].lower() == "file://"
+
+
+def _tried(folder: Path, name: str) -> str:
+    plain = plain_name(name)
+    root = _ROOT.match(plain)
+    tried = [folder / name, folder / plain, *([folder / plain.removeprefix(root[0])] if root else [])]
+    return " and ".join(str(path)[-2 * SHOWN :].replace("\0", "\\0") for path in dict.fromkeys(tried))
+
+
+def _endings(path: Path) -> Iterator[Path]:
+    """A path, with its ending in other letters, or with one of ENDINGS where it has none of them."""
+    yield path
+    with suppress(ValueError):  # of a path without a name
+        if path.suffix.lower() in ENDINGS:
+            yield from (path.with_suffix(ending) for ending in (path.suffix.lower(), path.suffix.upper()))
+            return
+        yield from (path.with_name(path.name + each) for ending in ENDINGS for each in (ending, ending.upper()))
+
+
+def _is_file(path: Path) -> bool:
+    """False also where the system refuses the name, or to look."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):
+        return False
+
+
+def _with_elsewhere(folder: Path, names: Sequence[str]) -> PictureFolder:
+    """With the leading folders that names from another machine's root lose: the same of all names, so that no two of
+    them can mean one file."""
+    rooted = [plain for name in names if _ROOT.match(plain := plain_name(name)) and not _is_file(folder / name)][:TRIED]
+    starts: dict[str, int] = {}
+    for name in rooted:
+        parts = name.split("/")
+        for start in ("/".join(parts[:number]) + "/" for number in range(1, len(parts))):
+            starts[start] = starts.get(start, 0) + _is_file(folder / name.removeprefix(start))
+    best = max(starts, key=starts.__getitem__, default="")
+    return PictureFolder(folder, best if starts.get(best) else "")
+
+
+def _count(pictures: PictureFolder, names: Iterable[str]) -> int:
+    return sum(pictures.find(name) is not None for name in names)
 
 
 def _near(table: Path, folder: Path) -> list[Path]:
@@ -48,5 +183,6 @@ def _near(table: Path, folder: Path) -> list[Path]:
     above = list(table.absolute().parents)[:SUGGESTED]
     near = [Path.cwd(), folder, folder.parent, *above]
     for each in (Path.cwd(), *above[:2]):
-        near += [below for below in sorted(each.iterdir()) if below.is_dir()][:FOLDERS]
+        with suppress(OSError):
+            near += [below for below in sorted(each.iterdir()) if below.is_dir()][:FOLDERS]
     return list(dict.fromkeys(near))

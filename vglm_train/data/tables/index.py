@@ -2,10 +2,10 @@
 
 import hashlib
 import json
-import os
 import sys
 import zipfile
 from array import array
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -18,11 +18,12 @@ from tqdm import tqdm
 from vglm_train.data.record import RecordError
 from vglm_train.data.shards.index import LANGUAGES, estimate_tokens
 from vglm_train.data.tables.base import Row, TableFile
-from vglm_train.data.tables.canonical import NoPicture, to_record
+from vglm_train.data.tables.canonical import NoPicture, labels, read_row
 from vglm_train.data.tables.fields import Columns
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.files import replace_file, user_cache
 
-VERSION = 2
+VERSION = 3  # of what rows mean, too: an index by older rules must not be read
 SPLITS = 255  # that are counted; a key with more values is no split
 CACHED_FROM = 8 << 20  # bytes of a table from which its index is kept on disk
 
@@ -33,10 +34,11 @@ class TableIndex:
 
     offsets: NDArray[np.int64]  # [n,2] offset and size
     groups: NDArray[np.uint64]  # [n] the patient's or page's name
-    pictures: NDArray[np.uint64]  # [n] the first picture: its path, see Names, or its bytes
+    pictures: NDArray[np.uint64]  # [n] the first picture: its path, as PictureFolder.key has it, or its bytes
     contents: NDArray[np.uint64]  # [n] texts and pictures: equal rows are one
     more: NDArray[np.uint64]  # [m,2] row, hash of a further picture
     languages: NDArray[np.uint8]  # [n] bit n for entry n of LANGUAGES; 0: the row is damaged
+    turn_languages: NDArray[np.uint8]  # [n] the same, of the dialogue alone
     turns: NDArray[np.uint16]  # [n] questions with answers; 0: captions, or damaged
     lengths: NDArray[np.uint16]  # [n] about how many tokens are said: of a dialogue all, of captions the mean
     states: NDArray[np.uint8]  # [n] index into STATES
@@ -54,32 +56,24 @@ STATES = ("usable", "caption", "record", "text")  # caption: no answer; record: 
 
 
 def hashed(name: str | bytes) -> int:
-    data = name.encode("utf-8", "surrogateescape") if isinstance(name, str) else name
+    data = name if isinstance(name, bytes) else _bytes(name)
     return int.from_bytes(hashlib.blake2b(data, digest_size=8).digest()) or 1
 
 
-class Names:
-    """How pictures' paths are compared: images/./a.jpg and images/a.jpg are one, and so is, in a table whose paths
-    start from /data, /data/images/a.jpg. An absolute path to anywhere else stays as it is.
-    """
-
-    def __init__(self, images: Path) -> None:
-        """`images`: the folder that paths start from."""
-        self._starts = tuple(f"{folder}/" for folder in dict.fromkeys((os.path.abspath(images), images.resolve())))
-
-    def of(self, path: str) -> str:
-        name = os.path.normpath(path)
-        start = next((start for start in self._starts if name.startswith(start)), "")
-        return name.removeprefix(start).replace("\\", "/")
+def _bytes(text: str) -> bytes:
+    try:
+        return text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:  # half of an emoji, as JSON may escape it
+        return text.encode("utf-8", "surrogatepass")
 
 
-def build_index(file: TableFile, columns: Columns, images: Path) -> TableIndex:
+def build_index(file: TableFile, columns: Columns, images: PictureFolder) -> TableIndex:
     """One pass over the table, with a progress bar where it takes long; from the last time's where the table has not
     changed since."""
     kept = _cache_path(file, columns, images)
     if kept is not None and (found := _load(kept)) is not None:
         return found
-    draft = _Draft(Names(images))
+    draft = _Draft(images)
     interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
     title = f"read {file.path.name}"
     bar = tqdm(total=file.size, unit=file.unit, unit_scale=True, desc=title, delay=2, mininterval=interval)
@@ -97,35 +91,36 @@ def build_index(file: TableFile, columns: Columns, images: Path) -> TableIndex:
 class _Draft:
     """The columns of an Index as they grow."""
 
-    def __init__(self, names: Names) -> None:
-        self.names = names
+    def __init__(self, folder: PictureFolder) -> None:
+        self.folder = folder
         self.offsets, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
+        self.turn_languages = array("B")
         self.lengths, self.splits, self.split_names = array("H"), array("B"), {"": 0}
 
     def add(self, row: Row, columns: Columns) -> None:
         self.offsets.extend((row.offset, row.size))
-        group = picture = content = languages = turns = split = length = 0
+        group = picture = content = languages = asked = turns = length = 0
         try:
             if row.values is None:
                 raise RecordError("record", "not readable")
-            record, pictures = to_record(row.values, columns)
+            record, pictures, _ = read_row(row.values, columns)
         except RecordError as error:
-            state = "text" if isinstance(error, NoPicture) else error.cause
+            state, split = "text" if isinstance(error, NoPicture) else error.cause, split_of(row, columns)
         else:
-            state = "usable"
-            names = [hashed(self.names.of(each) if isinstance(each, str) else each) for each in pictures]
+            state, split = "usable", record.get("split", "")
+            names = [hashed(self.folder.key(each) if isinstance(each, str) else each) for each in pictures]
             picture = names[0]
             for other in names[1:]:
                 self.more.extend((len(self.states), other))
             group = hashed(record["group"]) if "group" in record else 0
-            split = self.split_names.setdefault(record.get("split", ""), min(len(self.split_names), SPLITS))
-            texts = _texts(record)
+            texts, asked = _texts(record), _bits([record["language"]] if "turns" in record else ())
             content = hashed("\0".join(texts) + str(names))
             length = sum(map(estimate_tokens, texts)) // (1 if "turns" in record else len(texts))
-            languages, turns = _languages(record), len(record.get("turns", ())) // 2
-        self.splits.append(split)
+            languages, turns = asked | _bits(record.get("captions", ())), len(record.get("turns", ())) // 2
+        self.splits.append(self.split_names.setdefault(split, min(len(self.split_names), SPLITS)))
+        self.turn_languages.append(asked)
         self.lengths.append(min(length, 2**16 - 1))
         self.groups.append(group)
         self.pictures.append(picture)
@@ -142,12 +137,18 @@ class _Draft:
             contents=np.array(self.contents, dtype=np.uint64),
             more=np.array(self.more, dtype=np.uint64).reshape(-1, 2),
             languages=np.array(self.languages, dtype=np.uint8),
+            turn_languages=np.array(self.turn_languages, dtype=np.uint8),
             turns=np.array(self.turns, dtype=np.uint16),
             lengths=np.array(self.lengths, dtype=np.uint16),
             states=np.array(self.states, dtype=np.uint8),
             splits=np.array(self.splits, dtype=np.uint8),
             split_names=np.array(list(self.split_names)[: SPLITS + 1]),
         )
+
+
+def split_of(row: Row, columns: Columns) -> str:
+    """The split of a row that cannot be used; empty where it says none, or cannot be read."""
+    return labels(row.values or {}, columns).get("split", "")
 
 
 def _texts(record: dict[str, Any]) -> list[str]:
@@ -157,17 +158,17 @@ def _texts(record: dict[str, Any]) -> list[str]:
     return [text for texts in record["captions"].values() for text in texts]
 
 
-def _languages(record: dict[str, Any]) -> int:
-    languages = [record["language"]] if "turns" in record else record["captions"]
-    return sum(1 << bit for bit, name in enumerate(LANGUAGES) if name in languages)
+def _bits(languages: Iterable[str]) -> int:
+    return sum(1 << LANGUAGES.index(name) for name in languages if name in LANGUAGES)
 
 
-def _cache_path(file: TableFile, columns: Columns, images: Path) -> Path | None:
+def _cache_path(file: TableFile, columns: Columns, images: PictureFolder) -> Path | None:
     """Where the index of a large table is kept: in the user's cache folder, under all that it depends on."""
     if not file.path.is_file() or file.path.stat().st_size < CACHED_FROM:
         return None
     state = file.path.stat()
-    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), str(images.resolve())]
+    folder = [str(images.folder.resolve()), images.elsewhere]
+    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), folder]
     return user_cache() / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
 
 

@@ -9,8 +9,6 @@ from numpy.typing import NDArray
 
 from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.shards.manifest import Shard
-from vglm_train.data.tables import image_paths
-from vglm_train.data.tables.canonical import to_record
 from vglm_train.data.tables.table import Table, TableSlice
 
 READ = 20_000  # pictures of both sides together that the start of a run compares by their bytes
@@ -91,7 +89,7 @@ def named_pictures(tables: Side, progress: Callable[[int], object] = lambda rows
         for row in rows.tolist():
             progress(1)
             try:
-                _, named = to_record(table.file.row(*table.index.offsets[row].tolist()), table.columns)
+                named = table.reading(row).pictures
             except RecordError:
                 continue
             for each in named:
@@ -104,7 +102,7 @@ def named_pictures(tables: Side, progress: Callable[[int], object] = lambda rows
 def _picture(table: Table, row: int, named: str | bytes) -> Picture | None:
     if isinstance(named, bytes):
         return Picture(content_id(named), len(named), f"row {row} of {table.path.name}")
-    path = image_paths.find(table.images, named)
+    path = table.pictures.find(named)
     if path is None:
         return None
     return Picture(path.resolve(), path.stat().st_size, f"{named} of {table.path.name}")

@@ -31,7 +31,7 @@ def picture_state(slices: Sequence[TableSlice]) -> str:
 def _names(part: TableSlice, index: int) -> list[Path | bytes]:
     """A row's pictures, as files or bytes; none of a damaged row."""
     try:
-        return part.table.pictures(part.name, int(part.rows[index]))
+        return part.table.picture_files(part.name, int(part.rows[index]))
     except DamagedSample:
         return []
 
@@ -41,5 +41,5 @@ def _of(picture: Path | bytes, read: bool) -> bytes:
         return np.int64(len(picture)).tobytes()
     try:
         return hashlib.sha256(picture.read_bytes()).digest() if read else np.int64(picture.stat().st_size).tobytes()
-    except OSError:
+    except (OSError, ValueError):  # a name that no file can have
         return b"absent"

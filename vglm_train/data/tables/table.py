@@ -16,12 +16,13 @@ from vglm_train.config.data import Source
 from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
-from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import keys_of
-from vglm_train.data.tables.canonical import to_record
+from vglm_train.data.tables.canonical import RowReading, read_row
 from vglm_train.data.tables.fields import Columns, resolve
+from vglm_train.data.tables.image_paths import PictureFolder, open_folder
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
 from vglm_train.data.tables.readers import FIRST, open_table
+from vglm_train.data.tables.unread import describe_unread, unread_texts
 from vglm_train.errors import UserError
 
 SHARD = 1000  # rows that stand for a shard
@@ -30,13 +31,12 @@ logger = logging.getLogger(__name__)
 
 
 class Table:
-    """A table on disk, its rows readable at random. `images`: the folder that its paths of pictures start from."""
+    """A table on disk, its rows readable at random. `unread`: columns that look like text and are not read."""
 
     def __init__(self, source: Source) -> None:
         """UserError where keys or pictures are missing, or no row can be used."""
         assert source.table is not None
         self.path = Path(source.table)
-        self.images = Path(source.images) if source.images else _beside(self.path)
         self.file = open_table(self.path)
         first = [row.values for row in islice(self.file.scan(), FIRST)]
         readable = [row for row in first if row is not None]
@@ -45,37 +45,53 @@ class Table:
             raise UserError(f"{self.path}: {what}. Rows must be objects, in UTF-8.")
         self.keys = keys_of(readable)
         self.columns: Columns = resolve(self.path, self.keys, source.fields)
-        self._check_pictures(readable)
-        self.index: TableIndex = build_index(self.file, self.columns, self.images)
+        self.unread = unread_texts(readable, self.columns)
+        self.pictures = self._find_pictures(readable, Path(source.images) if source.images else _beside(self.path))
+        self.index: TableIndex = build_index(self.file, self.columns, self.pictures)
         self._check_index()
 
-    def _check_pictures(self, rows: Sequence[dict[str, Any]]) -> None:
+    def _find_pictures(self, rows: Sequence[dict[str, Any]], folder: Path) -> PictureFolder:
         named: dict[str, None] = {}
         for row in rows:
             try:
-                _, pictures = to_record(row, self.columns)
+                found = read_row(row, self.columns).pictures
             except RecordError:
                 continue
-            named |= dict.fromkeys(name for name in pictures if isinstance(name, str))
-        present = image_paths.check(self.path, self.images, list(named))
+            named |= dict.fromkeys(name for name in found if isinstance(name, str))
+        pictures, present = open_folder(self.path, folder, list(named))
         if present < len(named):
             logger.warning(
                 "%s: %d of the first %d pictures it names are not in %s",
-                *(self.path, len(named) - present, len(named), self.images),
+                *(self.path, len(named) - present, len(named), folder),
             )
+        return pictures
 
     def _check_index(self) -> None:
-        text = self.index.count("text")
+        left_out = ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
         if not self.index.count("usable"):
-            counts = ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
-            raise UserError(f"{self.path}: none of its {len(self.index)} rows can be used: {counts}.")
-        if text:
-            logger.info("%s: %d of %d rows name no picture and are left out", self.path, text, len(self.index))
+            raise UserError(f"{self.path}: none of its {len(self.index)} rows can be used: {left_out}.")
+        if left_out:
+            logger.warning(
+                "%s: of %d rows some cannot be used: %s. python -m data_tools.check_table says why",
+                *(self.path, len(self.index), left_out),
+            )
+
+    def log_unread(self) -> None:
+        """A line in the log where columns look like text and nobody reads them."""
+        if self.unread:
+            logger.warning("%s: %s", self.path, describe_unread(self.unread, "fields.{}: {}"))
+
+    def reading(self, row: int) -> RowReading:
+        """A row as a record with its pictures. RecordError where it cannot be used."""
+        return read_row(self.file.row(*self.index.offsets[row].tolist()), self.columns)
 
     def read(self, shard: str, row: int) -> RawSample:
         """A row's record and pictures. DamagedSample where they cannot be had."""
         key, record, named = self._record(shard, row)
-        contents = [each if isinstance(each, bytes) else self._picture(each, shard, key) for each in named]
+        try:
+            contents = [each if isinstance(each, bytes) else self.pictures.read(each)[1] for each in named]
+        except RecordError as error:
+            raise DamagedSample(error.cause, shard, key, str(error)) from None
         ending = Path(named[0]).suffix.lstrip(".").lower() if isinstance(named[0], str) else ""
         return RawSample(key, contents[0], ending or "jpg", json.dumps(record).encode(), tuple(contents[1:]))
 
@@ -83,12 +99,10 @@ class Table:
         """A row's record as JSON; its pictures are not read. DamagedSample where there is none."""
         return json.dumps(self._record(shard, row)[1]).encode()
 
-    def pictures(self, shard: str, row: int) -> list[Path | bytes]:
+    def picture_files(self, shard: str, row: int) -> list[Path | bytes]:
         """A row's pictures as files, whether they are there or not, or as the bytes that it holds."""
         named = self._record(shard, row)[2]
-        return [
-            each if isinstance(each, bytes) else image_paths.find(self.images, each) or Path(each) for each in named
-        ]
+        return [each if isinstance(each, bytes) else self.pictures.find(each) or Path(each) for each in named]
 
     def key(self, row: int) -> str:
         return f"{self.path.stem}-{row}"
@@ -97,36 +111,38 @@ class Table:
         """Its key, what it says, and its pictures as it names them."""
         key = self.key(row)
         try:
-            record, named = to_record(self.file.row(*self.index.offsets[row].tolist()), self.columns)
+            record, named, _ = self.reading(row)
         except RecordError as error:
             raise DamagedSample(error.cause, shard, key, str(error)) from None
         record.setdefault("id", key)
         return key, record, named
-
-    def _picture(self, name: str, shard: str, key: str) -> bytes:
-        path = image_paths.find(self.images, name)
-        if path is None:
-            raise DamagedSample("image", shard, key, f"no picture {self.images / name}")
-        try:
-            return path.read_bytes()
-        except OSError as error:
-            raise DamagedSample("image", shard, key, f"{path}: {error.strerror}") from None
 
     def usable(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows that become samples: all but those without a picture; damaged ones too, so that they are counted.
 
         UserError where `split` has none, or the table has several and `split` is None.
         """
-        pictured = self.index.states != STATES.index("text")
-        names = self.index.split_names.tolist()
-        counts = {name: int((pictured & (self.index.splits == number)).sum()) for number, name in enumerate(names)}
-        counts = {name: count for name, count in counts.items() if name and count}
+        counts = self.splits()
         listed = ", ".join(f"{name} ({count})" for name, count in counts.items())
         if split is not None and split not in counts:
             raise UserError(f"{self.path}: no rows of split {split!r}; it has {listed or 'no splits'}.")
         if split is None and len(counts) > 1:
             raise UserError(f"{self.path}: its rows are of several splits: {listed}. Set split in the source to one.")
-        return np.flatnonzero(pictured if split is None else pictured & (self.index.splits == names.index(split)))
+        return np.flatnonzero(self._pictured() & self.of_split(split))
+
+    def splits(self) -> dict[str, int]:
+        """Rows that become samples, by the split that they say they are of; not those that say none."""
+        numbers = np.bincount(self.index.splits[self._pictured()], minlength=len(self.index.split_names))
+        counts = zip(self.index.split_names.tolist(), numbers.tolist())
+        return {name: count for name, count in counts if name and count}
+
+    def of_split(self, split: str | None) -> NDArray[np.bool_]:
+        """[rows] True: of that split; None: all."""
+        names = self.index.split_names.tolist()
+        return np.array(split is None) | (self.index.splits == (names.index(split) if split in names else -1))
+
+    def _pictured(self) -> NDArray[np.bool_]:
+        return self.index.states != STATES.index("text")
 
     def manifest(self, rows: NDArray[np.int64]) -> Manifest:
         """Those rows as shards."""
@@ -148,7 +164,7 @@ class Table:
         )
 
 
-WORDS = {"caption": "without an answer", "record": "that cannot be read", "text": "without a picture"}
+WORDS = {"caption": "without an answer", "record": "that cannot be read as a record", "text": "without a picture"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,5 +1,6 @@
 """Scores of single answers: (points, maximum) for each metric. A metric is the ratio of the sums, in per cent."""
 
+import re
 from collections.abc import Mapping, Sequence
 
 from vglm_train.data.eval_questions import EvalQuestion
@@ -17,11 +18,14 @@ from vglm_train.evaluate.metrics.findings import findings, is_normal
 
 AnswerScores = dict[str, tuple[float, float]]  # metric -> (points, maximum)
 
+_LETTER = re.compile(r"\(?([A-Za-z0-9])[.):、．：]?")
+
 
 def score_answer(item: EvalQuestion, output: str, options: Sequence[str] = ()) -> AnswerScores:
     """Scores of one answer; a metric that does not apply to the item is left out.
 
-    closed: strict scoring of closed questions, whose choices are `options`. exact, recall, f1: open questions, by
+    closed: strict scoring of closed questions, whose choices are `options`; where the question letters its choices, a
+    letter alone is its choice. exact, recall, f1: open questions, by
     words, the best over the true answers. accuracy: closed or exact, whichever the question is. v2: VQAv2's, for items
     with ten people's answers. Reports: recall and f1, finding_recall (of the true abnormal findings, those stated),
     finding_precision (the reverse), normal (states no finding), normal_truth (so does the true report).
@@ -30,13 +34,21 @@ def score_answer(item: EvalQuestion, output: str, options: Sequence[str] = ()) -
         return _report(item, output)
     scores: AnswerScores = {}
     if item.kind == "closed":
-        scores["closed"] = scores["accuracy"] = (float(closed(output, commonest(item.answers), options)), 1.0)
+        answer = _spelled_out(item, output)
+        scores["closed"] = scores["accuracy"] = (float(closed(answer, commonest(item.answers), options)), 1.0)
     else:
         scores["exact"] = scores["accuracy"] = (float(any(exact(output, truth) for truth in item.answers)), 1.0)
         scores |= _overlap(item, output)
     if len(item.answers) == vqav2.PEOPLE:
         scores["v2"] = (vqav2.accuracy(output, item.answers), 1.0)
     return scores
+
+
+def _spelled_out(item: EvalQuestion, output: str) -> str:
+    """The choice where the answer is no more than its letter in the question."""
+    letter = _LETTER.fullmatch(output.strip())
+    line = letter and re.search(rf"^{letter[1].upper()}\. (.*)$", item.dialogue.question, re.MULTILINE)
+    return line[1] if line and line[1] in item.options else output
 
 
 def _overlap(item: EvalQuestion, output: str) -> AnswerScores:
@@ -57,7 +69,8 @@ def _report(item: EvalQuestion, output: str) -> AnswerScores:
 
 
 def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:
-    """The choices of each closed question: those in its words, and the true answers to the same question or type."""
+    """The choices of each closed question: its own where the row gives them, else those in its words, and the true
+    answers to the same question or type."""
     answers: dict[tuple, dict[str, None]] = {}
     for item in items:
         truth = commonest(item.answers)
@@ -66,6 +79,9 @@ def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:
                 answers.setdefault(key, {})[truth] = None
     options = []
     for item in items:
+        if item.options:
+            options.append(list(item.options))
+            continue
         named = question_options(item.dialogue.question, commonest(item.answers)) if item.kind == "closed" else []
         others = [name for key in _question_keys(item) for name in answers.get(key, ())]
         options.append(list(dict.fromkeys([*named, *others])))
