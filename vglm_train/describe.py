@@ -8,7 +8,7 @@ from torch import nn
 
 from vglm_train import stages
 from vglm_train.checkpoint.convert.summary import bytes_of
-from vglm_train.checkpoint.inputs import Inputs, check_inputs, gather_inputs, named_files
+from vglm_train.checkpoint.inputs import Inputs, check_inputs, check_shards, gather_inputs, named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
@@ -54,7 +54,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *stage.notes(model),
         words,
         *_data(config, model, world),
-        *_validation(config),
+        *_validation(config, stage, model),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
         *(_shift(config, folder.path, world) if resume else ()),
@@ -95,7 +95,8 @@ def _changed(config: Config, checkpoint: Path, accept: bool) -> list[str]:
     except MissingData:
         return []
     now = gather_inputs(config, manifests, Ranks())
-    return [f"changed: {line}" for line in check_inputs(checkpoint, before, now, accept)]
+    lines = check_inputs(checkpoint, before, now, accept) + check_shards(manifests, before, now)
+    return [f"changed: {line}" for line in lines]
 
 
 def _parameters(model: VisualModel) -> list[str]:
@@ -158,15 +159,28 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     ]
 
 
-def _validation(config: Config) -> list[str]:
-    """Held-out samples. What is missing is reported, as `_data` does."""
+def _validation(config: Config, stage: Stage, model: VisualModel) -> list[str]:
+    """Held-out samples. What is missing is reported, as `_data` does.
+
+    UserError where they do not give checkpoint.best; only for that are they read, and only local ones.
+    """
     parts, data = validating(config.data), config.data
+    if not parts:
+        return []
     try:
-        samples = sum(open_part(part, data.languages, data.cache, count=False).samples for part in parts)
+        shards = [shard for part in parts for shard in open_part(part, data.languages, data.cache, count=False).shards]
     except MissingData as error:
         return [f"validation: not here: {error}"]
-    used = f", of which {config.evaluate.images:,} are used (evaluate.images)"
-    return [f"validation: {samples:,} samples{used if samples > config.evaluate.images else ''}"] if parts else []
+    samples, most = sum(shard.samples for shard in shards), config.evaluate.images
+    lines = [f"validation: {samples:,} samples" + (f", of which {most:,} are used" if samples > most else "")]
+    if config.checkpoint.best is None:
+        return lines
+    if any(shard.url for shard in shards):
+        return [*lines, "checkpoint.best: not checked, the validation data is remote"]
+    held_out = stage.held_out()
+    assert held_out is not None
+    stage.evaluator(model, list(held_out.items(data.workers)), Ranks())
+    return lines
 
 
 def _lengths(config: Config) -> list[str]:
