@@ -13,7 +13,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import IO, Any, BinaryIO
 
 from vglm_train.errors import UserError
 
@@ -131,15 +131,31 @@ def claim_file(path: Path) -> BinaryIO | None:
 
 def _lock(file: BinaryIO, path: Path, is_new: bool) -> bool:
     """Lock the file that was opened as `path`. False where it is another's, or was renamed or deleted meanwhile."""
-    if fcntl is None:
+    locked = lock(file)
+    if locked is None:
         return is_new
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        return os.path.samestat(os.fstat(file.fileno()), os.stat(path))
-    except (BlockingIOError, FileNotFoundError):
+        return locked and os.path.samestat(os.fstat(file.fileno()), os.stat(path))
+    except FileNotFoundError:
         return False
-    except OSError:  # a file system without locks
-        return is_new
+
+
+def lock(file: IO | int, wait: bool = False, of_process: bool = False) -> bool | None:
+    """Take the exclusive lock of an open file. False where another holds it; `wait`: until nobody does.
+
+    None where there are no locks: on Windows and some network file systems. The lock goes with the last process that
+    inherited the file, or, `of_process`, with this one, and then not at all within it.
+    """
+    if fcntl is None:
+        return None
+    try:
+        take = fcntl.lockf if of_process else fcntl.flock
+        take(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
+        return True
+    except (BlockingIOError, PermissionError):
+        return False
+    except OSError:
+        return None
 
 
 def tidy_file(temporary: Path) -> None:

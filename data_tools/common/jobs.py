@@ -1,6 +1,5 @@
 """Work that a kill cannot lose: cut into blocks, each finished one a file, the folder owned by one run at a time."""
 
-import fcntl
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -12,7 +11,7 @@ from typing import Any, Protocol, TypeVar
 from data_tools.common.cli import progress
 from data_tools.common.pool import spread
 from vglm_train.errors import UserError
-from vglm_train.files import replace_file, write_json
+from vglm_train.files import lock, replace_file, write_json
 from vglm_train.folders import tidy
 
 
@@ -60,11 +59,9 @@ def owned(
     if found is not None:
         refuse_other(marker, found, identity, kind, delete or folder)
     folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / "lock", "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise UserError(f"{delete or folder}: another {tool} is writing there; wait for it or stop it") from None
+    with open(folder / "lock", "w") as file:
+        if lock(file) is False:
+            raise UserError(f"{delete or folder}: another {tool} is writing there; wait for it or stop it")
         tidy(folder)
         write_json(marker, identity)
         yield

@@ -1,6 +1,5 @@
 """Bundles in the workers of data tools: how similar pictures and captions are, by a stage-one model."""
 
-import fcntl
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,7 +15,7 @@ from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import Embedder
-from vglm_train.files import sha256
+from vglm_train.files import lock, sha256
 
 STAGES = {"align": "stage one", "generate": "stage two", "finetune": "a fine-tuning"}
 
@@ -64,12 +63,9 @@ def _take_gpu(locks: Path, gpus: int) -> int:
     """The first GPU that no other process of this run holds. The lock goes with the process."""
     for number in range(gpus):
         handle = os.open(locks / f"gpu-{number}", os.O_RDWR | os.O_CREAT)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            os.close(handle)
-        else:
+        if lock(handle) is not False:
             return number
+        os.close(handle)
     return 0
 
 

@@ -6,7 +6,6 @@ log.txt       what the console said         wandb/         W&B's own files
 lock          held while a process trains here
 """
 
-import fcntl
 import os
 import socket
 from collections.abc import Iterator, Sequence
@@ -17,7 +16,7 @@ from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
-from vglm_train.files import write_text
+from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
 
@@ -93,16 +92,12 @@ class RunFolder:
         """Until this process ends, however it ends. Two runs in one folder, say after only a launcher was killed,
         would write each other's files."""
         file = (self.path / "lock").open("a+")
-        try:
-            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # unlike flock's, not inherited by loader workers
-        except (BlockingIOError, PermissionError):
+        if lock(file, of_process=True) is False:  # of this process alone: loader workers may outlive it
             file.seek(0)
             raise UserError(
                 f"{self.path}: another process is training here ({file.read().strip()}). "
                 "Wait until it ends, stop it, or give another run.folder."
-            ) from None
-        except OSError:  # a file system without locks
-            pass
+            )
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()

@@ -6,7 +6,6 @@ opening; a process that has one open reads on, since a file lives until it is cl
 that was given up (NAME.failed) for REST seconds, else every worker would wait through all tries of its own.
 """
 
-import fcntl
 import hashlib
 import io
 import logging
@@ -25,7 +24,7 @@ from vglm_train.data.shards.index import SUFFIX as INDEX
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
-from vglm_train.files import user_cache
+from vglm_train.files import lock, user_cache
 from vglm_train.folders import make_folder
 
 GIB = 2**30
@@ -179,9 +178,8 @@ def _locked(path: Path, wait: bool) -> Iterator[BinaryIO | None]:
     """The file, open, with its lock held; None if it was renamed or deleted meanwhile, or is another's (no `wait`)."""
     with open(path, "a+b") as file:
         try:
-            fcntl.flock(file, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
-            same = os.fstat(file.fileno()).st_ino == path.stat().st_ino
-        except (BlockingIOError, FileNotFoundError):
+            same = lock(file, wait) is not False and os.fstat(file.fileno()).st_ino == path.stat().st_ino
+        except FileNotFoundError:
             same = False
         yield cast(BinaryIO, file) if same else None
 
@@ -190,7 +188,7 @@ def _locked(path: Path, wait: bool) -> Iterator[BinaryIO | None]:
 def locked(path: Path) -> Iterator[None]:
     """Only one process of the host at a time."""
     with open(path, "ab") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        lock(file, wait=True)
         yield
 
 
