@@ -11,21 +11,20 @@ bytes under another name, or, not with --quick, the same picture saved anew. All
 be used. The exit status is 1 where something is wrong or shared.
 """
 
-import argparse
+import dataclasses
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
 from data_tools.check_table.pictures import AGREEMENT, find_same
 from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
-from vglm_train.config.data import Source
+from vglm_train.config.data import Format
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
@@ -47,7 +46,7 @@ def summarise(scan: TableScan) -> dict[str, Any]:
         "rows": len(index),
         "usable": int(scan.usable.sum()),
         "opened": scan.opened,
-        "keys": {part.name: getattr(table.columns, part.name) for part in fields(table.columns)},
+        "keys": {part.name: getattr(table.columns, part.name) for part in dataclasses.fields(table.columns)},
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
         "pictures": len(scan.names),
@@ -137,26 +136,25 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     yield from (f"        {one} ~ {other} ({agreement})" for one, other, agreement in shared["near"][:SHOWN])
 
 
-def source(args: argparse.Namespace, path: Path, images: Path | None) -> Source:
-    """The table as a run would name it."""
-    folder = None if images is None else str(images)
-    return Source(name=path.stem, table=str(path), images=folder, fields=cli.parse_fields(args.field))
-
-
 def main() -> int:
     parser = cli.parser("data_tools.check_table", __doc__)
     add = parser.add_argument
-    add("table", type=Path, help=".json, .jsonl, .csv, .tsv, or a folder that `datasets` saved")
+    add("table", type=Path, help=".json, .jsonl, .csv, .tsv, .parquet, .tar, or a folder of these or of `datasets`")
     add("--images", type=Path, help="folder that its pictures' paths start from (default: the table's)")
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
+    cli.add_table_options(parser, get_args(Format))
     add("--against", type=Path, help="another table, which should share nothing with the first")
     add("--against-images", type=Path, help="folder of that one's pictures")
+    add("--against-join", metavar="FILE", help="the other half of that one")
     add("--quick", action="store_true", help="look whether pictures are there, and open none")
     add("--json", action="store_true", help="print the result as one JSON object")
     add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
-    scans = [scan_table(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
+    fields = cli.parse_fields(args.field)
+    sources = [cli.table_source(args, args.table, args.images, fields, args.join)]
+    if args.against:
+        sources.append(cli.table_source(args, args.against, args.against_images, fields, args.against_join))
+    scans = [scan_table(Table(source), args.workers, not args.quick) for source in sources]
     summaries = [summarise(scan) for scan in scans]
     shared = compare(*scans) if args.against else None
     if args.json:

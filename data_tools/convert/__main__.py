@@ -18,7 +18,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,15 +27,19 @@ from data_tools.common.cli import command, progress
 from data_tools.common.image_bytes import extension
 from data_tools.common.text import LANGUAGES
 from data_tools.convert.draft import Draft, SourceColumns, make_draft, merge, source_columns
+from vglm_train.config.data import Format, Source
 from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.record import parse as parse_record
 from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import RowReader
-from vglm_train.data.tables.readers import Format, open_table
+from vglm_train.data.tables.readers import adapt_stream, find_format
+from vglm_train.data.tables.readers import open_source as open_table_source
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
 
+STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
+INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
 NAMED = 3  # bad rows of one cause that are named in full
 
 
@@ -175,11 +179,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("data_tools.convert", __doc__)
     add = parser.add_argument
-    add("source", help=".json, .jsonl, .csv, .tsv; for hf a folder, a data file or a dataset's name")
-    add("--format", choices=[*get_args(Format), "hf"], help="default: what the file's name ends in; a folder: hf")
+    add("source", help=".json, .jsonl, .csv, .tsv, .tar, .parquet; a folder of these; for hf also a dataset's name")
+    cli.add_table_options(parser, [*get_args(Format), "hf"])
     add("--out", required=True, type=Path, help="records file to write, for instance records.jsonl")
-    images = "folder that picture paths are relative to (default: the source's folder); "
-    add("--images", type=Path, help=images + "hf: where pictures inside the data are written (default: OUT's images)")
+    images = "folder that picture paths are relative to (default: the source's folder); where the pictures are inside "
+    add("--images", type=Path, help=images + "the data (tar, parquet, ...): that they are written to (OUT's images)")
     add("--source", dest="name", help="the records' source (default: the source's file or folder name)")
     add("--split", default="train", help="the records' split where the source does not say (default: train)")
     add("--language", choices=LANGUAGES, help="language of the texts (default: detected in each text)")
@@ -189,16 +193,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--id-field", help="column with the record's id (default: id or question_id, else the picture's path)")
     add("--split-field", help="column with the split (default: split, if there is one)")
     add("--group-field", help="column with what must stay in one split (default: group, patient or study, else the id)")
-    add("--columns", help="csv, tsv: names of the columns, with commas, when the first row does not hold them")
-    add("--encoding", default="utf-8-sig", help="csv, tsv: text encoding, for instance gb18030 (default: utf-8)")
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     return parser.parse_args(arguments)
 
 
-def _by_datasets(args: argparse.Namespace) -> bool:
-    """Whether the library `datasets` reads the source."""
-    return args.format == "hf" or (args.format is None and Path(args.source).is_dir())
+def _format_of(args: argparse.Namespace) -> str:
+    """How the source is read: "hf" by the library `datasets`, as a stream. UserError where it is nothing known."""
+    path, library = Path(args.source), args.format == "hf"
+    if args.format is not None and not library:
+        return args.format
+    if library and not path.is_dir():
+        return "hf"
+    try:
+        return find_format(path)
+    except UserError:
+        if not path.is_dir() or (path / "manifest.json").is_file():
+            raise
+        return "hf"  # a folder of pictures, or in another layout that the library knows
 
 
 def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
@@ -206,25 +218,30 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
     source = Path(args.source)
     if source.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the source itself; give another file")
-    rows: RowReader
-    if _by_datasets(args):
-        from vglm_train.data.tables.hf_dataset import DatasetStream
-
-        rows = DatasetStream(args.source, args.hf_config, args.hf_split)
-    else:
-        names = tuple(name.strip() for name in args.columns.split(",")) if args.columns else None
-        rows = open_table(source, args.format, args.encoding, names)
     named = {what: getattr(args, f"{what}_field") for what in ("image", "id", "split", "group")}
     fields = cli.parse_fields(args.field)
+    picture = replace(fields, image=args.image_field) if args.image_field else fields
+    table = cli.table_source(args, source, args.images, picture, args.join)
+    rows = _open_stream(args, table) if _format_of(args) in STREAMED else open_table_source(table)
     return rows, source_columns(args.source, rows.columns, fields, args.caption_field, args.language, **named)
+
+
+def _open_stream(args: argparse.Namespace, source: Source) -> RowReader:
+    from vglm_train.data.tables.hf_dataset import DatasetStream
+
+    for option in ("encoding", "delimiter", "columns", "join"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option}: {args.source} is read by the library `datasets`, which has no use for it")
+    return adapt_stream(DatasetStream(args.source, args.hf_config, args.hf_split), source)
 
 
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
-    beside = args.out.parent / "images" if _by_datasets(args) else Path(args.source).parent
+    inside = _format_of(args) in (*STREAMED, *INSIDE)
+    beside = args.out.parent / "images" if inside else Path(args.source).parent
     name = args.name or Path(args.source).stem
     out, images = cli.output(args.out, []), (args.images or beside).resolve()
-    if _by_datasets(args):
+    if inside:
         make_folder(f"--images {images}", images)
     return Target(out, images, name, args.split)
 

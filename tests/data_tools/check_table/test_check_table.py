@@ -124,7 +124,7 @@ def test_text_that_is_not_utf8_cannot_be_used(folder: Path, capsys, monkeypatch)
     assert "t.csv: 2 rows, 1 can be used\n" in said
     assert "languages: zh 1;" in said
     assert "pictures: 1\n" in said
-    assert "wrong: 1 x not in UTF-8, first row 1" in said
+    assert "wrong: 1 x not in UTF-8; set encoding (--encoding) to its own, for instance gb18030, first row 1" in said
 
 
 def test_nothing_can_be_used(folder: Path, capsys, monkeypatch) -> None:
@@ -178,7 +178,7 @@ def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypat
     assert json.loads(said)["shared"]["groups"] is None
 
 
-def test_a_wrong_field_is_named(folder: Path) -> None:
+def test_a_wrong_field_is_named(folder: Path, capsys, monkeypatch) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
     with pytest.raises(UserError, match="WHAT is one of image, question, answer"):
-        check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)
+        check(capsys, monkeypatch, path, "--field", "picture=img")

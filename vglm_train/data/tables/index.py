@@ -22,7 +22,7 @@ from vglm_train.data.tables.canonical import NoPicture, to_record
 from vglm_train.data.tables.fields import Columns
 from vglm_train.files import replace_file
 
-VERSION = 2
+VERSION = 3
 SPLITS = 255  # that are counted; a key with more values is no split
 CACHED_FROM = 8 << 20  # bytes of a table from which its index is kept on disk
 
@@ -167,7 +167,8 @@ def _cache_path(file: TableFile, columns: Columns, images: Path) -> Path | None:
     if not file.path.is_file() or file.path.stat().st_size < CACHED_FROM:
         return None
     state = file.path.stat()
-    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), str(images.resolve())]
+    key = [VERSION, file.identity, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns)]
+    key.append(str(images.resolve()))
     cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
     return cache / "vglm_train" / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
 

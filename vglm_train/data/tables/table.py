@@ -16,11 +16,11 @@ from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.tables import image_paths
-from vglm_train.data.tables.base import keys_of
+from vglm_train.data.tables.base import describe_causes, keys_of
 from vglm_train.data.tables.canonical import to_record
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
-from vglm_train.data.tables.readers import FIRST, open_table
+from vglm_train.data.tables.readers import FIRST, folder_of, open_source
 from vglm_train.errors import UserError
 
 SHARD = 1000  # rows that stand for a shard
@@ -35,13 +35,13 @@ class Table:
         """UserError where keys or pictures are missing, or no row can be used."""
         assert source.table is not None
         self.path = Path(source.table)
-        self.images = Path(source.images) if source.images else _beside(self.path)
-        self.file = open_table(self.path)
-        first = [row.values for row in islice(self.file.scan(), FIRST)]
-        readable = [row for row in first if row is not None]
+        self.images = Path(source.images) if source.images else folder_of(self.path)
+        self.file = open_source(source)
+        first = list(islice(self.file.scan(), FIRST))
+        readable = [row.values for row in first if row.values is not None]
         if not readable:
             what = f"none of its first {len(first)} rows can be read" if first else "it has no rows"
-            raise UserError(f"{self.path}: {what}. Rows must be objects, in UTF-8.")
+            raise UserError(f"{self.path}: {what}{describe_causes(first)}.")
         self.keys = keys_of(readable)
         self.columns: Columns = resolve(self.path, self.keys, source.fields)
         self._check_pictures(readable)
@@ -163,7 +163,3 @@ class TableSlice(Shard):
     def length(self, index: int) -> int:
         """About how many tokens a sample says."""
         return int(self.table.index.lengths[self.rows[index]])
-
-
-def _beside(path: Path) -> Path:
-    return path if path.is_dir() else path.parent
