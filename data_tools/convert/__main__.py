@@ -32,7 +32,7 @@ from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.record import parse as parse_record
 from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import RowReader
-from vglm_train.data.tables.readers import adapt_stream, find_format
+from vglm_train.data.tables.readers import adapt_stream, find_format, folder_of
 from vglm_train.data.tables.readers import open_source as open_table_source
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
@@ -70,10 +70,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a run of `convert` reads pictures and writes records; both paths are resolved."""
+    """Where a run of `convert` reads pictures and writes records; all paths are resolved."""
 
     out: Path
-    images: Path
+    images: Path  # that picture paths are relative to
+    kept: Path  # where pictures inside the data are written
     source: str
     split: str
 
@@ -109,12 +110,12 @@ def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     return path, identity
 
 
-def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
+def _find_picture(image: str | bytes, target: Target) -> tuple[Path, int, str]:
     """Its file, the hash of its bytes, and a name for its record. RecordError when the file is not there."""
     if isinstance(image, bytes):
-        path, identity = _keep_picture(image, images)
+        path, identity = _keep_picture(image, target.kept)
         return path, identity, f"{identity:016x}"
-    path = image_paths.find(images, image) or images / image
+    path = image_paths.find(target.images, image) or target.images / image
     try:
         identity = content_id(path.read_bytes())
     except OSError as error:
@@ -124,7 +125,7 @@ def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
 
 def _record(draft: Draft, target: Target) -> dict[str, Any]:
     """The finished record; reads the pictures for their hash. RecordError when one is not there."""
-    pictures = [_find_picture(image, target.images) for image in draft.images]
+    pictures = [_find_picture(image, target) for image in draft.images]
     _, identity, name = pictures[0]
     paths = [Path(os.path.relpath(path, target.out.parent)).as_posix() for path, _, _ in pictures]
     key = draft.labels.get("id") or name
@@ -238,12 +239,11 @@ def _open_stream(args: argparse.Namespace, source: Source) -> RowReader:
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
     inside = _format_of(args) in (*STREAMED, *INSIDE)
-    beside = args.out.parent / "images" if inside else Path(args.source).parent
-    name = args.name or Path(args.source).stem
-    out, images = cli.output(args.out, []), (args.images or beside).resolve()
+    out, source = cli.output(args.out, []), Path(args.source)
+    images, kept = args.images or folder_of(source), args.images or out.parent / "images"
     if inside:
-        make_folder(f"--images {images}", images)
-    return Target(out, images, name, args.split)
+        make_folder(f"--images {kept}", kept)
+    return Target(out, images.resolve(), kept.resolve(), args.name or source.stem, args.split)
 
 
 def main() -> int:
