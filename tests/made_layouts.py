@@ -5,12 +5,14 @@ import io
 import json
 import tarfile
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 from made_shards import jpeg
 from made_tables import write_csv, write_json, write_lines
+
+from vglm_train.config.data import Fields
 
 Said = tuple[Any, ...]  # split or None, numbers of the pictures, "caption" and text, or "turns" and texts
 
@@ -375,11 +377,25 @@ def imageclef(folder: Path) -> Made:
 def pmc_vqa(folder: Path) -> Made:
     put(folder / "images", 0, name="PMC{}_F1.jpg")
     row = {
-        "Figure_path": "PMC0_F1.jpg", "Question": "What is shown? ", "Answer": "Liver", "Choice A": " A:Heart ",
+        "Figure_path": "PMC0_F1.jpg", "Question": "What is shown?", "Answer": "Liver", "Choice A": " A:Heart ",
         "Choice B": " B:Liver ", "Choice C": " C:Lung", "Choice D": " D:Bone", "Answer_label": "B",
     }  # fmt: skip
     table = write_csv(folder / "train.csv", [row])
-    return Made(table, [asked(None, 0, "What is shown? ", "Liver")], 1, {"images": str(folder / "images")})
+    named = Fields(image="Figure_path", question="Question", answer="Answer")
+    options = {"images": str(folder / "images"), "fields": named}
+    return Made(table, [asked(None, 0, "What is shown?", "Liver")], 1, options)
+
+
+def words(made: Made) -> list[str]:
+    """The table and its options as a command line has them."""
+    found = [str(made.table)]
+    for name, value in made.options.items():
+        if isinstance(value, Fields):
+            named = {part.name: getattr(value, part.name) for part in fields(value)}
+            found += [word for what, key in named.items() if key is not None for word in ("--field", f"{what}={key}")]
+        else:
+            found += [f"--{name.replace('_', '-')}", ",".join(value) if isinstance(value, tuple) else str(value)]
+    return found
 
 
 LAYOUTS: dict[str, Callable[[Path], Made]] = {

@@ -11,11 +11,12 @@ bytes under another name, or, not with --quick, the same picture saved anew. All
 be used. The exit status is 1 where something is wrong or shared.
 """
 
-import dataclasses
+import argparse
 import json
 import os
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +25,7 @@ import numpy as np
 from data_tools.check_table.pictures import AGREEMENT, find_same
 from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
-from vglm_train.config.data import Format
+from vglm_train.config.data import Format, Source
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
@@ -46,7 +47,7 @@ def summarise(scan: TableScan) -> dict[str, Any]:
         "rows": len(index),
         "usable": int(scan.usable.sum()),
         "opened": scan.opened,
-        "keys": {part.name: getattr(table.columns, part.name) for part in dataclasses.fields(table.columns)},
+        "keys": {part.name: getattr(table.columns, part.name) for part in fields(table.columns)},
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
         "pictures": len(scan.names),
@@ -136,6 +137,11 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     yield from (f"        {one} ~ {other} ({agreement})" for one, other, agreement in shared["near"][:SHOWN])
 
 
+def source(args: argparse.Namespace, path: Path, images: Path | None, join: str | None = None) -> Source:
+    """The table as a run would name it."""
+    return cli.table_source(args, path, images, cli.parse_fields(args.field), join)
+
+
 def main() -> int:
     parser = cli.parser("data_tools.check_table", __doc__)
     add = parser.add_argument
@@ -150,11 +156,9 @@ def main() -> int:
     add("--json", action="store_true", help="print the result as one JSON object")
     add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
-    fields = cli.parse_fields(args.field)
-    sources = [cli.table_source(args, args.table, args.images, fields, args.join)]
-    if args.against:
-        sources.append(cli.table_source(args, args.against, args.against_images, fields, args.against_join))
-    scans = [scan_table(Table(source), args.workers, not args.quick) for source in sources]
+    pairs = [(args.table, args.images, args.join)]
+    pairs += [(args.against, args.against_images, args.against_join)] if args.against else []
+    scans = [scan_table(Table(source(args, *pair)), args.workers, not args.quick) for pair in pairs]
     summaries = [summarise(scan) for scan in scans]
     shared = compare(*scans) if args.against else None
     if args.json:

@@ -115,11 +115,13 @@ def _find_picture(image: str | bytes, target: Target) -> tuple[Path, int, str]:
     if isinstance(image, bytes):
         path, identity = _keep_picture(image, target.kept)
         return path, identity, f"{identity:016x}"
-    path = image_paths.find(target.images, image) or target.images / image
     try:
+        path = image_paths.find(target.images, image) or target.images / image
         identity = content_id(path.read_bytes())
     except OSError as error:
-        raise RecordError("missing image", f"{path}: {error.strerror}") from None
+        raise RecordError("missing image", f"{target.images / image}: {error.strerror}") from None
+    except ValueError as error:  # a zero byte
+        raise RecordError("missing image", f"{image!r}: {error}") from None
     return path, identity, Path(image).with_suffix("").as_posix()
 
 

@@ -178,7 +178,7 @@ def test_groups_that_nobody_names_cannot_be_told(folder: Path, capsys, monkeypat
     assert json.loads(said)["shared"]["groups"] is None
 
 
-def test_a_wrong_field_is_named(folder: Path, capsys, monkeypatch) -> None:
+def test_a_wrong_field_is_named(folder: Path) -> None:
     path = made_tables.write_json(folder / "t.json", rows(range(2)))
     with pytest.raises(UserError, match="WHAT is one of image, question, answer"):
-        check(capsys, monkeypatch, path, "--field", "picture=img")
+        check_table.source(check_table.argparse.Namespace(field=["picture=img"]), path, None)

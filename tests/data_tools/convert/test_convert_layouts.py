@@ -3,8 +3,9 @@
 import json
 from pathlib import Path
 
+import datasets
 import pytest
-from made_layouts import LAYOUTS, Made, Said
+from made_layouts import LAYOUTS, Said, words
 from made_shards import jpeg
 
 from data_tools.check_table import __main__ as check_table
@@ -15,13 +16,10 @@ from vglm_train.errors import UserError
 NUMBERS = {jpeg(number): number for number in range(100)}
 
 
-def words(made: Made) -> list[str]:
-    """The table and its options as a command line has them."""
-    options = dict(made.options)
-    if "columns" in options:
-        options["columns"] = ",".join(options["columns"])
-    pairs = ((f"--{name.replace('_', '-')}", str(value)) for name, value in options.items())
-    return [str(made.table), *(word for pair in pairs for word in pair)]
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's copies of Parquet files go with the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 def said(line: bytes, folder: Path, named: bool) -> list[Said]:

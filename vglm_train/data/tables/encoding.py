@@ -13,7 +13,8 @@ from typing import BinaryIO, NamedTuple
 from vglm_train.errors import UserError
 
 SAMPLE = 1 << 18  # bytes of a file that its encoding is told from
-UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not in the encoding
+KEPT_BYTES = "vglm_train.kept_bytes"  # how bytes that are not in the encoding are decoded: each to a sign of its own
+UNDECODED = re.compile("[\udc00-\udcff]")  # these signs; `surrogateescape` has none for bytes below 128
 MARKS = (  # byte-order marks, the longer ones first
     (codecs.BOM_UTF8, "utf-8"), (codecs.BOM_UTF32_LE, "utf-32-le"), (codecs.BOM_UTF32_BE, "utf-32-be"),
     (codecs.BOM_UTF16_LE, "utf-16-le"), (codecs.BOM_UTF16_BE, "utf-16-be"),
@@ -31,6 +32,15 @@ ENCODING = "set encoding (--encoding) to its own, for instance gb18030"
 logger = logging.getLogger(__name__)
 
 
+def _keep_bytes(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeDecodeError):
+        raise error
+    return "".join(chr(0xDC00 + byte) for byte in error.object[error.start : error.end]), error.end
+
+
+codecs.register_error(KEPT_BYTES, _keep_bytes)
+
+
 class Encoding(NamedTuple):
     """How the bytes of a file are text."""
 
@@ -39,13 +49,10 @@ class Encoding(NamedTuple):
 
     def size(self, text: str) -> int:
         """Bytes that `text` was read from."""
-        if self.name.startswith(("utf-16", "utf-32")):
-            escaped = 0 if text.isascii() else len(UNDECODED.findall(text))
-            if self.name.startswith("utf-32"):
-                return 4 * (len(text) - escaped) + escaped
-            beyond = 0 if text.isascii() else sum(character > "\uffff" for character in text)
-            return 2 * (len(text) + beyond - escaped) + escaped
-        return len(text) if text.isascii() else len(text.encode(self.name, "surrogateescape"))
+        if text.isascii():
+            return len(text) * (2 if self.name.startswith("utf-16") else 4 if self.name.startswith("utf-32") else 1)
+        decoded = UNDECODED.sub("", text)
+        return len(decoded.encode(self.name, "replace")) + len(text) - len(decoded)
 
 
 UTF8 = Encoding("utf-8")
@@ -135,7 +142,7 @@ def _decodes(head: bytes, name: str) -> bool:
 
 class Lines:
     """Lines of a file as text. `offset`: the byte where the next begins; `number`: of the last, from 1; `taken`: those
-    since `begin`. Bytes that are not in the encoding become surrogates, so that they cost their row alone.
+    since `begin`. Bytes that are not in the encoding become UNDECODED signs, so that they cost their row alone.
     """
 
     def __init__(self, file: BinaryIO, encoding: Encoding, newline: str = "") -> None:
@@ -143,7 +150,7 @@ class Lines:
         self.encoding = encoding
         self.offset, self.number = encoding.mark, 0
         file.seek(self.offset)
-        self.text = TextIOWrapper(file, encoding=encoding.name, errors="surrogateescape", newline=newline)
+        self.text = TextIOWrapper(file, encoding=encoding.name, errors=KEPT_BYTES, newline=newline)
         self.taken: list[str] = []
         self._returned: deque[str] = deque()
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
-from vglm_train.data.tables.encoding import UNDECODED, UTF8, Encoding
+from vglm_train.data.tables.encoding import KEPT_BYTES, UNDECODED, UTF8, Encoding
 
 CHUNK = 1 << 20  # bytes
 ESCAPE = 16  # characters of what may be cut at the window's end: a pair of \\u escapes, a number, a name
@@ -25,13 +25,13 @@ class NotJson(Exception):  # noqa: N818  (an observation)
 class Window:
     """Holds the part of a file that the current value needs, and forgets what is behind it.
 
-    Bytes that are not in the encoding become surrogates, so that they cost their row alone; `undecoded` says so of the
-    last value.
+    Bytes that are not in the encoding become UNDECODED signs, so that they cost their row alone; `undecoded` says so
+    of the last value.
     """
 
     def __init__(self, file: BinaryIO, encoding: Encoding = UTF8) -> None:
         self.file, self.encoding = file, encoding
-        self.decode = codecs.getincrementaldecoder(encoding.name)("surrogateescape").decode
+        self.decode = codecs.getincrementaldecoder(encoding.name)(KEPT_BYTES).decode
         self.text, self.index, self.ended, self.chunk = "", 0, False, CHUNK
         self.undecoded = False
         self.offset = encoding.mark

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from vglm_train.config.data import Format, Source
 from vglm_train.data.tables.base import RowReader, TableFile, TextFile
-from vglm_train.data.tables.fields import KNOWN
+from vglm_train.data.tables.fields import known
 from vglm_train.data.tables.json_table import FIRST, JsonTable
 from vglm_train.data.tables.layouts import chinese_clip
 from vglm_train.data.tables.layouts.coco import open_coco
@@ -57,7 +57,7 @@ def open_source(source: Source) -> TableFile:
     assert source.table is not None
     path = Path(source.table)
     file = open_table(path, source.format, source.encoding, source.delimiter, source.columns, source.join)
-    if (data_set := find_data_set(file.columns)) is not None:
+    if (data_set := find_data_set(file.columns, source.fields)) is not None:
         file = AdaptedTable(file, data_set)
     names = None if source.image_template is None else ImageNames(source.image_template)
     if names is None and source.fields.image is None:
@@ -71,7 +71,10 @@ def open_source(source: Source) -> TableFile:
 
 def adapt_stream(rows: RowReader, source: Source) -> RowReader:
     """Rows that are read once, with the usual keys. Of `source` only its name, fields and image_template count."""
-    steps = [find_data_set(rows.columns), None if source.image_template is None else ImageNames(source.image_template)]
+    steps = [
+        find_data_set(rows.columns, source.fields),
+        None if source.image_template is None else ImageNames(source.image_template),
+    ]
     for step in steps:
         rows = rows if step is None else AdaptedRows(rows, step)
     if source.fields.image is None:
@@ -238,7 +241,7 @@ def list_formats() -> str:
 def _refuse_addresses(where: Path | str, columns: Sequence[str]) -> None:
     """UserError where rows name their pictures by web address alone."""
     address = next((name for name in ADDRESSES if name in columns), None)
-    if address and not {*columns} & {*KNOWN["image"], *KNOWN["turns"], *KNOWN["image_id"]}:
+    if address and not any(known(what, columns) for what in ("image", "turns", "image_id")):
         raise UserError(
             f"{where}: its pictures are web addresses ({address!r}), which are not fetched here: download them, for "
             "instance with img2dataset, and give the folder of its tars."

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pytest
 from made_layouts import LAYOUTS, Made, Said
 from made_shards import jpeg
@@ -15,6 +16,12 @@ from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
 
 NUMBERS = {jpeg(number): number for number in range(100)}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The library's copies of Parquet files go with the test."""
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "datasets")
 
 
 def source(made: Made) -> Source:

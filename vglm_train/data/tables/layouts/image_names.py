@@ -7,7 +7,7 @@ from pathlib import Path
 from string import Formatter
 
 from vglm_train.data.tables import image_paths
-from vglm_train.data.tables.fields import KNOWN
+from vglm_train.data.tables.fields import known
 from vglm_train.data.tables.layouts.rows import Values
 
 logger = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class ImageNames:
 def find_names(images: Path, columns: Sequence[str], first: Sequence[Values]) -> ImageNames | None:
     """The one of USUAL under which a picture of the `first` rows is in the folder `images`, where rows name pictures by
     numbers alone, and no file is called by just that number."""
-    if "image_id" not in columns or set(columns) & set(KNOWN["image"]):
+    if "image_id" not in columns or known("image", columns):
         return None
     numbered = [row for row in first if str(row.get("image_id", "")).isdecimal()]
     if any(image_paths.find(images, str(row["image_id"])) for row in numbered):

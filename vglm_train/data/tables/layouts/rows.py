@@ -9,11 +9,10 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Generic, NamedTuple, Protocol, TypeVar
 
+from vglm_train.config.data import Fields
 from vglm_train.data.tables.base import Row, RowReader, TableFile
 
 Values = dict[str, Any]
-CHOICES = tuple(f"Choice {letter}" for letter in "ABCD")
-_LETTERED = re.compile(r"\s*[A-D]\s*[:.)]\s*")
 _SHARD_DIGITS = 4  # of a key of img2dataset: the number within its shard
 
 
@@ -46,7 +45,8 @@ def _token(row: Values) -> Values:
 
 
 def _aokvqa(row: Values) -> Values:
-    """The direct answers are learned; choices are for another task (fields: answer: correct_choice_idx)."""
+    """The direct answers are learned, without the choices, which are for another task: with fields: {answer:
+    correct_choice_idx} they stay."""
     return {"answers": row.get("direct_answers")}
 
 
@@ -58,16 +58,6 @@ def _vqa_rad(row: Values) -> Values:
     """Its test questions are marked within one file."""
     phrase = row.get("phrase_type")
     return {"split": None if phrase is None else "test" if str(phrase).startswith("test") else "train"}
-
-
-def _pmc_vqa(row: Values) -> Values:
-    """Choices without their letters; the answer is written out where it is a letter."""
-    choices = [_LETTERED.sub("", str(row.get(name) or ""), count=1).strip() for name in CHOICES]
-    answer = str(row.get("Answer") or row.get("Answer_label") or "").strip()
-    if len(answer) == 1 and answer in "ABCD":
-        answer = choices["ABCD".index(answer)]
-    named = {"image": row.get("Figure_path"), "question": row.get("Question")}
-    return named | {"options": [choice for choice in choices if choice], "answer": _LETTERED.sub("", answer, count=1)}
 
 
 def _llava_med(row: Values) -> Values:
@@ -89,13 +79,15 @@ class DataSet(NamedTuple):
     without: frozenset[str]  # keys that say that somebody gave the rows the usual keys already
     adds: tuple[str, ...]  # the usual keys that `adapt` gives
     adapt: Callable[[Values], Values]
+    drops: tuple[str, ...] = ()  # keys that rows lose, where nobody names the key of their answer
 
     @property
     def name(self) -> str:
-        return self.adapt.__name__
+        return f"{self.adapt.__name__} {self.drops}"
 
     def __call__(self, row: Values) -> Values:
-        return row | {key: held for key, held in self.adapt(row).items() if held is not None}
+        kept = {key: held for key, held in row.items() if key not in self.drops}
+        return kept | {key: held for key, held in self.adapt(row).items() if held is not None}
 
 
 def _data_set(marks: str, without: str, adds: str, adapt: Callable[[Values], Values]) -> DataSet:
@@ -107,10 +99,9 @@ DATA_SETS = (
     _data_set("imageId,question", "image", "image,type", _gqa),
     _data_set("sentences,filename", "image,captions", "id,image,captions,split", _karpathy),
     _data_set("image_name,comment_number,comment", "caption", "image,caption", _flickr30k),
-    _data_set("direct_answers,question_id", "answers", "answers", _aokvqa),
+    _data_set("direct_answers,question_id", "answers", "answers", _aokvqa)._replace(drops=("choices",)),
     _data_set("set_name,question_id", "split", "split", _textvqa),
     _data_set("phrase_type,qid", "split", "split", _vqa_rad),
-    _data_set("Figure_path,Question,Choice A", "image", "image,question,options,answer", _pmc_vqa),
     _data_set("conversatons", "conversations", "conversations", _llava_med),
     _data_set("key,url,status", "image,jpg,png,webp", "id,image", _img2dataset),
 )
@@ -171,7 +162,8 @@ class AdaptedTable(AdaptedRows[TableFile]):
         return self.step(self.rows.row(offset, size))
 
 
-def find_data_set(columns: Sequence[str]) -> DataSet | None:
-    """The data set whose rows have these columns, if it is one of DATA_SETS."""
+def find_data_set(columns: Sequence[str], named: Fields) -> DataSet | None:
+    """The data set whose rows have these columns, if it is one of DATA_SETS. `named`: the keys that a person names."""
     keys = frozenset(columns)
-    return next((each for each in DATA_SETS if each.marks <= keys and not each.without & keys), None)
+    found = next((each for each in DATA_SETS if each.marks <= keys and not each.without & keys), None)
+    return found if found is None or named.answer is None else found._replace(drops=())
