@@ -134,7 +134,13 @@ def _format_of_text(text: TextFile, named: Format | None) -> Format:
         table = JsonTable(text.path, named == "jsonl")
         if table.shape.kind in ("coco", "questions", "annotations"):
             return "coco" if table.shape.kind == "coco" else "vqa"
-        return "chinese_clip" if {"text_id", "image_ids"} <= set(table.columns) else named or "json"
+        return (
+            "chinese_clip"
+            if {"text_id", "image_ids"} <= set(table.columns)
+            else "jsonl"
+            if named == "jsonl"
+            else "json"
+        )
     if chinese_clip.is_picture_lines(text.head):
         return "chinese_clip"
     return "token" if _TOKEN.match(text.head) else named
