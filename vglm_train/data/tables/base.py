@@ -14,7 +14,7 @@ from vglm_train.errors import UserError
 
 CAUSES = {
     "json": "not a JSON object",
-    "encoding": f"not in the encoding that the file is read in; {ENCODING}",
+    "encoding": f"not in the encoding that the file is read in; {ENCODING}, for instance gb18030",
     "columns": "the number of its cells is not that of the columns",
     "quote": "a quote that is opened and not closed, or text behind a closing quote",
     "partner": "its other half is not there",
@@ -112,7 +112,9 @@ class TextFile:
         try:
             return os.pread(self.handle, size, offset).decode(self.encoding.name)
         except UnicodeDecodeError:
-            raise RecordError("record", f"not in {self.encoding.name.upper()}; {ENCODING}") from None
+            raise RecordError(
+                "record", f"not in {self.encoding.name.upper()}; {ENCODING}, for instance gb18030"
+            ) from None
 
 
 def keys_of(rows: Iterable[dict[str, Any] | None]) -> tuple[str, ...]:

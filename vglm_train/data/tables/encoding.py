@@ -27,7 +27,7 @@ COMMON = frozenset(  # signs of which every Chinese text has some
     "，。、？！：；（）"
 )
 CHINESE = re.compile("[\u3000-\u303f\u3400-\u4dbf\u4e00-\u9fff\uff00-\uffef“”‘’—…·℃×±μα-ωΑ-Ω①-⑩Ⅰ-Ⅻ]")
-ENCODING = "set encoding (--encoding) to its own, for instance gb18030"
+ENCODING = "set encoding (--encoding) to its own"
 
 logger = logging.getLogger(__name__)
 

@@ -132,15 +132,12 @@ def _format_of_text(text: TextFile, named: Format | None) -> Format:
     """A text file's format; `named`: what its name says."""
     if named in ("json", "jsonl", None) or _JSON.match(text.head):
         table = JsonTable(text.path, named == "jsonl")
-        if table.shape.kind in ("coco", "questions", "annotations"):
-            return "coco" if table.shape.kind == "coco" else "vqa"
-        return (
-            "chinese_clip"
-            if {"text_id", "image_ids"} <= set(table.columns)
-            else "jsonl"
-            if named == "jsonl"
-            else "json"
-        )
+        kind = table.shape.kind
+        if kind in ("coco", "questions", "annotations"):
+            return "coco" if kind == "coco" else "vqa"
+        if kind in ("list", "lines", "objects") and {"text_id", "image_ids"} <= set(table.columns):
+            return "chinese_clip"
+        return "jsonl" if named == "jsonl" else "json"
     if chinese_clip.is_picture_lines(text.head):
         return "chinese_clip"
     return "token" if _TOKEN.match(text.head) else named

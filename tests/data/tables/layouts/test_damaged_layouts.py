@@ -13,6 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from made_layouts import LAYOUTS, Made, words
+from made_shards import jpeg
 
 from data_tools.convert import __main__ as command
 from vglm_train.config.data import Source
@@ -156,6 +157,18 @@ def test_damage_is_counted_or_told(name: str, kind: str, seed: int) -> None:
         for use in (lambda: train(made), lambda: convert(made, Path(folder))):
             told = outcome(use)
             assert told is None or folder in told or "no row makes a record" in told
+
+
+def test_the_sample_in_which_a_tar_ends_is_counted(tmp_path: Path) -> None:
+    made = LAYOUTS["tars_by_pattern"](tmp_path)
+    tar = tmp_path / "cc-val-00.tar"
+    lies = tar.read_bytes().index(jpeg(11))
+    tar.write_bytes(tar.read_bytes()[: lies + 100])
+    file = Table(Source(name="made", table=str(made.table))).file
+    assert [(row.where, row.cause) for row in file.scan()][2:] == [
+        ("cc-val-00.tar img.v1.0", None),
+        ("cc-val-00.tar img.v1.1", "truncated"),
+    ]
 
 
 @pytest.mark.parametrize("name", sorted(PARQUET))
