@@ -21,9 +21,9 @@ import json
 import os
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
@@ -31,7 +31,7 @@ from data_tools.check_table.pictures import AGREEMENT, find_same
 from data_tools.check_table.run_rules import RunRules, of_run, without_run
 from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
-from vglm_train.config.data import Holdout, Source
+from vglm_train.config.data import Format, Holdout, Source
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
@@ -181,10 +181,9 @@ def leak_lines(shared: dict[str, Any]) -> Iterator[str]:
     yield from (f"        {one} ~ {other} ({agreement})" for one, other, agreement in shared["near"][:SHOWN])
 
 
-def source(args: argparse.Namespace, path: Path, images: Path | None) -> Source:
+def source(args: argparse.Namespace, path: Path, images: Path | None, join: str | None = None) -> Source:
     """The table as a run would name it."""
-    folder, named = None if images is None else str(images), cli.parse_fields(args.field)
-    return Source(name=path.stem, table=str(path), images=folder, fields=named, split=args.split)
+    return replace(cli.table_source(args, path, images, cli.parse_fields(args.field), join), split=args.split)
 
 
 def _scan(part: Source, rules: RunRules, args: argparse.Namespace) -> TableScan:
@@ -197,20 +196,23 @@ def _scan(part: Source, rules: RunRules, args: argparse.Namespace) -> TableScan:
 def main() -> int:
     parser = cli.parser("data_tools.check_table", __doc__)
     add = parser.add_argument
-    add("table", type=Path, help=".json, .jsonl, .csv, .tsv, or a folder that `datasets` saved")
+    add("table", type=Path, help=".json, .jsonl, .csv, .tsv, .parquet, .tar, or a folder of these or of `datasets`")
     add("--images", type=Path, help="folder that its pictures' paths start from (default: the table's)")
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
     add("--split", help="look at the rows of this split alone")
     add("--config", help="YAML file of a run, whose rules the rows must pass")
     add("--set", action="append", default=[], metavar="section.key=value", help="change a value of it; repeatable")
+    cli.add_table_options(parser, get_args(Format))
     add("--against", type=Path, help="another table, which should share nothing with the first")
     add("--against-images", type=Path, help="folder of that one's pictures")
+    add("--against-join", metavar="FILE", help="the other half of that one")
     add("--quick", action="store_true", help="look whether pictures are there, and open none")
     add("--json", action="store_true", help="print the result as one JSON object")
     add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
     args = parser.parse_args()
     rules = without_run() if args.config is None else of_run(args.config, args.set)
-    pairs = [(args.table, args.images), *([(args.against, args.against_images)] if args.against else [])]
+    pairs = [(args.table, args.images, args.join)]
+    pairs += [(args.against, args.against_images, args.against_join)] if args.against else []
     parts = [rules.source(source(args, *pair)) for pair in pairs]
     scans = [_scan(part, rules, args) for part, _ in parts]
     summaries = [summarise(scan, *part) for scan, part in zip(scans, parts)]

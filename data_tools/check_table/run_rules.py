@@ -1,8 +1,9 @@
 """What a run asks of a table: its configuration's sources, processor and held-out rows."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from typing import Any
 
 from vglm_train import stages
 from vglm_train.config.check import check
@@ -29,10 +30,15 @@ class RunRules:
         for sources, holdout in ((self.train, self.holdout), (self.validation, None)):
             for own in sources:
                 if own.table is not None and Path(own.table).resolve() == path:
-                    fields = own.fields if given.fields == type(given.fields)() else given.fields
-                    split = given.split or own.split
-                    return replace(given, images=given.images or own.images, fields=fields, split=split), holdout
+                    return replace(own, name=given.name, **_given(given)), holdout
         return given, None
+
+
+def _given(source: Source) -> dict[str, Any]:
+    """What of a table's source is not as it is by default."""
+    default = Source(name=source.name, table=source.table)
+    values = ((part.name, getattr(source, part.name)) for part in fields(Source))
+    return {name: value for name, value in values if value != getattr(default, name)}
 
 
 def without_run() -> RunRules:

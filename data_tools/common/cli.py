@@ -7,12 +7,12 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, NoReturn, get_args
 
 from tqdm import tqdm
 
 from vglm_train.command import run_command
-from vglm_train.config.data import Fields
+from vglm_train.config.data import Fields, Format, Source
 from vglm_train.errors import UserError
 from vglm_train.folders import make_folder
 
@@ -52,6 +52,33 @@ def parse_fields(texts: Sequence[str]) -> Fields:
             raise UserError(f"--field {text}: give WHAT=KEY, where WHAT is one of {', '.join(known)}")
         named[what] = key
     return Fields(**named)
+
+
+def add_table_options(parser: argparse.ArgumentParser, formats: Sequence[str]) -> None:
+    """The options that say how a table is read, where it does not tell itself: see `config.data.Source`."""
+    add = parser.add_argument
+    add("--format", choices=formats, help="default: what the file's name and content say")
+    add("--encoding", help="text encoding, for instance gb18030 (default: told from the bytes)")
+    add("--delimiter", help="csv, tsv: what stands between cells, \\t for a tab (default: told from the first row)")
+    add("--columns", help="csv, tsv: names of the columns, with commas, when the first row does not hold them")
+    add("--join", metavar="FILE", help="the other half: VQAv2's annotations, Chinese-CLIP's texts")
+    add("--image-template", metavar="NAME", help="pictures' names from numbers: COCO_val2014_{image_id:012d}.jpg")
+
+
+def table_source(args: argparse.Namespace, path: Path, images: Path | None, fields: Fields, join: str | None) -> Source:
+    """A table as a run would name it, with the options of `add_table_options`. UserError for one that cannot be."""
+    return Source(
+        name=path.stem,
+        table=str(path),
+        images=None if images is None else str(images),
+        fields=fields,
+        format=args.format if args.format in get_args(Format) else None,
+        encoding=args.encoding,
+        delimiter={"\\t": "\t", "tab": "\t"}.get(args.delimiter, args.delimiter),
+        columns=tuple(name.strip() for name in args.columns.split(",")) if args.columns else None,
+        join=join,
+        image_template=args.image_template,
+    )
 
 
 def nearest(name: str, names: Iterable[str]) -> str:

@@ -2,13 +2,13 @@
 
     python -m data_tools.convert captions.jsonl --images photos --out records.jsonl
 
-It reads every table that training reads (JSON lists, LLaVA's and ShareGPT's dialogues, COCO captions, CSV, TSV), and
-what the library `datasets` opens. A record: {"id", "image" (path relative to the records file, or a list of paths),
-"image_id" (hash of the first file's bytes: equal ids are one picture), "captions" {"en": [...], "zh": [...]}, "source",
-"split", "group" (a patient or page: never split)}, and of a question or a dialogue "turns" and "language".
-`--format hf` also reads a folder of tar shards of another tool, such as img2dataset's (its KEY.txt are captions).
-Neighbouring rows that caption the same picture become one record. A row without a picture, or that says nothing, is
-left out, counted by cause and, the first few, named. Nothing is decoded here; `pack_shards` does that.
+It reads every table that training reads: JSON, CSV, TSV, COCO, VQAv2's two files, tars of img2dataset, Parquet and
+others (the README has the list); with `--format hf` also a dataset's name. A record: {"id", "image" (path relative to
+the records file, or a list of paths), "image_id" (hash of the first file's bytes: equal ids are one picture),
+"captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}, and of a question
+or a dialogue "turns" and "language". Neighbouring rows that caption the same picture become one record. A row without
+a picture, or that says nothing, is left out, counted by cause and, the first few, named. Nothing is decoded here;
+`pack_shards` does that.
 """
 
 import argparse
@@ -18,7 +18,7 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -27,15 +27,19 @@ from data_tools.common.cli import command, progress
 from data_tools.common.image_bytes import extension
 from data_tools.common.text import LANGUAGES
 from data_tools.convert.draft import Draft, SourceColumns, make_draft, merge, source_columns
+from vglm_train.config.data import Format, Source
 from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.record import parse as parse_record
 from vglm_train.data.tables.base import RowReader
 from vglm_train.data.tables.image_paths import PictureFolder
-from vglm_train.data.tables.readers import Format, open_table
+from vglm_train.data.tables.readers import adapt_stream, find_format, folder_of
+from vglm_train.data.tables.readers import open_source as open_table_source
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
 
+STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
+INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
 NAMED = 3  # bad rows of one cause that are named in full
 
 
@@ -66,10 +70,11 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Where a run of `convert` reads pictures and writes records; both paths are resolved."""
+    """Where a run of `convert` reads pictures and writes records; all paths are resolved."""
 
     out: Path
-    images: Path
+    images: Path  # that picture paths are relative to
+    kept: Path  # where pictures inside the data are written
     source: str
     split: str
 
@@ -105,13 +110,13 @@ def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     return path, identity
 
 
-def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
+def _find_picture(image: str | bytes, target: Target) -> tuple[Path, int, str]:
     """Its file, the hash of its bytes, and a name for its record. RecordError when the file is not there."""
     if isinstance(image, bytes):
-        path, identity = _keep_picture(image, images)
+        path, identity = _keep_picture(image, target.kept)
         return path, identity, f"{identity:016x}"
     try:
-        found, data = PictureFolder(images).read(image)
+        found, data = PictureFolder(target.images).read(image)
     except RecordError as error:
         raise RecordError("missing image", str(error)) from None
     return found, content_id(data), Path(image).with_suffix("").as_posix()
@@ -119,7 +124,7 @@ def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
 
 def _record(draft: Draft, target: Target) -> dict[str, Any]:
     """The finished record; reads the pictures for their hash. RecordError when one is not there."""
-    pictures = [_find_picture(image, target.images) for image in draft.images]
+    pictures = [_find_picture(image, target) for image in draft.images]
     _, identity, name = pictures[0]
     paths = [Path(os.path.relpath(path, target.out.parent)).as_posix() for path, _, _ in pictures]
     key = draft.labels.get("id") or name
@@ -175,11 +180,11 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("data_tools.convert", __doc__)
     add = parser.add_argument
-    add("source", help=".json, .jsonl, .csv, .tsv; for hf a folder, a data file or a dataset's name")
-    add("--format", choices=[*get_args(Format), "hf"], help="default: what the file's name ends in; a folder: hf")
+    add("source", help=".json, .jsonl, .csv, .tsv, .tar, .parquet; a folder of these; for hf also a dataset's name")
+    cli.add_table_options(parser, [*get_args(Format), "hf"])
     add("--out", required=True, type=Path, help="records file to write, for instance records.jsonl")
-    images = "folder that picture paths are relative to (default: the source's folder); "
-    add("--images", type=Path, help=images + "hf: where pictures inside the data are written (default: OUT's images)")
+    images = "folder that picture paths are relative to (default: the source's folder); where the pictures are inside "
+    add("--images", type=Path, help=images + "the data (tar, parquet, ...): that they are written to (OUT's images)")
     add("--source", dest="name", help="the records' source (default: the source's file or folder name)")
     add("--split", default="train", help="the records' split where the source does not say (default: train)")
     add("--language", choices=LANGUAGES, help="language of the texts (default: detected in each text)")
@@ -189,16 +194,24 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--id-field", help="column with the record's id (default: id or question_id, else the picture's path)")
     add("--split-field", help="column with the split (default: split, if there is one)")
     add("--group-field", help="column with what must stay in one split (default: group, patient or study, else the id)")
-    add("--columns", help="csv, tsv: names of the columns, with commas, when the first row does not hold them")
-    add("--encoding", default="utf-8-sig", help="csv, tsv: text encoding, for instance gb18030 (default: utf-8)")
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     return parser.parse_args(arguments)
 
 
-def _by_datasets(args: argparse.Namespace) -> bool:
-    """Whether the library `datasets` reads the source."""
-    return args.format == "hf" or (args.format is None and Path(args.source).is_dir())
+def _format_of(args: argparse.Namespace) -> str:
+    """How the source is read: "hf" by the library `datasets`, as a stream. UserError where it is nothing known."""
+    path, library = Path(args.source), args.format == "hf"
+    if args.format is not None and not library:
+        return args.format
+    if library and not path.is_dir():
+        return "hf"
+    try:
+        return find_format(path)
+    except UserError:
+        if not path.is_dir() or (path / "manifest.json").is_file():
+            raise
+        return "hf"  # a folder of pictures, or in another layout that the library knows
 
 
 def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
@@ -206,27 +219,31 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
     source = Path(args.source)
     if source.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the source itself; give another file")
-    rows: RowReader
-    if _by_datasets(args):
-        from vglm_train.data.tables.hf_dataset import DatasetStream
-
-        rows = DatasetStream(args.source, args.hf_config, args.hf_split)
-    else:
-        names = tuple(name.strip() for name in args.columns.split(",")) if args.columns else None
-        rows = open_table(source, args.format, args.encoding, names)
     named = {what: getattr(args, f"{what}_field") for what in ("image", "id", "split", "group")}
     fields = cli.parse_fields(args.field)
+    picture = replace(fields, image=args.image_field) if args.image_field else fields
+    table = cli.table_source(args, source, args.images, picture, args.join)
+    rows = _open_stream(args, table) if _format_of(args) in STREAMED else open_table_source(table)
     return rows, source_columns(args.source, rows.columns, fields, args.caption_field, args.language, **named)
+
+
+def _open_stream(args: argparse.Namespace, source: Source) -> RowReader:
+    from vglm_train.data.tables.hf_dataset import DatasetStream
+
+    for option in ("encoding", "delimiter", "columns", "join"):
+        if getattr(args, option) is not None:
+            raise UserError(f"--{option}: {args.source} is read by the library `datasets`, which has no use for it")
+    return adapt_stream(DatasetStream(args.source, args.hf_config, args.hf_split), source)
 
 
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
-    beside = args.out.parent / "images" if _by_datasets(args) else Path(args.source).parent
-    name = args.name or Path(args.source).stem
-    out, images = cli.output(args.out, []), (args.images or beside).resolve()
-    if _by_datasets(args):
-        make_folder(f"--images {images}", images)
-    return Target(out, images, name, args.split)
+    inside = _format_of(args) in (*STREAMED, *INSIDE)
+    out, source = cli.output(args.out, []), Path(args.source)
+    images, kept = args.images or folder_of(source), args.images or out.parent / "images"
+    if inside:
+        make_folder(f"--images {kept}", kept)
+    return Target(out, images.resolve(), kept.resolve(), args.name or source.stem, args.split)
 
 
 def main() -> int:

@@ -9,18 +9,13 @@ from data_tools.common.cli import nearest
 from data_tools.common.text import LANGUAGES, detect_language
 from vglm_train.config.data import Fields
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.base import Row
+from vglm_train.data.tables.base import CAUSES, Row
 from vglm_train.data.tables.canonical import labels, pictures_of, texts_of, to_record
 from vglm_train.data.tables.fields import Columns, known, resolve, value
 from vglm_train.errors import UserError
 
 LANGUAGE_NAME = re.compile(rf"(?:captions?|text)_({'|'.join(LANGUAGES)})")
 DIALOGUE = ("turns", "language", "kind", "type", "answers", "options")
-UNREADABLE = {
-    "json": "not a JSON object",
-    "encoding": "not in the file's text encoding; csv and tsv have --encoding, for instance gb18030",
-    "columns": "the number of columns differs from the first row's",
-}
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +123,7 @@ def make_draft(row: Row, columns: SourceColumns) -> Draft:
     """The row as a draft record; RecordError with its cause when it has no picture, or says nothing."""
     if row.cause is not None or row.values is None:
         cause = row.cause or "json"
-        raise RecordError(cause, UNREADABLE[cause])
+        raise RecordError(cause, CAUSES[cause])
     record: dict[str, Any] = {}
     if not columns.captions or value(row.values, columns.table.turns) is not None:
         record, images = to_record(row.values, columns.table)
@@ -141,8 +136,7 @@ def make_draft(row: Row, columns: SourceColumns) -> Draft:
         raise RecordError("caption", f"no caption in {[column for _, column in columns.captions]}")
     if dialogue and columns.language:
         dialogue["language"] = columns.language
-    names = {"split": row.split} if row.split else {}
-    names |= labels(row.values, columns.table)
+    names = labels(row.values, columns.table)
     return Draft(row.where, tuple(images), captions, names, row.offset + row.size, dialogue)
 
 

@@ -160,8 +160,8 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
         ),
         (
             "data.train=[{name: a, shards: b, split: test}]",
-            "data.train.0.table",
-            "images, split and fields are of a table",
+            "data.train.0.split",
+            "is of a table; these are shards",
         ),
         ("data.train=[{name: a}]", "data.train.0.shards", "give one of shards (a folder of them) and table (a file)"),
         ("data.languages=[english]", "data.languages.0", "expected one of en, zh; found the text 'english'"),

@@ -1,11 +1,13 @@
 """What is read: sources of shards, how a picture is cropped, how many rows make a step."""
 
 from dataclasses import dataclass, field
+from string import Formatter
 from typing import Literal, get_args
 
 from vglm_train.config.validation import FieldError, multiple, not_empty, not_negative, positive, unique
 
 Language = Literal["en", "zh"]
+Format = Literal["json", "jsonl", "csv", "tsv", "token", "coco", "vqa", "chinese_clip", "tar", "parquet", "saved"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -28,6 +30,12 @@ class Fields:
         not_empty(self, "image", "answer")
 
 
+TABLE_ONLY = (
+    "format", "encoding", "delimiter", "columns", "join", "images", "image_template", "fields", "split"
+)  # fmt: skip
+TEMPLATE = "{KEY} stands for what a row has under it, {KEY:012d} for a number of twelve digits"
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Source:
     """Where samples come from: shards with their manifest.json (here, on a server, or out of a command), or a table as
@@ -37,22 +45,48 @@ class Source:
     # folder that holds manifest.json, a manifest, or shards as a brace list ({000..099}.tar); a path, http(s)://,
     # s3://BUCKET/..., or pipe:COMMAND that writes to its output what stands for {}
     shards: str | None = None
-    table: str | None = None  # .json, .jsonl, .csv, .tsv, or a folder that `datasets` saved
+    # .json, .jsonl, .csv, .tsv, .parquet, .tar, a folder or a pattern of the last two, or what `datasets` saved
+    table: str | None = None
+    format: Format | None = None  # of a table; null: by its name and what is in it
+    encoding: str | None = None  # of a table in text; null: UTF-8, UTF-16 or GB18030, as its bytes say
+    delimiter: str | None = None  # of a CSV or TSV; null: as its first row says
+    columns: tuple[str, ...] | None = None  # names of a CSV's or TSV's columns, where the first row does not hold them
+    join: str | None = None  # a table's other half: VQAv2's annotations beside its questions, Chinese-CLIP's texts
     images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
+    # how pictures are called where rows have a number: COCO_val2014_{image_id:012d}.jpg; null: COCO's names are tried
+    image_template: str | None = None
     fields: Fields = field(default_factory=Fields)  # of a table
     split: str | None = None  # of a table whose rows say theirs (key split): the one to read
     manifest: str | None = None  # of shards, where it is not beside them: a path, http(s):// or s3://
     weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards", "manifest", "table", "images", "split")
+        not_empty(self, "name", "shards", "manifest", "table", "images", "split", "encoding", "columns", "join")
         positive(self, "weight")
+        if self.delimiter is not None and len(self.delimiter) != 1:
+            raise FieldError("delimiter", reason=f"must be one character, found {self.delimiter!r}")
+        self._check_template()
         if (self.shards is None) == (self.table is None):
             raise FieldError("shards", "table", reason="give one of shards (a folder of them) and table (a file)")
-        if self.table is None and (self.images or self.split or self.fields != Fields()):
-            raise FieldError("table", "shards", reason="images, split and fields are of a table; these are shards")
+        given = [name for name in TABLE_ONLY if getattr(self, name) not in (None, Fields())]
+        if self.table is None and given:
+            raise FieldError(given[0], "shards", reason="is of a table; these are shards")
         if self.manifest is not None and self.shards is None:
             raise FieldError("manifest", "table", reason="lists shards, but the source is a table; leave it out")
+
+    def _check_template(self) -> None:
+        if self.image_template is None:
+            return
+        try:
+            keys = [key for _, key, _, _ in Formatter().parse(self.image_template) if key is not None]
+            for _, _, spec, _ in Formatter().parse(self.image_template):
+                format(0, spec or "")
+        except ValueError as error:
+            raise FieldError("image_template", reason=f"{error}; {TEMPLATE}") from None
+        if not keys:
+            raise FieldError("image_template", reason=f"would call all pictures the same; {TEMPLATE}")
+        if self.fields.image is not None:
+            raise FieldError("image_template", "fields.image", reason="both say where a picture's name is; give one")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

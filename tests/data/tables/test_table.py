@@ -104,9 +104,12 @@ def test_saved_data_set(folder: Path) -> None:
     table = opened(folder / "saved")
     assert table.read("", 2).image == jpeg(2)
     assert json.loads(table.read("", 2).json)["turns"][1]["text"] == "c"
-    datasets.DatasetDict(train=made).save_to_disk(str(folder / "both"))
-    with pytest.raises(UserError, match="both/train"):
-        opened(folder / "both")
+    datasets.DatasetDict(train=made, test=made.select([3])).save_to_disk(str(folder / "both"))
+    both = opened(folder / "both")
+    with pytest.raises(UserError, match=r"several splits: train \(5\), test \(1\)"):
+        both.usable()
+    assert both.usable("test").tolist() == [5]
+    assert both.read("", 5).image == jpeg(3)
     with pytest.raises(UserError, match="given as shards"):
         opened(folder / "images")
 

@@ -132,7 +132,7 @@ def test_text_that_is_not_utf8_cannot_be_used(folder: Path, capsys, monkeypatch)
     assert "t.csv: 2 rows, 1 can be used\n" in said
     assert "languages: zh 1;" in said
     assert "pictures: 1\n" in said
-    assert "wrong: 1 x not in UTF-8, first row 1" in said
+    assert "wrong: 1 x not in UTF-8; set encoding (--encoding) to its own, for instance gb18030, first row 1" in said
 
 
 def test_nothing_can_be_used(folder: Path, capsys, monkeypatch) -> None:

@@ -237,7 +237,7 @@ def test_broken_rows_of_a_list_are_named_by_their_number(photos: Path, tmp_path:
     records, report = run_convert(source, tmp_path / "r.jsonl", "--images", photos)
     assert [record["captions"] for record in records] == [{"en": ["a dog"]}]
     assert report.bad == {"json": 1, "encoding": 1, "image": 1, "caption": 1}
-    assert report.named["encoding"][0].startswith("row 2: not in the file's text encoding")
+    assert report.named["encoding"][0].startswith("row 2: not in the encoding that the file is read in")
     assert report.named["caption"] == ["row 4: a dialogue without an answer"]
 
 

@@ -111,6 +111,17 @@ def test_what_training_has_too(loaded, table, tmp_path):
     assert not any("in training" in line or "not compared" in line for line in lines)
 
 
+def test_a_split_of_one_file_against_another(loaded, tmp_path):
+    """R2Gen's annotation.json, in which train and test stand together."""
+    names = pictures(tmp_path, 6)
+    rows = [{"id": str(n), "image_path": [name], "report": f"photo {n}"} for n, name in enumerate(names)]
+    table = write_json(tmp_path / "annotation.json", {"train": rows[:4], "test": rows[4:]})
+    words = ("--train", str(table), "--source", "split=test", "--train-source", "split=train")
+    report, _, _ = run_task(loaded, table, *words, task="report")
+    assert [row["answers"] for row in report["answers"]] == [["photo 4"], ["photo 5"]]
+    assert report["majority"].endswith("annotation.json, 4 questions")
+
+
 def test_only_and_exclude(loaded, table, tmp_path):
     words = ("--only", "picture=images/0*", "--only", "group=p1", "--exclude", "type=red")
     report, _, _ = run_task(loaded, table, *words)
@@ -136,6 +147,9 @@ def test_captions_of_shards_are_reports(loaded, tmp_path):
         (("--exclude", "key=*"), r"--exclude key=\*: takes away all 18 questions; exclude less"),
         (("--subset", "xrays", "@nowhere.txt"), r"--subset xrays @nowhere.txt: cannot be read"),
         (("--fields", "picture=img"), r"--fields picture=img: 'picture' is none of image, question"),
+        (("--source", "splits=test"), r"--source splits=test: give KEY=VALUE, where KEY is one of split, format"),
+        (("--source", "format=lavis"), r"--source format=lavis: the formats are json, jsonl"),
+        (("--train", "t", "--train-source", "delimiter=ab"), r"--train-source: delimiter: must be one character"),
         (("--beams", "0"), "--beams must be above 0"),
     ],
 )

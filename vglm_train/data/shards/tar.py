@@ -194,3 +194,8 @@ def _header(block: bytes) -> _Header | None:
 
 def _text(field: bytes) -> str:
     return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
+
+
+def members(handle: int) -> Iterator[Member]:
+    """Every plain file of an open tar, in order. A damaged header ends it as the end of the file would."""
+    yield from _Walk(handle)

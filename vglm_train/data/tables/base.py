@@ -1,13 +1,27 @@
 """What every reader of rows gives."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
 from vglm_train.data.record import RecordError
+from vglm_train.data.tables.encoding import ENCODING, SAMPLE, Encoding, find_encoding
+from vglm_train.data.tables.file_kinds import refuse_other_files
 from vglm_train.errors import UserError
+
+CAUSES = {
+    "json": "not a JSON object",
+    "encoding": f"not in the encoding that the file is read in; {ENCODING}, for instance gb18030",
+    "columns": "the number of its cells is not that of the columns",
+    "quote": "a quote that is opened and not closed, or text behind a closing quote",
+    "partner": "its other half is not there",
+    "id": "its id is that of an earlier row",
+    "truncated": "the file ends within it",
+}
+"""What is wrong with a row that cannot be read, by the cause that it is counted under."""
 
 
 class Row(NamedTuple):
@@ -17,8 +31,12 @@ class Row(NamedTuple):
     size: int
     values: dict[str, Any] | None  # None: it cannot be read
     where: str  # names the row in messages: "line 12", "row 3", "image 7", "train row 3"
-    cause: str | None = None  # what is wrong with it: "json", "encoding" or "columns"
-    split: str | None = None  # what the source itself says, apart from any column
+    cause: str | None = None  # what is wrong with it: a key of CAUSES
+
+
+def unreadable(cause: str) -> RecordError:
+    """The error of a row that cannot be read, by a key of CAUSES."""
+    return RecordError("record", CAUSES[cause])
 
 
 class RowReader(Protocol):
@@ -46,21 +64,38 @@ class TableFile(RowReader, Protocol):
     @property
     def size(self) -> int: ...
 
+    @property
+    def identity(self) -> str:
+        """All that its rows depend on besides the content of `path`: how it is read, and the state of other files."""
+
     def row(self, offset: int, size: int) -> dict[str, Any]:
         """The row there. RecordError where it cannot be read."""
 
 
 class TextFile:
-    """A file that is opened when it is first read, once a process."""
+    """A text file that is opened when it is first read, once a process."""
 
     unit = "B"
 
-    def __init__(self, path: Path, encoding: str = "utf-8") -> None:
-        self.path, self.encoding = path, encoding
+    def __init__(self, path: Path, encoding: str | None = None) -> None:
+        """`encoding`: None where the file tells it. UserError where it cannot be read, or is no text."""
+        self.path = path
+        try:
+            with open(path, "rb") as file:
+                head = file.read(SAMPLE)
+        except OSError as error:
+            raise UserError(f"{path}: the table cannot be read: {error.strerror}") from None
+        refuse_other_files(path, head)
+        self.encoding: Encoding = find_encoding(path, head, encoding)
+        self.head = head[self.encoding.mark :].decode(self.encoding.name, "replace")
 
     @property
     def size(self) -> int:
         return self.path.stat().st_size
+
+    @property
+    def identity(self) -> str:
+        return f"{type(self).__name__} {self.encoding.name}"
 
     @cached_property
     def handle(self) -> int:
@@ -70,15 +105,32 @@ class TextFile:
             raise UserError(f"{self.path}: the table cannot be opened: {error.strerror}") from None
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in self.__dict__.items() if name != "handle"}
+        return {name: value for name, value in self.__dict__.items() if name not in ("handle", "head")}
 
     def text(self, offset: int, size: int) -> str:
+        """RecordError where the bytes are not in the encoding."""
         try:
-            return os.pread(self.handle, size, offset).decode(self.encoding)
+            return os.pread(self.handle, size, offset).decode(self.encoding.name)
         except UnicodeDecodeError:
-            raise RecordError("record", f"not in {self.encoding.upper()}") from None
+            raise RecordError(
+                "record", f"not in {self.encoding.name.upper()}; {ENCODING}, for instance gb18030"
+            ) from None
 
 
 def keys_of(rows: Iterable[dict[str, Any] | None]) -> tuple[str, ...]:
     """Every key of these rows, in order."""
     return tuple(dict.fromkeys(key for row in rows if row is not None for key in row))
+
+
+def state_of(path: Path) -> str:
+    """What changes when a file does."""
+    state = path.stat()
+    return f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
+
+
+def describe_causes(rows: Sequence[Row]) -> str:
+    """What is wrong with rows that cannot be read, for the end of a message."""
+    counts = Counter(row.cause for row in rows if row.cause is not None)
+    first = {row.cause: row.where for row in reversed(rows)}
+    found = [f"{count} x {CAUSES[cause]} (first {first[cause]})" for cause, count in counts.most_common()]
+    return f": {'; '.join(found)}" if found else ""

@@ -1,39 +1,33 @@
-"""Data sets of the library `datasets`: pictures as bytes or paths, never decoded here."""
+"""Data sets of the library `datasets`, and Parquet files: pictures as bytes or paths, never decoded here."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import datasets
 
-from vglm_train.data.tables.base import Row
+from vglm_train.data.tables.base import Row, TableFile
+from vglm_train.data.tables.layouts.splits import SplitTable, split_of
 from vglm_train.errors import UserError
 
 
 class SavedTable:
-    """The folder of `Dataset.save_to_disk`, its rows mapped from the disk. A row's offset is its number."""
+    """A data set whose rows are mapped from the disk. A row's offset is its number."""
 
     unit = "row"
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, rows: datasets.Dataset) -> None:
         self.path = path
-        try:
-            rows = datasets.load_from_disk(str(path))
-        except Exception as error:  # the library raises many kinds for a folder of another layout
-            raise UserError(
-                f"{path}: no data set that `datasets` saved: {str(error).splitlines()[0]} A folder of tars is given "
-                "as shards."
-            ) from None
-        if isinstance(rows, datasets.DatasetDict):
-            raise UserError(
-                f"{path}: holds the splits {', '.join(rows)}; give the folder of one, {path / next(iter(rows))}."
-            )
         self.rows = _undecoded(rows)
         self.columns = tuple(rows.column_names)
 
     @property
     def size(self) -> int:
         return len(self.rows)
+
+    @property
+    def identity(self) -> str:
+        return type(self).__name__
 
     def scan(self) -> Iterator[Row]:
         for number, values in enumerate(self.rows):
@@ -43,34 +37,81 @@ class SavedTable:
         return self.rows[offset]
 
 
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved a data set, or splits of one, in the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
+
+
+def open_saved(folder: Path) -> TableFile:
+    """The folder of `save_to_disk`, with its splits where it has several. UserError where it cannot be opened."""
+    try:
+        rows = datasets.load_from_disk(str(folder))
+    except Exception as error:  # the library raises many kinds for a folder of another layout
+        raise UserError(f"{folder}: no data set that `datasets` saved: {_first_line(error)}") from None
+    if isinstance(rows, datasets.DatasetDict):
+        return _with_splits(folder, rows)
+    return SavedTable(folder, rows)
+
+
+def open_parquet(path: Path, files: Sequence[Path]) -> TableFile:
+    """Parquet files, with the splits that their names say. The library keeps an Arrow copy of them in its cache, which
+    rows are read from. UserError where they cannot be read."""
+    names: dict[str, list[str]] = {}
+    for file in files:
+        names.setdefault(split_of(str(file.relative_to(path) if path.is_dir() else file.name)) or "", []).append(
+            str(file)
+        )
+    try:
+        parts = {
+            name: datasets.load_dataset("parquet", data_files=own, split="train") for name, own in sorted(names.items())
+        }
+    except Exception as error:  # many kinds, for a file that is cut or is none
+        raise UserError(f"{path}: no Parquet table: {_first_line(error)}") from None
+    return SavedTable(path, parts[""]) if list(parts) == [""] else _with_splits(path, parts)
+
+
+def _with_splits(path: Path, parts: Mapping[str, datasets.Dataset]) -> TableFile:
+    return SplitTable(path, {name: SavedTable(path, rows) for name, rows in parts.items()})
+
+
 class DatasetStream:
-    """Rows of all splits of a folder of `save_to_disk`, of a folder or file of data, or of a dataset's name."""
+    """Rows of all splits of a folder or file of data, or of a dataset's name. Each row has its split's name as `split`,
+    unless it names one itself."""
 
     unit = "row"
 
     def __init__(self, source: str, config: str | None, split: str | None) -> None:
         """`split`: the only one to read. UserError where the library cannot open it."""
-        splits = _splits(source, config)
+        self.source, splits = source, _splits(source, config)
         if split is not None and split not in splits:
             raise UserError(f"{source}: no split {split!r}; it has {sorted(splits)}")
         self.splits = {name: data for name, data in splits.items() if split in (None, name)}
         first = next(iter(self.splits.values()))
-        self.columns = tuple(first.column_names or next(iter(first), {}))
+        self.columns = tuple(dict.fromkeys((*(first.column_names or next(iter(first), {})), "split")))
         sizes = [_rows(data) for data in self.splits.values()]
         self.size = sum(size for size in sizes if size) if all(sizes) else None
 
     def scan(self) -> Iterator[Row]:
         done = 0
         for split, data in self.splits.items():
-            for number, values in enumerate(_undecoded(data)):
-                yield Row(done, 1, values, f"{split} row {number}", split=split)
+            for number, values in enumerate(self._rows_of(split, data)):
+                named = values if values.get("split") else values | {"split": split}
+                yield Row(done, 1, named, f"{split} row {number}")
                 done += 1
+
+    def _rows_of(self, split: str, data: Any) -> Iterator[dict[str, Any]]:
+        try:
+            yield from _undecoded(data)
+        except Exception as error:  # many kinds, for a file that is cut or damaged
+            raise UserError(
+                f"{self.source}: its split {split} cannot be read to its end: {_first_line(error)}"
+            ) from error
 
 
 def _splits(source: str, config: str | None) -> dict[str, Any]:
     folder = Path(source)
     try:
-        if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():
+        if is_saved(folder):
             loaded: Any = datasets.load_from_disk(source)
         elif folder.is_file():
             kind = {".jsonl": "json"}.get(folder.suffix, folder.suffix[1:])
@@ -78,8 +119,7 @@ def _splits(source: str, config: str | None) -> dict[str, Any]:
         else:
             loaded = datasets.load_dataset(source, config, streaming=True)
     except Exception as error:  # the library raises many kinds for a wrong name, no network, or an unknown layout
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{source}: Hugging Face datasets cannot open it: {reason}") from error
+        raise UserError(f"{source}: Hugging Face datasets cannot open it: {_first_line(error)}") from error
     return dict(loaded) if isinstance(loaded, dict) else {str(loaded.split or "train"): loaded}
 
 
@@ -98,3 +138,7 @@ def _undecoded(data: Any) -> Any:
         elif isinstance(inner, datasets.Image):
             data = data.cast_column(name, type(feature)(datasets.Image(decode=False)))
     return data
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).splitlines()[0] if str(error) else type(error).__name__

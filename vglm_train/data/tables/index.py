@@ -23,7 +23,7 @@ from vglm_train.data.tables.fields import Columns
 from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.files import replace_file, user_cache
 
-VERSION = 3  # of what rows mean, too: an index by older rules must not be read
+VERSION = 4  # of what rows mean, too: an index by older rules must not be read
 SPLITS = 255  # that are counted; a key with more values is no split
 CACHED_FROM = 8 << 20  # bytes of a table from which its index is kept on disk
 
@@ -168,7 +168,8 @@ def _cache_path(file: TableFile, columns: Columns, images: PictureFolder) -> Pat
         return None
     state = file.path.stat()
     folder = [str(images.folder.resolve()), images.elsewhere]
-    key = [VERSION, str(file.path.resolve()), state.st_size, state.st_mtime_ns, repr(columns), folder]
+    place = str(file.path.resolve())
+    key = [VERSION, file.identity, place, state.st_size, state.st_mtime_ns, repr(columns), folder]
     return user_cache() / "tables" / f"{hashed(json.dumps(key)):016x}.npz"
 
 

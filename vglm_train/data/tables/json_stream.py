@@ -6,12 +6,12 @@ import re
 from collections.abc import Iterator
 from typing import Any, BinaryIO
 
+from vglm_train.data.tables.encoding import KEPT_BYTES, UNDECODED, UTF8, Encoding
+
 CHUNK = 1 << 20  # bytes
 ESCAPE = 16  # characters of what may be cut at the window's end: a pair of \\u escapes, a number, a name
 _BLANK = re.compile(r"[ \t\r\n]*")
 _DECODER = json.JSONDecoder(strict=False)  # people's texts hold raw tabs and line ends
-MARK = b"\xef\xbb\xbf"  # some editors put it before UTF-8
-UNDECODED = re.compile("[\udc80-\udcff]")  # what `surrogateescape` makes of bytes that are not in the encoding
 
 
 class NotJson(Exception):  # noqa: N818  (an observation)
@@ -25,15 +25,16 @@ class NotJson(Exception):  # noqa: N818  (an observation)
 class Window:
     """Holds the part of a file that the current value needs, and forgets what is behind it.
 
-    Bytes that are no UTF-8 become surrogates, so that they cost their row alone; `undecoded` says so of the last value.
+    Bytes that are not in the encoding become UNDECODED signs, so that they cost their row alone; `undecoded` says so
+    of the last value.
     """
 
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+    def __init__(self, file: BinaryIO, encoding: Encoding = UTF8) -> None:
+        self.file, self.encoding = file, encoding
+        self.decode = codecs.getincrementaldecoder(encoding.name)(KEPT_BYTES).decode
         self.text, self.index, self.ended, self.chunk = "", 0, False, CHUNK
         self.undecoded = False
-        self.offset = len(MARK) if file.read(len(MARK)) == MARK else 0
+        self.offset = encoding.mark
         file.seek(self.offset)
 
     def peek(self) -> str:
@@ -44,7 +45,7 @@ class Window:
                 return character
             found = _BLANK.match(self.text, self.index)
             assert found is not None
-            self.offset += found.end() - self.index
+            self.offset += self.encoding.size(found[0])
             self.index = found.end()
             if self.index == len(self.text) and not self._more():
                 return ""
@@ -56,7 +57,7 @@ class Window:
             wanted = " or ".join(expected)
             raise NotJson(f"expected {wanted}, found {found or 'the end of the file'}", self.offset)
         self.index += 1
-        self.offset += 1
+        self.offset += self.encoding.size(found)
         return found
 
     def value(self) -> tuple[int, Any]:
@@ -68,8 +69,7 @@ class Window:
                 value, end = _DECODER.raw_decode(self.text, self.index)
             except (ValueError, RecursionError) as error:
                 if self._is_wrong(error) or not self._more():
-                    reason = error.msg if isinstance(error, json.JSONDecodeError) else str(error)
-                    raise NotJson(reason, self.offset + getattr(error, "pos", self.index) - self.index) from None
+                    raise NotJson(_reason(error), start + self._before(error)) from None
                 continue
             if end == len(self.text) and self._more():  # a number may go on
                 continue
@@ -78,32 +78,41 @@ class Window:
             return start, value
 
     def elements(self) -> Iterator[tuple[int, Any]]:
-        """`value` of each element of the list that begins here."""
+        """`value` of each element of the list that begins here; a comma may follow the last."""
         self.take("[")
-        if self.peek() == "]":
-            self.take("]")
-            return
-        while True:
+        while self.peek() != "]":
             yield self.value()
             if self.take(",", "]") == "]":
                 return
+        self.take("]")
 
-    def object_keys(self) -> Iterator[str]:
-        """The keys of the object that begins here, each with the window before its value.
+    def values(self) -> Iterator[tuple[int, Any]]:
+        """`value` of each value up to the end of the file; commas may stand between them."""
+        while self.peek():
+            if self.peek() == ",":
+                self.take(",")
+            else:
+                yield self.value()
+
+    def object_keys(self) -> Iterator[tuple[int, str]]:
+        """The keys of the object that begins here, each with the byte where it begins and the window before its value.
 
         Whoever wants the value steps over it before the next key; else it is skipped.
         """
         self.take("{")
-        while self.peek() not in ("}", ""):
-            _, key = self.value()
+        while self.peek() != "}":
+            begin, key = self.value()
+            if not isinstance(key, str):
+                raise NotJson(f"expected a key in quotes, found {json.dumps(key)[:20]}", begin)
             self.take(":")
             self.peek()
             start = self.offset
-            yield key
+            yield begin, key
             if self.offset == start:
                 self.value()
-            if self.peek() == ",":
+            if self.peek() != "}":
                 self.take(",")
+        self.take("}")
 
     def _is_wrong(self, error: Exception) -> bool:
         """Whether more text cannot mend it: it went wrong before the window's end."""
@@ -111,10 +120,14 @@ class Window:
             return isinstance(error, RecursionError)
         return error.pos < len(self.text) - ESCAPE
 
+    def _before(self, error: Exception) -> int:
+        """Bytes of the value that were read before the error."""
+        return self.encoding.size(self.text[self.index : getattr(error, "pos", self.index)])
+
     def _advance(self, end: int) -> None:
         part = self.text[self.index : end]
         self.undecoded = not part.isascii() and UNDECODED.search(part) is not None
-        self.offset += len(part) if part.isascii() else len(part.encode("utf-8", "surrogateescape"))
+        self.offset += self.encoding.size(part)
         self.index = end
 
     def _more(self) -> bool:
@@ -126,3 +139,19 @@ class Window:
         self.ended = not data
         self.text, self.index = self.text[self.index :] + self.decode(data, final=self.ended), 0
         return True
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong with a JSON text, in words for the mistakes that people make."""
+    if isinstance(error, RecursionError):
+        return "lists within lists, too deep to be data"
+    if not isinstance(error, json.JSONDecodeError):
+        return str(error)
+    before, rest = error.doc[: error.pos].rstrip(), error.doc[error.pos :].lstrip()
+    if not rest:
+        return "the file ends within a value"
+    if before.endswith(",") and rest[0] in "}]":
+        return f"a comma before the closing {rest[0]}"
+    if rest[0] == "'":
+        return "single quotes, as Python prints them; JSON has double ones (json.dump writes them)"
+    return error.msg

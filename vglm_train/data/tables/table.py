@@ -16,12 +16,12 @@ from vglm_train.config.data import Source
 from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
-from vglm_train.data.tables.base import keys_of
+from vglm_train.data.tables.base import describe_causes, keys_of
 from vglm_train.data.tables.canonical import RowReading, read_row
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.image_paths import PictureFolder, open_folder
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
-from vglm_train.data.tables.readers import FIRST, open_table
+from vglm_train.data.tables.readers import FIRST, folder_of, open_source
 from vglm_train.data.tables.unread import describe_unread, unread_texts
 from vglm_train.errors import UserError
 
@@ -37,16 +37,16 @@ class Table:
         """UserError where keys or pictures are missing, or no row can be used."""
         assert source.table is not None
         self.path = Path(source.table)
-        self.file = open_table(self.path)
-        first = [row.values for row in islice(self.file.scan(), FIRST)]
-        readable = [row for row in first if row is not None]
+        self.file = open_source(source)
+        first = list(islice(self.file.scan(), FIRST))
+        readable = [row.values for row in first if row.values is not None]
         if not readable:
             what = f"none of its first {len(first)} rows can be read" if first else "it has no rows"
-            raise UserError(f"{self.path}: {what}. Rows must be objects, in UTF-8.")
+            raise UserError(f"{self.path}: {what}{describe_causes(first)}.")
         self.keys = keys_of(readable)
         self.columns: Columns = resolve(self.path, self.keys, source.fields)
         self.unread = unread_texts(readable, self.columns)
-        self.pictures = self._find_pictures(readable, Path(source.images) if source.images else _beside(self.path))
+        self.pictures = self._find_pictures(readable, Path(source.images) if source.images else folder_of(self.path))
         self.index: TableIndex = build_index(self.file, self.columns, self.pictures)
         self._check_index()
 
@@ -200,7 +200,3 @@ class TableSlice(Shard):
     def length(self, index: int) -> int:
         """About how many tokens a sample says."""
         return int(self.table.index.lengths[self.rows[index]])
-
-
-def _beside(path: Path) -> Path:
-    return path if path.is_dir() else path.parent

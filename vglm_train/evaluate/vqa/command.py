@@ -4,14 +4,11 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
-from vglm_train.config.data import Fields, Source
 from vglm_train.config.metric_names import BASELINES, MODEL, VqaTask
-from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
@@ -33,6 +30,7 @@ from vglm_train.evaluate.vqa.select import (
     task_items,
     why_no_items,
 )
+from vglm_train.evaluate.vqa.source import KEYS, parse_source
 from vglm_train.evaluate.vqa.verdict import assess_reports, assess_scores
 from vglm_train.report.html import VerdictLine
 
@@ -55,6 +53,9 @@ class VqaCommand:
         parser.add_argument(
             "--train", help="table or shards that the commonest answers are taken from (default: --data)"
         )
+        for name, of in (("--source", "--data"), ("--train-source", "--train")):
+            help = f"how {of} is read, as a source of a run has it: {', '.join(KEYS)}; repeatable"
+            parser.add_argument(name, action="append", default=[], metavar="KEY=VALUE", help=help)
         parser.add_argument("--only", action="append", default=[], help="ask these: NAME=PATTERN, or @FILE")
         parser.add_argument("--exclude", action="append", default=[], help="do not ask these")
         parser.add_argument(
@@ -68,10 +69,10 @@ class VqaCommand:
             raise error
         decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
         generator = options.build_generator(bundle, args, device)
-        data = self._questions(bundle, args.data, args, args.images)
+        data = self._questions(bundle, args.data, args, "--source", args.images)
         items, readable = select_questions(data, self.task, args)
         named = {name: match_questions(items, which, f"--subset {name}") for name, which in args.subset}
-        train = None if args.train is None else self._questions(bundle, args.train, args)
+        train = None if args.train is None else self._questions(bundle, args.train, args, "--train-source")
         majority = self._majority(args.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
         ranks = Ranks(device=device)
@@ -99,8 +100,13 @@ class VqaCommand:
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
         return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
 
-    def _questions(self, bundle: Bundle, path: str, args: argparse.Namespace, limit: int | None = None) -> QuestionSet:
-        source, size = _source(path, args.pictures, args.fields), bundle.config.model.vision.image_size
+    def _questions(
+        self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
+    ) -> QuestionSet:
+        """`option`: the one that says how `path` is read."""
+        options_of = args.source if option == "--source" else args.train_source
+        source = parse_source(path, args.pictures, args.fields, options_of, option)
+        size = bundle.config.model.vision.image_size
         return QuestionSet([source], size, options.languages(bundle.config, args), limit)
 
     def _majority(self, path: str | None, train: QuestionSet | None, items: Sequence[EvalQuestion]) -> MajorityBaseline:
@@ -119,26 +125,6 @@ def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
     """What the tables of both share, which makes scores too good."""
     sides = side(train.shards), side(data.shards)
     return [VerdictLine("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
-
-
-def _source(path: str, pictures: str | None, fields: str | None) -> Source:
-    """Shards, or a table with its options."""
-    if (Path(path) / "manifest.json").exists() or Path(path).name == "manifest.json":
-        return Source(name="evaluation", shards=path)
-    return Source(name="evaluation", table=path, images=pictures, fields=_fields(fields))
-
-
-def _fields(argument: str | None) -> Fields:
-    """image=path,question=q -> Fields."""
-    pairs = dict(part.partition("=")[::2] for part in (argument or "").split(",") if part)
-    known = [field.name for field in dataclasses.fields(Fields)]
-    for name in pairs:
-        if name not in known:
-            raise UserError(f"--fields {argument}: {name!r} is none of {', '.join(known)}; give {known[0]}=COLUMN,...")
-    try:
-        return Fields(**pairs)
-    except FieldError as error:
-        raise UserError(f"--fields {argument}: {error}") from error
 
 
 def _measurements(

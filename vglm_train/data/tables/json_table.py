@@ -1,0 +1,160 @@
+"""JSON files as tables: an element of a list, an object, or a line of JSONL is a row."""
+
+import json
+from bisect import bisect_right
+from collections import deque
+from collections.abc import Iterator
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from vglm_train.data.record import RecordError
+from vglm_train.data.tables.base import Row, TextFile, keys_of
+from vglm_train.data.tables.encoding import Lines
+from vglm_train.data.tables.json_shape import LISTS, JsonShape, find_shape, row_of, without_comma
+from vglm_train.data.tables.json_stream import NotJson, Window
+from vglm_train.errors import UserError
+
+FIRST = 100  # rows whose keys are a JSON file's columns
+
+
+class JsonTable(TextFile):
+    """Rows wherever `JsonShape` finds them. Those of a list under the name of a split have it as their `split`."""
+
+    def __init__(
+        self, path: Path, lines: bool = False, encoding: str | None = None, shape: JsonShape | None = None
+    ) -> None:
+        """`lines`: the name says one object a line; `shape`: None where the file tells it. UserError where it is no
+        JSON table."""
+        super().__init__(path, encoding)
+        try:
+            self.shape: JsonShape = shape or find_shape(path, self.encoding, self.head, lines)
+        except NotJson as error:
+            raise not_json(path, error) from None
+        self.newline = "\r" if "\r" in self.head and "\n" not in self.head else "\n"
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return keys_of(islice((row.values for row in self.scan() if row.values is not None), FIRST))
+
+    def scan(self) -> Iterator[Row]:
+        with open(self.path, "rb") as file:
+            if self.shape.kind == "lines":
+                yield from self._lines(file)
+                return
+            window = Window(file, self.encoding)
+            try:
+                yield from self._rows(window)
+            except NotJson as error:
+                raise not_json(self.path, error) from None
+
+    def row(self, offset: int, size: int) -> dict[str, Any]:
+        text = self.text(offset, size)
+        try:
+            value = json.loads("{" + text + "}" if self.shape.kind == "keyed" else text, strict=False)
+        except json.JSONDecodeError as error:
+            raise RecordError("record", f"not JSON: {error.msg}") from None
+        except (ValueError, RecursionError) as error:
+            raise RecordError("record", f"not JSON: {error}") from None
+        row = row_of(*value.popitem()) if self.shape.kind == "keyed" else value
+        if not isinstance(row, dict):
+            raise RecordError("record", f"a row must be a JSON object, found {type(value).__name__}")
+        return self._with_split(row, offset)
+
+    def _rows(self, window: Window) -> Iterator[Row]:
+        """Rows of every shape but lines."""
+        match self.shape.kind:
+            case "list":
+                yield from self._elements(window)
+                if found := window.peek():
+                    raise NotJson(f"expected the end of the file behind the list, found {found}", window.offset)
+            case "objects":
+                for number, (start, value) in enumerate(window.values()):
+                    yield self._row(window, start, value, f"row {number}")
+            case "keyed":
+                yield from self._keyed(window)
+            case "splits":
+                yield from self._split_rows(window)
+            case _:
+                for _, key in window.object_keys():
+                    if key == self.shape.key and window.peek() == "[":
+                        yield from self._elements(window)
+                        return
+
+    def _elements(self, window: Window, prefix: str = "") -> Iterator[Row]:
+        for number, (start, value) in enumerate(window.elements()):
+            yield self._row(window, start, value, f"{prefix}row {number}")
+
+    def _keyed(self, window: Window) -> Iterator[Row]:
+        for begin, key in window.object_keys():
+            undecoded = window.undecoded
+            _, value = window.value()
+            row = self._row(window, begin, row_of(key, value), f"row {key!r}")
+            yield row._replace(values=None, cause="encoding") if undecoded else row
+
+    def _split_rows(self, window: Window) -> Iterator[Row]:
+        names = {name for _, name in self.sections}
+        for _, key in window.object_keys():
+            if key in names and window.peek() == "[":
+                yield from self._elements(window, f"{key} ")
+
+    @cached_property
+    def sections(self) -> list[tuple[int, str]]:
+        """Of `splits`: the byte where each list of objects begins, and its name; one pass over the file."""
+        found: list[tuple[int, str]] = []
+        if self.shape.kind != "splits":
+            return found
+        with open(self.path, "rb") as file:
+            window = Window(file, self.encoding)
+            for _, key in window.object_keys():
+                if window.peek() != "[":
+                    continue
+                start, elements = window.offset, window.elements()
+                if isinstance(next(elements, (0, {}))[1], dict):
+                    found.append((start, key))
+                deque(elements, maxlen=0)
+        return found
+
+    def _row(self, window: Window, start: int, value: Any, where: str) -> Row:
+        size = window.offset - start
+        if window.undecoded or not isinstance(value, dict):
+            return Row(start, size, None, where, "encoding" if window.undecoded else "json")
+        return Row(start, size, self._with_split(value, start), where)
+
+    def _with_split(self, row: dict[str, Any], offset: int) -> dict[str, Any]:
+        if not self.sections:
+            return row
+        return row | {"split": self.sections[bisect_right(self.sections, (offset,)) - 1][1]}
+
+    def _lines(self, file: BinaryIO) -> Iterator[Row]:
+        lines = Lines(file, self.encoding, self.newline)
+        while True:
+            lines.begin()
+            start, line = lines.offset, next(lines, None)
+            if line is None:
+                return
+            body = line.removeprefix("\ufeff")
+            if text := without_comma(body):
+                yield self._line(start + self.encoding.size(line) - self.encoding.size(body), text, lines)
+
+    def _line(self, start: int, text: str, lines: Lines) -> Row:
+        size, where = self.encoding.size(text), f"line {lines.number}"
+        if lines.undecoded:
+            return Row(start, size, None, where, "encoding")
+        try:
+            value = json.loads(text, strict=False)
+        except (ValueError, RecursionError):
+            return Row(start, size, None, where, "json")
+        return Row(start, size, value, where) if isinstance(value, dict) else Row(start, size, None, where, "json")
+
+
+def not_json(path: Path, error: NotJson) -> UserError:
+    """The error of a file that is no JSON table: where, why, and what one is."""
+    with open(path, "rb") as file:
+        line = file.read(error.offset).count(b"\n") + 1
+    return UserError(
+        f"{path}: not a JSON table: {error} (line {line}, byte {error.offset}). It must be a list of objects, an "
+        f"object with one under {', '.join(LISTS)} or under names of splits, COCO's images and annotations, rows under "
+        "their ids, or one object a line."
+    )

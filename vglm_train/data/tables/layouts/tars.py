@@ -1,0 +1,181 @@
+"""Tars of other tools as a table, such as img2dataset's: KEY.jpg, KEY.txt and KEY.json are a row."""
+
+import json
+import os
+import re
+from array import array
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, Member, members
+from vglm_train.data.tables.base import Row, keys_of, unreadable
+from vglm_train.data.tables.file_kinds import HEAD, is_tar, refuse_other_files
+from vglm_train.data.tables.layouts.splits import split_of
+from vglm_train.errors import UserError
+
+Values = dict[str, Any]
+Place = tuple[int, int]  # offset and size
+NONE: Place = (0, -1)
+PICTURES = frozenset((*IMAGE_EXTENSIONS, "bmp", "gif", "tif", "tiff", "ppm"))
+TEXTS = ("txt", "caption", "text")
+FIRST = 100  # rows whose keys are the columns
+_FURTHER = re.compile(r"(\d{1,6})\.(\w+)")  # behind KEY: KEY.1.jpg
+
+
+class TarTable:
+    """Samples of tars. One pass over their headers notes where each member lies; a row's offset is its number.
+
+    A row is what KEY.json says, with the picture's bytes as `image` (a list where there is KEY.1.jpg as well), the text
+    of KEY.txt as `caption`, and, unless KEY.json has them, KEY as `id` and the split that the tar's name says it is of.
+    """
+
+    unit = "row"
+
+    def __init__(self, path: Path, tars: Sequence[Path]) -> None:
+        """`path`: what was named; `tars`: the files. UserError where one is no tar, or they hold no sample."""
+        self.path, self.tars = path, list(tars)
+        folder = path if path.is_dir() else path.parent
+        self.splits = [split_of(os.path.relpath(tar, folder)) for tar in self.tars]
+        places, more, keys, ends = array("q"), array("q"), bytearray(), array("q", [0])
+        for number, tar in enumerate(self.tars):
+            for sample in _samples(tar):
+                first, *rest = sample.pictures or [NONE]
+                places.extend((number, *first, *sample.text, *sample.json))
+                more.extend(each for place in rest for each in (len(ends) - 1, *place))
+                keys += sample.key.encode("utf-8", "surrogateescape")
+                ends.append(len(keys))
+        self.places = np.array(places, dtype=np.int64).reshape(-1, 7)  # [n,7] tar, then picture, text and JSON
+        self.more = np.array(more, dtype=np.int64).reshape(-1, 3)  # [m,3] row, further picture
+        self.keys, self.ends = bytes(keys), np.array(ends, dtype=np.int64)
+        if not len(self.places):
+            raise UserError(f"{path}: holds no sample; one is KEY.jpg with KEY.txt or KEY.json.")
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        return keys_of(row.values for row in islice(self.scan(), FIRST))
+
+    @property
+    def size(self) -> int:
+        return len(self.places)
+
+    @property
+    def identity(self) -> str:
+        return f"{type(self).__name__} {len(self.tars)}"
+
+    def scan(self) -> Iterator[Row]:
+        for number in range(len(self.places)):
+            where = f"{self.tars[self.places[number, 0]].name} {self._key(number)}"
+            try:
+                yield Row(number, 1, self._row(number), where)
+            except _Unreadable as error:
+                yield Row(number, 1, None, where, str(error))
+
+    def row(self, offset: int, size: int) -> Values:
+        try:
+            return self._row(offset)
+        except _Unreadable as error:
+            raise unreadable(str(error)) from None
+
+    def _key(self, number: int) -> str:
+        return self.keys[self.ends[number] : self.ends[number + 1]].decode("utf-8", "replace")
+
+    def _row(self, number: int) -> Values:
+        tar, *numbers = self.places[number].tolist()
+        picture, text, record = zip(numbers[::2], numbers[1::2])
+        first, last = np.searchsorted(self.more[:, 0], (number, number + 1))
+        spans = [picture, *map(tuple, self.more[first:last, 1:].tolist())]
+        *pictures, caption, content = _read(self.tars[tar], [*spans, text, record])
+        values = {} if content is None else _object(content)
+        if caption is not None:
+            values["caption"] = _text(caption)
+        values["image"] = pictures if len(pictures) > 1 else pictures[0]
+        usual = {"id": self._key(number), "split": self.splits[tar]}
+        return values | {key: held for key, held in usual.items() if held and not values.get(key)}
+
+
+class _Unreadable(Exception):  # noqa: N818  (an observation)
+    """A row that cannot be read. Its text is a key of CAUSES."""
+
+
+@dataclass(slots=True)
+class _Sample:
+    """Where the members of a sample lie."""
+
+    key: str
+    pictures: list[Place] = field(default_factory=list)
+    text: Place = NONE
+    json: Place = NONE
+
+
+def _samples(tar: Path) -> Iterator[_Sample]:
+    """The samples of a tar, in its order."""
+    groups: dict[str, dict[str, Place]] = {}  # KEY -> what follows it -> where
+    for member in _members(tar):
+        folder, slash, name = member.name.removeprefix("./").rpartition("/")
+        key, dot, extension = name.partition(".")
+        if dot and key and not key.startswith("__"):
+            groups.setdefault(folder + slash + key, {})[extension.lower()] = (member.offset, member.size)
+    for key, files in groups.items():
+        if any("." not in extension for extension in files):
+            yield _sample(key, files)
+        else:  # the key itself has dots
+            dotted: dict[str, dict[str, Place]] = {}
+            for extension, place in files.items():
+                rest, _, last = extension.rpartition(".")
+                dotted.setdefault(f"{key}.{rest}", {})[last] = place
+            yield from (_sample(*each) for each in dotted.items())
+
+
+def _sample(key: str, files: dict[str, Place]) -> _Sample:
+    pictures = [place for extension, place in files.items() if extension in PICTURES][:1]
+    numbered = ((_FURTHER.fullmatch(extension), place) for extension, place in files.items())
+    further = [(int(found[1]), place) for found, place in numbered if found and found[2] in PICTURES]
+    text = next((files[extension] for extension in TEXTS if extension in files), NONE)
+    return _Sample(key, [*pictures, *(place for _, place in sorted(further))], text, files.get("json", NONE))
+
+
+def _members(tar: Path) -> list[Member]:
+    try:
+        with open(tar, "rb") as file:
+            head = file.read(HEAD)
+            if head.strip(b"\0") and not is_tar(head):
+                refuse_other_files(tar, head)
+                raise UserError(f"{tar}: no tar: its first header is damaged.")
+            return list(members(file.fileno()))
+    except OSError as error:
+        raise UserError(f"{tar}: cannot be read: {error.strerror}") from None
+
+
+def _read(tar: Path, places: Sequence[Place]) -> list[bytes | None]:
+    """The bytes at each place; None for NONE."""
+    try:
+        with open(tar, "rb") as file:
+            found = [None if place == NONE else os.pread(file.fileno(), place[1], place[0]) for place in places]
+    except OSError as error:
+        raise UserError(f"{tar}: cannot be read any more: {error.strerror}") from None
+    if any(content is not None and len(content) < size for content, (_, size) in zip(found, places)):
+        raise _Unreadable("truncated")
+    return found
+
+
+def _object(content: bytes) -> Values:
+    try:
+        value = json.loads(content, strict=False)
+    except (ValueError, RecursionError):  # UnicodeDecodeError is a ValueError
+        raise _Unreadable("json") from None
+    if not isinstance(value, dict):
+        raise _Unreadable("json")
+    return value
+
+
+def _text(content: bytes) -> str:
+    try:
+        return content.decode("utf-8-sig").strip()
+    except UnicodeDecodeError:
+        raise _Unreadable("encoding") from None
