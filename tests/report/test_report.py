@@ -77,7 +77,7 @@ def test_a_run_that_learns_nothing_is_told_so(tmp_path):
     run = judged(write_run(tmp_path, "blind", steps=1400, blind=True))
     warnings_ = texts(run, "warn")
     assert "Alarm: ITM loss has stayed within 0.63-0.645" in warnings_
-    assert "Alarm: ITC loss is still at ln 64 = 4.159" in warnings_
+    assert "Alarm: ITC loss is still at or above ln 64 = 4.159" in warnings_
     assert "(67% right); an even guess costs ln 2 = 0.693" in texts(run, "fact")
     assert "Step 1400 of 2000 (70%): under way or stopped." in texts(run, "fact")
 
@@ -224,7 +224,7 @@ def speaking_run(folder: Path, gap: float) -> Path:
 
 def test_a_run_of_stage_two_is_judged_by_what_it_has(tmp_path, capsys):
     run = judged(speaking_run(tmp_path / "looks", 0.3))
-    assert "LM 4.900 at first (step 10), 3.000 now, 40% of the tokens predicted: learning." in texts(run, "ok")
+    assert "LM 4.900 at first (step 10), 3.450 ± 0.096 now, 40% of the tokens predicted: learning." in texts(run, "ok")
     assert "Held-out, zh: another image costs +0.300 nats a token, 95 % [+0.200, +0.500]: the model uses" in texts(
         run, "ok"
     )

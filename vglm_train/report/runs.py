@@ -35,12 +35,6 @@ class LoggedRun:
         values = self.series(name)[1]
         return values[-1] if values else None
 
-    def recent(self, name: str) -> float | None:
-        """Mean of the last twentieth of a metric's finite values, because one row of a small batch says little."""
-        values = self.series(name)[1]
-        part = values[-max(1, len(values) // 20) :]
-        return sum(part) / len(part) if part else None
-
     @property
     def last_step(self) -> int:
         return self.rows[-1][0]
