@@ -154,6 +154,31 @@ def test_only_evaluation_rows(tmp_path):
     report([tmp_path], None)
 
 
+def test_a_value_that_is_no_longer_finite_is_not_shown_as_the_last(tmp_path):
+    rows = [{"step": 1, "train/loss": 4.25, "train/lr": 0.5}, {"step": 2, "train/loss": None, "train/lr": 0.25}]
+    (tmp_path / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    page = report([tmp_path], None).read_text("utf-8")
+    assert "<th>train/loss</th><td>not finite</td>" in page
+    assert "<th>train/lr</th><td>0.25</td>" in page
+
+
+def test_a_long_table_is_shown_from_end_to_end(tmp_path):
+    """Its first rows are of one language."""
+    facts("a").write(tmp_path)
+    sink = JsonlSink(tmp_path, None)
+    sink.write(1, {"train/loss": 3.0})
+    sink.image_table(1, "retrieval", ["language", "text"], [["en" if n < 16 else "zh", f"row {n}"] for n in range(32)])
+    sink.close()
+    page = report([tmp_path], None).read_text("utf-8")
+    assert page.count("<td>en</td>") == page.count("<td>zh</td>") == 8
+
+
+def test_a_run_that_is_nearly_complete_is_not_complete(tmp_path):
+    facts("a").write(tmp_path)
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1999, "train/loss": 4.0}\n')
+    assert "Step 1999 of 2000 (99%): under way or stopped." in texts(judged(tmp_path), "fact")
+
+
 def test_mistakes_give_one_clear_line(tmp_path, capsys):
     (tmp_path / "empty").mkdir()
     (tmp_path / "torn").mkdir()

@@ -30,6 +30,10 @@ class LoggedRun:
         points = [(step, row[name]) for step, row in self.rows if math.isfinite(row.get(name, math.nan))]
         return [float(step) for step, _ in points], [value for _, value in points]
 
+    def is_finite(self, name: str) -> bool:
+        """Whether the newest row that has a metric has a finite value of it."""
+        return math.isfinite(next((row[name] for _, row in reversed(self.rows) if name in row), math.nan))
+
     def last(self, name: str) -> float | None:
         """The newest finite value of a metric."""
         values = self.series(name)[1]

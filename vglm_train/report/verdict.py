@@ -77,7 +77,8 @@ def _progress(run: LoggedRun) -> VerdictLine:
     done = run.last_step / max(1, run.info.total_steps)
     state = "complete" if done >= 1 else "under way or stopped"
     warming = ", still in warm-up" if run.last_step <= run.info.warmup_steps else ""
-    return VerdictLine("fact", f"Step {run.last_step} of {run.info.total_steps} ({done:.0%}): {state}{warming}.")
+    per_cent = 100 * run.last_step // max(1, run.info.total_steps)  # not rounded up to 100
+    return VerdictLine("fact", f"Step {run.last_step} of {run.info.total_steps} ({per_cent}%): {state}{warming}.")
 
 
 def _first_loss(run: LoggedRun, info: RunInfo) -> list[VerdictLine]:
