@@ -110,9 +110,9 @@ def test_no_captions_in_the_models_languages(loaded, tmp_path, shards):
 def test_retrieval(aligned, shards, tmp_path, capsys):
     out = tmp_path / "scores.json"
     words = [str(aligned), "--data", str(shards), "--workers", "0", "--rerank", "2", "--out", str(out)]
-    assert main(words) == 0
+    assert main([*words, "--rerank-score", "log_odds"]) == 0
     report, printed = json.loads(out.read_text()), capsys.readouterr().out
-    assert report["rerank"] == 2
+    assert (report["rerank"], report["rerank_score"]) == (2, "log_odds")
     assert 0 <= report["scores"]["eval/zh_rerank_i2t_r1"] <= 100
     assert "en: 7 images, 14 captions, per cent" in printed
     assert printed.endswith(f"{out}\n")
@@ -154,7 +154,7 @@ def test_the_result_is_no_page(aligned, shards, tmp_path, capsys):
     assert "names the JSON file" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("name", "value"), [("images", 0), ("workers", -1)])
+@pytest.mark.parametrize(("name", "value"), [("images", 0), ("workers", -1), ("rerank", -1)])
 def test_numbers_that_cannot_be(aligned, shards, capsys, name, value):
     assert main([str(aligned), "--data", str(shards), f"--{name}", str(value)]) == 2
     assert capsys.readouterr().err == f"error: --{name} must be {value + 1} or more, found {value}.\n"

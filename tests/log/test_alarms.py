@@ -16,8 +16,8 @@ FACTS = RunInfo(
 )
 
 
-def points(value, last: int = 1000, every: int = 10) -> list[tuple[int, float]]:
-    return [(step, value(step)) for step in range(every, last + 1, every)]
+def points(value, last: int = 1000, every: int = 10, right: float = math.nan) -> list[tuple[int, float, float]]:
+    return [(step, value(step), right) for step in range(every, last + 1, every)]
 
 
 def test_a_blind_matching_head_is_noticed_after_30_percent():
@@ -25,7 +25,7 @@ def test_a_blind_matching_head_is_noticed_after_30_percent():
     text = itm_alarm(points(lambda s: 0.637, 370), FACTS)
     assert text is not None
     assert "0.63-0.645" in text
-    assert "30% of the planned steps" in text
+    assert "30% of the steps after warm-up" in text
     assert "data_tools.preview" in text
 
 
@@ -71,15 +71,38 @@ def test_itc_may_take_the_warmup_and_a_tenth():
     assert itc_alarm(points(lambda s: math.log(64) if s < 150 else 3.0, 190), FACTS) is None
 
 
+def test_more_right_answers_than_a_guess_has_are_no_alarm():
+    """Loss and share of right answers can be apart: overconfident answers, a temperature that is too low."""
+    blind = itm_alarm(points(lambda s: 0.637, right=0.667), FACTS)
+    assert blind is not None
+    assert "0.63-0.645 for 30% of the steps after warm-up, with 67% right: so does" in blind
+    assert itm_alarm(points(lambda s: 0.637, right=0.72), FACTS) is None
+    even = itc_alarm(points(lambda s: 4.3, right=1 / 64), FACTS)
+    assert even is not None
+    assert "after warm-up, with 2% right, which is no better" in even
+    assert itc_alarm(points(lambda s: 4.3, right=0.4), FACTS) is None
+
+
+@pytest.mark.parametrize(("accuracy", "images", "alarm"), [(50.4, 1000, True), (56.0, 50, True), (56.0, 1000, False)])
+def test_held_out_scores_above_chance_are_no_alarm(accuracy, images, alarm):
+    """Hard negatives of training that nothing tells apart, and easy ones of the evaluation that are."""
+    alarms = Alarms(FACTS)
+    evaluation = {"eval/en_itm_accuracy": accuracy, "eval/en_shuffled_itm_accuracy": 50.0, "eval/en_images": images}
+    alarms.feed(400, {**evaluation, "eval/en_i2t_r1": 0.0, "eval/en_t2i_r1": 0.0})
+    said = [text for step, loss, right in points(lambda s: 0.637, right=0.667)
+            for text in alarms.feed(step, {"train/loss_itm": loss, "train/itm_accuracy": right})]  # fmt: skip
+    assert bool(said) == bool(alarms.active()) == alarm
+
+
 def test_an_alarm_is_said_once_per_tenth_of_the_run():
     alarms = Alarms(FACTS)
-    said = [step for step, loss in points(lambda s: 0.637) for text in alarms.feed(step, {"train/loss_itm": loss})]
+    said = [step for step, loss, _ in points(lambda s: 0.637) for text in alarms.feed(step, {"train/loss_itm": loss})]
     assert said == [370, 470, 570, 670, 770, 870, 970]
 
 
 def test_a_resumed_run_does_not_say_it_twice_and_forgets_nothing(tmp_path):
     sink = JsonlSink(tmp_path, None)
-    for step, loss in points(lambda s: 0.637, 390):
+    for step, loss, _ in points(lambda s: 0.637, 390):
         sink.write(step, {"train/loss_itm": loss, "train/loss_itc": 1.0})
     sink.write(390, {"eval/r_mean": 1.0})
     sink.close()

@@ -2,10 +2,10 @@
 
 | task | names |
 |---|---|
-| retrieval | `eval/LANGUAGE_i2t_r1` ... `eval/LANGUAGE_t2i_r10`, `eval/LANGUAGE_itm_accuracy` |
+| retrieval | `eval/LANGUAGE_i2t_r1` ... `eval/LANGUAGE_t2i_r10`, `eval/LANGUAGE_itm_accuracy`, `eval/LANGUAGE_images` |
 | | the same with `rerank_` or `shuffled_` after the language; `eval/r_mean` |
-| caption | `eval/LANGUAGE_SCORE`: the scores of texts and CAPTION_SCORES |
-| vqa, report | `eval/TASK_SCORE`, of a baseline `eval/TASK_BASELINE_SCORE`: ANSWER_SCORES |
+| caption | `eval/LANGUAGE_SCORE`: the scores of texts and CAPTION_SCORES; `eval/LANGUAGE_images` |
+| vqa, report | `eval/TASK_SCORE`, of a baseline `eval/TASK_BASELINE_SCORE`: ANSWER_SCORES; `eval/TASK_questions` |
 | report | `eval/report_LANGUAGE_SCORE` as well: the scores of texts |
 
 The scores of texts (`cider`, `rouge_l`, ...) get their names where they are computed: `evaluate/metrics/english.py` and
@@ -27,6 +27,7 @@ RECALL_AT = (1, 5, 10)
 RECALLS = tuple(f"{direction}_r{k}" for direction in DIRECTIONS for k in RECALL_AT)
 RERANK, SHUFFLED_IMAGES = "rerank_", "shuffled_"  # re-ranked by ITM; each image replaced by another
 ITM_ACCURACY = "itm_accuracy"
+IMAGES = "images"  # how many a language's scores are of; of captions, too
 MEAN_RECALL = f"{PREFIX}r_mean"
 
 # caption; all but `distinct` in nats
@@ -39,6 +40,7 @@ CAPTION_SCORES = (DISTINCT, *CAPTION_LOSSES)
 # vqa and report: who answers. The model is shown the right image, another one, or a grey one; majority needs no model.
 VqaTask = Literal["vqa", "report"]
 MODEL, MAJORITY, SHUFFLED, BLANK = "model", "majority", "shuffled", "blank"
+QUESTIONS = "questions"  # how many the scores are of
 BASELINES = (MAJORITY, SHUFFLED, BLANK)
 ANSWER_SCORES = {  # score -> what it means
     "accuracy": "closed or exact, all questions",

@@ -1,20 +1,26 @@
 """Alarms in words: losses that say that nothing is learned. Pure functions of logged rows, so nothing is saved.
 
 The bands come from public runs. A matching head that only learned the 1:2 prior of its labels stays at 0.637
-(salesforce/BLIP issue 51: 0.632-0.641 on medical pairs). An even guess over N candidates costs ln N.
+(salesforce/BLIP issue 51: 0.632-0.641 on medical pairs). An even guess over N candidates costs ln N. A loss alone can
+be there for another reason, such as a temperature that is too low. So the share of right answers must be that of a
+guess, too, and no held-out score above chance: ITM's hard negatives may look alike while easy ones are told apart.
 """
 
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
+from vglm_train.log.held_out import held_out
 from vglm_train.log.jsonl import METRICS, Cell, Row, read_rows
 from vglm_train.log.run_info import RunInfo
 
 logger = logging.getLogger("vglm_train")
 
 ITM_BAND = (0.63, 0.645)
+ITM_RIGHT = 2 / 3  # of a head that always says no
+RIGHT_NEAR = 0.02  # from the share of right answers of a guess
 ITM_SPAN = 0.3  # of the steps after warm-up
 ITC_SPAN = 0.1
 ITC_NEAR = 0.98  # of ln N
@@ -22,19 +28,22 @@ REPEAT = 0.1  # of all steps: an alarm that stays is repeated after as many
 CHECK_EVERY = 0.002  # of all steps: long runs log many rows, and nothing changes in so few steps
 PARTS = 5  # a span is judged by the means of so many parts: noise of small batches does not hide a flat line
 
-Points = Sequence[tuple[int, float]]  # (step, loss)
+Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
 
 
 def itm_alarm(points: Points, info: RunInfo) -> str | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
     means = _recent_means(points, info, ITM_SPAN)
-    if means is None or not all(ITM_BAND[0] <= mean <= ITM_BAND[1] for mean in means):
+    if means is None or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss, _ in means):
+        return None
+    if any(abs(right - ITM_RIGHT) > RIGHT_NEAR for _, right in means):
         return None
     return (
-        f"ITM loss has stayed within {ITM_BAND[0]}-{ITM_BAND[1]} for {ITM_SPAN:.0%} of the planned steps: the matching "
-        "head answers by the 1:2 share of its labels (0.637) and does not look at the pictures. Check that captions "
-        "belong to their images (python -m data_tools.preview) and that image weights are loaded; try a lower "
-        "optim.lr, a longer optim.warmup, or more pairs a step."
+        f"ITM loss has stayed within {ITM_BAND[0]}-{ITM_BAND[1]} for {ITM_SPAN:.0%} of the steps after "
+        f"warm-up{_right(means)}: so does a matching head that answers by the 1:2 share of its labels (0.637, 67% "
+        "right) and does not look at the pictures. Check that captions belong to their images (python -m "
+        "data_tools.preview) and that "
+        "image weights are loaded; try a lower optim.lr, a longer optim.warmup, or more pairs a step."
     )
 
 
@@ -42,13 +51,16 @@ def itc_alarm(points: Points, info: RunInfo) -> str | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
     chance = math.log(info.candidates)
     means = _recent_means(points, info, ITC_SPAN)
-    if not chance or means is None or not all(mean >= ITC_NEAR * chance for mean in means):
+    if not chance or means is None or not all(loss >= ITC_NEAR * chance for loss, _ in means):
+        return None
+    if any(right > 1 / info.candidates + RIGHT_NEAR for _, right in means):
         return None
     return (
-        f"ITC loss is still at ln {info.candidates} = {chance:.3f} after warm-up, which is an even guess: images and "
-        "texts do not find each other. Check that captions belong to their images (python -m data_tools.preview), "
-        "that image weights are loaded and that train/temperature is between 0.01 and 0.5; ITC needs many candidates "
-        "a step: a larger engine.micro_batch or more processes, not accumulation, gives them."
+        f"ITC loss is still at or above ln {info.candidates} = {chance:.3f} after warm-up{_right(means)}, which is no "
+        "better than an even guess: images and texts do not find each other. Check that captions belong to their "
+        "images (python -m data_tools.preview), that image weights are loaded and that train/temperature is between "
+        "0.01 and 0.5; ITC needs many candidates a step: a larger engine.micro_batch or more processes, not "
+        "accumulation, gives them."
     )
 
 
@@ -74,7 +86,8 @@ class Alarms:
     def __init__(self, info: RunInfo, past: Iterable[tuple[int, Row]] = ()) -> None:
         """`past`: rows logged before a resume; they are remembered, and not warned of again."""
         self.info = info
-        self._points: dict[str, list[tuple[int, float]]] = {name: [] for name, _ in self.WATCHED}
+        self._points: dict[str, list[tuple[int, float, float]]] = {name: [] for name, _ in self.WATCHED}
+        self._seen: dict[str, bool] = {name: False for name, _ in self.WATCHED}  # above chance at the last evaluation
         self._next: dict[str, float] = {name: 0.0 for name, _ in self.WATCHED}  # step of the next check
         for step, row in past:
             self.feed(step, row)
@@ -88,13 +101,15 @@ class Alarms:
         """Alarms that are due at this row."""
         texts = []
         for name, alarm in self.WATCHED:
+            if scores := held_out(name, row):
+                self._seen[name] = any(score.above for score in scores)
             value = row.get(f"train/loss_{name}", math.nan)
             if not self.info.weights.get(name) or not math.isfinite(value):
                 continue
-            self._points[name].append((step, value))
+            self._points[name].append((step, value, row.get(f"train/{name}_accuracy", math.nan)))
             if step < self._next[name]:
                 continue
-            text = alarm(self._points[name], self.info)
+            text = None if self._seen[name] else alarm(self._points[name], self.info)
             self._next[name] = step + (REPEAT if text else CHECK_EVERY) * self.info.total_steps
             if text:
                 texts.append(f"step {step}: {text}")
@@ -102,7 +117,7 @@ class Alarms:
 
     def active(self) -> list[str]:
         """Alarms that hold at the last row, whether or not they have been logged."""
-        texts = (alarm(self._points[name], self.info) for name, alarm in self.WATCHED)
+        texts = (alarm(self._points[name], self.info) for name, alarm in self.WATCHED if not self._seen[name])
         return [text for text in texts if text]
 
     def write(self, step: int, row: Row) -> None:
@@ -119,8 +134,8 @@ class Alarms:
         pass
 
 
-def _recent_means(points: Points, info: RunInfo, share: float) -> list[float] | None:
-    """Means of the parts of the last `share` of the steps after warm-up; None as long as it has not passed.
+def _recent_means(points: Points, info: RunInfo, share: float) -> list[tuple[float, float]] | None:
+    """Mean (loss, share right) of the parts of the last `share` of the steps after warm-up; None before it has passed.
 
     The newest part comes first, so that a caller's `all` ends early on a loss that falls.
     """
@@ -128,12 +143,18 @@ def _recent_means(points: Points, info: RunInfo, share: float) -> list[float] | 
     if not points or span <= 0 or points[-1][0] - info.warmup_steps < span:
         return None
     end = points[-1][0]
-    parts: list[list[float]] = [[] for _ in range(PARTS)]
-    for step, value in reversed(points):
+    parts: list[list[tuple[float, float]]] = [[] for _ in range(PARTS)]
+    for step, *values in reversed(points):
         part = int((end - step) * PARTS / span)
         if part >= PARTS:
             break
-        parts[part].append(value)
+        parts[part].append((values[0], values[1]))
     if sum(len(part) for part in parts) < 3:
         return None
-    return [sum(part) / len(part) for part in parts if part]
+    return [(fmean(loss for loss, _ in part), fmean(right for _, right in part)) for part in parts if part]
+
+
+def _right(means: Sequence[tuple[float, float]]) -> str:
+    """The share of right answers in words; nothing where it was not logged."""
+    shares = [right for _, right in means if math.isfinite(right)]
+    return f", with {fmean(shares):.0%} right" if shares else ""

@@ -15,7 +15,10 @@ from vglm_train.log.jsonl import Row
 LOGGER = "vglm_train"
 TERMS = ("itc", "itm", "itg", "lm")
 # endings of scores that only add detail to another score
-DETAILS = ("_r5", "_r10", "_bleu1", "_bleu2", "_bleu3", "_corpus", "_rouge_1", "_rouge_2", "_char", "_low", "_high")
+DETAILS = (
+    "_r5", "_r10", "_bleu1", "_bleu2", "_bleu3", "_corpus", "_rouge_1", "_rouge_2", "_char", "_low", "_high", "_images",
+    "_questions",
+)  # fmt: skip
 
 
 def setup(ranks: Ranks, folder: Path | None = None) -> logging.Logger:

@@ -95,7 +95,8 @@ class AlignmentObjective(Objective):
         model = self.model
         images = self._images(batch)
         queries, text, caption = self._passes(batch, images.keys)
-        _, candidates = self._gathered.pop(id(batch), None) or (batch, self._candidates(batch))
+        gathered = self._gathered.pop(id(batch), None)
+        candidates = self._candidates(batch) if gathered is None else gathered[1]
         output = LossOutput({}, {})
         image, text = model.image_embeds(queries), model.text_embeds(text)
         logits = self._contrast(image, text, candidates, batch.valid, output)

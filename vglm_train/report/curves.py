@@ -13,7 +13,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ft2font import FT2Font
 
-from vglm_train.config.metric_names import DIRECTIONS, ITM_ACCURACY, LOSS_GAP, PREFIX, RERANK, SHUFFLED_IMAGES
+from vglm_train.config.metric_names import (
+    DIRECTIONS,
+    IMAGES,
+    ITM_ACCURACY,
+    LOSS_GAP,
+    PREFIX,
+    QUESTIONS,
+    RERANK,
+    SHUFFLED_IMAGES,
+)
 from vglm_train.log.alarms import ITM_BAND
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun, Series
@@ -111,7 +120,8 @@ def _characters(font: str) -> set[int]:
 def _evaluations(names: Iterable[str]) -> list[Panel]:
     """Panels of recall at 1, ITM accuracy, text scores, and every other score; other recalls have none."""
     groups: dict[str, list[str]] = {}
-    for name in sorted(name for name in names if name.startswith(PREFIX)):
+    counts = (f"_{IMAGES}", f"_{QUESTIONS}")
+    for name in sorted(name for name in names if name.startswith(PREFIX) and not name.endswith(counts)):
         recall, text_score = RECALL.fullmatch(name), TEXT_SCORE.fullmatch(name)
         if text_score:
             kind = "loss gap" if f"_{LOSS_GAP}" in name else text_score[1]

@@ -35,10 +35,16 @@ def _last_values(runs: Sequence[LoggedRun]) -> str:
     head = "".join(f"<th>{escape(run.label)}</th>" for run in runs)
     rows = []
     for name in names:
-        values = [run.last(name) for run in runs]
-        cells = "".join(f"<td>{'' if value is None else format(value, '.5g')}</td>" for value in values)
+        cells = "".join(f"<td>{_last_value(run, name)}</td>" for run in runs)
         rows.append(f"<tr><th>{escape(name)}</th>{cells}</tr>")
     return f'<div class="wide"><table><tr><th></th>{head}</tr>{"".join(rows)}</table></div>'
+
+
+def _last_value(run: LoggedRun, name: str) -> str:
+    value = run.last(name)
+    if name not in run.names():
+        return ""
+    return format(value, ".5g") if value is not None and run.is_finite(name) else "not finite"
 
 
 def _examples(run: LoggedRun) -> str:
@@ -50,4 +56,5 @@ def _examples(run: LoggedRun) -> str:
 def _table(run: LoggedRun, table: LoggedTable) -> str:
     columns, rows = table.read()
     title = escape(f"{run.label}: {table.name}, step {table.step}")
-    return f"<h2>{title}</h2>{html.table(columns, rows[:MAX_ROWS])}"
+    step = max(1, -(-len(rows) // MAX_ROWS))  # its beginning may be of one language
+    return f"<h2>{title}</h2>{html.table(columns, rows[::step])}"

@@ -30,16 +30,14 @@ class LoggedRun:
         points = [(step, row[name]) for step, row in self.rows if math.isfinite(row.get(name, math.nan))]
         return [float(step) for step, _ in points], [value for _, value in points]
 
+    def is_finite(self, name: str) -> bool:
+        """Whether the newest row that has a metric has a finite value of it."""
+        return math.isfinite(next((row[name] for _, row in reversed(self.rows) if name in row), math.nan))
+
     def last(self, name: str) -> float | None:
         """The newest finite value of a metric."""
         values = self.series(name)[1]
         return values[-1] if values else None
-
-    def recent(self, name: str) -> float | None:
-        """Mean of the last twentieth of a metric's finite values, because one row of a small batch says little."""
-        values = self.series(name)[1]
-        part = values[-max(1, len(values) // 20) :]
-        return sum(part) / len(part) if part else None
 
     @property
     def last_step(self) -> int:

@@ -4,6 +4,7 @@ import logging
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from torch.nn import functional
 
 from vglm_train.config.data import Data
 from vglm_train.config.language import Decoding, Questions
+from vglm_train.config.metric_names import BEST_CAPTION_SCORES as BEST
 from vglm_train.config.metric_names import CAPTION_SCORES, best_metrics
 from vglm_train.config.run import Run
 from vglm_train.errors import UserError
@@ -25,7 +27,7 @@ from vglm_train.evaluate.generator import Generator
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[2]
 FAMILIES = ("chatglm", "causal", "seq2seq")
-ALWAYS = {"distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high"}
+ALWAYS = {"distinct", "loss", "shuffled_loss", "loss_gap", "loss_gap_low", "loss_gap_high", "images"}
 EN = {"bleu1", "bleu2", "bleu3", "bleu4", "rouge_l", "cider"}
 ZH = {"bleu4", "bleu4_word", "bleu4_corpus", "rouge_1", "rouge_2", "rouge_l", "rouge_l_char", "cider", "cider_char"}
 
@@ -77,7 +79,9 @@ def test_a_model_that_learned_to_look(taught):
     assert scores.keys() == {f"eval/en_{n}" for n in ALWAYS | EN} | {f"eval/zh_{n}" for n in ALWAYS | ZH}
     config = tiny.config(run=Run(name="tiny", stage="generate"), data=Data(languages=("en", "zh")))
     assert set(best_metrics(config)) <= scores.keys()
-    assert set(CAPTION_SCORES) == ALWAYS
+    assert set(CAPTION_SCORES) == ALWAYS - {"images"}
+    assert (scores["eval/en_images"], scores["eval/zh_images"]) == (6, 5)
+    assert set(caption_evaluator(taught).available_metrics()) == set(best_metrics(config))
     for language in small_generators.LANGUAGES:
         assert scores[f"eval/{language}_distinct"] == 100
         assert scores[f"eval/{language}_loss"] < 0.1
@@ -136,9 +140,25 @@ def test_beams_share_the_batch_and_the_model_keeps_its_random_state(untaught):
 
 def test_one_picture_alone_has_no_gap(untaught):
     scores, tables = caption_evaluator(untaught, items=items()[:1])()
-    assert {"eval/en_loss", "eval/en_cider"} <= scores.keys()
+    assert {"eval/en_loss", "eval/en_bleu4"} <= scores.keys()
     assert not any("gap" in name or "shuffled" in name for name in scores)
+    assert not any("cider" in name for name in scores), "it weighs words by how few images have them: 0 of one image"
     assert len(tables[0].rows) == 1
+    available = caption_evaluator(untaught, items=items()[:1]).available_metrics()
+    assert set(available) == {f"eval/{language}_{name}" for language in ("en", "zh") for name in BEST} & scores.keys()
+
+
+def test_few_pictures_have_a_gap_without_an_interval(untaught):
+    scores, _ = caption_evaluator(untaught, items=items()[:4])()
+    assert "eval/en_loss_gap" in scores
+    assert "eval/en_loss_gap_low" not in scores, "four say nothing of the next ones"
+
+
+def test_examples_take_turns_among_sources(untaught):
+    own = [replace(item, source="large" if n < 4 else "small") for n, item in enumerate(items())]
+    _, tables = caption_evaluator(untaught, items=own)()
+    shown = {row[1] for row in tables[0].rows}
+    assert len(shown & {item.captions["en"][0] for item in own[4:]}) == 1
 
 
 def test_without_the_libraries_losses_are_given_and_the_log_says_why_once(untaught, monkeypatch, caplog):

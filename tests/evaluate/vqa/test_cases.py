@@ -49,6 +49,15 @@ def test_only_wrong_ones_are_worst_and_only_right_ones_best(wrong, right, worst,
     assert html.count('class="case"') == len(low.indices) + len(high.indices)
 
 
+def test_of_equal_cases_not_only_the_first_source_is_shown():
+    items = [made_question(0, "colour?", "red", key=f"{n}", source="a" if n < 20 else "b") for n in range(40)]
+    worst, _ = choose_cases("vqa", items, found(items, model=["no"] * 40))
+    assert {items[index].source for index in worst.indices} == {"a", "b"}
+    turned = items[::-1]
+    again, _ = choose_cases("vqa", turned, found(turned, model=["no"] * 40))
+    assert [turned[index].key for index in again.indices] == [items[index].key for index in worst.indices]
+
+
 def test_what_tells_most_comes_first():
     """Wrong where another picture was right; right where another picture was wrong."""
     items = [made_question(0, "colour?", "red") for _ in range(4)]

@@ -97,6 +97,32 @@ def test_reports_that_all_say_normal_are_not_trusted():
     assert [line.kind for line in assess_reports(good)] == ["ok"] * 3
 
 
+def test_one_question_and_none_have_no_interval():
+    found = made([0.5], [0.25])
+    score = found.scores["accuracy"]["model"]
+    assert (score.value, score.low, score.high) == (50, None, None)
+    gain = found.gains["accuracy"]["majority"]
+    assert (gain.value, gain.low) == (25, None)
+    (line,) = assess_scores("vqa", found)
+    assert line.kind == "warn"
+    assert line.text.endswith("+25.0: too few to tell, 1 patients or pictures")
+    right = made([1], [0]).scores["accuracy"]["model"]
+    assert (right.low, right.high) == pytest.approx((2.5, 100))
+    none = score_subset("none", [], [], {"model": [], "majority": []})
+    assert (none.items, none.scores, none.gains) == (0, {}, {})
+    assert assess_scores("vqa", none) == []
+
+
+def test_a_difference_that_is_the_same_everywhere_leaves_doubt():
+    gain = made([1] * 6, [0] * 6).gains["accuracy"]["majority"]
+    assert (gain.value, gain.high) == (100, 100)
+    assert gain.low == pytest.approx(100 * 0.025 ** (1 / 6))
+    worse = made([0] * 6, [1] * 6).gains["accuracy"]["majority"]
+    assert (worse.low, worse.high) == pytest.approx((-100, -gain.low))
+    same = made([1, 0, 1, 0, 1, 0], [1, 0, 1, 0, 1, 0]).gains["accuracy"]["majority"]
+    assert (same.value, same.low, same.high) == (0, 0, 0)
+
+
 @pytest.mark.parametrize("n", [1, 12, 400])
 def test_all_or_none_of_a_few_leaves_doubt(n):
     """The bound is the share at which such a result would still come in one of forty cases."""

@@ -31,7 +31,7 @@ def test_all_rows_are_damaged(loaded, tmp_path):
             f"{table}: all of its questions are left out: 3 whose picture is missing or damaged, 1 without an answer. "
             "Mend that."
         )
-    assert "the first 2 of its questions are left out: 2 whose picture" in said(loaded, table, "--images", "2")
+    assert "all 2 chosen of its questions are left out: 2 whose picture" in said(loaded, table, "--images", "2")
 
 
 def test_what_was_asked_is_said(loaded, tmp_path):

@@ -12,6 +12,7 @@ from vglm_train.config.data import Source
 from vglm_train.config.language import Decoding
 from vglm_train.config.metric_names import (
     CAPTION_LOSSES,
+    IMAGES,
     LOSS,
     LOSS_GAP,
     LOSS_GAP_HIGH,
@@ -122,7 +123,7 @@ def _lines(language: str, items: Sequence[EvalItem], result: CaptionResult) -> I
     scores = {name.removeprefix(start): value for name, value in result.scores.items() if name.startswith(start)}
     references = sum(len(items[caption.item].captions[language]) for caption in captions)
     yield f"{language}: {len(captions)} images, {references} references, per cent"
-    names = [name for name in scores if name not in CAPTION_LOSSES]
+    names = [name for name in scores if name not in (*CAPTION_LOSSES, IMAGES)]
     width = max(map(len, names)) + 2
     yield "".join(f"{name:>{width}}" for name in names)
     yield "".join(f"{scores[name]:{width}.1f}" for name in names)
@@ -130,8 +131,9 @@ def _lines(language: str, items: Sequence[EvalItem], result: CaptionResult) -> I
     yield from (f"  {note}" for note in result.notes[language])
     line = f"  loss of the first reference {scores[LOSS]:.3f}"
     if LOSS_GAP in scores:
-        gap, low, high = (scores[name] for name in (LOSS_GAP, LOSS_GAP_LOW, LOSS_GAP_HIGH))
-        line += f", another image shown {scores[SHUFFLED_LOSS]:.3f}: gap {gap:+.3f}, 95 % [{low:+.3f}, {high:+.3f}]"
+        line += f", another image shown {scores[SHUFFLED_LOSS]:.3f}: gap {scores[LOSS_GAP]:+.3f}"
+    if LOSS_GAP_LOW in scores:
+        line += f", 95 % [{scores[LOSS_GAP_LOW]:+.3f}, {scores[LOSS_GAP_HIGH]:+.3f}]"
     yield line
     for caption in choose_examples(captions, items, EXAMPLES):
         item = items[caption.item]

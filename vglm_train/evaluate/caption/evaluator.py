@@ -18,6 +18,7 @@ from vglm_train.config.metric_names import (
     BEST_CAPTION_SCORES,
     CAPTION_LOSSES,
     DISTINCT,
+    IMAGES,
     LOSS,
     LOSS_GAP,
     LOSS_GAP_HIGH,
@@ -32,7 +33,7 @@ from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
-from vglm_train.evaluate.metrics.bootstrap import mean_interval
+from vglm_train.evaluate.metrics.bootstrap import MIN_ITEMS, mean_interval
 
 logger = logging.getLogger(__name__)
 
@@ -65,7 +66,8 @@ class CaptionEvaluator:
 
     Metrics are named as `config/metric_names.py` says. In per cent: the scores of texts (cider, bleu4, rouge_l, meteor
     with Java, ...) and `distinct`, the share of different captions. In nats: `loss`, `shuffled_loss`, and `loss_gap`,
-    the mean over images of their difference, with its 95 % interval.
+    the mean over images of their difference, with its 95 % interval if there are MIN_ITEMS. `images`: how many there
+    are.
     Without the libraries for text scores the other scores are computed, and the log says so once.
     """
 
@@ -97,7 +99,8 @@ class CaptionEvaluator:
         found = []
         for language, own in self._captioned().items():
             different = len({self.items[index].image_id for index in own}) > 1
-            found += [language_metric(language, name) for name in names if different or name != LOSS_GAP]
+            absent = ([] if different else [LOSS_GAP]) + (["cider"] if len(own) < 2 else [])
+            found += [language_metric(language, name) for name in names if name not in absent]
         return found
 
     def _captioned(self) -> dict[str, list[int]]:
@@ -127,7 +130,7 @@ class CaptionEvaluator:
                 result.captions[language] = self._language(language, own, bar)
         for language, captions in result.captions.items():
             texts = self._text_scores(language, captions)
-            scores = texts.scores | _distinct(captions) | _losses(captions)
+            scores = texts.scores | _distinct(captions) | _losses(captions) | {IMAGES: float(len(captions))}
             result.scores.update({language_metric(language, name): value for name, value in scores.items()})
             result.made_by[language], result.notes[language] = texts.made_by, texts.notes
             for note in texts.notes:
@@ -218,7 +221,7 @@ def _losses(captions: Sequence[GeneratedCaption]) -> dict[str, float]:
     pairs = [(c.loss, c.shuffled_loss) for c in captions if c.shuffled_loss is not None]
     if pairs:
         gaps = [shuffled - loss for loss, shuffled in pairs]
-        low, high = mean_interval(gaps)
         scores |= {SHUFFLED_LOSS: fmean(shuffled for _, shuffled in pairs), LOSS_GAP: fmean(gaps)}
-        scores |= {LOSS_GAP_LOW: low, LOSS_GAP_HIGH: high}
+        if len(gaps) >= MIN_ITEMS:
+            scores[LOSS_GAP_LOW], scores[LOSS_GAP_HIGH] = mean_interval(gaps)
     return scores

@@ -5,6 +5,7 @@ from collections.abc import Hashable, Sequence
 import numpy as np
 
 RESAMPLES, CHUNK = 10_000, 500
+MIN_ITEMS = 5  # items, or patients: the few that are resampled say little about others
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95, seed: int = 0) -> tuple[float, float]:

@@ -25,9 +25,9 @@ def scores(references: list[list[str]], outputs: list[str]) -> TextScores:
         "bleu4_word": _sentence_bleu(*words),
         **_rouge(*words),
         "rouge_l_char": _rouge(*characters)["rouge_l"],
-        "cider": coco.each_cider(*words),
-        "cider_char": coco.each_cider(*characters),
     }
+    if len(outputs) > 1:  # of one image CIDEr is always 0
+        each |= {"cider": coco.each_cider(*words), "cider_char": coco.each_cider(*characters)}
     means = {name: fmean(values) for name, values in each.items()}
     means["bleu4_corpus"] = _corpus_bleu(references, outputs)
     made_by = {

@@ -33,7 +33,9 @@ def scores(references: list[list[str]], outputs: list[str], with_java: bool = Tr
 
 def _scores(references: list[list[str]], outputs: list[str], tokenizer: str) -> TextScores:
     """The scores that need no Java, of texts split into words."""
-    each = {"rouge_l": coco.each_rouge_l(references, outputs), "cider": coco.each_cider(references, outputs)}
+    each = {"rouge_l": coco.each_rouge_l(references, outputs)}
+    if len(outputs) > 1:  # of one image CIDEr is always 0
+        each["cider"] = coco.each_cider(references, outputs)
     scores = {f"bleu{n}": value for n, value in enumerate(coco.bleu(references, outputs), 1)}
     scores |= {name: fmean(values) for name, values in each.items()}
     made_by = {"tokenizer": f"{tokenizer}, lower case, no punctuation", "bleu1-4, rouge_l, cider": coco.name()}

@@ -16,6 +16,7 @@ from PIL import Image
 from torch import Tensor
 
 from vglm_train.config.metric_names import (
+    IMAGES,
     ITM_ACCURACY,
     MEAN_RECALL,
     RECALLS,
@@ -137,7 +138,7 @@ class RetrievalEvaluator:
             raise UserError(f"retrieval: {nothing_to_retrieve(self.items, self.languages)}.")
 
     def available_metrics(self) -> list[str]:
-        """Full names of the metrics that these items give, but for the shuffled ones."""
+        """Full names of the metrics that these items give, but for the shuffled ones and the number of images."""
         variants = ("", RERANK) if self.rerank else ("",)
         names = [*(variant + name for variant in variants for name in RECALLS), ITM_ACCURACY]
         languages = [language for language in self.languages if captioned(self.items, language)]
@@ -182,6 +183,7 @@ class RetrievalEvaluator:
             scores |= {RERANK + name: value for name, value in recall(by_image, by_text, correct).items()}
         right, shuffled, pairs = self.ranks.all_sum(matched).tolist()
         scores |= {ITM_ACCURACY: 100 * right / pairs, SHUFFLED_IMAGES + ITM_ACCURACY: 100 * shuffled / pairs}
+        scores[IMAGES] = float(len(indices))
         return scores, self._examples(language)
 
     def _read(self, name: str, indices: list[int], images: Tensor) -> _Language:

@@ -5,6 +5,7 @@ The command adds `intervals`, a `verdict` and a `page`.
 """
 
 import logging
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -14,6 +15,7 @@ from vglm_train.config.metric_names import (
     DISTINCT,
     MAJORITY,
     MODEL,
+    QUESTIONS,
     SHUFFLED,
     VqaTask,
     answer_metric,
@@ -71,6 +73,7 @@ class VqaEvaluator:
             for system, values in result.scores.items()
             for name, value in values.items()
         }
+        scores[answer_metric(self.task, QUESTIONS)] = float(len(items))
         rows = [
             (to_pil(item.pixels[0]), item.dialogue.question, item.answers[0], result.outputs[MODEL][index])
             for index in shown(items, range(len(items)), self.examples)
@@ -83,8 +86,13 @@ class VqaEvaluator:
         items = self.answer_generator.items
         names = list(total_scores([score_answer(item, item.answers[0]) for item in items]))
         if self.task == "report" and missing() is None:
-            languages = dict.fromkeys(item.dialogue.language for item in items)
-            names += [f"{language}_{score}" for language in languages for score in BEST_REPORT_TEXT_SCORES[language]]
+            counts = Counter(item.dialogue.language for item in items)
+            names += [
+                f"{language}_{score}"
+                for language, count in counts.items()
+                for score in BEST_REPORT_TEXT_SCORES[language]
+                if count > 1 or not score.startswith("cider")
+            ]
         return [answer_metric(self.task, name) for name in names]
 
     def measure(self) -> VqaResult:

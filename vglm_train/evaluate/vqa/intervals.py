@@ -40,7 +40,12 @@ def score_subset(
     items: Sequence[EvalQuestion],
     answer_scores: Mapping[str, Sequence[AnswerScores]],
 ) -> SubsetScores:
-    """Scores of the items with `indices`. `answer_scores`: system -> the scores of its answer to each of all items."""
+    """Scores of the items with `indices`. `answer_scores`: system -> the scores of its answer to each of all items.
+
+    A score of one cluster has no interval, unless it is 0 or 100: nothing shows how much clusters differ.
+    """
+    if not indices:
+        return SubsetScores(name, 0, 0, {}, {})
     metrics = dict.fromkeys(metric for each in answer_scores.values() for index in indices for metric in each[index])
     columns = [(metric, system) for metric in metrics for system in (MODEL, *BASELINES) if system in answer_scores]
     pairs = np.array(
@@ -55,24 +60,34 @@ def score_subset(
     for number, (metric, system) in enumerate(columns):
         if sums[number, 1]:
             value = 100 * float(sums[number, 0] / sums[number, 1])
-            resampled[metric, system] = samples[:, number], value
             counted = len(np.unique(cluster_ids[pairs[:, number, 1] > 0]))
+            resampled[metric, system] = samples[:, number], value, counted
             ends = _ends(value, samples[:, number], counted)
             subset.scores.setdefault(metric, {})[system] = Score(value, *ends)
-    for (metric, system), (of_baseline, value) in resampled.items():
+    for (metric, system), (of_baseline, value, counted) in resampled.items():
         if system in BASELINES and (metric, MODEL) in resampled:
-            of_model, score = resampled[metric, MODEL]
-            gain = Score(score - value, *interval(of_model - of_baseline))
+            of_model, score, _ = resampled[metric, MODEL]
+            gain = Score(score - value, *_gain_ends(score - value, of_model - of_baseline, counted))
             subset.gains.setdefault(metric, {})[system] = gain
     return subset
 
 
-def _ends(value: float, samples: np.ndarray, clusters: int) -> tuple[float, float]:
+def _ends(value: float, samples: np.ndarray, clusters: int) -> tuple[float, float] | tuple[()]:
     """The ends of the 95 % interval, in per cent."""
     if value not in (0.0, 100.0):
-        return interval(samples)
+        return interval(samples) if clusters > 1 else ()
     low, high = interval_at_an_end(value / 100, clusters)
     return 100 * low, 100 * high
+
+
+def _gain_ends(gain: float, samples: np.ndarray, clusters: int) -> tuple[float, float] | tuple[()]:
+    """The ends of a difference; of one that is the same in every cluster, with the doubt about the next cluster."""
+    if clusters < 2:
+        return ()
+    if gain == 0 or np.nanmax(samples) - np.nanmin(samples) > 1e-9:
+        return interval(samples)
+    low, _ = interval_at_an_end(1.0, clusters)
+    return (low * gain, gain) if gain > 0 else (gain, low * gain)
 
 
 def _cluster(item: EvalQuestion) -> tuple:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from vglm_train.config.metric_names import ANSWER_SCORES, BLANK, MAJORITY, MODEL, SHUFFLED, VqaTask
+from vglm_train.data.eval_choice import rank
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.base import to_pil
 from vglm_train.evaluate.vqa.evaluator import VqaResult
@@ -146,12 +147,12 @@ def _ranked(task: VqaTask, items: Sequence[EvalQuestion], result: VqaResult) -> 
     """Indices of the items, the worst answer first.
 
     Of equal answers, those come first for which the answer to another image was better, and last those for which it
-    was worse.
+    was worse. What is still equal comes by a hash, so that not all that is shown is of the first source.
     """
 
-    def key(index: int) -> tuple[float, float]:
-        points = _points(task, result, MODEL, index)
-        return points, points - _points(task, result, SHUFFLED, index)
+    def key(index: int) -> tuple[float, float, int]:
+        points, item = _points(task, result, MODEL, index), items[index]
+        return points, points - _points(task, result, SHUFFLED, index), rank(item.source, item.key)
 
     return sorted(range(len(items)), key=key)
 

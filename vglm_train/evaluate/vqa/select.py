@@ -67,8 +67,8 @@ def select_questions(
         readable = list(bar)
     damaged = describe_left_out(data)
     if not readable:
-        first = f"the first {args.images} of" if args.images else "all of"
-        raise UserError(f"{args.data}: {first} its questions are left out: {damaged or 'there is none'}. Mend that.")
+        asked = f"all {args.images} chosen of" if args.images else "all of"
+        raise UserError(f"{args.data}: {asked} its questions are left out: {damaged or 'there is none'}. Mend that.")
     before = f" Left out before: {damaged}." if damaged else ""
     try:
         kept = filter_questions(readable, args.only, args.exclude)

@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Mapping
 
 from vglm_train.config.metric_names import BASELINES, BLANK, MAJORITY, MODEL, SHUFFLED, VqaTask
+from vglm_train.evaluate.metrics.bootstrap import MIN_ITEMS
 from vglm_train.evaluate.vqa.intervals import Score, SubsetScores
 from vglm_train.report.html import VerdictLine
 
@@ -12,7 +13,6 @@ DESCRIPTIONS = {
     BLANK: "the same model shown a grey picture",
 }
 MAIN_SCORE: dict[VqaTask, str] = {"vqa": "accuracy", "report": "f1"}  # the score that a verdict compares
-MIN_CLUSTERS = 5  # patients or images: with fewer no interval can be trusted
 MIN_DISTINCT = 0.5  # of the share of distinct texts among the true ones
 NORMAL_MARGIN, MIN_FINDING_RECALL = 20, 20  # per cent
 
@@ -30,9 +30,7 @@ def assess_scores(task: VqaTask, subset: SubsetScores) -> list[VerdictLine]:
             f"{subset.name}: {metric} {of_model.value:.1f} % against {of_baseline.value:.1f} % for "
             f"{DESCRIPTIONS[baseline]}: {format_gain(gain)}"
         )
-        assert gain.low is not None
-        assert gain.high is not None
-        if subset.clusters < MIN_CLUSTERS:
+        if subset.clusters < MIN_ITEMS or gain.low is None or gain.high is None:
             lines.append(VerdictLine("warn", f"{text}: too few to tell, {subset.clusters} patients or pictures"))
         elif gain.low > 0:
             lines.append(VerdictLine("ok", f"{text}: above it"))
@@ -59,5 +57,5 @@ def assess_reports(scores: Mapping[str, float]) -> Iterator[VerdictLine]:
 
 
 def format_gain(gain: Score) -> str:
-    """A difference with its interval."""
-    return f"{gain.value:+.1f}, 95 % [{gain.low:+.1f}, {gain.high:+.1f}]"
+    """A difference with its interval, if it has one."""
+    return f"{gain.value:+.1f}" + ("" if gain.low is None else f", 95 % [{gain.low:+.1f}, {gain.high:+.1f}]")

@@ -1,0 +1,88 @@
+"""What a run's rows show: recent values with their noise, and how far a value has moved from its best."""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from statistics import fmean, stdev
+
+from vglm_train.report.runs import LoggedRun
+
+ERRORS = 2.0  # standard errors that two values must be apart
+CERTAIN = 4.0  # the same where one of the two is the best of many, which noise alone makes too good
+ROWS, PART = 10, 20  # a recent value is the mean of the last so many rows, or of a twentieth if that is more
+LEAST = 3  # rows that show noise
+
+
+@dataclass(frozen=True, slots=True)
+class Recent:
+    """The mean of some rows, with its standard error; None if there are too few rows to know it."""
+
+    value: float
+    error: float | None
+    step: float  # of the last of these rows
+
+    def below(self, level: float) -> bool:
+        """Whether it is certainly below; never of too few rows."""
+        return self.error is not None and self.value + ERRORS * self.error < level
+
+    def above(self, level: float) -> bool:
+        return self.error is not None and self.value - ERRORS * self.error > level
+
+    def __str__(self) -> str:
+        return f"{self.value:.3f}" if self.error is None else f"{self.value:.3f} \u00b1 {self.error:.3f}"
+
+
+def recent(run: LoggedRun, name: str) -> Recent | None:
+    """The newest rows of a metric, of its later half at most; None where it has no finite value."""
+    steps, values = run.series(name)
+    return _mean(steps, values, len(values) - _width(values)) if values else None
+
+
+def first(run: LoggedRun, name: str) -> Recent | None:
+    """The same of the first rows."""
+    steps, values = run.series(name)
+    return _mean(steps, values[: _width(values)], 0) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class Rise:
+    """A loss that was lower: its best rows and its newest."""
+
+    best: Recent
+    now: Recent
+
+
+def rise(run: LoggedRun, name: str) -> Rise | None:
+    """Whether a loss is certainly above its best, by a tenth of all that it had fallen; None if not."""
+    steps, values = run.series(name)
+    now, width = recent(run, name), _width(values)
+    if now is None or now.error is None or len(values) < 2 * width:
+        return None
+    means = [_mean(steps, values[: start + width], start) for start in range(0, len(values) - width, width)]
+    best = min(means, key=lambda mean: mean.value)
+    if best.error is None:
+        return None
+    noise, fallen = CERTAIN * math.hypot(now.error, best.error), means[0].value - best.value
+    higher = now.value - best.value
+    return Rise(best, now) if higher > max(noise, 0.1 * fallen, 0.02 * abs(best.value)) else None
+
+
+def not_finite_since(run: LoggedRun) -> tuple[int, int] | None:
+    """(step of the last finite total loss, or 0; rows of training since); None where the newest row has one."""
+    training = [(step, row) for step, row in run.rows if any(name.startswith("train/") for name in row)]
+    finite = [number for number, (_, row) in enumerate(training) if math.isfinite(row.get("train/loss", math.nan))]
+    last = finite[-1] if finite else -1
+    since = len(training) - 1 - last
+    return (training[last][0] if finite else 0, since) if since else None
+
+
+def _width(values: Sequence[float]) -> int:
+    """Rows of a recent value: of few rows their later half, so that it does not begin with the first."""
+    return min(max(ROWS, len(values) // PART), max(LEAST, len(values) // 2), len(values))
+
+
+def _mean(steps: Sequence[float], values: Sequence[float], start: int) -> Recent:
+    """Of values[start:]."""
+    part = values[start:]
+    error = stdev(part) / math.sqrt(len(part)) if len(part) >= LEAST else None
+    return Recent(fmean(part), error, steps[len(values) - 1])
