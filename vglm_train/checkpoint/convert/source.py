@@ -170,6 +170,12 @@ def open_tensors(path: Path) -> Tensors:
     return of_shards(open_weights(path))
 
 
+def built_in(client: str, pairs: Mapping[str, tuple[object, object]]) -> list[str]:
+    """A line on what a client's code has as constants, where a model differs. `pairs`: name -> (there, here)."""
+    other = [f"{name} {there}, here {here}" for name, (there, here) in pairs.items() if here != there]
+    return [f"built into {client}'s own code, to be changed there: {'; '.join(other)}"] if other else []
+
+
 def dtype_name(tensors: Mapping[str, Lazy]) -> Dtype:
     """What most of the numbers are, as a configuration names it."""
     counts: dict[Dtype, int] = {}

@@ -12,6 +12,7 @@ from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
     base_model,
+    built_in,
     check,
     dtype_name,
     expected,
@@ -38,9 +39,6 @@ HUB_IMAGE = "image_encoder."
 FIXED = {"eva_args": 1e-6, "qformer_args": 1e-12, "": 1e-5}  # layer norm's eps, built in
 SAT_VERSION = "0.4.12"  # whose order of queries, keys and values is written
 IDS = ("bos_token_id", "mask_token_id", "gmask_token_id", "pad_token_id")
-BUILT_IN = {"queries": 32, "width of the Q-Former": 768, "width of ChatGLM": 4096, "image size": 224,
-            "image mean": Image().mean, "image standard deviation": Image().std}  # fmt: skip
-"""Of VisualGLM's model/blip2.py and model/chat.py."""
 
 
 def read_sat(folder: Path, options: Options) -> SourceModel:
@@ -108,14 +106,14 @@ def write(source: SourceModel, out: Path, force: bool, fused: Fused | None) -> l
 
 
 def _built_in(source: SourceModel) -> list[str]:
-    """What VisualGLM's own code has as constants, where this model differs."""
+    """What VisualGLM has as constants (model/blip2.py, model/chat.py), where this model differs."""
     model, image = source.config.model, source.config.data.image
     assert model.language is not None
-    here = {"queries": model.qformer.queries, "width of the Q-Former": model.qformer.width,
-            "width of ChatGLM": model.language.width, "image size": model.vision.image_size,
-            "image mean": tuple(image.mean), "image standard deviation": tuple(image.std)}  # fmt: skip
-    other = [f"{name} {there}, here {here[name]}" for name, there in BUILT_IN.items() if here[name] != there]
-    return [f"built into VisualGLM's own code, to be changed there: {'; '.join(other)}"] if other else []
+    pairs = {"queries": (32, model.qformer.queries), "width of the Q-Former": (768, model.qformer.width),
+             "width of ChatGLM": (4096, model.language.width), "image size": (224, model.vision.image_size),
+             "image mean": (Image().mean, tuple(image.mean)),
+             "image standard deviation": (Image().std, tuple(image.std))}  # fmt: skip
+    return built_in("VisualGLM", pairs)
 
 
 def token_ids(source: SourceModel) -> dict[str, int]:

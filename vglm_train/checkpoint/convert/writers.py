@@ -97,8 +97,10 @@ def write_sharded(folder: Path, tensors: Mapping[str, Lazy], bar: tqdm, limit: i
     (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def write_torch(file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm) -> None:
-    """One file of torch.save with the tensors under `part`.
+def write_torch(
+    file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm, beside: Mapping[str, Any] | None = None
+) -> None:
+    """One file of torch.save with the tensors under `part`, and what stands beside them.
 
     What is only renamed stays mapped from its file until torch writes it; what is computed is in memory till the end.
     A tensor with two names is written once.
@@ -109,7 +111,7 @@ def write_torch(file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm) -
         if id(tensor) not in made:
             made[id(tensor)] = _compact(tensor.read())
         content[name] = made[id(tensor)]
-    torch.save({part: content}, file)
+    torch.save({part: content, **(beside or {})}, file)
     bar.update(total(tensors))
 
 
