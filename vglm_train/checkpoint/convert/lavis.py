@@ -104,7 +104,8 @@ def write(source: SourceModel, out: Path, force: bool) -> list[str]:
 def model_config(source: SourceModel) -> dict[str, Any]:
     """The section `model` of LAVIS's configuration, by which it builds this model."""
     model, prompt = source.config.model, source.config.prompt
-    arch = {None: "blip2", "causal": "blip2_opt", "seq2seq": "blip2_t5"}[model.language and model.language.family]
+    family = "" if model.language is None else model.language.family
+    arch = {"": "blip2", "causal": "blip2_opt", "seq2seq": "blip2_t5"}[family]
     content = {"arch": arch, "vit_model": "eva_clip_g", "image_size": model.vision.image_size, "freeze_vit": True,
                "vit_precision": "fp32" if model.vision.dtype == "fp32" else "fp16", "drop_path_rate": 0,
                "num_query_token": model.qformer.queries}  # fmt: skip
@@ -120,6 +121,7 @@ def _built_in(source: SourceModel) -> list[str]:
     encoder = (vision.depth, vision.width, vision.heads, vision.mlp_width, vision.patch)
     bert = (qformer.layers, qformer.width, qformer.heads, qformer.mlp_width, qformer.positions)
     names = "layers, width, heads, width of the feed-forwards"
+    pairs: dict[str, tuple[object, object]]
     pairs = {f"encoder ({names}, patch)": ((39, 1408, 16, 6144, 14), encoder),
              f"Q-Former ({names}, positions)": ((12, 768, 12, 3072, 512), bert),
              "image mean": (Image().mean, tuple(image.mean)),

@@ -2,11 +2,15 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vglm_train.checkpoint.convert import qkv
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, of_shards, prefixed
+from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, changed, of_shards, prefixed
 from vglm_train.checkpoint.convert.source import mapped, open_tensors
 from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.sat import Fused, sat_language
@@ -107,6 +111,29 @@ def repeated(language: Tensors, model: Any) -> set[str]:
         if one is other or (one.shape == other.shape and one.read().equal(other.read())):
             names.add(f"model.{copy}")
     return names
+
+
+def with_rows(tensors: Tensors, model: Any, rows: int) -> Tensors:
+    """A model whose `HuggingFaceLanguage`, whose names begin with `language.`, has embeddings and head of `rows` rows.
+
+    A new row is the mean of the others. So a token that is not to be written never has the largest logit.
+    """
+    network = model.model
+    parts = (network.get_input_embeddings(), network.get_output_embeddings())
+    own = {id(parameter) for part in parts for parameter in part.parameters(recurse=False)}
+    larger = {}
+    for name, parameter in network.state_dict(keep_vars=True).items():
+        tensor = tensors.get(f"language.model.{name}")
+        axis = 0 if id(parameter) in own else 1 if name == "final_logits_bias" else None
+        if tensor is not None and axis is not None:
+            shape = [*tensor.shape[:axis], rows, *tensor.shape[axis + 1 :]]
+            larger[f"language.model.{name}"] = changed(tensor, partial(_longer, axis=axis, length=rows), shape)
+    return tensors | larger
+
+
+def _longer(tensor: Tensor, axis: int, length: int) -> Tensor:
+    mean = tensor.float().mean(axis, keepdim=True).to(tensor.dtype)
+    return torch.cat((tensor, mean.repeat_interleave(length - tensor.shape[axis], axis)), axis)
 
 
 def has_untied_head(language: Tensors, model: Any) -> bool:
