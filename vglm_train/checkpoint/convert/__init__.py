@@ -1,6 +1,5 @@
 """Weights in and out: every format is read into our names and written from them, a tensor at a time.
 
-lazy_tensors.py    tensors that are read when they are asked for, tables applied to them
 source.py          what a format's reader gives: our configuration and our names; what a writer gets
 towers.py          frozen towers from files of their own
 lavis.py, hugging_face.py (with hf_config.py), visualglm.py, bundle.py, components.py      a family of formats each

@@ -7,12 +7,12 @@ import torch
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.convert import bundle as bundle_format
 from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
-from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
 from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
 from vglm_train.checkpoint.convert.source import Options, SourceModel
 from vglm_train.checkpoint.convert.summary import bytes_of, groups, listed, size
 from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.checkpoint.load.lazy_tensors import of_tensors
 from vglm_train.config.inherit import merge_first
 from vglm_train.errors import UserError
 from vglm_train.folders import recover

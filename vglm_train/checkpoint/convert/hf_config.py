@@ -11,8 +11,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from vglm_train.checkpoint.convert.lazy_tensors import Tensors
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, SourceModel, dtype_name
+from vglm_train.checkpoint.load.lazy_tensors import Tensors
 from vglm_train.config.run import Config
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.tokenizers import HfTokenizer, build_tokenizer, check_tokenizer

@@ -18,7 +18,6 @@ from vglm_train.checkpoint.convert.hf_config import (
     words_of,
     write_beside,
 )
-from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
@@ -35,12 +34,12 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import has_untied_head, repeated, with_rows, with_ties
+from vglm_train.checkpoint.convert.towers import as_loaded, has_untied_head, repeated, with_rows
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_sharded
 from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.load.chatglm import read_json
-from vglm_train.checkpoint.load.hf_language import COMPUTED
+from vglm_train.checkpoint.load.lazy_tensors import Tensors, below, convert, prefixed, total
 from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
@@ -65,14 +64,12 @@ def read(folder: Path, options: Options) -> SourceModel:
     content, raw = read_json(folder / "config.json"), open_tensors(folder)
     retrieval = kind == "hf-blip2-retrieval"
     table = HF_BLIP2_RETRIEVAL if retrieval else HF_BLIP2
-    computed = [name for name in raw if name.startswith("language_model.") and COMPUTED.fullmatch(name)]
-    raw = {name: tensor for name, tensor in raw.items() if name not in computed}
     vision, qformer = _vision(content, raw, folder), _qformer(content, folder, retrieval)
     model = shaped(base_model(options), vision, qformer, content.get("image_text_hidden_size", 256))
     kept = {name: read_json(folder / name) for name in KEPT if (folder / name).is_file()}
     config = run_config(folder, model, "align", options, _image(kept))
     source = SourceModel(folder, str(kind), config, mapped(table, raw, folder))
-    source.dropped = [*computed, *(name for name in raw if table.dropped(name))]
+    source.dropped = [name for name in raw if table.dropped(name)]
     source.tokenizer = tokenizer_of(folder, options)
     source.origin = {"kept": kept, "image_token_index": content.get("image_token_index")}
     if not retrieval:
@@ -82,7 +79,8 @@ def read(folder: Path, options: Options) -> SourceModel:
     source.notes += notes
     whole = expected(source.config, source.language)
     if not retrieval:
-        language = with_ties(below(source.tensors, "language."), whole.language)
+        language, useless = as_loaded(below(source.tensors, "language."), whole.language)
+        source.dropped += [f"language_model.{key}" for key in useless]
         if source.language is not None and has_untied_head(language, whole.language):
             source.language["tie_word_embeddings"] = False  # Flan-T5's, which transformers 5 writes as true
         rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 import torch
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, convert, of_tensors, prefixed, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
@@ -24,10 +23,11 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import config_of, hugging_face_language, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.towers import as_loaded, config_of, hugging_face_language, vision_tensors
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_torch
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.lavis import LAVIS_STAGE1, lavis_stage2
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, below, convert, of_tensors, prefixed, total
 from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
@@ -63,7 +63,8 @@ def read(path: Path, options: Options) -> SourceModel:
     source.notes += notes
     model = expected(source.config, source.language)
     if source.language is not None:
-        language = with_ties(below(source.tensors, "language."), model.language)
+        language, useless = as_loaded(below(source.tensors, "language."), model.language)
+        source.dropped += useless
         rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
         source.tensors = rest | prefixed(language, "language.")
     check(source.tensors, model.state_dict(), table, list(raw), path)

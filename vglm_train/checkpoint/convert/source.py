@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, changed, convert, of_shards
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, changed, convert, of_shards
 from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.data import Data, Image
 from vglm_train.config.language import Language, Prompt

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.checkpoint.convert import qkv
-from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, of_shards, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
@@ -27,6 +26,7 @@ from vglm_train.checkpoint.convert.writers import progress, replaced, write_torc
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.sat import IMAGE, Fused, image_rules, visualglm_table
 from vglm_train.checkpoint.load.chatglm import CONFIG, HUB_CONFIG, hub_chatglm, read_json, sat_shard
+from vglm_train.checkpoint.load.lazy_tensors import Tensors, below, convert, of_shards, total
 from vglm_train.config.data import Image
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import QFormer, Vision

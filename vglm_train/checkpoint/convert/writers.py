@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.load.tensor_files import DTYPES
 from vglm_train.errors import UserError
 from vglm_train.folders import check_folder, recover, replace_path
