@@ -10,8 +10,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from vglm_train.checkpoint.load.fill import copy_tensor
+from vglm_train.checkpoint.load.finite import check_finite
 from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, below, of_shards
-from vglm_train.checkpoint.load.tensor_files import copy_tensor, hf_weight_files, open_shard
+from vglm_train.checkpoint.load.tensor_files import hf_weight_files, open_shard
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 
@@ -36,7 +38,8 @@ def load_hf_language(model: LanguageModel, path: Path) -> None:
     Each is cast to the dtype it has in the model. A model on the meta device gets memory on torch's current default
     device first. Weights that the family ties may be there once or several times; where their values differ, they are
     no longer tied. Keys are renamed, and weights cut or stacked, by transformers' own rules.
-    Raises UserError naming all missing, unexpected and misshapen keys; then nothing has been changed.
+    Raises UserError naming all missing, unexpected and misshapen keys; then nothing has been changed. As `check_finite`
+    for values that are not finite.
     """
     network: Any = model.model
     raw = below(of_shards([open_shard(path)]), "model.") if path.is_file() else _raw(path)
@@ -48,7 +51,7 @@ def load_hf_language(model: LanguageModel, path: Path) -> None:
         model.materialise(torch.get_default_device())  # type: ignore[operator]
     written: dict[int, str] = {}
     for name, tensor in published.tensors.items():
-        _write(network, name, tensor.read(), written)
+        _write(network, name, tensor.read(), written, path)
     _copy_absent(network, set(published.tensors), alike)
     _compute_absent(network, absent, empty, path)
     logger.info("%s: read %d tensors", path, len(published.tensors))
@@ -127,14 +130,15 @@ def _few(keys: Sequence[str]) -> str:
 
 
 @torch.no_grad()
-def _write(network: nn.Module, name: str, value: Tensor, written: dict[int, str]) -> None:
+def _write(network: nn.Module, name: str, value: Tensor, written: dict[int, str], path: Path) -> None:
     """`written`: tensors that have their values -> under which name; a second, other value ends a tie."""
     owner, _, last = name.rpartition(".")
     old = getattr(network.get_submodule(owner), last)
     if old.is_meta:
-        copy_tensor(network, name, old, value)
+        copy_tensor(network, name, old, value, name, path)
         return
     value = value.to(old.device, old.dtype)
+    check_finite(value, name, path)
     if id(old) not in written:
         old.copy_(value)
         written[id(old)] = name

@@ -6,8 +6,9 @@ from pathlib import Path
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
 from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.checkpoint.load.chatglm import chatglm_files
+from vglm_train.checkpoint.load.fill import fill
 from vglm_train.checkpoint.load.hf_language import load_hf_language
-from vglm_train.checkpoint.load.tensor_files import fill, open_shard
+from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
