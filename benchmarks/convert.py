@@ -16,9 +16,9 @@ from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, convert, of_tensors
 from vglm_train.checkpoint.convert.source import expected
 from vglm_train.checkpoint.convert.visualglm import hub_table
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, convert, of_tensors
 from vglm_train.config.language import Language
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config, Run

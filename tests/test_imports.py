@@ -62,6 +62,7 @@ FENCED = {
         "vglm_train/model/language/hf/base.py",
         "vglm_train/model/language/hf/build.py",
         "vglm_train/model/language/hf/prefix.py",
+        "vglm_train/model/language/hf/published.py",
         "vglm_train/model/language/hf/causal.py",
         "vglm_train/model/language/hf/seq2seq.py",
         "vglm_train/prompt/qformer_text.py",

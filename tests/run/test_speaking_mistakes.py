@@ -229,3 +229,15 @@ def test_two_processes_say_it_once(speaking_config, tmp_path: Path) -> None:
     assert len([line for line in output.splitlines() if line.startswith("error: ")]) == 1, output
     assert 'train.py", line' not in output, output
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("family", ["chatglm", "causal"])
+def test_weights_that_are_not_numbers(told, speaking_config, tmp_path: Path, family: str) -> None:
+    """Found when they are read, before a step."""
+    folder = folder_of(speaking_config[family], tmp_path / "broken")
+    weights = load_file(folder / "model.safetensors")
+    name = sorted(name for name in weights if "layers.1" in name and weights[name].dim() == 2)[0]
+    weights[name][0, 0] = float("nan")
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+    said = told(family, f"model.language.weights={folder}")
+    assert said.startswith(f"{folder / 'model.safetensors'} holds NaN or infinite values in {name}. Nothing can be ")

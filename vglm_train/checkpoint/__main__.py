@@ -72,6 +72,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     exporter.add_argument("--shard-gb", type=float, default=5.0, help="hf: largest file of weights, GB (default 5)")
     exporter.add_argument("--vision", type=Path, help="the frozen encoder's weights, where they have moved")
     exporter.add_argument("--language", type=Path, help="the frozen language model's folder, where it has moved")
+    exporter.add_argument("--tokenizer", type=Path, help="tokenizer folder or file, where the bundle has none")
     merger = commands.add_parser("merge", help="adapters into the weights of a bundle")
     merger.add_argument("bundle", type=Path)
     merger.add_argument(

@@ -65,6 +65,13 @@ class HfTokenizer:
         """Id of a token by its name; None if there is none."""
         return self.tokenizer.get_vocab().get(token)
 
+    def add_special(self, token: str) -> int:
+        """Add a special token at the end of the vocabulary; returns its id."""
+        self.tokenizer.add_tokens([token], special_tokens=True)
+        self.vocabulary = max(self.vocabulary, self.tokenizer.convert_tokens_to_ids(token) + 1)
+        self._literal()
+        return self.tokenizer.convert_tokens_to_ids(token)
+
     def save(self, folder: Path) -> None:
         """Write a tokenizer folder."""
         self.tokenizer.save_pretrained(folder)

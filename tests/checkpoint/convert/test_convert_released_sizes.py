@@ -10,10 +10,10 @@ import transformers
 from safetensors.torch import load_file
 
 from vglm_train.checkpoint.convert import hugging_face, lavis
-from vglm_train.checkpoint.convert.lazy_tensors import convert, of_tensors
 from vglm_train.checkpoint.convert.source import Options, expected
 from vglm_train.checkpoint.convert.visualglm import hub_table
 from vglm_train.checkpoint.keymaps.sat import visualglm_table
+from vglm_train.checkpoint.load.lazy_tensors import convert, of_tensors
 from vglm_train.config.language import Language
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config, Run

@@ -14,10 +14,10 @@ from vglm_train.checkpoint.__main__ import main
 from vglm_train.checkpoint.bundle.format import read_trained
 from vglm_train.checkpoint.convert import qkv
 from vglm_train.checkpoint.convert.bundle import read as read_bundle
-from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
 from vglm_train.checkpoint.convert.source import Options, interpolate
 from vglm_train.checkpoint.convert.visualglm import hub_table
 from vglm_train.checkpoint.keymaps.sat import visualglm_table
+from vglm_train.checkpoint.load.lazy_tensors import of_tensors
 from vglm_train.config.language import Language
 from vglm_train.config.load import dump
 from vglm_train.config.run import Run

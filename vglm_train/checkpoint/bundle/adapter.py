@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from vglm_train.checkpoint.bundle.format import TRAINED, ScaledAdapter
+from vglm_train.checkpoint.load.finite import check_all_finite
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.tuning import Tuning
 from vglm_train.errors import UserError
@@ -79,7 +80,7 @@ def write_adapter(
 
 
 def read_adapter(folder: Path) -> AdapterFile:
-    """UserError for a folder that is no adapter, or is of another version, or cannot be read."""
+    """UserError for a folder that is no adapter, is of another version, cannot be read, or is not finite."""
     recover(folder)
     if not (folder / DOCUMENT).is_file():
         raise UserError(f"{folder} is not an adapter: there is no {DOCUMENT} in it.")
@@ -91,6 +92,7 @@ def read_adapter(folder: Path) -> AdapterFile:
         raise UserError(f"{folder}: the adapter cannot be read ({error}). Copy it again.") from error
     if version != VERSION:
         raise UserError(f"{folder}/{DOCUMENT}: version {version}, this program reads {VERSION}. Train it again.")
+    check_all_finite(tensors, folder / TENSORS)
     return AdapterFile(folder, tensors, document)
 
 

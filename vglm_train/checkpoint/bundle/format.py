@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor
 
+from vglm_train.checkpoint.load.finite import check_all_finite
 from vglm_train.config.inherit import merge_first
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
@@ -63,12 +64,14 @@ def read_whole(folder: Path) -> dict[str, Any]:
 
 
 def read_trained(folder: Path) -> dict[str, Tensor]:
-    """What a bundle's run trained, by name. UserError if it cannot be read."""
+    """What a bundle's run trained, by name. UserError if it cannot be read, or is not finite."""
     file = folder / TRAINED
     try:
-        return load_file(file)
+        tensors = load_file(file)
     except (OSError, SafetensorError) as error:
         raise UserError(f"{file}: cannot be read ({error}). Copy the bundle again.") from error
+    check_all_finite(tensors, file)
+    return tensors
 
 
 def write_document(folder: Path, config: Config, document: Mapping[str, Any]) -> None:

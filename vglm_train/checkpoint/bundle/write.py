@@ -12,6 +12,7 @@ from torch import Tensor
 from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, write_adapter
 from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, read_document, write_document
 from vglm_train.checkpoint.bundle.towers import save_or_reference
+from vglm_train.checkpoint.load.finite import is_finite
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config
@@ -64,7 +65,7 @@ def save_finetuned(
     with _new_bundle(folder) as new:
         parts = base_of(base, read_document(base)) if parts is None else parts
         trained = dict(model.trained_parameters())
-        check_finite(folder, trained)
+        _refuse_broken(folder, trained)
         write_adapter(new, trained.items(), config.tuning, parts, origin)
         document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
@@ -83,9 +84,9 @@ def _new_bundle(folder: Path) -> Iterator[Path]:
         ) from error
 
 
-def check_finite(folder: Path, tensors: Mapping[str, Tensor]) -> None:
+def _refuse_broken(folder: Path, tensors: Mapping[str, Tensor]) -> None:
     """UserError where a bundle would hold weights that are not finite: nothing could be done with it."""
-    if broken := [name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())]:
+    if broken := [name for name, tensor in tensors.items() if not is_finite(tensor)]:
         raise UserError(
             f"{folder}: the bundle was not written, since {len(broken)} of {len(tensors)} trained tensors are not "
             f"finite ({', '.join(broken[:3])}). Continue from an earlier checkpoint with a lower optim.lr."
@@ -102,7 +103,7 @@ def _save_weights(folder: Path, config: Model, model: VisualModel, read: Mapping
         if frozen:
             file, fingerprint = folder / f"{tower}.safetensors", read.get(f"model.{tower}.weights")
             towers[tower] = save_or_reference(file, frozen, sources[tower], fingerprint)
-    check_finite(folder, weights)
+    _refuse_broken(folder, weights)
     save_tensors(weights, folder / TRAINED)
     return towers
 

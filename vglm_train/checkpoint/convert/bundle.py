@@ -9,11 +9,11 @@ from tqdm import tqdm
 
 from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, TOWERS, TRAINED, read_whole, write_document
 from vglm_train.checkpoint.bundle.towers import find
-from vglm_train.checkpoint.convert.lazy_tensors import below, of_shards, prefixed, total
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, SourceModel, expected, tokenizer_of
-from vglm_train.checkpoint.convert.towers import language_tensors, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.towers import as_loaded, language_tensors, vision_tensors
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_safetensors
 from vglm_train.checkpoint.load.chatglm import read_json
+from vglm_train.checkpoint.load.lazy_tensors import below, of_shards, prefixed, total
 from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
@@ -42,7 +42,7 @@ def read(folder: Path, options: Options) -> SourceModel:
             if source.language is not None:
                 words = source.tensors.get("qformer.embeddings.words.weight")  # of a Q-Former that reads the question
                 whole = expected(config, source.language, None if words is None else words.shape[0])
-                tensors = with_ties(tensors, whole.language)
+                tensors, _ = as_loaded(tensors, whole.language)
         source.tensors |= prefixed(tensors, TOWERS[tower])
     source.tokenizer = tokenizer_of(folder / TOKENIZER, options)
     return source

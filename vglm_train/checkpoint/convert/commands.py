@@ -7,12 +7,12 @@ import torch
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.convert import bundle as bundle_format
 from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
-from vglm_train.checkpoint.convert.lazy_tensors import of_tensors
 from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
 from vglm_train.checkpoint.convert.source import Options, SourceModel
 from vglm_train.checkpoint.convert.summary import bytes_of, groups, listed, size
 from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.checkpoint.load.lazy_tensors import checked, of_tensors
 from vglm_train.config.inherit import merge_first
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
@@ -37,6 +37,7 @@ def import_weights(path: Path, out: Path, kind: str, options: Options, force: bo
     source = read(path, kind, options)
     if kind == "hf-blip2-retrieval":
         _add_initial(source)
+    source.tensors = checked(source.tensors, path, *source.towers.values())
     bundle_format.write(source, out, force)
     return [*describe(source), f"wrote {out}: stage {source.stage}, {size_of(out)}"]
 
@@ -96,6 +97,7 @@ def export_weights(
         raise UserError(
             f"{bundle}: its Q-Former reads the question (model.qformer.reads_question); {kind} has no place for that."
         )
+    source.tensors = checked(source.tensors, bundle, *source.towers.values())
     if kind == "lavis":
         lines = lavis.write(source, out, force)
     elif kind == "visualglm-sat":

@@ -13,10 +13,10 @@ import torch
 from torch import Tensor
 
 from vglm_train.checkpoint.bundle.stage_one import bundle_vision, init_from_bundle
-from vglm_train.checkpoint.convert.lazy_tensors import of_tensors, prefixed
 from vglm_train.checkpoint.convert.source import Options, SourceModel, check, expected, resized, tokenizer_of
-from vglm_train.checkpoint.convert.towers import chatglm_order, config_of, language_tensors, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.towers import as_loaded, chatglm_order, config_of, language_tensors, vision_tensors
 from vglm_train.checkpoint.keymaps.keymap import KeyMap
+from vglm_train.checkpoint.load.lazy_tensors import of_tensors, prefixed
 from vglm_train.checkpoint.load.pretrained import load_bert
 from vglm_train.config.language import Language
 from vglm_train.config.run import Config
@@ -100,7 +100,9 @@ def _frozen(source: SourceModel, model: Any, files: Mapping[str, Path], options:
             fused, line = chatglm_order(files["language"], section.language.heads, options.fused)
             source.notes.append(line)
         tensors = language_tensors(files["language"], section.language, fused)
-        source.tensors |= prefixed(with_ties(tensors, model.language) if source.language else tensors, "language.")
+        if source.language is not None:
+            tensors, source.dropped = as_loaded(tensors, model.language)
+        source.tensors |= prefixed(tensors, "language.")
 
 
 def _initial(source: SourceModel, model: Any, files: Mapping[str, Path], vocabulary: int | None) -> dict[str, Tensor]:

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors
 from vglm_train.checkpoint.convert.registry import FORMATS, raw_tensors, recognise
 from vglm_train.checkpoint.convert.source import Options
 from vglm_train.checkpoint.convert.summary import group_of, listed
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors
 from vglm_train.errors import UserError
 
 

@@ -4,18 +4,26 @@ What the two sides compute differently: transformers gives the norm behind the e
 and we 1e-5; see hf_blip2.py.
 """
 
-import json
-import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, prefixed, total
+from vglm_train.checkpoint.convert.hf_config import (
+    KEPT,
+    QFORMER,
+    RETRIEVAL,
+    VISION,
+    image_processor,
+    words_of,
+    write_beside,
+)
 from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
     base_model,
     blip2_prompt,
+    built_in,
     check,
     dtype_name,
     expected,
@@ -26,27 +34,18 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import has_untied_head, repeated, with_ties
+from vglm_train.checkpoint.convert.towers import as_loaded, has_untied_head, repeated, with_rows
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_sharded
 from vglm_train.checkpoint.keymaps.hf_blip2 import HF_BLIP2, HF_BLIP2_RETRIEVAL, TO_HF_BLIP2_RETRIEVAL
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.load.chatglm import read_json
-from vglm_train.checkpoint.load.hf_language import COMPUTED
+from vglm_train.checkpoint.load.lazy_tensors import Tensors, below, convert, prefixed, total
 from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
-from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 
-# transformers' defaults, which config.json may leave out
-VISION = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16,
-          "image_size": 224, "patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-6}  # fmt: skip
-QFORMER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
-           "max_position_embeddings": 512, "cross_attention_frequency": 2, "vocab_size": 30522, "hidden_act": "gelu",
-           "layer_norm_eps": 1e-12, "hidden_dropout_prob": 0.1, "encoder_hidden_size": 1408}  # fmt: skip
 FIXED = ("hidden_act", "layer_norm_eps")  # the same in every model here
-KEPT = ("generation_config.json", "preprocessor_config.json", "processor_config.json")
-RETRIEVAL = "Blip2ForImageTextRetrieval"
 NEW_IN_RETRIEVAL = ("temperature", "caption_head.")
 
 
@@ -65,24 +64,23 @@ def read(folder: Path, options: Options) -> SourceModel:
     content, raw = read_json(folder / "config.json"), open_tensors(folder)
     retrieval = kind == "hf-blip2-retrieval"
     table = HF_BLIP2_RETRIEVAL if retrieval else HF_BLIP2
-    computed = [name for name in raw if name.startswith("language_model.") and COMPUTED.fullmatch(name)]
-    raw = {name: tensor for name, tensor in raw.items() if name not in computed}
     vision, qformer = _vision(content, raw, folder), _qformer(content, folder, retrieval)
     model = shaped(base_model(options), vision, qformer, content.get("image_text_hidden_size", 256))
-    config = run_config(folder, model, "align", options, _image(folder))
+    kept = {name: read_json(folder / name) for name in KEPT if (folder / name).is_file()}
+    config = run_config(folder, model, "align", options, _image(kept))
     source = SourceModel(folder, str(kind), config, mapped(table, raw, folder))
-    source.dropped = [*computed, *(name for name in raw if table.dropped(name))]
+    source.dropped = [name for name in raw if table.dropped(name)]
     source.tokenizer = tokenizer_of(folder, options)
-    source.origin = {"kept": {name: read_json(folder / name) for name in KEPT if (folder / name).is_file()}}
+    source.origin = {"kept": kept, "image_token_index": content.get("image_token_index")}
     if not retrieval:
-        source.origin["image_token_index"] = content.get("image_token_index")
         _language(source, content, options)
     source.tensors, vision, notes = resized(source.tensors, model.vision, options.image_size)
     source.config = replace(source.config, model=replace(source.config.model, vision=vision))
     source.notes += notes
     whole = expected(source.config, source.language)
     if not retrieval:
-        language = with_ties(below(source.tensors, "language."), whole.language)
+        language, useless = as_loaded(below(source.tensors, "language."), whole.language)
+        source.dropped += [f"language_model.{key}" for key in useless]
         if source.language is not None and has_untied_head(language, whole.language):
             source.language["tie_word_embeddings"] = False  # Flan-T5's, which transformers 5 writes as true
         rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
@@ -100,36 +98,50 @@ def write(source: SourceModel, out: Path, force: bool, limit: int) -> list[str]:
             f"{source.path}: transformers' BLIP-2 has EVA encoders, and language models of transformers; ChatGLM goes "
             "into a SAT folder (--format visualglm-sat)."
         )
-    tensors, lost = source.tensors, []
+    tensors, lost, rows = source.tensors, [], 0
     if retrieval:
+        words = words_of(source, rows)
         lost = [name for name in tensors if TO_HF_BLIP2_RETRIEVAL.dropped(name)]
     else:
         model = expected(source.config, source.language)
+        _check_language(model.language, source.path)
+        rows = model.language.vocabulary
+        words = words_of(source, rows)
         twice = repeated(below(tensors, "language."), model.language)
         tensors = {name: tensor for name, tensor in tensors.items() if name.removeprefix("language.") not in twice}
+        if words.image is not None and words.image >= rows:
+            tensors, rows = with_rows(tensors, model.language, words.image + 1), words.image + 1
     renamed = to_hugging_face(tensors, retrieval, source.path)
     with replaced(out, total(renamed), force) as new, progress(renamed, out.name) as bar:
         new.mkdir()
         write_sharded(new, renamed, bar, limit)
-        _write_json(new / "config.json", configuration(source, renamed))
-        for name, content in source.origin.get("kept", {}).items():
-            _write_json(new / name, content)
-        if source.tokenizer is not None and source.tokenizer.is_dir():
-            for file in source.tokenizer.iterdir():
-                if file.is_file() and file.name not in ("config.json", *KEPT):
-                    shutil.copyfile(file, new / file.name)
-        if not retrieval and not (new / "generation_config.json").exists():
-            ids = {key: value for key, value in (source.language or {}).items() if key.endswith("_token_id")}
-            _write_json(new / "generation_config.json", {"_from_model_config": True, **ids})
-        if not (new / "preprocessor_config.json").exists():
-            _write_json(new / "preprocessor_config.json", preprocessor(source.config))
-        if not (new / "processor_config.json").exists():
-            queries = source.config.model.qformer.queries
-            _write_json(
-                new / "processor_config.json", {"processor_class": "Blip2Processor", "num_query_tokens": queries}
-            )
-    notes = [f"{len(renamed)} tensors, {configuration(source, renamed)['architectures'][0]}"]
-    return notes + ([f"lost, as this class has no place for it: {', '.join(lost)}"] if lost else [])
+        write_beside(new, source, renamed, words, rows)
+    return [
+        f"{len(renamed)} tensors, {RETRIEVAL if retrieval else 'Blip2ForConditionalGeneration'}",
+        *([] if words.image is None else [f"the image's tokens stand at id {words.image}"]),
+        *([f"lost, as this class has no place for it: {', '.join(lost)}"] if lost else []),
+        *built_in("transformers", {"language token before a text": (False, retrieval and _language_token(source))}),
+    ]
+
+
+def _check_language(language: Any, path: Path) -> None:
+    """UserError where transformers' BLIP-2 would build another language model than this one."""
+    from vglm_train.model.language.hf.causal import has_causal_class
+
+    shape, reason = language.model.config, ""
+    if shape.is_encoder_decoder and has_causal_class(shape):
+        reason = "it takes every family that also has a decoder-only class for one, and would leave out the encoder"
+    elif shape.hidden_size != language.embed_width:
+        reason = (
+            f"it projects images to the width of the blocks, {shape.hidden_size}, not to that of the embeddings, "
+            f"{language.embed_width}"
+        )
+    if reason:
+        raise UserError(f"{path}: transformers' BLIP-2 cannot hold this {shape.model_type}: {reason}.")
+
+
+def _language_token(source: SourceModel) -> bool:
+    return source.config.model.text.language_token
 
 
 def to_hugging_face(tensors: Tensors, retrieval: bool, path: Path) -> Tensors:
@@ -138,71 +150,6 @@ def to_hugging_face(tensors: Tensors, retrieval: bool, path: Path) -> Tensors:
         return convert(table, tensors)
     except KeyMapError as error:
         raise UserError(f"{path} cannot become a BLIP-2 folder: {error}.") from error
-
-
-def configuration(source: SourceModel, renamed: Tensors) -> dict[str, Any]:
-    """config.json."""
-    config, retrieval = source.config, source.stage == "align"
-    vision, qformer = config.model.vision, config.model.qformer
-    words = source.tensors.get("qformer.embeddings.words.weight")
-    content: dict[str, Any] = {
-        "architectures": [RETRIEVAL if retrieval else "Blip2ForConditionalGeneration"],
-        "model_type": "blip-2",
-        "dtype": {"fp32": "float32", "fp16": "float16", "bf16": "bfloat16"}[dtype_name(renamed)],
-        "num_query_tokens": qformer.queries,
-        "image_text_hidden_size": config.model.contrastive_width,
-        "vision_config": {
-            **VISION, "model_type": "blip_2_vision_model", "hidden_size": vision.width, "qkv_bias": True,
-            "intermediate_size": vision.mlp_width, "num_hidden_layers": vision.depth, "patch_size": vision.patch,
-            "num_attention_heads": vision.heads, "image_size": vision.image_size,
-        },
-        "qformer_config": {
-            **QFORMER,
-            "model_type": "blip_2_qformer",
-            "hidden_size": qformer.width,
-            "num_hidden_layers": qformer.layers,
-            "num_attention_heads": qformer.heads,
-            "intermediate_size": qformer.mlp_width,
-            "max_position_embeddings": qformer.positions,
-            "cross_attention_frequency": qformer.cross_every,
-            "vocab_size": words.shape[0] if words else QFORMER["vocab_size"],
-            "encoder_hidden_size": vision.width,
-            "hidden_dropout_prob": qformer.dropout,
-            "attention_probs_dropout_prob": qformer.dropout,
-            "use_qformer_text_input": retrieval,
-        },
-    }  # fmt: skip
-    if not retrieval:
-        content["text_config"] = dict(source.language or {})
-        content["image_token_index"] = image_token(source)
-    return content
-
-
-def image_token(source: SourceModel) -> int:
-    """The id that transformers puts where the image's tokens go: the source's own, or the first that no word has."""
-    known = source.origin.get("image_token_index")
-    if known is not None:
-        return int(known)
-    words = next(tensor.shape[0] for name, tensor in source.tensors.items() if _is_embedding(name, tensor.shape))
-    from vglm_train.prompt.tokenizers import build_tokenizer
-
-    section = source.config.model.language
-    assert section is not None
-    if source.tokenizer is None:
-        return words - 1
-    tokenizer = build_tokenizer(replace(section, tokenizer=str(source.tokenizer)))
-    return tokenizer.find("<image>") or min(tokenizer.vocabulary, words - 1)
-
-
-def preprocessor(config: Config) -> dict[str, Any]:
-    size, image = config.model.vision.image_size, config.data.image
-    return {"image_processor_type": "BlipImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-            "do_convert_rgb": True, "resample": 3, "rescale_factor": 1 / 255, "size": {"height": size, "width": size},
-            "image_mean": list(image.mean), "image_std": list(image.std)}  # fmt: skip
-
-
-def _is_embedding(name: str, shape: tuple[int, ...]) -> bool:
-    return len(shape) == 2 and name.endswith(("embed_tokens.weight", "shared.weight", "wte.weight"))
 
 
 def _language(source: SourceModel, content: dict[str, Any], options: Options) -> None:
@@ -227,10 +174,18 @@ def _vision(content: dict[str, Any], raw: Tensors, folder: Path) -> Vision:
     _check_fixed(section, VISION, "vision_config", folder)
     inside = {name: tensor for name, tensor in raw.items() if name.startswith("vision_model.")}
     return Vision(
-        image_size=section["image_size"], patch=section["patch_size"], width=section["hidden_size"],
-        depth=section["num_hidden_layers"], heads=section["num_attention_heads"],
+        image_size=_side(section["image_size"], folder), patch=_side(section["patch_size"], folder),
+        width=section["hidden_size"], depth=section["num_hidden_layers"], heads=section["num_attention_heads"],
         mlp_width=section["intermediate_size"], dtype=dtype_name(inside),
     )  # fmt: skip
+
+
+def _side(size: int | list[int], folder: Path) -> int:
+    """A number, or two that are equal: height and width."""
+    sides = set(size) if isinstance(size, list) else {size}
+    if len(sides) > 1:
+        raise UserError(f"{folder}/config.json: pictures and patches are squares here, found {size}.")
+    return sides.pop()
 
 
 def _qformer(content: dict[str, Any], folder: Path, retrieval: bool) -> QFormer:
@@ -250,14 +205,8 @@ def _check_fixed(section: dict[str, Any], fixed: dict[str, Any], name: str, fold
             raise UserError(f"{folder}/config.json: {name}.{key} is {section[key]}; BLIP-2's {fixed[key]} is built in.")
 
 
-def _image(folder: Path) -> Image:
-    file = folder / "preprocessor_config.json"
-    content = read_json(file) if file.is_file() else {}
-    image = Image()
+def _image(kept: Mapping[str, Any]) -> Image:
+    content, image = image_processor(kept), Image()
     return replace(
         image, mean=tuple(content.get("image_mean", image.mean)), std=tuple(content.get("image_std", image.std))
     )
-
-
-def _write_json(file: Path, content: dict[str, Any]) -> None:
-    file.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", "utf-8")

@@ -3,14 +3,16 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, convert, prefixed, total
+import torch
+
 from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
     base_model,
     blip2_prompt,
+    built_in,
     check,
     dtype_name,
     expected,
@@ -21,16 +23,19 @@ from vglm_train.checkpoint.convert.source import (
     shaped,
     tokenizer_of,
 )
-from vglm_train.checkpoint.convert.towers import config_of, hugging_face_language, vision_tensors, with_ties
+from vglm_train.checkpoint.convert.towers import as_loaded, config_of, hugging_face_language, vision_tensors
 from vglm_train.checkpoint.convert.writers import progress, replaced, write_torch
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.lavis import LAVIS_STAGE1, lavis_stage2
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, below, convert, of_tensors, prefixed, total
+from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.errors import UserError
 
 VISION, LAYER = "visual_encoder.", "Qformer.bert.encoder.layer."
 RELEASED_HEADS = {768: 12, 1024: 16, 1408: 16}  # width -> heads, which no shape tells
+POSITION_IDS = "Qformer.bert.embeddings.position_ids"
 Family = Literal["causal", "seq2seq"]
 PROJECTIONS: dict[str, Family] = {"opt_proj.weight": "causal", "t5_proj.weight": "seq2seq"}
 
@@ -58,7 +63,8 @@ def read(path: Path, options: Options) -> SourceModel:
     source.notes += notes
     model = expected(source.config, source.language)
     if source.language is not None:
-        language = with_ties(below(source.tensors, "language."), model.language)
+        language, useless = as_loaded(below(source.tensors, "language."), model.language)
+        source.dropped += useless
         rest = {name: tensor for name, tensor in source.tensors.items() if not name.startswith("language.")}
         source.tensors = rest | prefixed(language, "language.")
     check(source.tensors, model.state_dict(), table, list(raw), path)
@@ -75,7 +81,7 @@ def table_of(source: SourceModel) -> KeyMap:
 def write(source: SourceModel, out: Path, force: bool) -> list[str]:
     """One `.pth` file as LAVIS's runner writes it: what is trained, and frozen parts that the bundle holds itself.
 
-    The language model of stage two is never part of it.
+    The language model of stage two is never part of it. `config` stands beside, with the numbers that LAVIS builds by.
     """
     language = source.config.model.language
     if source.config.model.vision.family != "eva" or (language is not None and language.family == "chatglm"):
@@ -84,12 +90,49 @@ def write(source: SourceModel, out: Path, force: bool) -> list[str]:
     if "vision" in source.towers:
         tensors = {name: tensor for name, tensor in tensors.items() if not name.startswith("vision.encoder.")}
     renamed = to_lavis(table_of(source), tensors, source.path)
+    # a buffer that LAVIS's BERT saves and wants back
+    positions = torch.arange(source.config.model.qformer.positions)[None]
+    renamed |= of_tensors({POSITION_IDS: positions})
     with replaced(out, total(renamed), force) as new, progress(renamed, out.name) as bar:
-        write_torch(new, renamed, "model", bar)
+        write_torch(new, renamed, "model", bar, {"config": {"model": model_config(source)}})
     return [
         f"{len(renamed)} tensors under `model`",
         *([] if language is None else ["the frozen language model is not in it, as in LAVIS's own"]),
+        *_built_in(source),
     ]
+
+
+def model_config(source: SourceModel) -> dict[str, Any]:
+    """The section `model` of LAVIS's configuration, by which it builds this model."""
+    model, prompt = source.config.model, source.config.prompt
+    family = "" if model.language is None else model.language.family
+    arch = {"": "blip2", "causal": "blip2_opt", "seq2seq": "blip2_t5"}[family]
+    content = {"arch": arch, "vit_model": "eva_clip_g", "image_size": model.vision.image_size, "freeze_vit": True,
+               "vit_precision": "fp32" if model.vision.dtype == "fp32" else "fp16", "drop_path_rate": 0,
+               "num_query_token": model.qformer.queries}  # fmt: skip
+    if model.language is None:
+        return content | {"cross_attention_freq": model.qformer.cross_every, "max_txt_len": model.text.max_length}
+    return content | {"max_txt_len": prompt.max_answer}
+
+
+def _built_in(source: SourceModel) -> list[str]:
+    """What LAVIS has as constants, where this model differs."""
+    model, image = source.config.model, source.config.data.image
+    vision, qformer = model.vision, model.qformer
+    encoder = (vision.depth, vision.width, vision.heads, vision.mlp_width, vision.patch)
+    bert = (qformer.layers, qformer.width, qformer.heads, qformer.mlp_width, qformer.positions)
+    names = "layers, width, heads, width of the feed-forwards"
+    pairs: dict[str, tuple[object, object]]
+    pairs = {f"encoder ({names}, patch)": ((39, 1408, 16, 6144, 14), encoder),
+             f"Q-Former ({names}, positions)": ((12, 768, 12, 3072, 512), bert),
+             "image mean": (Image().mean, tuple(image.mean)),
+             "image standard deviation": (Image().std, tuple(image.std))}  # fmt: skip
+    if model.language is None:
+        words = source.tensors["qformer.embeddings.words.weight"].shape[0]
+        pairs |= {"vocabulary": (30523, words), "contrastive width": (256, model.contrastive_width)}
+    else:
+        pairs["every how many blocks look at the image"] = (2, qformer.cross_every)
+    return built_in("LAVIS", pairs)
 
 
 def to_lavis(table: KeyMap, tensors: Tensors, path: Path) -> Tensors:
@@ -162,12 +205,13 @@ def _qformer(raw: Mapping[str, Lazy], options: Options) -> QFormer:
     crossing = sorted({int(name.removeprefix(LAYER).partition(".")[0]) for name in raw if ".crossattention." in name})
     _, queries, width = raw["query_tokens"].shape
     words, positions = (f"Qformer.bert.embeddings.{kind}_embeddings.weight" for kind in ("word", "position"))
+    saved = raw[POSITION_IDS].shape[-1] if POSITION_IDS in raw else base.positions  # stage two has no table
     return replace(
         base, weights=None, layers=layers, width=width, queries=queries,
         heads=_heads(base.heads, width, "qformer", options),
         mlp_width=_rows(raw, f"{LAYER}0.intermediate_query.dense.weight", base.mlp_width),
         cross_every=crossing[1] if len(crossing) > 1 else layers,
-        positions=_rows(raw, positions, base.positions), vocabulary=_rows(raw, words, 0) or None,
+        positions=_rows(raw, positions, saved), vocabulary=_rows(raw, words, 0) or None,
     )  # fmt: skip
 
 

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy
 from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.checkpoint.load.lazy_tensors import Lazy
 from vglm_train.errors import UserError
 
 SINCE = (0, 4, 4)  # SAT's version from which a file holds thirds

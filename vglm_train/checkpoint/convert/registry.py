@@ -7,9 +7,9 @@ from typing import NoReturn
 
 from vglm_train.checkpoint.bundle.format import DOCUMENT
 from vglm_train.checkpoint.convert import bundle, components, hugging_face, lavis, visualglm
-from vglm_train.checkpoint.convert.lazy_tensors import Tensors, of_shards
 from vglm_train.checkpoint.convert.source import Options, SourceModel, open_tensors
 from vglm_train.checkpoint.load.chatglm import CONFIG, HUB_CONFIG, is_sat_folder, read_json, sat_shard
+from vglm_train.checkpoint.load.lazy_tensors import Tensors, of_shards
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 

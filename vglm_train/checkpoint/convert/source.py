@@ -11,9 +11,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, changed, convert, of_shards
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.sat import Fused
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, changed, convert, of_shards
 from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.data import Data, Image
 from vglm_train.config.language import Language, Prompt
@@ -168,6 +168,12 @@ def interpolate(positions: Tensor, old: int, new: int) -> Tensor:
 def open_tensors(path: Path) -> Tensors:
     """Those of a file or Hugging Face folder."""
     return of_shards(open_weights(path))
+
+
+def built_in(client: str, pairs: Mapping[str, tuple[object, object]]) -> list[str]:
+    """A line on what a client's code has as constants, where a model differs. `pairs`: name -> (there, here)."""
+    other = [f"{name} {there}, here {here}" for name, (there, here) in pairs.items() if here != there]
+    return [f"built into {client}'s own code, to be changed there: {'; '.join(other)}"] if other else []
 
 
 def dtype_name(tensors: Mapping[str, Lazy]) -> Dtype:

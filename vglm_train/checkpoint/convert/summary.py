@@ -3,7 +3,7 @@
 import re
 from collections.abc import Iterable, Mapping, Sequence
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, total
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, total
 
 
 def folded(names: Iterable[str]) -> list[str]:

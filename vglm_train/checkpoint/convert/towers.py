@@ -2,16 +2,20 @@
 
 import re
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor
+
 from vglm_train.checkpoint.convert import qkv
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, Tensors, below, of_shards, prefixed
 from vglm_train.checkpoint.convert.source import mapped, open_tensors
 from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.sat import Fused, sat_language
 from vglm_train.checkpoint.load.chatglm import CONFIG, hub_chatglm, is_sat_folder, read_json, sat_shard
-from vglm_train.checkpoint.load.hf_language import COMPUTED
+from vglm_train.checkpoint.load.hf_language import as_published
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, below, changed, of_shards, prefixed
 from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.language import Language
 from vglm_train.config.model import Vision
@@ -60,9 +64,8 @@ def chatglm_order(path: Path, heads: int, option: Fused | None) -> tuple[Fused, 
 
 
 def hugging_face_language(folder: Path) -> Tensors:
-    """Any language model of transformers, without tables that every version computes."""
-    tensors = prefixed(open_tensors(folder), "model.")
-    return {name: tensor for name, tensor in tensors.items() if not COMPUTED.fullmatch(name)}
+    """Any language model of transformers, under the names of its files; see `as_loaded`."""
+    return prefixed(open_tensors(folder), "model.")
 
 
 def cut(weights: Mapping[str, Lazy], depth: int) -> Tensors:
@@ -75,18 +78,21 @@ def cut(weights: Mapping[str, Lazy], depth: int) -> Tensors:
     return kept
 
 
-def with_ties(language: Tensors, model: Any) -> Tensors:
-    """Names that a Hugging Face family ties and the file holds once: the same tensor under each.
+def as_loaded(language: Tensors, model: Any) -> tuple[Tensors, list[str]]:
+    """A Hugging Face language model's files as transformers loads them, and keys that mean nothing.
 
     `model`: a `HuggingFaceLanguage`, whose names begin with `model.`
-    Files of a bare decoder lack the family's prefix: it is added.
+    Keys are renamed, and weights cut or stacked, by transformers' own rules. Names that a family ties and the file
+    holds once stand for the same tensor. What the model has no place for stays, for `check` to name.
+    UserError for keys that do not belong together.
     """
+    published = as_published(model.model, below(language, "model."))
+    if published.problems:
+        raise UserError(f"the language model's files do not fit its config.json: {'; '.join(published.problems)}.")
+    named = prefixed(published.tensors, "model.") | {
+        f"model.{key}": language[f"model.{key}"] for key in published.unknown
+    }
     known = {f"model.{name}" for name in model.model.state_dict()}
-    prefix = f"model.{model.model.base_model_prefix}."
-    named = {}
-    for name, tensor in language.items():
-        longer = f"{prefix}{name.removeprefix('model.')}"
-        named[longer if name not in known and longer in known else name] = tensor
     pairs = model.model.get_expanded_tied_weights_keys(all_submodels=True)
     for _ in range(2):  # a name may be tied to one that is itself tied
         for copy, original in pairs.items():
@@ -94,7 +100,7 @@ def with_ties(language: Tensors, model: Any) -> Tensors:
             for absent, present in ((one, other), (other, one)):
                 if absent not in named and present in named and absent in known:
                     named[absent] = named[present]
-    return named
+    return named, published.useless
 
 
 def repeated(language: Tensors, model: Any) -> set[str]:
@@ -107,6 +113,29 @@ def repeated(language: Tensors, model: Any) -> set[str]:
         if one is other or (one.shape == other.shape and one.read().equal(other.read())):
             names.add(f"model.{copy}")
     return names
+
+
+def with_rows(tensors: Tensors, model: Any, rows: int) -> Tensors:
+    """A model whose `HuggingFaceLanguage`, whose names begin with `language.`, has embeddings and head of `rows` rows.
+
+    A new row is the mean of the others. So a token that is not to be written never has the largest logit.
+    """
+    network = model.model
+    parts = (network.get_input_embeddings(), network.get_output_embeddings())
+    own = {id(parameter) for part in parts for parameter in part.parameters(recurse=False)}
+    larger = {}
+    for name, parameter in network.state_dict(keep_vars=True).items():
+        tensor = tensors.get(f"language.model.{name}")
+        axis = 0 if id(parameter) in own else 1 if name == "final_logits_bias" else None
+        if tensor is not None and axis is not None:
+            shape = [*tensor.shape[:axis], rows, *tensor.shape[axis + 1 :]]
+            larger[f"language.model.{name}"] = changed(tensor, partial(_longer, axis=axis, length=rows), shape)
+    return tensors | larger
+
+
+def _longer(tensor: Tensor, axis: int, length: int) -> Tensor:
+    mean = tensor.float().mean(axis, keepdim=True).to(tensor.dtype)
+    return torch.cat((tensor, mean.repeat_interleave(length - tensor.shape[axis], axis)), axis)
 
 
 def has_untied_head(language: Tensors, model: Any) -> bool:

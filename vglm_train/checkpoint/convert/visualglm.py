@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.checkpoint.convert import qkv
-from vglm_train.checkpoint.convert.lazy_tensors import Tensors, below, convert, of_shards, total
 from vglm_train.checkpoint.convert.source import (
     Options,
     SourceModel,
     base_model,
+    built_in,
     check,
     dtype_name,
     expected,
@@ -26,14 +26,19 @@ from vglm_train.checkpoint.convert.writers import progress, replaced, write_torc
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError
 from vglm_train.checkpoint.keymaps.sat import IMAGE, Fused, image_rules, visualglm_table
 from vglm_train.checkpoint.load.chatglm import CONFIG, HUB_CONFIG, hub_chatglm, read_json, sat_shard
+from vglm_train.checkpoint.load.lazy_tensors import Tensors, below, convert, of_shards, total
+from vglm_train.config.data import Image
 from vglm_train.config.language import Language, Prompt
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
+from vglm_train.prompt.chatglm import RELEASED_SOP, build_chatglm
+from vglm_train.prompt.tokenizers import check_tokenizer
 
 HUB_IMAGE = "image_encoder."
 FIXED = {"eva_args": 1e-6, "qformer_args": 1e-12, "": 1e-5}  # layer norm's eps, built in
 SAT_VERSION = "0.4.12"  # whose order of queries, keys and values is written
+IDS = ("bos_token_id", "mask_token_id", "gmask_token_id", "pad_token_id")
 
 
 def read_sat(folder: Path, options: Options) -> SourceModel:
@@ -74,22 +79,67 @@ def hub_table(layers: int, heads: dict[str, int], fused: Fused = "heads", image:
 
 
 def write(source: SourceModel, out: Path, force: bool, fused: Fused | None) -> list[str]:
-    """A SAT folder that VisualGLM's own code loads: latest, 1/mp_rank_00_model_states.pt, model_config.json."""
+    """A SAT folder that VisualGLM's own code loads: latest, 1/mp_rank_00_model_states.pt, model_config.json.
+
+    The tokenizer stands beside them, for whoever opens the folder: SAT reads none.
+    """
     model = source.config.model
     if model.language is None or model.language.family != "chatglm" or model.vision.family != "eva":
         raise UserError(f"{source.path} is no VisualGLM: its language model is not ChatGLM, or its encoder not EVA.")
-    if model.qformer.cross_every != 2:
-        raise UserError(f"{source.path}: VisualGLM's Q-Former looks at the image in every 2nd block.")
     order = fused or "thirds"
+    content = model_config(source, order)
     renamed = to_sat(source, order)
     with replaced(out, total(renamed), force) as new, progress(renamed, out.name) as bar:
         (new / "1").mkdir(parents=True)
         (new / "latest").write_text("1", "utf-8")
         write_torch(new / "1" / "mp_rank_00_model_states.pt", renamed, "module", bar)
-        content = model_config(source, order)
         (new / CONFIG).write_text(json.dumps(content, indent=4, ensure_ascii=False), "utf-8")
-    return [f"{len(renamed)} tensors under `module`", f"queries, keys and values: {order}",
-            "SAT folders hold no tokenizer: keep ice_text.model"]  # fmt: skip
+        if source.tokenizer is not None:
+            build_chatglm(source.tokenizer).save(new)
+    ids = ", ".join(f"{name} {content[name]}" for name in IDS)
+    return [
+        f"{len(renamed)} tensors under `module`",
+        f"queries, keys and values: {order}",
+        f"ids: {ids}, {'as in its tokenizer' if source.tokenizer else 'as released; the folder holds no tokenizer'}",
+        *_built_in(source),
+    ]
+
+
+def _built_in(source: SourceModel) -> list[str]:
+    """What VisualGLM has as constants (model/blip2.py, model/chat.py), where this model differs."""
+    model, image = source.config.model, source.config.data.image
+    assert model.language is not None
+    pairs = {"queries": (32, model.qformer.queries), "width of the Q-Former": (768, model.qformer.width),
+             "width of ChatGLM": (4096, model.language.width), "image size": (224, model.vision.image_size),
+             "image mean": (Image().mean, tuple(image.mean)),
+             "image standard deviation": (Image().std, tuple(image.std))}  # fmt: skip
+    return built_in("VisualGLM", pairs)
+
+
+def token_ids(source: SourceModel) -> dict[str, int]:
+    """The ids by which SAT's ChatGLM finds context and answer: the tokenizer's.
+
+    Without a tokenizer: those that the imported folder recorded, or those of a released vocabulary, known by its size.
+    UserError where none of these tells, or the tokenizer is not this model's.
+    """
+    language = source.config.model.language
+    assert language is not None
+    if source.tokenizer is not None:
+        tokenizer = build_chatglm(source.tokenizer)
+        check_tokenizer(tokenizer, language.vocabulary, str(source.path))
+        mask_id = tokenizer.find("[MASK]")
+        return dict(zip(IDS, (tokenizer.sop_id, tokenizer.gmask_id if mask_id is None else mask_id,
+                              tokenizer.gmask_id, tokenizer.pad_id), strict=True))  # fmt: skip
+    kept = source.origin.get("model_config", {})
+    if all(name in kept for name in IDS):
+        return {name: kept[name] for name in IDS}
+    if language.vocabulary not in RELEASED_SOP:
+        raise UserError(
+            f"{source.path} holds no tokenizer, and ChatGLM-6B was not released with a vocabulary of "
+            f"{language.vocabulary}: give the model's ice_text.model with --tokenizer."
+        )
+    sop = RELEASED_SOP[language.vocabulary]
+    return dict(zip(IDS, (sop, sop - 4, sop - 3, sop - 130001), strict=True))
 
 
 def to_sat(source: SourceModel, fused: Fused) -> Tensors:
@@ -104,15 +154,17 @@ def to_sat(source: SourceModel, fused: Fused) -> Tensors:
 
 
 def model_config(source: SourceModel, fused: Fused) -> dict[str, Any]:
-    """model_config.json: the imported one where there was one, with this model's shapes."""
+    """model_config.json: the imported one where there was one, with this model's shapes and its tokenizer's ids."""
     model = source.config.model
     vision, qformer, language = model.vision, model.qformer, model.language
     assert language is not None
     kept = source.origin.get("model_config", {})
     common = {"hidden_dropout": 0.0, "attention_dropout": 0.0, "model_parallel_size": 1}
+    ids = token_ids(source)
+    released = RELEASED_SOP.get(language.vocabulary) == ids["bos_token_id"]
     content = {
-        "model_class": "VisualGLMModel", "tokenizer_type": "THUDM/chatglm-6b", "layernorm_order": "post",
-        "bos_token_id": 130004, "mask_token_id": 130000, "gmask_token_id": 130001, "pad_token_id": 3, **common, **kept,
+        "model_class": "VisualGLMModel", "layernorm_order": "post", **common,
+        **({"tokenizer_type": "THUDM/chatglm-6b"} if released else {}), **kept, **ids,
         "num_layers": language.layers, "hidden_size": language.width, "num_attention_heads": language.heads,
         "inner_hidden_size": language.mlp_width, "vocab_size": language.vocabulary,
         "max_sequence_length": language.positions, "image_length": qformer.queries,
@@ -128,7 +180,8 @@ def model_config(source: SourceModel, fused: Fused) -> dict[str, Any]:
         "layernorm_order": "post", "max_sequence_length": 0, "layernorm_epsilon": 1e-12, **common,
         **kept.get("qformer_args", {}), "num_layers": qformer.layers, "hidden_size": qformer.width,
         "num_attention_heads": qformer.heads, "inner_hidden_size": qformer.mlp_width, "vocab_size": qformer.queries,
-        "is_decoder": [number % 2 == 0 for number in range(qformer.layers)], "cross_attn_hidden_size": vision.width,
+        "is_decoder": [number % qformer.cross_every == 0 for number in range(qformer.layers)],
+        "cross_attn_hidden_size": vision.width,
     }  # fmt: skip
     return content | {"sat_version": SAT_VERSION if fused == "thirds" else "0.3.6"}
 
@@ -142,8 +195,23 @@ def _finished(
     source.notes += notes
     check(source.tensors, expected(source.config).state_dict(), table, names, source.path)
     source.tokenizer = tokenizer_of(source.path, options)
-    source.origin = {"model_config": {k: v for k, v in content.items() if not k.endswith("_config")}}
+    sat = source.kind == "visualglm-sat"  # the hub's keys are transformers' own, but for the ids
+    kept = {key: value for key, value in content.items() if key in IDS or (sat and not key.endswith("_config"))}
+    source.origin = {"model_config": kept}
+    _check_ids(source, kept)
     return source
+
+
+def _check_ids(source: SourceModel, recorded: Mapping[str, Any]) -> None:
+    """UserError where the tokenizer's ids are not those that the folder records for its weights."""
+    if source.tokenizer is None:
+        return
+    for name, found in token_ids(source).items():
+        if recorded.get(name, found) != found and name != "mask_token_id":  # the one that no prompt has
+            raise UserError(
+                f"{source.path}: {name} is {recorded[name]} in its configuration, but {found} in {source.tokenizer}, "
+                "which is the tokenizer of other weights. Give theirs with --tokenizer."
+            )
 
 
 def _order(raw: Tensors, content: dict, heads: dict[str, int], folder: Path, options: Options) -> tuple[Fused, str]:
@@ -169,7 +237,7 @@ def _config(content: Mapping[str, Any], folder: Path, options: Options, raw: Ten
     )  # fmt: skip
     qformer = QFormer(
         layers=q["num_layers"], width=q["hidden_size"], heads=q["num_attention_heads"], queries=q["vocab_size"],
-        mlp_width=q.get("inner_hidden_size") or 4 * q["hidden_size"],
+        mlp_width=q.get("inner_hidden_size") or 4 * q["hidden_size"], cross_every=_cross_every(q, folder),
     )  # fmt: skip
     language = Language(
         layers=content["num_layers"], width=content["hidden_size"], heads=content["num_attention_heads"],
@@ -189,8 +257,15 @@ def _heads(content: Mapping[str, Any], section: str, folder: Path) -> int:
     eps = part.get("layernorm_epsilon", FIXED[section])
     if eps != FIXED[section]:
         raise UserError(f"{folder}: {section or 'ChatGLM'}'s layernorm_epsilon is {eps}; {FIXED[section]} is built in.")
-    if section == "qformer_args" and any(
-        crossing != (i % 2 == 0) for i, crossing in enumerate(part.get("is_decoder", []))
-    ):
-        raise UserError(f"{folder}: qformer_args.is_decoder is not every 2nd block from the first on.")
     return int(part["num_attention_heads"])
+
+
+def _cross_every(qformer: Mapping[str, Any], folder: Path) -> int:
+    """Every how many blocks the Q-Former looks at the image."""
+    crossing = qformer.get("is_decoder", QFormer().cross_every)
+    if not isinstance(crossing, list):  # SAT takes a boolean for all blocks
+        return 1 if crossing is True else QFormer().cross_every
+    every = next((number for number in range(1, len(crossing)) if crossing[number]), max(1, len(crossing)))
+    if any(crosses != (number % every == 0) for number, crosses in enumerate(crossing)):
+        raise UserError(f"{folder}: qformer_args.is_decoder is not every n-th block from the first on: {crossing}.")
+    return every

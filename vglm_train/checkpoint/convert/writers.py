@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from vglm_train.checkpoint.convert.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
+from vglm_train.checkpoint.load.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.load.tensor_files import DTYPES
 from vglm_train.errors import UserError
 from vglm_train.folders import check_folder, recover, replace_path
@@ -97,8 +97,10 @@ def write_sharded(folder: Path, tensors: Mapping[str, Lazy], bar: tqdm, limit: i
     (folder / "model.safetensors.index.json").write_text(json.dumps(content, indent=2) + "\n", "utf-8")
 
 
-def write_torch(file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm) -> None:
-    """One file of torch.save with the tensors under `part`.
+def write_torch(
+    file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm, beside: Mapping[str, Any] | None = None
+) -> None:
+    """One file of torch.save with the tensors under `part`, and what stands beside them.
 
     What is only renamed stays mapped from its file until torch writes it; what is computed is in memory till the end.
     A tensor with two names is written once.
@@ -109,7 +111,7 @@ def write_torch(file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm) -
         if id(tensor) not in made:
             made[id(tensor)] = _compact(tensor.read())
         content[name] = made[id(tensor)]
-    torch.save({part: content}, file)
+    torch.save({part: content, **(beside or {})}, file)
     bar.update(total(tensors))
 
 

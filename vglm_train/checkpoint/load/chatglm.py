@@ -6,7 +6,8 @@ from typing import Any
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
 from vglm_train.checkpoint.keymaps.sat import Fused, chatglm_rules, sat_language, visualglm_table
-from vglm_train.checkpoint.load.tensor_files import TensorFile, fill, hf_weight_files, open_shard
+from vglm_train.checkpoint.load.fill import fill
+from vglm_train.checkpoint.load.tensor_files import TensorFile, hf_weight_files, open_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel

@@ -3,13 +3,12 @@
 from contextlib import nullcontext
 from pathlib import Path
 
-import torch
-
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
 from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.checkpoint.load.chatglm import chatglm_files
+from vglm_train.checkpoint.load.fill import fill
 from vglm_train.checkpoint.load.hf_language import load_hf_language
-from vglm_train.checkpoint.load.tensor_files import fill, open_shard
+from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
@@ -36,9 +35,10 @@ def load_language(model: LanguageModel, config: Language, fused: Fused | None = 
 
 def _load(model: LanguageModel, config: Language, path: Path, fused: Fused | None) -> None:
     if path.name == OWN:
-        if any(parameter.is_meta for parameter in model.parameters()):
-            model.materialise(torch.get_default_device())
-        fill(model, [open_shard(path)], SAME_NAMES, path)
+        if config.family == "chatglm":
+            fill(model, [open_shard(path)], SAME_NAMES, path)
+        else:
+            load_hf_language(model, path)
         return
     recover(path)
     if not path.is_dir():

@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from vglm_train.checkpoint.keymaps.bert import BERT
 from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
-from vglm_train.checkpoint.load.tensor_files import copy_tensor, open_weights
+from vglm_train.checkpoint.load.fill import copy_tensor
+from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment
@@ -84,7 +85,7 @@ def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, opt
     if problems:
         raise UserError(f"{path} does not fit the configured model: {'; '.join(problems)}. Check the model section.")
     for key, value in weights.items():
-        copy_tensor(module, key, state[key], value)
+        copy_tensor(module, key, state[key], value, key, path)
     logger.info("%s: read %d tensors", path, len(weights))
 
 

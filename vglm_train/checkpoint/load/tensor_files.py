@@ -1,7 +1,6 @@
-"""Large published weights into a model: checked as a whole before anything is read, then one tensor at a time."""
+"""Files of published weights, opened unread: safetensors and torch.save's, whole, in parts, in folders."""
 
 import json
-import logging
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,12 +9,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from vglm_train.checkpoint.keymaps.keymap import KeyMap, mismatches
 from vglm_train.errors import UserError
 
-logger = logging.getLogger(__name__)
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
     "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8, "BOOL": torch.bool,
@@ -125,42 +122,6 @@ def hf_weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
     if absent := [name for name in names if not (folder / name).exists()]:
         raise UserError(f"{folder} lacks {', '.join(absent)}, which {index.name} lists. Complete the download.")
     return [folder / name for name in names]
-
-
-def fill(module: nn.Module, shards: Sequence[TensorFile], table: KeyMap, source: Path) -> None:
-    """Every tensor of `module` from `shards`, renamed by `table`, whose rules are one to one.
-
-    Each is cast to the dtype it has in the module; where that is on the meta device, it gets memory on torch's current
-    default device.
-    Raises UserError naming all missing, unexpected and misshapen keys; then nothing has been changed.
-    """
-    assert all(len(rule.sources) == len(rule.targets) == 1 for rule in table.rules)
-    state = module.state_dict(keep_vars=True)
-    content = {key: torch.empty(*shape, device="meta") for shard in shards for key, shape in shard.shapes.items()}
-    if problems := mismatches(table, content, state):
-        raise UserError(
-            f"{source} does not fit the configured model: {'; '.join(problems)}. Nothing was loaded: complete the "
-            "folder, or correct the model section."
-        )
-    for shard in shards:
-        for key in shard.shapes:
-            for name, value in table.apply({key: shard.read(key)}).items():
-                copy_tensor(module, name, state[name], value)
-    logger.info("%s: read %d tensors from %d files", source, len(state), len(shards))
-
-
-def copy_tensor(module: nn.Module, name: str, old: Tensor, value: Tensor) -> None:
-    """Give the tensor `old`, `name` in `module`, a value; one on the meta device gets memory on the default device."""
-    if not old.is_meta:
-        with torch.no_grad():
-            old.copy_(value)
-        return
-    owner, _, last = name.rpartition(".")
-    new = value.to(torch.get_default_device(), old.dtype, copy=True)
-    holder = module.get_submodule(owner)
-    if isinstance(old, nn.Parameter):
-        new = nn.Parameter(new, requires_grad=old.requires_grad)
-    setattr(holder, last, new)
 
 
 def _torch_file(path: Path) -> dict:

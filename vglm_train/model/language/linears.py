@@ -20,7 +20,7 @@ STD = 0.02
 
 
 class Linear(NamedTuple):
-    """x W' + b: torch's Linear, SAT's parallel ones, GPT-2's Conv1D, ours in four bits."""
+    """x W' + b: torch's Linear, GPT-2's Conv1D, ours in four bits."""
 
     name: str  # in the language model
     module: Any

@@ -106,3 +106,53 @@ def test_frequencies_are_fp32_in_a_bf16_engine():
         """,
         dtype="fp32",
     )
+
+
+SATS_OWN = """
+import vglm_train.model.language.glm.sat  # where there is no triton, SAT cannot be imported without its stand-in
+from sat.model.official import ChatGLMModel
+def of_sat():
+    shape = dict(num_layers=2, hidden_size=32, num_attention_heads=2, inner_hidden_size=64, vocab_size=1200,
+                 max_sequence_length=16, layernorm_order="post", bos_token_id=1194, mask_token_id=1190,
+                 gmask_token_id=1191, pad_token_id=3, hidden_dropout=0.0, attention_dropout=0.0, skip_init=False)
+    return ChatGLMModel(ChatGLMModel.get_args(**shape)).eval()
+def use_sats(model):
+    ids = torch.tensor([[5, 6, 1191, 1194, 7, 8]])
+    logits = model(ids)[0]
+    logits.sum().backward()
+    assert logits.shape == (1, 6, 1200) and logits.isfinite().all()
+"""
+
+
+def test_sats_own_models_live_beside_ours_whichever_is_built_first():
+    for order in ("ours, theirs", "theirs, ours"):
+        run(
+            SATS_OWN
+            + dedent(f"""
+            from vglm_train.model.language import build_language
+            ours, theirs = (lambda: build_language(CONFIG)), of_sat
+            first, second = [build() for build in ({order})]
+            from sat import mpu
+            group = mpu.get_model_parallel_group()
+            for model in (first, second, first):
+                use(model) if hasattr(model, "sop_id") else use_sats(model)
+            assert mpu.get_model_parallel_group() is group and dist.get_world_size(group) == 1
+            use(build_language(CONFIG)), use_sats(of_sat())
+            """),
+            dtype="fp32",
+        )
+
+
+def test_a_model_is_whole_where_sat_cuts_its_own_in_two():
+    run("""
+        from torch.testing._internal.distributed.fake_pg import FakeStore
+        from vglm_train.model.language import build_language
+        alone = {name: value.shape for name, value in build_language(CONFIG).state_dict().items()}
+        dist.init_process_group("fake", store=FakeStore(), rank=1, world_size=2)
+        from sat import mpu
+        mpu.initialize_model_parallel(2)
+        ours = build_language(CONFIG)
+        assert {name: value.shape for name, value in ours.state_dict().items()} == alone
+        use(ours)
+        assert mpu.get_model_parallel_world_size() == 2
+    """)

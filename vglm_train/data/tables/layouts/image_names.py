@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from string import Formatter
 
-from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.fields import known
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.layouts.rows import Values
 
 logger = logging.getLogger(__name__)
@@ -59,13 +59,14 @@ def find_names(images: Path, columns: Sequence[str], first: Sequence[Values]) ->
     numbers alone, and no file is called by just that number."""
     if "image_id" not in columns or known("image", columns):
         return None
+    pictures = PictureFolder(images)
     numbered = [row for row in first if str(row.get("image_id", "")).isdecimal()]
-    if any(image_paths.find(images, str(row["image_id"])) for row in numbered):
+    if any(pictures.find(str(row["image_id"])) for row in numbered):
         return None
     for template in (folder + name for name in USUAL for folder in FOLDERS):
         names = ImageNames(template)
         found = (names.name_of(row) for row in numbered)
-        if any(name is not None and image_paths.find(images, name) for name in found):
+        if any(name is not None and pictures.find(name) for name in found):
             logger.info("%s: pictures are named %s", images, template)
             return names
     return None

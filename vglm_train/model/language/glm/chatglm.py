@@ -17,7 +17,7 @@ from vglm_train.model.language.base import LanguageModel, OnToken
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.decoding import generate
 from vglm_train.model.language.fp16_gradients import embedding_dtype
-from vglm_train.model.language.glm.sat import Driver, build_network
+from vglm_train.model.language.glm.sat import Transformer, build_network
 from vglm_train.model.vision import DTYPES
 
 SOP, PAD = 130004, 3  # as released: <sop> begins the answer
@@ -107,8 +107,8 @@ class ChatGlm(LanguageModel):
 
     def recompute(self, on: bool) -> None:
         """Whether a block's activations are computed again in backward instead of kept."""
-        driver: Driver = self.network.get_mixin("driver")
-        driver.recompute, driver.random = on, self.random
+        transformer: Transformer = self.network.transformer
+        transformer.recompute, transformer.random = on, self.random
 
     def layout(self, batch: PromptBatch) -> Layout:
         """Mask and positions of a batch. The ids at image positions and in padding are not used."""

@@ -1,8 +1,9 @@
 """ChatGLM of SwissArmyTransformer (SAT), without what SAT does to the process it is built in.
 
 SAT's model constructor starts torch.distributed, seeds every generator and sets cudnn flags. A model that is whole in
-one process needs none of this. So the transformer is built separately, and SAT's "model parallel group" is a stand-in
-of one process, whether or not there is a process group.
+one process needs none of this. So the transformer is built separately, and its linear layers are torch's: SAT's ask for
+a "model parallel group" whenever they run. While it is built, a stand-in of one process takes the place of that group.
+SAT's own models, built before or after, find the group that they made.
 
 b rows, s tokens, t tokens with those of the cache, h heads, d width of a head.
 """
@@ -17,6 +18,7 @@ from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 import torch
@@ -70,7 +72,7 @@ class _NoTriton(nn.Module):
 
 
 class OneProcess:
-    """SAT's model parallel group of this process alone."""
+    """What SAT asks of its model parallel group while it builds: this process alone."""
 
     def size(self) -> int:
         return 1
@@ -87,9 +89,9 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
 name_accelerator()
 with restored_state():
     import sat.mpu.initialize as sat_groups
-    from sat.model import BaseMixin
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer
+    from sat.mpu.layers import ColumnParallelLinear, RowParallelLinear
 logging.getLogger("sat").propagate = False  # it has a handler of its own
 
 
@@ -106,7 +108,7 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
     def attention_forward(
         self,
         hidden: Tensor,
-        mask: Tensor,
+        mask: None,
         *,
         layer_id: int,
         rotation: Rotation,
@@ -114,13 +116,13 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         cache: KeyValueCache | None = None,
         **_: object,
     ) -> Tensor:
-        """hidden [b,s,h*d], additive `bias` [b,1,s,t] or wider -> [b,s,h*d]; SAT's own mask is not used."""
+        """hidden [b,s,h*d], additive `bias` [b,1,s,t] or wider -> [b,s,h*d]; there is no mask of SAT's."""
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
         q, k, v = (part.transpose(1, 2) for part in SplitAndRotate.apply(qkv, *rotation))  # [b,h,s,d]
         if cache is not None:
-            k, v = cache.append(int(layer_id), k, v)
+            k, v = cache.append(layer_id, k, v)
         if isinstance(prefix := getattr(layer, "adapter", None), Prefix):
             k, v = prefix.append(k, v)
         # a block without prefix uses the first columns only, which leaves them aligned
@@ -128,38 +130,67 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         return layer.dense(x.transpose(1, 2).reshape(b, s, width))
 
 
-class Driver(BaseMixin):  # type: ignore[misc]
-    """Takes embeddings as input, runs the head on chosen rows only, and recomputes blocks in backward."""
+class Transformer(BaseTransformer):  # type: ignore[misc]
+    """Replaces SAT's forward, which asks for its model parallel group: embeddings in, logits of chosen rows out.
+
+    Blocks and head run as SAT's hooks say. `recompute`: blocks' activations are computed again in backward. `random`:
+    blocks have dropout, which recomputing must repeat.
+    """
 
     recompute = False
-    random = False  # whether blocks have dropout, which recomputing must repeat
+    random = False
 
-    def word_embedding_forward(self, input_ids: Tensor, *, embeds: Tensor, **_: object) -> Tensor:
-        return embeds
+    def forward(
+        self,
+        input_ids: Tensor,
+        position_ids: Tensor,
+        attention_mask: Tensor | None,
+        *,
+        embeds: Tensor,
+        rows: Tensor,
+        **options: Any,
+    ) -> list[Tensor]:
+        """embeds [b,s,e] -> [logits [m,v]] at positions `rows` [m] of the flattened batch."""
+        hidden = embeds
+        for number in range(len(self.layers)):
+            # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
+            run = partial(self.hooks["layer_forward"], layer_id=number, output_this_layer={}, **options)
+            if self.recompute and torch.is_grad_enabled():
+                hidden = checkpoint(run, hidden, None, use_reentrant=False, preserve_rng_state=self.random)
+            else:
+                hidden = run(hidden, None)
+        hidden = self.final_layernorm(hidden)
+        return [self.hooks["final_forward"](hidden.flatten(0, 1).index_select(0, rows))]
 
-    @BaseMixin.non_conflict
-    def final_forward(self, hidden: Tensor, *, rows: Tensor, old_impl, **_: object) -> Tensor:
-        """hidden [b,s,e] -> logits [m,v] at positions `rows` [m] of the flattened batch."""
-        return old_impl(hidden.flatten(0, 1).index_select(0, rows))
 
-    @BaseMixin.non_conflict
-    def layer_forward(self, hidden: Tensor, mask: Tensor, *args: object, old_impl, **options) -> Tensor:
-        options["output_this_layer"] = {}  # SAT would keep tensors there longer than the block runs
-        run = partial(old_impl, **options)
-        if self.recompute and torch.is_grad_enabled():
-            return checkpoint(run, hidden, mask, *args, use_reentrant=False, preserve_rng_state=self.random)
-        return run(hidden, mask, *args)
+@contextmanager
+def whole_in_one_process() -> Iterator[None]:
+    """Within it SAT builds models that are whole in this process. Afterwards its model parallel group is as before."""
+    before = sat_groups._MODEL_PARALLEL_GROUP
+    sat_groups._MODEL_PARALLEL_GROUP = OneProcess()
+    try:
+        yield
+    finally:
+        sat_groups._MODEL_PARALLEL_GROUP = before
+
+
+def use_plain_linears(transformer: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """torch's linear layers, of the same names and shapes, in place of SAT's parallel ones; weights are not set."""
+    for owner in list(transformer.modules()):
+        for name, module in list(owner.named_children()):
+            if isinstance(module, ColumnParallelLinear | RowParallelLinear):
+                sizes = module.input_size, module.output_size
+                bias = module.bias is not None
+                setattr(owner, name, nn.utils.skip_init(nn.Linear, *sizes, bias=bias, device=device, dtype=dtype))
 
 
 def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
     """ChatGLM of this shape on torch's current default device (meta included), in `dtype`; weights are not set."""
     device = torch.get_default_device()
-    if sat_groups._MODEL_PARALLEL_GROUP is None:
-        sat_groups._MODEL_PARALLEL_GROUP = OneProcess()
-    with restored_state():
-        transformer = BaseTransformer(
+    with restored_state(), whole_in_one_process():
+        transformer = Transformer(
             num_layers=config.layers,
-            vocab_size=1,  # SAT's embeddings and head draw their weights in fp32 on the CPU: replaced below
+            vocab_size=1,  # SAT's head draws its weights in fp32 on the CPU
             hidden_size=config.width,
             num_attention_heads=config.heads,
             max_sequence_length=1,
@@ -168,10 +199,10 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
             activation_func=partial(F.gelu, approximate="tanh"),
             hooks={},
             params_dtype=dtype,
-            row_parallel_linear_final_bias=False,  # the same sum, within the matrix product
             skip_init=True,
-            device=device,
+            device=torch.device("meta"),  # its linear layers and embeddings are replaced below
         )
+        use_plain_linears(transformer, device, dtype)
         shape = Namespace(
             vocab_size=1, hidden_size=config.width, num_attention_heads=config.heads, num_layers=config.layers
         )
@@ -179,7 +210,6 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
         network = ChatGLMModel(Namespace(**vars(shape), **vars(ids)), transformer=transformer)
         network.del_mixin("chatglm-attn")
         network.add_mixin("chatglm-attn", Attention(config.width, config.heads))
-        network.add_mixin("driver", Driver())
         sizes = {"device": device, "dtype": dtype}
         skip = nn.utils.skip_init
         transformer.word_embeddings = skip(nn.Embedding, config.vocabulary, config.width, **sizes)

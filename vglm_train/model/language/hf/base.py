@@ -23,6 +23,8 @@ from vglm_train.model.language.decoding import penalise_repetition, sample
 from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
 
+# what transformers raises for numbers of a config.json that do not fit each other
+UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 
 
@@ -45,7 +47,7 @@ class HuggingFaceLanguage(LanguageModel):
             raise UserError(f"{source}: {shape.model_type} reads pictures itself; give the language model inside it.")
         try:
             self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
-        except (ValueError, TypeError, AssertionError) as error:
+        except UNFIT as error:
             raise UserError(f"{source}: transformers cannot build this {shape.model_type}: {error}") from error
         self.start = int(seq2seq)  # tokens of a decoder's sequence before the answer
         if reason := self._unfit():
@@ -143,7 +145,7 @@ class HuggingFaceLanguage(LanguageModel):
             return "is an encoder, whose tokens attend to later ones"
         try:
             self.blocks()
-        except StopIteration:
+        except (StopIteration, AttributeError):
             return "is not a stack of blocks"
         return None
 

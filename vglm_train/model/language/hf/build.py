@@ -1,7 +1,7 @@
 """A transformers model from its config.json. Code in a model's folder is never run."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -9,7 +9,7 @@ from typing import Any
 import torch
 import transformers
 from torch import Tensor, nn
-from transformers import CONFIG_MAPPING, PreTrainedConfig
+from transformers import CONFIG_MAPPING, PreTrainedConfig, PreTrainedModel
 from transformers.initialization import no_init_weights
 
 from vglm_train.config.language import Language
@@ -50,12 +50,21 @@ def configuration(content: dict[str, Any], source: str) -> PreTrainedConfig:
         )
     if content.get("quantization_config"):
         raise UserError(f"{source}: quantised weights are not supported; take the model's bf16 or fp16 release.")
-    plain = {key: value for key, value in content.items() if key not in ("auto_map", "dtype", "torch_dtype")}
+    plain = {key: _number(value) for key, value in content.items() if key not in ("auto_map", "dtype", "torch_dtype")}
     plain |= {key: 0.0 for key, value in plain.items() if ("drop" in key or "pdrop" in key) and type(value) is float}
     try:
         return CONFIG_MAPPING[kind].from_dict(plain)
     except Exception as error:  # transformers raises many kinds here
         raise UserError(f"{source} is not a configuration of {kind}: {error}") from error
+
+
+def _number(value: Any) -> Any:
+    """transformers writes infinite numbers of a config.json as {"__float__": "Infinity"}."""
+    if isinstance(value, dict) and set(value) == {"__float__"}:
+        return float(value["__float__"])
+    if isinstance(value, dict):
+        return {key: _number(item) for key, item in value.items()}
+    return [_number(item) for item in value] if isinstance(value, list) else value
 
 
 def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) -> Any:
@@ -78,25 +87,50 @@ def build(kind: Any, shape: PreTrainedConfig, dtype: torch.dtype, filled: bool) 
     return model
 
 
-@torch.no_grad()
 def compute_tables(model: Any) -> list[str]:
     """Compute in fp32 what weight files do not hold, such as rotary tables. Returns names of those that it cannot."""
+    names = []
+    for prefix, module in model.named_modules():
+        own = [key for key, _ in module.named_buffers(recurse=False) if key in module._non_persistent_buffers_set]
+        names += [f"{prefix}.{key}" if prefix else key for key in own]
+    return compute(model, names)
+
+
+@torch.no_grad()
+def compute(model: Any, names: Sequence[str]) -> list[str]:
+    """Let transformers compute these tensors of a model, in fp32; returns the names of those that it cannot.
+
+    They keep the values that they have.
+    """
     lost, default = [], torch.get_default_dtype()
+    owners: dict[str, dict[str, Tensor]] = {}
+    for name in names:
+        owner, _, key = name.rpartition(".")
+        owners.setdefault(owner, {})[key] = getattr(model.get_submodule(owner), key)
     try:
         torch.set_default_dtype(torch.float32)
-        for name, module in model.named_modules():
-            tables = {key: table for key, table in module.named_buffers(recurse=False)
-                      if key in module._non_persistent_buffers_set}  # fmt: skip
-            lost += [f"{name}.{key}" for key in _not_computed(model, module, tables)] if tables else []
+        for owner, tables in owners.items():
+            left = _not_computed(_model_of(model, owner), model.get_submodule(owner), tables)
+            lost += [f"{owner}.{key}" if owner else key for key in left]
     finally:
         torch.set_default_dtype(default)
     return lost
 
 
+def _model_of(model: Any, name: str) -> Any:
+    """The innermost of transformers' models around a module: it initialises the module by its own numbers."""
+    inner = model
+    for part in name.split(".") if name else ():
+        model = getattr(model, part)
+        inner = model if isinstance(model, PreTrainedModel) else inner
+    return inner
+
+
 def _not_computed(model: Any, module: nn.Module, tables: Mapping[str, Tensor]) -> list[str]:
     """Let transformers compute the tables; returns the names of those that it left as they were."""
     before = {key: table.clone() for key, table in tables.items()}
-    weights = list(module.parameters(recurse=False))
+    others = {**dict(module.named_parameters(recurse=False)), **dict(module.named_buffers(recurse=False))}
+    weights = [weight for key, weight in others.items() if key not in tables]
     for weight in weights:
         weight._is_hf_initialized = True  # type: ignore[attr-defined]  # its mark for weights that must not be initialised
     filled: list[dict[str, Tensor]] = []

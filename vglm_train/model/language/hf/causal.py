@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
@@ -46,6 +46,11 @@ class CausalLanguage(HuggingFaceLanguage):
 
     def blocks(self) -> Sequence[nn.Module]:
         return blocks_of(self.model, self.model.config.num_hidden_layers)
+
+
+def has_causal_class(shape: PreTrainedConfig) -> bool:
+    """Whether transformers has a decoder-only model of this configuration's kind."""
+    return type(shape) in MODEL_FOR_CAUSAL_LM_MAPPING
 
 
 def left_padded(embeds: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:

@@ -51,10 +51,12 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
         return self.continued(inputs, decoding, end_id, on_token)
 
     def blocks(self) -> Sequence[nn.Module]:
-        encoder = blocks_of(self.model.get_encoder(), self.model.config.num_hidden_layers)
-        return [*encoder, *blocks_of(self.model.get_decoder(), self.decoder_blocks)]
+        encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
+        shape = getattr(encoder, "config", self.model.config)
+        return [*blocks_of(encoder, shape.num_hidden_layers), *blocks_of(decoder, self.decoder_blocks)]
 
     @property
     def decoder_blocks(self) -> int:
-        shape = self.model.config
-        return next(getattr(shape, name) for name in ("num_decoder_layers", "decoder_layers") if hasattr(shape, name))
+        shape = getattr(self.model.get_decoder(), "config", self.model.config)
+        names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
+        return next(getattr(shape, name) for name in names if hasattr(shape, name))

@@ -3,11 +3,13 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, KeyMapError, KeyRule
+from vglm_train.checkpoint.load.finite import check_finite
 from vglm_train.checkpoint.load.tensor_files import TensorFile
 
 
@@ -72,6 +74,18 @@ def changed(tensor: Lazy, function: Callable[[Tensor], Tensor], shape: Sequence[
     return Lazy(tuple(shape), tensor.dtype, partial(_changed, tensor, function))
 
 
+def checked(tensors: Mapping[str, Lazy], *sources: Path) -> Tensors:
+    """The same tensors, whose values are refused where they are not finite; `sources`: what they are read from.
+
+    A tensor with two names stays one.
+    """
+    made: dict[int, Lazy] = {}
+    for name, tensor in tensors.items():
+        read = partial(_checked, tensor, name, sources)
+        made.setdefault(id(tensor), Lazy(tensor.shape, tensor.dtype, read))
+    return {name: made[id(tensor)] for name, tensor in tensors.items()}
+
+
 def prefixed(tensors: Mapping[str, Lazy], prefix: str) -> Tensors:
     return {f"{prefix}{name}": tensor for name, tensor in tensors.items()}
 
@@ -92,6 +106,12 @@ def _convert(rule: KeyRule, parts: Sequence[Lazy], index: int) -> Tensor:
 
 def _changed(tensor: Lazy, function: Callable[[Tensor], Tensor]) -> Tensor:
     return function(tensor.read())
+
+
+def _checked(tensor: Lazy, name: str, sources: Sequence[Path]) -> Tensor:
+    value = tensor.read()
+    check_finite(value, name, *sources)
+    return value
 
 
 def _same(tensor: Tensor) -> Tensor:
