@@ -82,3 +82,11 @@ def test_everything_a_record_holds_comes_back() -> None:
     for wrong in ("yes", {"yes": 1}, [["yes"]], [None]):
         with pytest.raises(RecordError, match="answers must be a list of texts"):
             parse({**WHOLE, "answers": wrong})
+
+
+def test_half_a_character_becomes_a_question_mark() -> None:
+    """As pack_shards writes it; a tokenizer would refuse it with a TypeError."""
+    turns = [{"role": "user", "text": "one \ud83d?"}, {"role": "assistant", "text": "\ud83d\ude00 \ude00"}]
+    record = parse(json.dumps({"captions": {"en": ["a \ud83d dog"]}, "turns": turns, "answers": ["\ud83d"]}))
+    assert record.captions == {"en": ("a ? dog",)}
+    assert (record.turns, record.answers) == ((("one ??", "\U0001f600 ?"),), ("?",))

@@ -162,7 +162,7 @@ def _captions(value: Any) -> dict[str, tuple[str, ...]]:
         listed = [texts] if isinstance(texts, str) else texts or []
         if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
             raise RecordError("record", f"captions of {language!r} must be a list of texts")
-        kept = tuple(text for text in listed if text.strip())
+        kept = tuple(_whole(text) for text in listed if text.strip())
         if kept:
             found[str(language)] = kept
     return found
@@ -184,7 +184,7 @@ def _turn_text(number: int, turn: Any) -> str:
         raise RecordError("record", reason)
     if wanted == ROLES[1] and not text.strip():
         raise RecordError("caption", f"turn {number}: the answer is empty")
-    return text
+    return _whole(text)
 
 
 def _language(turns: Sequence[tuple[str, str]]) -> str:
@@ -201,7 +201,16 @@ def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
     value = fields.get(name) or ()
     if not isinstance(value, list | tuple) or not all(isinstance(text, str | int | float) for text in value):
         raise RecordError("record", f"{name} must be a list of texts: found {str(value)[:80]}")
-    return tuple(map(str, value))
+    return tuple(_whole(str(text)) for text in value)
+
+
+def _whole(text: str) -> str:
+    """With ? for each half of a character, which JSON may escape and tokenizers refuse; pack_shards writes it so."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-8", "replace").decode()
+    return text
 
 
 def _text(fields: Mapping[str, Any], name: str) -> str | None:

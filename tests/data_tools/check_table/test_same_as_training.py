@@ -199,18 +199,23 @@ def taken(source: Source, processor: Processor) -> tuple[dict[int, int], int]:
     return epochs, damaged
 
 
-def check(table: list[dict], folder: Path, processor: Processor) -> TableScan:
-    """The scan, after a comparison with training."""
+def write(table: list[dict], folder: Path) -> Path:
     (folder / "t.json").write_text(json.dumps(table))  # half of an emoji can stand there as an escape alone
-    source = Source(name="t", table=str(folder / "t.json"))
+    return folder / "t.json"
+
+
+def check(table: Path, processor: Processor) -> TableScan:
+    """The scan, after a comparison with training."""
+    source = Source(name="t", table=str(table))
     opened = Table(source)
     scan = scan_table(opened, processor, workers=1)
     epochs, damaged = taken(source, processor)
     assert damaged == sum(EPOCHS - times for times in epochs.values())
-    passed = {row for row in range(len(table)) if scan.usable[row]}
+    rows = len(opened.index)
+    passed = {row for row in range(rows) if scan.usable[row]}
     assert passed == {row for row, times in epochs.items() if times == EPOCHS}
-    assert scan.usable.sum() + scan.damage.counts.total() + scan.outside == len(table) == len(opened.index)
-    assert len(table) - len(epochs) == scan.damage.counts[str(NoPicture())]
+    assert scan.usable.sum() + scan.damage.counts.total() + scan.outside == rows
+    assert rows - len(epochs) == scan.damage.counts[str(NoPicture())]
     return scan
 
 
@@ -221,7 +226,8 @@ def test_rows_of_every_layout(folder: Path, family: str) -> None:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(st.lists(rows_of(), min_size=4, max_size=12))
     def compare(table: list[dict]) -> None:
-        scan = check([*SOUND, *table], folder, processor)
+        scan = check(write([*SOUND, *table], folder), processor)
+        assert len(scan.usable) == len(SOUND) + len(table)
         free = scan_table(scan.table, LanguageCheck(("en", "zh")), workers=1)
         stricter = scan.damage.counts - free.damage.counts
         assert all("prompt.max_images" in what for what in stricter)
@@ -239,7 +245,24 @@ def test_pairs_of_stage_one(folder: Path) -> None:
     @given(st.lists(rows_of(), min_size=4, max_size=12))
     def compare(table: list[dict]) -> None:
         several = {"image": ["images/1.jpg", "images/broken.jpg"], "caption": "one two"}
-        scan = check([*SOUND, several, *table], folder, processor)
+        scan = check(write([*SOUND, several, *table], folder), processor)
         assert scan.usable[:4].tolist() == [True, True, False, True]
+
+    compare()
+
+
+def test_cells_of_csv(folder: Path) -> None:
+    processor = prompts(folder, "causal")
+    cells = st.sampled_from([text for text in (*TEXTS, *PICTURES, '[["one", "two"]]') if text.isprintable()])
+    columns = ("image", "question", "answer", "options", "history", "caption", "answer_type", "patient", "input")
+    sound = [
+        {**dict.fromkeys(columns, ""), "image": "images/0.jpg", "question": said, "answer": said}
+        for said in ("one", "狗")
+    ]
+
+    @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
+    @given(st.lists(st.fixed_dictionaries({name: cells for name in columns}), min_size=4, max_size=12))
+    def compare(table: list[dict]) -> None:
+        check(made_tables.write_csv(folder / "t.csv", [*sound, *table]), processor)
 
     compare()

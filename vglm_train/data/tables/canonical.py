@@ -89,9 +89,11 @@ def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
 
 def labels(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
     """What a record takes of the row as it stands: id, group, type and split, those that it has."""
-    names = {"id": columns.id, "group": columns.group, "type": columns.type, "split": columns.split}
-    texts = {name: _label(value(row, keys)) for name, keys in names.items() if keys}
-    return {name: text for name, text in texts.items() if text is not None}
+    texts = {}
+    for name, keys in (("id", columns.id), ("group", columns.group), ("type", columns.type), ("split", columns.split)):
+        if keys and (text := _label(value(row, keys))) is not None:
+            texts[name] = text
+    return texts
 
 
 def pictures_of(row: Mapping[str, Any], columns: Columns) -> list[Picture]:
@@ -122,7 +124,9 @@ def _kept(row: Mapping[str, Any], record: Mapping[str, Any], notes: list[str]) -
 
 
 def _check_marks(record: Mapping[str, Any], images: int) -> None:
-    marks = sum(turn["text"].count(IMAGE) for turn in record.get("turns", ())[::2])
+    marks = 0
+    for turn in record.get("turns", ())[::2]:
+        marks += turn["text"].count(IMAGE)
     try:
         check_marks(marks, images)
     except ImageMarkMismatch as error:

@@ -42,7 +42,9 @@ def is_missing(cell: Any) -> bool:
 def says_nothing(text: str, asked: bool) -> bool:
     """Whether a text is how programs write that there is none. `asked`: it would be the answer to a question."""
     plain = text.strip()
-    return not plain or (len(plain) <= LONGEST_MARKER and plain.lower() in (NOTHING if asked else NO_CAPTION))
+    if len(plain) > LONGEST_MARKER:
+        return False
+    return not plain or plain.lower() in (NOTHING if asked else NO_CAPTION)
 
 
 def answer_text(cell: Any, question: str) -> str | None:

@@ -74,7 +74,9 @@ def value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """What the row holds under the first of the names that has something; None where none has."""
     for name in names:
         held = row.get(name)
-        if held is not None and not is_missing(held):
+        if held is None:  # most often, and this runs for every column of every row
+            continue
+        if not is_missing(held):
             return held
     return None
 

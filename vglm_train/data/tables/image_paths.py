@@ -24,6 +24,7 @@ SUGGESTED = 3  # folders above the table that are searched
 FOLDERS = 50  # of one folder at most
 TRIED = 5  # names whose leading folders are tried
 SHOWN = 120  # characters of a name in a message
+LONGEST = 400  # characters of a path in one
 
 _ADDRESS = re.compile("(?:https?|s3|gs|ftp)://", re.IGNORECASE)
 _ROOT = re.compile(r"(?:[A-Za-z]:)?/+|[A-Za-z]:")
@@ -61,25 +62,27 @@ class PictureFolder:
         if _ADDRESS.match(name):
             return f"{name[:SHOWN]} is an address; download the pictures first, for instance with img2dataset"
         path = self.folder / plain_name(name)
+        shown = str(path).encode("utf-8", "replace").decode()[:LONGEST]
         try:
             if path.is_dir():
-                return f"{path} is a folder, not a picture"
-            return f"no picture {path}{': a link to nothing' * path.is_symlink()}"
+                return f"{shown} is a folder, not a picture"
+            return f"no picture {shown}{': a link to nothing' * path.is_symlink()}"
         except OSError as error:
-            return f"no picture {str(path)[:SHOWN]!r}: {error.strerror}"
+            return f"no picture {shown}: {error.strerror}"
         except ValueError:
-            return f"no picture {str(path)[:SHOWN]!r}: no file can have that name"
+            return f"no picture {shown}: no file can have that name"
 
     def key(self, name: str) -> str:
         """How names are compared: images/./a.jpg, images\\a.jpg and images/a.jpg are one, and so is, in a folder /data,
         /data/images/a.jpg. An absolute path to anywhere else stays as it is."""
         plain = os.path.normpath(plain_name(name) if _is_foreign(name) else name)
-        start = next((start for start in (*self._starts, self.elsewhere) if start and plain.startswith(start)), "")
+        start = next((start for start in self._starts if plain.startswith(start)), "")
         return plain.removeprefix(start)
 
     @cached_property
     def _starts(self) -> tuple[str, ...]:
-        return tuple(f"{each}/" for each in dict.fromkeys((os.path.abspath(self.folder), self.folder.resolve())))
+        own = [f"{each}/" for each in dict.fromkeys((os.path.abspath(self.folder), self.folder.resolve()))]
+        return (*own, self.elsewhere) if self.elsewhere else tuple(own)
 
     def _candidates(self, name: str) -> Iterator[Path]:
         """Where else the file may be, the likeliest first."""
@@ -133,7 +136,7 @@ def plain_name(name: str) -> str:
 
 
 def _is_foreign(name: str) -> bool:
-    return "\\" in name or name[:7].lower() == "file://"
+    return "\\" in name or "://" in name
 
 
 def _tried(folder: Path, name: str) -> str:

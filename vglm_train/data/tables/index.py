@@ -52,6 +52,7 @@ class TableIndex:
         return int((self.states == STATES.index(state)).sum())
 
 
+BITS = {name: 1 << bit for bit, name in enumerate(LANGUAGES)}
 STATES = ("usable", "caption", "record", "text")  # caption: no answer; record: not readable; text: names no picture
 
 
@@ -159,7 +160,10 @@ def _texts(record: dict[str, Any]) -> list[str]:
 
 
 def _bits(languages: Iterable[str]) -> int:
-    return sum(1 << LANGUAGES.index(name) for name in languages if name in LANGUAGES)
+    bits = 0
+    for name in languages:
+        bits |= BITS.get(name, 0)
+    return bits
 
 
 def _cache_path(file: TableFile, columns: Columns, images: PictureFolder) -> Path | None:

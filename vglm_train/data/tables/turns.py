@@ -1,11 +1,10 @@
 """A row's dialogue: turns that it lists, and the earlier turns of a history."""
 
 import re
-from collections.abc import Sequence
 from typing import Any
 
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.cells import answer_text, is_missing
+from vglm_train.data.tables.cells import answer_text, is_missing, says_nothing
 from vglm_train.data.tables.choices import listed
 from vglm_train.data.tables.fields import value
 from vglm_train.data.tables.pictures import Picture, pictures_in
@@ -27,7 +26,7 @@ _MARK = re.compile(r"<image>|<imagehere>|<\|image\|>|<img>(.*?)</img>", re.IGNOR
 
 def marked(text: str) -> tuple[str, list[Picture]]:
     """A question with every mark of a picture as IMAGE, and the pictures that Qwen's <img>path</img> names."""
-    if "<" not in text:
+    if text.count("<") == text.count(IMAGE):
         return text, []
     named = [match[1].strip() for match in _MARK.finditer(text) if match[1] and not _MARK.fullmatch(match[1].strip())]
     return _MARK.sub(IMAGE, text), list(named)
@@ -58,26 +57,24 @@ def history_turns(history: Any, notes: list[str]) -> tuple[Turns, list[Picture]]
 
 def _turns(dialogue: Any, notes: list[str]) -> tuple[Turns, list[Picture]]:
     dialogue = listed(dialogue)
-    if not isinstance(dialogue, Sequence) or isinstance(dialogue, str):
+    if not isinstance(dialogue, list | tuple):
         raise RecordError("record", f"a dialogue must be a list of turns: found {type(dialogue).__name__}")
     turns: Turns = []
     pictures: list[Picture] = []
     for each in dialogue:
         fields = each if isinstance(each, dict) else {}
-        name = value(fields, ("from", "role"))
-        role = ROLES.get(name) or ROLES.get(str(name).strip().lower()) if isinstance(name, str) else None
+        name = str(fields.get("from") or fields.get("role"))
+        role = ROLES.get(name) or ROLES.get(name.strip().lower())
         if role is None:
-            raise RecordError(
-                "record", f"a turn is of an unknown role: {str(name)[:40]!r}; known are {', '.join(ROLES)}"
-            )
+            raise RecordError("record", f"a turn is of an unknown role: {name[:40]!r}; known are {', '.join(ROLES)}")
         if role == "system":
             notes.append(SYSTEM)
             continue
-        question = turns[-1]["text"] if turns else ""
-        text, inside = _content(value(fields, ("value", "text", "content")), role, question)
+        last = turns[-1] if turns else {"role": "", "text": ""}
+        text, inside = _content(value(fields, ("value", "text", "content")), role, last["text"])
         pictures += inside
-        if turns and turns[-1]["role"] == role:
-            turns[-1]["text"] += "\n" + text
+        if last["role"] == role:
+            last["text"] += "\n" + text
         else:
             turns.append({"role": role, "text": text})
     return turns, pictures
@@ -89,21 +86,26 @@ def _answered(turns: Turns, notes: list[str]) -> Turns:
         raise RecordError("caption", "a dialogue without an answer")
     if turns[0]["role"] != "user":
         raise RecordError("record", "the dialogue begins with an answer")
-    notes += [UNANSWERED] * (len(turns) % 2)
-    turns = turns[: len(turns) // 2 * 2]
-    if not all(turn["text"].strip() for turn in turns[1::2]):
-        raise RecordError("caption", "an answer of the dialogue is empty")
-    if any(IMAGE in turn["text"] for turn in turns[1::2]):
-        notes.append(MARK_IN_ANSWER)
+    if len(turns) % 2:
+        notes.append(UNANSWERED)
+        turns = turns[:-1]
+    for turn in turns[1::2]:
+        text = turn["text"]
+        if not text or text.isspace():
+            raise RecordError("caption", "an answer of the dialogue is empty")
+        if IMAGE in text:
+            notes.append(MARK_IN_ANSWER)
     return turns
 
 
 def _content(content: Any, role: str, question: str) -> tuple[str, list[Picture]]:
     """A text, or parts as chat interfaces take them: {type: text} and {type: image}, of which each leaves a mark."""
+    if isinstance(content, str):
+        if role == "user":
+            return marked(content)
+        return "" if says_nothing(content, asked=True) else content, []
     if not isinstance(content, list):
-        if role == "assistant":
-            return answer_text(content, question) or "", []
-        return marked(content if isinstance(content, str) else answer_text(content, "") or "")
+        return answer_text(content, question) or "", []
     texts: list[str] = []
     pictures: list[Picture] = []
     for part in content:
