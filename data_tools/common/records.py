@@ -11,12 +11,12 @@ from typing import Any
 
 from PIL import Image
 
-from data_tools.common.image_bytes import decode
+from data_tools.common.image_bytes import read_file
 from vglm_train.data.record import Record, RecordError, parse
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.shards.reader import DamagedSample, ShardReader
 from vglm_train.errors import UserError
-from vglm_train.image import ImageError
+from vglm_train.image import ImageError, open_image
 
 FIRST = 20  # first lines of a file, of which one at least must be meant as a record
 
@@ -72,11 +72,9 @@ class RecordItem:
         if isinstance(self.source, bytes):
             return self.source
         try:
-            return (self.source or Path()).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError) as error:
-            raise RecordError("missing image", f"{self.source}: {error.strerror}") from None
-        except OSError as error:
-            raise UserError(f"{self.source}: cannot be read: {error.strerror}; mend that, run it again") from None
+            return read_file(self.source or Path())
+        except ImageError as error:
+            raise RecordError(error.cause, error.reason) from None
 
     def image_id(self, data: bytes) -> int:
         return self.record.picture_id(data)
@@ -87,9 +85,9 @@ class RecordItem:
 
 
 def open_picture(data: bytes, smallest: int | None = None) -> Image.Image:
-    """`decode` whose ImageError is a RecordError."""
+    """`open_image` whose ImageError is a RecordError."""
     try:
-        return decode(data, smallest)
+        return open_image(data, smallest)
     except ImageError as error:
         raise RecordError(error.cause, str(error)) from None
 

@@ -18,13 +18,14 @@ import sys
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, get_args
 
 from data_tools.common import cli
 from data_tools.common.cli import command, progress
-from data_tools.common.image_bytes import extension
+from data_tools.common.image_bytes import extension, read_file
 from data_tools.common.text import LANGUAGES
 from data_tools.convert.draft import Draft, SourceColumns, make_draft, merge, source_columns
 from vglm_train.data.record import RecordError, content_id
@@ -35,6 +36,7 @@ from vglm_train.data.tables.readers import Format, open_table
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
+from vglm_train.image import ImageError
 
 NAMED = 3  # bad rows of one cause that are named in full
 
@@ -94,9 +96,10 @@ def _drafts(rows: RowReader, columns: SourceColumns, report: Report) -> Iterator
 def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     """Write a picture that came inside the source as a file named by its content; an equal one is kept."""
     identity = content_id(data)
-    kind = extension(data)
-    if kind is None:
-        raise RecordError("image", f"{len(data)} bytes that are no picture format known here")
+    try:
+        kind = extension(data)
+    except ImageError as error:
+        raise RecordError("image", str(error)) from None
     path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -110,11 +113,13 @@ def _find_picture(image: str | bytes, images: Path) -> tuple[Path, int, str]:
     if isinstance(image, bytes):
         path, identity = _keep_picture(image, images)
         return path, identity, f"{identity:016x}"
-    path = image_paths.find(images, image) or images / image
+    path = images / image
+    with suppress(OSError, ValueError):  # a name that no file can have; `read_file` says what is wrong with it
+        path = image_paths.find(images, image) or path
     try:
-        identity = content_id(path.read_bytes())
-    except OSError as error:
-        raise RecordError("missing image", f"{path}: {error.strerror}") from None
+        identity = content_id(read_file(path))
+    except ImageError as error:
+        raise RecordError(error.cause, error.reason) from None
     return path, identity, Path(image).with_suffix("").as_posix()
 
 

@@ -8,11 +8,12 @@ from typing import Any
 
 from vglm_train.config.data import Fields
 from vglm_train.errors import UserError
+from vglm_train.image import SUFFIXES
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "image": (
         "image", "img", "images", "image_path", "img_path", "img_name", "image_name", "file_name", "filename", "path",
-        "filepath", "jpg", "png", "webp",
+        "filepath", *SUFFIXES,
     ),
     "question": ("question", "prompt", "query", "instruction"),
     "answer": (

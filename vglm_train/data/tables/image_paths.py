@@ -4,8 +4,9 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from vglm_train.errors import UserError
+from vglm_train.image import SUFFIXES
 
-ENDINGS = (".jpg", ".png", ".jpeg", ".webp")  # tried where a name has none of them
+ENDINGS = tuple(f".{case}" for suffix in SUFFIXES for case in (suffix, suffix.upper()))  # tried where a name has none
 SUGGESTED = 3  # folders above the table that are searched
 FOLDERS = 50  # of one folder at most
 
