@@ -6,7 +6,8 @@ It reads every table that training reads (JSON lists, LLaVA's and ShareGPT's dia
 what the library `datasets` opens. A record: {"id", "image" (path relative to the records file, or a list of paths),
 "image_id" (hash of the first file's bytes: equal ids are one picture), "captions" {"en": [...], "zh": [...]}, "source",
 "split", "group" (a patient or page: never split)}, and of a question or a dialogue "turns" and "language".
-`--format hf` also reads a folder of tar shards of another tool, such as img2dataset's (its KEY.txt are captions).
+Tar shards of another tool, such as img2dataset's (its KEY.txt are captions), are given as a tar, a folder of them, or
+a pattern in quotes.
 Neighbouring rows that caption the same picture become one record. A row without a picture, or that says nothing, is
 left out, counted by cause and, the first few, named. Nothing is decoded here; `pack_shards` does that.
 """
@@ -33,6 +34,7 @@ from vglm_train.data.record import parse as parse_record
 from vglm_train.data.tables import image_paths
 from vglm_train.data.tables.base import RowReader
 from vglm_train.data.tables.readers import Format, open_table
+from vglm_train.data.tables.tar_rows import TarRows, find_tars
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
@@ -180,7 +182,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("data_tools.convert", __doc__)
     add = parser.add_argument
-    add("source", help=".json, .jsonl, .csv, .tsv; for hf a folder, a data file or a dataset's name")
+    add("source", help=".json, .jsonl, .csv, .tsv, tars; for hf a folder, a data file or a dataset's name")
     add("--format", choices=[*get_args(Format), "hf"], help="default: what the file's name ends in; a folder: hf")
     add("--out", required=True, type=Path, help="records file to write, for instance records.jsonl")
     images = "folder that picture paths are relative to (default: the source's folder); "
@@ -201,9 +203,9 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     return parser.parse_args(arguments)
 
 
-def _by_datasets(args: argparse.Namespace) -> bool:
-    """Whether the library `datasets` reads the source."""
-    return args.format == "hf" or (args.format is None and Path(args.source).is_dir())
+def _brings_pictures(args: argparse.Namespace) -> bool:
+    """Whether pictures come inside the source, from tars or from what the library `datasets` reads."""
+    return args.format == "hf" or (args.format is None and (Path(args.source).is_dir() or bool(find_tars(args.source))))
 
 
 def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
@@ -212,7 +214,9 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
     if source.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the source itself; give another file")
     rows: RowReader
-    if _by_datasets(args):
+    if _brings_pictures(args) and (tars := find_tars(args.source)) is not None:
+        rows = TarRows(tars, args.hf_split)
+    elif _brings_pictures(args):
         from vglm_train.data.tables.hf_dataset import DatasetStream
 
         rows = DatasetStream(args.source, args.hf_config, args.hf_split)
@@ -226,10 +230,10 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
 
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
-    beside = args.out.parent / "images" if _by_datasets(args) else Path(args.source).parent
+    beside = args.out.parent / "images" if _brings_pictures(args) else Path(args.source).parent
     name = args.name or Path(args.source).stem
     out, images = cli.output(args.out, []), (args.images or beside).resolve()
-    if _by_datasets(args):
+    if _brings_pictures(args):
         make_folder(f"--images {images}", images)
     return Target(out, images, name, args.split)
 

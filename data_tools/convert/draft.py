@@ -20,6 +20,9 @@ UNREADABLE = {
     "json": "not a JSON object",
     "encoding": "not in the file's text encoding; csv and tsv have --encoding, for instance gb18030",
     "columns": "the number of columns differs from the first row's",
+    "truncated": "the tar ends within it, or goes on with something that cannot be read",
+    "doubt": "several samples have this key, with unequal members: which belong together cannot be told",
+    "link": "a member is a link that leads out of the tar, or is stored with holes",
 }
 
 
