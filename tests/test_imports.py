@@ -12,7 +12,7 @@ LONGEST = 300  # lines of a product file
 
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
-    {"errors"},
+    {"errors", "file_kind"},
     {"files"},
     {"folders", "fingerprint"},
     {"signals", "config", "batch", "image", "distributed"},

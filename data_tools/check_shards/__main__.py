@@ -6,7 +6,8 @@ Compares files with manifest.json (missing, extra, size, sha256, samples), decod
 caption lengths (English in words, Chinese in characters), pictures that occur more than once, and damage by cause with
 shard and key. The exit status is 1 when something is wrong; a picture occurring twice is not wrong, it counts as one
 picture in training. `--write-manifest` writes a new manifest.json and indices of the shards as they are, also for
-shards of other tools (KEY.jpg|png|webp + KEY.json with a record).
+shards of other tools (KEY.jpg, .png, .tif, ... + KEY.json with a record). It does not where a tar cannot be read as
+samples: one that is compressed, or in which the keys of samples hold dots.
 """
 
 import json
@@ -29,12 +30,13 @@ from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 
 SHOWN = 10  # damaged samples of one cause, and problems, on the console
+COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
 EXAMPLES = 5  # pictures that occur more than once, named
 
 
 def shard_names(folder: Path) -> list[str]:
     """Every tar below `folder`, in order of name."""
-    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*.tar"))
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.suffix.lower() == ".tar")
 
 
 def compare(manifest: Manifest, checks: dict[str, ShardCheck], present: Sequence[str]) -> Iterator[str]:
@@ -43,7 +45,10 @@ def compare(manifest: Manifest, checks: dict[str, ShardCheck], present: Sequence
         if shard.name not in checks:
             yield f"{shard.name}: missing, the manifest lists it"
             continue
-        real = checks[shard.name].shard
+        real, fault = checks[shard.name].shard, checks[shard.name].fault
+        if fault is not None:
+            yield f"{shard.name}: {fault}"
+            continue
         if real.bytes != shard.bytes:
             yield f"{shard.name}: size {real.bytes} bytes, the manifest says {shard.bytes}"
         elif real.sha256 != shard.sha256:
@@ -111,8 +116,12 @@ def check(folder: Path, names: Sequence[str], workers: int, write: bool = False)
 def summarise(folder: Path, checks: Sequence[ShardCheck], problems: Sequence[str]) -> dict[str, Any]:
     """The whole result as JSON values."""
     damage: Counter[str] = Counter()
+    inferred: Counter[str] = Counter()
+    unread: Counter[str] = Counter()
     for each in checks:
         damage.update(each.damage)
+        inferred.update(each.inferred)
+        unread.update(each.unread)
     named = [
         {"cause": cause, "shard": each.shard.name, "key": key, "reason": reason}
         for each in checks
@@ -125,9 +134,12 @@ def summarise(folder: Path, checks: Sequence[ShardCheck], problems: Sequence[str
         "bytes": sum(each.shard.bytes for each in checks),
         "captions": caption_lengths(checks),
         "duplicates": duplicates(checks),
+        "inferred": dict(sorted(inferred.items())),
+        "unread": dict(unread.most_common()),
         "damage": dict(sorted(damage.items())),
         "damaged": named,
         "problems": list(problems),
+        "faults": sum(each.fault is not None for each in checks),
         "ok": not problems and not damage,
     }
 
@@ -152,6 +164,11 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     again = summary["duplicates"]
     yield f"pictures that occur more than once: {again['pictures']}, in {again['samples']} samples"
     yield from (f"    {' = '.join(names)}" for names in again["examples"])
+    yield from (f"pictures, {note}: {count}" for note, count in summary["inferred"].items())
+    if summary["unread"]:
+        members = [f"{what} {count}" for what, count in summary["unread"].items()]
+        more = f" and {len(members) - SHOWN} other kinds" if len(members) > SHOWN else ""
+        yield f"members that are not read: {', '.join(members[:SHOWN])}{more}"
     for cause, count in summary["damage"].items():
         yield f"damage, {cause}: {count}"
         entries = [entry for entry in summary["damaged"] if entry["cause"] == cause]
@@ -169,18 +186,29 @@ def run(path: Path, workers: int, new_manifest: bool = False) -> dict[str, Any]:
     folder = path if path.is_dir() else path.parent
     present = shard_names(folder)
     if new_manifest and not present:
-        raise UserError(f"{folder}: no *.tar in it, so there is nothing to write a manifest of")
+        raise UserError(f"{folder}: no *.tar in it, so there is nothing to write a manifest of{_packed(folder)}")
     manifest = None if new_manifest else Manifest.read(path)
     names = present if manifest is None else [s.name for s in manifest.shards if s.path.is_file()]
     checks = check(folder, names, workers, write=new_manifest)
-    by_name = {each.shard.name: each for each in checks}
-    problems = [] if manifest is None else list(compare(manifest, by_name, present))
-    problems += [
-        f"{f.shard.name}: holds no sample, left out" for f in checks if manifest is None and not f.shard.samples
-    ]
-    if new_manifest:
+    if manifest is not None:
+        by_name = {each.shard.name: each for each in checks}
+        return summarise(folder, checks, list(compare(manifest, by_name, present)))
+    problems = [f"{each.shard.name}: {each.fault or _emptiness(each)}" for each in checks if not each.shard.samples]
+    if any(f.fault for f in checks):
+        problems.insert(0, "no manifest is written: mend these tars or move them elsewhere, and run it again")
+    else:
         write_manifest(folder, checks)
     return summarise(folder, checks, problems)
+
+
+def _emptiness(check: ShardCheck) -> str:
+    return "holds no sample, left out" if check.shard.bytes else "is an empty file (0 bytes), left out"
+
+
+def _packed(folder: Path) -> str:
+    """What to say of tars that are compressed."""
+    found = next((path for path in sorted(folder.rglob("*")) if path.name.lower().endswith(COMPRESSED)), None)
+    return "" if found is None else f". {found.name} is compressed: samples are read at random, so decompress it first"
 
 
 def main() -> int:
@@ -192,7 +220,7 @@ def main() -> int:
     args = parser.parse_args()
     summary = run(args.folder, args.workers, args.write_manifest)
     print(json.dumps(summary, ensure_ascii=False, indent=1) if args.json else "\n".join(lines(summary)))
-    if args.write_manifest:
+    if args.write_manifest and not summary["faults"]:
         print(f"written: {Path(summary['folder']) / NAME}", file=sys.stderr)
     return 0 if summary["ok"] else 1
 

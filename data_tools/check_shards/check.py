@@ -17,7 +17,7 @@ from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.tar import TarIndex
 from vglm_train.files import sha256
-from vglm_train.image import open_image
+from vglm_train.image import examine_image
 
 NAMED = 100  # damaged samples of one shard that are named; all are counted
 
@@ -31,7 +31,16 @@ class ShardCheck:
     damage: Counter[str] = field(default_factory=Counter)
     named: list[tuple[str, str, str]] = field(default_factory=list)  # cause, key, reason
     lengths: dict[str, Counter[int]] = field(default_factory=dict)  # language -> caption length -> captions
+    inferred: Counter[str] = field(default_factory=Counter)  # what was taken for granted in decoding -> pictures
+    unread: dict[str, int] = field(default_factory=dict)  # what members that no sample uses are -> members
+    fault: str | None = None  # why the file cannot be read as samples; then it has none here
     index_agrees: bool = True  # or there is none of this shard
+
+    def note(self, cause: str, key: str, reason: str) -> None:
+        """Count a damaged sample, and name it where not too many are."""
+        self.damage[cause] += 1
+        if len(self.named) < NAMED:
+            self.named.append((cause, key, reason))
 
 
 def check_sample(stored: StoredSample, check: ShardCheck) -> int:
@@ -41,8 +50,8 @@ def check_sample(stored: StoredSample, check: ShardCheck) -> int:
     """
     if stored.record.turns:
         dialogue_of(stored.record, images=len(stored.images))
-    for image in stored.images:
-        open_image(image)
+    notes = [note for image in stored.images for note in examine_image(image).notes]
+    check.inferred.update(notes)
     for language, captions in stored.record.captions.items():
         lengths = check.lengths.setdefault(language, Counter())
         lengths.update(caption_length(caption, language) for caption in captions)
@@ -53,19 +62,22 @@ def check_shard(folder: Path, write: bool, name: str) -> ShardCheck:
     """Hash a shard and decode every sample in it. `write`: also write its index anew."""
     path = folder / name
     table = make_index(path)
+    if table.fault is not None:
+        shard = Shard(name, path, 0, path.stat().st_size, sha256(path))
+        return ShardCheck(shard, np.zeros(0, dtype=np.int64), fault=table.fault)
     shard = Shard(name, path, len(table), path.stat().st_size, sha256(path), count_languages(table))
     if write:
         write_index(path, table, shard.sha256)
-    check = ShardCheck(shard, np.full(len(table), -1, dtype=np.int64))
+    check = ShardCheck(shard, np.full(len(table), -1, dtype=np.int64), unread=table.unread)
     check.index_agrees = _same(read_index(index_path(path), shard.sha256), table)
     reader = ShardReader(capacity=1)
     for index in range(len(table)):
         try:
             check.image_ids[index] = use_sample(reader, shard, index, partial(check_sample, check=check))
         except DamagedSample as damage:
-            check.damage[damage.cause] += 1
-            if len(check.named) < NAMED:
-                check.named.append((damage.cause, damage.key, damage.reason))
+            check.note(damage.cause, damage.key, damage.reason)
+    if table.lost is not None:
+        check.note("truncated", f"after {table.key(len(table) - 1) if len(table) else 'nothing'}", table.lost)
     return check
 
 

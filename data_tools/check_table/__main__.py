@@ -66,6 +66,7 @@ def summarise(scan: TableScan, part: Source, holdout: Holdout | None) -> dict[st
         "pictures": len(scan.names),
         "undecodable": len(scan.pictures.known) - len(whole),
         "again": len(whole) - len(set(whole)),
+        "inferred": Counter(note for picture in scan.pictures.known.values() for note in picture.notes),
         "damage": dict(scan.damage.counts),
         "examples": scan.damage.examples,
         "notes": dict(scan.notes.counts),
@@ -138,6 +139,7 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     bad = f"; {summary['undecodable']} cannot be decoded" if summary["undecodable"] else ""
     again = f"; {summary['again']} of them have the bytes of another" if summary["again"] else ""
     yield f"pictures: {summary['pictures']}{bad}{again}"
+    yield from (f"pictures, {note}: {count}" for note, count in sorted(summary["inferred"].items()))
     if summary["length"]:
         length = summary["length"]
         yield f"answers: {length['median']} words or Chinese characters in the middle, 95 % at most {length['p95']}"

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from data_tools.common.image_hash import DECODED, THUMBNAIL, compare, image_hash
 from vglm_train.data.record import content_id
-from vglm_train.image import ImageError, open_image
+from vglm_train.image import ImageError, examine_image
 
 DISTANCE = 8  # bits of 64 that two pictures' hashes differ by at most: 1 in 2,600 pairs of different X-rays does
 AGREEMENT = 0.94  # of edges, from 0 to 1, that makes two pictures one
@@ -31,17 +31,18 @@ class OpenedPicture(NamedTuple):
     hash: int = 0  # 64 bits
     thumbnail: bytes = b""  # an entry of THUMBNAIL
     damage: str | None = None
+    notes: tuple[str, ...] = ()  # what was inferred in decoding it
 
 
 def open_picture(data: bytes) -> OpenedPicture:
     """Decode in full, as training does."""
     try:
-        image = open_image(data)
+        image, notes = examine_image(data)
     except ImageError as error:
         return OpenedPicture(content_id(data), damage=str(error))
     found = image_hash(image.reduce(max(1, min(image.size) // DECODED)))
     thumbnail = np.array((found.grey, found.colours), dtype=THUMBNAIL)
-    return OpenedPicture(content_id(data), found.hash, thumbnail.tobytes())
+    return OpenedPicture(content_id(data), found.hash, thumbnail.tobytes(), None, notes)
 
 
 def open_file(path: Path) -> OpenedPicture:

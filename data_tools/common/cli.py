@@ -22,14 +22,14 @@ def json_line(value: Any) -> bytes:
     return json.dumps(value, ensure_ascii=False).encode("utf-8", "replace") + b"\n"
 
 
-def output(path: Path, inputs: Sequence[Path]) -> Path:
-    """Where a records file is written: resolved, its folder made. UserError where it is one of the inputs."""
+def output(path: Path, inputs: Sequence[Path], option: str = "--out") -> Path:
+    """Where a file is written: resolved, its folder made. UserError where it is one of the inputs."""
     out = path.resolve()
     if out in [each.resolve() for each in inputs]:
-        raise UserError(f"--out {path} is an input itself; give another file")
+        raise UserError(f"{option} {path} is an input itself; give another file")
     if out.exists() and not out.is_file():
-        raise UserError(f"--out {path} is {'a folder' if out.is_dir() else 'no ordinary file'}; give a file's name")
-    make_folder(f"--out {path}", out.parent)
+        raise UserError(f"{option} {path} is {'a folder' if out.is_dir() else 'no ordinary file'}; give a file's name")
+    make_folder(f"{option} {path}", out.parent)
     return out
 
 

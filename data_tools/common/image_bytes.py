@@ -1,83 +1,80 @@
-"""Picture bytes as they go into a shard."""
+"""Picture files as records name them, and picture bytes as they go into a shard."""
 
+import errno
 import io
+from pathlib import Path
+from typing import NamedTuple
 
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 
-from vglm_train.image import ImageError, open_image
+from vglm_train.errors import UserError
+from vglm_train.image import FORMATS, ExaminedImage, ImageError, examine_image, read_header
 
-KEPT = {"JPEG": "jpg", "MPO": "jpg", "PNG": "png", "WEBP": "webp"}  # bytes pass through untouched
-REWRITTEN = {"BMP": "bmp", "TIFF": "tiff", "GIF": "gif", "PPM": "ppm"}  # become PNG, first frame
-ORIENTATION = 0x0112  # EXIF tag; from 5 on a picture lies on its side
-PNG_MODES = {"1", "L", "LA", "I", "I;16", "P", "RGB", "RGBA"}
+KEPT = ("JPEG", "PNG", "WEBP", "AVIF")  # bytes pass through untouched; the others become PNG
+MISSING = "missing image"
+SHOWN = 120  # characters of a path
+# What is wrong with one name alone. Anything else is wrong with the drive, and must not pass for missing pictures.
+_OF_A_NAME = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM,
+              errno.EINVAL, errno.EILSEQ}  # fmt: skip
 
 
-def extension(data: bytes) -> str | None:
-    """The file extension of picture bytes, told from their content; none for an unknown format."""
+class PreparedImage(NamedTuple):
+    """A picture for a shard. `notes`: what was inferred in decoding it."""
+
+    extension: str
+    data: bytes
+    notes: tuple[str, ...]
+
+
+def read_file(path: Path) -> bytes:
+    """The bytes of a picture that a record names. ImageError (MISSING) where there is none that may be read under this
+    name, UserError where the drive fails."""
+    name = str(path) if len(str(path)) <= SHOWN else f"{str(path)[:SHOWN]}... ({len(path.name)} characters)"
     try:
-        with Image.open(io.BytesIO(data)) as image:
-            return {**KEPT, **REWRITTEN}.get(image.format or "")
-    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, Image.DecompressionBombError):
-        return None
+        return path.read_bytes()
+    except ValueError as error:  # a NUL in the name
+        raise ImageError(MISSING, f"{name!r}: {error}") from None
+    except OSError as error:
+        if error.errno not in _OF_A_NAME:
+            raise UserError(f"{name}: cannot be read: {error.strerror}; mend that and run it again") from None
+        raise ImageError(MISSING, f"{name}: {error.strerror}") from None
 
 
-def _as_png(data: bytes) -> bytes:
-    """The first frame, upright, as PNG; 16-bit greys keep their depth."""
-    try:
-        with Image.open(io.BytesIO(data)) as opened:
-            image = ImageOps.exif_transpose(opened)
-            if image.mode not in PNG_MODES:
-                image = image.convert("RGB")
-            out = io.BytesIO()
-            image.save(out, "PNG", exif=b"")
-    except Image.DecompressionBombError:
-        raise ImageError("bomb") from None
-    except (OSError, ValueError, SyntaxError, EOFError) as error:
-        raise ImageError("undecodable") from error
-    return out.getvalue()
+def extension(data: bytes) -> str:
+    """The file extension of picture bytes, told from their content. ImageError where they are no picture."""
+    return FORMATS[read_header(data).format][0]
 
 
-def decode(data: bytes, smallest: int | None = None) -> Image.Image:
-    """An upright RGB picture of any format that `prepare` takes. `smallest` and ImageError as `open_image`."""
-    return open_image(_as_png(data) if extension(data) in REWRITTEN.values() else data, smallest)
+def prepare(data: bytes, short_side: int | None = None) -> PreparedImage:
+    """A picture's bytes for a shard, after decoding it in full to know that it can be.
+
+    JPEG, PNG, WebP and AVIF are returned untouched; the others become PNG of the pixels that training would have seen.
+    With `short_side`, a larger picture is shrunk to it (upright, RGB; what is or becomes PNG is PNG, the others become
+    JPEG 95). Raises ImageError with its cause.
+    """
+    format, examined = read_header(data).format, examine_image(data)
+    if short_side is not None and min(examined.image.size) > short_side:
+        lossless = format not in KEPT or format == "PNG"
+        return _shrunk(examined, short_side, lossless)
+    if format in KEPT:
+        return PreparedImage(FORMATS[format][0], data, examined.notes)
+    return _encoded(examined.image, "PNG", examined.notes)
 
 
-def upright_size(data: bytes) -> tuple[int, int]:
-    """Width and height as seen, from the header alone. ImageError "undecodable" where there is none."""
-    try:
-        with Image.open(io.BytesIO(data)) as image:
-            turned = image.getexif().get(ORIENTATION, 1) >= 5
-            return (image.height, image.width) if turned else image.size
-    except Image.DecompressionBombError:
-        raise ImageError("bomb") from None
-    except Exception as error:  # Pillow's readers raise nearly anything on hostile bytes
-        raise ImageError("undecodable", f"{type(error).__name__}: {error}") from error
-
-
-def _shrink(image: Image.Image, short_side: int, kind: str) -> tuple[str, bytes]:
+def _shrunk(examined: ExaminedImage, short_side: int, lossless: bool) -> PreparedImage:
+    image = examined.image
     factor = short_side / min(image.size)
     size = (max(1, round(image.width * factor)), max(1, round(image.height * factor)))
-    out = io.BytesIO()
     small = image.resize(size, Image.Resampling.LANCZOS)
-    if kind == "png":
-        small.save(out, "PNG")
-        return "png", out.getvalue()
-    small.save(out, "JPEG", quality=95, subsampling=0)
-    return "jpg", out.getvalue()
+    return _encoded(small, "PNG" if lossless else "JPEG", examined.notes)
 
 
-def prepare(data: bytes, short_side: int | None = None) -> tuple[str, bytes]:
-    """(extension, bytes) of a picture for a shard, after decoding it in full to know that it can be.
-
-    JPEG, PNG and WEBP bytes are returned untouched; BMP, TIFF, GIF and PPM become PNG. With `short_side`, a larger
-    picture is shrunk to it (upright, RGB; PNG stays PNG, the others become JPEG 95). Raises ImageError with its cause.
-    """
-    kind = extension(data)
-    if kind in REWRITTEN.values():
-        kind, data = "png", _as_png(data)
-    image = open_image(data)
-    if kind is None:
-        raise ImageError("undecodable")
-    if short_side is not None and min(image.size) > short_side:
-        return _shrink(image, short_side, kind)
-    return kind, data
+def _encoded(image: Image.Image, kind: str, notes: tuple[str, ...]) -> PreparedImage:
+    """An RGB picture; a PNG without colour is stored as grey, which is decoded to the same."""
+    out = io.BytesIO()
+    if kind == "JPEG":
+        image.save(out, kind, quality=95, subsampling=0)
+    else:
+        red, green, blue = (channel.tobytes() for channel in image.split())
+        (image.getchannel(0) if red == green == blue else image).save(out, kind)
+    return PreparedImage(FORMATS[kind][0], out.getvalue(), notes)

@@ -1,6 +1,5 @@
 """Records with their pictures, in blocks, from records files and from folders of shards."""
 
-import errno
 import hashlib
 import json
 import os
@@ -12,14 +11,13 @@ from typing import Any
 
 from PIL import Image
 
-from data_tools.common.image_bytes import decode
+from data_tools.common.image_bytes import read_file
 from vglm_train.data.record import Record, RecordError, parse
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.shards.reader import DamagedSample, ShardReader
 from vglm_train.errors import UserError
-from vglm_train.image import ImageError
+from vglm_train.image import ImageError, open_image
 
-OF_THE_PATH = (errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ENAMETOOLONG, errno.ELOOP, errno.EACCES, errno.EPERM)
 FIRST = 20  # first lines of a file, of which one at least must be meant as a record
 
 
@@ -73,7 +71,10 @@ class RecordItem:
         """The picture's bytes. RecordError where there is none, UserError where a drive is gone."""
         if isinstance(self.source, bytes):
             return self.source
-        return read_picture(self.source or Path())
+        try:
+            return read_file(self.source or Path())
+        except ImageError as error:
+            raise RecordError(error.cause, error.reason) from None
 
     def image_id(self, data: bytes) -> int:
         return self.record.picture_id(data)
@@ -83,23 +84,10 @@ class RecordItem:
         return open_picture(self.image(), smallest)
 
 
-def read_picture(path: Path) -> bytes:
-    """The bytes of a record's picture. RecordError where its path is at fault, UserError where a drive is gone, which
-    must not pass for missing pictures."""
-    try:
-        return path.read_bytes()
-    except ValueError:
-        raise RecordError("missing image", f"{str(path)!r}: no file can have that name") from None
-    except OSError as error:
-        if error.errno in OF_THE_PATH:
-            raise RecordError("missing image", f"{path}: {error.strerror}") from None
-        raise UserError(f"{path}: cannot be read: {error.strerror}; mend that and run the same command again") from None
-
-
 def open_picture(data: bytes, smallest: int | None = None) -> Image.Image:
-    """`decode` whose ImageError is a RecordError."""
+    """`open_image` whose ImageError is a RecordError."""
     try:
-        return decode(data, smallest)
+        return open_image(data, smallest)
     except ImageError as error:
         raise RecordError(error.cause, str(error)) from None
 

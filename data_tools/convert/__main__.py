@@ -37,6 +37,7 @@ from vglm_train.data.tables.readers import open_source as open_table_source
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
+from vglm_train.image import ImageError
 
 STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
 INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
@@ -99,9 +100,10 @@ def _drafts(rows: RowReader, columns: SourceColumns, report: Report) -> Iterator
 def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
     """Write a picture that came inside the source as a file named by its content; an equal one is kept."""
     identity = content_id(data)
-    kind = extension(data)
-    if kind is None:
-        raise RecordError("image", f"{len(data)} bytes that are no picture format known here")
+    try:
+        kind = extension(data)
+    except ImageError as error:
+        raise RecordError("image", str(error)) from None
     path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
     if not path.is_file():
         path.parent.mkdir(parents=True, exist_ok=True)

@@ -14,13 +14,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.common.image_bytes import upright_size
 from data_tools.common.image_hash import DECODED, THUMBNAIL, compare, image_hash
 from data_tools.common.jobs import JobStage
 from data_tools.common.records import Block, Inputs, RecordItem, open_picture, read_block
 from data_tools.dedupe.hash_index import NearPairs, Rows
 from vglm_train.data.record import RecordError
 from vglm_train.files import replace_file
+from vglm_train.image import read_header
 
 PICTURE_INFO = np.dtype([("hash", "u8"), ("image_id", "i8"), ("captions", "i4"), ("area", "i8"), ("usable", "?")])
 EDGE = np.dtype([("i", "i8"), ("j", "i8"), ("distance", "i4"), ("agreement", "f4")])
@@ -81,7 +81,7 @@ def _hash_item(item: RecordItem) -> tuple[tuple, tuple]:
     captions = sum(len(texts) for texts in item.record.captions.values())
     data = item.image()
     found = image_hash(open_picture(data, DECODED))
-    width, height = upright_size(data)
+    _, width, height = read_header(data)
     return (found.hash, item.image_id(data), captions, width * height, True), (found.grey, found.colours)
 
 

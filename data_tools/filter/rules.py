@@ -11,12 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from data_tools.common.image_bytes import upright_size
 from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer
 from data_tools.common.records import Block, RecordItem, moved, read_block
 from data_tools.common.text import caption_length, detect_language
 from vglm_train.data.record import RecordError
-from vglm_train.image import ImageError, eval_pixels
+from vglm_train.image import ImageError, eval_pixels, read_header
 
 AT_ONCE = 32  # pictures scored in one go
 
@@ -119,7 +118,8 @@ def _candidate(item: RecordItem, filtering: Filtering) -> Candidate:
         if not any(candidate.captions.values()):
             candidate.gone = "no caption left", None
         elif rules.sizes:
-            candidate.gone = rules.broken_size(*upright_size(item.image()))
+            header = read_header(item.image())
+            candidate.gone = rules.broken_size(header.width, header.height)
     except (RecordError, ImageError) as error:
         candidate.gone = error.cause, str(error)
     return candidate

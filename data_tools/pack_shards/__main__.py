@@ -2,12 +2,14 @@
 
     python -m data_tools.pack_shards records.jsonl --out shards/train --split train
 
-Shard i holds a fixed range of the records, as KEY.jpg|png|webp + KEY.json, where KEY is the record's line number in the
-records file. NAME.idx beside NAME.tar says where each sample lies and which languages it has, so that training need not
-look. A finished shard is renamed into place and described in OUT/.parts; the same command after a kill keeps finished
-shards and does the rest, and the bytes are those of an uninterrupted run. `manifest.json` is written last: a folder
-without it is not a data set yet. Pictures are decoded in full; a damaged one is left out, counted by cause and named in
-`skipped.jsonl`. JPEG, PNG and WEBP bytes pass through untouched, BMP, TIFF and GIF (first frame) become PNG.
+Shard i holds a fixed range of the records, as KEY.jpg|png|webp|avif + KEY.json, where KEY is the record's line number
+in the records file. NAME.idx beside NAME.tar says where each sample lies and which languages it has, so that training
+need not look. A finished shard is renamed into place and described in OUT/.parts; the same command after a kill keeps
+finished shards and does the rest, and the bytes are those of an uninterrupted run. `manifest.json` is written last: a
+folder without it is not a data set yet. Pictures are decoded in full; a damaged one is left out, counted by cause and
+named in `skipped.jsonl`. JPEG, PNG, WebP and AVIF bytes pass through untouched; BMP, TIFF, GIF (first frame) and PPM
+become PNG of 8 bits a colour. What had to be inferred, such as the range of 16-bit values, is counted on stdout and in
+the manifest.
 """
 
 import json
@@ -71,8 +73,10 @@ def _finish(plan: PackPlan, parts: list[dict[str, Any]]) -> Manifest:
     """Write skipped.jsonl and, last, manifest.json; shards without a sample are dropped."""
     skipped = [entry for part in parts for entry in part["skipped"]]
     captions: Counter[str] = Counter()
+    inferred: Counter[str] = Counter()
     for part in parts:
         captions.update(part["captions"])
+        inferred.update(part.get("inferred", {}))  # an earlier version has left it out
     kept = [part for part in parts if part["samples"]]
     if not kept:
         raise UserError(f"{plan.records}: no record could be packed; the first: {skipped[0]['message']}")
@@ -87,6 +91,7 @@ def _finish(plan: PackPlan, parts: list[dict[str, Any]]) -> Manifest:
         "samples": sum(part["samples"] for part in kept),
         "captions": dict(sorted(captions.items())),
         "skipped": dict(sorted(Counter(entry["cause"] for entry in skipped).items())),
+        "inferred": dict(sorted(inferred.items())),
         "pack": plan.identity(),
     }
     shards = [
@@ -131,6 +136,8 @@ def main() -> int:
     manifest = pack(args.records, args.out, options, args.workers)
     captions = ", ".join(f"{count} {language}" for language, count in manifest.extra["captions"].items())
     print(f"{args.out}: {manifest.samples} samples in {len(manifest.shards)} shards, captions: {captions}")
+    for note, count in manifest.extra.get("inferred", {}).items():
+        print(f"pictures, {note}: {count}")
     _print_skipped(args.out, manifest.extra["skipped"])
     return 0
 

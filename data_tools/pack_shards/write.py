@@ -10,8 +10,7 @@ from typing import Any
 
 from webdataset.writer import TarWriter
 
-from data_tools.common.image_bytes import prepare
-from data_tools.common.records import read_picture
+from data_tools.common.image_bytes import prepare, read_file
 from vglm_train.data.record import Record, RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, make_index, write_index
 from vglm_train.errors import UserError
@@ -107,43 +106,54 @@ def _lines(plan: PackPlan, job: Job) -> Iterator[tuple[int, bytes]]:
                     return
 
 
-def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, Any]]:
-    """A record and its members for the tar writer. RecordError or ImageError say why there is none."""
+def _sample(plan: PackPlan, key: str, line: bytes) -> tuple[Record, dict[str, Any], list[str]]:
+    """A record, its members for the tar writer, and what was inferred in decoding its pictures.
+
+    RecordError or ImageError say why there is none.
+    """
     record = parse(line)
-    pictures = [read_picture(plan.records.parent / name) for name in (record.image, *record.more)]
+    names = (record.image, *record.more)
+    pictures = [read_file(plan.records.parent / name) for name in names]
     identity = record.picture_id(pictures[0])
     members: dict[str, bytes] = {}
-    for number, data in enumerate(pictures):
-        kind, image = prepare(data, plan.options.resize_short_side)
+    notes: list[str] = []
+    for number, (name, data) in enumerate(zip(names, pictures)):
+        try:
+            kind, image, inferred = prepare(data, plan.options.resize_short_side)
+        except ImageError as error:
+            raise ImageError(error.cause, f"{name}: {error.reason}") from None
         members[f"{number}.{kind}" if number else kind] = image
+        notes += inferred
     first, *more = [f"{key}.{member}" for member in members]
     packed = replace(record, image=first, more=tuple(more), image_id=identity)
     text = json.dumps({**json.loads(line), **as_fields(packed)}, ensure_ascii=False, sort_keys=True)
-    return record, {"__key__": key, **members, "json": text.encode("utf-8", "replace")}
+    return record, {"__key__": key, **members, "json": text.encode("utf-8", "replace")}, notes
 
 
 def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
     """Write one shard, its index and its part file; each appears whole or not at all. Returns the part."""
     skipped: list[dict[str, Any]] = []
     languages: Counter[str] = Counter()
+    inferred: Counter[str] = Counter()
     samples = 0
     path = plan.out / shard_name(job.shard)
     with replace_file(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
         for number, line in _lines(plan, job):
             key = f"{number:09d}"
             try:
-                record, members = _sample(plan, key, line)
+                record, members, notes = _sample(plan, key, line)
             except (RecordError, ImageError) as error:
                 skipped.append(_skip(plan, number, line, error))
                 continue
             tar.write(members)
             samples += 1
             languages.update(record.caption_counts)
+            inferred.update(notes)
     digest, table = sha256(path), make_index(path)
     write_index(path, table, digest)
     part = {"name": path.name, "samples": samples, "bytes": path.stat().st_size, "sha256": digest,
             "languages": count_languages(table), "captions": dict(sorted(languages.items())),
-            "skipped": skipped}  # fmt: skip
+            "skipped": skipped, "inferred": dict(sorted(inferred.items()))}  # fmt: skip
     write_json(plan.parts / f"{path.stem}.json", part)
     return part
 
@@ -154,5 +164,5 @@ def _skip(plan: PackPlan, number: int, line: bytes, error: RecordError | ImageEr
         name = json.loads(line).get("id")
     except (ValueError, AttributeError):
         name = None
-    where = f"{plan.records}: line {number}"
-    return {"line": number, "id": name, "cause": error.cause, "message": f"{where}: {error}"}
+    message = f"{plan.records}: line {number}: {error.reason}"
+    return {"line": number, "id": name, "cause": error.cause, "message": message}

@@ -1,14 +1,16 @@
 """What the model will see: pictures after augmentation beside the texts, their ids and what is learned of them.
 
-    python -m data_tools.preview configs/pretrain/my_run.yaml data.workers=0 --out preview.png
+    python -m data_tools.preview configs/pretrain/my_run.yaml data.workers=0 --out preview.html
 
 Read by the same objects, with the same seed, that training (or validation) reads with: the first rows of
-`--split train` are the first rows of the run. Writes a PNG and lists the texts on stdout. Of stage one: captions with
-their tokens, which share of these is [UNK] in each language, and how many captions are cut at model.text.max_length. Of
-stage two and fine-tuning: the sequence that the language model reads with its pictures, which ids it learns, how many
-samples are cut at prompt.max_prompt or prompt.max_answer; of validation the prompt and the right answers.
+`--split train` are the first rows of the run. Writes a page for the browser and lists the texts on stdout; `--png` also
+writes one picture of all, if a font of this machine has the letters. Of stage one: captions with their tokens, which
+share of these is [UNK] in each language, and how many captions are cut at model.text.max_length. Of stage two and
+fine-tuning: the sequence that the language model reads with its pictures, which ids it learns, how many samples are cut
+at prompt.max_prompt or prompt.max_answer; of validation the prompt and the right answers.
 """
 
+from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +21,7 @@ from PIL import Image
 from torch import Tensor
 
 from data_tools.common import cli
+from data_tools.preview.page import render_page
 from data_tools.preview.prompts import PromptView, read_epoch
 from data_tools.preview.sheet import Cell, advice, draw_sheet, find_face
 from vglm_train.config.check import check
@@ -33,7 +36,7 @@ from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.files import replace_file
+from vglm_train.files import replace_file, write_text
 from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 
 UNKNOWN = 0.02  # share of [UNK] above which a vocabulary does not fit
@@ -218,42 +221,70 @@ def side_by_side(pixels: Tensor) -> Image.Image:
     return sheet
 
 
-def preview(config: Config, split: str, rows: int, epoch: int, font: Path | None, out: Path) -> Iterator[str]:
-    """Write the picture to `out`; yields the listing, line by line. UserError as training would raise it."""
+@dataclass(frozen=True, slots=True)
+class Output:
+    """Where the preview goes. `png`: one picture of all, drawn with `font` or one that is found; None: it is not."""
+
+    page: Path
+    png: Path | None = None
+    font: Path | None = None
+
+
+def preview(config: Config, split: str, rows: int, epoch: int, out: Output) -> Iterator[str]:
+    """Write the page, and the picture if one is wanted; yields the listing, line by line.
+
+    UserError as training would raise it, and, once the page is there, where no font has the letters for the picture.
+    """
     view: View = CaptionView(config) if config.run.stage == "align" else PromptView(config)
-    face = find_face(font)
+    face = find_face(out.font)
     shown, damaged = collect(view.samples(split, epoch), rows)
     if not shown:
         first = f"; the first: {damaged[0]}" if damaged else ""
         raise UserError(f"no sample of {split} can be shown{first}. Run python -m data_tools.check_shards")
     cells = [Cell(side_by_side(view.picture(sample)), list(view.describe(sample))) for sample in shown]
-    with replace_file(out) as file:
-        draw_sheet(cells, face, COLUMNS).save(file, "PNG")
-    for sample in shown:
-        yield from view.describe(sample)
+    for cell in cells:
+        yield from cell.lines
         yield ""
-    yield from (f"damaged, not shown: {damage}" for damage in damaged)
-    yield from view.closing(split)
-    if (warning := advice(face)) is not None:
-        yield warning
-    yield f"written: {out}"
+    notes = [*(f"damaged, not shown: {damage}" for damage in damaged), *view.closing(split)]
+    yield from notes
+    write_text(out.page, render_page(f"{config.run.name}: what {split} reads", cells, notes))
+    yield f"written: {out.page}"
+    if out.png is not None:
+        if missing := face.missing(line for cell in cells for line in cell.lines):
+            raise UserError(f"{out.png} is not written, the page is: {advice(face, missing)}")
+        with replace_file(out.png) as file:
+            draw_sheet(cells, face, COLUMNS).save(file, "PNG")
+        yield f"written: {out.png}"
+
+
+def _output(args: Namespace) -> Output:
+    """The files of the command line. UserError where the page would be no page."""
+    if args.out.suffix.lower() not in (".html", ".htm"):
+        hint = f" --png {args.out}" if args.out.suffix.lower() == ".png" else ""
+        raise UserError(
+            f"--out {args.out}: the preview is a page for the browser; give --out {args.out.with_suffix('.html')}{hint}"
+        )
+    config = Path(args.config)
+    png = None if args.png is None else cli.output(args.png, [config], "--png")
+    return Output(cli.output(args.out, [config]), png, args.font)
 
 
 def main() -> int:
     parser = cli.parser("data_tools.preview", __doc__)
     parser.add_argument("config", help="YAML file of a run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
-    parser.add_argument("--out", type=Path, default=Path("preview.png"))
+    parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
+    parser.add_argument("--png", type=Path, help="also one picture of all, where a font has the letters")
     parser.add_argument("--rows", type=cli.at_least_one, default=16, help="samples shown (default: 16)")
     parser.add_argument("--split", choices=("train", "validation"), default="train")
     parser.add_argument("--epoch", type=int, default=0, help="train: whose augmentation and order (default: 0)")
-    parser.add_argument("--font", type=Path, help="font file with Chinese (default: one that is found)")
+    parser.add_argument("--font", type=Path, help="--png: font file with Chinese (default: one that is found)")
     args = parser.parse_intermixed_args()
-    cli.output(args.out, [Path(args.config)])
+    out = _output(args)
     with errors_with_location(args.config, args.overrides):
         config = load(args.config, args.overrides)
         check(config, 1)
-        for line in preview(config, args.split, args.rows, args.epoch, args.font, args.out):
+        for line in preview(config, args.split, args.rows, args.epoch, out):
             print(line)
     return 0
 

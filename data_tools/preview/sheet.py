@@ -2,7 +2,7 @@
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -17,8 +17,9 @@ SIZE = 15  # of the text, pixels
 LINE = 20
 MARGIN = 12
 TEXT_WIDTH = 460
+SHOWN = 8  # letters that are named
 SMALLEST = 160  # a smaller picture is drawn enlarged, each pixel a square
-MISSING = "□"
+UNKNOWN = "\U0010fffd"  # no font has it: it is drawn as the box for a missing letter
 
 Font = ImageFont.FreeTypeFont | ImageFont.ImageFont
 
@@ -33,17 +34,16 @@ class Cell:
 
 @dataclass(frozen=True, slots=True)
 class Face:
-    """A font; `chinese` tells whether it has ideographs."""
+    """A font."""
 
     font: Font
-    chinese: bool
     name: str
 
-    def legible(self, text: str) -> str:
-        """The text with what the font cannot draw as boxes, so that nothing looks right that is not."""
-        if self.chinese:
-            return text
-        return "".join(letter if ord(letter) < 0x2000 else MISSING if ord(letter) > 0x2E7F else "?" for letter in text)
+    def missing(self, texts: Iterable[str]) -> list[str]:
+        """The letters of the texts that the font would draw as boxes."""
+        box = bytes(self.font.getmask(UNKNOWN))
+        letters = sorted({letter for text in texts for letter in text if not letter.isspace()})
+        return [letter for letter in letters if bytes(self.font.getmask(letter)) == box]
 
 
 def _folders() -> list[Path]:
@@ -59,11 +59,6 @@ def _candidates() -> Iterator[Path]:
         yield from (path for path in files if path.name.lower().startswith(family.lower()))
 
 
-def _has_chinese(font: Font) -> bool:
-    """Whether an ideograph is drawn as something else than the box for a missing one."""
-    return bytes(font.getmask(SAMPLE)) != bytes(font.getmask("\U0010fffd"))
-
-
 def find_face(chosen: Path | None) -> Face:
     """The font of `--font`, else one of this machine with Chinese, else Pillow's own, which has none."""
     if chosen is not None:
@@ -71,15 +66,15 @@ def find_face(chosen: Path | None) -> Face:
             font = ImageFont.truetype(chosen, SIZE)
         except OSError as error:
             raise UserError(f"--font {chosen}: cannot be read as a font: {error}") from None
-        return Face(font, _has_chinese(font), str(chosen))
+        return Face(font, str(chosen))
     for path in _candidates():
         try:
-            font = ImageFont.truetype(path, SIZE)
+            face = Face(ImageFont.truetype(path, SIZE), str(path))
         except OSError:
             continue
-        if _has_chinese(font):
-            return Face(font, True, str(path))
-    return Face(ImageFont.load_default(SIZE), False, "Pillow's own")
+        if not face.missing(SAMPLE):
+            return face
+    return Face(ImageFont.load_default(SIZE), "Pillow's own font")
 
 
 def wrap(text: str, font: Font, width: int) -> list[str]:
@@ -105,7 +100,7 @@ def _fitting(text: str, font: Font, width: int) -> int:
 
 def draw_sheet(cells: Sequence[Cell], face: Face, columns: int) -> Image.Image:
     """All cells on one white sheet, row by row."""
-    enlarged = [_enlarge(cell.picture) for cell in cells]
+    enlarged = [enlarge(cell.picture) for cell in cells]
     texts = [_wrapped(cell.lines, face) for cell in cells]
     side = max((picture.width for picture in enlarged), default=SMALLEST)
     heights = [max(picture.height, LINE * len(lines)) for picture, lines in zip(enlarged, texts)]
@@ -123,20 +118,17 @@ def draw_sheet(cells: Sequence[Cell], face: Face, columns: int) -> Image.Image:
 
 
 def _wrapped(lines: Sequence[str], face: Face) -> list[str]:
-    return [part for line in lines for part in wrap(face.legible(line), face.font, TEXT_WIDTH)]
+    return [part for line in lines for part in wrap(line, face.font, TEXT_WIDTH)]
 
 
-def _enlarge(picture: Image.Image) -> Image.Image:
+def enlarge(picture: Image.Image) -> Image.Image:
+    """A small picture with each of its pixels a square."""
     factor = max(1, -(-SMALLEST // max(picture.size)))
     return picture.resize((picture.width * factor, picture.height * factor), Image.Resampling.NEAREST)
 
 
-def advice(face: Face) -> str | None:
-    """What to say when Chinese cannot be drawn."""
-    if face.chinese:
-        return None
+def advice(face: Face, missing: Sequence[str]) -> str:
+    """What to do about letters that the font lacks."""
     install = "brew install font-noto-sans-cjk-sc" if sys.platform == "darwin" else "apt-get install fonts-noto-cjk"
-    return (
-        f"the font ({face.name}) has no Chinese: in the picture it is drawn as {MISSING}, below it is whole; "
-        f"for a better picture: {install}, or --font FILE"
-    )
+    letters = " ".join(missing[:SHOWN]) + (f" and {len(missing) - SHOWN} more letters" if len(missing) > SHOWN else "")
+    return f"{face.name} cannot draw {letters}: {install}, or --font FILE"

@@ -12,11 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from data_tools.common.image_bytes import extension, upright_size
 from data_tools.common.records import Block, RecordItem, open_picture, read_block
 from data_tools.common.text import caption_length
 from vglm_train.data.record import RecordError
-from vglm_train.image import ImageError
+from vglm_train.image import FORMATS, ImageError, read_header
 
 NAMED = 20  # damaged records of a cause that are named
 SAMPLES = 24  # pictures on the page
@@ -91,23 +90,22 @@ def caption_key(text: str) -> int:
 def _count_item(item: RecordItem, counts: Counts, decode: bool) -> int:
     """Count one item; returns its image_id. RecordError where it cannot be used: then only the record was counted."""
     record, data = item.record, item.image()
-    kind = extension(data)
-    if kind is None:
-        raise RecordError("undecodable", f"{len(data)} bytes that are no picture format known here")
+    try:
+        header = read_header(data)
+    except ImageError as error:
+        raise RecordError(error.cause, str(error)) from None
     image_id, key = item.image_id(data), caption_key(item.id)
     shown = len(counts.samples) < SAMPLES or key < counts.samples[-1]["key"]
     picture = open_picture(data, None if decode else THUMBNAIL) if decode or shown else None
-    try:
-        width, height = upright_size(data)
-    except ImageError as error:
-        raise RecordError(error.cause, str(error)) from None
+    _, width, height = header
     if shown and picture is not None:
         captions = {name: list(texts)[:2] for name, texts in record.captions.items()}
         sample = {"key": key, "id": item.id, "captions": captions, "size": f"{width} x {height}"}
         counts.add({**Counts().to_json(), "samples": [sample | {"jpeg": _thumbnail(picture)}]})
     counts.bytes += len(data)
     for name, value in (("width", width), ("height", height), ("aspect", f"{_aspect(width, height):.2f}"),
-                        ("format", kind), ("source", record.source or "none"), ("split", record.split or "none"),
+                        ("format", FORMATS[header.format][0]), ("source", record.source or "none"),
+                        ("split", record.split or "none"),
                         ("languages", "+".join(sorted(record.captions)))):  # fmt: skip
         counts.count(name, value)
     _count_captions(record.captions, counts)

@@ -131,7 +131,7 @@ def where(work: Path) -> Iterator[str]:
     yield f"metrics            {work / 'run' / 'metrics.jsonl'}"
     yield f"W&B, offline       {offline} (wandb sync uploads it)"
     yield f"trained models     {work / 'run' / 'bundle'}, {work / 'run2' / 'bundle'}"
-    yield f"pictures and texts {work / 'preview.png'}, {work / 'data'}"
+    yield f"pictures and texts {work / 'preview.html'}, {work / 'data'}"
     yield f"these results      {work / 'results.json'}"
 
 

@@ -119,7 +119,7 @@ class Demo:
         shares = ", ".join(f"{name} {100 * share:.1f} %" for name, share in right.items())
         print(f"attributes of the objects that patches get right: {shares}")
         save_encoder(encoder, WORK / "encoder.safetensors")
-        _python("-m", "data_tools.preview", CONFIG, "--out", WORK / "preview.png", quiet=True)
+        _python("-m", "data_tools.preview", CONFIG, "--out", WORK / "preview.html", quiet=True)
 
     def _evaluate(self) -> Results:
         bundle, shards, out = WORK / "run" / "bundle", WORK / "shards" / "test", WORK / "retrieval.json"

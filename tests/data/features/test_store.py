@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from vglm_train.data.features import store as store_module
-from vglm_train.data.features.identity import Identity, picture_digest
+from vglm_train.data.features.identity import VERSION, Identity, picture_digest
 from vglm_train.data.features.store import FeatureStore, Writer, row_key
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
@@ -96,6 +96,6 @@ def test_everything_that_changes_features_changes_the_key() -> None:
     one = identity()
     changes = [
         {"encoder": "g"}, {"dtype": "float16"}, {"size": 32}, {"mean": (0.4,) * 3}, {"std": (0.4,) * 3},
-        {"crop_scale": (0.5, 1.0)}, {"flip": True}, {"seed": 1}, {"version": 2},
+        {"crop_scale": (0.5, 1.0)}, {"flip": True}, {"seed": 1}, {"version": VERSION + 1},
     ]  # fmt: skip
     assert len({one.key, *(replace(one, **change).key for change in changes)}) == len(changes) + 1

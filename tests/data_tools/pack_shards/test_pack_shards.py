@@ -110,8 +110,8 @@ def test_a_shard_without_samples_is_dropped(photos: Path, tmp_path: Path) -> Non
 def test_formats_pass_through_or_become_png(tmp_path: Path) -> None:
     levels = (np.arange(64 * 32, dtype=np.uint16) * 31).reshape(32, 64)
     colour = Image.fromarray((np.arange(32 * 64 * 3) % 251).astype(np.uint8).reshape(32, 64, 3))
-    kept = {"a.jpg": "jpg", "b.png": "png", "c.webp": "webp", "wrong-name.png": "jpg"}
-    rewritten = ["d.bmp", "e.tiff", "f.gif", "g16.tiff", "h.ppm"]
+    kept = {"a.jpg": "jpg", "b.png": "png", "c.webp": "webp", "d.avif": "avif", "wrong-name.png": "jpg"}
+    rewritten = ["e.bmp", "f.tiff", "g.gif", "g16.tiff", "h.ppm"]
     for name in [*kept, *rewritten]:
         picture = Image.fromarray(levels) if name == "g16.tiff" else colour
         picture.save(tmp_path / name, "JPEG" if name == "wrong-name.png" else None)
@@ -119,15 +119,18 @@ def test_formats_pass_through_or_become_png(tmp_path: Path) -> None:
     manifest = pack(write_records(tmp_path / "r.jsonl", rows), tmp_path / "out", PackOptions(None, 100, None))
     with tarfile.open(manifest.shards[0].path) as tar:
         members = {name: tar.extractfile(name).read() for name in tar.getnames() if not name.endswith(".json")}
-    assert manifest.samples == 9
+    assert manifest.samples == 10
+    assert manifest.extra["inferred"] == {"16-bit values, range found 16 bits": 1}
     for (name, kind), (member, data) in zip(kept.items(), members.items()):
         assert Path(member).suffix == f".{kind}"
         assert data == (tmp_path / name).read_bytes()
-    lossless = list(members.values())[4:]
+    lossless = list(members.values())[5:]
     assert all(data.startswith(b"\x89PNG") for data in lossless)
     for index in (0, 1, 4):
         assert open_image(lossless[index]).tobytes() == colour.tobytes()
-    assert np.array_equal(np.asarray(Image.open(io.BytesIO(lossless[3]))), levels)
+    for name, data in zip(rewritten, lossless):
+        assert open_image(data).tobytes() == open_image((tmp_path / name).read_bytes()).tobytes()
+    assert Image.open(io.BytesIO(lossless[3])).mode == "L"
 
 
 def test_resize_keeps_small_pictures_and_shrinks_large_ones(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 """The preview shows exactly what training reads, and warns where the vocabulary does not fit."""
 
+import base64
+import io
 import json
+import re
 from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
@@ -13,8 +16,8 @@ from PIL import Image, ImageFont
 
 from data_tools.pack_shards.__main__ import pack
 from data_tools.pack_shards.write import PackOptions
-from data_tools.preview.__main__ import PreviewSample, count_tokens, train_samples, validation_samples
-from data_tools.preview.sheet import MISSING, TEXT_WIDTH, Face, find_face, wrap
+from data_tools.preview.__main__ import Output, PreviewSample, count_tokens, preview, train_samples, validation_samples
+from data_tools.preview.sheet import TEXT_WIDTH, Face, find_face, wrap
 from vglm_train.config.load import load
 from vglm_train.data.loader import build
 from vglm_train.data.processors import PairProcessor
@@ -94,17 +97,25 @@ def test_unknown_and_cut_are_counted(run_file: Path) -> None:
     assert counts["zh"].missing == {"猫": 8}
 
 
-def test_the_command_writes_a_picture_and_a_listing(
+def test_the_command_writes_a_page_and_a_listing(
     run_file: Path, tmp_path: Path, tool: Callable[..., CompletedProcess[str]]
 ) -> None:
     shard = tmp_path / "shards" / "shard-000002.tar"
     shard.write_bytes(shard.read_bytes().replace(b'"captions"', b'"captoins"', 1))
-    done = tool("preview", run_file, "data.image.flip=false", "--rows", 8, "--out", tmp_path / "p" / "preview.png")
+    out = tmp_path / "p" / "preview.html"
+    done = tool("preview", run_file, "data.image.flip=false", "--rows", 8, "--out", out)
     assert done.returncode == 0, done.stderr
-    with Image.open(tmp_path / "p" / "preview.png") as sheet:
-        assert sheet.format == "PNG"
-        assert sheet.width > 2 * TEXT_WIDTH
-        assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
+    page = out.read_text("utf-8")
+    shown = [Image.open(io.BytesIO(base64.b64decode(found))) for found in re.findall(r"base64,([^\"]+)", page)]
+    assert [picture.size for picture in shown] == [(160, 160)] * 7  # 32 pixels, each of them a square
+    assert all(len(picture.getcolors(1 << 24)) > 500 for picture in shown)
+    texts = re.findall(r"<tr[^>]*><th>(en|zh)</th><td>([^<]*)</td></tr>", page)
+    assert len(texts) == 7
+    assert all(f"{language}: {text}" in done.stdout for language, text in texts)
+    assert any("只" in text for _, text in texts)
+    assert "damaged, not shown: shard-000002.tar" in page
+    assert '<li class="warn">warning: 16.7 % of the zh tokens are [UNK]' in page
+    assert list(out.parent.iterdir()) == [out]
     assert done.stdout.count("tokens: [CLS] [") == 7
     assert "damaged, not shown: shard-000002.tar" in done.stdout
     assert "warning: 16.7 % of the zh tokens are [UNK] (most often: 猫)" in done.stdout
@@ -114,12 +125,38 @@ def test_the_command_writes_a_picture_and_a_listing(
 
 def test_a_mistake_is_one_line(run_file: Path, tmp_path: Path, tool_here: Callable[..., CompletedProcess[str]]) -> None:
     for override, message in [("model.text.processr=plain", "processor"), ("data.train=[{name: a, shards: no}]", "no")]:
-        done = tool_here("preview", run_file, override, "--out", tmp_path / "preview.png")
+        done = tool_here("preview", run_file, override, "--out", tmp_path / "preview.html")
         assert done.returncode == 2
         assert done.stderr.startswith("error: ")
         assert message in done.stderr
         assert "Traceback" not in done.stderr
-    assert not (tmp_path / "preview.png").exists()
+    assert not (tmp_path / "preview.html").exists()
+
+
+def test_the_name_of_a_picture_is_refused(
+    run_file: Path, tmp_path: Path, tool_here: Callable[..., CompletedProcess[str]]
+) -> None:
+    done = tool_here("preview", run_file, "--out", tmp_path / "p.png")
+    assert done.returncode == 2
+    assert f"give --out {tmp_path / 'p.html'} --png {tmp_path / 'p.png'}" in done.stderr
+    assert not list(tmp_path.glob("p.*"))
+
+
+def test_a_picture_where_the_font_has_the_letters(run_file: Path, tmp_path: Path, monkeypatch) -> None:
+    """Pillow's own font has English and no Chinese: no picture with boxes in it is written."""
+    monkeypatch.setattr("data_tools.preview.sheet._candidates", lambda: iter(()))
+    page, picture = tmp_path / "p.html", tmp_path / "p.png"
+    list(preview(load(run_file, ["data.languages=[en]"]), "train", 4, 0, Output(page, picture)))
+    with Image.open(picture) as sheet:
+        assert sheet.format == "PNG"
+        assert sheet.width > 2 * TEXT_WIDTH
+        assert len(sheet.convert("RGB").getcolors(1 << 24)) > 1000
+    picture.unlink()
+    page.unlink()
+    with pytest.raises(UserError, match=r"p\.png is not written, the page is: Pillow's own font cannot draw .*--font"):
+        list(preview(load(run_file), "train", 4, 0, Output(page, picture)))
+    assert page.exists()
+    assert not picture.exists()
 
 
 def test_lines_are_wrapped_within_the_width() -> None:
@@ -131,8 +168,8 @@ def test_lines_are_wrapped_within_the_width() -> None:
     assert lines[0].endswith(("one", "two"))
 
 
-def test_a_font_without_chinese_says_so(tmp_path: Path) -> None:
-    face = Face(ImageFont.load_default(15), False, "test")
-    assert face.legible("一只 dog") == f"{MISSING}{MISSING} dog"
+def test_letters_that_a_font_lacks(tmp_path: Path) -> None:
+    face = Face(ImageFont.load_default(15), "test")
+    assert face.missing(["a dog", "一只 dog", "«read» [picture 1] 只"]) == ["一", "只"]
     with pytest.raises(UserError, match="--font"):
         find_face(tmp_path / "none.ttf")

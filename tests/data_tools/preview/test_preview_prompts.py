@@ -8,7 +8,6 @@ from subprocess import CompletedProcess
 
 import made_tables
 import pytest
-from PIL import Image
 from run import domain, runs, speaking
 
 from data_tools.preview.prompts import PromptView
@@ -101,11 +100,11 @@ def test_the_command_on_a_fine_tuning(made: Path, tmp_path: Path, tool_here: Too
     base = domain.write_base(made / "run.yaml", made / "aligned", tmp_path)
     config = domain.write_finetune(base, tmp_path / "marks", tmp_path)
     for split, wanted in (("train", "[end]»"), ("validation", "right (closed): ")):
-        done = tool_here("preview", config, "--rows", 3, "--split", split, "--out", tmp_path / "p.png")
+        done = tool_here("preview", config, "--rows", 3, "--split", split, "--out", tmp_path / "p.html")
         assert done.returncode == 0, done.stderr
         assert done.stdout.count(wanted) == 3
         assert done.stdout.count(QUESTION) == 3
     answers = {row["label"] for row in json.loads((tmp_path / "marks" / "test.json").read_text())}
     assert any(f"right (closed): {answer}" in done.stdout for answer in answers)
-    with Image.open(tmp_path / "p.png") as sheet:
-        assert sheet.format == "PNG"
+    page = (tmp_path / "p.html").read_text("utf-8")
+    assert page.count('<div class="case">') == page.count("base64,") == 3

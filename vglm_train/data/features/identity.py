@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from vglm_train.config.run import Config
 
-VERSION = 1  # of the files and of how pictures become pixels
+VERSION = 2  # of the files and of how pictures become pixels; 1 knew neither deep pictures nor other formats
 
 
 class Encoder(Protocol):

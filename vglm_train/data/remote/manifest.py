@@ -128,7 +128,15 @@ def _count_one(address: str, store: ShardCache) -> Shard:
     else:
         handle = os.open(path, os.O_RDONLY)
     with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
-        table = read_caption_counts(walk_tar(handle), handle)
+        table = walk_tar(handle)
+        if table.fault is not None:
+            raise UserError(f"{redacted(address)}: {table.fault}.")
+        if table.cut is not None or table.lost:
+            reason = table.lost or f"the file ends within sample {table.key(table.cut or 0)}: what followed is lost"
+            logger.warning("%s: %s", redacted(address), reason)
+        if not len(table):
+            logger.warning("%s: holds no sample", redacted(address))
+        table = read_caption_counts(table, handle)
         digest, size = hashlib.file_digest(content, "sha256").hexdigest(), os.fstat(handle).st_size
     if remote:
         with suppress(FileNotFoundError):

@@ -68,11 +68,11 @@ def count_languages(table: TarIndex) -> dict[str, int]:
 
 
 def write_index(shard: Path, table: TarIndex, sha256: str) -> None:
-    """Write the index of `shard`, whole or not at all. A tar that ends in the middle gets none."""
+    """Write the index of `shard`, whole or not at all. A tar that is damaged gets none: an index cannot say how."""
     assert table.languages is not None
     assert table.caption_counts is not None
     path = index_path(shard)
-    if table.cut:
+    if table.cut is not None or table.fault or table.lost or table.lacks:
         path.unlink(missing_ok=True)
         return
     head = {
@@ -107,9 +107,9 @@ def parse_index(content: bytes, sha256: str) -> TarIndex | None:
     line, _, body = content.partition(b"\n")
     try:
         head = json.loads(line)
-        known = (sha256, list(IMAGE_EXTENSIONS), list(LANGUAGES))
-        if head["version"] not in (1, VERSION) or (head["sha256"], head["extensions"], head["languages"]) != known:
+        if head["version"] not in (1, VERSION) or (head["sha256"], head["languages"]) != (sha256, list(LANGUAGES)):
             return None
+        numbers = [IMAGE_EXTENSIONS.index(name) for name in head["extensions"]]
         samples, key_bytes, pictures = int(head["samples"]), int(head["key_bytes"]), int(head.get("more", 0))
         captions = None if head["version"] == 1 else int(head["captions"])
     except (ValueError, KeyError, TypeError):
@@ -129,7 +129,12 @@ def parse_index(content: bytes, sha256: str) -> TarIndex | None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
         caption_counts = _caption_counts(counts, _part(body, "u1", own - captions, captions))
     more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
-    return TarIndex(keys, offsets.astype(np.int64).reshape(-1, 4), extensions, False, languages, caption_counts, more)
+    offsets = offsets.astype(np.int64).reshape(-1, 4)
+    if tuple(head["extensions"]) != IMAGE_EXTENSIONS:
+        if (offsets[:, 1::2] < 0).any():
+            return None  # an earlier version knew fewer extensions: what a sample seems to lack may be there
+        extensions = np.array(numbers, np.uint8)[extensions]
+    return TarIndex(keys, offsets, extensions, None, languages, caption_counts, more)
 
 
 def _caption_counts(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> CaptionCounts:

@@ -38,8 +38,9 @@ class ShardReader:
         table = self._checked(shard, index)
         key = table.key(index)
         image, image_size, json, json_size = table.offsets[index].tolist()
-        if image_size < 0:
-            raise DamagedSample("image", shard.name, key, f"no member {key}.{{{','.join(IMAGE_EXTENSIONS)}}}")
+        if image_size < 0 or index in table.lacks:
+            reason = table.lacks.get(index, f"no member {key}.jpg, or of another extension of a picture")
+            raise DamagedSample("image", shard.name, key, reason)
         spans = ((image, image_size), (json, json_size), *table.further(index))
         first, record, *more = self._bytes(shard, key, spans)
         return RawSample(key, first, IMAGE_EXTENSIONS[table.extensions[index]], record, tuple(more))
@@ -57,13 +58,14 @@ class ShardReader:
         """The table of `shard`, in which sample `index` has a whole record."""
         table = self._index_of(shard, f"sample {index}")
         if index >= len(table):
-            reason = f"the manifest counts {shard.samples} samples, the file ends after {len(table)}"
+            reason = f"the manifest counts {shard.samples} samples, in the file {len(table)} are found"
+            reason += f"; {table.lost}" if table.lost else ""
             raise DamagedSample("truncated", shard.name, f"sample {index}", reason)
         key = table.key(index)
-        if table.cut and index == len(table) - 1:
+        if index == table.cut:
             raise DamagedSample("truncated", shard.name, key, "the file ends within the sample")
         if table.offsets[index, 3] < 0:
-            raise DamagedSample("record", shard.name, key, f"no member {key}.json")
+            raise DamagedSample("record", shard.name, key, table.lacks.get(index, f"no member {key}.json"))
         return table
 
     def _bytes(self, shard: Shard, key: str, spans: Iterable[tuple[int, int]]) -> list[bytes]:
@@ -129,6 +131,8 @@ class ShardReader:
         if shard.url is not None:
             self._handles[shard]  # fetched, its index too
         table = read_index(index_path(shard.path), shard.sha256) or walk_tar(self._handles[shard])
+        if table.fault is not None:
+            raise UserError(f"{shard.where}: {table.fault}.")
         if len(table) > shard.samples:
             raise UserError(
                 f"{shard.where}: holds {len(table)} samples, its manifest says {shard.samples}: {remake(shard.where)}."

@@ -1,11 +1,8 @@
-"""Where each sample of a tar lies: one walk over its headers.
-
-The walk is our own because loader workers do it for shards that have no index beside them: 30 microseconds a sample
-against the standard library's 155. Names are split into key and extension by webdataset's own rule.
-"""
+"""Tars as samples, by webdataset's rule: a sample is what shares a name up to the first dot of the file's name."""
 
 import os
 import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,21 +12,18 @@ import numpy as np
 from numpy.typing import NDArray
 from webdataset.tariterators import base_plus_ext
 
-IMAGE_EXTENSIONS = ("jpg", "jpeg", "png", "webp")
+from vglm_train.data.shards.tar_members import Member, TarWalk
+from vglm_train.image import SUFFIXES
+
+IMAGE_EXTENSIONS = SUFFIXES
+PREFERRED = ("jpg", "jpeg", "png", "webp")  # where a sample has several pictures, one of these is taken
+RECORD = "json"
+TEXTS = frozenset((RECORD, "txt"))
+HIDDEN = "hidden files, such as macOS's ._* and .DS_Store"
+SHOWN = 4  # members that are named
+
+_IMAGES = frozenset(IMAGE_EXTENSIONS)
 _NUMBERED = re.compile(rf"(\d{{1,6}})\.({'|'.join(IMAGE_EXTENSIONS)})")  # behind the key: pictures of a dialogue
-BLOCK = 512  # bytes: headers and data of a tar lie on multiples of it
-_REGULAR = b"0\0" + b"7"  # type flags of plain files
-_DATALESS = b"123456"  # links, devices, folders
-_EXTENDED = b"xL"  # pax and GNU headers that speak of the next member
-_SKIPPED = b"gK"  # of all members, or of a link: nothing we need
-
-
-class Member(NamedTuple):
-    """A plain file in a tar."""
-
-    name: str
-    offset: int  # of its first byte
-    size: int
 
 
 class CaptionCounts(NamedTuple):
@@ -40,6 +34,100 @@ class CaptionCounts(NamedTuple):
     starts: NDArray[np.int64]  # [n] where in `lengths` a sample begins
 
 
+@dataclass(slots=True)
+class TarSample:
+    """The members of one sample by what follows its key, in small letters: "jpg", "1.jpg", "json"."""
+
+    key: str
+    members: dict[str, Member]
+    doubt: bool = False  # which members of the key belong together cannot be told
+
+    def image(self) -> tuple[str, Member] | None:
+        """Its picture with the extension: the first of PREFERRED in the tar, else the first of IMAGE_EXTENSIONS, else
+        the numbered one with the smallest number."""
+        pictures = [name for name in self.members if name in _IMAGES]
+        chosen = next((name for name in pictures if name in PREFERRED), pictures[0] if pictures else None)
+        if chosen is not None:
+            return chosen, self.members[chosen]
+        name = next(iter(self.numbered()), None)
+        return None if name is None else (name.rpartition(".")[2], self.members[name])
+
+    def numbered(self) -> list[str]:
+        """Names of its numbered pictures, "1.jpg" and on, in order."""
+        found = [(int(match[1]), name) for name in self.members if (match := _NUMBERED.fullmatch(name))]
+        return [name for _, name in sorted(found)]
+
+    def further(self) -> list[Member]:
+        """The numbered pictures behind its first."""
+        numbered = self.numbered()
+        first_is_numbered = bool(numbered) and _IMAGES.isdisjoint(self.members)
+        return [self.members[name] for name in numbered[first_is_numbered:]]
+
+    def dotted(self) -> list[str]:
+        """Names of members that seem to be samples of their own, whose keys hold dots: such a key is lost.
+
+        They are KEY.a.jpg beside KEY.a.json or KEY.a.txt, and what a sample lacks if KEY.a alone has it.
+        """
+        stems: dict[str, set[str]] = {}
+        for name in self.members:
+            stem, dot, extension = name.rpartition(".")
+            if dot and (extension in _IMAGES or extension in TEXTS):
+                stems.setdefault(stem, set()).add(extension)
+        if not stems:
+            return []
+        lacks_picture, lacks_text = self.image() is None, TEXTS.isdisjoint(self.members)
+        found = []
+        for stem, extensions in stems.items():
+            texts, pictures = extensions & TEXTS, extensions & _IMAGES
+            if (texts and (pictures or lacks_text)) or (pictures and lacks_picture):
+                found += [f"{self.key}.{stem}.{extension}" for extension in sorted(extensions)]
+        return found
+
+
+@dataclass(slots=True)
+class TarContents:
+    """A tar's samples, in the order of their first members, and what else it holds."""
+
+    samples: list[TarSample]
+    walk: TarWalk
+    last: int | None  # the sample of the last member
+    beyond: bool  # the file ends within that member
+    unread: Counter[str]  # members that belong to no sample, by what they are
+
+    def cut(self) -> int | None:
+        """The sample within which the file ends."""
+        if not self.walk.cut or self.last is None:
+            return None
+        sample = self.samples[self.last]
+        whole = not self.beyond and sample.image() is not None and RECORD in sample.members
+        return None if whole else self.last
+
+    def unread_members(self) -> Counter[str]:
+        """Members that no reader of samples looks at, by what they are."""
+        unread = Counter(self.unread)
+        for sample in self.samples:
+            image = sample.image()
+            used = {RECORD, *sample.numbered(), *(image or ())[:1]}
+            unread.update(f".{name}" for name in sample.members if name not in used)
+        return unread
+
+    def fault(self) -> str | None:
+        """Why the file cannot be read as samples, and what to do."""
+        if self.walk.fault is not None:
+            return self.walk.fault
+        found = [(sample.key, names) for sample in self.samples if (names := sample.dotted())]
+        if not found:
+            return None
+        key, names = found[0]
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        others = f", and {len(found) - 1} other samples are alike" if len(found) > 1 else ""
+        return (
+            f"names with dots before the extension: {', '.join(names[:SHOWN])}{more}. A sample's key ends at the first "
+            f"dot, so these would be parts of one sample, {key!r}{others}. Rename the files, with another sign in "
+            "place of the dots, and pack them anew"
+        )
+
+
 @dataclass(frozen=True, slots=True)
 class TarIndex:
     """Where the n samples of a shard lie, in the order of the file."""
@@ -47,11 +135,15 @@ class TarIndex:
     keys: NDArray[np.bytes_]  # [n] UTF-8
     offsets: NDArray[np.int64]  # [n,4] offset and size of image, then of JSON; size -1: there is none
     extensions: NDArray[np.uint8]  # [n] index into IMAGE_EXTENSIONS
-    cut: bool  # the file ends in the middle: its last sample is damaged, and more may be lost
+    cut: int | None  # the sample within which the file ends, which is damaged; more may be lost
     languages: NDArray[np.uint8] | None = None  # [n] bits, see data/shards/index.py; None: not read yet
     caption_counts: CaptionCounts | None = None  # None: not read yet
     more: NDArray[np.int64] = field(default_factory=lambda: np.zeros((0, 3), dtype=np.int64))
     # [m,3] sample, offset and size of every further picture, KEY.1.jpg and on, in the order of samples and numbers
+    fault: str | None = None  # why it cannot be read as samples
+    lost: str | None = None  # where the walk met something that is no member: what is behind it is lost
+    lacks: dict[int, str] = field(default_factory=dict)  # sample -> why a member of it cannot be had
+    unread: dict[str, int] = field(default_factory=dict)  # members that are not used, by what they are
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -74,128 +166,91 @@ def read_tar_index(path: Path) -> TarIndex:
         os.close(handle)
 
 
+def read_contents(handle: int) -> TarContents:
+    """The samples of an open tar. Members of one key need not be neighbours, as long as the key occurs once."""
+    walk = TarWalk(handle)
+    unread: Counter[str] = Counter()
+    pieces: dict[tuple[int, str], list[_Piece]] = {}
+    place, ours = -1, False
+    for member in walk.members():
+        key, extension = base_plus_ext(member.name)
+        name = member.name.rpartition("/")[2]
+        ours = key is not None and not name.startswith((".", "__")) and "__MACOSX/" not in member.name
+        if ours:
+            place += 1
+            pieces.setdefault((member.part, key), []).append(_Piece(place, extension.lower(), member))
+        elif name.startswith(".") or "__MACOSX/" in member.name:
+            unread[HIDDEN] += 1
+        elif key is None:  # else it is one of webdataset's own marks, __KEY
+            unread["files without an extension"] += 1
+    groups = [(key, *group) for (_, key), own in pieces.items() for group in _grouped(own)]
+    groups.sort(key=lambda group: group[1][0].place)
+    samples = [TarSample(key, {piece.extension: piece.member for piece in own}, doubt) for key, own, doubt in groups]
+    last = next((number for number, (_, own, _) in enumerate(groups) if own[-1].place == place), None)
+    return TarContents(samples, walk, last, walk.beyond and ours, unread)
+
+
+class _Piece(NamedTuple):
+    """A member of a sample. `place`: which one it is of all such members of the tar."""
+
+    place: int
+    extension: str
+    member: Member
+
+
+def _grouped(pieces: list[_Piece]) -> Iterator[tuple[list[_Piece], bool]]:
+    """The members of one key as samples, and whether it is in doubt which of them belong together.
+
+    Where an extension occurs twice there are several samples of the key. Then neighbours belong together, and another
+    sample begins where an extension comes again. That is in doubt where it gives samples of unequal members.
+    """
+    if len({piece.extension for piece in pieces}) == len(pieces):
+        yield pieces, False
+        return
+    runs: list[list[list[_Piece]]] = []
+    for before, piece in zip([None, *pieces], pieces):
+        if before is None or piece.place != before.place + 1:
+            runs.append([[]])
+        elif any(piece.extension == own.extension for own in runs[-1][-1]):
+            runs[-1].append([])
+        runs[-1][-1].append(piece)
+    for run in runs:
+        doubt = len({frozenset(piece.extension for piece in own) for own in run}) > 1
+        yield from ((own, doubt) for own in run)
+
+
 def walk_tar(handle: int) -> TarIndex:
     """`read_tar_index` of an open file."""
-    walk = _Walk(handle)
-    keys: list[bytes] = []
-    offsets: list[list[int]] = []
-    extensions: list[int] = []
-    numbered: list[tuple[int, int, Member, int]] = []  # sample, number, KEY.NUMBER.jpg, its extension
-    for member in walk:
-        key, extension = base_plus_ext(member.name)
-        if key is None or key.rpartition("/")[2].startswith("__"):  # webdataset's own marks
-            continue
-        encoded = key.encode("utf-8", "surrogateescape")
-        if not keys or keys[-1] != encoded:
-            keys.append(encoded)
-            offsets.append([0, -1, 0, -1])
-            extensions.append(0)
-        extension = extension.lower()
-        if extension in IMAGE_EXTENSIONS and offsets[-1][1] < 0:
-            offsets[-1][:2] = member.offset, member.size
-            extensions[-1] = IMAGE_EXTENSIONS.index(extension)
-        elif extension == "json":
-            offsets[-1][2:] = member.offset, member.size
-        elif (found := _NUMBERED.fullmatch(extension)) is not None:
-            numbered.append((len(keys) - 1, int(found[1]), member, IMAGE_EXTENSIONS.index(found[2])))
-    more = _assign_numbered(numbered, offsets, extensions)
-    table = np.array(offsets, dtype=np.int64).reshape(-1, 4)
-    incomplete = len(table) > 0 and bool((table[-1, 1::2] < 0).any())
-    cut = walk.cut and (incomplete or walk.beyond)
-    return TarIndex(np.array(keys, dtype=np.bytes_), table, np.array(extensions, dtype=np.uint8), cut, more=more)
-
-
-def _assign_numbered(
-    numbered: list[tuple[int, int, Member, int]], offsets: list[list[int]], extensions: list[int]
-) -> NDArray[np.int64]:
-    """Numbered pictures in order -> `TarIndex.more`; the first is the sample's picture where it has no KEY.jpg."""
+    contents = read_contents(handle)
+    n = len(contents.samples)
+    offsets = np.tile(np.array((0, -1, 0, -1), dtype=np.int64), (n, 1))
+    extensions = np.zeros(n, dtype=np.uint8)
     more: list[tuple[int, int, int]] = []
-    for sample, _, member, extension in sorted(numbered):
-        if offsets[sample][1] < 0:
-            offsets[sample][:2], extensions[sample] = [member.offset, member.size], extension
-        else:
-            more.append((sample, member.offset, member.size))
-    return np.array(more, dtype=np.int64).reshape(-1, 3)
-
-
-class _Walk:
-    """The plain files of a tar: v7, ustar, GNU and pax headers. Afterwards `cut` and `beyond` tell how it ended."""
-
-    def __init__(self, handle: int) -> None:
-        self.handle = handle
-        self.end = os.fstat(handle).st_size
-        self.cut = True  # no end mark was met
-        self.beyond = False  # the last member's data reach beyond the end of the file
-
-    def __iter__(self) -> Iterator[Member]:
-        offset, name, length = 0, None, None  # what an extended header says of the next member
-        while header := _header(os.pread(self.handle, BLOCK, offset)):
-            if header.kind == b"":
-                self.cut = False
-                return
-            data = offset + BLOCK
-            size = 0 if header.kind in _DATALESS else header.size
-            if header.kind in _EXTENDED:
-                name, length = self._extended(header, data, name, length)
-            elif header.kind not in _SKIPPED:
-                size = size if length is None else length
-                if header.kind in _REGULAR:
-                    self.beyond = data + size > self.end
-                    yield Member(header.name if name is None else name, data, size)
-                name = length = None
-            offset = data + -(-size // BLOCK) * BLOCK
-
-    def _extended(
-        self, header: "_Header", data: int, name: str | None, length: int | None
-    ) -> tuple[str | None, int | None]:
-        """Name and size that a GNU long name or a pax header gives for the next member."""
-        content = os.pread(self.handle, header.size, data)
-        if header.kind == b"L":
-            return _text(content), length
-        if b" path=" not in content and b" size=" not in content:  # webdataset's writer notes the time only
-            return name, length
-        while content:
-            digits, _, rest = content.partition(b" ")
-            if not digits.isdigit():
-                break
-            record, content = rest[: int(digits) - len(digits) - 2], content[int(digits) :]
-            key, _, value = record.partition(b"=")
-            if key == b"path":
-                name = value.decode("utf-8", "surrogateescape")
-            elif key == b"size":
-                length = int(value)
-        return name, length
-
-
-class _Header(NamedTuple):
-    name: str
-    size: int
-    kind: bytes  # one byte; none: the end mark
-
-
-def _header(block: bytes) -> _Header | None:
-    """A header block; None where there is none or it is damaged."""
-    if len(block) < BLOCK:
-        return None
-    if not block.strip(b"\0"):
-        return _Header("", 0, b"")
-    try:
-        checksum = int(block[148:156].strip(b"\0 "), 8)
-        size = int.from_bytes(block[125:136]) if block[124] == 0x80 else int(block[124:136].strip(b"\0 ") or b"0", 8)
-    except ValueError:
-        return None
-    if checksum != sum(block) - sum(block[148:156]) + 8 * 0x20:
-        return None
-    name = _text(block[:100])
-    if block[257:263] == b"ustar\0" and block[345]:
-        name = f"{_text(block[345:500])}/{name}"
-    return _Header(name, size, block[156:157])
-
-
-def _text(field: bytes) -> str:
-    return field.partition(b"\0")[0].decode("utf-8", "surrogateescape")
-
-
-def members(handle: int) -> Iterator[Member]:
-    """Every plain file of an open tar, in order. A damaged header ends it as the end of the file would."""
-    yield from _Walk(handle)
+    lacks: dict[int, str] = {}
+    for number, sample in enumerate(contents.samples):
+        image, record = sample.image(), sample.members.get(RECORD)
+        if image is not None:
+            extensions[number] = IMAGE_EXTENSIONS.index(image[0])
+        for column, member in ((0, image and image[1]), (2, record)):
+            if member is not None and member.lack is None:
+                offsets[number, column : column + 2] = member.offset, member.size
+            elif member is not None:
+                lacks[number] = f"{member.name}: {member.lack}"
+        further = sample.further()
+        more += [(number, member.offset, member.size) for member in further]
+        for member in further:
+            if member.lack is not None:
+                lacks[number] = f"{member.name}: {member.lack}"
+        if sample.doubt:
+            lacks[number] = "several samples have this key, with unequal members: which belong together cannot be told"
+    return TarIndex(
+        keys=np.array([sample.key.encode("utf-8", "surrogateescape") for sample in contents.samples], dtype=np.bytes_),
+        offsets=offsets,
+        extensions=extensions,
+        cut=contents.cut(),
+        more=np.array(more, dtype=np.int64).reshape(-1, 3),
+        fault=contents.fault(),
+        lost=contents.walk.lost,
+        lacks=lacks,
+        unread=dict(contents.unread_members().most_common()),
+    )

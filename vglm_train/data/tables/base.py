@@ -19,7 +19,9 @@ CAUSES = {
     "quote": "a quote that is opened and not closed, or text behind a closing quote",
     "partner": "its other half is not there",
     "id": "its id is that of an earlier row",
-    "truncated": "the file ends within it",
+    "truncated": "the file ends within it, or goes on with something that cannot be read",
+    "doubt": "several samples have this key, with unequal members: which belong together cannot be told",
+    "link": "a member is a link that leads out of the tar, or is stored with holes",
 }
 """What is wrong with a row that cannot be read, by the cause that it is counted under."""
 

@@ -10,11 +10,12 @@ from vglm_train.config.data import Fields
 from vglm_train.data.tables.cells import is_missing
 from vglm_train.data.tables.choices import columns_of
 from vglm_train.errors import UserError
+from vglm_train.image import SUFFIXES
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
     "image": (
         "image", "img", "images", "image_path", "img_path", "img_name", "image_name", "file_name", "filename", "path",
-        "filepath", "figure_path", "jpg", "png", "webp",
+        "filepath", "figure_path", *SUFFIXES,
     ),
     "question": ("question", "prompt", "query", "instruction"),
     "context": ("context", "hint"),

@@ -18,8 +18,9 @@ from urllib.parse import unquote
 
 from vglm_train.data.record import RecordError
 from vglm_train.errors import UserError
+from vglm_train.image import SUFFIXES
 
-ENDINGS = (".jpg", ".png", ".jpeg", ".webp", ".bmp", ".tif", ".tiff", ".gif")  # tried where a name has none of them
+ENDINGS = tuple(f".{suffix}" for suffix in SUFFIXES)  # tried where a name has none of them, in any case
 SUGGESTED = 3  # folders above the table that are searched
 FOLDERS = 50  # of one folder at most
 TRIED = 5  # names whose leading folders are tried

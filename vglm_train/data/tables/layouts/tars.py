@@ -2,10 +2,9 @@
 
 import json
 import os
-import re
 from array import array
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
@@ -13,19 +12,17 @@ from typing import Any
 
 import numpy as np
 
-from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, Member, members
+from vglm_train.data.shards.tar import RECORD, TarContents, TarSample, read_contents
+from vglm_train.data.shards.tar_members import Member
 from vglm_train.data.tables.base import Row, keys_of, unreadable
-from vglm_train.data.tables.file_kinds import HEAD, is_tar, refuse_other_files
 from vglm_train.data.tables.layouts.splits import split_of
 from vglm_train.errors import UserError
 
 Values = dict[str, Any]
 Place = tuple[int, int]  # offset and size
 NONE: Place = (0, -1)
-PICTURES = frozenset((*IMAGE_EXTENSIONS, "bmp", "gif", "tif", "tiff", "ppm"))
 TEXTS = ("txt", "caption", "text")
 FIRST = 100  # rows whose keys are the columns
-_FURTHER = re.compile(r"(\d{1,6})\.(\w+)")  # behind KEY: KEY.1.jpg
 
 
 class TarTable:
@@ -43,9 +40,12 @@ class TarTable:
         folder = path if path.is_dir() else path.parent
         self.splits = [split_of(os.path.relpath(tar, folder)) for tar in self.tars]
         places, more, keys, ends = array("q"), array("q"), bytearray(), array("q", [0])
+        self.causes: dict[int, str] = {}  # row -> why it cannot be read
         for number, tar in enumerate(self.tars):
             for sample in _samples(tar):
                 first, *rest = sample.pictures or [NONE]
+                if sample.cause:
+                    self.causes[len(ends) - 1] = sample.cause
                 places.extend((number, *first, *sample.text, *sample.json))
                 more.extend(each for place in rest for each in (len(ends) - 1, *place))
                 keys += sample.key.encode("utf-8", "surrogateescape")
@@ -86,6 +86,8 @@ class TarTable:
         return self.keys[self.ends[number] : self.ends[number + 1]].decode("utf-8", "replace")
 
     def _row(self, number: int) -> Values:
+        if number in self.causes:
+            raise _Unreadable(self.causes[number])
         tar, *numbers = self.places[number].tolist()
         picture, text, record = zip(numbers[::2], numbers[1::2])
         first, last = np.searchsorted(self.more[:, 0], (number, number + 1))
@@ -111,45 +113,58 @@ class _Sample:
     pictures: list[Place] = field(default_factory=list)
     text: Place = NONE
     json: Place = NONE
+    cause: str = ""  # why it cannot be read: a key of CAUSES
 
 
 def _samples(tar: Path) -> Iterator[_Sample]:
-    """The samples of a tar, in its order."""
-    groups: dict[str, dict[str, Place]] = {}  # KEY -> what follows it -> where
-    for member in _members(tar):
-        folder, slash, name = member.name.removeprefix("./").rpartition("/")
-        key, dot, extension = name.partition(".")
-        if dot and key and not key.startswith("__"):
-            groups.setdefault(folder + slash + key, {})[extension.lower()] = (member.offset, member.size)
-    for key, files in groups.items():
-        if any("." not in extension for extension in files):
-            yield _sample(key, files)
-        else:  # the key itself has dots
-            dotted: dict[str, dict[str, Place]] = {}
-            for extension, place in files.items():
-                rest, _, last = extension.rpartition(".")
-                dotted.setdefault(f"{key}.{rest}", {})[last] = place
-            yield from (_sample(*each) for each in dotted.items())
+    """The samples of a tar, in its order. What is behind a damaged header is one more, which cannot be read."""
+    contents = _contents(tar)
+    cut = contents.cut()
+    for number, sample in enumerate(contents.samples):
+        *whole, last = _undotted(sample)
+        torn = number == cut and (contents.beyond or last.image() is None or len(last.members) == 1)
+        yield from (_sample(part, False) for part in whole)
+        yield _sample(last, torn)
+    if contents.walk.lost is not None:
+        yield _Sample("behind the last sample", cause="truncated")
 
 
-def _sample(key: str, files: dict[str, Place]) -> _Sample:
-    pictures = [place for extension, place in files.items() if extension in PICTURES][:1]
-    numbered = ((_FURTHER.fullmatch(extension), place) for extension, place in files.items())
-    further = [(int(found[1]), place) for found, place in numbered if found and found[2] in PICTURES]
-    text = next((files[extension] for extension in TEXTS if extension in files), NONE)
-    return _Sample(key, [*pictures, *(place for _, place in sorted(further))], text, files.get("json", NONE))
+def _undotted(sample: TarSample) -> list[TarSample]:
+    """The samples that this one is, where keys hold dots: KEY.a.jpg and KEY.b.jpg were taken for members of KEY."""
+    if not sample.dotted():
+        return [replace(sample, key=sample.key.removeprefix("./"))]
+    parts: dict[str, dict[str, Member]] = {}
+    for name, member in sample.members.items():
+        stem, _, extension = name.rpartition(".")
+        parts.setdefault(stem, {})[extension] = member
+    key = sample.key.removeprefix("./")
+    return [TarSample(f"{key}.{stem}" if stem else key, own) for stem, own in parts.items()]
 
 
-def _members(tar: Path) -> list[Member]:
+def _sample(sample: TarSample, torn: bool) -> _Sample:
+    image, text = sample.image(), next((sample.members[name] for name in TEXTS if name in sample.members), None)
+    pictures = ([] if image is None else [image[1]]) + sample.further()
+    record = sample.members.get(RECORD)
+    if torn or sample.doubt:
+        return _Sample(sample.key, cause="truncated" if torn else "doubt")
+    if any(member is not None and member.lack is not None for member in (*pictures, text, record)):
+        return _Sample(sample.key, cause="link")
+    return _Sample(sample.key, [(each.offset, each.size) for each in pictures], _place(text), _place(record))
+
+
+def _place(member: Member | None) -> Place:
+    return NONE if member is None else (member.offset, member.size)
+
+
+def _contents(tar: Path) -> TarContents:
     try:
         with open(tar, "rb") as file:
-            head = file.read(HEAD)
-            if head.strip(b"\0") and not is_tar(head):
-                refuse_other_files(tar, head)
-                raise UserError(f"{tar}: no tar: its first header is damaged.")
-            return list(members(file.fileno()))
+            contents = read_contents(file.fileno())
     except OSError as error:
         raise UserError(f"{tar}: cannot be read: {error.strerror}") from None
+    if contents.walk.fault is not None:
+        raise UserError(f"{tar}: {contents.walk.fault}.")
+    return contents
 
 
 def _read(tar: Path, places: Sequence[Place]) -> list[bytes | None]:

@@ -1,0 +1,36 @@
+"""Pictures, from files to pixels.
+
+decode.py      bytes of a file -> an upright RGB picture, the same for every reader
+depth.py       pictures of more than 8 bits as Pillow gives them
+levels.py      their black and white
+transforms.py  crops and squares for training and evaluation
+"""
+
+from vglm_train.image.decode import (
+    FORMATS,
+    MAX_PIXELS,
+    SUFFIXES,
+    ExaminedImage,
+    ImageHeader,
+    examine_image,
+    open_image,
+    read_header,
+)
+from vglm_train.image.errors import ImageError
+from vglm_train.image.transforms import crop_pixels, eval_pixels, random_crop, train_pixels
+
+__all__ = [
+    "FORMATS",
+    "MAX_PIXELS",
+    "SUFFIXES",
+    "ExaminedImage",
+    "ImageError",
+    "ImageHeader",
+    "crop_pixels",
+    "eval_pixels",
+    "examine_image",
+    "open_image",
+    "random_crop",
+    "read_header",
+    "train_pixels",
+]
