@@ -231,7 +231,8 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
 def target(args: argparse.Namespace) -> Target:
     """Where the command line says to read pictures and write records."""
     beside = args.out.parent / "images" if _brings_pictures(args) else Path(args.source).parent
-    name = args.name or Path(args.source).stem
+    source = Path(args.source)
+    name = args.name or (source.parent.resolve() if set(source.name) & set("*?[{") else source).stem
     out, images = cli.output(args.out, []), (args.images or beside).resolve()
     if _brings_pictures(args):
         make_folder(f"--images {images}", images)
