@@ -245,7 +245,8 @@ def target(args: argparse.Namespace) -> Target:
     images, kept = args.images or folder_of(source), args.images or out.parent / "images"
     if inside:
         make_folder(f"--images {kept}", kept)
-    return Target(out, images.resolve(), kept.resolve(), args.name or source.stem, args.split)
+    named = source.parent.resolve() if set(source.name) & set("*?[{") else source
+    return Target(out, images.resolve(), kept.resolve(), args.name or named.stem, args.split)
 
 
 def main() -> int:

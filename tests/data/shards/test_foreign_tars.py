@@ -329,6 +329,7 @@ def test_convert_takes_a_tar_a_folder_and_a_pattern(tmp_path: Path) -> None:
         assert [(each["captions"], each["split"]) for each in records] == [
             ({"en": ["photo 0"]}, "train"), ({"en": ["photo 1"]}, "validation")]  # fmt: skip
         assert (tmp_path / "out" / records[1]["image"]).read_bytes() == sample(1)["jpg"]
+        assert {each["source"] for each in records} == {"in"}
     records, _ = rows_of(tmp_path, tmp_path / "in" / "val-0.tar")
     assert len(records) == 1
 
