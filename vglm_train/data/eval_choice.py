@@ -1,8 +1,8 @@
 """Which samples or questions an evaluation takes where it is not to take all: spread over sources and languages.
 
-Each has a rank, a hash of its source and key. Those of the lowest ranks are taken, as many of each source and, in it,
-of each language, unless one has fewer. So the choice is the same on every machine, for any number of processes and in
-any order, and data that is added elsewhere changes nothing but how many each source gets.
+Those with the lowest hash of source and key are taken, as many of each source and, in it, of each language, unless one
+has fewer. So the choice is the same on every machine, for any number of processes and in any order, and data that is
+added elsewhere changes nothing but how many each source gets.
 """
 
 import hashlib
@@ -19,8 +19,8 @@ from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
 
 
-def rank(source: str, key: str) -> int:
-    """A hash of 63 bits."""
+def hash_of(source: str, key: str) -> int:
+    """63 bits."""
     digest = hashlib.blake2b(f"{source}\n{key}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
 
@@ -31,19 +31,19 @@ class Candidates:
 
     source: str
     positions: NDArray[np.int64]  # in the whole set, ascending
-    ranks: NDArray[np.int64]
+    hashes: NDArray[np.int64]
     languages: NDArray[np.uint8]  # bits of those wanted; 0: damaged, or none of those
 
     @classmethod
     def of(cls, source: str, first: int, keys: Sequence[str], languages: Sequence[int]) -> Self:
         """Candidates at positions from `first` on. Keys may be fewer: the others cannot be read."""
-        known = [rank(source, key) for key in keys] + [0] * (len(languages) - len(keys))
+        known = [hash_of(source, key) for key in keys] + [0] * (len(languages) - len(keys))
         positions = np.arange(first, first + len(languages), dtype=np.int64)
         return cls(source, positions, np.array(known, np.int64), np.array(languages, np.uint8))
 
     def take(self, chosen: NDArray[np.bool_], count: int) -> NDArray[np.int64]:
-        """Positions of the `count` lowest ranks among `chosen` [n]."""
-        return self.positions[chosen][np.argsort(self.ranks[chosen], kind="stable")[:count]]
+        """Positions of the `count` lowest hashes among `chosen` [n]."""
+        return self.positions[chosen][np.argsort(self.hashes[chosen], kind="stable")[:count]]
 
 
 def choose(candidates: Iterable[Candidates], limit: int) -> list[int]:
@@ -67,7 +67,7 @@ def _by_source(candidates: Iterable[Candidates]) -> list[Candidates]:
     parts: dict[str, list[Candidates]] = {}
     for each in candidates:
         parts.setdefault(each.source, []).append(each)
-    names = ("positions", "ranks", "languages")
+    names = ("positions", "hashes", "languages")
     return [
         Candidates(source, *(np.concatenate([getattr(each, name) for each in own]) for name in names))
         for source, own in parts.items()
@@ -94,7 +94,7 @@ def few(shards: Sequence[Shard], limit: int, languages: Sequence[str]) -> list[S
     """
     taken = {shard.name for shard in shards if shard.url is None}
     counts, wanted, samples = dict.fromkeys(languages, 0), -(-limit // len(languages)), 0
-    for shard in sorted(shards, key=lambda shard: rank("", shard.name)):
+    for shard in sorted(shards, key=lambda shard: hash_of("", shard.name)):
         own = shard.languages or {}
         lacking = any(own.get(name) and counts[name] < wanted for name in languages)
         if shard.url is not None and (samples < limit or lacking):
@@ -117,9 +117,9 @@ def samples_of(reader: ShardReader, shard: Shard, source: str, first: int, langu
 
 
 def examples(keys: Sequence[str], groups: Sequence[Hashable], count: int) -> list[int]:
-    """Indices of `count` of n items to look at: by rank, in turn one of each group. keys and groups: [n]."""
+    """Indices of `count` of n items to look at: by hash, in turn one of each group. keys and groups: [n]."""
     by_group: dict[str, list[int]] = {}
-    for index in sorted(range(len(keys)), key=lambda index: (rank(str(groups[index]), keys[index]), index)):
+    for index in sorted(range(len(keys)), key=lambda index: (hash_of(str(groups[index]), keys[index]), index)):
         by_group.setdefault(str(groups[index]), []).append(index)
     members = [by_group[name] for name in sorted(by_group)]
     turns = [(turn, number, index) for number, group in enumerate(members) for turn, index in enumerate(group)]

@@ -82,7 +82,7 @@ class Embedder:
             if len(r):
                 with self.autocast:
                     logits = self.model.match_logits(self.model.image_keys(raw[r].to(self.device)), i, m)
-                scores.append(logits.float())
+                scores.append(logits)
         return torch.cat(scores)
 
 

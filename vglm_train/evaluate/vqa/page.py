@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from html import escape
 
 from vglm_train.config.metric_names import ANSWER_SCORES, BLANK, MAJORITY, MODEL, SHUFFLED, VqaTask
-from vglm_train.data.eval_choice import rank
+from vglm_train.data.eval_choice import hash_of
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.base import to_pil
 from vglm_train.evaluate.vqa.evaluator import VqaResult
@@ -152,7 +152,7 @@ def _ranked(task: VqaTask, items: Sequence[EvalQuestion], result: VqaResult) -> 
 
     def key(index: int) -> tuple[float, float, int]:
         points, item = _points(task, result, MODEL, index), items[index]
-        return points, points - _points(task, result, SHUFFLED, index), rank(item.source, item.key)
+        return points, points - _points(task, result, SHUFFLED, index), hash_of(item.source, item.key)
 
     return sorted(range(len(items)), key=key)
 
