@@ -3,8 +3,9 @@
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
+from typing import Any
 from unittest.mock import patch
 
 import pytest
@@ -33,6 +34,24 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """
     tests = Path(__file__).parent
     items.sort(key=lambda item: item.path.relative_to(tests).parts[0] not in STARTING_RUNS)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_report_to_serializable() -> Generator[None, dict[str, Any] | None, dict[str, Any] | None]:
+    """Half characters in a report, which tests of damaged text put there, would end pytest-xdist with an internal
+    error in place of the report."""
+    return _whole_characters((yield))
+
+
+def _whole_characters(value: Any) -> Any:
+    match value:
+        case str():
+            return value.encode("utf-8", "backslashreplace").decode()
+        case dict():
+            return {_whole_characters(key): _whole_characters(each) for key, each in value.items()}
+        case list() | tuple():
+            return type(value)(map(_whole_characters, value)) if type(value) in (list, tuple) else value
+    return value
 
 
 @pytest.fixture(scope="session")
