@@ -300,6 +300,21 @@ def swift(folder: Path) -> Made:
     return Made(table, [(None, (0, 1), "turns", "<image><image>Same?", "No.")], 1)
 
 
+def sharegpt(folder: Path) -> Made:
+    """Two turns, of which the first brings the picture."""
+    put(folder, 3)
+    said = ("<image>What is it?", "A scan.", "Of what?", "Of a knee.")
+    turns = [{"from": role, "value": text} for role, text in zip(("human", "gpt") * 2, said)]
+    table = write_json(folder / "sharegpt.json", [{"conversations": turns, "images": ["3.jpg"]}])
+    return Made(table, [(None, (3,), "turns", *said)], 1)
+
+
+def alpaca(folder: Path) -> Made:
+    put(folder, 2)
+    row = {"instruction": "<image>Describe it.", "input": "", "output": "A square.", "images": ["2.jpg"]}
+    return Made(write_json(folder / "alpaca.json", [row]), [asked(None, 2, "<image>Describe it.", "A square.")], 1)
+
+
 def lavis(folder: Path) -> Made:
     put(folder / "coco" / "images", 0, 1)
     rows = [
@@ -402,7 +417,8 @@ LAYOUTS: dict[str, Callable[[Path], Made]] = {
     make.__name__: make
     for make in (
         vqav2, okvqa, aokvqa, gqa, textvqa, karpathy, flickr30k_karpathy, flickr30k_csv, flickr30k_token, img2dataset,
-        one_tar, tars_by_pattern, parquet, img2dataset_files, r2gen, vqa_rad, slake, llava, llava_med, swift, lavis,
+        one_tar, tars_by_pattern, parquet, img2dataset_files, r2gen, vqa_rad, slake, llava, llava_med, swift,
+        sharegpt, alpaca, lavis,
         aic, chinese_clip, muge, coco, captions_by_name, imageclef, pmc_vqa,
     )
 }  # fmt: skip
