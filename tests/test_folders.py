@@ -54,19 +54,19 @@ def test_where_nobody_may_write(check) -> None:
     [
         "filter ! --min-width 9 --out @", "stats ! --out @", "convert ! --format jsonl --out @", "dedupe ! --out @",
         "pack_shards ! --out @", "vocabulary ! --out @", "chatglm_tokenizer ! --out @", "small_language ! --out @",
-        "examples.marks.make_data --out @", "preview ! --out @", "filter ! --min-width 9 --out ok --dropped @",
+        "examples.marks.make_data --out @", "preview ! --out @.html", "filter ! --min-width 9 --out ok --dropped @",
     ],
 )  # fmt: skip
 def test_data_tools(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     name, *rest = words.split()
     records = tmp_path / "records.jsonl"
     records.write_text('{"image": "a.png", "captions": {"en": ["a"]}, "caption": "a"}\n')
-    given = [str(records) if word == "!" else f"{SYSTEM}/x" if word == "@" else word for word in rest]
+    given = [str(records) if word == "!" else word.replace("@", f"{SYSTEM}/x") for word in rest]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [name, *given])
     with pytest.raises(UserError) as refused:
         import_module(name if "." in name else f"data_tools.{name}.__main__").main()
-    said = f"--{given[-2].removeprefix('--')} {SYSTEM}/x: nothing can be written in /proc"
+    said = f"--{given[-2].removeprefix('--')} {given[-1]}: nothing can be written in /proc"
     assert str(refused.value).startswith(said)
     assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
 

@@ -31,6 +31,7 @@ from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.loader import build
 from vglm_train.data.processors import PairProcessor
 from vglm_train.data.record import DamagedSample, RecordError
+from vglm_train.data.rules import LanguageCheck
 from vglm_train.data.tables.table import Table
 from vglm_train.distributed import Ranks
 from vglm_train.image import MAX_PIXELS, ImageError, eval_pixels, open_image
@@ -334,7 +335,8 @@ def test_check_shards_says_the_same(made: Path) -> None:
 
 
 def test_check_table_says_the_same(made: Path) -> None:
-    scan = scan_table(Table(Source(name="t", table=str(made / "table.json"))), workers=1)
+    table = Table(Source(name="t", table=str(made / "table.json")))
+    scan = scan_table(table, LanguageCheck(("en", "zh")), workers=1)
     assert [NAMES[row] for row in np.flatnonzero(~scan.usable)] == BAD
     reasons = {NAMES[int(Path(scan.names[n]).stem)]: each.damage for n, each in scan.pictures.known.items()}
     assert {name: reasons[name] for name in BAD} == {name: expected(name)[1] for name in BAD}

@@ -102,14 +102,14 @@ def words_of(tool: str, bundle: str, made: Path, out: Path) -> list[str]:
         "caption": f"caption {made}/records/records.jsonl --out {out}/more.jsonl --language en --samples 1 --max-new 4 "
         + (f"--bundle {made}/generate --rank-bundle {folder}" if what else f"--bundle {folder}"),
         "filter": f"filter {made}/records/records.jsonl --out {out}/kept.jsonl --min-similarity -1 --bundle {folder}",
-        "preview": f"preview {folder}/config.yaml data.workers=0 --rows 2 --out {out}/sheet.png",
+        "preview": f"preview {folder}/config.yaml data.workers=0 --rows 2 --out {out}/sheet.html",
         "export": f"export {folder} --format {what} --out {out}/exported",
         "merge": f"merge {folder} --out {out}/merged",
         "inspect": f"inspect {folder}",
     }[name]
     if what == "from":
         overrides = f"model.bundle={folder} run.stage={'align' if stage == 'align' else 'generate'}"
-        line = f"preview {made}/run.yaml {overrides} data.workers=0 --rows 2 --out {out}/sheet.png"
+        line = f"preview {made}/run.yaml {overrides} data.workers=0 --rows 2 --out {out}/sheet.html"
     return [*line.split(), *extra]
 
 

@@ -50,6 +50,10 @@ def test_packing_dialogues(tmp_path: Path) -> None:
 TURNS_AND_ANSWERS = [{"role": "user", "text": "有吗？"}, {"role": "assistant", "text": "有"}]
 
 
+def questions(source: Source) -> QuestionSet:
+    return QuestionSet([source], 16, ("zh", "en"))
+
+
 @pytest.mark.parametrize(
     ("row", "answers"),
     [
@@ -70,7 +74,10 @@ def test_nothing_is_lost_from_table_to_shards_to_evaluation(tmp_path: Path, row:
     convert.convert(*convert.open_source(args), convert.target(args))
     pack(tmp_path / "records.jsonl", tmp_path / "shards", PackOptions(None, 10, None))
     of_table, of_records, of_shards = (
-        [replace(item, key="", picture="", pixels=None) for item in QuestionSet([source], 16, ("zh", "en")).items()]
+        [
+            replace(item, key="", picture="", source="", pixels=None)
+            for item in QuestionSet([source], 16, ("zh", "en")).items()
+        ]
         for source in (
             Source(name="t", table=str(table)),
             Source(name="r", table=str(tmp_path / "records.jsonl")),

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from vglm_train.config.data import Format, Source
+from vglm_train.data.shards.address import shards_of
 from vglm_train.data.tables.base import RowReader, TableFile, TextFile
 from vglm_train.data.tables.fields import known
 from vglm_train.data.tables.json_table import FIRST, JsonTable
@@ -97,7 +98,7 @@ def open_table(
 ) -> TableFile:
     """The reader of a table as it is. `format` None: what it is, by its name and what is in it; the others as of
     `config.data.Source`. UserError where there is none, or no file."""
-    if not path.exists() and not glob.glob(str(path)):
+    if not path.exists() and not _named(path):
         raise MissingData(f"{path}: no such file; give the path of the table.")
     options = Options(encoding, delimiter, columns, join)
     name = format or find_format(path)
@@ -114,7 +115,7 @@ def find_format(path: Path) -> Format:
     if path.is_dir():
         return _format_of_folder(path)
     if not path.is_file():
-        endings = {Path(name).suffix.lower() for name in glob.glob(str(path))}
+        endings = {file.suffix.lower() for file in _named(path)}
         if endings in ({".tar"}, {".parquet"}):
             return ENDINGS[endings.pop()]
         what = f"its files are of several kinds: {', '.join(endings)}" if endings else "no such file"
@@ -168,7 +169,13 @@ def _files(path: Path, ending: str) -> list[Path]:
     """The files of a kind that a path names: itself, those of a pattern, or of a folder and the folders in it."""
     if path.is_dir():
         return sorted(path.glob(f"*{ending}")) or sorted(path.glob(f"*/*{ending}"))
-    return [path] if path.is_file() else sorted(map(Path, glob.glob(str(path))))
+    return [path] if path.is_file() else _named(path)
+
+
+def _named(pattern: Path) -> list[Path]:
+    """The files of a pattern, such as part-*.tar, or of a brace list, such as {000..099}.tar."""
+    names = shards_of(str(pattern)) or [str(pattern)]
+    return sorted(Path(file) for name in names for file in glob.glob(name))
 
 
 def _open_csv(path: Path, options: Options) -> TableFile:

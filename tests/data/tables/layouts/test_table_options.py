@@ -152,8 +152,8 @@ def test_shards_and_folders_that_are_no_table(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no sample"):
         open_table(tmp_path / "empty.tar")
     (tmp_path / "t.tar").write_bytes(b"\x1f\x8b" + bytes(600))
-    with pytest.raises(UserError, match="compressed with gzip"):
+    with pytest.raises(UserError, match="gzip data"):
         open_table(tmp_path / "t.tar")
     (tmp_path / "broken.tar").write_bytes(b"x" * 1024)
-    with pytest.raises(UserError, match="no tar: its first header is damaged"):
+    with pytest.raises(UserError, match="not a tar"):
         open_table(tmp_path / "broken.tar")
