@@ -158,7 +158,7 @@ def test_chat_is_not_cut(folder):
 
 @pytest.mark.parametrize("answer", [None, "", " \n\t "])
 def test_an_empty_answer(folder, answer):
-    with pytest.raises(EmptyAnswer, match="the answer to '狗？' is empty"):
+    with pytest.raises(EmptyAnswer, match="an answer is empty: the one to '狗？'"):
         template(folder).encode(Dialogue("狗？", answer, language="zh"))
 
 

@@ -53,7 +53,7 @@ def open_part(
         return read_source(source.name, str(source.shards), languages, elsewhere)
     table = Table(source)
     if not part.validation:
-        table.log_unread()
+        table.log_doubts()
     rows = table.usable(source.split)
     if part.holdout is not None:
         rows = rows[held(table, rows, part.holdout) == part.validation]

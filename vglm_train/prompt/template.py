@@ -227,7 +227,7 @@ class Template(ABC):
         """The answer to be learned. EmptyAnswer if there is none."""
         answer = self._clean(dialogue.answer or "")
         if not answer:
-            raise EmptyAnswer(f"the answer to {dialogue.question[:60]!r} is empty")
+            raise EmptyAnswer(f"an answer is empty: the one to {dialogue.question[:60]!r}")
         return answer
 
     def _clean(self, answer: str) -> str:

@@ -114,8 +114,9 @@ def test_weights() -> None:
     row = {"image": "a.jpg", "question": "What?", "answers": {"y": 0.3, "x": 0.9, "z": 0.0}}
     record, _, notes = read(row)
     assert (record["turns"][1]["text"], record["answers"], notes) == ("x", ["x", "y"], (WEIGHTLESS,))
-    listed = [{"answer": "y", "weight": 1}, {"answer": "x", "weight": 0.4}, {"answer": "x", "weight": 0.7}]
+    listed = [{"answer": "x", "weight": 0.4}, {"answer": "x", "weight": 0.7}, {"answer": "y", "weight": 1}]
     assert said({**row, "answers": listed})[1] == "x"
+    assert said({**row, "answers": [*listed[:2], {"answer": "y", "weight": 1.2}]})[1] == "y"
     confident = [{"answer": "x", "answer_confidence": "yes", "answer_id": n} for n in range(9)]
     ten = read({**row, "answers": [*confident, {"answer": "y", "answer_confidence": "no"}]}).record
     assert (ten["answers"], ten["turns"][1]["text"]) == (["x"] * 9 + ["y"], "x")

@@ -134,7 +134,14 @@ def test_wrong_folder_suggests_the_right_one(folder: Path) -> None:
     [
         ([], "has no rows"),
         ([1, 2], "none of its first 2 rows can be read"),
-        ([{"img": "images/0.jpg", "label": ""}] * 2, "none of its 2 rows can be used: 2 without an answer"),
+        (
+            [{"img": "images/0.jpg", "label": ""}] * 2,
+            "none of its 2 rows can be used: 2 without an answer. Row 0: the row has no answer",
+        ),
+        (
+            [{"img": "images/0.jpg", "label": 3}] * 2,
+            "2 without an answer. Row 0: a caption must be a text: found int 3",
+        ),
     ],
 )
 def test_nothing_to_use(folder: Path, rows: list, reason: str) -> None:

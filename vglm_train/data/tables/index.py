@@ -5,6 +5,7 @@ import json
 import sys
 import zipfile
 from array import array
+from collections import Counter
 from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass, fields
@@ -44,6 +45,8 @@ class TableIndex:
     states: NDArray[np.uint8]  # [n] index into STATES
     splits: NDArray[np.uint8]  # [n] index into split_names
     split_names: NDArray[np.str_]  # what rows say their split is; the first is that of rows that say nothing: ""
+    note_names: NDArray[np.str_]  # [k] what of rows that can be used is left out or doubtful, as RowReading.notes
+    note_rows: NDArray[np.int64]  # [k] in how many rows
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -99,6 +102,7 @@ class _Draft:
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
         self.turn_languages = array("B")
         self.lengths, self.splits, self.split_names = array("H"), array("B"), {"": 0}
+        self.notes: Counter[str] = Counter()
 
     def add(self, row: Row, columns: Columns) -> None:
         self.offsets.extend((row.offset, row.size))
@@ -106,11 +110,12 @@ class _Draft:
         try:
             if row.values is None:
                 raise RecordError("record", "not readable")
-            record, pictures, _ = read_row(row.values, columns)
+            record, pictures, notes = read_row(row.values, columns)
         except RecordError as error:
             state, split = "text" if isinstance(error, NoPicture) else error.cause, split_of(row, columns)
         else:
             state, split = "usable", record.get("split", "")
+            self.notes.update(note.partition(": ")[0] for note in notes)
             names = [hashed(self.folder.key(each) if isinstance(each, str) else each) for each in pictures]
             picture = names[0]
             for other in names[1:]:
@@ -144,6 +149,8 @@ class _Draft:
             states=np.array(self.states, dtype=np.uint8),
             splits=np.array(self.splits, dtype=np.uint8),
             split_names=np.array(list(self.split_names)[: SPLITS + 1]),
+            note_names=np.array(list(self.notes), dtype=np.str_),
+            note_rows=np.array(list(self.notes.values()), dtype=np.int64),
         )
 
 

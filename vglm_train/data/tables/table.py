@@ -69,17 +69,29 @@ class Table:
     def _check_index(self) -> None:
         left_out = ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
         if not self.index.count("usable"):
-            raise UserError(f"{self.path}: none of its {len(self.index)} rows can be used: {left_out}.")
+            raise UserError(
+                f"{self.path}: none of its {len(self.index)} rows can be used: {left_out}. {self._first_error()}"
+            )
         if left_out:
             logger.warning(
                 "%s: of %d rows some cannot be used: %s. python -m data_tools.check_table says why",
                 *(self.path, len(self.index), left_out),
             )
 
-    def log_unread(self) -> None:
-        """A line in the log where columns look like text and nobody reads them."""
+    def _first_error(self) -> str:
+        try:
+            self.reading(0)
+        except RecordError as error:
+            return f"Row 0: {error}."
+        return ""
+
+    def log_doubts(self) -> None:
+        """Lines in the log about texts that nobody reads, and about what is left out or doubtful of rows."""
         if self.unread:
             logger.warning("%s: %s", self.path, describe_unread(self.unread, "fields.{}: {}"))
+        notes = zip(self.index.note_rows.tolist(), self.index.note_names.tolist())
+        if said := "; ".join(f"{rows} rows with {note}" for rows, note in notes):
+            logger.warning("%s: %s. python -m data_tools.check_table names the first of each", self.path, said)
 
     def reading(self, row: int) -> RowReading:
         """A row as a record with its pictures. RecordError where it cannot be used."""
