@@ -59,8 +59,8 @@ FENCED = {
     "torch.distributed": {"vglm_train/distributed.py"},
     "transformers": {
         "vglm_train/model/vision/hf.py",
-        "vglm_train/model/language/hf/base.py",
         "vglm_train/model/language/hf/build.py",
+        "vglm_train/model/language/hf/decoder.py",
         "vglm_train/model/language/hf/prefix.py",
         "vglm_train/model/language/hf/causal.py",
         "vglm_train/model/language/hf/seq2seq.py",
