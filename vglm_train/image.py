@@ -51,6 +51,17 @@ def open_image(data: bytes, smallest: int | None = None) -> Image.Image:
     return _open(data, lambda image: None if smallest is None else (smallest, smallest))
 
 
+def upright_rgb(image: Image.Image) -> Image.Image:
+    """A picture that is in memory already, made upright and RGB as `open_image` does. ImageError as there."""
+    if image.width * image.height > MAX_PIXELS:
+        raise ImageError("bomb", f"{image.width} x {image.height} pixels")
+    try:
+        image.load()
+        return _upright(_rgb(image), image)
+    except Exception as error:  # a lazily opened file may be damaged in any way
+        raise ImageError("undecodable", f"{type(error).__name__}: {error}") from error
+
+
 def crop_pixels(data: bytes, size: int, scale: tuple[float, float], flip: bool, rng: random.Random) -> Tensor:
     """`train_pixels` of an encoded picture, decoded only as large as its crop needs.
 

@@ -10,8 +10,9 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
 
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Language
+from vglm_train.model.language.decoding import Decoder
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of
-from vglm_train.model.language.hf.decoder import CausalDecoder
+from vglm_train.model.language.hf.decoder import causal_decoder
 from vglm_train.model.language.hf.head import head_on
 
 
@@ -36,10 +37,10 @@ class CausalLanguage(HuggingFaceLanguage):
             logits = self.model(inputs_embeds=embeds, use_cache=False).logits
         return scaling.leave(logits[0]), targets
 
-    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> CausalDecoder:
+    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> Decoder:
         length = batch.attention_mask.sum(1)
         self.check_length(int(length.max()) + max_new)
-        return CausalDecoder(self.model, embeds.to(self.dtype), length)
+        return causal_decoder(self.model, embeds.to(self.dtype), length)
 
     def blocks(self) -> Sequence[nn.Module]:
         return blocks_of(self.model, self.model.config.num_hidden_layers)

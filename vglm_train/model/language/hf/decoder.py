@@ -20,6 +20,8 @@ from vglm_train.model.language.base import left_padded
 from vglm_train.model.language.cache import KeyValues
 from vglm_train.model.language.hf.head import head_on
 
+CACHES = ("past_key_values", "cache_params")  # what a forward pass calls its cache
+
 
 class Layer(DynamicLayer):
     """One block of transformers' cache over `KeyValues`. A sliding window is in the mask; all columns are kept."""
@@ -69,9 +71,9 @@ class CausalDecoder:
         own = DynamicCache(config=model.config)
         self.joins = not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in own.layers)
         self.cache = Cache(layer_class_to_replicate=Layer) if self.joins else own
-        parameters = inspect.signature(model.forward).parameters
-        self.positions = "position_ids" in parameters
-        self.cache_name = "past_key_values" if "past_key_values" in parameters else "cache_params"
+        known = inspect.signature(model.forward).parameters
+        self.positions = "position_ids" in known
+        self.cache_name = next(name for name in CACHES if name in known)
 
     @torch.no_grad()
     def start(self) -> Tensor:
@@ -114,8 +116,48 @@ class CausalDecoder:
         mask = index >= self.columns - self.length[:, None]
         if self.positions:
             inputs["position_ids"] = position.clamp(min=0)
-        inputs["attention_mask"], inputs[self.cache_name] = mask.long(), self.cache  # type: ignore[assignment]
-        return last_logits(self.model, inputs, len(position), new)
+        cached = {"attention_mask": mask.long(), self.cache_name: self.cache, "use_cache": True}
+        return last_logits(self.model, inputs | cached, len(position), new)
+
+
+class RereadDecoder:
+    """Continues rows of a decoder-only model that has no cache (the first GPT): every step reads all of a row again."""
+
+    joins = True
+
+    def __init__(self, model: Any, embeds: Tensor, length: Tensor) -> None:
+        """As of CausalDecoder."""
+        self.model, self.length = model, length
+        self.embeds, _ = left_padded(embeds, length)
+
+    @torch.no_grad()
+    def start(self) -> Tensor:
+        """Logits [b,v] of the first new ids."""
+        rows, columns = self.embeds.shape[:2]
+        index = torch.arange(columns, device=self.embeds.device) - (columns - self.length[:, None])
+        inputs = {"attention_mask": (index >= 0).long(), "position_ids": index.clamp(min=0)}
+        known = inspect.signature(self.model.forward).parameters
+        inputs = {name: tensor for name, tensor in inputs.items() if name in known}
+        return last_logits(self.model, {"inputs_embeds": self.embeds, **inputs}, rows, columns)
+
+    @torch.no_grad()
+    def step(self, ids: Tensor) -> Tensor:
+        """ids [r] just chosen -> logits [r,v] of the next ones."""
+        new = self.model.get_input_embeddings()(ids)[:, None].to(self.embeds.dtype)
+        self.embeds, self.length = torch.cat((self.embeds, new), 1), self.length + 1
+        return self.start()
+
+    def select(self, rows: Tensor) -> None:
+        """Keep the rows numbered `rows` [r] int64, repeats allowed."""
+        self.length = self.length[rows]
+        unused = self.embeds.shape[1] - int(self.length.max()) if len(rows) else 0
+        self.embeds = self.embeds[rows, unused:]
+
+    def join(self, other: Self) -> None:
+        """Put the rows of another decoder of this model behind these."""
+        longest = max(self.embeds.shape[1], other.embeds.shape[1])
+        padded = (F.pad(x, (0, 0, longest - x.shape[1], 0)) for x in (self.embeds, other.embeds))
+        self.embeds, self.length = torch.cat(list(padded)), torch.cat((self.length, other.length))
 
 
 class Seq2SeqDecoder:
@@ -154,6 +196,7 @@ class Seq2SeqDecoder:
             "attention_mask": self._prompt_mask(self.states),
             "decoder_input_ids": ids[:, None],
             "past_key_values": self.cache,
+            "use_cache": True,
         }
         if self.ragged:
             index = torch.arange(self.columns, device=ids.device)
@@ -194,11 +237,17 @@ class Seq2SeqDecoder:
         return (index < self.prompt[:, None]).long()
 
 
+def causal_decoder(model: Any, embeds: Tensor, length: Tensor) -> CausalDecoder | RereadDecoder:
+    """With a cache where the model has one. Arguments as of CausalDecoder."""
+    known = inspect.signature(model.forward).parameters
+    return (CausalDecoder if any(name in known for name in CACHES) else RereadDecoder)(model, embeds, length)
+
+
 def last_logits(model: Any, inputs: dict[str, Any], rows: int, columns: int) -> Tensor:
     """The logits [r,v] of a pass at its last column; autocast is off, since a frozen model runs in its own dtype."""
     last = torch.arange(1, rows + 1, device=model.device) * columns - 1
     with torch.autocast(model.device.type, enabled=False), head_on(model.get_output_embeddings(), last):
-        logits: Tensor = model(**inputs, use_cache=True).logits
+        logits: Tensor = model(**inputs).logits
     return logits[0]
 
 

@@ -1,0 +1,34 @@
+"""A chat model of each family, over the made bundles of stage two."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from made_bundles import built
+
+from run import runs, speaking
+from vglm_train.chat.model import ChatModel, load
+
+WORDS = ("what", "is", "this", "number", "which", "colour", "that", "yes", "no", "red")
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A stage-two bundle of each family, and the stage-one bundle under "align"."""
+    folder = tmp_path_factory.mktemp("chat")
+    config = runs.write_run(folder / "data")
+    made = {"align": speaking.write_bundle(config, folder / "aligned")}
+    for family in speaking.FAMILIES:
+        path = speaking.write_run(config, made["align"], folder / "made", family, WORDS)
+        stage, model = built(path)
+        stage.save(folder / family, model, {"run": "made"})
+        made[family] = folder / family
+    return made
+
+
+@pytest.fixture(scope="session")
+def models(bundles: dict[str, Path]) -> Iterator[dict[str, ChatModel]]:
+    opened = {family: load(bundles[family], device="cpu") for family in speaking.FAMILIES}
+    yield opened
+    for model in opened.values():
+        model.close(finish=False)

@@ -1,0 +1,263 @@
+"""A trained model to talk to, from Python.
+
+model = vglm_train.load("RUN/bundle")
+answer, history = model.chat("photo.jpg", "What is in this picture?")
+answer, history = model.chat(None, "Which colour is it?", history)
+"""
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from queue import SimpleQueue
+from typing import Any, Literal, Self, TypedDict, Unpack
+
+import torch
+from torch import Tensor
+
+from vglm_train.chat.features import FeatureCache
+from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, read_history
+from vglm_train.chat.images import Picture, read_pixels
+from vglm_train.chat.request import Answer, Event, Limits, Put, Request
+from vglm_train.chat.scheduler import Load, Scheduler, Ticket
+from vglm_train.checkpoint.bundle.adapter import parse_scaled
+from vglm_train.checkpoint.bundle.format import ScaledAdapter, read_document
+from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
+from vglm_train.config.language import CHAT, Decoding
+from vglm_train.data.record import content_id
+from vglm_train.distributed import use_gpu
+from vglm_train.errors import UserError
+from vglm_train.prompt.dialogue import is_chinese
+
+ENDLESS = 2048  # positions taken of a language model that has no end of them
+DECODING = ("max_new", "sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+FEATURES = 256.0  # MiB of image tokens that are kept
+
+
+class Sampling(TypedDict, total=False):
+    """How an answer is written; what is not given is VisualGLM's (`config.language.CHAT`)."""
+
+    max_new: int
+    sample: bool  # False: always the likeliest token
+    temperature: float  # 0: as sample False
+    top_p: float
+    top_k: int
+    repetition_penalty: float
+    seed: int
+    stop: str | Sequence[str]  # texts that end an answer
+    language: Literal["zh", "en"]  # of the words around the questions; None: that of the question
+    seconds: float  # after which the answer is cut
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """A question that is ready for the scheduler."""
+
+    request: Request
+    turns: list[ChatTurn]  # before the question
+    question: str
+    images: tuple[Picture, ...]  # that came with it
+    dropped: int  # oldest turns that had no room; their pictures stay
+
+    def history(self, answer: str) -> list[ChatTurn]:
+        """The conversation with the answer."""
+        return [*self.turns, ChatTurn(self.question, answer, self.images)]
+
+
+class ChatModel:
+    """Answers questions about pictures. Any number of threads may use one: requests are decoded together."""
+
+    def __init__(self, bundle: Bundle, device: torch.device, limits: Limits, features: float = FEATURES) -> None:
+        """features: MiB of image tokens that are kept between turns."""
+        self.bundle, self.device, self.template = bundle, device, bundle.template
+        self.positions = bundle.model.language.positions or ENDLESS
+        autocast = device.type == "cuda" and bundle.config.engine.precision == "bf16"
+        self.features = FeatureCache(features)
+        self.scheduler = Scheduler(bundle.model, self.template, device, limits, self.features, autocast)
+
+    def chat(
+        self,
+        image: Picture | Sequence[Picture] | None,
+        query: str,
+        history: History | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> tuple[str, list[ChatTurn]]:
+        """The answer, and the history with it.
+
+        image: what the question is about, one picture or several; those that the history has already are not shown
+        twice. Where the history names no pictures, as VisualGLM's does not, they were there from its beginning.
+        UserError for a picture that cannot be read, a question that is too long, and wrong sampling.
+        """
+        asked = self.ask(image, query, history, **sampling)
+        return (text := self.answer(asked).text), asked.history(text)
+
+    def stream(
+        self,
+        image: Picture | Sequence[Picture] | None,
+        query: str,
+        history: History | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Iterator[str]:
+        """The pieces of the answer as they are written. Closing the iterator ends the answer."""
+        return self.pieces(self.ask(image, query, history, **sampling))
+
+    def generate(
+        self,
+        images: Sequence[Picture | Sequence[Picture] | None],
+        prompts: Sequence[str],
+        **sampling: Unpack[Sampling],
+    ) -> list[str]:
+        """An answer for each prompt about its picture or pictures, decoded together. UserError as `chat`."""
+        if len(images) != len(prompts):
+            raise UserError(f"{len(images)} pictures for {len(prompts)} prompts; give one, a list or None for each.")
+        answers: list[str] = []
+        waiting: list[SimpleQueue[Event]] = []
+        together = self.scheduler.limits.rows
+        for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
+            waiting.append(SimpleQueue())
+            self.submit(self.ask(image, prompt, None, **sampling), waiting[-1].put)
+            if number >= together:
+                answers.append(_last(waiting[number - together]).text)
+        return answers + [_last(queue).text for queue in waiting[len(answers) :]]
+
+    def ask(
+        self,
+        image: Picture | Sequence[Picture] | None,
+        query: str,
+        history: History | None = None,
+        **sampling: Unpack[Sampling],
+    ) -> Asked:
+        """Read pictures and question, and drop the oldest turns where all of it is too long. UserError as `chat`."""
+        turns, images = read_history(history), as_images(image)
+        size = self.bundle.config.model.vision.image_size
+        pixels = [read_pixels(picture, size) for turn in turns for picture in turn.images]
+        shown = {_name(each) for each in pixels}
+        new = [(picture, read_pixels(picture, size)) for picture in images]
+        new = [(picture, each) for picture, each in new if _name(each) not in shown]
+        images, pixels = tuple(picture for picture, _ in new), [*pixels, *(each for _, each in new)]
+        if turns and not shown:
+            turns[0], images = replace(turns[0], images=images), ()
+        return self._asked(turns, images, pixels, query, sampling)
+
+    def submit(self, asked: Asked, put: Put) -> Ticket:
+        """Begin to answer; `put` gets the events, see `chat.request`. Busy if too many wait."""
+        return self.scheduler.submit(asked.request, put)
+
+    def answer(self, asked: Asked) -> Answer:
+        """The whole answer."""
+        events: SimpleQueue[Event] = SimpleQueue()
+        self.submit(asked, events.put)
+        return _last(events)
+
+    def pieces(self, asked: Asked) -> Iterator[str]:
+        """The answer's pieces as they are written. Closing the iterator ends the answer."""
+        events: SimpleQueue[Event] = SimpleQueue()
+        ticket = self.submit(asked, events.put)
+        try:
+            while isinstance(event := events.get(), str):
+                yield event
+        finally:
+            ticket.cancel()
+        if isinstance(event, Exception):
+            raise event
+
+    def forget(self, asked: Asked) -> None:
+        """Free the image tokens that are kept of this conversation."""
+        question = asked.request.prompt.question_ids
+        self.features.forget([(name, question) for name in asked.request.names])
+
+    def load(self) -> Load:
+        """How busy the model is."""
+        return self.scheduler.load()
+
+    def close(self, finish: bool = True) -> None:
+        """Take no more questions; with `finish`, those that were asked get their answers first."""
+        self.scheduler.close(finish)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close(finish=False)
+
+    def _asked(
+        self, turns: list[ChatTurn], images: tuple[Picture, ...], pixels: list[Tensor], query: str, sampling: Sampling
+    ) -> Asked:
+        question, config = query.strip(), self.bundle.config
+        language = sampling.get("language") or ("zh" if is_chinese(question) else "en")
+        if not question:
+            language = sampling.get("language") or config.data.languages[0]
+            question = getattr(config.prompt.questions, language)
+        decoding, positions = read_sampling(sampling), self.positions
+        longest = positions if self.template.separate_answer else positions - min(decoding.max_new, positions // 2)
+        dialogue = dialogue_of(turns, question, len(images), language)
+        prompt, dropped = self.template.encode_fitting(dialogue, min(longest, self.scheduler.limits.prompt))
+        left = positions - (1 if self.template.separate_answer else len(prompt.input_ids))
+        stop = sampling.get("stop", ())
+        request = Request(
+            prompt=prompt,
+            pixels=torch.stack(pixels) if pixels else torch.empty(0, 3, 1, 1, dtype=torch.uint8),
+            names=tuple(map(_name, pixels)),
+            decoding=replace(decoding, max_new=min(decoding.max_new, left)),
+            stops=(stop,) if isinstance(stop, str) else tuple(stop),
+            seconds=sampling.get("seconds"),
+        )
+        return Asked(request, turns, query, images, dropped)
+
+
+def load(
+    bundle: str | Path,
+    adapters: Sequence[str | Path | ScaledAdapter] = (),
+    device: str | torch.device | None = None,
+    dtype: Literal["bf16", "fp16", "fp32"] | None = None,
+    *,
+    base: str | Path | None = None,
+    vision_weights: str | Path | None = None,
+    language_weights: str | Path | None = None,
+    limits: Limits | None = None,
+    features: float = FEATURES,
+) -> ChatModel:
+    """Open a bundle to talk to.
+
+    adapters: folders, FOLDER:WEIGHT, or pairs of folder and weight. device: None takes a GPU if there is one.
+    dtype: of the language model, if not the bundle's. base, vision_weights, language_weights: where these are now, if
+    they have moved. limits: bounds of what is decoded at once. features: MiB of image tokens that are kept.
+    UserError for a folder that is no bundle, weights that do not fit, and a bundle without a language model.
+    """
+    folder = Path(bundle)
+    if read_document(folder)["stage"] == "align":
+        raise UserError(
+            f"{folder} is of stage align and has no language model to talk to; give the bundle of a later stage."
+        )
+    place = torch.device(device or ("cuda" if use_gpu() else "cpu"))
+    added = [parse_scaled(each) if isinstance(each, str) else each if isinstance(each, tuple) else (Path(each), 1.0)
+             for each in adapters]  # fmt: skip
+    opened = open_bundle(
+        folder,
+        place,
+        base=None if base is None else Path(base),
+        vision_weights=None if vision_weights is None else str(vision_weights),
+        language_weights=None if language_weights is None else str(language_weights),
+        adapters=added,
+        dtype=dtype,
+    )
+    return ChatModel(opened, place, limits or Limits(), features)
+
+
+def read_sampling(sampling: Sampling) -> Decoding:
+    """VisualGLM's settings with these changes. FieldError, a UserError, for a value out of range."""
+    changes: dict[str, Any] = {name: sampling[name] for name in DECODING if name in sampling}  # type: ignore[literal-required]
+    if changes.get("temperature") == 0:
+        changes |= {"temperature": CHAT.temperature, "sample": False}
+    return replace(CHAT, **changes)
+
+
+def _name(pixels: Tensor) -> int:
+    return content_id(pixels.numpy().tobytes())
+
+
+def _last(events: SimpleQueue[Event]) -> Answer:
+    while isinstance(event := events.get(), str):
+        pass
+    if isinstance(event, Exception):
+        raise event
+    return event
