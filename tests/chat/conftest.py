@@ -1,12 +1,15 @@
-"""A chat model of each family, over the made bundles of stage two."""
+"""A chat model of each family, over bundles of stage two that look at their pictures."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import made_language
+import numpy as np
 import pytest
 from made_bundles import built
-
+from PIL import Image
 from run import runs, speaking
+
 from vglm_train.chat.model import ChatModel, load
 
 WORDS = ("what", "is", "this", "number", "which", "colour", "that", "yes", "no", "red")
@@ -20,7 +23,9 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     made = {"align": speaking.write_bundle(config, folder / "aligned")}
     for family in speaking.FAMILIES:
         path = speaking.write_run(config, made["align"], folder / "made", family, WORDS)
-        stage, model = built(path)
+        stage, model = built(path, *(["model.language.positions=200"] if family == "chatglm" else []))
+        made_language.spread(model.projection)
+        made_language.spread(model.qformer)
         stage.save(folder / family, model, {"run": "made"})
         made[family] = folder / family
     return made
@@ -32,3 +37,13 @@ def models(bundles: dict[str, Path]) -> Iterator[dict[str, ChatModel]]:
     yield opened
     for model in opened.values():
         model.close(finish=False)
+
+
+@pytest.fixture(scope="session")
+def pictures(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """PNG files."""
+    folder, draw = tmp_path_factory.mktemp("pictures"), np.random.default_rng(0)
+    paths = [folder / f"{number}.png" for number in range(5)]
+    for path in paths:
+        Image.fromarray(draw.integers(0, 256, (20, 30, 3), dtype=np.uint8)).save(path)
+    return paths

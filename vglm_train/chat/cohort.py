@@ -34,6 +34,8 @@ class Row:
 class Cohort:
     """Rows over one decoder. `newest` [r] int64 are the ids chosen last."""
 
+    newest: Tensor
+
     def __init__(self, decoder: Decoder, rows: Sequence[Row]) -> None:
         """Reads the prompts, and chooses the first ids."""
         self.decoder, self.rows = decoder, list(rows)

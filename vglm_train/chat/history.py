@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 from vglm_train.chat.images import Picture
 from vglm_train.errors import UserError
@@ -33,7 +33,7 @@ def as_images(images: Picture | Sequence[Picture] | None) -> tuple[Picture, ...]
     """One picture, several or none -> a tuple."""
     if images is None:
         return ()
-    return tuple(images) if isinstance(images, list | tuple) else (images,)  # type: ignore[arg-type]
+    return tuple(images) if isinstance(images, list | tuple) else (cast(Picture, images),)
 
 
 def read_history(history: History | None) -> list[ChatTurn]:

@@ -8,8 +8,8 @@ answer, history = model.chat(None, "Which colour is it?", history)
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import SimpleQueue
-from typing import Any, Literal, Self, TypedDict, Unpack
+from queue import Empty, SimpleQueue
+from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
 
 import torch
 from torch import Tensor
@@ -28,6 +28,7 @@ from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import is_chinese
 
+T = TypeVar("T")
 ENDLESS = 2048  # positions taken of a language model that has no end of them
 DECODING = ("max_new", "sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 FEATURES = 256.0  # MiB of image tokens that are kept
@@ -56,7 +57,15 @@ class Asked:
     turns: list[ChatTurn]  # before the question
     question: str
     images: tuple[Picture, ...]  # that came with it
-    dropped: int  # oldest turns that had no room; their pictures stay
+    dropped: int  # oldest turns that had no room; their pictures stay, with the first turn that is left
+
+    def within(self, length: int) -> Self:
+        """The same with at most `length` tokens of prompt and answer. UserError if the prompt alone has as many."""
+        left = length - len(self.request.prompt.input_ids)
+        if left < 1:
+            raise UserError(f"the prompt has {length - left} tokens, and max_length is {length}; raise it.")
+        decoding = replace(self.request.decoding, max_new=min(left, self.request.decoding.max_new))
+        return replace(self, request=replace(self.request, decoding=decoding))
 
     def history(self, answer: str) -> list[ChatTurn]:
         """The conversation with the answer."""
@@ -96,8 +105,8 @@ class ChatModel:
         query: str,
         history: History | None = None,
         **sampling: Unpack[Sampling],
-    ) -> Iterator[str]:
-        """The pieces of the answer as they are written. Closing the iterator ends the answer."""
+    ) -> "AnswerStream":
+        """The pieces of the answer as they are written. Closing the stream ends the answer. UserError as `chat`."""
         return self.pieces(self.ask(image, query, history, **sampling))
 
     def generate(
@@ -148,17 +157,13 @@ class ChatModel:
         self.submit(asked, events.put)
         return _last(events)
 
-    def pieces(self, asked: Asked) -> Iterator[str]:
-        """The answer's pieces as they are written. Closing the iterator ends the answer."""
-        events: SimpleQueue[Event] = SimpleQueue()
-        ticket = self.submit(asked, events.put)
-        try:
-            while isinstance(event := events.get(), str):
-                yield event
-        finally:
-            ticket.cancel()
-        if isinstance(event, Exception):
-            raise event
+    def pieces(self, asked: Asked) -> "AnswerStream":
+        """The answer as it is written."""
+        return AnswerStream(self, asked)
+
+    def check_picture(self, picture: Picture) -> None:
+        """UserError if the picture cannot be used."""
+        read_pixels(picture, self.bundle.config.model.vision.image_size)
 
     def forget(self, asked: Asked) -> None:
         """Free the image tokens that are kept of this conversation."""
@@ -201,7 +206,42 @@ class ChatModel:
             stops=(stop,) if isinstance(stop, str) else tuple(stop),
             seconds=sampling.get("seconds"),
         )
-        return Asked(request, turns, query, images, dropped)
+        left_out = tuple(picture for turn in turns[:dropped] for picture in turn.images)
+        turns = turns[dropped:]
+        if turns:
+            turns[0] = replace(turns[0], images=left_out + turns[0].images)
+        return Asked(request, turns, query, images if turns else left_out + images, dropped)
+
+
+class AnswerStream(Iterator[str]):
+    """The pieces of an answer. Afterwards `answer` is all of it."""
+
+    def __init__(self, model: ChatModel, asked: Asked) -> None:
+        """Asks at once. Busy if too many wait."""
+        self.answer: Answer | None = None
+        self._over = False
+        self._events: SimpleQueue[Event] = SimpleQueue()
+        self._ticket = model.submit(asked, self._events.put)
+
+    def __next__(self) -> str:
+        if self._over:
+            raise StopIteration
+        event = next_event(self._events)
+        if isinstance(event, str):
+            return event
+        self._over = True
+        if isinstance(event, Exception):
+            raise event
+        self.answer = event
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the answer."""
+        self._ticket.cancel()
+
+    def __del__(self) -> None:
+        if hasattr(self, "_ticket"):
+            self.close()
 
 
 def load(
@@ -255,8 +295,17 @@ def _name(pixels: Tensor) -> int:
     return content_id(pixels.numpy().tobytes())
 
 
+def next_event(events: "SimpleQueue[T]") -> T:
+    """The next event; Ctrl-C gets through on Windows too, where nothing interrupts a wait without an end."""
+    while True:
+        try:
+            return events.get(timeout=0.2)
+        except Empty:
+            pass
+
+
 def _last(events: SimpleQueue[Event]) -> Answer:
-    while isinstance(event := events.get(), str):
+    while isinstance(event := next_event(events), str):
         pass
     if isinstance(event, Exception):
         raise event

@@ -4,6 +4,7 @@ n pictures of all prompts, q tokens of a picture, e embedding width.
 """
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,7 +34,7 @@ class PromptReader:
 
     def decoder(self, requests: Sequence[Request]) -> Decoder:
         """For these prompts, a row each."""
-        fields = self.template.collate([request.prompt for request in requests])
+        fields: dict[str, Any] = dict(self.template.collate([request.prompt for request in requests]))
         valid = torch.ones(len(requests), dtype=torch.bool)
         batch = PromptBatch(pixels=torch.empty(0), valid=valid, **fields).to(self.device)
         embeds = self.model.fuse(self._image_tokens(requests, batch), batch)

@@ -51,6 +51,24 @@ def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any],
     return {**record, "image": names[0] if len(names) == 1 else names}, pictures
 
 
+def question_of(row: Mapping[str, Any], columns: Columns) -> tuple[str, list[tuple[str, str]], list[str | bytes]]:
+    """The row's last question ("" where it asks nothing), the questions and answers before it, and its pictures.
+
+    Marks of pictures are left out. RecordError as `to_record`, but for answers, which it need not have.
+    """
+    pictures, turns = pictures_of(row, columns), value(row, columns.turns)
+    if turns is None:
+        question, before = value(row, columns.question), []
+    else:
+        said, inside = _said(turns)
+        pictures = pictures or inside
+        texts = [turn["text"].replace(IMAGE, "").strip() for turn in said[: len(said) - 1 + len(said) % 2]]
+        question, before = texts[-1] if texts else None, list(zip(texts[:-1:2], texts[1::2]))
+    if not pictures:
+        raise NoPicture
+    return "" if question is None else str(question).replace(IMAGE, "").strip(), before, pictures
+
+
 def labels(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
     """What a record takes of the row as it stands: id, group, type and split, those that it has."""
     names = {"id": columns.id, "group": columns.group, "type": columns.type, "split": columns.split}
@@ -82,6 +100,12 @@ def _pictures(held: Any) -> list[str | bytes]:
 
 
 def _turns(dialogue: Any) -> tuple[Turns, list[str | bytes]]:
+    """What is said, up to the last answer, and the pictures in it."""
+    turns, pictures = _said(dialogue)
+    return _drop_unanswered(turns), pictures
+
+
+def _said(dialogue: Any) -> tuple[Turns, list[str | bytes]]:
     """LLaVA's [{from, value}], messages [{role, content}] or our own [{role, text}]; system texts are left out."""
     if not isinstance(dialogue, Sequence) or isinstance(dialogue, str):
         raise RecordError("record", f"a dialogue must be a list of turns, found {type(dialogue).__name__}")
@@ -101,7 +125,7 @@ def _turns(dialogue: Any) -> tuple[Turns, list[str | bytes]]:
             turns[-1]["text"] += "\n" + text
         elif role != "system":
             turns.append({"role": role, "text": text})
-    return _drop_unanswered(turns), pictures
+    return turns, pictures
 
 
 def _drop_unanswered(turns: Turns) -> Turns:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.config.data import Fields
+from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
 KNOWN: Mapping[str, tuple[str, ...]] = {
@@ -68,8 +69,8 @@ def value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     return None
 
 
-def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
-    """The columns of a table that has `keys`; `named` ones are taken as they are.
+def resolve(path: Path | str, keys: Sequence[str], named: Fields, answered: bool = True) -> Columns:
+    """The columns of a table that has `keys`; `named` ones are taken as they are. `answered`: it must hold answers.
 
     UserError lists what is there and what is known.
     """
@@ -77,9 +78,22 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
     if not (columns.answer or columns.turns):
         columns = replace(columns, answer=known("caption", keys))
     for what, names in (("image", columns.pictures), ("answer", columns.turns or columns.answer)):
-        if not names:
+        if not names and (answered or what == "image"):
             raise UserError(_missing(path, what, keys))
     return columns
+
+
+def parse_fields(argument: str | None) -> Fields:
+    """What --fields says, image=path,question=q. UserError for a wrong one."""
+    pairs = dict(part.partition("=")[::2] for part in (argument or "").split(",") if part)
+    names = [field.name for field in fields(Fields)]
+    for name in pairs:
+        if name not in names:
+            raise UserError(f"--fields {argument}: {name!r} is none of {', '.join(names)}; give {names[0]}=COLUMN,...")
+    try:
+        return Fields(**pairs)
+    except FieldError as error:
+        raise UserError(f"--fields {argument}: {error}") from error
 
 
 def known(what: str, keys: Sequence[str]) -> tuple[str, ...]:

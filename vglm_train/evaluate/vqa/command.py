@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
-from vglm_train.config.data import Fields, Source
+from vglm_train.config.data import Source
 from vglm_train.config.metric_names import BASELINES, MODEL, VqaTask
-from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
+from vglm_train.data.tables.fields import parse_fields
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
@@ -125,20 +125,7 @@ def _source(path: str, pictures: str | None, fields: str | None) -> Source:
     """Shards, or a table with its options."""
     if (Path(path) / "manifest.json").exists() or Path(path).name == "manifest.json":
         return Source(name="evaluation", shards=path)
-    return Source(name="evaluation", table=path, images=pictures, fields=_fields(fields))
-
-
-def _fields(argument: str | None) -> Fields:
-    """image=path,question=q -> Fields."""
-    pairs = dict(part.partition("=")[::2] for part in (argument or "").split(",") if part)
-    known = [field.name for field in dataclasses.fields(Fields)]
-    for name in pairs:
-        if name not in known:
-            raise UserError(f"--fields {argument}: {name!r} is none of {', '.join(known)}; give {known[0]}=COLUMN,...")
-    try:
-        return Fields(**pairs)
-    except FieldError as error:
-        raise UserError(f"--fields {argument}: {error}") from error
+    return Source(name="evaluation", table=path, images=pictures, fields=parse_fields(fields))
 
 
 def _measurements(

@@ -70,7 +70,7 @@ class CausalDecoder:
         self.columns = 0
         own = DynamicCache(config=model.config)
         self.joins = not any(isinstance(layer, LinearAttentionCacheLayerMixin) for layer in own.layers)
-        self.cache = Cache(layer_class_to_replicate=Layer) if self.joins else own
+        self.cache: Any = Cache(layer_class_to_replicate=Layer) if self.joins else own
         known = inspect.signature(model.forward).parameters
         self.positions = "position_ids" in known
         self.cache_name = next(name for name in CACHES if name in known)
@@ -173,7 +173,7 @@ class Seq2SeqDecoder:
         self.embeds: Tensor | None = embeds[:, : int(length.max())]
         self.joins = getattr(model.config, "relative_attention_num_buckets", None) is not None
         # transformers' default cache has as many blocks as the encoder, but T5's decoder may have more
-        self.cache = EncoderDecoderCache(Cache(layer_class_to_replicate=Layer), DynamicCache())
+        self.cache: Any = EncoderDecoderCache(Cache(layer_class_to_replicate=Layer), DynamicCache())
         self.columns = 0
         self.length = torch.zeros_like(length)  # [r] tokens of the decoder
         self.ragged = False  # whether rows have different numbers of them
