@@ -8,7 +8,7 @@ from collections.abc import Callable
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 FORMATS = ("JPEG", "PNG", "WEBP")
@@ -144,6 +144,8 @@ def _open(data: bytes, limit: Callable[[Image.Image], tuple[int, int] | None]) -
             raise ImageError("bomb", str(error)) from None
         except ImageError:
             raise
+        except UnidentifiedImageError:  # whose text names an object in memory
+            raise ImageError("undecodable", f"no {', '.join(FORMATS[:-1])} or {FORMATS[-1]}") from None
         except Exception as error:  # Pillow's decoders raise nearly anything on hostile bytes
             raise ImageError("undecodable", f"{type(error).__name__}: {error}") from error
 

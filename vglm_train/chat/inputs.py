@@ -61,8 +61,10 @@ class AskingTable:
     def __init__(self, path: Path, pictures: str | None, fields: str | None) -> None:
         """UserError if the file is no table or names no pictures."""
         self.file: TableFile = open_table(path)
-        first = keys_of(row.values for row in islice(self.file.scan(), FIRST))
-        self.columns: Columns = resolve(path, first, parse_fields(fields), answered=False)
+        first = [row.values for row in islice(self.file.scan(), FIRST)]
+        if not first:
+            raise UserError(f"{path}: it has no rows.")
+        self.columns: Columns = resolve(path, keys_of(first), parse_fields(fields), answered=False)
         self.path, self.pictures = path, Path(pictures) if pictures else path if path.is_dir() else path.parent
 
     def __iter__(self) -> Iterator[Input]:
@@ -95,7 +97,4 @@ def open_inputs(path: Path, pictures: str | None, fields: str | None) -> Inputs:
         folder = PictureFolder(path)
         return Inputs(len(folder.names), folder)
     table = AskingTable(path, pictures, fields)
-    count = sum(1 for _ in table.file.scan())
-    if not count:
-        raise UserError(f"{path}: it has no rows.")
-    return Inputs(count, table)
+    return Inputs(sum(1 for _ in table.file.scan()), table)
