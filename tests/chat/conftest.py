@@ -32,6 +32,23 @@ def bundles(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 
 
 @pytest.fixture(scope="session")
+def reading(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A bundle whose Q-Former reads the question."""
+    folder = tmp_path_factory.mktemp("reading")
+    config = runs.write_run(folder / "data")
+    path = speaking.write_run(config, speaking.write_bundle(config, folder / "aligned"), folder / "made", "causal")
+    stage, model = built(
+        path,
+        "model.qformer.reads_question=true",
+        "model.text={max_length: 10, processor: plain, language_token: true}",
+        f"model.text.tokenizer={folder / 'data' / 'vocab.txt'}",
+    )
+    made_language.spread(model.qformer)
+    stage.save(folder / "reads", model, {"run": "made"})
+    return folder / "reads"
+
+
+@pytest.fixture(scope="session")
 def models(bundles: dict[str, Path]) -> Iterator[dict[str, ChatModel]]:
     opened = {family: load(bundles[family], device="cpu") for family in speaking.FAMILIES}
     yield opened

@@ -12,13 +12,19 @@ from run import speaking
 
 import vglm_train
 from vglm_train.chat.history import ChatTurn
-from vglm_train.chat.model import load, read_sampling
+from vglm_train.chat.model import load
 from vglm_train.chat.request import Limits
+from vglm_train.chat.sampling import read_sampling
+from vglm_train.checkpoint.bundle.adapter import base_of, save_adapter
+from vglm_train.checkpoint.bundle.format import read_document
+from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.language import CHAT
+from vglm_train.config.tuning import Lora, Rule, Tuning
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.evaluate.generator import Generator
 from vglm_train.image import eval_pixels, open_image
+from vglm_train.model.tuning import apply_tuning
 from vglm_train.prompt.dialogue import Dialogue, Turn
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -183,6 +189,34 @@ def test_a_bundle_without_a_language_model_is_refused(bundles):
         vglm_train.load(bundles["align"])
     with pytest.raises(UserError, match="is not a bundle"):
         vglm_train.load(bundles["align"].parent)
+
+
+def test_a_fine_tuning_is_on_and_a_further_adapter_too(bundles, pictures, tmp_path):
+    """A stage finetune bundle names the bundle it began with, which may have moved."""
+    folder, base = bundles["causal"], open_bundle(bundles["causal"], torch.device("cpu"))
+    tuning = Tuning(rules=(Rule(match="*", train=False),), lora=Lora(rank=2, alpha=4.0))
+    apply_tuning(base.model, tuning, 0)
+    with torch.no_grad():
+        for _, parameter in base.model.trained_parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1)))
+    parts = base_of(folder, read_document(folder))
+    save_adapter(tmp_path / "adapter", base.model.trained_parameters(), tuning, parts, {})
+    with load(folder, device="cpu") as plain, load(folder, [str(tmp_path / "adapter")], device="cpu") as tuned:
+        asked = [model.chat(pictures[0], "what number", max_new=10, sample=False)[0] for model in (plain, tuned)]
+        assert asked[0] != asked[1]
+    with load(folder, [f"{tmp_path / 'adapter'}:0"], device="cpu") as off:
+        assert off.chat(pictures[0], "what number", max_new=10, sample=False)[0] == asked[0]
+
+
+def test_a_q_former_that_reads_gets_the_question_of_its_row(reading, pictures):
+    """Image tokens depend on the question then, also those that are kept."""
+    with load(reading, device="cpu") as model:
+        questions = ["photo number", "第几张照片", "photo number"]
+        alone = [model.chat(pictures[0], question, max_new=6)[0] for question in questions]
+        assert len(model.features) == 2
+        assert model.generate([pictures[0]] * 3, questions, max_new=6) == alone
+        one, other = (model.features._kept[name] for name in model.features._kept)
+        assert not torch.equal(one, other)
 
 
 def test_a_dtype_is_of_the_language_model(bundles, pictures):

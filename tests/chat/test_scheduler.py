@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from run import speaking
 
 from vglm_train.chat.cohort import Cohort
+from vglm_train.chat.events import next_event
 from vglm_train.chat.features import FeatureCache
-from vglm_train.chat.model import ChatModel, next_event
+from vglm_train.chat.model import ChatModel
 from vglm_train.chat.request import Answer, Busy, Closed, Limits
 from vglm_train.chat.scheduler import Scheduler
 from vglm_train.errors import UserError

@@ -28,7 +28,8 @@ def _talk(args: argparse.Namespace) -> int:
     _check(args)
     from vglm_train.chat.batch import Batch  # slow to import: after the arguments are read
     from vglm_train.chat.inputs import open_inputs
-    from vglm_train.chat.model import load, read_sampling
+    from vglm_train.chat.model import load
+    from vglm_train.chat.sampling import read_sampling
     from vglm_train.chat.terminal import Terminal
     from vglm_train.chat.words import words
     from vglm_train.config.validation import FieldError

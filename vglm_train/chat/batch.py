@@ -15,9 +15,11 @@ from typing import Any, BinaryIO
 
 from tqdm import tqdm
 
+from vglm_train.chat.events import next_event
 from vglm_train.chat.inputs import Input, Inputs
-from vglm_train.chat.model import Asked, ChatModel, Sampling, next_event
+from vglm_train.chat.model import Asked, ChatModel
 from vglm_train.chat.request import Answer, Event
+from vglm_train.chat.sampling import Sampling
 from vglm_train.errors import UserError
 from vglm_train.files import write_json
 

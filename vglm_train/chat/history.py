@@ -72,4 +72,4 @@ def dialogue_of(turns: Sequence[ChatTurn], query: str, images: int, language: st
 
 
 def _marked(question: str, images: int) -> str:
-    return IMAGE * images + question.replace(IMAGE, "<image >")
+    return IMAGE * images + question.strip().replace(IMAGE, "<image >")

@@ -5,48 +5,33 @@ answer, history = model.chat("photo.jpg", "What is in this picture?")
 answer, history = model.chat(None, "Which colour is it?", history)
 """
 
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from queue import Empty, SimpleQueue
-from typing import Any, Literal, Self, TypedDict, TypeVar, Unpack
+from queue import SimpleQueue
+from typing import Literal, Self, Unpack
 
 import torch
 from torch import Tensor
 
+from vglm_train.chat.events import AnswerStream, last_event
 from vglm_train.chat.features import FeatureCache
 from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, read_history
 from vglm_train.chat.images import Picture, read_pixels
-from vglm_train.chat.request import Answer, Event, Limits, Put, Request
+from vglm_train.chat.request import Answer, Busy, Event, Limits, Put, Request
+from vglm_train.chat.sampling import Sampling, read_sampling
 from vglm_train.chat.scheduler import Load, Scheduler, Ticket
 from vglm_train.checkpoint.bundle.adapter import parse_scaled
 from vglm_train.checkpoint.bundle.format import ScaledAdapter, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
-from vglm_train.config.language import CHAT, Decoding
 from vglm_train.data.record import content_id
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import is_chinese
 
-T = TypeVar("T")
 ENDLESS = 2048  # positions taken of a language model that has no end of them
-DECODING = ("max_new", "sample", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 FEATURES = 256.0  # MiB of image tokens that are kept
-
-
-class Sampling(TypedDict, total=False):
-    """How an answer is written; what is not given is VisualGLM's (`config.language.CHAT`)."""
-
-    max_new: int
-    sample: bool  # False: always the likeliest token
-    temperature: float  # 0: as sample False
-    top_p: float
-    top_k: int
-    repetition_penalty: float
-    seed: int
-    stop: str | Sequence[str]  # texts that end an answer
-    language: Literal["zh", "en"]  # of the words around the questions; None: that of the question
-    seconds: float  # after which the answer is cut
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +90,7 @@ class ChatModel:
         query: str,
         history: History | None = None,
         **sampling: Unpack[Sampling],
-    ) -> "AnswerStream":
+    ) -> AnswerStream:
         """The pieces of the answer as they are written. Closing the stream ends the answer. UserError as `chat`."""
         return self.pieces(self.ask(image, query, history, **sampling))
 
@@ -120,13 +105,13 @@ class ChatModel:
             raise UserError(f"{len(images)} pictures for {len(prompts)} prompts; give one, a list or None for each.")
         answers: list[str] = []
         waiting: list[SimpleQueue[Event]] = []
-        together = self.scheduler.limits.rows
+        together = min(self.scheduler.limits.rows, self.scheduler.limits.queue)
         for number, (image, prompt) in enumerate(zip(images, prompts, strict=True)):
             waiting.append(SimpleQueue())
-            self.submit(self.ask(image, prompt, None, **sampling), waiting[-1].put)
+            self._submit_patiently(self.ask(image, prompt, None, **sampling), waiting[-1].put)
             if number >= together:
-                answers.append(_last(waiting[number - together]).text)
-        return answers + [_last(queue).text for queue in waiting[len(answers) :]]
+                answers.append(last_event(waiting[number - together]).text)
+        return answers + [last_event(queue).text for queue in waiting[len(answers) :]]
 
     def ask(
         self,
@@ -151,15 +136,23 @@ class ChatModel:
         """Begin to answer; `put` gets the events, see `chat.request`. Busy if too many wait."""
         return self.scheduler.submit(asked.request, put)
 
+    def _submit_patiently(self, asked: Asked, put: Put) -> None:
+        while True:
+            try:
+                self.submit(asked, put)
+                return
+            except Busy as busy:  # with the questions of others
+                time.sleep(min(busy.retry_after, 1.0))
+
     def answer(self, asked: Asked) -> Answer:
         """The whole answer."""
         events: SimpleQueue[Event] = SimpleQueue()
         self.submit(asked, events.put)
-        return _last(events)
+        return last_event(events)
 
-    def pieces(self, asked: Asked) -> "AnswerStream":
+    def pieces(self, asked: Asked) -> AnswerStream:
         """The answer as it is written."""
-        return AnswerStream(self, asked)
+        return AnswerStream(self.scheduler, asked.request)
 
     def check_picture(self, picture: Picture) -> None:
         """UserError if the picture cannot be used."""
@@ -210,38 +203,7 @@ class ChatModel:
         turns = turns[dropped:]
         if turns:
             turns[0] = replace(turns[0], images=left_out + turns[0].images)
-        return Asked(request, turns, query, images if turns else left_out + images, dropped)
-
-
-class AnswerStream(Iterator[str]):
-    """The pieces of an answer. Afterwards `answer` is all of it."""
-
-    def __init__(self, model: ChatModel, asked: Asked) -> None:
-        """Asks at once. Busy if too many wait."""
-        self.answer: Answer | None = None
-        self._over = False
-        self._events: SimpleQueue[Event] = SimpleQueue()
-        self._ticket = model.submit(asked, self._events.put)
-
-    def __next__(self) -> str:
-        if self._over:
-            raise StopIteration
-        event = next_event(self._events)
-        if isinstance(event, str):
-            return event
-        self._over = True
-        if isinstance(event, Exception):
-            raise event
-        self.answer = event
-        raise StopIteration
-
-    def close(self) -> None:
-        """End the answer."""
-        self._ticket.cancel()
-
-    def __del__(self) -> None:
-        if hasattr(self, "_ticket"):
-            self.close()
+        return Asked(request, turns, question, images if turns else left_out + images, dropped)
 
 
 def load(
@@ -283,30 +245,5 @@ def load(
     return ChatModel(opened, place, limits or Limits(), features)
 
 
-def read_sampling(sampling: Sampling) -> Decoding:
-    """VisualGLM's settings with these changes. FieldError, a UserError, for a value out of range."""
-    changes: dict[str, Any] = {name: sampling[name] for name in DECODING if name in sampling}  # type: ignore[literal-required]
-    if changes.get("temperature") == 0:
-        changes |= {"temperature": CHAT.temperature, "sample": False}
-    return replace(CHAT, **changes)
-
-
 def _name(pixels: Tensor) -> int:
     return content_id(pixels.numpy().tobytes())
-
-
-def next_event(events: "SimpleQueue[T]") -> T:
-    """The next event; Ctrl-C gets through on Windows too, where nothing interrupts a wait without an end."""
-    while True:
-        try:
-            return events.get(timeout=0.2)
-        except Empty:
-            pass
-
-
-def _last(events: SimpleQueue[Event]) -> Answer:
-    while isinstance(event := next_event(events), str):
-        pass
-    if isinstance(event, Exception):
-        raise event
-    return event

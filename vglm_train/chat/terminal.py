@@ -7,7 +7,8 @@ from urllib.parse import unquote, urlsplit
 
 from vglm_train.chat.history import ChatTurn
 from vglm_train.chat.images import find_file
-from vglm_train.chat.model import ChatModel, Sampling
+from vglm_train.chat.model import ChatModel
+from vglm_train.chat.sampling import Sampling
 from vglm_train.chat.words import Words, command_of
 from vglm_train.errors import UserError
 

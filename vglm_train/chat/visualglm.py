@@ -8,7 +8,8 @@ from collections.abc import Iterator, Sequence
 from typing import Unpack
 
 from vglm_train.chat.images import Picture
-from vglm_train.chat.model import ChatModel, Sampling
+from vglm_train.chat.model import ChatModel
+from vglm_train.chat.sampling import Sampling
 
 Pairs = list[tuple[str, str]]
 

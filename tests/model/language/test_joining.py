@@ -16,6 +16,7 @@ from vglm_train.model.language.cache import CHUNK, KeyValues
 from vglm_train.model.language.hf.causal import CausalLanguage
 from vglm_train.model.language.hf.seq2seq import Seq2SeqLanguage
 
+DEVICE = torch.device("cuda" if torch.cuda.is_available() else "cpu")
 CLOSE = 1e-4  # two logits nearer than this may change places with the order of a sum
 WORDS = {"vocab_size": 64}
 HIDDEN = {**WORDS, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, "max_position_embeddings": 128}
@@ -67,7 +68,7 @@ def models(tmp_path_factory) -> dict[str, LanguageModel]:
         for parameter in made[name].parameters():  # far enough from zero that ties are rare
             if parameter.dim() > 1:
                 parameter.data.normal_(std=0.2)
-    return made
+    return {name: model.to(DEVICE) for name, model in made.items()}
 
 
 def batch(model: LanguageModel, lengths: list[int]) -> PromptBatch:
@@ -82,7 +83,7 @@ def batch(model: LanguageModel, lengths: list[int]) -> PromptBatch:
     return PromptBatch(
         pixels=torch.empty(0), valid=torch.ones(len(lengths), dtype=torch.bool), input_ids=ids, attention_mask=mask,
         visual_mask=torch.zeros_like(mask), labels=ids,
-    )  # fmt: skip
+    ).to(DEVICE)  # fmt: skip
 
 
 def begin(model: LanguageModel, lengths: list[int]):
@@ -97,7 +98,7 @@ def alone(model: LanguageModel, arrival: Arrival) -> tuple[list[int], list[float
     ids, margins = [], []
     for number in range(arrival.new):
         if number:
-            logits = decoder.step(torch.tensor(ids[-1:]))
+            logits = decoder.step(torch.tensor(ids[-1:], device=DEVICE))
         best = logits[0].topk(2).values
         ids.append(int(logits[0].argmax()))
         margins.append(float(best[0] - best[1]))
@@ -110,7 +111,7 @@ def together(model: LanguageModel, arrivals: list[Arrival]) -> list[list[int]]:
     running, rows, step = None, [], 0
     while step <= max(arrival.step for arrival in arrivals) or rows:
         if rows:
-            logits = running.step(torch.tensor([ids[row][-1] for row in rows]))
+            logits = running.step(torch.tensor([ids[row][-1] for row in rows], device=DEVICE))
             for row, chosen in zip(rows, logits.argmax(-1).tolist(), strict=True):
                 ids[row].append(chosen)
         come = [row for row, arrival in enumerate(arrivals) if arrival.step == step]
@@ -125,7 +126,7 @@ def together(model: LanguageModel, arrivals: list[Arrival]) -> list[list[int]]:
             rows += come
         staying = [place for place, row in enumerate(rows) if len(ids[row]) < arrivals[row].new]
         if len(staying) < len(rows):
-            running.select(torch.tensor(staying, dtype=torch.int64))
+            running.select(torch.tensor(staying, dtype=torch.int64, device=DEVICE))
             rows = [rows[place] for place in staying]
         step += 1
     return ids
@@ -175,7 +176,7 @@ def test_memory_follows_the_rows_that_are_there(models, family):
     for _ in range(60):
         new, more = begin(model, [4])
         decoder.join(new)
-        decoder.select(torch.tensor([1]))  # the older one goes
+        decoder.select(torch.tensor([1], device=DEVICE))  # the older one goes
         logits = decoder.step(more.argmax(-1))
     assert {"chatglm": lambda: decoder.cache.columns, "gpt": lambda: decoder.embeds.shape[1]}.get(
         family, lambda: decoder.columns
@@ -190,7 +191,7 @@ def test_a_model_that_cannot_join_says_so_and_its_rows_can_leave(models, family)
     assert not decoder.joins
     ids = [logits.argmax(-1)]
     ids.append(decoder.step(ids[-1]).argmax(-1))
-    decoder.select(torch.tensor([2, 0]))
+    decoder.select(torch.tensor([2, 0], device=DEVICE))
     last = decoder.step(ids[-1][[2, 0]]).argmax(-1)
     for place, row in enumerate([2, 0]):
         wanted, _ = alone(model, Arrival(0, [5, 9, 7][row], 3))
