@@ -1,7 +1,9 @@
 """Talking to a model from Python."""
 
+import gc
 import subprocess
 import sys
+import weakref
 from pathlib import Path, PureWindowsPath
 
 import numpy as np
@@ -270,3 +272,31 @@ def test_nothing_of_training_is_imported(bundles, pictures, family):
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-2:] == ["[]", str(family == "chatglm")]
+
+
+def test_a_model_that_nobody_holds_gives_its_memory_back(bundles, pictures):
+    model = load(bundles["causal"], device="cpu")
+    model.chat(pictures[0], "what", max_new=3)
+    weights = weakref.ref(model.bundle.model.language)
+    thread = model.scheduler._thread
+    stream = model.stream(pictures[0], "what")
+    next(stream)
+    del model, stream
+    gc.collect()
+    assert not thread.is_alive()
+    assert weights() is None
+
+
+def test_a_program_may_end_within_an_answer(bundles, pictures):
+    """Without a crash: torch's threads must not run while Python is taken down."""
+    code = (
+        "import sys, vglm_train\n"
+        "model = vglm_train.load(sys.argv[1], device='cpu')\n"
+        "streams = [model.stream(sys.argv[2], 'what', max_new=50) for _ in range(8)]\n"
+        "print(next(streams[0]))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(bundles["causal"]), str(pictures[0])],
+        cwd=ROOT, capture_output=True, text=True, check=False, timeout=120,
+    )  # fmt: skip
+    assert (done.returncode, done.stderr) == (0, ""), done.stderr

@@ -292,6 +292,28 @@ def test_an_error_of_the_model_reaches_all_that_run_and_the_thread_goes_on(model
     together.close()
 
 
+def test_a_fault_of_the_scheduler_itself_leaves_nobody_waiting(models, pictures, monkeypatch):
+    model = models["causal"]
+    request, together = endless(model, pictures[0]), scheduler(model)
+    deliver, broken = together._deliver, [True]
+
+    def breaks(cohort):
+        if broken:
+            broken.pop()
+            raise KeyError("a fault")
+        deliver(cohort)
+
+    monkeypatch.setattr(together, "_deliver", breaks)
+    events = SimpleQueue()
+    together.submit(request, events.put)
+    with pytest.raises(KeyError):
+        ended(events)
+    again = SimpleQueue()
+    together.submit(request, again.put)
+    assert ended(again).reason == "length"
+    together.close()
+
+
 def test_a_join_that_fails_reaches_both_sides(models, pictures, monkeypatch):
     model = models["causal"]
     request, together = endless(model, pictures[0]), scheduler(model, step=1)

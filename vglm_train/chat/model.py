@@ -177,6 +177,10 @@ class ChatModel:
     def __exit__(self, *_: object) -> None:
         self.close(finish=False)
 
+    def __del__(self) -> None:
+        if hasattr(self, "scheduler"):
+            self.close(finish=False)  # its thread would hold the weights
+
     def _asked(
         self, turns: list[ChatTurn], images: tuple[Picture, ...], pixels: list[Tensor], query: str, sampling: Sampling
     ) -> Asked:

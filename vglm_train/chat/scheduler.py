@@ -5,6 +5,7 @@ their rows joined, as far as the limits allow. A row leaves as soon as its answe
 over.
 """
 
+import atexit
 import logging
 import math
 import threading
@@ -90,6 +91,7 @@ class Scheduler:
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="vglm-scheduler", daemon=True)
                 self._thread.start()
+                atexit.register(self.close, finish=False)  # a thread within torch would crash Python's end
             self._wake.notify_all()
         return Ticket(row, self._wake)
 
@@ -103,7 +105,10 @@ class Scheduler:
         with self._wake:
             self._closed, self._finishing = True, finish
             self._wake.notify_all()
-        if self._thread is not None:
+        if self._thread is None or not self._thread.is_alive():
+            return
+        atexit.unregister(self.close)
+        if self._thread is not threading.current_thread():
             self._thread.join()
 
     def _check(self, request: Request) -> None:
@@ -136,9 +141,14 @@ class Scheduler:
                     admitted = self._admit()
                     if self._closed and not (self._queue or self._cohorts or admitted):
                         return
-                self._drop_running()
-                self._read(admitted)
-                self._step()
+                try:
+                    self._drop_running()
+                    self._read(admitted)
+                    self._step()
+                except Exception as error:  # of this program itself: whoever waits is told, and the thread goes on
+                    waiting = dict.fromkeys([*admitted, *(row for cohort in self._cohorts for row in cohort.rows)])
+                    self._cohorts.clear()
+                    self._fail(list(waiting), error)
 
     def _drop_waiting(self) -> None:
         now = time.monotonic()
