@@ -199,14 +199,16 @@ def test_cancelled_is_gone_within_one_step(models, pictures, monkeypatch):
 
 def test_a_listener_that_fails_frees_its_place(models, pictures):
     model, together, calls = models["causal"], scheduler(models["causal"]), []
+    # both before the first is submitted: a model may be run by one thread at a time
+    request, another = endless(model, pictures[0]), endless(model, pictures[1])
 
     def broken(event):
         calls.append(event)
         raise OSError("the connection is closed")
 
-    together.submit(endless(model, pictures[0]), broken)
+    together.submit(request, broken)
     other = SimpleQueue()
-    together.submit(endless(model, pictures[1]), other.put)
+    together.submit(another, other.put)
     assert ended(other).reason == "length"
     wait(lambda: idle(together))
     assert len(calls) < 10

@@ -51,7 +51,10 @@ class Load:
 
 
 class Scheduler:
-    """Answers requests about pictures with one model. Its thread begins with the first request."""
+    """Answers requests about pictures with one model, which nobody else may run meanwhile.
+
+    Its thread begins with the first request.
+    """
 
     def __init__(
         self,
