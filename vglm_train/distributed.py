@@ -165,7 +165,7 @@ def use_gpu() -> bool:
 
 
 def name_accelerator() -> None:
-    """Name the accelerator for DeepSpeed, which SAT imports too. On a CPU it would search for one and warn."""
+    """Name the accelerator for DeepSpeed. On a CPU it would search for one and warn."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_gpu() else "cpu")
 
 

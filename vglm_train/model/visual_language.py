@@ -13,7 +13,8 @@ from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
 from vglm_train.config.model import Model
 from vglm_train.model.language import build_language
-from vglm_train.model.language.base import LanguageModel, OnToken
+from vglm_train.model.language.base import LanguageModel
+from vglm_train.model.language.decoding import OnToken
 from vglm_train.model.qformer.qformer import QFormer
 from vglm_train.model.vision import VisionEncoder, build_vision
 from vglm_train.model.visual import VisualModel

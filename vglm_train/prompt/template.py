@@ -139,11 +139,37 @@ class Template(ABC):
             _, end, _ = self._fit(turns[:end], dialogue.language)
         return last_turns[::-1]
 
+    def encode_fitting(self, dialogue: Dialogue, length: int) -> tuple[Encoded, int]:
+        """A dialogue up to where its answer begins, in at most `length` ids, images included, whatever max_prompt is.
+
+        Also the number of oldest turns that were left out for that; their images stay. UserError if the last question
+        alone is longer: a question is never cut.
+        """
+        turns = image_turns(dialogue)
+        for first in range(len(turns)):
+            prompt = self.prompt_ids(without_oldest(turns, first), dialogue.language)
+            ids = self._input_ids(prompt)
+            if len(ids) <= length:
+                return Encoded(ids, self._image_starts(prompt), [], question_ids=self._question_ids(dialogue)), first
+        pictures = len(prompt.segments) - 1
+        raise UserError(
+            f"the question is {prompt.length} ids long and comes with {pictures} pictures of {self.image_length} ids; "
+            f"together they may have {length}. Ask more briefly, show fewer pictures, or begin a new conversation."
+        )
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of an answer's new ids, up to its end."""
         ids = [int(i) for i in ids]
         end = ids.index(self.end_id) if self.end_id in ids else len(ids)
-        return self.tokenizer.decode(ids[:end]).strip()
+        return self.polish(self.tokenizer.decode(ids[:end])).rstrip()
+
+    def polish(self, text: str) -> str:
+        """The text of an answer, finished or not, as it is shown; spaces at its end are for the caller to remove."""
+        return text.lstrip()
+
+    def undecided(self, text: str) -> int:
+        """How many characters at the end of a polished, unfinished answer may change with what follows."""
+        return 0
 
     def collate(self, rows: Sequence[Encoded | None]) -> dict[str, Tensor]:
         """b rows, padded on the right to the longest.

@@ -18,6 +18,7 @@ from vglm_train.prompt.template import Encoded, PromptIds, Template
 from vglm_train.prompt.tokenizers import Tokenizer
 
 ROLES = {"zh": ("问：", "答："), "en": ("Q:", "A:")}  # what precedes a question, and an answer
+PLACEHOLDER = "[[训练时间]]"  # of the year of the language model's training
 
 _FULL_WIDTH = {",": "，", "!": "！", ":": "：", ";": "；", "?": "？"}
 _AFTER_HAN = re.compile("(?<=[\u4e00-\u9fff])[,!:;?]")
@@ -57,9 +58,14 @@ class VisualGLMTemplate(Template):
         labels = [*[IGNORED] * (len(ids) - 1), self.tokenizer.sop_id, *answer]
         return Encoded([*ids, *answer], image_starts, labels, shortened or cut, self._question_ids(dialogue))
 
-    def decode(self, ids: Sequence[int]) -> str:
-        """Text of an answer's new ids, with the punctuation of VisualGLM's chat."""
-        return chinese_punctuation(super().decode(ids))
+    def polish(self, text: str) -> str:
+        """With the punctuation of VisualGLM's chat."""
+        return chinese_punctuation(super().polish(text))
+
+    def undecided(self, text: str) -> int:
+        """The beginning of the placeholder, or a sign that becomes full-width before a Chinese character."""
+        begun = (n for n in range(len(PLACEHOLDER) - 1, 0, -1) if text.endswith(PLACEHOLDER[:n]))
+        return next(begun, int(text[-1:] in _FULL_WIDTH))
 
 
 def chinese_punctuation(text: str) -> str:
@@ -67,7 +73,7 @@ def chinese_punctuation(text: str) -> str:
 
     As in model/chat.py, the language model's placeholder for the year of its training is replaced too.
     """
-    text = text.replace("[[训练时间]]", "2023年")
+    text = text.replace(PLACEHOLDER, "2023年")
     for pattern in (_AFTER_HAN, _BEFORE_HAN):
         text = pattern.sub(lambda match: _FULL_WIDTH[match[0]], text)
     return text

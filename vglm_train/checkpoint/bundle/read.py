@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -64,16 +64,18 @@ def open_bundle(
     language_weights: str | None = None,
     base: Path | None = None,
     adapters: Sequence[ScaledAdapter] = (),
+    dtype: Literal["bf16", "fp16", "fp32"] | None = None,
 ) -> Bundle:
     """A bundle of any stage onto `device`, with what adapters add, each times its weight.
 
     vision_weights, language_weights: where a frozen tower is now, if the bundle only names it and it has moved.
     base: where the bundle that a fine-tuning began with is now.
+    dtype: of the language model, if not the bundle's.
     Raises UserError for a folder that is no bundle, an unreadable file, weights that do not fit, and adapters of
     another model.
     """
     parts = resolve(folder, base, adapters)
-    bundle = _open_whole(parts.whole, parts.whole_document, device, vision_weights, language_weights)
+    bundle = _open_whole(parts.whole, parts.whole_document, device, vision_weights, language_weights, dtype)
     if parts.whole != folder:
         bundle = _as_finetuned(bundle, folder, parts.document)
     add_adapters(bundle.model, parts.whole, parts.whole_document, parts.adapters)
@@ -100,9 +102,13 @@ def _open_whole(
     device: torch.device,
     vision_weights: str | None,
     language_weights: str | None,
+    dtype: Literal["bf16", "fp16", "fp32"] | None,
 ) -> Bundle:
     """A bundle that holds the whole model."""
     config = load(folder / CONFIG)
+    if dtype is not None and config.model.language is not None:
+        language = replace(config.model.language, dtype=dtype)
+        config = replace(config, model=replace(config.model, language=language))
     moved = {"vision": vision_weights, "language": language_weights}
     files = {name: find(folder, name, reference, moved[name]) for name, reference in document["towers"].items()}
     vision = replace(config.model.vision, weights=str(files["vision"]))

@@ -10,7 +10,6 @@ from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
-from webdataset.tariterators import base_plus_ext
 
 from vglm_train.data.shards.tar_members import Member, TarWalk
 from vglm_train.image import SUFFIXES
@@ -168,6 +167,8 @@ def read_tar_index(path: Path) -> TarIndex:
 
 def read_contents(handle: int) -> TarContents:
     """The samples of an open tar. Members of one key need not be neighbours, as long as the key occurs once."""
+    from webdataset.tariterators import base_plus_ext  # here, since chatting comes by and does not need it
+
     walk = TarWalk(handle)
     unread: Counter[str] = Counter()
     pieces: dict[tuple[int, str], list[_Piece]] = {}

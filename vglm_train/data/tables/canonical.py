@@ -7,6 +7,7 @@ pictures in pictures.py.
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from vglm_train.data.record import RecordError, parse
@@ -15,7 +16,7 @@ from vglm_train.data.tables.cells import answer_text, is_missing, number_text, s
 from vglm_train.data.tables.fields import Columns, value
 from vglm_train.data.tables.pictures import Picture, pictures_in
 from vglm_train.data.tables.questions import language_of, row_texts
-from vglm_train.data.tables.turns import dialogue_turns
+from vglm_train.data.tables.turns import dialogue_turns, open_turns
 from vglm_train.prompt.dialogue import IMAGE, ImageMarkMismatch, check_marks
 
 __all__ = ["NoPicture", "RowReading", "labels", "pictures_of", "read_row", "texts_of", "to_record"]
@@ -31,6 +32,7 @@ KINDS = {
     }.items()
     for name in names.split()
 }
+UNKNOWN = "not known"  # in place of an answer
 UNKNOWN_KIND = "an answer type that is not known, so that the answers tell it"
 UNKNOWN_LANGUAGE = "a language that is not known, so that the text tells it"
 
@@ -85,6 +87,25 @@ def read_row(row: Mapping[str, Any], columns: Columns) -> RowReading:
 def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[Picture]]:
     """Record and pictures of `read_row`."""
     return read_row(row, columns)[:2]
+
+
+def question_of(row: Mapping[str, Any], columns: Columns) -> tuple[str, list[tuple[str, str]], list[Picture]]:
+    """The row's last question with its choices ("" where it asks nothing), the questions and answers before it, and its
+    pictures. Marks of pictures are left out.
+
+    RecordError as `read_row`, but for answers, which the row need not have.
+    """
+    notes: list[str] = []
+    pictures, dialogue = pictures_of(row, columns), value(row, columns.turns)
+    if dialogue is not None:
+        turns, inside = open_turns(dialogue, notes)
+    else:
+        texts, inside = row_texts({**row, UNKNOWN: UNKNOWN}, replace(columns, answer=(UNKNOWN,)), notes)
+        turns = texts.get("turns", [])[:-1]
+    if not (pictures := pictures or inside):
+        raise NoPicture
+    said = [turn["text"].replace(IMAGE, "").strip() for turn in turns]
+    return said[-1] if said else "", list(zip(said[:-1:2], said[1::2])), pictures
 
 
 def labels(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:

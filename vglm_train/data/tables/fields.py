@@ -92,8 +92,8 @@ def by_language(row: Mapping[str, Any], columns: Columns) -> list[str]:
     return [name for name in columns.answer if name[-3:].lower() in ("_en", "_zh") and not is_missing(row.get(name))]
 
 
-def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
-    """The columns of a table that has `keys`; `named` ones are taken as they are.
+def resolve(path: Path | str, keys: Sequence[str], named: Fields, answered: bool = True) -> Columns:
+    """The columns of a table that has `keys`; `named` ones are taken as they are. `answered`: it must hold answers.
 
     UserError lists what is there and what is known.
     """
@@ -104,7 +104,7 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields) -> Columns:
     if not (columns.answer or columns.turns):
         columns = replace(columns, answer=known("caption", keys))
     for what, names in (("image", columns.pictures), ("answer", columns.turns or columns.answer)):
-        if not names:
+        if not names and (answered or what == "image"):
             raise UserError(_missing(path, what, keys))
     return columns
 

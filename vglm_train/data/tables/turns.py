@@ -41,6 +41,14 @@ def dialogue_turns(dialogue: Any, notes: list[str]) -> tuple[Turns, list[Picture
     return _answered(turns, notes), pictures
 
 
+def open_turns(dialogue: Any, notes: list[str]) -> tuple[Turns, list[Picture]]:
+    """As `dialogue_turns`, up to the last question, whether it is answered or not."""
+    turns, pictures = _turns(dialogue, notes)
+    if turns and turns[0]["role"] != "user":
+        raise RecordError("record", "the dialogue begins with an answer")
+    return turns[: len(turns) - 1 + len(turns) % 2], pictures
+
+
 def history_turns(history: Any, notes: list[str]) -> tuple[Turns, list[Picture]]:
     """Earlier turns: [question, answer] each, or turns as of `dialogue_turns`."""
     held = listed(history)

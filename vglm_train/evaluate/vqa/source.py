@@ -21,7 +21,9 @@ def parse_source(path: str, pictures: str | None, fields: str | None, options: S
     try:
         if shards:
             return Source(name="evaluation", shards=path, **_options(options, name))
-        return Source(name="evaluation", table=path, images=pictures, fields=_fields(fields), **_options(options, name))
+        return Source(
+            name="evaluation", table=path, images=pictures, fields=parse_fields(fields), **_options(options, name)
+        )
     except FieldError as error:
         raise UserError(f"{name}: {error}") from error
 
@@ -38,8 +40,8 @@ def _options(texts: Sequence[str], name: str) -> dict[str, Any]:
     return found
 
 
-def _fields(argument: str | None) -> Fields:
-    """image=path,question=q -> Fields."""
+def parse_fields(argument: str | None) -> Fields:
+    """What --fields says, image=path,question=q. UserError for a wrong one."""
     pairs = dict(part.partition("=")[::2] for part in (argument or "").split(",") if part)
     known = [field.name for field in dataclasses.fields(Fields)]
     for name in pairs:

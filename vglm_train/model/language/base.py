@@ -3,7 +3,7 @@
 b rows, s tokens of the sequence, t tokens of the labels, m targets, e embedding width, v vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Self
 
 import torch
@@ -12,11 +12,8 @@ from torch import Tensor, nn
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
 from vglm_train.model.language.adapter import Adapter
+from vglm_train.model.language.decoding import Decoder, OnToken, generate
 from vglm_train.model.language.fp16_gradients import GradientScaling
-
-OnToken = Callable[
-    [Tensor], None
-]  # called with the newest id of each row [b] int64, on the CPU, as soon as it is known
 
 
 class LanguageModel(nn.Module):
@@ -75,6 +72,14 @@ class LanguageModel(nn.Module):
         """
         raise NotImplementedError
 
+    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> Decoder:
+        """What continues prompts [b,s,e], padded on the right, by at most `max_new` ids; `batch.labels` is not used.
+
+        UserError where the model has too few positions for that.
+        """
+        raise NotImplementedError
+
+    @torch.no_grad()
     def generate(
         self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
     ) -> Tensor:
@@ -84,7 +89,7 @@ class LanguageModel(nn.Module):
         beam search knows its answer only at the end and refuses it with ValueError. A row's answer does not depend on
         what else is in the batch.
         """
-        raise NotImplementedError
+        return generate(self.decoder(embeds, batch, decoding.max_new), decoding, end_id, self.pad_id, on_token)
 
     def materialise(self, device: torch.device) -> None:
         """Give a model on the meta device memory on `device`, with the tables that no weight file has; see `Nf4Linear`.
@@ -115,6 +120,16 @@ class LanguageModel(nn.Module):
     def recompute(self, on: bool) -> None:
         """Whether activations are computed again in backward instead of kept. Call it after adapters are added."""
         raise NotImplementedError
+
+
+def left_padded(embeds: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
+    """Rows [b,s,e] of these lengths [b], padded on the right -> padded on the left, to the longest row.
+
+    With the index [b,s'] of each position in its row: below 0 it is padding, which holds the row's first embedding.
+    """
+    longest = int(length.max())
+    index = torch.arange(longest, device=length.device) - (longest - length)[:, None]
+    return embeds.gather(1, index.clamp(min=0)[..., None].expand(-1, -1, embeds.shape[2])), index
 
 
 def target_rows(labels: Tensor, ignored: int) -> Tensor:

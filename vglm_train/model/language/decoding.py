@@ -3,20 +3,31 @@
 b prompts, r rows being generated (b, or b times the beams), t tokens generated, v vocabulary.
 """
 
-from typing import Protocol
+from collections.abc import Callable
+from typing import Protocol, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from vglm_train.config.language import Decoding
-from vglm_train.model.language.base import OnToken
 
+OnToken = Callable[
+    [Tensor], None
+]  # called with the newest id of each row [b] int64, on the CPU, as soon as it is known
 NEVER = -1e9  # the score of a beam that takes no part
 
 
 class Decoder(Protocol):
-    """What a family implements: logits, from a cache that it keeps. Prompts may differ in length."""
+    """What a family implements: logits, from a cache that it keeps.
+
+    Rows may differ in the length of their prompts and, after `join`, in how far their answers are.
+    """
+
+    @property
+    def joins(self) -> bool:
+        """Whether `join` is possible: not for a model that gives all rows the same position."""
+        ...
 
     def start(self) -> Tensor:
         """Read the prompts -> logits [b,v] of the first new ids. Called once."""
@@ -27,7 +38,14 @@ class Decoder(Protocol):
         ...
 
     def select(self, rows: Tensor) -> None:
-        """Keep the cache's rows numbered `rows` [r'] int64, repeats allowed."""
+        """Keep the cache's rows numbered `rows` [r'] int64, repeats allowed.
+
+        Memory that only the other rows needed is freed.
+        """
+        ...
+
+    def join(self, other: Self) -> None:
+        """Put the rows of `other`, which has read its prompts, behind these. `other` is not used any more."""
         ...
 
 
@@ -69,19 +87,23 @@ def _generate_one(decoder: Decoder, decoding: Decoding, end_id: int, pad_id: int
     return ids
 
 
-def penalise_repetition(scores: Tensor, generated: Tensor, penalty: float) -> Tensor:
+def penalise_repetition(scores: Tensor, generated: Tensor, penalty: float | Tensor) -> Tensor:
     """Scores [r,v], lower by `penalty` for ids that the answer has already, `generated` [r,t].
 
-    CTRL, arXiv:1909.05858. The prompt's ids are not penalised.
+    CTRL, arXiv:1909.05858. The prompt's ids are not penalised. An id may be there several times, and `penalty` be one
+    for each row [r,1].
     """
-    if penalty == 1 or generated.shape[1] == 0:
+    if generated.shape[1] == 0 or (isinstance(penalty, float) and penalty == 1):
         return scores
     old = scores.gather(1, generated)
     return scores.scatter(1, generated, torch.where(old < 0, old * penalty, old / penalty))
 
 
-def sample(logits: Tensor, decoding: Decoding, draw: float) -> Tensor:
-    """Logits [r,v] -> ids [r]: temperature, then top-k, then top-p; `draw` in [0,1) picks from what is left."""
+def sample(logits: Tensor, decoding: Decoding, draw: float | Tensor) -> Tensor:
+    """Logits [r,v] -> ids [r]: temperature, then top-k, then top-p; `draw` in [0,1) picks from what is left.
+
+    `draw`: one for all rows, or one for each [r,1] float64.
+    """
     probability, order = (logits / decoding.temperature).softmax(-1).double().sort(stable=True, descending=True)
     if decoding.top_k:
         probability, order = probability[:, : decoding.top_k], order[:, : decoding.top_k]

@@ -9,7 +9,6 @@ from small_chatglm import EOP, SOP, prompts
 
 from vglm_train.batch import IGNORED
 from vglm_train.config.language import Decoding
-from vglm_train.model.language.glm.chatglm import CachedDecoder
 
 WAYS = {
     "greedy": Decoding(max_new=8),
@@ -83,6 +82,6 @@ def test_positions_go_on_where_the_prompt_ended(model):
     assert int(batch.input_ids[0, 7]) == SOP
     start = prompts([6], [0])
     assert torch.equal(start.input_ids[0], batch.input_ids[0, :8])
-    decoder = CachedDecoder(model, model.embed(start.input_ids), model.layout(start), 5)
+    decoder = model.decoder(model.embed(start.input_ids), start, 5)
     written = [decoder.start(), *(decoder.step(batch.input_ids[:, place]) for place in range(8, 12))]
     torch.testing.assert_close(torch.cat(written), logits[1:], rtol=1e-4, atol=1e-4)

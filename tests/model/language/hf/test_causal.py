@@ -11,7 +11,8 @@ from torch import Tensor
 from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Decoding, Language
 from vglm_train.errors import UserError
-from vglm_train.model.language.hf.causal import CausalLanguage, left_padded
+from vglm_train.model.language.base import left_padded
+from vglm_train.model.language.hf.causal import CausalLanguage
 
 END = 2
 SHAPE = {"vocab_size": 64, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4,
@@ -265,9 +266,8 @@ def test_blocks_and_widths(tmp_path):
 
 def test_left_padding_moves_rows_to_the_right():
     embeds = torch.arange(1.0, 9.0).view(2, 4, 1)
-    mask = torch.tensor([[1, 1, 0, 0], [1, 1, 1, 0]], dtype=torch.bool)
-    moved, seen = left_padded(embeds, mask)
-    assert seen.tolist() == [[False, True, True], [True, True, True]]
+    moved, index = left_padded(embeds, torch.tensor([2, 3]))
+    assert index.tolist() == [[-1, 0, 1], [0, 1, 2]]
     assert moved[0, 1:, 0].tolist() == [1, 2]
     assert moved[1, :, 0].tolist() == [5, 6, 7]
 

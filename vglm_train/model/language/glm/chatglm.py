@@ -5,17 +5,16 @@ b rows, s tokens of the sequence, m targets, e embedding width, v vocabulary, d 
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import NamedTuple, Self
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.batch import IGNORED, PromptBatch
-from vglm_train.config.language import Decoding, Language
-from vglm_train.model.language.base import LanguageModel, OnToken
+from vglm_train.config.language import Language
+from vglm_train.model.language.base import LanguageModel, left_padded
 from vglm_train.model.language.cache import KeyValueCache
-from vglm_train.model.language.decoding import generate
 from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.glm.sat import Transformer, build_network
 from vglm_train.model.vision import DTYPES
@@ -86,14 +85,9 @@ class ChatGlm(LanguageModel):
             logits = self._logits(scaling.enter(embeds), layout.positions, layout.visible, indices - 1)
             return scaling.leave(logits), batch.labels.flatten()[indices]
 
-    @torch.no_grad()
-    def generate(
-        self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
-    ) -> Tensor:
-        """See LanguageModel; a prompt ends with <sop>."""
-        with torch.autocast(embeds.device.type, enabled=False):
-            decoder = CachedDecoder(self, embeds.to(self.dtype), self.layout(batch), decoding.max_new)
-            return generate(decoder, decoding, end_id, self.pad_id, on_token)
+    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> "CachedDecoder":
+        """See LanguageModel; a prompt ends with <sop>. Rotary positions have no end."""
+        return CachedDecoder(self, embeds.to(self.dtype), *self._lengths(batch))
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""
@@ -112,16 +106,17 @@ class ChatGlm(LanguageModel):
 
     def layout(self, batch: PromptBatch) -> Layout:
         """Mask and positions of a batch. The ids at image positions and in padding are not used."""
+        context, length = self._lengths(batch)
+        index = torch.arange(batch.input_ids.shape[1], device=length.device).expand_as(batch.input_ids)
+        return layout(index, context, length)
+
+    def _lengths(self, batch: PromptBatch) -> tuple[Tensor, Tensor]:
+        """Tokens before the first <sop> [b], or all where there is none, and tokens that are not padding [b]."""
         ids, real = batch.input_ids, batch.attention_mask
-        b, s = ids.shape
         starts = (ids == self.sop_id) & real & ~batch.visual_mask
-        index = torch.arange(s, device=ids.device)
         length = real.sum(1)
-        context = torch.where(starts, index, s).amin(1).minimum(length)
-        positions = torch.stack(_positions(index.expand(b, s), context[:, None]), 1)
-        visible = (index < context[:, None, None]) | (index <= index[:, None])  # [b,s,s]
-        visible = visible & real[:, None, :] | (index == index[:, None])  # padding sees itself: no row is empty
-        return Layout(context, length, positions, visible[:, None])
+        index = torch.arange(ids.shape[1], device=ids.device)
+        return torch.where(starts, index, ids.shape[1]).amin(1).minimum(length), length
 
     def _check_sop(self, is_target: Tensor, layout: Layout) -> None:
         """On the CPU only: a GPU would have to be waited for."""
@@ -153,42 +148,62 @@ class ChatGlm(LanguageModel):
 
 
 class CachedDecoder:
-    """Continues one batch of prompts: see `decoding.Decoder`.
+    """Continues rows of prompts: see `decoding.Decoder`. Positions are explicit, whatever the columns."""
 
-    New tokens follow the longest prompt in every row. Padding in between is masked, and positions are explicit.
-    """
+    joins = True
 
-    def __init__(self, model: ChatGlm, embeds: Tensor, layout: Layout, max_new: int) -> None:
-        self.model, self.embeds, self.layout = model, embeds, layout
-        self.cache = KeyValueCache(len(model.blocks()), embeds.shape[1] + max_new)
-        self.context, self.length = layout.context, layout.length
-        index = torch.arange(embeds.shape[1], device=embeds.device)
-        self.visible = index < layout.length[:, None]  # [r,t] bool: columns of the cache that are no padding
-        self.generated = 0
+    def __init__(self, model: ChatGlm, embeds: Tensor, context: Tensor, length: Tensor) -> None:
+        """embeds [b,s,e], padded on the right to any width; `context` and `length` as in Layout."""
+        self.model, self.context = model, context
+        self.length = length  # [r] tokens in the cache, those of the answer too
+        self.embeds, index = left_padded(embeds, length)
+        self.layout = layout(index, context, length)
+        self.cache = KeyValueCache(len(model.blocks()))
 
+    @torch.no_grad()
     def start(self) -> Tensor:
         """Logits [b,v] of the first new ids."""
         b, s = self.embeds.shape[:2]
-        last = torch.arange(b, device=self.embeds.device) * s + (self.length - 1).clamp(min=0)
-        logits = self.model._logits(self.embeds, self.layout.positions, self.layout.visible, last, self.cache)
-        self.cache.advance(s)
+        last = torch.arange(1, b + 1, device=self.embeds.device) * s - 1
+        logits = self._logits(self.embeds, self.layout.positions, self.layout.visible, last)
+        del self.embeds, self.layout
         return logits
 
+    @torch.no_grad()
     def step(self, ids: Tensor) -> Tensor:
         """ids [r] just chosen -> logits [r,v] of the next ones."""
-        rows = torch.arange(ids.shape[0], device=ids.device)
-        self.visible = torch.cat((self.visible, torch.ones_like(self.visible[:, :1])), 1)
-        positions = torch.stack(_positions(self.length + self.generated, self.context), 1)[..., None]  # [r,2,1]
+        positions = torch.stack(_positions(self.length, self.context), 1)[..., None]  # [r,2,1]
+        self.length = self.length + 1
+        columns = self.cache.columns + 1
+        index = torch.arange(columns, device=ids.device)
+        visible = index >= columns - self.length[:, None]  # [r,t]
         embeds = self.model.embed(ids)[:, None].to(self.model.dtype)
-        logits = self.model._logits(embeds, positions, self.visible[:, None, None], rows, self.cache)
-        self.cache.advance(1)
-        self.generated += 1
-        return logits
+        return self._logits(embeds, positions, visible[:, None, None], torch.arange(len(ids), device=ids.device))
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows numbered `rows` [r] int64, repeats allowed."""
-        self.cache.select(rows)
-        self.context, self.length, self.visible = self.context[rows], self.length[rows], self.visible[rows]
+        self.context, self.length = self.context[rows], self.length[rows]
+        self.cache.select(rows, self.cache.columns - int(self.length.max()) if len(rows) else 0)
+
+    def join(self, other: Self) -> None:
+        """Put the rows of another decoder of this model behind these."""
+        self.cache.join(other.cache)
+        self.context = torch.cat((self.context, other.context))
+        self.length = torch.cat((self.length, other.length))
+
+    def _logits(self, embeds: Tensor, positions: Tensor, visible: Tensor, rows: Tensor) -> Tensor:
+        with torch.autocast(embeds.device.type, enabled=False):
+            return self.model._logits(embeds, positions, visible, rows, self.cache)
+
+
+def layout(index: Tensor, context: Tensor, length: Tensor) -> Layout:
+    """Of rows whose positions have these indices [b,s] in their row; below 0, and from `length` on, is padding."""
+    s = index.shape[1]
+    real = (index >= 0) & (index < length[:, None])
+    positions = torch.stack(_positions(index.clamp(min=0), context[:, None]), 1)
+    visible = (index[:, None] < context[:, None, None]) | (index[:, None] <= index[..., None])  # [b,s,s]
+    itself = torch.eye(s, dtype=torch.bool, device=index.device)
+    return Layout(context, length, positions, (visible & real[:, None] | itself)[:, None])  # no row is empty
 
 
 def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:

@@ -27,7 +27,6 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
-from vglm_train.distributed import name_accelerator
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
@@ -49,7 +48,7 @@ def restored_state() -> Iterator[None]:
     gpu = torch.cuda.get_rng_state() if torch.cuda.is_available() else None
     flags = [getattr(owner, name) for owner, name in _FLAGS]
     dtype, level = torch.get_default_dtype(), os.environ.get("SAT_LOGLEVEL")
-    os.environ["SAT_LOGLEVEL"] = "WARNING"  # read on import: SAT logs which optional packages are missing
+    os.environ["SAT_LOGLEVEL"] = "ERROR"  # read on import: SAT warns of packages that it does without
     try:
         yield
     finally:
@@ -71,6 +70,19 @@ class _NoTriton(nn.Module):
         raise NotImplementedError("rotary embeddings by Triton: it is not installed, and ChatGLM-6B does not use them")
 
 
+@contextmanager
+def _without_deepspeed() -> Iterator[None]:
+    """Within it SAT finds no DeepSpeed, and so leaves out its trainer, which imports wandb, datasets and webdataset."""
+    absent = "deepspeed" not in sys.modules
+    if absent:
+        sys.modules["deepspeed"] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules["deepspeed"]
+
+
 class OneProcess:
     """What SAT asks of its model parallel group while it builds: this process alone."""
 
@@ -86,8 +98,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
     _stand_in.FastRotaryEmbedding = _NoTriton  # type: ignore[attr-defined]
     sys.modules.setdefault(_TRITON_USER, _stand_in)
 
-name_accelerator()
-with restored_state():
+with restored_state(), _without_deepspeed():
     import sat.mpu.initialize as sat_groups
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer

@@ -1,25 +1,22 @@
-"""What the two kinds of Hugging Face language models share: the head on chosen rows, recompute, decoding.
+"""What the two kinds of Hugging Face language models share: building, recompute, lengths.
 
 The architectures are those of transformers.
 
 b rows, s tokens, m targets, d width of the head's input, e embedding width, v vocabulary.
 """
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
-from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList
-from transformers.generation.streamers import BaseStreamer
 
-from vglm_train.config.language import Decoding, Language
+from vglm_train.config.language import Language
 from vglm_train.errors import UserError
-from vglm_train.model.language.base import LanguageModel, OnToken
-from vglm_train.model.language.decoding import penalise_repetition, sample
+from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
 
@@ -49,7 +46,6 @@ class HuggingFaceLanguage(LanguageModel):
             self.model = build(classes[type(shape)], shape, self.dtype, filled=config.weights is None)
         except UNFIT as error:
             raise UserError(f"{source}: transformers cannot build this {shape.model_type}: {error}") from error
-        self.start = int(seq2seq)  # tokens of a decoder's sequence before the answer
         if reason := self._unfit():
             raise UserError(f"{source}: {shape.model_type} {reason}; take another model.")
         self._untie(content)
@@ -58,9 +54,6 @@ class HuggingFaceLanguage(LanguageModel):
         self.vocabulary: int = self.embeddings.weight.shape[0]
         self.positions: int | None = getattr(shape, "max_position_embeddings", None) or None
         self.pad_id = first_id(getattr(shape, "pad_token_id", None), getattr(shape, "eos_token_id", None), 0)
-        self.model.generation_config = GenerationConfig(
-            pad_token_id=self.pad_id, decoder_start_token_id=getattr(shape, "decoder_start_token_id", None)
-        )
 
     @property
     def embeddings(self) -> Any:
@@ -98,29 +91,6 @@ class HuggingFaceLanguage(LanguageModel):
                 "positions of the language model: lower prompt.max_prompt, prompt.max_answer, or decoding's max_new."
             )
 
-    def continued(self, inputs: dict[str, Any], decoding: Decoding, end_id: int, on_token: OnToken | None) -> Tensor:
-        """transformers' generate from embeddings -> new ids [b,t], `pad_id` behind `end_id`."""
-        if on_token and decoding.beams > 1:
-            raise ValueError("beam search knows its answer only at the end: it cannot call on_token")
-        settings = GenerationConfig(
-            max_new_tokens=decoding.max_new,
-            num_beams=decoding.beams,
-            length_penalty=decoding.length_penalty,
-            do_sample=False,  # see _Choice
-            eos_token_id=end_id,
-            pad_token_id=self.pad_id,
-            use_cache=True,
-        )
-        with torch.no_grad(), self.own_dtype():
-            ids = self.model.generate(
-                **inputs,
-                generation_config=settings,
-                logits_processor=LogitsProcessorList([_Choice(decoding, self.start)]),
-                streamer=_Streamer(on_token) if on_token else None,
-            )[:, self.start :]
-        ended = (ids == end_id).long()
-        return ids.masked_fill((ended.cumsum(1) - ended).bool(), self.pad_id)  # beam search may fill with end_id
-
     def materialise(self, device: torch.device) -> None:
         """Give a model built on the meta device memory on `device`: empty weights, and tables computed again."""
         names: dict[int, list[str]] = {}
@@ -141,7 +111,9 @@ class HuggingFaceLanguage(LanguageModel):
         """Why a model that transformers can build cannot be used."""
         if self.model.get_output_embeddings() is None:
             return "has no language-model head of its own"
-        if not self.start and any(getattr(module, "is_causal", True) is False for module in self.model.modules()):
+        if not self.model.config.is_encoder_decoder and any(
+            getattr(module, "is_causal", True) is False for module in self.model.modules()
+        ):
             return "is an encoder, whose tokens attend to later ones"
         try:
             self.blocks()
@@ -166,58 +138,3 @@ def blocks_of(stack: nn.Module, number: int) -> Sequence[nn.Module]:
     """The list of `number` blocks in a stack."""
     lists = (list(module) for module in stack.modules() if isinstance(module, nn.ModuleList))
     return next(blocks for blocks in lists if len(blocks) == number)
-
-
-@contextmanager
-def head_on(head: nn.Module, rows: Tensor) -> Iterator[None]:
-    """Within it, the head runs only on rows [m] int64 of its flattened input [b,s,d], as one batch [1,m,d].
-
-    A hook, not a call of the head, keeps what the family does before and after its head (softcapping, logit scales and
-    multipliers).
-    """
-
-    def choose(_: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-        return (inputs[0].flatten(0, 1).index_select(0, rows)[None], *inputs[1:])
-
-    hook = head.register_forward_pre_hook(choose)
-    try:
-        yield
-    finally:
-        hook.remove()
-
-
-class _Choice(LogitsProcessor):
-    """Repetition penalty and sampling as in `decoding.generate`: a processor that leaves one id where it samples.
-
-    transformers' own penalty overlooks as many new ids as there is padding left of the prompt. Its own sampling uses
-    torch's generator for one row of a batch after the other.
-    """
-
-    def __init__(self, decoding: Decoding, start: int) -> None:
-        """`start`: ids at the beginning of a sequence that are not part of the answer."""
-        self.decoding, self.start = decoding, start
-        self.generator = torch.Generator().manual_seed(decoding.seed)  # on the CPU: the same draws on every device
-
-    def __call__(self, input_ids: Tensor, scores: Tensor) -> Tensor:
-        """Ids so far [r,t] and scores [r,v] -> scores [r,v]."""
-        scores = penalise_repetition(scores, input_ids[:, self.start :], self.decoding.repetition_penalty)
-        if not self.decoding.sample:
-            return scores
-        draw = float(torch.rand((), generator=self.generator, dtype=torch.float64))
-        chosen = sample(scores.float(), self.decoding, draw)
-        return torch.full_like(scores, float("-inf")).scatter(1, chosen[:, None], 0.0)
-
-
-class _Streamer(BaseStreamer):
-    """Passes each step's ids [b] on. The first call brings the prompt (the start token, or nothing)."""
-
-    def __init__(self, on_token: Callable[[Tensor], None]) -> None:
-        self.on_token, self.begun = on_token, False
-
-    def put(self, value: Tensor) -> None:
-        if self.begun:
-            self.on_token(value)
-        self.begun = True
-
-    def end(self) -> None:
-        pass

@@ -6,12 +6,15 @@ b rows, s tokens of the encoder, t tokens of the decoder, m targets, e embedding
 from collections.abc import Sequence
 
 from torch import Tensor, nn
-from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING, DynamicCache, EncoderDecoderCache
+from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 from vglm_train.batch import IGNORED, PromptBatch
-from vglm_train.config.language import Decoding, Language
-from vglm_train.model.language.base import OnToken
-from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, head_on
+from vglm_train.config.language import Language
+from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, first_id
+from vglm_train.model.language.hf.decoder import Seq2SeqDecoder
+from vglm_train.model.language.hf.head import head_on
+
+STARTS = ("decoder_start_token_id", "bos_token_id")  # what names the decoder's first id, in transformers' order
 
 
 class Seq2SeqLanguage(HuggingFaceLanguage):
@@ -37,18 +40,12 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
             ).logits
         return scaling.leave(logits[0]), batch.labels.flatten()[chosen]
 
-    def generate(
-        self, embeds: Tensor, batch: PromptBatch, decoding: Decoding, end_id: int, on_token: OnToken | None = None
-    ) -> Tensor:
-        self.check_length(max(embeds.shape[1], decoding.max_new + 1))
-        longest = int(batch.attention_mask.sum(1).max())
-        inputs = {
-            "inputs_embeds": embeds[:, :longest].to(self.dtype),
-            "attention_mask": batch.attention_mask[:, :longest].long(),
-            # transformers' default cache has as many blocks as the encoder, but T5's decoder may have more
-            "past_key_values": EncoderDecoderCache(DynamicCache(), DynamicCache()),
-        }
-        return self.continued(inputs, decoding, end_id, on_token)
+    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> Seq2SeqDecoder:
+        length = batch.attention_mask.sum(1)
+        self.check_length(max(int(length.max()), max_new + 1))
+        shape = self.model.config
+        start_id = first_id(*(getattr(shape, name, None) for name in STARTS), self.pad_id)
+        return Seq2SeqDecoder(self.model, embeds.to(self.dtype), length, start_id)
 
     def blocks(self) -> Sequence[nn.Module]:
         encoder, decoder = self.model.get_encoder(), self.model.get_decoder()
