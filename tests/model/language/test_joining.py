@@ -46,7 +46,9 @@ class Arrival(NamedTuple):
     new: int
 
 
-ARRIVALS = st.lists(st.builds(Arrival, st.integers(0, 12), st.integers(1, 14), st.integers(1, 12)), min_size=2, max_size=6)
+ARRIVALS = st.lists(
+    st.builds(Arrival, st.integers(0, 12), st.integers(1, 14), st.integers(1, 12)), min_size=2, max_size=6
+)
 
 
 @pytest.fixture(scope="module")
