@@ -28,6 +28,7 @@ class SlotDecoder:
         self.length: list[int] = []  # of each row: tokens in the cache
         self.column = 0  # of the next token
         self.repeats = False  # a row was wanted twice
+        self._where: Tensor | None = None  # `rows`, on the device
 
     def start(self) -> Tensor:
         """Logits [b,v] of the first new ids."""
@@ -44,7 +45,9 @@ class SlotDecoder:
         self._make_room(self.slots)
         self.column += 1
         self.length = [length + 1 for length in self.length]
-        return self.slots.step(ids, torch.tensor(self.rows, device=ids.device))
+        if self._where is None:
+            self._where = torch.tensor(self.rows, device=ids.device)
+        return self.slots.step(ids, self._where)
 
     def select(self, rows: Tensor) -> None:
         """Keep the rows numbered `rows` [r] int64, repeats allowed."""
@@ -59,6 +62,7 @@ class SlotDecoder:
         gone = [slot for number, slot in enumerate(self.rows) if number not in set(kept)]
         if gone:
             self.slots.free(gone)
+        self._where = None
         self.rows, self.length = [self.rows[row] for row in kept], [self.length[row] for row in kept]
 
     def join(self, other: Self) -> None:
@@ -84,6 +88,7 @@ class SlotDecoder:
         lengths = eager.length.tolist()
         self._fit(len(self.rows) + len(lengths), max(lengths))
         assert self.slots is not None
+        self._where = None
         free = sorted(set(range(self.slots.size)) - set(self.rows))
         for row, (length, context, slot) in enumerate(zip(lengths, eager.context.tolist(), free)):
             views = [block.views for block in eager.cache.blocks]
