@@ -17,6 +17,8 @@ from vglm_train.model.language.base import LanguageModel, left_padded
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.glm.sat import Transformer, build_network
+from vglm_train.model.language.glm.slot_decoder import SlotDecoder
+from vglm_train.model.language.glm.slots import SlotPool, glm_positions
 from vglm_train.model.vision import DTYPES
 
 SOP, PAD = 130004, 3  # as released: <sop> begins the answer
@@ -49,6 +51,8 @@ class ChatGlm(LanguageModel):
         released = SOP if config.vocabulary > SOP else config.vocabulary + SMALLER_SOP
         self.sop_id = released if sop_id is None else sop_id
         self.prefix = 0  # length of the longest trained prefix
+        self.uses_slots = False  # also without a GPU, where that gains nothing
+        self.slots = SlotPool(self)
         self.network = build_network(config, self.dtype)
         if config.weights is None:
             self.reset()
@@ -85,9 +89,10 @@ class ChatGlm(LanguageModel):
             logits = self._logits(scaling.enter(embeds), layout.positions, layout.visible, indices - 1)
             return scaling.leave(logits), batch.labels.flatten()[indices]
 
-    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> "CachedDecoder":
+    def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> "CachedDecoder | SlotDecoder":
         """See LanguageModel; a prompt ends with <sop>. Rotary positions have no end."""
-        return CachedDecoder(self, embeds.to(self.dtype), *self._lengths(batch))
+        decoder = CachedDecoder(self, embeds.to(self.dtype), *self._lengths(batch))
+        return SlotDecoder(self, decoder) if self.uses_slots or embeds.is_cuda else decoder
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""
@@ -160,6 +165,18 @@ class CachedDecoder:
         self.layout = layout(index, context, length)
         self.cache = KeyValueCache(len(model.blocks()))
 
+    @classmethod
+    def of(
+        cls, model: ChatGlm, context: Tensor, length: Tensor, keys: Sequence[Tensor], values: Sequence[Tensor]
+    ) -> Self:
+        """Of rows that are in the middle of an answer: keys and values [r,h,t,d] a block, aligned on the right."""
+        decoder = cls.__new__(cls)
+        decoder.model, decoder.context, decoder.length = model, context, length
+        decoder.cache = KeyValueCache(len(keys))
+        for block, (key, value) in enumerate(zip(keys, values, strict=True)):
+            decoder.cache.append(block, key, value)
+        return decoder
+
     @torch.no_grad()
     def start(self) -> Tensor:
         """Logits [b,v] of the first new ids."""
@@ -172,7 +189,7 @@ class CachedDecoder:
     @torch.no_grad()
     def step(self, ids: Tensor) -> Tensor:
         """ids [r] just chosen -> logits [r,v] of the next ones."""
-        positions = torch.stack(_positions(self.length, self.context), 1)[..., None]  # [r,2,1]
+        positions = torch.stack(glm_positions(self.length, self.context), 1)[..., None]  # [r,2,1]
         self.length = self.length + 1
         columns = self.cache.columns + 1
         index = torch.arange(columns, device=ids.device)
@@ -200,7 +217,7 @@ def layout(index: Tensor, context: Tensor, length: Tensor) -> Layout:
     """Of rows whose positions have these indices [b,s] in their row; below 0, and from `length` on, is padding."""
     s = index.shape[1]
     real = (index >= 0) & (index < length[:, None])
-    positions = torch.stack(_positions(index.clamp(min=0), context[:, None]), 1)
+    positions = torch.stack(glm_positions(index.clamp(min=0), context[:, None]), 1)
     visible = (index[:, None] < context[:, None, None]) | (index[:, None] <= index[..., None])  # [b,s,s]
     itself = torch.eye(s, dtype=torch.bool, device=index.device)
     return Layout(context, length, positions, (visible & real[:, None] | itself)[:, None])  # no row is empty
@@ -211,11 +228,3 @@ def _additive(visible: Tensor, dtype: torch.dtype) -> Tensor:
     *rows, t = visible.shape
     bias = torch.zeros(*rows, t + -t % ALIGNMENT, dtype=dtype, device=visible.device)[..., :t]
     return bias.masked_fill_(~visible, float("-inf"))
-
-
-def _positions(index: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
-    """Index in the sequence -> GLM's two positions.
-
-    The first counts through the context and stays at its last token; the second counts from <sop> on.
-    """
-    return index.minimum((context - 1).clamp(min=0)), (index - context + 1).clamp(min=0)
