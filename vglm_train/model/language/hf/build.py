@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
+from vglm_train.weights.identify import require
 
 
 def source_of(config: Language) -> str:
@@ -24,6 +25,8 @@ def source_of(config: Language) -> str:
 def read_config(config: Language) -> dict[str, Any]:
     """config.json of model.language.weights or .config (a folder or a file). Raises UserError if it cannot be read."""
     path = Path(str(config.config or config.weights))
+    if not config.config:
+        require(path, "language")
     path = path / "config.json" if path.is_dir() or not config.config else path
     try:
         content = json.loads(path.read_text("utf-8"))
