@@ -177,6 +177,9 @@ def test_a_model_that_is_not_chatglm(tmp_path, shared):
 
 
 def test_no_file(tmp_path):
+    with pytest.raises(UserError, match=r"model.language.weights: .* is an empty folder"):
+        build_tokenizer(Language(weights=str(tmp_path)))
+    (tmp_path / "latest").write_text("1")
     with pytest.raises(UserError, match=r"no ice_text.model there.*SAT folders hold no tokenizer"):
         build_tokenizer(Language(weights=str(tmp_path)))
     with pytest.raises(UserError, match=r"model.language.tokenizer: no such file or folder: .*gone"):

@@ -89,7 +89,7 @@ def test_an_evaluation_longer_than_the_models_positions(told, family: str) -> No
 
 def _no_weights(folder: Path) -> str:
     (folder / "model.safetensors").unlink()
-    return "holds "
+    return ", without weights. Complete the download: model.safetensors or pytorch_model.bin is missing."
 
 
 def _no_shard(folder: Path) -> str:
@@ -110,13 +110,14 @@ def _no_tensor(folder: Path) -> str:
 def _cut_short(folder: Path) -> str:
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:-100])
-    return f"cannot read weights from {file}: "
+    size = file.stat().st_size
+    return f"{file} is cut short: {size:,} of {size + 100:,} bytes are there. Complete the download."
 
 
 def _a_pointer(folder: Path) -> str:
     file = folder / "model.safetensors"
     file.write_text("version https://git-lfs.github.com/spec/v1\n")
-    return f"cannot read weights from {file}: "
+    return f"{file} is a Git LFS pointer, not the file itself. Fetch the file: git lfs pull, or the hub's download."
 
 
 @pytest.mark.parametrize("damage", [_no_weights, _no_shard, _no_tensor, _cut_short, _a_pointer])

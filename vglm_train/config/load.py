@@ -18,6 +18,8 @@ from vglm_train.config.validation import FieldError
 from vglm_train.config.yaml_tree import YamlNode, read
 from vglm_train.errors import UserError
 
+# what other programs call our dtypes
+DTYPES = {"bfloat16": "bf16", "float16": "fp16", "half": "fp16", "float32": "fp32", "float": "fp32"}
 WANTED = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 
 
@@ -118,8 +120,11 @@ def _mapping(inner: tuple, item: YamlNode, path: str) -> dict:
 def _choice(choices: tuple, item: YamlNode, path: str) -> Any:
     if item.value in choices and not isinstance(item.value, bool):
         return item.value
-    near = difflib.get_close_matches(str(item.value), list(map(str, choices)), 1, 0.4)
+    text = str(item.value).removeprefix("torch.")
+    near = [DTYPES[text]] if DTYPES.get(text) in choices else difflib.get_close_matches(text, map(str, choices), 1, 0.4)
     hint = f" (did you mean {near[0]}?)" if near else ""
+    if text == "auto" and path.endswith(".dtype"):
+        hint = "; `python -m vglm_train.checkpoint inspect FOLDER` says which one the files have"
     _fail(item, path, f"expected one of {', '.join(map(str, choices))}; found {item.describe()}{hint}")
 
 

@@ -11,6 +11,7 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
+from vglm_train.weights.identify import require
 
 logger = logging.getLogger("vglm_train")
 
@@ -103,9 +104,12 @@ def build_tokenizer(config: Language, folder: Path | None = None) -> Tokenizer:
     if not path.exists():
         field = "tokenizer" if config.tokenizer else "weights"
         raise UserError(f"model.language.{field}: no such file or folder: {path}")
-    if config.family == "chatglm":
-        return build_chatglm(path)
-    return _from_folder(path)
+    try:
+        return build_chatglm(path) if config.family == "chatglm" else _from_folder(path)
+    except UserError:
+        if folder is None and config.tokenizer is None:  # what the weights are may say more
+            require(path, "language")
+        raise
 
 
 def check_tokenizer(tokenizer: Tokenizer, vocabulary: int, name: str) -> None:

@@ -187,7 +187,10 @@ def test_what_no_shape_tells(tmp_path, weights):
 
 def test_folders_that_are_none(tmp_path, weights):
     refused(tmp_path / "nowhere", ["not a folder"])
+    refused(tmp_path, ["an empty folder"])
+    (tmp_path / "config.json").write_text('{"num_layers": 1}')
     refused(tmp_path, ["neither a SAT checkpoint"])
+    (tmp_path / "config.json").unlink()
     folder = sat_folder(tmp_path, weights)
     (folder / "7" / "mp_rank_00_model_states.pt").rename(folder / "7" / "mp_rank_01_model_states.pt")
     torch.save({}, folder / "7" / "mp_rank_00_model_states.pt")

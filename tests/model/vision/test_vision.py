@@ -103,5 +103,6 @@ def test_numbers_that_are_not_those_of_the_folder(tmp_path, ours, published, wor
 
 
 def test_folder_without_config(tmp_path):
+    (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"config\.json"):
         build_vision(replace(SMALL, family="siglip", weights=str(tmp_path)))

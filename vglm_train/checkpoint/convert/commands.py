@@ -1,5 +1,6 @@
 """The commands on weights: import, export and inspect."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -7,16 +8,19 @@ import torch
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.convert import bundle as bundle_format
 from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
-from vglm_train.checkpoint.convert.registry import FORMATS, can_become, raw_tensors, recognise
-from vglm_train.checkpoint.convert.source import Options, SourceModel
+from vglm_train.checkpoint.convert.hf_config import FULL_NAMES
+from vglm_train.checkpoint.convert.registry import FORMATS, UNKNOWN, can_become, find, raw_tensors, recognise
+from vglm_train.checkpoint.convert.source import Options, SourceModel, dtype_name
 from vglm_train.checkpoint.convert.summary import bytes_of, groups, listed, size
 from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
-from vglm_train.checkpoint.load.lazy_tensors import checked, of_tensors
+from vglm_train.checkpoint.load.lazy_tensors import Tensors, checked, of_tensors
 from vglm_train.config.inherit import merge_first
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.model.alignment import TEMPERATURE, CaptionHead
+from vglm_train.weights.found import Found, read_object
+from vglm_train.weights.identify import FORMATS as WHAT
 
 
 def read(path: Path, kind: str, options: Options) -> SourceModel:
@@ -55,7 +59,7 @@ def describe(source: SourceModel) -> list[str]:
     shape = f"encoder {model.vision.family} {model.vision.depth} x {model.vision.width}, {model.vision.image_size} px"
     shape += f"; Q-Former {model.qformer.layers} x {model.qformer.width}, {model.qformer.queries} queries"
     return [
-        f"{source.path}: {FORMATS[source.kind].what} ({source.kind})",
+        f"{source.path}: {WHAT[source.kind]} ({source.kind})",
         f"  {size(source.tensors)}",
         f"  {shape}",
         listed("dropped", source.dropped),
@@ -108,20 +112,46 @@ def export_weights(
 
 
 def inspect(path: Path, kind: str = "auto") -> list[str]:
-    """Format, files, sizes, dtypes, keys by group, what it can become. UserError if it cannot be read."""
-    kind = _format_of(path, kind)
-    tensors = raw_tensors(path, kind)
+    """Format, files, sizes, dtypes, keys by group, what it can become; or what else it is, and what to do with it.
+
+    UserError if it cannot be read, or is not whole.
+    """
+    recover(path)
+    found = find(path) if kind == "auto" else Found(kind, WHAT[kind])
+    if found.damaged or found.advice == UNKNOWN:
+        raise UserError(found.sentence(path))
     files = [path] if path.is_file() else sorted(file for file in path.rglob("*") if file.is_file())
-    on_disk = bytes_of(sum(file.stat().st_size for file in files))
-    lines = [f"{path}: {FORMATS[kind].what} ({kind})", f"  {len(files)} files, {on_disk} on disk", f"  {size(tensors)}"]
+    lines = [f"{path}: {found.what}" + (f" ({found.kind})" if found.kind else "")]
+    lines.append(f"  {len(files)} files, {bytes_of(sum(file.stat().st_size for file in files))} on disk")
+    if found.kind is None:
+        return [*lines, f"  {found.advice}"]
+    return lines + _contents(path, found.kind, files)
+
+
+def _contents(path: Path, kind: str, files: Sequence[Path]) -> list[str]:
+    """What a format's tensors are, where its frozen towers stand, and what it can become."""
+    tensors = raw_tensors(path, kind)
+    lines = [f"  {size(tensors)}"]
     document = read_document(path) if kind == "bundle" else {}
     stage = document.get("stage")
     if document:
         lines.append(f"  stage {stage}")
         lines += [f"  {tower} stands elsewhere: {reference['file']}"
                   for tower, reference in document["towers"].items() if "fingerprint" in reference]  # fmt: skip
-    width = max(len(name) for name in groups(tensors))
+    lines += _recorded_dtype(path, tensors)
+    if any(file.suffix in (".bin", ".pt", ".pth") for file in files):
+        lines.append("  files of torch.save: they are read as tensors, and no code in them is run")
+    width = max((len(name) for name in groups(tensors)), default=0)
     lines += [f"  {name:<{width}}  {size(group)}" for name, group in groups(tensors).items()]
     if stage == "finetune":
         return [*lines, f"  {merge_first(document, path)}"]
     return [*lines, f"  can become: {', '.join(can_become(kind, stage, set(tensors)))}"]
+
+
+def _recorded_dtype(path: Path, tensors: Tensors) -> list[str]:
+    """A line where config.json gives another dtype than the files have, `auto` included."""
+    content = read_object(path / "config.json") if path.is_dir() else {}
+    recorded, found = content.get("dtype") or content.get("torch_dtype"), FULL_NAMES[dtype_name(tensors)]
+    if recorded in (None, found):
+        return []
+    return [f"  config.json says {recorded}; the files are {found}, and a run casts them to its own dtype"]

@@ -97,10 +97,11 @@ def write(source: SourceModel, out: Path, force: bool, fused: Fused | None) -> l
         if source.tokenizer is not None:
             build_chatglm(source.tokenizer).save(new)
     ids = ", ".join(f"{name} {content[name]}" for name in IDS)
+    held = "the tokenizer stands beside" if source.tokenizer else "the folder holds no tokenizer"
     return [
         f"{len(renamed)} tensors under `module`",
         f"queries, keys and values: {order}",
-        f"ids: {ids}, {'as in its tokenizer' if source.tokenizer else 'as released; the folder holds no tokenizer'}",
+        f"{ids}; {held}",
         *_built_in(source),
     ]
 

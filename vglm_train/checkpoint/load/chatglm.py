@@ -7,11 +7,12 @@ from typing import Any
 from vglm_train.checkpoint.keymaps.keymap import KeyMap, rename
 from vglm_train.checkpoint.keymaps.sat import Fused, chatglm_rules, sat_language, visualglm_table
 from vglm_train.checkpoint.load.fill import fill
-from vglm_train.checkpoint.load.tensor_files import TensorFile, hf_weight_files, open_shard
+from vglm_train.checkpoint.load.tensor_files import TensorFile, open_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.visual_language import VisualLanguageModel
+from vglm_train.weights.identify import weight_files
 
 CONFIG = "model_config.json"
 
@@ -123,8 +124,7 @@ def chatglm_files(
                 "Correct language.heads."
             )
     table = hub_chatglm(config.heads, fused or "heads")
-    files = hf_weight_files(folder, "model", ".safetensors") or hf_weight_files(folder, "pytorch_model", ".bin")
-    if not files:
+    if not (files := weight_files(folder)):
         raise UserError(
             f"language.weights: {folder} holds neither a SAT checkpoint (latest, model_config.json) nor weights of "
             "Hugging Face (model.safetensors or pytorch_model.bin, with .index.json if in parts)."

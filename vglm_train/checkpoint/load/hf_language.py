@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from vglm_train.checkpoint.load.fill import copy_tensor
 from vglm_train.checkpoint.load.finite import check_finite
 from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, below, of_shards
-from vglm_train.checkpoint.load.tensor_files import hf_weight_files, open_shard
+from vglm_train.checkpoint.load.tensor_files import open_shard, open_weights
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 
@@ -42,7 +42,7 @@ def load_hf_language(model: LanguageModel, path: Path) -> None:
     for values that are not finite.
     """
     network: Any = model.model
-    raw = below(of_shards([open_shard(path)]), "model.") if path.is_file() else _raw(path)
+    raw = below(of_shards([open_shard(path)]), "model.") if path.is_file() else of_shards(open_weights(path))
     published = as_published(network, raw)
     alike = _alike(network)
     absent = _check(network, published, alike, path)
@@ -55,16 +55,6 @@ def load_hf_language(model: LanguageModel, path: Path) -> None:
     _copy_absent(network, set(published.tensors), alike)
     _compute_absent(network, absent, empty, path)
     logger.info("%s: read %d tensors", path, len(published.tensors))
-
-
-def _raw(folder: Path) -> Tensors:
-    files = hf_weight_files(folder, "model", ".safetensors") or hf_weight_files(folder, "pytorch_model", ".bin")
-    if not files:
-        raise UserError(
-            f"{folder} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
-            ".index.json. Complete the download."
-        )
-    return of_shards([open_shard(file) for file in files])
 
 
 def as_published(network: Any, raw: Mapping[str, Lazy]) -> Published:

@@ -11,8 +11,8 @@ from vglm_train.checkpoint.load.hf_language import load_hf_language
 from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
-from vglm_train.folders import recover
 from vglm_train.model.language.base import LanguageModel
+from vglm_train.weights.identify import require
 
 OWN = "language.safetensors"  # of a bundle, under our names
 SAME_NAMES = KeyMap((rename("*", "*"),))
@@ -40,9 +40,9 @@ def _load(model: LanguageModel, config: Language, path: Path, fused: Fused | Non
         else:
             load_hf_language(model, path)
         return
-    recover(path)
+    require(path, "language")
     if not path.is_dir():
-        raise UserError(f"language.weights: {path} is not a folder. Give the folder that the model was downloaded to.")
+        raise UserError(f"model.language.weights: {path} is not a folder. Give the folder with the whole model.")
     if config.family == "chatglm":
         fill(model, *chatglm_files(model, config, path, fused), path)
     else:

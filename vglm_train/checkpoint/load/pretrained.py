@@ -15,6 +15,7 @@ from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment
+from vglm_train.weights.identify import require
 
 logger = logging.getLogger(__name__)
 NEW_TOKENS = 3  # at most [DEC], [EN] and [ZH] are added to a published vocabulary
@@ -38,6 +39,7 @@ def load_vision(encoder: nn.Module, config: Vision) -> None:
     its depth, and what follows the last block, are left out.
     """
     path = Path(str(config.weights))
+    require(path, "vision")
     weights = _cut(read_weights(path), config.depth)
     if set(weights) != set(encoder.state_dict()):
         weights = _convert_vision(weights, config.family, path)
@@ -49,6 +51,7 @@ def load_bert(model: Alignment, path: Path) -> None:
 
     Tokens that the tokenizer adds get fresh rows; cross-attention, queries and other heads stay as initialised.
     """
+    require(path, "bert")
     raw = {key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): value
            for key, value in read_weights(path).items()}  # fmt: skip
     if not any(key.startswith("bert.") for key in raw):

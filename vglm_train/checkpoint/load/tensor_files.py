@@ -1,6 +1,5 @@
 """Files of published weights, opened unread: safetensors and torch.save's, whole, in parts, in folders."""
 
-import json
 import pickle
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -12,6 +11,8 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from vglm_train.errors import UserError
+from vglm_train.weights.found import look_at_file
+from vglm_train.weights.identify import identify, weight_files
 
 DTYPES = {
     "F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16, "I64": torch.int64,
@@ -71,13 +72,7 @@ def open_weights(path: Path) -> list[TensorFile]:
     """A file, safetensors or torch.save's (tensors at its top, or under model, module or state_dict), or a folder of
     Hugging Face with either, in one file or in parts."""
     if path.is_dir():
-        files = hf_weight_files(path, "model", ".safetensors") or hf_weight_files(path, "pytorch_model", ".bin")
-        if not files:
-            raise UserError(
-                f"{path} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
-                ".index.json."
-            )
-        return [open_shard(file) for file in files]
+        return [open_shard(file) for file in folder_files(path)]
     part = None
     if path.suffix != ".safetensors" and path.exists():
         part = next((name for name in ("model", "module", "state_dict") if name in top_level_dicts(path)), None)
@@ -85,6 +80,19 @@ def open_weights(path: Path) -> list[TensorFile]:
     if not shard.shapes:
         raise UserError(f"{path} holds no tensors by name: it is another kind of file.")
     return [shard]
+
+
+def folder_files(folder: Path) -> list[Path]:
+    """Files of weights of a Hugging Face folder. UserError if there are none, or parts are missing."""
+    if files := weight_files(folder):
+        return files
+    found = identify(folder)
+    if found.advice:
+        raise UserError(found.sentence(folder))
+    raise UserError(
+        f"{folder} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
+        ".index.json. Complete the download."
+    )
 
 
 def _safetensors(path: Path) -> TensorFile:
@@ -103,25 +111,10 @@ def _unreadable(path: Path, error: Exception) -> str:
             f"{path} holds {code[1]}, which is code and no tensor: it was not run, and nothing was read. "
             "Take the weights from their publisher as safetensors, or as a file of tensors alone."
         )
+    if path.is_file() and (found := look_at_file(path)).damaged:
+        return found.sentence(path)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"cannot read weights from {path}: {reason}. Download it again."
-
-
-def hf_weight_files(folder: Path, stem: str, suffix: str) -> list[Path]:
-    """Files of a Hugging Face folder: the one that stem and suffix name, or its parts; empty if neither is there.
-
-    Raises UserError naming every shard that the index lists and the folder lacks.
-    """
-    index = folder / f"{stem}{suffix}.index.json"
-    if not index.exists():
-        return [path for path in [folder / f"{stem}{suffix}"] if path.exists()]
-    try:
-        names = sorted(set(json.loads(index.read_text("utf-8"))["weight_map"].values()))
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        raise UserError(f"cannot read {index}: {error}. Download the folder again.") from error
-    if absent := [name for name in names if not (folder / name).exists()]:
-        raise UserError(f"{folder} lacks {', '.join(absent)}, which {index.name} lists. Complete the download.")
-    return [folder / name for name in names]
 
 
 def _torch_file(path: Path) -> dict:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision.base import Encoder
+from vglm_train.weights.identify import require
 
 # our name -> config.json's, for the same number
 NAMES = {
@@ -64,6 +65,7 @@ class HfVision(Encoder):
 def read_config(folder: Path) -> dict[str, Any]:
     """The vision part of a Hugging Face folder's config.json. Raises UserError if there is none to read."""
     path = folder / "config.json"
+    require(folder, "vision")
     try:
         content = json.loads(path.read_text("utf-8"))
     except (OSError, ValueError) as error:

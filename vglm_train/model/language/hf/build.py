@@ -14,6 +14,7 @@ from transformers.initialization import no_init_weights
 
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
+from vglm_train.weights.identify import require
 
 
 def source_of(config: Language) -> str:
@@ -27,6 +28,8 @@ def read_config(config: Language) -> dict[str, Any]:
     if not path.exists():
         field = "config" if config.config else "weights"
         raise UserError(f"model.language.{field}: no such file or folder: {path}")
+    if not config.config:
+        require(path, "language")
     path = path / "config.json" if path.is_dir() or not config.config else path
     try:
         content = json.loads(path.read_text("utf-8"))
