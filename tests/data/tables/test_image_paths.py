@@ -83,6 +83,8 @@ def test_leading_folders_of_another_machine(tmp_path: Path) -> None:
     assert [pictures.read(name)[1].decode() for name in names] == ["a/1.jpg", "b/1.jpg", "b/2.jpg"]
     assert pictures.find("E:\\other\\b\\2.jpg") is None
     assert [pictures.key(name) for name in names[:2]] == ["a/1.jpg", "b/1.jpg"]
+    mixed, present = open_folder(tmp_path / "t.json", tmp_path / "pictures", ["/a/1.jpg", "/b/1.jpg", *names[:1]])
+    assert (mixed.elsewhere, present) == ("D:/study/data/", 3)
     linux, present = open_folder(tmp_path / "t.json", tmp_path / "pictures" / "b", ["/mnt/x/b/1.jpg", "/mnt/x/b/2.jpg"])
     assert (linux.elsewhere, present) == ("/mnt/x/b/", 2)
 

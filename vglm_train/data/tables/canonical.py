@@ -81,7 +81,7 @@ def read_row(row: Mapping[str, Any], columns: Columns) -> RowReading:
     record["image"] = names[0] if len(names) == 1 else names
     if own:
         parse(record)  # RecordError for what its further fields hold
-    return RowReading(record, pictures, tuple(dict.fromkeys(notes)))
+    return RowReading(record, pictures, tuple(dict.fromkeys(notes)) if notes else ())
 
 
 def to_record(row: Mapping[str, Any], columns: Columns) -> tuple[dict[str, Any], list[Picture]]:

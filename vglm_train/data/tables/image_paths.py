@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from urllib.parse import unquote
 
@@ -168,14 +169,15 @@ def _is_file(path: Path) -> bool:
 def _with_elsewhere(folder: Path, names: Sequence[str]) -> PictureFolder:
     """With the leading folders that names from another machine's root lose: the same of all names, so that no two of
     them can mean one file."""
-    rooted = [plain for name in names if _ROOT.match(plain := plain_name(name)) and not _is_file(folder / name)][:TRIED]
+    own = PictureFolder(folder)
+    rooted = (plain for name in names if _ROOT.match(plain := plain_name(name)) and own.find(name) is None)
     starts: dict[str, int] = {}
-    for name in rooted:
+    for name in islice(rooted, TRIED):
         parts = name.split("/")
         for start in ("/".join(parts[:number]) + "/" for number in range(1, len(parts))):
             starts[start] = starts.get(start, 0) + _is_file(folder / name.removeprefix(start))
     best = max(starts, key=starts.__getitem__, default="")
-    return PictureFolder(folder, best if starts.get(best) else "")
+    return PictureFolder(folder, best) if starts.get(best) else own
 
 
 def _count(pictures: PictureFolder, names: Iterable[str]) -> int:

@@ -115,7 +115,8 @@ class _Draft:
             state, split = "text" if isinstance(error, NoPicture) else error.cause, split_of(row, columns)
         else:
             state, split = "usable", record.get("split", "")
-            self.notes.update(note.partition(": ")[0] for note in notes)
+            if notes:
+                self.notes.update(note.partition(": ")[0] for note in notes)
             names = [hashed(self.folder.key(each) if isinstance(each, str) else each) for each in pictures]
             picture = names[0]
             for other in names[1:]:
