@@ -49,26 +49,16 @@ FIXED = ("hidden_act", "layer_norm_eps")  # the same in every model here
 NEW_IN_RETRIEVAL = ("temperature", "caption_head.")
 
 
-def kind_of(folder: Path) -> str | None:
-    """hf-blip2, hf-blip2-retrieval, or None."""
-    file = folder / "config.json"
-    content = read_json(file) if file.is_file() else {}
-    if content.get("model_type") != "blip-2":
-        return None
-    return "hf-blip2-retrieval" if RETRIEVAL in content.get("architectures", ()) else "hf-blip2"
-
-
 def read(folder: Path, options: Options) -> SourceModel:
     """A BLIP-2 folder of either class, safetensors or .bin, in one file or several."""
-    kind = kind_of(folder)
     content, raw = read_json(folder / "config.json"), open_tensors(folder)
-    retrieval = kind == "hf-blip2-retrieval"
+    retrieval = RETRIEVAL in content.get("architectures", ())
     table = HF_BLIP2_RETRIEVAL if retrieval else HF_BLIP2
     vision, qformer = _vision(content, raw, folder), _qformer(content, folder, retrieval)
     model = shaped(base_model(options), vision, qformer, content.get("image_text_hidden_size", 256))
     kept = {name: read_json(folder / name) for name in KEPT if (folder / name).is_file()}
     config = run_config(folder, model, "align", options, _image(kept))
-    source = SourceModel(folder, str(kind), config, mapped(table, raw, folder))
+    source = SourceModel(folder, "hf-blip2-retrieval" if retrieval else "hf-blip2", config, mapped(table, raw, folder))
     source.dropped = [name for name in raw if table.dropped(name)]
     source.tokenizer = tokenizer_of(folder, options)
     source.origin = {"kept": kept, "image_token_index": content.get("image_token_index")}

@@ -299,5 +299,5 @@ def test_what_cannot_be_built_is_one_clear_error(tmp_path, content, words):
     if content:
         (tmp_path / "config.json").write_text(content)
     with torch.device("meta"), pytest.raises(UserError) as error:
-        CausalLanguage(Language(family="causal", weights=str(tmp_path)))
+        CausalLanguage(Language(family="causal", config=str(tmp_path), tokenizer="none"))
     assert all(word in str(error.value) for word in [str(tmp_path), *words])

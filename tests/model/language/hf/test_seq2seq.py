@@ -159,4 +159,4 @@ def test_blocks_are_the_encoders_then_the_decoders(tmp_path, family):
 def test_a_decoder_only_model_is_refused(tmp_path):
     transformers.LlamaConfig().save_pretrained(tmp_path)
     with torch.device("meta"), pytest.raises(UserError, match=r"llama.*family"):
-        Seq2SeqLanguage(Language(family="seq2seq", weights=str(tmp_path)))
+        Seq2SeqLanguage(Language(family="seq2seq", config=str(tmp_path), tokenizer="none"))
