@@ -219,7 +219,7 @@ def test_an_empty_answer_is_damage(speaking_config, tmp_path: Path) -> None:
     assert main([str(speaking_config["causal"]), *words]) == 0
     last = json.loads((tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["data/damaged_caption"] == last["data/damaged"] == 2 * len(captions)
-    assert "the answer to 'a photo' is empty" in (tmp_path / "run" / "log.txt").read_text()
+    assert "an answer is empty: the one to 'a photo'" in (tmp_path / "run" / "log.txt").read_text()
 
 
 @pytest.mark.slow
