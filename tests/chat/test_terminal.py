@@ -129,10 +129,11 @@ def test_a_conversation_in_a_terminal(bundles, pictures):
     talk.expect("Model: ")
     time.sleep(1)
     talk.type("\x03")
-    talk.expect("(ended)", 5)
+    talk.expect("(ended)", 30)
     talk.expect("You: ")
+    time.sleep(1)  # the prompt is written before the terminal listens
     talk.type("\x03")
-    talk.expect("(stop or Ctrl-D leaves)", 5)
+    talk.expect("(stop or Ctrl-D leaves)", 30)
     talk.expect("You: ")
     talk.type("\x1b[A\n")
     talk.expect("what number", 5)

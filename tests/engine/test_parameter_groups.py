@@ -121,8 +121,8 @@ def test_all_methods_at_once_learn_in_half_precision(dtype):
     config = tiny.config(optim=Optim(lr=3e-2), engine=Engine(precision="bf16", backend="gloo"))
     engine = DeepSpeedEngine(objective, config, 1, distributed.start("gloo"), scales)
     losses = []
-    for _ in range(16):
+    for _ in range(32):
         outputs, update = step(objective, engine, 3e-2)
         assert update.applied
         losses.append(float(outputs[0].sums["lm"]))
-    assert losses[-1] < 0.97 * losses[0]
+    assert sum(losses[-8:]) / 8 < 0.97 * losses[0]  # of several steps, whose dropout differs by processor
