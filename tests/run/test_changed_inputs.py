@@ -174,6 +174,12 @@ def test_a_later_version_of_the_decoder_is_refused(
     assert f"pixels {inputs.PIXELS}, order 1 now" in error
 
 
+def test_other_image_settings_are_refused(home: Path, refused: Callable[..., str]) -> None:
+    begin(home)
+    start = (home / "run.yaml", f"run.folder={home / 'run'}", f"run.length.steps={2 * STEPS}")
+    assert "data.image.flip: True there, False here" in refused(*start, "data.image.flip=false")
+
+
 def test_another_library_is_told(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     begin(home)
     monkeypatch.setattr(inputs, "version", lambda name: "0.0")
