@@ -15,6 +15,7 @@ from vglm_train.checkpoint.inputs import (
     data_changed,
     evaluation_identity,
     gather_inputs,
+    held_out_state,
 )
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
@@ -73,6 +74,7 @@ class _Run:
         self.loader = build_loader(config, self.stage.processor, ranks, manifests, seed)
         check_length(config, self.loader.epoch_samples)
         self.validation = self.stage.held_out()
+        self.changed += self._note_validation()
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.info = RunInfo(
             name=config.run.name,
@@ -168,7 +170,7 @@ class _Run:
         Data that has changed, and is accepted, is read from its beginning. UserError where it is not accepted.
         """
         now, before = gather_inputs(self.config, manifests, self.ranks), Inputs.from_dict(self.state.inputs)
-        self.state.inputs = now.to_dict()
+        self.state.inputs, self.before = now.to_dict(), before
         if self.resume_from is None:
             return []
         if before is None:
@@ -180,6 +182,15 @@ class _Run:
             self.state.begin_stream()
             lines.append(f"the data is read from its beginning again, in a new order, from step {self.state.step} on")
         return lines + self.folder.changed_settings(self.config)
+
+    def _note_validation(self) -> list[str]:
+        """Keep what scores are measured on; a line where that is no longer what it was at the last start."""
+        if self.validation is None:
+            return []
+        now = self.state.inputs["told"]["data.validation"] = held_out_state(self.validation.shards)
+        before = None if self.before is None else self.before.told.get("data.validation")
+        changed = self.resume_from is not None and before not in (None, now)
+        return [f"data.validation: {before} before, {now} now: later scores are of other data"] if changed else []
 
     def _claim(self) -> None:
         """Make the folder this run's, now that nothing is left that a person could have got wrong."""

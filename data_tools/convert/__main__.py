@@ -137,7 +137,7 @@ def _record(draft: Draft, target: Target) -> dict[str, Any]:
         "captions": draft.captions,
         "source": target.source,
         "split": draft.labels.get("split") or target.split,
-        "group": draft.labels.get("group") or key,
+        "group": draft.labels.get("group") or name,  # what shows one picture is never split
         **{name: text for name, text in draft.labels.items() if name == "type"},
         **draft.dialogue,
     }
@@ -195,7 +195,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     add("--caption-field", action="append", default=[], metavar="[LANG=]COLUMN", help="captions; repeatable")
     add("--id-field", help="column with the record's id (default: id or question_id, else the picture's path)")
     add("--split-field", help="column with the split (default: split, if there is one)")
-    add("--group-field", help="column with what must stay in one split (default: group, patient or study, else the id)")
+    add(
+        "--group-field",
+        help="column with what must stay in one split (default: group, patient or study, else the picture)",
+    )
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     return parser.parse_args(arguments)

@@ -243,6 +243,13 @@ def test_a_best_of_the_same_stays(home: Path) -> None:
     assert "the bundle holds step 5, the best by eval/r_mean" in said(home)
 
 
+def test_other_validation_data_is_told(home: Path) -> None:
+    begin(home)
+    fewer_validation_samples(home)
+    assert go_on(home) == 0
+    assert re.search(r"changed: data.validation: 12 samples \(\w+\) before, 11 samples \(\w+\) now", said(home))
+
+
 @pytest.fixture
 def table(home: Path, speaking_config: dict[str, Path]) -> Path:
     """A home whose run is of stage two, on a table."""

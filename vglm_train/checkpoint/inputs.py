@@ -33,14 +33,15 @@ ACCEPT = "--accept-changes"
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """`held` must be equal from start to start; `times` of local shards and `libraries` may change.
+    """`held` must be equal from start to start; `times` of local shards may change, and `told` (versions of libraries,
+    held-out data) as well, which is then said.
 
     All have the name of a source or configuration key -> what a person and a program compare it by.
     """
 
     held: dict[str, str] = field(default_factory=dict)
     times: dict[str, str] = field(default_factory=dict)
-    libraries: dict[str, str] = field(default_factory=dict)
+    told: dict[str, str] = field(default_factory=dict)
 
     def to_dict(self) -> dict[str, dict[str, str]]:
         return asdict(self)
@@ -59,8 +60,8 @@ def gather_inputs(config: Config, manifests: Sequence[Manifest], ranks: Ranks) -
     mine = None
     if ranks.local == 0:
         held, times = _data(config, manifests)
-        libraries = {name: version(name) for name in LIBRARIES}
-        mine = Inputs({**held, **_weights(config), "code": f"pixels {PIXELS}, order {STREAM}"}, times, libraries)
+        told = {name: f"version {version(name)}" for name in LIBRARIES}
+        mine = Inputs({**held, **_weights(config), "code": f"pixels {PIXELS}, order {STREAM}"}, times, told)
     every: list[Inputs] = [inputs for inputs in ranks.gather_objects(mine) if inputs is not None]
     for other in every[1:]:
         if changed := differences(every[0].held, other.held):
@@ -90,8 +91,8 @@ def check_inputs(checkpoint: Path, before: Inputs, now: Inputs, accept: bool) ->
             "these weights with what is there now" + (". The data is then read from its beginning, in a new order."
             if data_changed(before, now) else ".")
         )  # fmt: skip
-    moved = differences(before.libraries, now.libraries)
-    return [*lines, *(f"{name}: version {old} before, {new} now" for name, old, new in moved)]
+    moved = [each for each in differences(before.told, now.told) if each[0] in now.told]
+    return [*lines, *(f"{name}: {old} before, {new} now" for name, old, new in moved)]
 
 
 def data_changed(before: Inputs, now: Inputs) -> bool:
@@ -124,6 +125,11 @@ def check_shards(manifests: Sequence[Manifest], before: Inputs, now: Inputs) -> 
                 f"back, or run python -m data_tools.check_shards {manifest.path.parent} --write-manifest."
             )
     return lines
+
+
+def held_out_state(shards: Sequence[Shard]) -> str:
+    """Held-out data, in words that are equal where it is."""
+    return f"{sum(shard.samples for shard in shards)} samples ({_digest([shard.identity() for shard in shards])})"
 
 
 def evaluation_identity(config: Config, shards: Iterable[Shard]) -> str:
