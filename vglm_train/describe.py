@@ -41,8 +41,8 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         tuned = stage.tune(model)
     folder = RunFolder(config)
     resume = folder.check(config)
+    changed = _changed(config, resume, accept_changes) if resume else []  # first: another vocabulary is no misfit
     if resume:
-        RunState.read(resume)
         trained = {f"model.{name}": tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
         check_tensors(resume, trained)
     lines = [
@@ -58,7 +58,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
         *(_shift(config, folder.path, world) if resume else ()),
-        *(_changed(config, resume, accept_changes) if resume else ()),
+        *changed,
     ]
     return "\n".join(lines)
 

@@ -58,10 +58,11 @@ def gather_inputs(config: Config, manifests: Sequence[Manifest], ranks: Ranks) -
     UserError on all ranks where two machines do not have the same.
     """
     mine = None
-    if ranks.local == 0:
-        held, times = _data(config, manifests)
-        told = {name: f"version {version(name)}" for name in LIBRARIES}
-        mine = Inputs({**held, **_weights(config), "code": f"pixels {PIXELS}, order {STREAM}"}, times, told)
+    with ranks.together():
+        if ranks.local == 0:
+            held, times = _data(config, manifests)
+            told = {name: f"version {version(name)}" for name in LIBRARIES}
+            mine = Inputs({**held, **_weights(config), "code": f"pixels {PIXELS}, order {STREAM}"}, times, told)
     every: list[Inputs] = [inputs for inputs in ranks.gather_objects(mine) if inputs is not None]
     for other in every[1:]:
         if changed := differences(every[0].held, other.held):
