@@ -2,7 +2,9 @@
 
 import sys
 
+from vglm_train.command import called_as
 from vglm_train.train import main
 
 if __name__ == "__main__":
-    sys.exit(main())
+    with called_as("python train.py"):
+        sys.exit(main())

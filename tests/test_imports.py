@@ -27,6 +27,7 @@ LAYERS = [
     {"stages"},
     {"run", "describe"},
     {"train"},
+    {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 

@@ -1,12 +1,30 @@
-"""How a command ends: its exit status, and one line where a person made a mistake or stopped it."""
+"""What a command is called, and how it ends: its exit status, and one line where a person made a mistake."""
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 
 from vglm_train.errors import UserError, ignore_broken_pipe
 from vglm_train.signals import sigterm_interrupts, status_of
 
 AGAIN = "stopped; nothing half-written was left, run the same command again"
+_called_as: ContextVar[str | None] = ContextVar("called_as", default=None)
+
+
+def program(module: str) -> str:
+    """What a person types to run `module`: `vglm chat` where it was called so, else `python -m module`."""
+    return _called_as.get() or f"python -m {module}"
+
+
+@contextmanager
+def called_as(words: str) -> Iterator[None]:
+    """Within it, `program` gives `words`."""
+    before = _called_as.set(words)
+    try:
+        yield
+    finally:
+        _called_as.reset(before)
 
 
 def run_command(work: Callable[[], int]) -> int:

@@ -1,15 +1,17 @@
 """What this machine has: `python -m vglm_train.env`. It also works, and says so, where packages or GPUs are missing."""
 
+import argparse
 import os
 import platform
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from importlib import import_module
 from importlib.metadata import PackageNotFoundError, version
 from types import ModuleType
 
-from vglm_train.command import run_command
+from vglm_train.command import program, run_command
 
 GIB = 2**30
 BACKBONE = (
@@ -42,8 +44,13 @@ def installed(name: str) -> str:
         return _missing(name)
 
 
-def main() -> int:
-    """Print the table; 1 if something needed is missing."""
+def main(argv: Sequence[str] | None = None) -> int:
+    """Print the table. Exit status 1 if something needed is missing."""
+    argparse.ArgumentParser(prog=program("vglm_train.env"), description="What this machine has.").parse_args(argv)
+    return run_command(_print)
+
+
+def _print() -> int:
     rows = environment()
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
@@ -99,4 +106,4 @@ def _gib(size: int) -> str:
 
 
 if __name__ == "__main__":
-    sys.exit(run_command(main))
+    sys.exit(main())

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from vglm_train.command import program
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes, ignore_broken_pipe
 from vglm_train.signals import status_of
 
@@ -19,7 +20,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     128 + signal if asked to stop.
     """
     parser = argparse.ArgumentParser(
-        prog="train.py", description="Train a Q-Former from one YAML file.", allow_abbrev=False
+        prog=program("vglm_train.train"), description="Train a Q-Former from one YAML file.", allow_abbrev=False
     )
     parser.add_argument("config", help="YAML file of the run")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")

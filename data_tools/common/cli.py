@@ -11,7 +11,7 @@ from typing import Any, NoReturn, get_args
 
 from tqdm import tqdm
 
-from vglm_train.command import run_command
+from vglm_train.command import program, run_command
 from vglm_train.config.data import Fields, Format, Source
 from vglm_train.errors import UserError
 from vglm_train.folders import make_folder
@@ -96,7 +96,7 @@ def progress(total: int | None, unit: str, text: str) -> Any:
 def parser(module: str, text: str | None) -> argparse.ArgumentParser:
     """An argument parser for `python -m module` that shows the module's text as it is written."""
     layout = argparse.RawDescriptionHelpFormatter
-    return argparse.ArgumentParser(prog=f"python -m {module}", description=text, formatter_class=layout)
+    return argparse.ArgumentParser(prog=program(module), description=text, formatter_class=layout)
 
 
 def at_least_one(text: str) -> int:

@@ -8,11 +8,9 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from vglm_train.command import run_command
+from vglm_train.command import program, run_command
 from vglm_train.config.language import CHAT
 from vglm_train.errors import UserError
-
-PROG = "python -m vglm_train.chat"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -59,7 +57,7 @@ def _talk(args: argparse.Namespace) -> int:
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog=PROG, description="Talk to a trained model about pictures.", allow_abbrev=False
+        prog=program("vglm_train.chat"), description="Talk to a trained model about pictures.", allow_abbrev=False
     )
     add = parser.add_argument
     add("bundle", help="a bundle folder, such as RUN/bundle")

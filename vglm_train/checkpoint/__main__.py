@@ -12,7 +12,7 @@ from vglm_train.checkpoint.convert.diff import diff
 from vglm_train.checkpoint.convert.merge import merge_bundle
 from vglm_train.checkpoint.convert.registry import FORMATS, WRITTEN
 from vglm_train.checkpoint.convert.source import Options
-from vglm_train.command import run_command
+from vglm_train.command import program, run_command
 from vglm_train.config.load import load
 
 
@@ -55,7 +55,7 @@ def _options(args: argparse.Namespace) -> Options:
 
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m vglm_train.checkpoint", description="Weights in and out.")
+    parser = argparse.ArgumentParser(prog=program("vglm_train.checkpoint"), description="Weights in and out.")
     commands = parser.add_subparsers(dest="command", required=True)
     importer = commands.add_parser("import", help="any known format into a bundle")
     importer.add_argument("source", type=Path)

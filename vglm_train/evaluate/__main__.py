@@ -13,7 +13,7 @@ import torch
 from vglm_train.checkpoint.bundle.adapter import parse_adapters
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
-from vglm_train.command import run_command
+from vglm_train.command import program, run_command
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.evaluate.caption import command as caption
@@ -78,7 +78,7 @@ def _write(result: Result, out: Path) -> list[Path]:
 
 def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     """The arguments; --task decides which there are."""
-    prog = "python -m vglm_train.evaluate"
+    prog = program("vglm_train.evaluate")
     task = argparse.ArgumentParser(prog=prog, add_help=False, allow_abbrev=False)
     task.add_argument("--task", choices=list(TASKS), default="retrieval", help="what to measure (default retrieval)")
     chosen = task.parse_known_args(argv)[0].task

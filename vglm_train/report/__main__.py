@@ -5,7 +5,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from vglm_train.command import run_command
+from vglm_train.command import program, run_command
 from vglm_train.files import write_text
 from vglm_train.folders import make_folder
 from vglm_train.report.curves import draw_curves
@@ -38,7 +38,7 @@ def report(folders: list[Path], out: Path | None) -> Path:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
-        prog="python -m vglm_train.report",
+        prog=program("vglm_train.report"),
         description="Draw the curves of runs beside a published one, and say in words whether the loss is normal.",
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: it holds metrics.jsonl")

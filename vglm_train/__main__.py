@@ -1,0 +1,42 @@
+"""The command `vglm`, and `python -m vglm_train`: `vglm NAME ...` runs one of the commands below."""
+
+import sys
+from collections.abc import Sequence
+from importlib import import_module
+
+from vglm_train.command import called_as
+
+COMMANDS = {
+    "train": ("vglm_train.train", "train from a YAML file"),
+    "chat": ("vglm_train.chat.__main__", "talk to a model in the terminal, or about many pictures with --batch"),
+    "evaluate": ("vglm_train.evaluate.__main__", "score a bundle on held-out data"),
+    "checkpoint": ("vglm_train.checkpoint.__main__", "weights in and out"),
+    "report": ("vglm_train.report.__main__", "curves and verdicts of runs"),
+    "env": ("vglm_train.env", "what this machine has"),
+}
+HELP = ("-h", "--help", "help")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command that the first argument names. Exit status: the command's; 2 for one that does not exist."""
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    name = arguments[0] if arguments else "help"
+    if name in HELP:
+        print(_overview())
+        return 0
+    if name not in COMMANDS:
+        print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)
+        return 2
+    module = import_module(COMMANDS[name][0])  # only then: the others' imports would take seconds
+    with called_as(f"vglm {name}"):
+        return int(module.main(arguments[1:]))
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
+    return "\n".join(["usage: vglm COMMAND ...", "", *lines, "", "vglm COMMAND --help says more."])
+
+
+if __name__ == "__main__":
+    sys.exit(main())
