@@ -9,6 +9,7 @@ import torch
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision import build_vision
+from vglm_train.model.vision.eva import EvaVit
 
 SMALL = Vision(image_size=32, patch=8, width=32, depth=2, heads=2, mlp_width=64, dtype="fp32")
 FAMILIES = ("eva", "clip", "siglip")
