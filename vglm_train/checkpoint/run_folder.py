@@ -25,6 +25,7 @@ from vglm_train.log.jsonl import METRICS
 # but for the length, which moves the schedule and is changed on purpose.
 FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
         "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+NOTHING = object()  # in place of an entry that a shorter list does not have
 
 
 class RunFolder:
@@ -115,7 +116,8 @@ def _changes(before: object, now: object, key: str, free: Sequence[str]) -> Iter
             name = f"{key}.{field.name}" if key else field.name
             yield from _changes(getattr(before, field.name), getattr(now, field.name), name, free)
     elif isinstance(before, tuple) and isinstance(now, tuple) and all(map(is_dataclass, (*before, *now))):
-        for number, (old, new) in enumerate(zip_longest(before, now)):
+        for number, (old, new) in enumerate(zip_longest(before, now, fillvalue=NOTHING)):
             yield from _changes(old, new, f"{key}.{number}", free)
     else:
-        yield key, show(before), show(now)
+        old, new = ("nothing" if value is NOTHING else show(value) for value in (before, now))
+        yield key, old, new
