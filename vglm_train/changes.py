@@ -13,6 +13,7 @@ from vglm_train.checkpoint.inputs import (
     gather_inputs,
     held_out_state,
     judged_by,
+    named_files,
 )
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import Vocabulary, check_words
@@ -60,7 +61,7 @@ class Changes:
             if ranks.local == 0:
                 words = _vocabularies(stage, absent)
                 self.lines += check_words(self.folder.path, name, before.words, words, ACCEPT)
-        self.lines += check_inputs(self.checkpoint, before, now, self.accept)
+        self.lines += check_inputs(self.checkpoint, before, now, self.accept, self._paths())
         with ranks.together():
             if ranks.local == 0:  # shards may be read again: once a machine
                 self.lines += check_shards(manifests, before, now)
@@ -69,6 +70,14 @@ class Changes:
             self.lines.append(
                 f"the data is read from its beginning again, in a new order, from step {self.state.step} on"
             )
+
+    def _paths(self) -> dict[str, str]:
+        model, language = self.config.model, self.config.model.language
+        paths = {key: str(path) for key, path in named_files(self.config).items()}
+        paths["model.text.tokenizer"] = model.text.tokenizer
+        if language is not None:
+            paths["model.language.tokenizer"] = str(language.tokenizer or language.weights)
+        return paths
 
     def compare_settings(self) -> None:
         """What a run may change half-way. Before the run folder is claimed."""

@@ -103,6 +103,6 @@ def test_a_tokenizer_that_cuts_texts_otherwise_can_be_accepted(
     content = json.loads(tokenizer.read_text("utf-8"))
     content["normalizer"] = {"type": "Lowercase"}
     tokenizer.write_text(json.dumps(content), "utf-8")
-    assert re.search(r"model.language.tokenizer: folder:\w+ when", refused(*second_start(table)))
+    assert re.search(r"model.language.tokenizer \S+/tokenizer: content \w+ when", refused(*second_start(table)))
     assert go_on(table, "--accept-changes") == 0
     assert "changed: model.language.tokenizer" in said(table)

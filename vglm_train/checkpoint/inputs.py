@@ -6,6 +6,7 @@ order of the samples, and so what an epoch has read, is a function of them.
 
 import hashlib
 import json
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -102,13 +103,20 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple
     return [(name, old, new) for name, old, new in pairs if old != new]
 
 
-def check_inputs(checkpoint: Path, before: Inputs, now: Inputs, accept: bool) -> list[str]:
+def check_inputs(
+    checkpoint: Path, before: Inputs, now: Inputs, accept: bool, paths: Mapping[str, str] | None = None
+) -> list[str]:
     """Lines about what has changed since `checkpoint` was written. UserError unless `accept`, where it matters.
 
-    Vocabularies are not among it; see `check_words`.
+    `paths`: configuration key -> the file or folder that it names. Vocabularies are not compared; see `check_words`.
     """
     changed = differences(before.held, now.held)
-    lines = [f"{name}: {old} when {checkpoint.name} was written, {new} now" for name, old, new in changed]
+    names = {name for name, _, _ in changed}
+    lines = [
+        f"{_named(name, paths or {})}: {_short(old)} when {checkpoint.name} was written, {_short(new)} now"
+        for name, old, new in changed
+        if name.removesuffix(PICTURES) == name or name.removesuffix(PICTURES) not in names  # rows name their pictures
+    ]
     if changed and not accept:
         raise UserError(
             f"{checkpoint} was trained on something else:\n" + "\n".join(f"  {line}" for line in lines) + "\nBring "
@@ -118,6 +126,17 @@ def check_inputs(checkpoint: Path, before: Inputs, now: Inputs, accept: bool) ->
         )  # fmt: skip
     moved = [each for each in differences(before.told, now.told) if each[0] in now.told]
     return [*lines, *(f"{name}: {old} before, {new} now" for name, old, new in moved)]
+
+
+def _named(name: str, paths: Mapping[str, str]) -> str:
+    return f"{name} {paths[name]}" if name in paths else name
+
+
+def _short(value: str) -> str:
+    """A whole SHA-256 by its beginning, as what it is of."""
+    if match := re.fullmatch(r"(folder:)?([0-9a-f]{64})", value):
+        return f"content {match[2][:12]}"
+    return value
 
 
 def data_changed(before: Inputs, now: Inputs) -> bool:

@@ -12,11 +12,15 @@ from dataclasses import dataclass, replace
 from vglm_train.config.data import Data
 from vglm_train.config.metric_names import PREFIX, best_metrics
 from vglm_train.config.model import Text
-from vglm_train.config.run import Config, Length
+from vglm_train.config.run import Config, Length, StageName, Task
 from vglm_train.config.tuning import Tuning
 from vglm_train.config.validation import FieldError
 
 ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
+SCORED: tuple[tuple[StageName, Task], ...] = (
+    ("align", "caption"), ("generate", "caption"), ("finetune", "vqa"), ("finetune", "report"),
+)  # fmt: skip
+"""Stages, with each task that gives metrics of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -240,7 +244,7 @@ def _meant(best: str, known: list[str], config: Config) -> str:
     whole = PREFIX + best.removeprefix(PREFIX)
     if whole in known:
         return f"its whole name is {whole}. "
-    for stage, task in (("align", "caption"), ("generate", "caption"), ("finetune", "vqa"), ("finetune", "report")):
+    for stage, task in SCORED:
         other = replace(config, run=replace(config.run, stage=stage), evaluate=replace(config.evaluate, task=task))
         if whole in best_metrics(other):
             asks = f" with evaluate.task {task}" if stage == "finetune" else ""
