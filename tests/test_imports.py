@@ -25,6 +25,7 @@ LAYERS = [
     {"evaluate"},
     {"engine", "chat"},
     {"stages"},
+    {"changes"},
     {"run", "describe"},
     {"train"},
     {"__main__"},

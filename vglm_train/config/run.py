@@ -9,6 +9,9 @@ from vglm_train.config.model import Model
 from vglm_train.config.tuning import Tuning
 from vglm_train.config.validation import FieldError, below_one, not_empty, not_negative, positive
 
+StageName = Literal["align", "generate", "finetune"]
+Task = Literal["caption", "vqa", "report"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
@@ -37,9 +40,7 @@ class Length:
 class Run:
     name: str
     folder: str | None = None  # none: runs/NAME
-    stage: Literal["align", "generate", "finetune"] = (
-        "align"  # Q-Former alone; before a frozen language model; a domain
-    )
+    stage: StageName = "align"  # Q-Former alone; before a frozen language model; a domain
     seed: int = 42
     length: Length = field(default_factory=lambda: Length(epochs=10))
 
@@ -187,7 +188,7 @@ class Evaluate:
     rerank_score: RerankScore = "match"  # ITM's logit of match, as LAVIS; log_odds: less that of no match. Both + ITC
     decoding: Decoding = field(default_factory=Decoding)  # generate: how captions are written
     table: int = 16  # validation images shown in the W&B table
-    task: Literal["caption", "vqa", "report"] = "caption"  # finetune: what is asked of validation images
+    task: Task = "caption"  # finetune: what is asked of validation images
     patience: int | None = None  # evaluations without a better checkpoint.best before the run ends; none: to the end
 
     def __post_init__(self) -> None:

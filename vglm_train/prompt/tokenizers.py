@@ -11,6 +11,7 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
+from vglm_train.prompt.qformer_text import words_by_id
 from vglm_train.weights.identify import require
 
 logger = logging.getLogger("vglm_train")
@@ -33,6 +34,9 @@ class Tokenizer(Protocol):
 
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
+
+    def words(self) -> list[str]:
+        """Every token by its id; "" where an id has none."""
 
     def save(self, folder: Path) -> None:
         """Write a folder that `build_tokenizer` reads back."""
@@ -65,6 +69,10 @@ class HfTokenizer:
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
         return self.tokenizer.get_vocab().get(token)
+
+    def words(self) -> list[str]:
+        """Every token by its id; "" where an id has none."""
+        return words_by_id(self.tokenizer.get_vocab())
 
     def add_special(self, token: str) -> int:
         """Add a special token at the end of the vocabulary; returns its id."""

@@ -58,6 +58,8 @@ def test_damage_is_counted_where_it_stands(folder: Path, caplog) -> None:
     rows[3]["img"] = None
     with caplog.at_level(logging.INFO):
         table = opened(made_tables.write_json(folder / "t.json", rows))
+        assert "check_table" not in caplog.text, "that command opens it too"
+        table.log_doubts()
     assert "1 of the first 3 pictures it names are not in" in caplog.text
     assert "of 5 rows some cannot be used: 1 without an answer, 1 without a picture." in caplog.text
     shard, *_ = table.manifest(table.usable()).shards

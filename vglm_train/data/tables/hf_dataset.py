@@ -84,7 +84,7 @@ class DatasetStream:
         """`split`: the only one to read. UserError where the library cannot open it."""
         self.source, splits = source, _splits(source, config)
         if split is not None and split not in splits:
-            raise UserError(f"{source}: no split {split!r}; it has {sorted(splits)}")
+            raise UserError(f"{source}: no split {split!r}; it has {', '.join(sorted(splits))}.")
         self.splits = {name: data for name, data in splits.items() if split in (None, name)}
         first = next(iter(self.splits.values()))
         self.columns = tuple(dict.fromkeys((*(first.column_names or next(iter(first), {})), "split")))

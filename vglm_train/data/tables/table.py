@@ -67,16 +67,14 @@ class Table:
         return pictures
 
     def _check_index(self) -> None:
-        left_out = ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
         if not self.index.count("usable"):
             raise UserError(
-                f"{self.path}: none of its {len(self.index)} rows can be used: {left_out}. {self._first_error()}"
+                f"{self.path}: none of its {len(self.index)} rows can be used: {self._left_out()}. "
+                f"{self._first_error()}"
             )
-        if left_out:
-            logger.warning(
-                "%s: of %d rows some cannot be used: %s. python -m data_tools.check_table says why",
-                *(self.path, len(self.index), left_out),
-            )
+
+    def _left_out(self) -> str:
+        return ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
 
     def _first_error(self) -> str:
         try:
@@ -86,7 +84,12 @@ class Table:
         return ""
 
     def log_doubts(self) -> None:
-        """Lines in the log about texts that nobody reads, and about what is left out or doubtful of rows."""
+        """Lines in the log about rows that are left out, texts that nobody reads, and what is doubtful of rows."""
+        if left_out := self._left_out():
+            logger.warning(
+                "%s: of %d rows some cannot be used: %s. python -m data_tools.check_table says why",
+                *(self.path, len(self.index), left_out),
+            )
         if self.unread:
             logger.warning("%s: %s", self.path, describe_unread(self.unread, "fields.{}: {}"))
         notes = zip(self.index.note_rows.tolist(), self.index.note_names.tolist())
