@@ -60,7 +60,7 @@ def summarise(scan: TableScan, part: Source, holdout: Holdout | None) -> dict[st
         "held": None if holdout is None else _held(scan, part, holdout),
         "opened": scan.opened,
         "keys": {name: keys for name, keys in asdict(table.columns).items() if name != "fixed_question"},
-        "unread": table.unread,
+        "unread": table.schema.unread,
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
         "pictures": len(scan.names),

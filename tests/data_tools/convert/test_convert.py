@@ -10,6 +10,8 @@ import pytest
 from data_tools.common.text import detect_language
 from data_tools.convert import __main__ as command
 from vglm_train.data.record import content_id, parse
+from vglm_train.data.tables.base import CAUSES
+from vglm_train.data.tables.image_paths import ADDRESS, NOT_THERE
 from vglm_train.data.tables.readers import open_table
 from vglm_train.errors import UserError
 
@@ -98,14 +100,21 @@ def test_bad_rows_are_counted_by_cause_and_named(photos: Path, tmp_path: Path) -
     source.write_bytes(good + b"".join(bad))
     records, report = run_convert(source, tmp_path / "r.jsonl", "--format", "jsonl", "--images", photos)
     assert len(records) == 1
-    assert report.bad == {"json": 2, "caption": 2, "missing image": 1, "encoding": 1, "image": 2}
-    assert report.named["caption"][0].startswith("line 3")
+    assert report.bad == {
+        CAUSES["json"]: 2, CAUSES["encoding"]: 1, "the row has no answer": 1, "a caption must be a text": 1,
+        NOT_THERE: 1, ADDRESS: 1, "the row names no picture": 1,
+    }  # fmt: skip
+    assert report.named["the row has no answer"] == ["line 3"]
+    assert report.named[ADDRESS] == ["line 8: http://a/b.jpg"]
 
 
 def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) -> None:
     source, out = write_lines(tmp_path / "c.jsonl", [{"image": "no.png", "caption": "x"}]), tmp_path / "r.jsonl"
     out.write_text("precious")
-    with pytest.raises(UserError, match=r"no row makes a record(.|\n)*missing image: 1(.|\n)*no\.png"):
+    with pytest.raises(UserError, match=r"of the first 1 pictures it names, none is there. 'no\.png' was looked for as"):
+        run_convert(source, out, "--format", "jsonl", "--images", photos)
+    (photos / "no.png").write_bytes(b"no picture")
+    with pytest.raises(UserError, match=r"no row makes a record(.|\n)*left out: 1 x .*text, for .*\n    line 1: 'no pict"):
         run_convert(source, out, "--format", "jsonl", "--images", photos)
     assert out.read_text() == "precious"
     assert not list(tmp_path.glob("*.tmp-*"))
@@ -121,7 +130,7 @@ def test_csv_mapping_encoding_and_bad_rows(photos: Path, tmp_path: Path) -> None
     records, report = run_convert(source, tmp_path / "r.jsonl", *arguments)
     assert records[0]["captions"] == {"en": ['a dog, "big" and old'], "zh": ["一只狗"]}
     assert [(record["split"], record["group"]) for record in records] == [("test", "p1"), ("train", "p2")]
-    assert report.bad == {"columns": 1}
+    assert report.bad == {CAUSES["columns"]: 1}
     arguments[5] = "utf-8"
     with pytest.raises(UserError, match="encoding"):
         run_convert(source, tmp_path / "r.jsonl", *arguments)
@@ -237,9 +246,10 @@ def test_broken_rows_of_a_list_are_named_by_their_number(photos: Path, tmp_path:
     )
     records, report = run_convert(source, tmp_path / "r.jsonl", "--images", photos)
     assert [record["captions"] for record in records] == [{"en": ["a dog"]}]
-    assert report.bad == {"json": 1, "encoding": 1, "image": 1, "caption": 1}
-    assert report.named["encoding"][0].startswith("row 2: not in the encoding that the file is read in")
-    assert report.named["caption"] == ["row 4: a dialogue without an answer"]
+    assert report.named == {
+        CAUSES["json"]: ["row 2"], CAUSES["encoding"]: ["row 3"], "the row names no picture": ["row 4"],
+        "a dialogue without an answer": ["row 5"],
+    }  # fmt: skip
 
 
 def test_columns_of_any_name(photos: Path, tmp_path: Path) -> None:
