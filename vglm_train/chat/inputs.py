@@ -81,9 +81,7 @@ class AskingTable:
             except RecordError as error:
                 yield Input(key, (), problem=f"{where}: {error}")
                 continue
-            names = tuple(
-                each if isinstance(each, str) else f"{where}, picture {n}" for n, each in enumerate(named)
-            )
+            names = tuple(each if isinstance(each, str) else f"{where}, picture {n}" for n, each in enumerate(named))
             yield Input(key, names, question, tuple(history), tuple(self._content(each) for each in named))
 
     def _content(self, named: str | bytes) -> Path | bytes:

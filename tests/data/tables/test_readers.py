@@ -89,7 +89,7 @@ NAMED = {
     "t.tsv": ("a\tb\r1\t2\r3\t4", [("line 2", None), ("line 3", None)]),
     "t.jsonl": ('{"a": 1}\n\n{"a": 2}\n[]\n', [("line 1", None), ("line 3", None), ("line 4", "json")]),
     "t.json": ('[{"a": 1}, 2]', [("row 1", None), ("row 2", "json")]),
-    "objects.json": ('{"a": 1}\n\n {"a":\n 2}', [("row 1", None), ("row 2", None)]),
+    "objects.json": ('{"a":\n 1}\n\n {"a": 2}', [("row 1", None), ("row 2", None)]),
     "member.json": ('{"x": 1, "data": [{"a": 1}, {"a": 2}]}', [("row 1", None), ("row 2", None)]),
     "keyed.json": ('{"p1": {"image": 1}, "\\u72d7": {"image": 2}}', [("row 'p1'", None), ("row '狗'", None)]),
     "splits.json": (
@@ -116,7 +116,9 @@ def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
     file = open_table(tmp_path / "t.jsonl")
     spans = list(file.scan())
     assert [span.values for span in spans] == [{"a": 1}, None, None, None, {"a": 2}]
-    for span, reason in zip(spans[1:4], ["not a JSON object: Exp", "not a JSON object: found list", "encoding .*: it is read in UTF-8"]):
+    for span, reason in zip(
+        spans[1:4], ["not a JSON object: Exp", "not a JSON object: found list", "encoding .*: it is read in UTF-8"]
+    ):
         with pytest.raises(RecordError, match=reason):
             file.row(span.offset, span.size)
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n4,5\n")

@@ -123,7 +123,10 @@ def test_everything_wrong_is_counted(folder: Path, capsys, monkeypatch) -> None:
     _, said = check(capsys, monkeypatch, path)
     assert "t.json: 10 rows, 5 can be used\n" in said
     assert "pictures: 6; 1 cannot be decoded; 1 of them have the bytes of another\n" in said
-    assert "wrong: 3 x a picture that cannot be decoded, a JPEG picture that is cut short, first row 2, images/1.jpg: " in said
+    assert (
+        "wrong: 3 x a picture that cannot be decoded, a JPEG picture that is cut short, first row 2, images/1.jpg: "
+        in said
+    )
 
 
 def test_text_that_is_not_utf8_cannot_be_used(folder: Path, capsys, monkeypatch) -> None:

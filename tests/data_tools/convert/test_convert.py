@@ -7,12 +7,15 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from data_tools.check_table import __main__ as check_table
 from data_tools.common.text import detect_language
 from data_tools.convert import __main__ as command
+from vglm_train.config.data import Source
 from vglm_train.data.record import content_id, parse
 from vglm_train.data.tables.base import CAUSES
 from vglm_train.data.tables.image_paths import ADDRESS, NOT_THERE
 from vglm_train.data.tables.readers import open_table
+from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
 
 
@@ -111,10 +114,14 @@ def test_bad_rows_are_counted_by_cause_and_named(photos: Path, tmp_path: Path) -
 def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) -> None:
     source, out = write_lines(tmp_path / "c.jsonl", [{"image": "no.png", "caption": "x"}]), tmp_path / "r.jsonl"
     out.write_text("precious")
-    with pytest.raises(UserError, match=r"of the first 1 pictures it names, none is there. 'no\.png' was looked for as"):
+    with pytest.raises(
+        UserError, match=r"of the first 1 pictures it names, none is there. 'no\.png' was looked for as"
+    ):
         run_convert(source, out, "--format", "jsonl", "--images", photos)
     (photos / "no.png").write_bytes(b"no picture")
-    with pytest.raises(UserError, match=r"no row makes a record(.|\n)*left out: 1 x .*text, for .*\n    line 1: 'no pict"):
+    with pytest.raises(
+        UserError, match=r"no row makes a record(.|\n)*left out: 1 x .*text, for .*\n    row 1: 'no pict"
+    ):
         run_convert(source, out, "--format", "jsonl", "--images", photos)
     assert out.read_text() == "precious"
     assert not list(tmp_path.glob("*.tmp-*"))
@@ -300,3 +307,36 @@ def test_real_captions_are_kept_as_they_are(shared: Path, tmp_path: Path) -> Non
     assert report.captions == {"en": 10500, "zh": 10500}
     assert report.splits == {"train": 1500, "val": 300, "test": 300}
     assert not report.bad
+
+
+def test_convert_keeps_what_check_table_passes(photos: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """By the same causes; with --quick neither decodes, and convert says so in its last line."""
+    (photos / "page.png").write_bytes(b"<html>404</html>")
+    (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:-60])
+    (photos / "meta.json").write_text('{"a": 1}')
+    names = ["0.png", "page.png", "cut.png", "meta.json", "gone.png", "s3://b/1.png", "1.png", "."]
+    rows = [{"image": name, "question": "What?", "answer": f"a {n}"} for n, name in enumerate(names)]
+    rows += [{"image": "0.png", "question": "Which?", "answer": "C", "options": ["a", "b"]}]
+    source = write_lines(photos / "t.jsonl", rows)
+    records, report = run_convert(source, tmp_path / "r.jsonl")
+    assert [record["id"] for record in records] == ["0", "1"]
+    monkeypatch.setattr("sys.argv", ["check_table", str(source), "--json"])
+    assert check_table.main() == 1
+    [checked] = json.loads(capsys.readouterr().out)["tables"]
+    assert dict(report.bad) == checked["damage"]
+    assert {what: texts[0].partition(": ")[0] for what, texts in report.named.items()} == {
+        what: text.partition(": ")[0].partition(",")[0] for what, text in checked["examples"].items()
+    }
+    assert len(report.bad) == 7
+    monkeypatch.setattr("sys.argv", ["convert", str(source), "--out", str(tmp_path / "q.jsonl"), "--quick"])
+    assert command.main() == 0
+    assert capsys.readouterr().out.endswith("\npictures were not decoded; check_table does\n")
+    assert [record["id"] for record in read_lines(tmp_path / "q.jsonl")] == ["0", "page", "cut", "meta", "1"]
+
+
+def test_captions_come_first_where_nothing_is_asked(photos: Path, tmp_path: Path) -> None:
+    rows = [{"image": "0.png", "label": "dog", "caption": "A dog runs.", "rationale": "Since it is one."}]
+    source = write_lines(photos / "t.jsonl", rows)
+    records, _ = run_convert(source, tmp_path / "r.jsonl")
+    assert records[0]["captions"] == {"en": ["A dog runs."]}
+    assert Table(Source(name="t", table=str(source))).read("", 0).json.count(b"A dog runs.") == 1
