@@ -27,8 +27,8 @@ COMPARED = 256  # pictures whose hashes are compared in one go
 
 
 class OpenedPicture(NamedTuple):
-    """A picture that was opened; `damage`: what is wrong with it, as a cause, a colon and what is special about it; then
-    it has neither hash nor thumbnail."""
+    """A picture that was opened. `damage`: what is wrong with it, as a cause, a colon and what is special about it;
+    then it has neither hash nor thumbnail."""
 
     content: int  # content_id of the file
     hash: int = 0  # 64 bits

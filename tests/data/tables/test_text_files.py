@@ -91,7 +91,7 @@ def test_other_encodings_are_named_and_read_by_option(name: str, tmp_path: Path)
     first, second = open_table(path).scan()
     assert first.values == rows[0]
     assert (second.values, second.cause) == (None, "encoding")  # never as Chinese
-    with pytest.raises(RecordError, match="not in the encoding .* set encoding .*: it is read in UTF-8"):
+    with pytest.raises(RecordError, match=r"not in the encoding .* set encoding .*: it is read in UTF-8"):
         open_table(path).row(second.offset, second.size)
     for opened in (open_table(path, encoding=name), pickle.loads(pickle.dumps(open_table(path, encoding=name)))):
         assert again(opened) == rows

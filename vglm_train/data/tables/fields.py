@@ -64,6 +64,7 @@ class Columns:
     options: tuple[str, ...]
     image_id: tuple[str, ...]
     split: tuple[str, ...]
+    first_choice: int = 0  # the number of a question's first choice, where answers are numbers
     fixed_question: tuple[str, ...] = ()  # that `fields` names without naming options: choices are not added to it
 
     @property
@@ -98,8 +99,9 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields, answered: bool
 
     UserError lists what is there and what is known.
     """
-    parts = [part.name for part in fields(Columns) if part.name != "fixed_question"]
-    columns = Columns(**{what: _names(path, what, keys, named) for what in parts})
+    parts = [part.name for part in fields(Columns) if part.name not in ("fixed_question", "first_choice")]
+    names: dict[str, Any] = {what: _names(path, what, keys, named) for what in parts}
+    columns = Columns(**names)
     if named.question and named.options is None:
         columns = replace(columns, fixed_question=columns.question)
     asks = columns.question or columns.input or columns.turns or columns.options

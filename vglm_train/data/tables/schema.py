@@ -6,6 +6,7 @@ index, training, `check_table` and `convert` all ask these.
 
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
@@ -15,7 +16,8 @@ from vglm_train.config.data import Source
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import RowReader, describe_causes, keys_of
 from vglm_train.data.tables.canonical import RowReading, read_row
-from vglm_train.data.tables.fields import Columns, resolve
+from vglm_train.data.tables.choices import find_first_number, read_choices
+from vglm_train.data.tables.fields import Columns, resolve, value
 from vglm_train.data.tables.image_paths import PictureFolder, open_folder
 from vglm_train.data.tables.readers import FIRST, folder_of
 from vglm_train.data.tables.unread import unread_texts
@@ -39,7 +41,8 @@ class Schema:
 
 
 def find_schema(rows: RowReader, source: Source, own: Mapping[str, tuple[str, ...]] | None = None) -> Schema:
-    """`own`: columns that are not found but given, by the fields of Columns. UserError where no row can be read, or keys or pictures are missing."""
+    """`own`: columns that are not found but given, by the fields of Columns. UserError where no row can be read, or
+    keys or pictures are missing."""
     assert source.table is not None
     path = Path(source.table)
     first = list(islice(rows.scan(), FIRST))
@@ -48,9 +51,21 @@ def find_schema(rows: RowReader, source: Source, own: Mapping[str, tuple[str, ..
         what = f"none of its first {len(first)} rows can be read" if first else "it has no rows"
         raise UserError(f"{path}: {what}{describe_causes(rows, first)}.")
     keys = keys_of(readable)
-    columns = replace(resolve(path, keys, source.fields), **(own or {}))
+    given: dict[str, Any] = dict(own or {})
+    columns = replace(resolve(path, keys, source.fields), **given)
+    columns = replace(columns, first_choice=_first_choice(readable, columns))
     folder = Path(source.images) if source.images else folder_of(path)
     return Schema(keys, columns, _find_pictures(path, readable, columns, folder), unread_texts(readable, columns))
+
+
+def _first_choice(rows: Sequence[dict[str, Any]], columns: Columns) -> int:
+    """Whether answers by number count choices from 0 or from 1."""
+    answered = []
+    for row in rows if columns.options else ():
+        with suppress(RecordError):
+            choices, cell = read_choices(row, columns.options), value(row, columns.answer)
+            answered += [(each, choices) for each in (cell if isinstance(cell, list) else [cell])]
+    return find_first_number(answered)
 
 
 def _find_pictures(path: Path, rows: Sequence[dict[str, Any]], columns: Columns, folder: Path) -> PictureFolder:

@@ -101,7 +101,8 @@ class JoinedTable:
     def where(self, offset: int, size: int, number: int) -> str:
         """By its name within its half."""
         half, spans, at = self._half_of(offset)
-        return f"{half.word} {half.file.where(*spans.places[at, 1:].tolist(), int(spans.numbers[at]))}"
+        _, offset, size = spans.places[at].tolist()
+        return f"{half.word} {half.file.where(offset, size, int(spans.numbers[at]))}"
 
     def _cause(self, number: int) -> str | None:
         """Why it cannot be read."""
