@@ -183,7 +183,10 @@ def test_a_long_first_line(tmp_path: Path, monkeypatch) -> None:
         ("[{'a': 1}]", "single quotes, as Python prints them"),
         ('[{"a": 1},\n{"a": ', r"the file ends within a value \(line 2"),
         ('[{"a": 1}]\n[{"a": 2}]', r"expected the end of the file behind the list, found \[ \(line 2"),
-        ('{"pairs": [{"a": 1}], "others": [{"b": 1}]}', "it holds several lists, pairs, others"),
+        (
+            '{"pairs": [{"a": 1}], "others": [{"b": 1}]}',
+            r"objects stand under several keys: pairs \(of a\); others \(of b\). Write those",
+        ),
         ("image,caption\n", "it begins with 'i'"),
         ("", "it is empty"),
         ("[" * 100_000, "too deep to be data"),

@@ -162,8 +162,8 @@ def _by_letter(cell: Any) -> dict[str, Any]:
 def _entry(choice: dict[str, Any]) -> tuple[str, Any]:
     """Letter and text of a choice that is an object by itself. RecordError where it is of another layout."""
     if len(choice) == 1:
-        [(letter, text)] = choice.items()
-        return str(letter).strip(), text
+        [(name, held)] = choice.items()
+        return str(name).strip(), held
     letter = next((choice[name] for name in LETTER_KEYS if name in choice), None)
     text = next((choice[name] for name in TEXT_KEYS if name in choice), None)
     if letter is None or text is None:

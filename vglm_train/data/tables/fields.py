@@ -100,8 +100,8 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields, answered: bool
     UserError lists what is there and what is known.
     """
     parts = [part.name for part in fields(Columns) if part.name not in ("fixed_question", "first_choice")]
-    names: dict[str, Any] = {what: _names(path, what, keys, named) for what in parts}
-    columns = Columns(**names)
+    found: dict[str, Any] = {what: _names(path, what, keys, named) for what in parts}
+    columns = Columns(**found)
     if named.question and named.options is None:
         columns = replace(columns, fixed_question=columns.question)
     asks = columns.question or columns.input or columns.turns or columns.options

@@ -65,6 +65,7 @@ class JsonTable(TextFile):
 
     def _rows(self, window: Window) -> Iterator[Row]:
         """Rows of every shape but lines."""
+        self._enter(window)
         match self.shape.kind:
             case "list":
                 yield from self._elements(window)
@@ -82,6 +83,11 @@ class JsonTable(TextFile):
                     if key == self.shape.key and window.peek() == "[":
                         yield from self._elements(window)
                         return
+
+    def _enter(self, window: Window) -> None:
+        """Step into the object that the rows are in."""
+        for name in self.shape.inside:
+            next(key for _, key in window.object_keys() if key == name)
 
     def _elements(self, window: Window) -> Iterator[Row]:
         for number, (start, value) in enumerate(window.elements(), 1):
@@ -108,8 +114,9 @@ class JsonTable(TextFile):
             return found
         with open(self.path, "rb") as file:
             window = Window(file, self.encoding)
+            self._enter(window)
             for _, key in window.object_keys():
-                if window.peek() != "[":
+                if window.peek() != "[" or key not in (self.shape.names or (key,)):
                     continue
                 start, elements = window.offset, window.elements()
                 if isinstance(next(elements, (0, {}))[1], dict):

@@ -17,7 +17,7 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import RowReader, describe_causes, keys_of
 from vglm_train.data.tables.canonical import RowReading, read_row
 from vglm_train.data.tables.choices import find_first_number, read_choices
-from vglm_train.data.tables.fields import Columns, resolve, value
+from vglm_train.data.tables.fields import Columns, known, resolve, value
 from vglm_train.data.tables.image_paths import PictureFolder, open_folder
 from vglm_train.data.tables.readers import FIRST, folder_of
 from vglm_train.data.tables.unread import unread_texts
@@ -52,10 +52,25 @@ def find_schema(rows: RowReader, source: Source, own: Mapping[str, tuple[str, ..
         raise UserError(f"{path}: {what}{describe_causes(rows, first)}.")
     keys = keys_of(readable)
     given: dict[str, Any] = dict(own or {})
-    columns = replace(resolve(path, keys, source.fields), **given)
+    try:
+        columns = replace(resolve(path, keys, source.fields), **given)
+    except UserError as error:
+        raise UserError(f"{error}{_nested_rows(readable[0])}") from None
     columns = replace(columns, first_choice=_first_choice(readable, columns))
     folder = Path(source.images) if source.images else folder_of(path)
     return Schema(keys, columns, _find_pictures(path, readable, columns, folder), unread_texts(readable, columns))
+
+
+def _nested_rows(row: Mapping[str, Any]) -> str:
+    """What to do where a row holds rows of its own, such as the questions about a picture; empty where it does not."""
+    for key, held in row.items():
+        inner = held[0] if isinstance(held, list) and held and isinstance(held[0], dict) else {}
+        if known("question", tuple(inner)) or known("answer", tuple(inner)):
+            return (
+                f" Its {key!r} holds rows of its own ({', '.join(map(repr, inner))}): write one row for each of them, "
+                f"in Python [row | each for row in rows for each in row[{key!r}]]."
+            )
+    return ""
 
 
 def _first_choice(rows: Sequence[dict[str, Any]], columns: Columns) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.data.tables.base import Row, TableFile
-from vglm_train.data.tables.json_shape import SPLITS
+from vglm_train.data.tables.json_outline import SPLITS
 
 Values = dict[str, Any]
 
