@@ -51,6 +51,7 @@ class Report:
     """What came of the rows."""
 
     records: int = 0
+    rows: int = 0  # that the records are of
     captions: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)  # what is wrong -> rows, as `check_table` counts them
@@ -58,8 +59,8 @@ class Report:
     notes: Counter[str] = field(default_factory=Counter)  # what of rows that are kept is left out or doubtful
     decoded: bool = True
 
-    def leave_out(self, where: str, error: RecordError) -> None:
-        self.bad[error.what] += 1
+    def leave_out(self, where: str, error: RecordError, rows: int = 1) -> None:
+        self.bad[error.what] += rows
         examples = self.named.setdefault(error.what, [])
         if len(examples) < NAMED:
             examples.append(f"{where}: {error.reason.removeprefix(error.what).removeprefix(': ')}".removesuffix(": "))
@@ -67,7 +68,8 @@ class Report:
     def lines(self) -> Iterator[str]:
         """The report as text, one fact a line."""
         captions = ", ".join(f"{count} {language}" for language, count in sorted(self.captions.items()))
-        yield f"{self.records} records ({dict(sorted(self.splits.items()))}), captions: {captions or 'none'}"
+        splits = dict(sorted(self.splits.items()))
+        yield f"{self.records} records of {self.rows} rows ({splits}), captions: {captions or 'none'}"
         for note, count in self.notes.most_common():
             yield f"note: {count} x {note}"
         for cause, count in self.bad.most_common():
@@ -149,10 +151,11 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
             try:
                 record = future.result()
             except RecordError as error:
-                report.leave_out(draft.where, error)
+                report.leave_out(draft.where, error, draft.rows)
                 continue
             file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             report.records += 1
+            report.rows += draft.rows
             report.splits[record["split"]] += 1
             report.captions.update(parse_record(record).caption_counts)
             report.notes.update(note.partition(": ")[0] for note in draft.notes)

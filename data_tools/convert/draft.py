@@ -71,6 +71,7 @@ class Draft:
     done: int
     dialogue: dict[str, Any]  # the fields DIALOGUE; empty: there is none
     notes: tuple[str, ...] = ()  # as of RowReading
+    rows: int = 1  # that it is of
 
 
 def column(option: str, name: str, columns: Sequence[str]) -> str:
@@ -127,4 +128,5 @@ def merge(first: Draft, second: Draft) -> Draft | None:
         return None
     both = {language: [*first.captions.get(language, []), *second.captions.get(language, [])] for language in LANGUAGES}
     captions = {language: texts for language, texts in both.items() if texts}
-    return replace(first, captions=captions, done=second.done)
+    rows, notes = first.rows + second.rows, first.notes + second.notes
+    return replace(first, captions=captions, done=second.done, rows=rows, notes=notes)
