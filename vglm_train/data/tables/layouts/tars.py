@@ -70,17 +70,19 @@ class TarTable:
 
     def scan(self) -> Iterator[Row]:
         for number in range(len(self.places)):
-            where = f"{self.tars[self.places[number, 0]].name} {self._key(number)}"
             try:
-                yield Row(number, 1, self._row(number), where)
+                yield Row(number, 1, self._row(number), number + 1)
             except _Unreadable as error:
-                yield Row(number, 1, None, where, str(error))
+                yield Row(number, 1, None, number + 1, str(error))
 
     def row(self, offset: int, size: int) -> Values:
         try:
             return self._row(offset)
         except _Unreadable as error:
             raise unreadable(str(error)) from None
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        return f"{self.tars[self.places[offset, 0]].name} {self._key(offset)}"
 
     def _key(self, number: int) -> str:
         return self.keys[self.ends[number] : self.ends[number + 1]].decode("utf-8", "replace")
