@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -83,8 +84,19 @@ def sha256(path: Path) -> str:
 
 
 def user_cache() -> Path:
-    """The folder for what can be made again: vglm_train in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "vglm_train"
+    """The folder for what can be made again.
+
+    $VGLM_CACHE, else vglm_train in the system's folder of caches: $XDG_CACHE_HOME or ~/.cache, on Windows
+    %LOCALAPPDATA%, on macOS ~/Library/Caches.
+    """
+    if own := os.environ.get("VGLM_CACHE"):
+        return Path(own).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME")
+    if not caches and os.name == "nt":
+        caches = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    if not caches:
+        caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(caches).expanduser() / "vglm_train"
 
 
 def temporary_of(path: Path, suffix: str | int) -> Path:
