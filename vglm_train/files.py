@@ -11,6 +11,7 @@ import json
 import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -24,6 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
+_SEEKING = threading.Lock()  # of `read_at`, where a descriptor's position is shared by threads
 _TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
 
 
@@ -81,6 +83,20 @@ def sha256(path: Path) -> str:
     """Hex digest of a file, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def open_binary(path: Path) -> int:
+    """A descriptor for `read_at`. Windows would change line ends without being told not to."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """os.pread, also where there is none (Windows): fewer than `size` bytes at the end of the file alone."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
 
 
 def user_cache() -> Path:

@@ -1,6 +1,5 @@
 """What every reader of rows gives."""
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -11,6 +10,7 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.encoding import ENCODING, SAMPLE, Encoding, find_encoding
 from vglm_train.data.tables.file_kinds import refuse_other_files
 from vglm_train.errors import UserError
+from vglm_train.files import open_binary, read_at
 
 CAUSES = {
     "json": "not a JSON object",
@@ -102,7 +102,7 @@ class TextFile:
     @cached_property
     def handle(self) -> int:
         try:
-            return os.open(self.path, os.O_RDONLY)
+            return open_binary(self.path)
         except OSError as error:
             raise UserError(f"{self.path}: the table cannot be opened: {error.strerror}") from None
 
@@ -112,7 +112,7 @@ class TextFile:
     def text(self, offset: int, size: int) -> str:
         """RecordError where the bytes are not in the encoding."""
         try:
-            return os.pread(self.handle, size, offset).decode(self.encoding.name)
+            return read_at(self.handle, size, offset).decode(self.encoding.name)
         except UnicodeDecodeError:
             raise RecordError(
                 "record", f"not in {self.encoding.name.upper()}; {ENCODING}, for instance gb18030"

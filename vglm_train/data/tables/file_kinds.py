@@ -49,3 +49,8 @@ def refuse_other_files(path: Path, head: bytes) -> None:
 def is_tar(head: bytes) -> bool:
     """Whether a file begins with the header of a tar, of a kind that says so."""
     return head[257:262] == b"ustar"
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved a data set, or splits of one, in the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
