@@ -98,24 +98,19 @@ def test_without_a_torch_that_works_the_driver_tells_of_the_cards(monkeypatch, t
     monkeypatch.setitem(sys.modules, "torch", None)
     env.main([])
     text = capsys.readouterr().out
-    lines = text.splitlines()
-    assert any(
-        line.split()
-        == ["GPU", "0", "NVIDIA", "RTX", "4090,", "24.0", "GiB,", "1.0", "GiB", "used,", "23.0", "GiB", "free"]
-        for line in lines
-    )
+    assert "NVIDIA RTX 4090, 24.0 GiB, 1.0 GiB used, 23.0 GiB free" in text
     assert "installed, but cannot be imported" in text
     assert "not usable: torch is missing" in text
     assert "What fits the 23.0 GiB free on the largest GPU" in text
-    assert "  driver" not in text.replace("driver  ", "driver")
-    assert rows(text)["driver"].strip() == "570.1"
+    assert rows(text)["driver"] == "570.1"
 
 
 def test_what_fits_is_counted_from_the_models_themselves():
     """Numbers in the matrices of the blocks, and all others, of the shapes as they were released."""
     with torch.device("meta"):
         whole = build_visual_language(Model(language=Language(tokenizer="none")), (0.0,) * 3, (1.0,) * 3)
-        opt = OPTForCausalLM(OPTConfig(vocab_size=50304, hidden_size=2560, ffn_dim=10240, num_hidden_layers=32))
+        opt = OPTForCausalLM(OPTConfig(vocab_size=50304, hidden_size=2560, ffn_dim=10240, num_hidden_layers=32,
+                                       num_attention_heads=32, word_embed_proj_dim=2560))  # fmt: skip
         t5 = T5ForConditionalGeneration(T5Config(
             vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32,
             feed_forward_proj="gated-gelu", tie_word_embeddings=False,
