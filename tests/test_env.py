@@ -113,8 +113,9 @@ def test_what_fits_is_counted_from_the_models_themselves():
                                        num_attention_heads=32, word_embed_proj_dim=2560))  # fmt: skip
         t5 = T5ForConditionalGeneration(T5Config(
             vocab_size=32128, d_model=2048, d_kv=64, d_ff=5120, num_layers=24, num_heads=32,
-            feed_forward_proj="gated-gelu", tie_word_embeddings=False,
+            feed_forward_proj="gated-gelu",
         ))  # fmt: skip
+        t5.lm_head = torch.nn.Linear(2048, 32128, bias=False)  # Flan-T5's is not its embeddings
     for name, model in (("ChatGLM-6B", whole.language), ("OPT-2.7B", opt), ("Flan-T5-XL", t5)):
         numbers = {key: value for key, value in model.named_parameters()}
         blocks = sum(value.numel() for key, value in numbers.items()
