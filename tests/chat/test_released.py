@@ -324,3 +324,14 @@ def test_a_download_that_is_not_complete(downloads, tmp_path):
 def test_what_is_imported_says_where_it_came_from(downloads):
     document = read_object(as_bundle(downloads["visualglm-sat"]) / "bundle.json")
     assert document["origin"]["format"] == "visualglm-sat"
+
+
+def test_lora_that_sat_did_not_merge(downloads, tmp_path):
+    """As VisualGLM's fine-tuning saves it."""
+    shutil.copytree(downloads["visualglm-sat"], tmp_path / "there")
+    file = tmp_path / "there" / "1" / "mp_rank_00_model_states.pt"
+    content = torch.load(file, weights_only=True)
+    content["module"]["transformer.layers.0.attention.query_key_value.matrix_A.0"] = torch.ones(2, 2)
+    torch.save(content, file)
+    with pytest.raises(UserError, match=r"holds LoRA beside .*matrix_A\.0.*merge_lora"):
+        vglm_train.load(tmp_path / "there")
