@@ -2,7 +2,8 @@
 
     python like_windows.py BUNDLE PICTURES TABLE OUT
 
-Answers a question from Python and in the terminal, evaluates with two workers, and checks a table. Prints JSON.
+Answers a question from Python and in the terminal, evaluates with two workers, checks and converts a table. Prints
+JSON.
 """
 
 import builtins
@@ -67,6 +68,7 @@ def printed(main: Any, *words: object, typed: str = "") -> str:
 def main(bundle: str, pictures: str, table: str, out: str) -> None:
     import vglm_train
     from data_tools.check_table.__main__ import main as check_table
+    from data_tools.convert.__main__ import main as convert
     from vglm_train.__main__ import main as vglm
 
     found: dict[str, Any] = {}
@@ -83,6 +85,9 @@ def main(bundle: str, pictures: str, table: str, out: str) -> None:
         found[f"scores {workers}"] = json.loads(file.read_text("utf-8"))["scores"]
     sys.argv = ["check_table", table, "--workers", "2"]
     found["check_table"] = printed(lambda _: check_table())
+    sys.argv = ["convert", table, "--out", f"{out}/records.jsonl"]
+    printed(lambda _: convert())
+    found["records"] = len(Path(out, "records.jsonl").read_text("utf-8").splitlines())
     found["absent"] = [name for name in ("fcntl", "resource") if name in vars(sys.modules["vglm_train.files"])]
     print(json.dumps(found))
 

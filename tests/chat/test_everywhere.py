@@ -44,6 +44,7 @@ def test_as_on_windows_and_without_what_only_training_needs(bundles, models, pic
     assert found["terminal"].strip() == answer
     assert found["scores 0"] == found["scores 2"] == expected
     assert "5 rows, 5 can be used" in found["check_table"]
+    assert found["records"] == 5
 
 
 def test_evaluating_imports_nothing_of_training(bundles, pictures, tmp_path):

@@ -1,8 +1,10 @@
 """Models as they were released, opened as they are."""
 
+import errno
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -223,6 +225,45 @@ def test_an_import_that_is_stopped_leaves_nothing(downloads, cache, monkeypatch)
     assert [path.suffix for path in (cache / "imported").iterdir()] == [".lock"]
     monkeypatch.setattr(released.bundle_format, "write_document", whole)
     assert open_bundle(as_bundle(folder), torch.device("cpu")).document["stage"] == "generate"
+
+
+def test_a_killed_import_is_begun_again(downloads, cache):
+    folder = downloads["hf-blip2 causal"]
+    code = (
+        "import os, signal, sys, pathlib, vglm_train.checkpoint.convert.released as released\n"
+        "def write(*_): os.kill(os.getpid(), signal.SIGKILL)\n"
+        "released.bundle_format.write_document = write\n"
+        "released.as_bundle(pathlib.Path(sys.argv[1]))\n"
+    )
+    command = [sys.executable, "-c", code, str(folder)]
+    assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == -signal.SIGKILL
+    left = {path.name.partition(".")[2] for path in (cache / "imported").iterdir()}
+    assert left == {"lock", "tmp-0"}
+    out = as_bundle(folder)
+    assert {path.name for path in (cache / "imported").iterdir()} == {out.name, f"{out.name}.lock"}
+
+
+def test_a_disk_that_fills_while_it_is_written(downloads, cache, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(released.bundle_format, "write_document", full)
+    with pytest.raises(UserError, match=r"the disk is full.*VGLM_CACHE"):
+        as_bundle(downloads["hf-blip2 causal"])
+    assert [path.suffix for path in (cache / "imported").iterdir()] == [".lock"]
+
+
+def test_without_locks_what_another_process_made_is_taken(downloads, monkeypatch):
+    """As on Windows, where it cannot be replaced while that process has it open."""
+    write = released.bundle_format.write
+
+    def write_then_fail(*given: object, **named: object) -> None:
+        write(*given, **named)
+        raise UserError("was not written: it is in use.")
+
+    monkeypatch.setattr(released, "lock", lambda *_, **__: None)
+    monkeypatch.setattr(released.bundle_format, "write", write_then_fail)
+    assert open_bundle(as_bundle(downloads["hf-blip2 causal"]), torch.device("cpu")).document["stage"] == "generate"
 
 
 def test_a_disk_that_is_too_small(downloads, monkeypatch):

@@ -118,9 +118,10 @@ def _import(path: Path, kind: str, options: Options, out: Path) -> None:
     source.tensors = checked(source.tensors, path, *source.towers.values())
     try:
         bundle_format.write(source, out, force=True)
-    except UserError:
+    except UserError as error:
         if not _is_whole(out):  # else another process was faster, where there are no locks
-            raise
+            advice = "name a folder on another disk in VGLM_CACHE"
+            raise UserError(str(error).replace("give --out on another disk", advice)) from error
 
 
 def _outside(source: SourceModel) -> tuple[str, ...]:
