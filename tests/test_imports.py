@@ -86,7 +86,7 @@ FENCED = {
     },
     "triton": {"vglm_train/model/language/glm/rope_triton.py", "vglm_train/model/vision/add_norm_triton.py"},
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/chatglm_tokenizer/train.py"},
-    "webdataset": {"vglm_train/data/shards/tar.py", "data_tools/pack_shards/write.py"},
+    "webdataset": {"data_tools/pack_shards/write.py"},
     "datasets": {"vglm_train/data/tables/hf_dataset.py"},
     "requests": {"vglm_train/data/remote/transfer.py"},
     "urllib3": {"vglm_train/data/remote/transfer.py"},

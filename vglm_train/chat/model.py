@@ -25,8 +25,9 @@ from vglm_train.chat.scheduler import Load, Scheduler, Ticket
 from vglm_train.checkpoint.bundle.adapter import parse_scaled
 from vglm_train.checkpoint.bundle.format import ScaledAdapter, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
+from vglm_train.checkpoint.convert.released import as_bundle
 from vglm_train.data.record import content_id
-from vglm_train.distributed import use_gpu
+from vglm_train.distributed import best_device
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import is_chinese
 
@@ -219,34 +220,40 @@ def load(
     base: str | Path | None = None,
     vision_weights: str | Path | None = None,
     language_weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     limits: Limits | None = None,
     features: float = FEATURES,
 ) -> ChatModel:
-    """Open a bundle to talk to.
+    """Open a bundle to talk to, or a released VisualGLM-6B or BLIP-2, see `checkpoint.convert.released`.
 
     adapters: folders, FOLDER:WEIGHT, or pairs of folder and weight. device: None takes a GPU if there is one.
     dtype: of the language model, if not the bundle's. base, vision_weights, language_weights: where these are now, if
-    they have moved. limits: bounds of what is decoded at once. features: MiB of image tokens that are kept.
-    UserError for a folder that is no bundle, weights that do not fit, and a bundle without a language model.
+    they have moved. tokenizer: of a released model that has none beside it.
+    limits: bounds of what is decoded at once. features: MiB of image tokens that are kept.
+    UserError for a folder that is neither, weights that do not fit, and a bundle without a language model.
     """
-    folder = Path(bundle)
+    folder = as_bundle(Path(bundle), *map(_path, (tokenizer, vision_weights, language_weights)))
     if read_document(folder)["stage"] == "align":
         raise UserError(
             f"{folder} is of stage align and has no language model to talk to; give the bundle of a later stage."
         )
-    place = torch.device(device or ("cuda" if use_gpu() else "cpu"))
+    place = best_device() if device is None else torch.device(device)
     added = [parse_scaled(each) if isinstance(each, str) else each if isinstance(each, tuple) else (Path(each), 1.0)
              for each in adapters]  # fmt: skip
     opened = open_bundle(
         folder,
         place,
-        base=None if base is None else Path(base),
+        base=_path(base),
         vision_weights=None if vision_weights is None else str(vision_weights),
         language_weights=None if language_weights is None else str(language_weights),
         adapters=added,
         dtype=dtype,
     )
     return ChatModel(opened, place, limits or Limits(), features)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _name(pixels: Tensor) -> int:

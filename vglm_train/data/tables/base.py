@@ -7,7 +7,6 @@ file holds several (`train row 12`, `annotation row 12`). Of a tar it is the tar
 makes these names.
 """
 
-import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -18,6 +17,7 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.encoding import ENCODING, SAMPLE, Encoding, find_encoding
 from vglm_train.data.tables.file_kinds import refuse_other_files
 from vglm_train.errors import UserError
+from vglm_train.files import open_binary, read_at
 
 CAUSES = {
     "json": "not a JSON object",
@@ -115,7 +115,7 @@ class TextFile:
     @cached_property
     def handle(self) -> int:
         try:
-            return os.open(self.path, os.O_RDONLY)
+            return open_binary(self.path)
         except OSError as error:
             raise UserError(f"{self.path}: the table cannot be opened: {error.strerror}") from None
 
@@ -125,7 +125,7 @@ class TextFile:
     def text(self, offset: int, size: int) -> str:
         """RecordError where the bytes are not in the encoding."""
         try:
-            return os.pread(self.handle, size, offset).decode(self.encoding.name)
+            return read_at(self.handle, size, offset).decode(self.encoding.name)
         except UnicodeDecodeError:
             raise unreadable("encoding", f"it is read in {self.encoding.name.upper()}") from None
 

@@ -47,3 +47,8 @@ def refuse_other_files(path: Path, head: bytes) -> None:
         what, advice = "a pickle", PICKLE
     if advice is not None:
         raise UserError(f"{path} is {what}: {advice.format(path=path)}.")
+
+
+def is_saved(folder: Path) -> bool:
+    """Whether `datasets` saved a data set, or splits of one, in the folder."""
+    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))

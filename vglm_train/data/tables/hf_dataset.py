@@ -5,11 +5,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from vglm_train.data.tables.base import Row, TableFile
+from vglm_train.data.tables.file_kinds import is_saved
 from vglm_train.data.tables.layouts.splits import SplitTable, split_of
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, needs_extra
+
+with needs_extra("train", "a table of Parquet files, of the hub or that `datasets` saved"):
+    import datasets
 
 
 class SavedTable:
@@ -39,11 +41,6 @@ class SavedTable:
 
     def row(self, offset: int, size: int) -> dict[str, Any]:
         return self.rows[offset]
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether `datasets` saved a data set, or splits of one, in the folder."""
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def open_saved(folder: Path) -> TableFile:

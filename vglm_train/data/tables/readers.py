@@ -16,6 +16,7 @@ from vglm_train.config.data import Format, Source
 from vglm_train.data.shards.address import shards_of
 from vglm_train.data.tables.base import RowReader, TableFile, TextFile
 from vglm_train.data.tables.fields import known
+from vglm_train.data.tables.file_kinds import is_saved
 from vglm_train.data.tables.json_table import FIRST, JsonTable
 from vglm_train.data.tables.layouts import chinese_clip
 from vglm_train.data.tables.layouts.coco import open_coco
@@ -145,8 +146,6 @@ def _format_of_text(text: TextFile, named: Format | None) -> Format:
 
 
 def _format_of_folder(folder: Path) -> Format:
-    from vglm_train.data.tables.hf_dataset import is_saved
-
     if is_saved(folder):
         return "saved"
     if (folder / "manifest.json").is_file():

@@ -104,7 +104,10 @@ def sample(logits: Tensor, decoding: Decoding, draw: float | Tensor) -> Tensor:
 
     `draw`: one for all rows, or one for each [r,1] float64.
     """
-    probability, order = (logits / decoding.temperature).softmax(-1).double().sort(stable=True, descending=True)
+    share = (logits / decoding.temperature).softmax(-1)
+    share = share.cpu() if share.device.type == "mps" else share  # Apple's GPUs have no float64
+    draw = draw.to(share.device) if isinstance(draw, Tensor) else draw
+    probability, order = share.double().sort(stable=True, descending=True)
     if decoding.top_k:
         probability, order = probability[:, : decoding.top_k], order[:, : decoding.top_k]
         probability = probability / probability.sum(-1, keepdim=True)
@@ -112,7 +115,7 @@ def sample(logits: Tensor, decoding: Decoding, draw: float | Tensor) -> Tensor:
     kept = probability * (before < decoding.top_p)  # the first always stays
     sums = kept.cumsum(-1)
     index = (sums <= draw * sums[:, -1:]).sum(-1, keepdim=True)
-    return order.gather(1, index.clamp(max=order.shape[1] - 1))[:, 0]
+    return order.gather(1, index.clamp(max=order.shape[1] - 1))[:, 0].to(logits.device)
 
 
 class BeamSearch:
