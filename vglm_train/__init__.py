@@ -5,6 +5,8 @@
 
 from typing import Any
 
+__version__ = "0.1.0"
+
 
 def __getattr__(name: str) -> Any:
     """`load` is imported when it is first used: the package alone imports nothing heavy."""

@@ -56,7 +56,7 @@ _KINDS: tuple[tuple[bytes, FileKind], ...] = (
     (rb"RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xba\xb3]|FLV\x01|OggS", FileKind("a video", _FRAME)),
     (rb"\x93NUMPY", FileKind("a NumPy array", _AS_PNG)),
     (rb"\x89HDF\r\n", FileKind("an HDF5 file", _AS_PNG)),
-    (rb"PAR1", FileKind("a Parquet file", "convert reads it: python -m data_tools.convert")),
+    (rb"PAR1", FileKind("a Parquet file", "convert reads it: vglm data convert")),
     (rb"version https://git-lfs", FileKind(
         "a Git LFS pointer in place of the file", "fetch the file itself (git lfs pull)")),
     (rb"(?i)<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html", FileKind(

@@ -1,6 +1,6 @@
 """Captions from a stage-two bundle beside or instead of the original ones: CapFilt's generator.
 
-    python -m data_tools.caption records.jsonl --out more.jsonl --bundle runs/photos_glm/bundle --language en
+    vglm data caption records.jsonl --out more.jsonl --bundle runs/photos_glm/bundle --language en
         --rank-bundle runs/photos/bundle --samples 10 --keep 2
 
 Each picture is described `--samples` times by nucleus sampling. With a stage-one bundle, new and original captions of
@@ -12,6 +12,7 @@ continues, and says what a run that was never killed says.
 
 import shutil
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,10 +101,10 @@ def plan(args: Namespace) -> CaptionJob:
     return CaptionJob(inputs, settings, cli.dropped_path(args.dropped, out))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.caption", __doc__)
     add = parser.add_argument
-    add("records", type=Path, help="records file of data_tools.convert")
+    add("records", type=Path, help="records file of vglm data convert")
     add("--out", required=True, type=Path, help="records file to write")
     add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
     add("--bundle", required=True, type=Path, help="bundle of stage two or a fine-tuning that writes the captions")
@@ -120,7 +121,7 @@ def main() -> int:
     add("--vision-weights", help="the frozen encoder, where it has moved")
     add("--language-weights", help="the frozen language model, where it has moved")
     add("--workers", type=at_least_one, default=1, help="processes on the CPU (1); with GPUs at most one each")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     task = plan(args)
     outcome = caption(task, args.workers)
     print("\n".join(outcome.lines(args.out, task.dropped, task.inputs.records)))

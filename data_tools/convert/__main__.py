@@ -1,6 +1,6 @@
 """Captions, questions and dialogues in the formats people have -> one JSONL of records, one line a picture.
 
-    python -m data_tools.convert captions.jsonl --images photos --out records.jsonl
+    vglm data convert captions.jsonl --images photos --out records.jsonl
 
 It reads every table that training reads: JSON, CSV, TSV, COCO, VQAv2's two files, tars of img2dataset, Parquet and
 others (the README has the list); with `--format hf` also a dataset's name. A record: {"id", "image" (path relative to
@@ -16,7 +16,7 @@ import json
 import os
 import sys
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -178,7 +178,7 @@ def convert(rows: RowReader, columns: SourceColumns, target: Target) -> Report:
     return report
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("data_tools.convert", __doc__)
     add = parser.add_argument
@@ -252,8 +252,8 @@ def target(args: argparse.Namespace) -> Target:
     return Target(out, images.resolve(), kept.resolve(), args.name or named.stem, args.split)
 
 
-def main() -> int:
-    args = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
     rows, columns = open_source(args)
     report = convert(rows, columns, target(args))
     print(f"{args.out}: " + "\n".join(report.lines()))
