@@ -19,7 +19,7 @@ LAYERS = [
     {"signals", "config", "batch", "image", "distributed"},
     {"command"},
     {"log"},
-    {"prompt", "report", "env"},
+    {"prompt", "report", "env", "schema"},
     {"data", "model"},
     {"objective", "checkpoint"},
     {"evaluate"},

@@ -8,7 +8,7 @@ line.
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
-from typing import get_type_hints
+from typing import Any, get_type_hints
 
 from vglm_train.errors import UserError
 
@@ -64,7 +64,8 @@ NOT_EMPTY = NotEmpty()
 
 def check_limits(section: object) -> None:
     """Each field of a configuration section keeps the Range and NotEmpty of its annotation; None passes."""
-    for name, limits in _limits(type(section)).items():
+    kind: type[Any] = type(section)
+    for name, limits in _limits(kind).items():
         value = getattr(section, name)
         for limit in limits if value is not None else ():
             if isinstance(limit, NotEmpty):
