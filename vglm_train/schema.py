@@ -11,7 +11,8 @@ from vglm_train.command import program, run_command
 from vglm_train.config.schema import schema
 from vglm_train.files import write_text
 
-USE = "Name it in the first line of a YAML file, with its path from there:\n\n    # yaml-language-server: $schema=schema.json"
+LINE = "# yaml-language-server: $schema=schema.json"
+USE = f"Name it in the first line of a YAML file, with its path from there:\n\n    {LINE}"
 
 
 def schema_text() -> str:

@@ -64,7 +64,7 @@ NOT_EMPTY = NotEmpty()
 
 def check_limits(section: object) -> None:
     """Each field of a configuration section keeps the Range and NotEmpty of its annotation; None passes."""
-    kind: type[Any] = type(section)
+    kind: Any = type(section)
     for name, limits in _limits(kind).items():
         value = getattr(section, name)
         for limit in limits if value is not None else ():
