@@ -216,7 +216,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("folder", type=Path, help="folder of shards, or its manifest.json")
     parser.add_argument("--write-manifest", action="store_true", help="write manifest.json anew, of what is there")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_argument("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
+    parser.add_argument(
+        "--workers", type=cli.at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)"
+    )
     args = parser.parse_args(argv)
     summary = run(args.folder, args.workers, args.write_manifest)
     print(json.dumps(summary, ensure_ascii=False, indent=1) if args.json else "\n".join(lines(summary)))

@@ -210,7 +210,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--against-join", metavar="FILE", help="the other half of that one")
     add("--quick", action="store_true", help="look whether pictures are there, and open none")
     add("--json", action="store_true", help="print the result as one JSON object")
-    add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
+    add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     args = parser.parse_args(argv)
     rules = without_run() if args.config is None else of_run(args.config, args.set)
     pairs = [(args.table, args.images, args.join)]

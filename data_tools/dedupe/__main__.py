@@ -171,7 +171,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--distance", type=int, default=16, choices=range(25), metavar="BITS", help="of 64, for candidates (16)")
     add("--agreement", type=float, default=0.94, help="of edges, from 0 to 1, that makes two pictures one (0.94)")
     add("--merge-captions", action="store_true", help="a kept record gets the captions of those dropped for it")
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     args = parser.parse_args(argv)
     task = plan(args)
     outcome = dedupe(task, args.workers)

@@ -105,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--out", required=True, type=Path, help="records file to write")
     add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
     for name in ("min-width", "max-width", "min-height", "max-height"):
-        add(f"--{name}", type=at_least_one, metavar="PIXELS")
+        add(f"--{name}", type=at_least_one, metavar="PIXELS", help=f"of a picture, {name.replace('-', 'imum ')}")
     add("--max-aspect", type=float, metavar="RATIO", help="longer side over shorter")
     text = "of captions, in words, Chinese in characters"
     add("--min-length", nargs="+", default=[], metavar="LANG=N", help=text)
@@ -116,7 +116,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("--vision-weights", help="the bundle's frozen encoder, where it has moved")
     add("--min-similarity", type=float, metavar="X", help="ITC similarity, from -1 to 1")
     add("--min-match", type=float, metavar="P", help="ITM's probability of a match, from 0 to 1 (CapFilt: 0.5)")
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     args = parser.parse_args(argv)
     task = plan(args)
     outcome = filter_records(task, args.workers)

@@ -126,11 +126,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("records", type=Path, help="records file of vglm data convert")
     add("--out", required=True, type=Path, help="folder for the shards of one split")
     add("--split", help="pack only records of this split (default: all)")
-    add("--samples-per-shard", type=at_least_one, default=1000)
+    add("--samples-per-shard", type=at_least_one, default=1000, help="samples of a shard (default: 1000)")
     add(
         "--resize-short-side", type=at_least_one, metavar="PIXELS", help="shrink larger pictures (default: as they are)"
     )
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     args = parser.parse_args(argv)
     options = PackOptions(args.split, args.samples_per_shard, args.resize_short_side)
     manifest = pack(args.records, args.out, options, args.workers)

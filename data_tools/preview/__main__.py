@@ -276,7 +276,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
     parser.add_argument("--png", type=Path, help="also one picture of all, where a font has the letters")
     parser.add_argument("--rows", type=cli.at_least_one, default=16, help="samples shown (default: 16)")
-    parser.add_argument("--split", choices=("train", "validation"), default="train")
+    parser.add_argument("--split", choices=("train", "validation"), default="train", help="whose samples")
     parser.add_argument("--epoch", type=int, default=0, help="train: whose augmentation and order (default: 0)")
     parser.add_argument("--font", type=Path, help="--png: font file with Chinese (default: one that is found)")
     args = parser.parse_intermixed_args(argv)

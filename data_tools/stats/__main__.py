@@ -145,7 +145,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     add("inputs", nargs="+", type=Path, help="records files, folders of shards")
     add("--out", type=Path, default=Path("stats.json"), help="JSON to write; the page is beside it (stats.json)")
     add("--headers", action="store_true", help="read picture sizes only: much faster, finds less damage")
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
     args = parser.parse_args(argv)
     out = cli.output(args.out, args.inputs)
     task = StatsJob(open_inputs(args.inputs, BLOCK), not args.headers, out)
