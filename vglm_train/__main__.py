@@ -4,8 +4,8 @@ import sys
 from collections.abc import Sequence
 from importlib import import_module
 
-from vglm_train import __version__
 from vglm_train.command import called_as
+from vglm_train.version import __version__
 
 COMMANDS = {
     "train": ("vglm_train.train", "train from a YAML file"),

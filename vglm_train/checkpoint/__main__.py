@@ -1,4 +1,4 @@
-"""`python -m vglm_train.checkpoint import | export | merge | inspect | diff`: weights in and out."""
+"""`python -m vglm_train.checkpoint import | export | merge | inspect | card | diff`: weights in and out."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from vglm_train.checkpoint.bundle.adapter import parse_adapters
+from vglm_train.checkpoint.card.text import write_card
 from vglm_train.checkpoint.convert.commands import export_weights, import_weights, inspect
 from vglm_train.checkpoint.convert.diff import diff
 from vglm_train.checkpoint.convert.merge import merge_bundle
@@ -36,6 +37,8 @@ def _do(args: argparse.Namespace) -> int:
         lines = merge_bundle(args.bundle, adapters, args.out, args.force, language)
     elif args.command == "inspect":
         lines = inspect(args.path, args.format)
+    elif args.command == "card":
+        lines = [f"wrote {write_card(args.bundle, args.out or args.bundle)}"]
     else:
         same, lines = diff(args.first, args.second, options)
     print("\n".join(lines), flush=True)
@@ -85,6 +88,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     inspector = commands.add_parser("inspect", help="what a file or folder is")
     inspector.add_argument("path", type=Path, help="file or folder")
     inspector.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="what it is")
+    card = commands.add_parser("card", help="a model card of what is known, in English and Chinese")
+    card.add_argument("bundle", type=Path, help="the bundle; data.train.N.licence of its run names the data's licences")
+    card.add_argument("--out", type=Path, metavar="FOLDER", help="where README.md goes (default: into the bundle)")
     differ = commands.add_parser("diff", help="compare two by value; exit status 1 if they differ")
     differ.add_argument("first", type=Path, help="file or folder of a known format")
     differ.add_argument("second", type=Path, help="what it is compared with")

@@ -91,6 +91,7 @@ class Source:
     manifest: Annotated[
         str | None, "of shards, where it is not beside them: a path, http(s):// or s3://", NOT_EMPTY
     ] = None
+    licence: Annotated[str | None, "of the data; the model card names it", NOT_EMPTY] = None
     weight: Annotated[
         float | None,
         "share of the rows against other sources; null for all: by their numbers of samples",
