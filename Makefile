@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Pages are built from nothing, so that a page that was removed leaves no link behind.
 SPHINX := -m sphinx -q -W --keep-going -E -b html -c docs
 
-.PHONY: demo demo-quick test test-all check docs install clean
+.PHONY: demo demo-quick test test-all check reference docs install clean
 
 demo: install
 	$(BIN)/python -m examples.demo.run
@@ -29,6 +29,9 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+reference: install
+	$(BIN)/python -m docs.generate
 
 docs: install
 	$(BIN)/python $(SPHINX) -D language=en docs/en build/docs/en

@@ -59,6 +59,7 @@ class _Run:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.stage = stages.build(config)
         manifests = read_manifests(config)
+        self.sources = {source.name: each.samples for source, each in zip(config.data.train, manifests)}
         self.state = self._state()
         self.changes = Changes(config, folder, resume_from, self.state, accept)
         self.changes.compare_inputs(self.stage, manifests, ranks)
@@ -120,6 +121,7 @@ class _Run:
         step = self._best(engine)
         if self.ranks.main:
             origin = {"run": self.config.run.name, "step": step, "samples": step * self.plan.global_batch}
+            origin["sources"] = self.sources
             self.stage.save(self.folder.bundle, model, origin, self.state.inputs["held"])
             log.info("done: %s", self.folder.bundle)
         self.ranks.barrier()

@@ -1,6 +1,6 @@
 """Captions, questions and dialogues in the formats people have -> one JSONL of records, one line a picture.
 
-    python -m data_tools.convert captions.jsonl --images photos --out records.jsonl
+    vglm data convert captions.jsonl --images photos --out records.jsonl
 
 It reads every table that training reads: JSON, CSV, TSV, COCO, VQAv2's two files, tars of img2dataset, Parquet and
 others (the documentation has the list); with `--format hf` also a dataset's name. A record: {"id", "image" (path
@@ -164,7 +164,7 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     return report
 
 
-def parse(arguments: list[str] | None = None) -> argparse.Namespace:
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line."""
     parser = cli.parser("data_tools.convert", __doc__)
     add = parser.add_argument
@@ -257,8 +257,8 @@ def target(args: argparse.Namespace) -> Target:
     return Target(out, kept.resolve(), args.name or named.stem, args.split, not args.quick)
 
 
-def main() -> int:
-    args = parse()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = parse(argv)
     rows, rules = open_source(args)
     report = convert(rows, rules, target(args))
     print(rules.line(), file=sys.stderr)

@@ -71,7 +71,7 @@ def _in_split(line: bytes, split: str | None) -> bool:
 def make_plan(records: Path, out: Path, options: PackOptions) -> tuple[PackPlan, list[Job]]:
     """One pass over the records: their hash, and where each shard starts. UserError for no file or an empty split."""
     if not records.is_file():
-        raise UserError(f"{records}: no such file; make it with python -m data_tools.convert")
+        raise UserError(f"{records}: no such file; make it with vglm data convert")
     digest, offset, count = hashlib.sha256(), 0, 0
     jobs: list[Job] = []
     splits: Counter[str] = Counter()

@@ -50,9 +50,14 @@ def add_sampling_options(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--max-new", type=int, metavar="N", help=f"tokens of an answer at most (default {CHAT.max_new})")
     add("--temperature", type=float, metavar="T", help=f"0: always the likeliest token (default {CHAT.temperature})")
-    add("--top-p", type=float, metavar="P", help=f"default {CHAT.top_p}")
-    add("--top-k", type=int, metavar="K", help=f"default {CHAT.top_k}")
-    add("--repetition-penalty", type=float, metavar="X", help=f"default {CHAT.repetition_penalty}")
+    add("--top-p", type=float, metavar="P", help=f"fewest tokens of this probability (default {CHAT.top_p})")
+    add("--top-k", type=int, metavar="K", help=f"likeliest tokens; 0: all (default {CHAT.top_k})")
+    add(
+        "--repetition-penalty",
+        type=float,
+        metavar="X",
+        help=f"on what was said already (default {CHAT.repetition_penalty})",
+    )
     add("--seed", type=int, metavar="N", help=f"the same seed gives the same answer (default {CHAT.seed})")
     add("--stop", action="append", metavar="TEXT", help="a text that ends an answer; may be given several times")
 

@@ -159,14 +159,14 @@ def check_shards(manifests: Sequence[Manifest], before: Inputs, now: Inputs) -> 
         if size > COMPARED:
             lines.append(
                 f"{manifest.where}: shards were written or copied since; they are too large to be compared here. "
-                f"python -m data_tools.check_shards {manifest.path.parent} does it."
+                f"vglm data check_shards {manifest.path.parent} does it."
             )
             continue
         hashes = content_hashes([shard.path for shard in local])
         if wrong := [shard for shard in local if hashes[shard.path] != shard.sha256]:
             raise UserError(
                 f"{wrong[0].path}: its content is not what {manifest.path} says, though its size is. Bring the shard "
-                f"back, or run python -m data_tools.check_shards {manifest.path.parent} --write-manifest."
+                f"back, or run vglm data check_shards {manifest.path.parent} --write-manifest."
             )
     return lines
 

@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 
 from vglm_train.config.inherit import inherit
+from vglm_train.config.presets import point_into_presets
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.config.yaml_tree import YamlNode, read
@@ -31,6 +32,7 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     `model.bundle` see config.inherit.
     """
     root = inherit(read(Path(path), overrides))
+    point_into_presets(root)
     return _section(Config, root, "")
 
 
@@ -142,7 +144,7 @@ def _choice(choices: tuple, item: YamlNode, path: str) -> Any:
     near = [DTYPES[text]] if DTYPES.get(text) in choices else difflib.get_close_matches(text, map(str, choices), 1, 0.4)
     hint = f" (did you mean {near[0]}?)" if near else ""
     if text == "auto" and path.endswith(".dtype"):
-        hint = "; `python -m vglm_train.checkpoint inspect FOLDER` says which one the files have"
+        hint = "; `vglm checkpoint inspect FOLDER` says which one the files have"
     _fail(item, path, f"expected one of {', '.join(map(str, choices))}; found {item.describe()}{hint}")
 
 

@@ -59,7 +59,7 @@ def _read(address: str, cache: Cache) -> Manifest:
         return Manifest.parse(fetch_bytes(address, cache), Path(NAME), redacted(address))
     except Unreachable as error:
         raise MissingData(
-            f"{redacted(address)}: {error}. A source is a folder that holds {NAME} (python -m data_tools.check_shards "
+            f"{redacted(address)}: {error}. A source is a folder that holds {NAME} (vglm data check_shards "
             "FOLDER --write-manifest makes one), or a list of shards: .../{000..099}.tar."
         ) from None
 

@@ -38,7 +38,7 @@ class Leaks:
         if self.rows:
             yield f"{self.rows} rows of {held} are in training too, word for word"
         if self.pictures is None:
-            yield "pictures were not compared, there are too many: python -m data_tools.check_table does it"
+            yield "pictures were not compared, there are too many: vglm data check_table does it"
 
 
 def side(shards: Iterable[Shard]) -> Side:

@@ -61,14 +61,14 @@ class Table:
         """Lines in the log about rows that are left out, texts that nobody reads, and what is doubtful of rows."""
         if left_out := self._left_out():
             logger.warning(
-                "%s: of %d rows some cannot be used: %s. python -m data_tools.check_table says why",
+                "%s: of %d rows some cannot be used: %s. vglm data check_table says why",
                 *(self.path, len(self.index), left_out),
             )
         if self.schema.unread:
             logger.warning("%s: %s", self.path, describe_unread(self.schema.unread, "fields.{}: {}"))
         notes = zip(self.index.note_rows.tolist(), self.index.note_names.tolist())
         if said := "; ".join(f"{rows} rows with {note}" for rows, note in notes):
-            logger.warning("%s: %s. python -m data_tools.check_table names the first of each", self.path, said)
+            logger.warning("%s: %s. vglm data check_table names the first of each", self.path, said)
 
     def reading(self, row: int) -> RowReading:
         """A row as a record with its pictures. RecordError where it cannot be used."""
