@@ -19,6 +19,7 @@ from vglm_train.chat.events import AnswerStream, last_event
 from vglm_train.chat.features import FeatureCache
 from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, read_history
 from vglm_train.chat.images import Picture, read_pixels
+from vglm_train.chat.memory import Fit, memory_line
 from vglm_train.chat.request import Answer, Busy, Event, Limits, Put, Request
 from vglm_train.chat.sampling import Sampling, read_sampling
 from vglm_train.chat.scheduler import Load, Scheduler, Ticket
@@ -28,6 +29,7 @@ from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.data.record import content_id
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
+from vglm_train.model.language.linears import form_of
 from vglm_train.prompt.dialogue import is_chinese
 
 ENDLESS = 2048  # positions taken of a language model that has no end of them
@@ -64,6 +66,7 @@ class ChatModel:
         """features: MiB of image tokens that are kept between turns."""
         self.bundle, self.device, self.template = bundle, device, bundle.template
         self.positions = bundle.model.language.positions or ENDLESS
+        self.quantize = form_of(bundle.model.language)  # None, or the form of the language model's blocks
         autocast = device.type == "cuda" and bundle.config.engine.precision == "bf16"
         self.features = FeatureCache(features)
         self.scheduler = Scheduler(bundle.model, self.template, device, limits, self.features, autocast)
@@ -163,6 +166,10 @@ class ChatModel:
         question = asked.request.prompt.question_ids
         self.features.forget([(name, question) for name in asked.request.names])
 
+    def memory(self) -> str:
+        """What the language model takes of the device's memory, in words."""
+        return memory_line(self.bundle.model.language, self.device)
+
     def load(self) -> Load:
         """How busy the model is."""
         return self.scheduler.load()
@@ -221,13 +228,17 @@ def load(
     language_weights: str | Path | None = None,
     limits: Limits | None = None,
     features: float = FEATURES,
+    quantize: Literal["int8", "int4", "auto"] | None = None,
 ) -> ChatModel:
     """Open a bundle to talk to.
 
     adapters: folders, FOLDER:WEIGHT, or pairs of folder and weight. device: None takes a GPU if there is one.
     dtype: of the language model, if not the bundle's. base, vision_weights, language_weights: where these are now, if
     they have moved. limits: bounds of what is decoded at once. features: MiB of image tokens that are kept.
-    UserError for a folder that is no bundle, weights that do not fit, and a bundle without a language model.
+    quantize: the language model's blocks in eight or four bits; auto: the most precise of the bundle's dtype, int8 and
+    int4 that fits into the device's free memory.
+    UserError for a folder that is no bundle, weights that do not fit it or the device, and a bundle without a language
+    model.
     """
     folder = Path(bundle)
     if read_document(folder)["stage"] == "align":
@@ -237,16 +248,25 @@ def load(
     place = torch.device(device or ("cuda" if use_gpu() else "cpu"))
     added = [parse_scaled(each) if isinstance(each, str) else each if isinstance(each, tuple) else (Path(each), 1.0)
              for each in adapters]  # fmt: skip
-    opened = open_bundle(
-        folder,
-        place,
-        base=None if base is None else Path(base),
-        vision_weights=None if vision_weights is None else str(vision_weights),
-        language_weights=None if language_weights is None else str(language_weights),
-        adapters=added,
-        dtype=dtype,
-    )
-    return ChatModel(opened, place, limits or Limits(), features)
+    if quantize not in (None, "auto", "int8", "int4"):
+        raise UserError(f"quantize is int8, int4 or auto, not {quantize!r}.")
+    limits = limits or Limits()
+    fit = Fit(str(folder), place, min(ENDLESS, limits.prompt + limits.new))
+    try:
+        opened = open_bundle(
+            folder,
+            place,
+            base=None if base is None else Path(base),
+            vision_weights=None if vision_weights is None else str(vision_weights),
+            language_weights=None if language_weights is None else str(language_weights),
+            adapters=added,
+            dtype=dtype,
+            quantize=fit if quantize == "auto" else quantize,
+        )
+    except torch.OutOfMemoryError as error:
+        reason = f"{folder} does not fit on {place}: {error}"
+        raise UserError(f"{reason} Give quantize=auto, free memory there, or take another device.") from error
+    return ChatModel(opened, place, limits, features)
 
 
 def _name(pixels: Tensor) -> int:

@@ -1,6 +1,7 @@
 """The arguments that `chat`, `serve` and `web` share: which model is opened, and how it answers."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from vglm_train.config.language import CHAT
@@ -25,13 +26,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--language-weights", metavar="PATH", help="the frozen language model's weights, where they have moved")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--dtype", choices=("bf16", "fp16", "fp32"), help="of the language model (default: the bundle's)")
+    add(
+        "--quantize",
+        choices=("int8", "int4", "auto"),
+        help="the language model in eight or four bits; auto: the most precise that fits the memory that is free",
+    )
 
 
 def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "ChatModel":
-    """The model that the arguments name. UserError as `chat.model.load`."""
+    """The model that the arguments name, and a line on its memory. UserError as `chat.model.load`."""
     from vglm_train.chat.model import load
 
-    return load(
+    model = load(
         args.bundle,
         args.adapter,
         args.device,
@@ -40,7 +46,10 @@ def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "Cha
         vision_weights=args.vision_weights,
         language_weights=args.language_weights,
         limits=limits,
+        quantize=args.quantize,
     )
+    print(model.memory(), file=sys.stderr, flush=True)
+    return model
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -113,6 +113,11 @@ def quantize_blocks(model: LanguageModel, form: Quantize = "nf4") -> None:
         module.weight = None  # frees the memory even if something else holds the module
 
 
+def form_of(model: nn.Module) -> str | None:
+    """The form of a model's quantised layers."""
+    return next((module.name for module in model.modules() if isinstance(module, PackedLinear)), None)
+
+
 @torch.no_grad()
 def init_weights(model: LanguageModel, device: torch.device) -> None:
     """Random weights for a quantised model on the meta device, with one linear layer in full precision at a time.
