@@ -28,7 +28,8 @@ from torch import Tensor, nn
 
 from benchmarks.stage2_cases import ROOT, VISUALGLM, Case, configure
 from vglm_train.batch import PromptBatch
-from vglm_train.model.language.linears import linears
+from vglm_train.chat.memory import need
+from vglm_train.model.language.linears import form_of, linears
 from vglm_train.model.language.packed import frozen_bytes
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 
@@ -101,7 +102,8 @@ def run_format(name: str, arguments: argparse.Namespace) -> None:
     print(f"\n{name}: {card}, torch {torch.__version__}, copies {rate / 1e12:.2f} TB/s (read and written)")
     print(
         f"built in {seconds:.0f} s: {held:.2f} GiB, at most {peak:.2f} meanwhile; language model "
-        f"{frozen_bytes(language) / GIB:.2f} GiB, of which a step reads {read / GIB:.2f}: floor {1e3 * read / rate:.2f} ms"
+        f"{frozen_bytes(language) / GIB:.2f} GiB, of which a step reads {read / GIB:.2f}: floor "
+        f"{1e3 * read / rate:.2f} ms"
     )
     if arguments.check and FORMATS[name][1]:
         check(model)
@@ -129,10 +131,11 @@ def longest(model: VisualLanguageModel, device: torch.device, tiny: bool) -> Non
     batch = replace(batch, pixels=torch.randint(0, 256, (1, 3, side, side), dtype=torch.uint8, device=device))
     model.visual_tokens(model.image_features(batch))
     first, step = decode(model, batch, ANSWER - WARM)
+    counted = need(model, form_of(model.language), LONG + ANSWER)  # type: ignore[arg-type]
     reserved = torch.cuda.max_memory_reserved() / GIB if device.type == "cuda" else 0.0
     print(
-        f"2048 tokens: first {1e3 * first:.0f} ms, then {1e3 * step:.2f} ms a step; at most {memory(device)[1]:.2f} GiB "
-        f"used, {reserved:.2f} held",
+        f"2048 tokens: first {1e3 * first:.0f} ms, then {1e3 * step:.2f} ms a step; at most "
+        f"{memory(device)[1]:.2f} GiB used, {reserved:.2f} held; `auto` counts with {counted / GIB:.2f}",
         flush=True,
     )
 
@@ -193,7 +196,8 @@ def run_sat(arguments: argparse.Namespace) -> None:
         wait(device)
         seconds = (time.perf_counter() - begin) / steps
     print(
-        f"\nSAT's filling_sequence, fp16, VisualGLM's sampling: {1e3 * seconds:.1f} ms a token, {1 / seconds:.1f} tokens/s"
+        f"\nSAT's filling_sequence, fp16, VisualGLM's sampling: {1e3 * seconds:.1f} ms a token, "
+        f"{1 / seconds:.1f} tokens/s"
     )
 
 

@@ -1,6 +1,5 @@
 """What a model needs of a device's memory, by the form of its language model, and the form that fits."""
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -8,40 +7,39 @@ import torch
 
 from vglm_train.checkpoint.convert.summary import bytes_of
 from vglm_train.errors import UserError
-from vglm_train.log import console
 from vglm_train.model.language import LanguageModel, Quantize
 from vglm_train.model.language.linears import FORMS, form_of, linears
 from vglm_train.model.language.packed import PackedLinear
 from vglm_train.model.vision import DTYPES
 from vglm_train.model.visual_language import VisualLanguageModel
 
-log = logging.getLogger(console.LOGGER)
 ORDER: tuple[Quantize | None, ...] = (None, "int8", "int4")  # by precision
 SPARE = 2**29  # workspaces of libraries, and gaps between what is allocated
 MEMINFO = Path("/proc/meminfo")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fit:
     """Chooses the most precise form with which a model, and a conversation of `tokens`, fit into what is free."""
 
     source: str  # what is opened, for messages
     device: torch.device
     tokens: int  # at most; fewer where the model has fewer positions
+    reason: str = ""  # in words, once it has chosen
 
     def __call__(self, model: VisualLanguageModel) -> Quantize | None:
         """The form for a model without memory. UserError that names the sizes where none fits."""
         free, names = free_memory(self.device), [_name(model.language, form) for form in ORDER]
         tokens = min(self.tokens, model.language.positions or self.tokens)
         if free is None:
-            log.warning("quantize: %s, since nothing says how much memory of %s is free", names[0], self.device)
+            self.reason = f"quantize: {names[0]}, since nothing says how much memory of {self.device} is free"
             return None
         needed = [need(model, form, tokens) for form in ORDER]
         sizes = [f"{name} needs {bytes_of(size)}" for name, size in zip(names, needed, strict=True)]
         conditions = f"with a picture and a conversation of {tokens} tokens; {bytes_of(free)} of {self.device}"
         for number, size in enumerate(needed):
             if size <= free:
-                log.info("quantize: %s: %s %s are free", names[number], ", ".join(sizes[: number + 1]), conditions)
+                self.reason = f"quantize: {names[number]}; {', '.join(sizes[: number + 1])} {conditions} are free"
                 return ORDER[number]
         raise UserError(
             f"{self.source} does not fit: {', '.join(sizes)} {conditions} are free. Free memory there, take a smaller "

@@ -62,10 +62,13 @@ class Asked:
 class ChatModel:
     """Answers questions about pictures. Any number of threads may use one: requests are decoded together."""
 
-    def __init__(self, bundle: Bundle, device: torch.device, limits: Limits, features: float = FEATURES) -> None:
-        """features: MiB of image tokens that are kept between turns."""
+    def __init__(
+        self, bundle: Bundle, device: torch.device, limits: Limits, features: float = FEATURES, reason: str = ""
+    ) -> None:
+        """features: MiB of image tokens that are kept between turns. reason: why the language model is in its form."""
         self.bundle, self.device, self.template = bundle, device, bundle.template
         self.positions = bundle.model.language.positions or ENDLESS
+        self._reason = reason
         self.quantize = form_of(bundle.model.language)  # None, or the form of the language model's blocks
         autocast = device.type == "cuda" and bundle.config.engine.precision == "bf16"
         self.features = FeatureCache(features)
@@ -167,8 +170,9 @@ class ChatModel:
         self.features.forget([(name, question) for name in asked.request.names])
 
     def memory(self) -> str:
-        """What the language model takes of the device's memory, in words."""
-        return memory_line(self.bundle.model.language, self.device)
+        """What the language model takes of the device's memory, in words, and why it is in its form."""
+        line = memory_line(self.bundle.model.language, self.device)
+        return f"{self._reason}\n{line}" if self._reason else line
 
     def load(self) -> Load:
         """How busy the model is."""
@@ -266,7 +270,7 @@ def load(
     except torch.OutOfMemoryError as error:
         reason = f"{folder} does not fit on {place}: {error}"
         raise UserError(f"{reason} Give quantize=auto, free memory there, or take another device.") from error
-    return ChatModel(opened, place, limits, features)
+    return ChatModel(opened, place, limits, features, fit.reason)
 
 
 def _name(pixels: Tensor) -> int:

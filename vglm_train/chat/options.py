@@ -34,7 +34,7 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
 
 
 def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "ChatModel":
-    """The model that the arguments name, and a line on its memory. UserError as `chat.model.load`."""
+    """The model that the arguments name, and lines on its memory. UserError as `chat.model.load`."""
     from vglm_train.chat.model import load
 
     model = load(
