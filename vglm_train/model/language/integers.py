@@ -4,7 +4,7 @@ int8: a scale for each output, -127 to 127. int4: a scale for each 64 weights of
 largest magnitude divided by 127 or 7, so that no weight is off by more than half a step.
 
 Few rows, as in decoding, are multiplied by a kernel that reads the codes (`integers_triton.py`). For many rows, and
-where there is no kernel, the weight is dequantised, which reads and writes it several times, and multiplied as usual.
+where there is no kernel, the weight is dequantised and multiplied as usual.
 
 i inputs, padded to whole blocks of 128; n blocks; o outputs. Codes are [n,o,bytes of a block]: what a program of the
 kernel reads at once is contiguous.
@@ -29,10 +29,12 @@ CHUNK = 2**24  # weights quantised at once
 KERNEL_DTYPES = (torch.float16, torch.bfloat16)
 
 
-class Product(Protocol):
-    """x [r,i] times codes and scales as of a layer, plus bias [o] -> [r,o]."""
+class Kernels(Protocol):
+    """What is needed of `integers_triton`."""
 
-    def __call__(self, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor: ...
+    def product(self, x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None) -> Tensor: ...
+
+    def dequantize(self, codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor: ...
 
 
 class IntegerLinear(PackedLinear):
@@ -42,10 +44,10 @@ class IntegerLinear(PackedLinear):
 
     def product(self, x: Tensor) -> Tensor:
         rows = x.numel() // self.inputs
-        if x.is_cuda and 0 < rows <= FEW and self.dtype in KERNEL_DTYPES and (kernel := _kernel()):
+        if x.is_cuda and 0 < rows <= FEW and self.dtype in KERNEL_DTYPES and (kernels := _kernels()):
             assert self.codes is not None
             assert self.scales is not None
-            out = kernel(x.reshape(rows, self.inputs), self.codes, self.scales, self.bias)
+            out = kernels.product(x.reshape(rows, self.inputs), self.codes, self.scales, self.bias)
             return out.view(*x.shape[:-1], self.outputs)
         return super().product(x)
 
@@ -61,6 +63,8 @@ class IntegerLinear(PackedLinear):
     def full(self) -> Tensor:
         assert self.codes is not None
         assert self.scales is not None
+        if self.codes.is_cuda and (kernels := _kernels()):
+            return kernels.dequantize(self.codes, self.scales, self.dtype)[:, : self.inputs]
         n, o = self.codes.shape[:2]
         out = torch.empty(o, n * BLOCK, dtype=self.dtype, device=self.codes.device)
         self.unpack(self.codes, self.scales, out.view(o, n, BLOCK).transpose(0, 1))
@@ -128,15 +132,15 @@ def _blocks(weight: Tensor) -> Tensor:
 
 
 @cache
-def _kernel() -> Product | None:
+def _kernels() -> Kernels | None:
     """None, with one warning, where it cannot be built."""
     try:
-        from vglm_train.model.language.integers_triton import product
+        from vglm_train.model.language import integers_triton
 
         x = torch.zeros(1, BLOCK, device="cuda", dtype=torch.float16)
         codes = torch.zeros(1, 16, BLOCK, device="cuda", dtype=torch.int8)
-        product(x, codes, torch.zeros(16, device="cuda"), None)
+        integers_triton.product(x, codes, torch.zeros(16, device="cuda"), None)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         log.warning("a quantised model answers several times slower without triton and a C compiler (%s)", error)
         return None
-    return product
+    return integers_triton

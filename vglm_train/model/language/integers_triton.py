@@ -1,8 +1,8 @@
-"""Products of few rows with integer weights as Triton kernels. Imported only for tensors on a GPU.
+"""Products with integer weights as Triton kernels. Imported only for tensors on a GPU.
 
 Decoding waits for weights to be read. So a program reads the codes of some outputs once, turns them into numbers in
-registers and multiplies them by all rows on tensor cores. Whole numbers are exact in fp16 and bf16; sums and scales are
-fp32. Nothing depends on which program is done first.
+registers and multiplies them by all rows: one row with plain arithmetic, more on tensor cores, where whole numbers are
+exact in fp16 and bf16. Sums and scales are fp32. Nothing depends on which program is done first.
 
 r rows, i inputs, n blocks of 128 inputs, o outputs.
 """
@@ -15,47 +15,87 @@ import triton.language as tl
 from torch import Tensor
 
 BLOCK = 128
-LEAST = 16  # rows of a tensor core's product
+LEAST, MOST = 16, 64  # rows of a product on tensor cores
 
 
 class Launch(NamedTuple):
     """How the work is cut."""
 
     outputs: int  # of a program
+    blocks: int  # of 128 inputs, that are read at once
     warps: int
-    stages: int  # blocks of weights that are on their way
+    stages: int  # reads that are on their way
+
+
+@triton.jit
+def _one_row(
+    x, codes, scales, bias, out, inputs, outputs, blocks,
+    bits: tl.constexpr, has_bias: tl.constexpr, even: tl.constexpr,
+    size_o: tl.constexpr, size_b: tl.constexpr, stages: tl.constexpr,
+):  # fmt: skip
+    """out [o] = x [i] W' + bias, for `size_o` outputs a program."""
+    width: tl.constexpr = 128 if bits == 8 else 64
+    o = tl.program_id(0) * size_o + tl.arange(0, size_o)
+    b, k = tl.arange(0, size_b), tl.arange(0, width)
+    in_o = o < outputs
+    weights = codes + b[:, None, None] * (outputs * width) + o[None, :, None] * width + k[None, None, :]
+    left = x + b[:, None] * 128 + k[None, :]
+    total = tl.zeros((size_b, size_o, width), tl.float32)
+    for first in tl.range(0, blocks, size_b, num_stages=stages):
+        in_b = first + b < blocks
+        packed = tl.load(weights, mask=in_b[:, None, None] & in_o[None, :, None], other=0)
+        weights += size_b * outputs * width
+        for half in tl.static_range(8 // bits):
+            start = (first + b) * 128 + half * 64
+            inside = (in_b[:, None] & (k >= 0)[None, :]) if even else start[:, None] + k[None, :] < inputs
+            part = tl.load(left + half * 64, mask=inside, other=0.0).to(tl.float32)[:, None, :]
+            if bits == 8:
+                total += packed.to(tl.float32) * part
+            else:
+                places = scales + (2 * (first + b) + half)[:, None] * outputs + o[None, :]
+                scale = tl.load(places, mask=in_b[:, None] & in_o[None, :], other=0.0).to(tl.float32)
+                total += (((packed >> (4 * half)) & 15).to(tl.float32) - 8.0) * part * scale[:, :, None]
+        left += size_b * 128
+    result = tl.sum(tl.sum(total, 2), 0)
+    if bits == 8:
+        result *= tl.load(scales + o, mask=in_o, other=0.0)
+    if has_bias:
+        result += tl.load(bias + o, mask=in_o, other=0.0).to(tl.float32)
+    tl.store(out + o, result.to(out.dtype.element_ty), mask=in_o)
 
 
 @triton.jit
 def _few_rows(
     x, codes, scales, bias, out, rows, inputs, outputs, blocks,
     bits: tl.constexpr, has_bias: tl.constexpr, even: tl.constexpr,
-    size_o: tl.constexpr, size_r: tl.constexpr, stages: tl.constexpr,
+    size_o: tl.constexpr, size_b: tl.constexpr, size_r: tl.constexpr, stages: tl.constexpr,
 ):  # fmt: skip
     """out [r,o] = x [r,i] W' + bias, for `size_o` outputs and `size_r` rows a program."""
+    width: tl.constexpr = 128 if bits == 8 else 64
     o = tl.program_id(0) * size_o + tl.arange(0, size_o)
     r = tl.program_id(1) * size_r + tl.arange(0, size_r)
-    in_o, in_r = o < outputs, r < rows
-    width: tl.constexpr = 128 if bits == 8 else 64
     k = tl.arange(0, width)
+    in_o, in_r = o < outputs, r < rows
     weights = codes + o[:, None] * width + k[None, :]
     left = x + r[None, :] * inputs + k[:, None]
     total = tl.zeros((size_o, size_r), tl.float32)
-    for block in tl.range(0, blocks, num_stages=stages):
-        packed = tl.load(weights, mask=in_o[:, None], other=0)
-        weights += outputs * width
-        if bits == 8:
-            inside = in_r[None, :] if even else in_r[None, :] & (block * 128 + k < inputs)[:, None]
-            part = tl.load(left, mask=inside, other=0.0)
-            total = tl.dot(packed.to(part.dtype), part, total)
-        else:
-            for half in tl.static_range(2):
+    for first in tl.range(0, blocks, size_b, num_stages=stages):
+        for step in tl.static_range(size_b):
+            block = first + step
+            in_b = block < blocks
+            packed = tl.load(weights + step * outputs * width, mask=in_o[:, None] & in_b, other=0)
+            for half in tl.static_range(8 // bits):
                 start = block * 128 + half * 64
-                inside = in_r[None, :] if even else in_r[None, :] & (start + k < inputs)[:, None]
-                part = tl.load(left + half * 64, mask=inside, other=0.0)
-                scale = tl.load(scales + (2 * block + half) * outputs + o, mask=in_o, other=0.0).to(tl.float32)
-                total += tl.dot(_whole((packed >> (4 * half)) & 15, part.dtype), part) * scale[:, None]
-        left += 128
+                inside = in_r[None, :] & (in_b if even else (start + k < inputs)[:, None])
+                part = tl.load(left + step * 128 + half * 64, mask=inside, other=0.0)
+                if bits == 8:
+                    total = tl.dot(packed.to(part.dtype), part, total)
+                else:
+                    scale = tl.load(scales + (2 * block + half) * outputs + o, mask=in_o & in_b, other=0.0)
+                    number = _whole((packed >> (4 * half)) & 15, part.dtype)
+                    total += tl.dot(number, part) * scale.to(tl.float32)[:, None]
+        weights += size_b * outputs * width
+        left += size_b * 128
     if bits == 8:
         total *= tl.load(scales + o, mask=in_o, other=0.0)[:, None]
     if has_bias:
@@ -71,26 +111,67 @@ def _whole(code, dtype: tl.constexpr):
     Exact, and faster than a conversion.
     """
     if dtype == tl.float16:
-        return (code.to(tl.int16) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
-    return (code.to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
+        number = (code.to(tl.int16) | 0x6400).to(tl.float16, bitcast=True) - 1032.0
+    else:
+        number = (code.to(tl.int16) | 0x4300).to(tl.bfloat16, bitcast=True) - 136.0
+    return number
+
+
+@triton.jit
+def _all(codes, scales, out, outputs, blocks, bits: tl.constexpr, size_o: tl.constexpr):
+    """Write the weights of one block of `size_o` outputs to out [o,128n]."""
+    width: tl.constexpr = 128 if bits == 8 else 64
+    o = tl.program_id(0) * size_o + tl.arange(0, size_o)
+    block, k = tl.program_id(1), tl.arange(0, width)
+    in_o = o < outputs
+    inside = in_o[:, None] & (k >= 0)[None, :]
+    packed = tl.load(codes + (block * outputs + o)[:, None] * width + k[None, :], mask=inside, other=0)
+    where = out + o.to(tl.int64)[:, None] * (blocks * 128) + block * 128 + k[None, :]
+    for half in tl.static_range(8 // bits):
+        if bits == 8:
+            number, places = packed.to(tl.float32), scales + o
+        else:
+            number = ((packed >> (4 * half)) & 15).to(tl.float32) - 8.0
+            places = scales + (2 * block + half) * outputs + o
+        number *= tl.load(places, mask=in_o, other=0.0).to(tl.float32)[:, None]
+        tl.store(where + half * 64, number.to(out.dtype.element_ty), mask=inside)
 
 
 def launch_of(bits: int, rows: int, outputs: int) -> Launch:
     """Measured on an H100 with ChatGLM-6B's layers."""
-    return Launch(64 if outputs > 8192 else 32, 4, 4)
+    if rows == 1:
+        return Launch(16, 4, 4, 3)
+    return Launch(64 if outputs > 8192 else 32, 2, 4, 3)
 
 
 def product(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, launch: Launch | None = None) -> Tensor:
     """x [r,i] fp16 or bf16, codes and scales as `Int8Linear` or `Int4Linear` hold them, bias [o] -> [r,o]."""
     (rows, inputs), (blocks, outputs, width) = x.shape, codes.shape
     bits = 8 * width // BLOCK
-    size_o, warps, stages = launch or launch_of(bits, rows, outputs)
-    size_r = max(LEAST, min(64, triton.next_power_of_2(rows)))
+    size_o, size_b, warps, stages = launch or launch_of(bits, rows, outputs)
     out = torch.empty(rows, outputs, dtype=x.dtype, device=x.device)
+    tensors = x.contiguous(), codes, scales, x if bias is None else bias, out
+    how = {"bits": bits, "has_bias": bias is not None, "even": inputs % BLOCK == 0, "stages": stages}
     with torch.cuda.device_of(x):
-        _few_rows[(triton.cdiv(outputs, size_o), triton.cdiv(rows, size_r))](
-            x.contiguous(), codes, scales, x if bias is None else bias, out, rows, inputs, outputs, blocks,
-            bits=bits, has_bias=bias is not None, even=inputs % BLOCK == 0,
-            size_o=size_o, size_r=size_r, stages=stages, num_warps=warps,
-        )  # fmt: skip
+        if rows == 1:
+            grid: tuple[int, ...] = (triton.cdiv(outputs, size_o),)
+            _one_row[grid](*tensors, inputs, outputs, blocks, size_o=size_o, size_b=size_b, num_warps=warps, **how)
+        else:
+            size_r = max(LEAST, min(MOST, triton.next_power_of_2(rows)))
+            grid = (triton.cdiv(outputs, size_o), triton.cdiv(rows, size_r))
+            _few_rows[grid](
+                *tensors, rows, inputs, outputs, blocks,
+                size_o=size_o, size_b=size_b, size_r=size_r, num_warps=warps, **how,
+            )  # fmt: skip
+    return out
+
+
+def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
+    """The weights [o,128n] in `dtype`."""
+    blocks, outputs, width = codes.shape
+    out = torch.empty(outputs, blocks * BLOCK, dtype=dtype, device=codes.device)
+    with torch.cuda.device_of(codes):
+        _all[(triton.cdiv(outputs, 32), blocks)](
+            codes, scales, out, outputs, blocks, bits=8 * width // BLOCK, size_o=32, num_warps=4
+        )
     return out
