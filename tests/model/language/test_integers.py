@@ -203,3 +203,49 @@ def test_no_two_weights_are_ever_held_in_full(tmp_path, family, form, monkeypatc
     with torch.device("meta"):
         shapes = build_language(section, sop, form)
     assert frozen_bytes(shapes) == frozen_bytes(model)
+
+
+on_a_gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@on_a_gpu
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("dtype", DTYPES[1:])
+@pytest.mark.parametrize("rows", [1, 2, 16, 17, 64, 65])
+@pytest.mark.parametrize("shape", [*SHAPES, (640, 9000), (16384, 4096)])
+def test_gpu_products_are_those_of_the_weights(form, dtype, rows, shape):
+    """Also where inputs and outputs fill no whole blocks, and parts of the inputs are summed."""
+    torch.manual_seed(0)
+    inputs, outputs = shape
+    plain = layer_of(form, torch.randn(outputs, inputs).to(dtype), torch.randn(outputs).to(dtype))
+    layer = copy.deepcopy(plain).cuda()
+    assert torch.equal(layer.full().cpu(), plain.full())
+    x = torch.randn(rows, inputs).to(dtype).cuda()
+    twin = form(inputs, outputs, None, torch.float32)
+    twin.codes, twin.scales = plain.codes, plain.scales
+    exact = F.linear(x.double(), twin.full().double().cuda(), layer.bias.double())
+    error = (layer(x).double() - exact).norm() / exact.norm()
+    assert error < (1e-3 if dtype == torch.float16 else 1e-2)
+    assert torch.equal(layer(x), layer(x)), "no sum depends on which program is done first"
+
+
+@on_a_gpu
+@pytest.mark.parametrize("form", ["int8", "int4"])
+def test_gpu_weights_are_quantised_as_on_a_cpu(form):
+    torch.manual_seed(0)
+    weight = torch.randn(300, 700).half()
+    ours, theirs = (layer_of(dict(zip(("int8", "int4"), FORMS))[form], each) for each in (weight.cuda(), weight))
+    assert torch.equal(ours.codes.cpu(), theirs.codes)
+    assert torch.equal(ours.scales.cpu(), theirs.scales)
+
+
+@on_a_gpu
+@pytest.mark.parametrize("form", FORMS)
+def test_gpu_products_without_triton(form, monkeypatch):
+    torch.manual_seed(0)
+    layer = layer_of(form, torch.randn(64, 200).half().cuda())
+    x = torch.randn(3, 200).half().cuda()
+    kernel, full = layer(x), layer.full()
+    monkeypatch.setattr("vglm_train.model.language.integers._kernels", lambda: None)
+    assert torch.equal(layer.full(), full)
+    torch.testing.assert_close(layer(x), kernel, rtol=1e-2, atol=1e-2)
