@@ -151,7 +151,11 @@ def test_answers_are_those_of_the_weights_it_holds(tmp_path, family, form, dtype
         model.dtype = dtype
     quantize_blocks(model, form)
     assert all(isinstance(linear.module, IntegerLinear) for linear in linears(model))
-    assert answers(model, batch) == answers(replaced(model), batch)
+    found = answers(model, batch)
+    assert found == answers(replaced(model), batch)
+    if family == "chatglm" and dtype == torch.float32:  # in bf16 the two ways round differently
+        model.uses_slots = True
+        assert answers(model, batch) == found
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

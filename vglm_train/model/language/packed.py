@@ -70,7 +70,8 @@ class PackedLinear(nn.Module):
         return F.linear(x, self.full(), self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        return _FrozenLinear.apply(x.to(self.dtype), self)
+        x = x.to(self.dtype)
+        return _FrozenLinear.apply(x, self) if torch.is_grad_enabled() else self.product(x)
 
 
 class _FrozenLinear(torch.autograd.Function):
