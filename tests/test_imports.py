@@ -84,7 +84,11 @@ FENCED = {
         "vglm_train/prompt/qformer_text.py",
         "vglm_train/prompt/tokenizers.py",
     },
-    "triton": {"vglm_train/model/language/glm/rope_triton.py", "vglm_train/model/vision/add_norm_triton.py"},
+    "triton": {
+        "vglm_train/model/language/glm/rope_triton.py",
+        "vglm_train/model/language/integers_triton.py",
+        "vglm_train/model/vision/add_norm_triton.py",
+    },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/chatglm_tokenizer/train.py"},
     "webdataset": {"data_tools/pack_shards/write.py"},
     "datasets": {"vglm_train/data/tables/hf_dataset.py"},

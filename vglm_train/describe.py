@@ -20,7 +20,7 @@ from vglm_train.data.splits import name_of, open_part, read_manifests, training,
 from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
-from vglm_train.model.language.nf4 import frozen_bytes
+from vglm_train.model.language.packed import frozen_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 

@@ -1,6 +1,7 @@
 """The arguments that `chat`, `serve` and `web` share: which model is opened, and how it answers."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from vglm_train.config.language import CHAT
@@ -26,13 +27,18 @@ def add_model_options(parser: argparse.ArgumentParser) -> None:
     add("--tokenizer", metavar="PATH", help="of a released model that has none beside it, such as ice_text.model")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--dtype", choices=("bf16", "fp16", "fp32"), help="of the language model (default: the bundle's)")
+    add(
+        "--quantize",
+        choices=("int8", "int4", "auto"),
+        help="the language model in eight or four bits; auto: the most precise that fits the memory that is free",
+    )
 
 
 def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "ChatModel":
-    """The model that the arguments name. UserError as `chat.model.load`."""
+    """The model that the arguments name, and lines on its memory. UserError as `chat.model.load`."""
     from vglm_train.chat.model import load
 
-    return load(
+    model = load(
         args.bundle,
         args.adapter,
         args.device,
@@ -42,7 +48,10 @@ def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "Cha
         language_weights=args.language_weights,
         tokenizer=args.tokenizer,
         limits=limits,
+        quantize=args.quantize,
     )
+    print(model.memory(), file=sys.stderr, flush=True)
+    return model
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:
