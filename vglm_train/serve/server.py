@@ -121,6 +121,8 @@ def configure(serving: Serving, access: Access) -> uvicorn.Config:
 def bind(host: str, port: int) -> socket.socket:
     """A socket at this address. UserError if it cannot be had."""
     try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("a port lies between 0 and 65535")  # getaddrinfo would take another one
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
         if sys.platform != "win32":  # there, two programs could share the port
