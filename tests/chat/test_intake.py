@@ -28,9 +28,9 @@ def test_a_data_url_is_read():
     ("url", "reason"),
     [
         (f"data:image/jpeg;base64,{TEXT}", "picture 2: image/jpeg is declared, but it is a PNG picture"),
-        (f"data:text/html;base64,{TEXT}", "'text/html' is declared, which is no type of JPEG"),
+        (f"data:text/html;base64,{TEXT}", "'text/html' is declared; what is read is JPEG"),
         (f"data:image/svg+xml;base64,{TEXT}", "'image/svg.xml' is declared"),
-        (f"data:;base64,{TEXT}", "'' is declared"),
+        (f"data:;base64,{TEXT}", "'no type' is declared"),
         (f"data:image/png,{TEXT}", "must begin like data:image/jpeg;base64"),
         (f"data:image/png;base64;utf8,{TEXT}", "must begin like"),
         ("data:image/png;base64,PHN2Zz48L3N2Zz4=", "an SVG drawing"),
