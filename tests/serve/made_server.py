@@ -39,6 +39,10 @@ class Running:
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **options)
 
+    def raw(self, path: str, body: str | bytes, **headers: str) -> httpx.Response:
+        """`body` as it is."""
+        return httpx.post(self.url + path, content=body, headers={"Content-Type": "application/json", **headers})
+
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **options)
 

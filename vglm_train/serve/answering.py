@@ -125,6 +125,11 @@ class Running:
             self.asked, lambda event: (loop.call_soon_threadsafe(self._events.put_nowait, event), None)[1]
         ).cancel
 
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of its response: whether the oldest turns had no room and were left out."""
+        return {"x-dropped-turns": str(self.asked.dropped)} if self.asked.dropped else {}
+
     def cancel(self) -> None:
         """Its row is free within one step. Nothing happens to an answer that is whole."""
         if self.answer is None:

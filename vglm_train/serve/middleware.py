@@ -99,7 +99,7 @@ class BodyLimit:
         try:
             body = await self._receive(scope, receive)
         except HttpError as error:
-            await respond(scope, receive, send, error, close=True)
+            await respond(scope, receive, send, error)
             return
         if body is None:  # the client left
             scope["vglm"].cause = "client_gone"
@@ -162,11 +162,10 @@ def _fits(path: str, route: str) -> bool:
     return path.startswith(head) and len(path) > len(head) if parameter else path == route
 
 
-async def respond(scope: Scope, receive: Receive, send: Send, error: HttpError, close: bool = False) -> None:
-    """Send an error in the shape of the path's contract. close: and end the connection, whose body is not read."""
+async def respond(scope: Scope, receive: Receive, send: Send, error: HttpError) -> None:
+    """Send an error in the shape of the path's contract. What still comes of the body, uvicorn throws away."""
     scope["vglm"].cause = error.code
-    headers = error.headers | ({"Connection": "close"} if close else {})
-    await JSONResponse(error_body(scope["path"], error), error.status, headers)(scope, receive, send)
+    await JSONResponse(error_body(scope["path"], error), error.status, error.headers)(scope, receive, send)
 
 
 def status_error(status: int) -> HttpError:

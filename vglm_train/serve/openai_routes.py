@@ -60,7 +60,7 @@ async def complete(body: ChatRequest, request: Request) -> Any:
     answer = await running.whole(request)
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": FINISH[answer.reason]}
-    return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)})
+    return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}, running)
 
 
 class AnswerEvents(EventSourceResponse):
@@ -68,7 +68,7 @@ class AnswerEvents(EventSourceResponse):
 
     def __init__(self, running: Running, head: dict[str, Any], usage: bool, send_seconds: float) -> None:
         """head: what all chunks have. usage: whether the last but one tells the tokens."""
-        super().__init__(self._events(head, usage), sep="\n", send_timeout=send_seconds)
+        super().__init__(self._events(head, usage), headers=running.headers, sep="\n", send_timeout=send_seconds)
         self.running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,5 +133,5 @@ def _usage(answer: Answer) -> dict[str, int]:
     return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.new_tokens, "total_tokens": total}
 
 
-def _json(content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content), media_type="application/json")
+def _json(content: dict[str, Any], running: Running) -> Response:
+    return Response(json.dumps(content), headers=running.headers, media_type="application/json")

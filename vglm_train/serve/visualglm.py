@@ -6,7 +6,7 @@ Its README calls the answer `response` and its programs call it `result`; both a
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from vglm_train.chat.model import Asked, ChatModel
@@ -55,13 +55,15 @@ router = APIRouter(
 
 
 @router.post(VISUALGLM, response_model=VisualGLMAnswer, response_model_exclude_unset=True)
-async def answer(body: VisualGLMRequest, request: Request) -> dict[str, Any]:
+async def answer(body: VisualGLMRequest, request: Request, response: Response) -> dict[str, Any]:
     """Answer a question about a picture."""
     serving: Serving = request.app.state.serving
     sampling = serving.defaults | read_sampling(body)
     running = await serving.begin(request, partial(ask_visualglm, body=body, sampling=sampling, limits=serving.limits))
     text = (await running.whole(request)).text
-    history = [*(body.history or []), [body.text, text]]
+    response.headers.update(running.headers)
+    question = body.text if body.text.strip() else running.asked.question
+    history = [*(body.history or []), [question, text]]
     return {"result": text, "response": text, "history": history, "status": 200, "time": now()}
 
 
