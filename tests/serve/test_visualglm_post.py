@@ -67,7 +67,7 @@ def test_any_content_type_and_no_picture(tiny):
         ('{"text": "a", "image_path": "/etc/passwd"}', 400, "image_path is not known"),
         ('{"text": "a", "image": "/etc/passwd"}', 422, "no base64"),
         ('{"text": "a", "image": "http://x/y"}', 422, "fetches no pictures"),
-        ('{"text": "a", "image": "aGVsbG8="}', 422, "undecodable"),
+        ('{"text": "a", "image": "aGVsbG8="}', 422, "cannot be taken"),
         ('{"text": "what", "max_length": 1}', 422, "max_length is 1"),
         ('{"text": "a", "top_p": NaN}', 400, "finite"),
         ("[" * 200_000, 400, "JSON"),

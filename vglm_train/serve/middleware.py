@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vglm_train.serve.access import REFUSALS, Access
 from vglm_train.serve.answering import Note, Serving
-from vglm_train.serve.errors import VISUALGLM, HttpError, error_body, error_of
+from vglm_train.serve.errors import TWO_LENGTHS, VISUALGLM, HttpError, error_body, error_of
 from vglm_train.serve.limits import ServeLimits
 
 logger = logging.getLogger("vglm_train.serve")
@@ -77,7 +77,12 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            refusal = self.access.refusal(Headers(scope=scope))
+            headers = Headers(scope=scope)
+            if "content-length" in headers and "transfer-encoding" in headers:  # how requests are smuggled past a proxy
+                error = HttpError(400, "a request has one length: send no Content-Length with chunks.", TWO_LENGTHS)
+                await respond(scope, receive, send, error)
+                return
+            refusal = self.access.refusal(headers)
             if refusal is not None and not (refusal == "token" and scope["path"] in OPEN):
                 status, message = REFUSALS[refusal]
                 await respond(scope, receive, send, HttpError(status, message, f"wrong_{refusal}"))

@@ -19,7 +19,7 @@ from vglm_train.chat.sampling import Sampling
 from vglm_train.serve.answering import Running, Serving
 from vglm_train.serve.errors import HttpError, error_body, error_of
 from vglm_train.serve.openai_schema import ChatRequest, Completion, ErrorBody, ModelCard, ModelList
-from vglm_train.serve.question import ask_chat
+from vglm_train.serve.question import ask_chat, sources_of
 
 logger = logging.getLogger("vglm_train.serve")
 CHAT_PATH = "/v1/chat/completions"
@@ -52,7 +52,8 @@ async def complete(body: ChatRequest, request: Request) -> Any:
     if body.stream_options is not None and not body.stream:
         raise HttpError(400, "stream_options belongs to stream: true.", "invalid_value", "stream_options")
     sampling = serving.defaults | read_sampling(body)
-    running = await serving.begin(request, partial(ask_chat, body=body, sampling=sampling, limits=serving.limits))
+    ask = partial(ask_chat, body=body, sampling=sampling, limits=serving.limits)
+    running = await serving.begin(request, ask, sources_of(body))
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": serving.name}
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage

@@ -20,17 +20,9 @@ from vglm_train.serve.openai_schema import (
     TextPart,
     UserMessage,
 )
-from vglm_train.serve.pictures import picture_bytes
+from vglm_train.serve.pictures import Read, Source
 
 HALF = re.compile("[\ud800-\udfff]")  # JSON may hold one alone
-
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A picture that is not read yet, and what holds it."""
-
-    text: str
-    where: str
 
 
 @dataclass(slots=True)
@@ -59,14 +51,23 @@ def check_sizes(limits: ServeLimits, texts: Collection[str], pictures: int, mess
         raise HttpError(400, "a text holds half of a surrogate pair, which is no character.", "invalid_value")
 
 
-def ask_chat(model: ChatModel, body: ChatRequest, sampling: Sampling, limits: ServeLimits) -> Asked:
+def sources_of(body: ChatRequest) -> list[Source]:
+    """All pictures of an OpenAI request."""
+    messages = [each for each in enumerate(body.messages) if isinstance(each[1], UserMessage)]
+    return [source for number, each in messages for source in _pictures(each.content, f"messages[{number}]")]
+
+
+def ask_chat(model: ChatModel, read: Read, body: ChatRequest, sampling: Sampling, limits: ServeLimits) -> Asked:
     """The question of an OpenAI request, as `ChatModel.ask` takes it. HttpError, UserError."""
     exchanges, system = _exchanges(body)
     said = [text for each in exchanges for text in (*each.texts, *each.answers)]
     check_sizes(limits, (*said, *system), sum(len(each.pictures) for each in exchanges), len(body.messages))
     language = sampling.get("language") or model.bundle.config.data.languages[0]
     default = getattr(model.bundle.config.prompt.questions, language)  # where pictures come without words
-    turns = [ChatTurn(each.question or default, "\n".join(each.answers), _read(each.pictures)) for each in exchanges]
+    turns = [
+        ChatTurn(each.question or default, "\n".join(each.answers), tuple(map(read, each.pictures)))
+        for each in exchanges
+    ]
     last = turns.pop()
     return ask(model, last.images, "\n".join([*system, last.question]), turns, sampling)
 
@@ -81,10 +82,6 @@ def ask(model: ChatModel, pictures: Sequence[Picture], question: str, history: H
         return model.ask(list(pictures), question, history, **sampling)
     except FieldError as error:
         raise HttpError(400, str(error), "invalid_value", error.fields[0]) from error
-
-
-def _read(pictures: Sequence[Source]) -> tuple[bytes, ...]:
-    return tuple(picture_bytes(picture.text, picture.where) for picture in pictures)
 
 
 def _exchanges(body: ChatRequest) -> tuple[list[Exchange], list[str]]:

@@ -15,7 +15,7 @@ from vglm_train.serve.answering import Serving
 from vglm_train.serve.errors import VISUALGLM, now
 from vglm_train.serve.limits import ServeLimits
 from vglm_train.serve.openai_schema import Strict
-from vglm_train.serve.pictures import picture_bytes
+from vglm_train.serve.pictures import Read, Source
 from vglm_train.serve.question import ask, check_sizes
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -67,12 +67,14 @@ async def answer(body: VisualGLMRequest, request: Request, response: Response) -
     return {"result": text, "response": text, "history": history, "status": 200, "time": now()}
 
 
-def ask_visualglm(model: ChatModel, body: VisualGLMRequest, sampling: Sampling, limits: ServeLimits) -> Asked:
+def ask_visualglm(
+    model: ChatModel, read: Read, body: VisualGLMRequest, sampling: Sampling, limits: ServeLimits
+) -> Asked:
     """The question, as `ChatModel.ask` takes it. HttpError, UserError."""
     history = body.history or []
     said = [body.text, *(text for pair in history for text in pair)]
     check_sizes(limits, said, int(bool(body.image)), 2 * len(history) + 1)
-    pictures = [picture_bytes(body.image, "image")] if body.image else []
+    pictures = [read(Source(body.image, "image"))] if body.image else []
     asked = ask(model, pictures, body.text, history, sampling)
     return asked if body.max_length is None else asked.within(body.max_length)
 
