@@ -51,7 +51,9 @@ class Running:
 
     def raw(self, path: str, body: str | bytes, **headers: str) -> httpx.Response:
         """`body` as it is."""
-        return httpx.post(self.url + path, content=body, headers={"Content-Type": "application/json", **headers})
+        return httpx.post(
+            self.url + path, content=body, headers={"Content-Type": "application/json", **headers}, timeout=60
+        )
 
     def connect(self) -> socket.socket:
         host, port = self.url.removeprefix("http://").split(":")

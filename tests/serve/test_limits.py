@@ -163,14 +163,19 @@ def test_the_loop_goes_on_while_pictures_are_read(narrow, pictures, monkeypatch)
         return ask(*args, **options)
 
     monkeypatch.setattr(narrow.model, "ask", slow)
+    long = json.dumps(chat_body(shown("what", pictures[0]))) + " " * 16_000
     got = []
-    thread = threading.Thread(target=lambda: got.append(narrow.post(PATH, chat_body(shown("what", pictures[0])))))
+    thread = threading.Thread(target=lambda: got.append(narrow.raw(PATH, long)))
     thread.start()
     assert reading.wait(30)
     assert narrow.get("/health").status_code == 200
+    refused = narrow.raw(PATH, long)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "busy"), "both bodies would be held"
     go_on.set()
     thread.join(30)
     assert got[0].status_code == 200
+    monkeypatch.undo()
+    assert narrow.raw(PATH, long).status_code == 200
 
 
 def test_limits_are_above_zero():
