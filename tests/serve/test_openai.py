@@ -1,6 +1,7 @@
 """OpenAI's contract, through its own client library."""
 
 import json
+import shutil
 import subprocess
 
 import openai
@@ -221,6 +222,7 @@ def test_turns_without_room_are_told(made, pictures):
         assert len(got.json()["history"]) == 9
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
 def test_plain_curl(tiny, pictures, tmp_path):
     body = tmp_path / "body.json"
     for stream in (False, True):
