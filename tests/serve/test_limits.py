@@ -7,13 +7,12 @@ from contextlib import closing, suppress
 
 import httpx
 import pytest
-from serve.made_server import chat_body, data_url, serving_at, shown
+from serve.made_server import HEAD, chat_body, data_url, serving_at, shown
 
 from vglm_train.config.validation import FieldError
 from vglm_train.serve.limits import ServeLimits
 
 PATH = "/v1/chat/completions"
-HEAD = "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 HI = {"role": "user", "content": "what"}
 
 
@@ -26,11 +25,6 @@ def narrow(made):
     )  # fmt: skip
     with serving_at(made(new=20), limits) as running:
         yield running
-
-
-def connected(running) -> socket.socket:
-    host, port = running.url.removeprefix("http://").split(":")
-    return socket.create_connection((host, int(port)), timeout=30)
 
 
 def answer_of(connection: socket.socket) -> tuple[int, dict]:
@@ -51,7 +45,7 @@ def length_of(response: bytes) -> int:
 @pytest.mark.parametrize("path", ["/", PATH])
 def test_a_long_body_is_not_received(narrow, path):
     """It is refused by its head, before a byte of it was sent."""
-    with closing(connected(narrow)) as connection:
+    with closing(narrow.connect()) as connection:
         connection.sendall((HEAD.format(path) + "Content-Length: 1000000000\r\n\r\n").encode())
         status, told = answer_of(connection)
     assert status == 413
@@ -60,7 +54,7 @@ def test_a_long_body_is_not_received(narrow, path):
 
 def test_a_body_without_a_length_is_counted(narrow):
     """Chunks that never end."""
-    with closing(connected(narrow)) as connection:
+    with closing(narrow.connect()) as connection:
         connection.sendall((HEAD.format(PATH) + "Transfer-Encoding: chunked\r\n\r\n").encode())
         for _ in range(21):
             connection.sendall(b"3e8\r\n" + b" " * 1000 + b"\r\n")
@@ -79,17 +73,17 @@ def test_a_body_that_lies_about_its_length(narrow):
         "Content-Length: -5\r\n",
         "Content-Length: x\r\n",
     ):
-        with closing(connected(narrow)) as connection:
+        with closing(narrow.connect()) as connection:
             connection.sendall((HEAD.format(PATH) + head + "\r\n0\r\n\r\n").encode())
             assert b" 400 " in connection.recv(65536)
 
 
 def test_slow_clients_time_out(narrow):
     """One that sends half a head, one half a body."""
-    with closing(connected(narrow)) as connection:
+    with closing(narrow.connect()) as connection:
         connection.sendall(b"POST / HTTP/1.1\r\nHost:")
         assert connection.recv(100) == b""
-    with closing(connected(narrow)) as connection:
+    with closing(narrow.connect()) as connection:
         connection.sendall((HEAD.format(PATH) + "Content-Length: 100\r\n\r\n{").encode())
         status, told = answer_of(connection)
     assert (status, told["error"]["code"]) == (408, "slow")
@@ -97,7 +91,7 @@ def test_slow_clients_time_out(narrow):
 
 def test_a_second_request_has_its_time_too(narrow):
     """A connection that is kept open, and then gets half a head."""
-    with closing(connected(narrow)) as connection:
+    with closing(narrow.connect()) as connection:
         connection.sendall(b"GET /health HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
         assert answer_of(connection)[0] == 200
         connection.sendall(b"GET /hea")
@@ -107,7 +101,7 @@ def test_a_second_request_has_its_time_too(narrow):
 
 def test_all_bodies_together_are_bounded(narrow):
     """Two clients that each send a long body: one is asked to come again."""
-    first, second = connected(narrow), connected(narrow)
+    first, second = narrow.connect(), narrow.connect()
     with closing(first), closing(second):
         for connection in (first, second):
             connection.sendall((HEAD.format(PATH) + "Content-Length: 19000\r\n\r\n").encode() + b" " * 18_000)
@@ -169,14 +163,19 @@ def test_the_loop_goes_on_while_pictures_are_read(narrow, pictures, monkeypatch)
         return ask(*args, **options)
 
     monkeypatch.setattr(narrow.model, "ask", slow)
+    long = json.dumps(chat_body(shown("what", pictures[0]))) + " " * 16_000
     got = []
-    thread = threading.Thread(target=lambda: got.append(narrow.post(PATH, chat_body(shown("what", pictures[0])))))
+    thread = threading.Thread(target=lambda: got.append(narrow.raw(PATH, long)))
     thread.start()
     assert reading.wait(30)
     assert narrow.get("/health").status_code == 200
+    refused = narrow.raw(PATH, long)
+    assert (refused.status_code, refused.json()["error"]["code"]) == (429, "busy"), "both bodies would be held"
     go_on.set()
     thread.join(30)
     assert got[0].status_code == 200
+    monkeypatch.undo()
+    assert narrow.raw(PATH, long).status_code == 200
 
 
 def test_limits_are_above_zero():

@@ -29,8 +29,9 @@ READERS = 2  # threads that read pictures and questions: they leave the cores to
 
 @dataclass(slots=True)
 class Note:
-    """What the access log says about a request."""
+    """What is known about a request outside of the application."""
 
+    received: int = 0  # bytes of its body
     cause: str | None = None  # why it had no answer
     tokens: int | None = None  # of its answer
 

@@ -95,29 +95,30 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, limits: ServeLimits) -> None:
         self.app, self.limits = app, limits
-        self.held = 0  # bytes of bodies that are being received
+        self.held = 0  # bytes of the bodies of all requests that are not over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
+        note: Note = scope["vglm"]
         try:
-            body = await self._receive(scope, receive)
+            self._check_head(scope)
+            body = await self._receive(note, receive)
+            if body is None:  # the client left
+                note.cause = "client_gone"
+                return
+            parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+            del body
+            await self.app(scope, _then(parts, receive), send)
         except HttpError as error:
             await respond(scope, receive, send, error)
-            return
-        if body is None:  # the client left
-            scope["vglm"].cause = "client_gone"
-            return
-        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        del body
-        await self.app(scope, _then(parts, receive), send)
+        finally:
+            self.held -= note.received
 
-    async def _receive(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body. HttpError for one that is too long, too slow or no JSON; None if the client left."""
-        self._check_head(scope)
+    async def _receive(self, note: Note, receive: Receive) -> bytes | None:
+        """The body. HttpError for one that is too long or too slow; None if the client left."""
         parts: list[bytes] = []
-        length = 0
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while True:
@@ -125,20 +126,18 @@ class BodyLimit:
                     if message["type"] == "http.disconnect":
                         return None
                     part = message.get("body", b"")
-                    length, self.held = length + len(part), self.held + len(part)
+                    note.received, self.held = note.received + len(part), self.held + len(part)
                     parts.append(part)
-                    if length > self.limits.body:
+                    if note.received > self.limits.body:
                         raise self._too_large()
                     if self.held > self.limits.bodies:
-                        raise HttpError(429, "too much is being sent to the server at once.", "busy", retry_after=2)
+                        raise HttpError(429, "too much was sent to the server at once.", "busy", retry_after=2)
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
             raise HttpError(
                 408, f"the request did not come whole within {self.limits.body_seconds:g} s.", "slow"
             ) from None
-        finally:
-            self.held -= length
 
     def _check_head(self, scope: Scope) -> None:
         headers = MutableHeaders(scope=scope)
