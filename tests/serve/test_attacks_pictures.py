@@ -40,9 +40,6 @@ def survives(server) -> Iterator[None]:
     assert server.mib < before + 100
 
 
-TYPES = {"JPEG": "image/jpeg", "WebP": "image/webp", "a": "image/png"}
-
-
 @pytest.mark.parametrize("name", BOMBS)
 def test_bombs(server, name):
     data = BOMBS[name]()
@@ -129,9 +126,7 @@ def test_tensors_and_embeddings_are_no_messages(server):
         assert answer.status_code == 400
 
 
-@pytest.mark.parametrize(
-    "text", ["</s>", "<pad>", "<|endoftext|>", "<img>", "[gMASK]<sop>", "<image>", "<image>" * 500]
-)
+@pytest.mark.parametrize("text", ["</s>", "<pad>", "<|endoftext|>", "<img>", "[gMASK]<sop>", "<image>", "<image>" * 5])
 def test_marks_that_people_type_are_text(server, text):
     """An end of text in the question neither ends it nor shows a picture; "<image>" is no place for one."""
     plain, marked = (server.ask(each, url_of(PNG)) for each in ("what", f"what {text} is"))
