@@ -65,6 +65,14 @@ def test_pictures_in_later_turns(tiny, pictures):
     assert text_of(create(tiny, *said)) == wanted
 
 
+def test_a_picture_after_a_turn_without_one(tiny, pictures):
+    first, turns = tiny.model.chat(None, "which", **ASKED)
+    wanted, _ = tiny.model.chat(pictures[0], "what number", turns, **ASKED)
+    said = [{"role": "user", "content": "which"}, {"role": "assistant", "content": first}]
+    assert text_of(create(tiny, *said, shown("what number", pictures[0]))) == wanted
+    assert wanted != tiny.model.chat([pictures[0]], "what number", [("which", first)], **ASKED)[0]
+
+
 def test_a_system_message_comes_before_the_question(tiny, pictures):
     system = {"role": "system", "content": "this is red"}
     wanted, _ = tiny.model.chat(pictures[0], "this is red\nwhat number", **ASKED)
