@@ -63,6 +63,8 @@ def test_pictures_in_later_turns(tiny, pictures):
     assert wanted != model.chat(None, "which", turns, **ASKED)[0]
     said[1]["content"] = [{"type": "text", "text": first}]
     assert text_of(create(tiny, *said)) == wanted
+    said[1] = create(tiny, said[0]).choices[0].message.model_dump()  # with all its empty fields
+    assert text_of(create(tiny, *said)) == wanted
 
 
 def test_a_picture_after_a_turn_without_one(tiny, pictures):
