@@ -1,6 +1,7 @@
 """OpenAI's contract, through its own client library."""
 
 import json
+import shutil
 import subprocess
 
 import openai
@@ -62,6 +63,16 @@ def test_pictures_in_later_turns(tiny, pictures):
     assert wanted != model.chat(None, "which", turns, **ASKED)[0]
     said[1]["content"] = [{"type": "text", "text": first}]
     assert text_of(create(tiny, *said)) == wanted
+    said[1] = create(tiny, said[0]).choices[0].message.model_dump()  # with all its empty fields
+    assert text_of(create(tiny, *said)) == wanted
+
+
+def test_a_picture_after_a_turn_without_one(tiny, pictures):
+    first, turns = tiny.model.chat(None, "which", **ASKED)
+    wanted, _ = tiny.model.chat(pictures[0], "what number", turns, **ASKED)
+    said = [{"role": "user", "content": "which"}, {"role": "assistant", "content": first}]
+    assert text_of(create(tiny, *said, shown("what number", pictures[0]))) == wanted
+    assert wanted != tiny.model.chat([pictures[0]], "what number", [("which", first)], **ASKED)[0]
 
 
 def test_a_system_message_comes_before_the_question(tiny, pictures):
@@ -221,6 +232,7 @@ def test_turns_without_room_are_told(made, pictures):
         assert len(got.json()["history"]) == 9
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
 def test_plain_curl(tiny, pictures, tmp_path):
     body = tmp_path / "body.json"
     for stream in (False, True):

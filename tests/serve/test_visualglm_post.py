@@ -3,6 +3,7 @@
 import base64
 import json
 import re
+import shutil
 import subprocess
 
 import httpx
@@ -17,6 +18,7 @@ def image(pictures) -> str:
     return base64.b64encode(pictures[0].read_bytes()).decode()
 
 
+@pytest.mark.skipif(shutil.which("curl") is None, reason="curl is not there")
 def test_as_its_readme_calls_it(tiny, pictures, tmp_path):
     """echo "{\\"image\\":\\"$(base64 path/to/example.jpg)\\", ...}" > temp.json, with the line breaks of base64."""
     script = (
