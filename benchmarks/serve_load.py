@@ -15,6 +15,7 @@ import io
 import json
 import random
 import re
+import signal
 import subprocess
 import sys
 import tempfile
@@ -22,6 +23,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -106,17 +108,22 @@ def _when_ready(process: subprocess.Popen, log: Any) -> str:
     raise SystemExit(log.read())
 
 
-def bodies(model: str, tokens: int) -> Iterator[dict[str, Any]]:
-    """Questions without end."""
-    rng = np.random.default_rng(0)
-    urls = []
+@cache
+def picture_urls() -> list[str]:
+    """Random pictures, as data: URLs."""
+    rng, urls = np.random.default_rng(0), []
     for _ in range(PICTURES):
         out = io.BytesIO()
         Image.fromarray(rng.integers(0, 256, (SIDE, SIDE, 3), np.uint8)).save(out, "PNG")
         urls.append(f"data:image/png;base64,{base64.b64encode(out.getvalue()).decode()}")
+    return urls
+
+
+def bodies(model: str, tokens: int) -> Iterator[dict[str, Any]]:
+    """Questions without end."""
     choose = random.Random(0)
     while True:
-        image = {"type": "image_url", "image_url": {"url": choose.choice(urls)}}
+        image = {"type": "image_url", "image_url": {"url": choose.choice(picture_urls())}}
         content = [image, {"type": "text", "text": choose.choice(QUESTIONS)}]
         yield {
             "model": model, "messages": [{"role": "user", "content": content}], "max_tokens": tokens,
@@ -173,6 +180,7 @@ async def _client(client: httpx.AsyncClient, questions: Iterator[dict[str, Any]]
 
 async def measure(server: Server, clients: int, seconds: float, tokens: int) -> Load:
     """So many clients for so long; the answers that then run are read to their ends."""
+    picture_urls()  # before the clock runs
     load, questions = Load(mib=[server.mib]), bodies(server.model, tokens)
     limits = httpx.Limits(max_connections=clients, max_keepalive_connections=clients)
     begun = time.monotonic()
@@ -225,30 +233,35 @@ def _row(values: Sequence[str]) -> str:
     return "".join(value.rjust(width) for value, width in zip(values, WIDTHS, strict=True))
 
 
-def main() -> None:
-    args = _arguments()
-    alone: Load | None = None
+def main(argv: Sequence[str] | None = None) -> None:
+    args = _arguments(argv)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # the server ends too
     print(_row(COLUMNS), flush=True)
-    for rows, numbers in ((1, args.alone), (args.rows, args.clients)):
-        if not numbers:
-            continue
-        with serving(args.bundle, rows, args.queue) as server:
-            asyncio.run(measure(server, 4, 5, args.tokens))  # the first questions are slower
-            for clients in numbers:
-                load = asyncio.run(measure(server, clients, args.seconds, args.tokens))
-                print(line(rows, clients, load, alone), flush=True)
-                print(
-                    *(f"error: {each}" for each in sorted(set(load.errors))[:5]), sep="\n", end="\n" * bool(load.errors)
-                )
-                alone = load if rows == 1 else alone
-            if args.disconnects and rows > 1:
-                before = server.mib, server.process.num_fds()
-                left, now = asyncio.run(disconnect(server, args.disconnects, args.tokens))
-                print(f"{left} clients left in mid-answer; afterwards {now}")
-                print(f"MiB {before[0]:.0f} -> {server.mib:.0f}, open files {before[1]} -> {server.process.num_fds()}")
+    alone: Load | None = None
+    if args.alone:
+        with serving(args.bundle, 1, args.queue) as server:
+            alone = loads(server, args, 1, args.alone, None)
+    with serving(args.bundle, args.rows, args.queue) as server:
+        loads(server, args, args.rows, args.clients, alone)
+        if args.disconnects:
+            before = server.mib, server.process.num_fds()
+            left, now = asyncio.run(disconnect(server, args.disconnects, args.tokens))
+            print(f"{left} clients left in mid-answer; afterwards {now}")
+            print(f"MiB {before[0]:.0f} -> {server.mib:.0f}, open files {before[1]} -> {server.process.num_fds()}")
 
 
-def _arguments() -> argparse.Namespace:
+def loads(server: Server, args: argparse.Namespace, rows: int, numbers: Sequence[int], alone: Load | None) -> Load:
+    """A line for each number of clients; the last load."""
+    load = asyncio.run(measure(server, 4, min(5, args.seconds), args.tokens))  # the first questions are slower
+    for clients in numbers:
+        load = asyncio.run(measure(server, clients, args.seconds, args.tokens))
+        print(line(rows, clients, load, alone), flush=True)
+        for error in sorted(set(load.errors))[:5]:
+            print(f"error: {error}")
+    return load
+
+
+def _arguments(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="benchmarks.serve_load", description=__doc__.partition("\n\n")[0])
     parser.add_argument("bundle", type=Path, help="a bundle folder with a language model")
     parser.add_argument("--clients", type=int, nargs="*", default=[16, 64], help="loads (default: 16 64)")
@@ -258,7 +271,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--queue", type=int, default=256, help="questions that wait (default: 256)")
     parser.add_argument("--tokens", type=int, default=32, help="of an answer at most (default: 32)")
     parser.add_argument("--disconnects", type=int, default=0, metavar="N", help="clients that leave in mid-answer")
-    return parser.parse_args()
+    return parser.parse_args(argv)
 
 
 if __name__ == "__main__":
