@@ -26,6 +26,7 @@ from vglm_train.web.words import ENGLISH, WORDS, Words, language_of
 logger = logging.getLogger("vglm_train")
 FOLDER = Path(__file__).parent
 SETTINGS = ("max_new", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
+LONGEST = 8000  # characters of a question
 QUEUE = 512  # clicks of all pages that wait
 Update = dict[Any, Any]
 
@@ -45,19 +46,19 @@ class Page:
         self.blocks.queue(api_open=False, max_size=QUEUE, default_concurrency_limit=None)
 
     def _lay_out(self, sampling: Sampling) -> None:
-        with gr.Row(elem_id="top"):
+        with gr.Column(elem_id="page"):
             self.head = gr.HTML(elem_id="head")
-            self.other = gr.Button(size="sm", elem_id="language", min_width=80, scale=0)
-        with gr.Column(elem_id="conversation"):
-            self.past, self.now = gr.HTML(elem_id="past"), gr.HTML(elem_id="now")
-        self.told = gr.HTML(elem_id="told")
-        self.strip = gr.HTML(elem_id="pictures")
-        self.question = gr.Textbox(lines=1, max_lines=6, max_length=8000, elem_id="question", autofocus=True)
-        with gr.Row(elem_id="buttons"):
-            self.send = gr.Button(variant="primary", elem_id="send", min_width=70)
-            self.stop = gr.Button(elem_id="stop", min_width=70)
-            self.again = gr.Button(elem_id="again", min_width=70)
-            self.clear = gr.Button(elem_id="clear", min_width=70)
+            self.other = gr.Button(size="sm", elem_id="language", min_width=80)
+            with gr.Column(elem_id="conversation"):
+                self.past, self.now = gr.HTML(elem_id="past"), gr.HTML(elem_id="now")
+            self.told = gr.HTML(elem_id="told")
+            self.strip = gr.HTML(elem_id="pictures")
+            self.question = gr.Textbox(lines=1, max_lines=6, max_length=LONGEST, elem_id="question", autofocus=True)
+            with gr.Row(elem_id="buttons"):
+                self.send = gr.Button(variant="primary", elem_id="send", min_width=70)
+                self.stop = gr.Button(elem_id="stop", min_width=70)
+                self.again = gr.Button(elem_id="again", min_width=70)
+                self.clear = gr.Button(elem_id="clear", min_width=70)
         self.refresh = gr.Button("", elem_id="refresh", visible="hidden")
         with gr.Accordion(open=False, elem_id="settings") as self.accordion:
             self._lay_out_settings(sampling)
