@@ -24,6 +24,7 @@ LAYERS = [
     {"objective", "checkpoint"},
     {"evaluate"},
     {"engine", "chat"},
+    {"serve"},
     {"stages"},
     {"run", "describe"},
     {"train"},
@@ -31,23 +32,24 @@ LAYERS = [
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
 
+# Of what training needs, talking to a model does without.
+TALKING_REFUSES = (
+    "vglm_train.engine",
+    "vglm_train.data.dataset",
+    "vglm_train.data.loader",
+    "deepspeed",
+    "wandb",
+    "datasets",
+    "webdataset",
+)
+
 # What a file whose path begins with the first may not import, beyond the layers.
 REFUSED = [
     ("vglm_train/data/", ("vglm_train.model",)),
     ("vglm_train/model/", ("vglm_train.data",)),
     ("vglm_train/evaluate/", ("vglm_train.engine", "vglm_train.data.dataset", "vglm_train.data.loader")),
-    (
-        "vglm_train/chat/",
-        (
-            "vglm_train.engine",
-            "vglm_train.data.dataset",
-            "vglm_train.data.loader",
-            "deepspeed",
-            "wandb",
-            "datasets",
-            "webdataset",
-        ),
-    ),
+    ("vglm_train/chat/", TALKING_REFUSES),
+    ("vglm_train/serve/", TALKING_REFUSES),
     ("vglm_train/engine/", ("vglm_train.data", "vglm_train.model", "vglm_train.prompt")),
     ("vglm_train/objective/", ("vglm_train.engine",)),
     ("vglm_train/config/", ("torch", "numpy")),
@@ -103,6 +105,15 @@ FENCED = {
     "rouge_chinese": {"vglm_train/evaluate/metrics/chinese.py"},
     "sacrebleu": {"vglm_train/evaluate/metrics/chinese.py"},
     "nltk": {"vglm_train/evaluate/metrics/chinese.py", "vglm_train/evaluate/metrics/english.py"},
+    "fastapi": {
+        "vglm_train/serve/answering.py",
+        "vglm_train/serve/app.py",
+        "vglm_train/serve/openai_routes.py",
+        "vglm_train/serve/visualglm.py",
+    },
+    "uvicorn": {"vglm_train/serve/server.py"},
+    "sse_starlette": {"vglm_train/serve/openai_routes.py", "vglm_train/serve/server.py"},
+    "prometheus_client": {"vglm_train/serve/metrics.py"},
     "sat": {"vglm_train/model/language/glm/sat.py"},
 }
 
