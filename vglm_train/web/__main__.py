@@ -1,7 +1,6 @@
 """`python -m vglm_train.web BUNDLE`: a page in the browser to talk about pictures."""
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -9,39 +8,34 @@ from pathlib import Path
 
 from vglm_train.chat.options import add_model_options, add_sampling_options, open_model, sampling_of
 from vglm_train.command import program, run_command
-from vglm_train.errors import UserError
-
-TOKEN = "VGLM_TOKEN"
-SHORTEST = 16  # characters of a token
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+from vglm_train.serve.access import VARIABLE, Access, read_access
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Exit status: 0, 2 for a mistake to mend, 130 if stopped."""
-    args = _parser().parse_args(argv)
-    return run_command(partial(_serve, args))
+    """Exit status: 0 when it was stopped, 2 for a mistake to mend."""
+    return run_command(partial(_serve, _parser().parse_args(argv)))
 
 
 def _serve(args: argparse.Namespace) -> int:
-    token = args.token or os.environ.get(TOKEN) or None
-    if args.host not in LOOPBACK and token is None:
-        raise UserError(
-            f"--host {args.host} lets other machines in, and they need a token: give --token or set {TOKEN}."
-        )
-    if token is not None and len(token) < SHORTEST:
-        raise UserError(f"the token has {len(token)} characters; at least {SHORTEST} cannot be guessed.")
+    access = read_access(args.host, args.token_file)
     sampling = sampling_of(args)
-    from vglm_train.web.notice import Notice, is_medical, verdict_page
+    from vglm_train.web.notice import Notice, is_medical, verdict_page  # slow to import: after the arguments are read
 
     verdict = verdict_page(args.verdict, Path(args.bundle))
     print(f"opening {args.bundle} ...", file=sys.stderr, flush=True)
-    from vglm_train.web.server import serve  # slow to import
+    from vglm_train.web.pages import Pages
+    from vglm_train.web.server import build_app, serve
 
     with open_model(args) as model:
-        merged = [str(name) for name, _ in model.bundle.document.get("origin", {}).get("merged", [])]
+        merged = [str(name) for name in model.bundle.document.get("origin", {}).get("merged", [])]
         medical = is_medical(model.bundle.config, [*args.adapter, *merged]) if args.medical is None else args.medical
-        serve(model, Notice(medical, verdict), sampling, args.host, args.port, token)
+        app = build_app(Pages(model), Notice(medical, verdict), sampling, access)
+        serve(app, args.host, args.port, partial(_say, access))
     return 0
+
+
+def _say(access: Access, address: str) -> None:
+    print(f"open {address}" + (" and give the token" if access.token else ""), flush=True)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -51,12 +45,13 @@ def _parser() -> argparse.ArgumentParser:
     add_model_options(parser)
     page = parser.add_argument_group("the page")
     add = page.add_argument
-    add("--host", default="127.0.0.1", metavar="ADDRESS", help="default 127.0.0.1: this machine only")
-    add("--port", type=int, default=7860, metavar="N", help="default 7860")
-    add("--token", metavar="TEXT", help=f"that people must give; needed for another --host (default: ${TOKEN})")
-    add("--medical", action=argparse.BooleanOptionalAction, help="warn that it is no medical device "
-        "(default: if the bundle was tuned for medicine, as far as it records that)")  # fmt: skip
-    add("--verdict", metavar="PATH", help="the evaluation page that is linked (default: RUN/report/report.html)")
+    add("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1); any other needs a token")
+    add("--port", type=int, default=7860, help="default 7860; 0: any that is free")
+    add("--token-file", metavar="FILE", help=f"a file with the token that people must give (or set {VARIABLE})")
+    add("--medical", action=argparse.BooleanOptionalAction, help="warn that the model is no medical device (default: "
+        "if what is recorded of its training says that it is about medicine)")  # fmt: skip
+    add("--verdict", metavar="PATH", help="an evaluation's page, which is linked (default: report/report.html beside "
+        "the bundle)")  # fmt: skip
     add_sampling_options(parser)
     return parser
 

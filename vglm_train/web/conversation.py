@@ -13,6 +13,7 @@ from PIL import Image
 
 from vglm_train.chat.history import ChatTurn
 from vglm_train.chat.images import read_pixels
+from vglm_train.chat.intake import Intake
 from vglm_train.chat.model import Asked, ChatModel
 from vglm_train.chat.request import Answer, Event, Reason
 from vglm_train.chat.sampling import Sampling
@@ -31,6 +32,8 @@ class Writing(UserError):  # noqa: N818  (it passes)
 
 class TooMany(UserError):  # noqa: N818
     """The conversation has as many pictures as it may."""
+
+    most = PICTURES
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +60,9 @@ class Exchange:
 class Conversation:
     """Turns, pictures and the answer that is being written."""
 
-    def __init__(self, model: ChatModel) -> None:
-        self.model = model
+    def __init__(self, model: ChatModel, reading: asyncio.Semaphore) -> None:
+        """reading: lets few pictures be decoded at once, each of which may take hundreds of MB."""
+        self.model, self.reading = model, reading
         self.secret = secrets.token_urlsafe(24)  # names it where pictures are sent
         self.language: str = "en"
         self.seen = time.monotonic()
@@ -80,7 +84,8 @@ class Conversation:
         """A picture for the next question. UserError if it cannot be used, TooMany."""
         cleared = self._cleared
         self._room_for_pictures()
-        picture = await asyncio.to_thread(_read, data, self.model.bundle.config.model.vision.image_size)
+        async with self.reading:
+            picture = await asyncio.to_thread(_read, data, self.model.bundle.config.model.vision.image_size)
         self._room_for_pictures()
         if cleared == self._cleared:
             self.waiting.append(picture)
@@ -188,7 +193,11 @@ class Conversation:
         """An empty text once the model has accepted, the pieces joined over PAUSE seconds, then the answer."""
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()
-        ticket = self.model.submit(asked, lambda event: loop.call_soon_threadsafe(events.put_nowait, event) and None)
+
+        def put(event: Event) -> None:
+            loop.call_soon_threadsafe(events.put_nowait, event)
+
+        ticket = self.model.submit(asked, put)
         stopping = asyncio.create_task(self._stop.wait())
         stopping.add_done_callback(lambda _: ticket.cancel())
         try:
@@ -210,6 +219,7 @@ class Conversation:
 
 
 def _read(data: bytes, size: int) -> Shown:
+    Intake().check(data)
     pixels = read_pixels(data, size).permute(1, 2, 0).contiguous().numpy()
     image, file = open_image(data), io.BytesIO()
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)

@@ -1,24 +1,30 @@
-"""What is let in: who may, which paths, and how much. It stands before everything else, Gradio included."""
+"""What is let in: who may come, which paths there are, how much may be sent. It stands before all else, Gradio too.
 
+Gradio's own `auth_dependency` leaves some of its paths open to everybody (heartbeat, cancel, reset). Others are not
+needed by the page and not let through: uploads, files of the machine, a proxy, an API, monitoring.
+"""
+
+import asyncio
 import hashlib
+import hmac
 import html
 import re
-import secrets
-from collections.abc import Awaitable, Callable, MutableMapping
-from http.cookies import SimpleCookie
-from typing import Any
-from urllib.parse import parse_qs, urlsplit
+from http.cookies import CookieError, SimpleCookie
+from urllib.parse import parse_qs
 
-Scope = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
-Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from vglm_train.serve.access import REFUSALS, Access
 
 COOKIE = "vglm_web"
+WEEK = 7 * 24 * 3600
 MIB = 2**20
 PICTURE = 20 * MIB
-EVENT = 64 * 1024  # a question with its settings
-# What the page needs. Gradio has much else: uploads, files of the machine, a proxy, an API, monitoring.
+EVENT = 64 * 1024  # bytes of a question with its settings
+HELD = 256 * MIB  # of all bodies that are being received
+SECONDS = 120.0  # that a body may take
 PATHS = re.compile(
     r"GET /(config|theme\.css|favicon\.ico|manifest\.json)?"
     r"|GET /(static|assets)/[\w./-]+"
@@ -28,16 +34,14 @@ PATHS = re.compile(
     r"|GET /picture/[\w-]{1,64}"
     r"|GET /verdict/[^/\\]{1,200}"
 )
-POLICY = (
-    "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; style-src 'self' 'unsafe-inline'; "
-    "img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; manifest-src 'self'; "
-    "worker-src 'self' blob:; form-action 'self'; frame-ancestors 'none'; base-uri 'self'"
-)
-HEADERS = [
-    (b"content-security-policy", POLICY.encode()),
-    (b"x-content-type-options", b"nosniff"),
-    (b"referrer-policy", b"no-referrer"),
-]
+HEADERS = {
+    # Gradio makes functions out of templates, hence unsafe-eval. Whatever a model writes, no other host is asked.
+    "content-security-policy": "default-src 'none'; script-src 'self' 'unsafe-inline' 'unsafe-eval'; "
+    "style-src 'self' 'unsafe-inline'; img-src 'self' data: blob:; font-src 'self' data:; connect-src 'self'; "
+    "manifest-src 'self'; worker-src 'self' blob:; form-action 'self'; frame-ancestors 'none'; base-uri 'self'",
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+}
 LOGIN = """<!doctype html><html lang="zh"><meta charset="utf-8"><title>vglm web</title>
 <meta name="viewport" content="width=device-width, initial-scale=1">
 <style>:root{{color-scheme:light dark}}body{{font:1rem/1.5 system-ui,sans-serif;max-width:22rem;margin:15vh auto;
@@ -45,136 +49,131 @@ padding:0 1rem}}input,button{{font:inherit;padding:.6rem;width:100%;box-sizing:b
 <main><h1>vglm web</h1><form method="post" action="login"><label for="token">访问令牌 · Token</label>
 <input id="token" name="token" type="password" autocomplete="current-password" required autofocus>
 <button>进入 · Enter</button></form><p role="alert">{}</p></main></html>"""
+WRONG = "令牌不正确 · This is not the token."
 
 
-class TooLarge(Exception):  # noqa: N818
-    """A body is larger than it may be."""
+class BodyError(Exception):
+    """A body that is not received to its end."""
+
+    def __init__(self, status: int, text: str) -> None:
+        super().__init__(text)
+        self.status = status
 
 
 class Gate:
-    """An ASGI application before another one.
+    """Lets through what `access` allows and the page needs.
 
-    token: whoever comes must have it, as a cookie that the login sets or as `Authorization: Bearer`; None: nobody is
-    asked. hosts: names that the Host header may have; None: any. A name of its own that points to this machine would
-    let a foreign page in a browser talk to a server that listens to this machine only.
+    A browser gives the token once, in a form or as ?token=, and has a cookie from then on.
     """
 
-    def __init__(self, app: App, token: str | None, hosts: frozenset[str] | None) -> None:
-        self.app, self.token, self.hosts = app, token, hosts
-        self.cookie = hashlib.sha256(f"vglm web {token}".encode()).hexdigest()
+    def __init__(self, app: ASGIApp, access: Access) -> None:
+        self.app, self.access = app, access
+        self.cookie = hashlib.sha256(f"vglm web {access.token}".encode()).hexdigest()
+        self.held = 0  # bytes of bodies that are being received
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass on, or answer why not."""
-        if scope["type"] == "lifespan":
+        if scope["type"] != "http":  # a websocket would be none of the page's
             await self.app(scope, receive, send)
             return
-        if scope["type"] != "http":  # a websocket: the page uses none
-            await send({"type": "websocket.close", "code": 1008})
-            return
-        headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
-        refused = self._foreign(headers)
-        if refused:
-            await answer(send, 403, refused)
-        elif scope["path"] == "/login" or (scope["path"] == "/" and b"token=" in scope["query_string"]):
-            await self._login(scope, receive, send)
-        elif not self._known(headers):
-            page = scope["path"] == "/" and scope["method"] == "GET"
-            await answer(send, 401, LOGIN.format("") if page else "a token is needed", page)
-        elif not PATHS.fullmatch(f"{scope['method'].replace('HEAD', 'GET')} {scope['path']}"):
-            await answer(send, 404, "no such page")
-        else:
-            await self._pass(scope, receive, send, headers)
+        body = Body(self, scope, receive)
+        try:
+            refused = await self._refused(scope, body)
+            if refused is None:
+                await self.app(scope, body.receive, _with_headers(send))
+            else:
+                await refused(scope, body.receive, _with_headers(send))
+        except BodyError as error:
+            await PlainTextResponse(str(error), error.status, {"connection": "close"})(scope, receive, send)
+        finally:
+            self.held -= body.length
 
-    def _foreign(self, headers: MutableMapping[str, str]) -> str:
-        host = headers.get("host", "")
-        if self.hosts is not None and (urlsplit(f"//{host}").hostname or "") not in self.hosts:
-            return "this server is for this machine only; open http://127.0.0.1 with its port"
-        origin = headers.get("origin")
-        return "another page may not use this one" if origin and urlsplit(origin).netloc != host else ""
+    async def _refused(self, scope: Scope, body: "Body") -> Response | None:
+        headers = Headers(scope=scope)
+        refusal, path = self.access.refusal(headers), scope["path"]
+        if refusal == "token" and self._has_cookie(headers.get("cookie", "")):
+            refusal = None
+        asking = path == "/login" or (path == "/" and b"token=" in scope["query_string"])
+        if asking and refusal in (None, "token"):
+            return await self._login(scope, body)
+        if refusal is not None:
+            status, text = REFUSALS[refusal]
+            page = refusal == "token" and path == "/"
+            return HTMLResponse(LOGIN.format(""), status) if page else PlainTextResponse(text, status)
+        if not PATHS.fullmatch(f"{scope['method'].replace('HEAD', 'GET')} {path}"):
+            return PlainTextResponse("no such page", 404)
+        body.check_length(headers.get("content-length", "0"))
+        return None
 
-    def _known(self, headers: MutableMapping[str, str]) -> bool:
-        if self.token is None:
-            return True
-        scheme, _, bearer = headers.get("authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            return secrets.compare_digest(bearer.encode(), self.token.encode())
+    def _has_cookie(self, text: str) -> bool:
         cookies: SimpleCookie = SimpleCookie()
         try:
-            cookies.load(headers.get("cookie", ""))
-        except Exception:  # whatever the header holds
+            cookies.load(text)
+        except CookieError:
             return False
-        value = cookies[COOKIE].value if COOKIE in cookies else ""
-        return secrets.compare_digest(value.encode(), self.cookie.encode())
+        given = cookies[COOKIE].value if COOKIE in cookies else ""
+        return hmac.compare_digest(given.encode(), self.cookie.encode())
 
-    async def _login(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """A token from the form or once in the address becomes a cookie."""
-        if scope["method"] == "POST":
-            try:
-                given = parse_qs((await _body(receive, 4096)).decode("utf-8", "replace"))
-            except TooLarge:
-                given = {}
-        else:
-            given = parse_qs(scope["query_string"].decode("latin-1"))
-        token = given.get("token", [""])[0].strip()
-        if self.token is not None and not secrets.compare_digest(token.encode(), self.token.encode()):
-            wrong = "令牌不正确 · This is not the token." if token else ""
-            await answer(send, 401, LOGIN.format(html.escape(wrong)), page=True)
-            return
-        cookie = f"{COOKIE}={self.cookie}; Path=/; HttpOnly; SameSite=Strict; Max-Age=604800"
-        await answer(send, 303, "", extra=[(b"location", b"/"), (b"set-cookie", cookie.encode())])
+    async def _login(self, scope: Scope, body: "Body") -> Response:
+        """The right token becomes a cookie."""
+        text = await body.read() if scope["method"] == "POST" else scope["query_string"]
+        token = parse_qs(text.decode("latin-1")).get("token", [""])[0].strip()
+        if self.access.token is not None and not self.access.accepts(token):
+            return HTMLResponse(LOGIN.format(html.escape(WRONG if token else "")), 401)
+        response = RedirectResponse("/", 303)
+        response.set_cookie(COOKIE, self.cookie, max_age=WEEK, path="/", httponly=True, samesite="strict")
+        return response
 
-    async def _pass(self, scope: Scope, receive: Receive, send: Send, headers: MutableMapping[str, str]) -> None:
-        """On to the application, with no more of the body than it may have, and with this page's policy."""
-        most = PICTURE if scope["path"] == "/pictures" else EVENT
-        length = headers.get("content-length", "0")
-        if not length.isdigit() or int(length) > most:
-            await answer(send, 413, f"{most / MIB:g} MiB at most")
-            return
-        read, begun = 0, False
 
-        async def bounded() -> MutableMapping[str, Any]:
-            nonlocal read
-            message = await receive()
-            read += len(message.get("body", b""))
-            if read > most:
-                raise TooLarge
-            return message
+class Body:
+    """What a request sends, counted while it comes."""
 
-        async def with_policy(message: MutableMapping[str, Any]) -> None:
-            nonlocal begun
-            if message["type"] == "http.response.start":
-                begun = True
-                names = {name.lower() for name, _ in message.get("headers", [])}
-                message["headers"] = [*message.get("headers", []), *(h for h in HEADERS if h[0] not in names)]
-            await send(message)
+    def __init__(self, gate: Gate, scope: Scope, receive: Receive) -> None:
+        self.gate, self._receive = gate, receive
+        self.most = PICTURE if scope["path"] == "/pictures" else EVENT
+        self.length, self.whole = 0, False
+        self.deadline = asyncio.get_running_loop().time() + SECONDS
 
+    def check_length(self, declared: str) -> None:
+        """BodyError if more is announced than may come."""
+        if not declared.isdigit() or int(declared[:20]) > self.most:
+            raise BodyError(413, self._too_large())
+
+    async def receive(self) -> Message:
+        """As ASGI's. BodyError for too much, or too slow."""
+        if self.whole:
+            return await self._receive()
         try:
-            await self.app(scope, bounded, with_policy)
-        except TooLarge:
-            if not begun:
-                await answer(send, 413, f"{most / MIB:g} MiB at most")
+            async with asyncio.timeout_at(self.deadline):
+                message = await self._receive()
+        except TimeoutError:
+            raise BodyError(408, "this took too long to come") from None
+        part = len(message.get("body", b""))
+        self.length, self.gate.held = self.length + part, self.gate.held + part
+        self.whole = not message.get("more_body", False)
+        if self.length > self.most:
+            raise BodyError(413, self._too_large())
+        if self.gate.held > HELD:
+            raise BodyError(429, "too much is being sent at once; try again in a moment")
+        return message
+
+    async def read(self) -> bytes:
+        """All of it."""
+        parts = []
+        while not self.whole:
+            parts.append((await self.receive()).get("body", b""))
+        return b"".join(parts)
+
+    def _too_large(self) -> str:
+        return f"最大 {self.most / MIB:g} MiB · {self.most / MIB:g} MiB at most"
 
 
-async def answer(
-    send: Send, status: int, text: str, page: bool = False, extra: list[tuple[bytes, bytes]] | None = None
-) -> None:
-    """A whole response."""
-    kind = b"text/html" if page else b"text/plain"
-    headers = [(b"content-type", kind + b"; charset=utf-8"), *HEADERS, *(extra or [])]
-    body = text.encode()
-    headers.append((b"content-length", str(len(body)).encode()))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+def _with_headers(send: Send) -> Send:
+    async def sending(message: Message) -> None:
+        if message["type"] == "http.response.start":
+            headers = MutableHeaders(scope=message)
+            for name, value in HEADERS.items():
+                headers.setdefault(name, value)
+        await send(message)
 
-
-async def _body(receive: Receive, most: int) -> bytes:
-    body, more = b"", True
-    while more:
-        message = await receive()
-        if message["type"] == "http.disconnect":
-            break
-        body += message.get("body", b"")
-        more = message.get("more_body", False)
-        if len(body) > most:
-            raise TooLarge
-    return body
+    return sending

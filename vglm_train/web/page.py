@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import gradio as gr
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from vglm_train.chat.request import Busy
 from vglm_train.chat.sampling import Sampling, read_sampling
@@ -100,7 +100,7 @@ class Page:
                 *self.settings.values()]  # fmt: skip
 
     async def _begin(self, request: gr.Request) -> Update:
-        conversation = self.pages.begin(request.session_hash)
+        conversation = self.pages.begin(str(request.session_hash))
         conversation.language = language_of(request.headers.get("accept-language", ""))
         return self._in_words(conversation)
 
@@ -153,12 +153,12 @@ class Page:
         return {self.strip: self._strip(conversation), self.told: ""}
 
     async def _leave(self, request: gr.Request) -> None:
-        self.pages.leave(request.session_hash)
+        self.pages.leave(str(request.session_hash))
 
     def _conversation(self, request: gr.Request) -> tuple[Conversation, bool]:
         """The page's, and whether it is a new one since the old one had ended."""
-        found = self.pages.find(request.session_hash)
-        return found or self.pages.begin(request.session_hash), found is None
+        found = self.pages.find(str(request.session_hash))
+        return found or self.pages.begin(str(request.session_hash)), found is None
 
     def _sampling(self, settings: tuple[Any, ...]) -> Sampling:
         sampling: Sampling = dict(zip(SETTINGS, settings, strict=True))  # type: ignore[assignment]
@@ -213,12 +213,12 @@ def _reason(words: Words, error: Exception) -> str:
     return words.broken
 
 
-def mount_page(app: FastAPI, pages: Pages, notice: Notice, sampling: Sampling) -> None:
+def mount_page(app: Starlette, pages: Pages, notice: Notice, sampling: Sampling) -> None:
     """The page at the root of an application."""
     blocks = Page(pages, notice, sampling).blocks
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
     gr.mount_gradio_app(
-        app,
+        app,  # type: ignore[arg-type]
         blocks,
         path="/",
         server_name="127.0.0.1",

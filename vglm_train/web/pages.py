@@ -1,5 +1,6 @@
 """The conversations of all pages that are open, as many as there is room for."""
 
+import asyncio
 import secrets
 import time
 from collections import OrderedDict
@@ -17,6 +18,7 @@ class Pages:
 
     def __init__(self, model: ChatModel, capacity: int = CAPACITY) -> None:
         self.model, self.capacity = model, capacity
+        self._reading = asyncio.Semaphore(2)
         self._open: OrderedDict[str, Conversation] = OrderedDict()
 
     def __len__(self) -> int:
@@ -29,7 +31,7 @@ class Pages:
         while len(self._open) >= self.capacity:
             order = sorted(self._open, key=lambda name: (self._open[name].writing, not self._open[name].empty))
             self.end(order[0])
-        self._open[session] = Conversation(self.model)
+        self._open[session] = Conversation(self.model, self._reading)
         return self._open[session]
 
     def find(self, session: str) -> Conversation | None:

@@ -50,7 +50,7 @@ class Words:
     nothing: str
     nothing_again: str
     too_many: str
-    too_large: str
+    unusable: str
     problem: str
     broken: str
     warning: str
@@ -100,7 +100,7 @@ ENGLISH = Words(
     nothing="Add a picture or write a question first.",
     nothing_again="There is no answer yet.",
     too_many="A conversation may have {} pictures. Clear it to begin a new one.",
-    too_large="A picture may have {} MiB.",
+    unusable="This picture cannot be used: {}",
     problem="This cannot be answered: {}",
     broken="Something went wrong on the server, which says more in its terminal. Your question is still here.",
     warning="This is no medical device. Its answers may be wrong in any part and must not be used for diagnosis or "
@@ -149,7 +149,7 @@ CHINESE = Words(
     nothing="请先添加图片或输入问题。",
     nothing_again="还没有回答。",
     too_many="一次对话最多 {} 张图片。请清除后重新开始。",
-    too_large="一张图片最大 {} MiB。",
+    unusable="这张图片无法使用：{}",
     problem="无法回答：{}",
     broken="服务器出错了，详情见其终端。您的问题仍保留在此。",
     warning="本程序不是医疗器械。其回答的任何部分都可能有误，不得用于诊断或治疗。",
