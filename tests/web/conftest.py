@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 
 import pytest
-from chat.conftest import bundles, pictures  # noqa: F401  (fixtures)
+from chat.conftest import bundles, models, pictures  # noqa: F401  (fixtures)
 from playwright.sync_api import Browser
 from serve.conftest import made  # noqa: F401
 from web.made_page import Served, Watched, chromium, held, page_of  # noqa: F401

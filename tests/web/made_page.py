@@ -60,6 +60,7 @@ def page_of(
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
     thread.start()
     try:
+        until(lambda: server.started)
         yield Served(address(listener), model, pages)
     finally:
         server.should_exit = True

@@ -1,5 +1,7 @@
 """The page in a real Chromium, of which each window watches that no other host is asked."""
 
+import re
+
 import httpx
 import pytest
 from web.made_page import TOKEN, add_pictures, ask, last_answer, page_of, told, until
@@ -171,10 +173,10 @@ def test_the_language_is_the_browsers_and_can_be_switched(served, windows):
 def test_the_keyboard_is_enough(served, windows, pictures):
     page = windows(served).open()
     focused = "document.activeElement"
-    names = []
-    page.evaluate("document.activeElement.blur()")
-    for _ in range(14):
-        page.keyboard.press("Tab")
+    names: list[str] = []
+    page.focus("#language")
+    for number in range(14):
+        page.keyboard.press("Tab") if number else None
         names.append(page.evaluate(f"{focused}.closest('[id]:not(textarea):not(input)')?.id || ''"))
         if names[-1] in ("settings", ""):
             break
@@ -233,8 +235,8 @@ def test_no_sideways_scroll_on_a_phone(served, windows, pictures):
         page.click("#settings button")
         page.wait_for_selector("#seed input")
         assert page.evaluate("document.documentElement.scrollWidth") <= 360
-        red = page.evaluate("getComputedStyle(document.querySelector('#conversation')).backgroundColor.match(/\\d+/)[0]")
-        assert (int(red) > 128) == bright
+        colour = page.evaluate("getComputedStyle(document.querySelector('#conversation')).backgroundColor")
+        assert (int(re.findall(r"\d+", colour)[0]) > 128) == bright
 
 
 def test_what_is_written_is_text_and_no_markup(served, windows):
@@ -251,11 +253,13 @@ def test_drop_and_paste(served, windows):
         page.evaluate(
             """async kind => {
               const canvas = Object.assign(document.createElement('canvas'), {width: 20, height: 20});
+              canvas.getContext('2d').fillRect(0, 0, 20, 20);
               const blob = await new Promise(done => canvas.toBlob(done));
               const data = new DataTransfer();
               data.items.add(new File([blob], 'a.png', {type: 'image/png'}));
-              const event = kind == 'drop' ? new DragEvent('drop', {dataTransfer: data, bubbles: true, cancelable: true})
-                : new ClipboardEvent('paste', {clipboardData: data, bubbles: true, cancelable: true});
+              const both = {bubbles: true, cancelable: true};
+              const event = kind == 'drop' ? new DragEvent('drop', {dataTransfer: data, ...both})
+                : new ClipboardEvent('paste', {clipboardData: data, ...both});
               document.body.dispatchEvent(event);
             }""",
             kind,

@@ -4,7 +4,8 @@ import asyncio
 import io
 import secrets
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,7 +101,7 @@ class Conversation:
         pictures = [*self.waiting, *(each for exchange in self.exchanges for each in exchange.pictures)]
         return next((picture for picture in pictures if picture.name == name), None)
 
-    async def ask(self, question: str, sampling: Sampling) -> AsyncIterator[Exchange]:
+    def ask(self, question: str, sampling: Sampling) -> AsyncGenerator[Exchange]:
         """Answer a question about the pictures that wait: the last exchange, each time it has grown.
 
         UserError where it cannot be answered (Busy, Writing among them); then pictures and history are as before.
@@ -108,17 +109,15 @@ class Conversation:
         if self.writing:
             raise Writing("an answer is being written")
         exchange = Exchange(question.strip(), tuple(self.waiting), before=tuple(self._turns))
-        async for _ in self._answered(exchange, sampling):
-            yield exchange
+        return self._answered(exchange, sampling)
 
-    async def again(self, sampling: Sampling) -> AsyncIterator[Exchange]:
+    def again(self, sampling: Sampling) -> AsyncGenerator[Exchange]:
         """Answer the last question anew. UserError as `ask`."""
         if self.writing:
             raise Writing("an answer is being written")
         last = self.exchanges[-1]
         exchange = Exchange(last.question, last.pictures, before=last.before)
-        async for _ in self._answered(exchange, sampling, replaced=last):
-            yield exchange
+        return self._answered(exchange, sampling, replaced=last)
 
     def stop(self) -> None:
         """End the answer that is being written; it stays as far as it is."""
@@ -138,7 +137,7 @@ class Conversation:
 
     async def _answered(
         self, exchange: Exchange, sampling: Sampling, replaced: Exchange | None = None
-    ) -> AsyncIterator[None]:
+    ) -> AsyncGenerator[Exchange]:
         """Ask the model, then wait for what it writes. The exchange is on the page from the moment it is accepted."""
         self.writing, cleared, turns = True, self._cleared, self._turns
         self._stop.clear()
@@ -149,16 +148,18 @@ class Conversation:
             asked = await asyncio.to_thread(self.model.ask, images, exchange.question, before, **sampling)
             if cleared != self._cleared:
                 return
-            async for event in self._events(asked):
-                if exchange not in self.exchanges and cleared == self._cleared:
-                    self._begin(exchange, asked, replaced)
-                if isinstance(event, Answer):
-                    exchange.answer, exchange.reason = event.text, event.reason
-                else:
-                    exchange.answer += event
-                if cleared == self._cleared:
+            async with aclosing(self._events(asked)) as events:
+                async for event in events:
+                    if cleared != self._cleared:
+                        continue  # to its end, which is near
+                    if exchange not in self.exchanges:
+                        self._begin(exchange, asked, replaced)
+                    if isinstance(event, Answer):
+                        exchange.answer, exchange.reason = event.text, event.reason
+                    else:
+                        exchange.answer += event
                     self._turns = asked.history(exchange.answer)
-                    yield
+                    yield exchange
         except Exception:
             self._undo(exchange, replaced, turns)
             raise
@@ -189,7 +190,7 @@ class Conversation:
             self.exchanges.append(replaced)
         self._turns = turns
 
-    async def _events(self, asked: Asked) -> AsyncIterator[str | Answer]:
+    async def _events(self, asked: Asked) -> AsyncGenerator[str | Answer]:
         """An empty text once the model has accepted, the pieces joined over PAUSE seconds, then the answer."""
         events: asyncio.Queue[Event] = asyncio.Queue()
         loop = asyncio.get_running_loop()

@@ -79,10 +79,7 @@ class Gate:
         body = Body(self, scope, receive)
         try:
             refused = await self._refused(scope, body)
-            if refused is None:
-                await self.app(scope, body.receive, _with_headers(send))
-            else:
-                await refused(scope, body.receive, _with_headers(send))
+            await (refused or self.app)(scope, body.receive, _with_headers(send))
         except BodyError as error:
             await PlainTextResponse(str(error), error.status, {"connection": "close"})(scope, receive, send)
         finally:
@@ -103,6 +100,7 @@ class Gate:
         if not PATHS.fullmatch(f"{scope['method'].replace('HEAD', 'GET')} {path}"):
             return PlainTextResponse("no such page", 404)
         body.check_length(headers.get("content-length", "0"))
+        body.data = await body.read()
         return None
 
     def _has_cookie(self, text: str) -> bool:
@@ -131,7 +129,7 @@ class Body:
     def __init__(self, gate: Gate, scope: Scope, receive: Receive) -> None:
         self.gate, self._receive = gate, receive
         self.most = PICTURE if scope["path"] == "/pictures" else EVENT
-        self.length, self.whole = 0, False
+        self.length, self.data, self.passed = 0, b"", False
         self.deadline = asyncio.get_running_loop().time() + SECONDS
 
     def check_length(self, declared: str) -> None:
@@ -139,30 +137,30 @@ class Body:
         if not declared.isdigit() or int(declared[:20]) > self.most:
             raise BodyError(413, self._too_large())
 
-    async def receive(self) -> Message:
-        """As ASGI's. BodyError for too much, or too slow."""
-        if self.whole:
-            return await self._receive()
-        try:
-            async with asyncio.timeout_at(self.deadline):
-                message = await self._receive()
-        except TimeoutError:
-            raise BodyError(408, "this took too long to come") from None
-        part = len(message.get("body", b""))
-        self.length, self.gate.held = self.length + part, self.gate.held + part
-        self.whole = not message.get("more_body", False)
-        if self.length > self.most:
-            raise BodyError(413, self._too_large())
-        if self.gate.held > HELD:
-            raise BodyError(429, "too much is being sent at once; try again in a moment")
-        return message
-
     async def read(self) -> bytes:
-        """All of it."""
-        parts = []
-        while not self.whole:
-            parts.append((await self.receive()).get("body", b""))
+        """All of it. BodyError for too much, or too slow; empty if the client left."""
+        parts, more = [], True
+        while more:
+            try:
+                async with asyncio.timeout_at(self.deadline):
+                    message = await self._receive()
+            except TimeoutError:
+                raise BodyError(408, "this took too long to come") from None
+            parts.append(message.get("body", b""))
+            self.length, self.gate.held = self.length + len(parts[-1]), self.gate.held + len(parts[-1])
+            more = message["type"] == "http.request" and message.get("more_body", False)
+            if self.length > self.most:
+                raise BodyError(413, self._too_large())
+            if self.gate.held > HELD:
+                raise BodyError(429, "too much is being sent at once; try again in a moment")
         return b"".join(parts)
+
+    async def receive(self) -> Message:
+        """As ASGI's, for what was read whole: an error in its middle would reach the application as one of its own."""
+        if self.passed:
+            return await self._receive()
+        self.passed = True
+        return {"type": "http.request", "body": self.data, "more_body": False}
 
     def _too_large(self) -> str:
         return f"最大 {self.most / MIB:g} MiB · {self.most / MIB:g} MiB at most"

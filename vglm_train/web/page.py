@@ -7,6 +7,7 @@ os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", GRADIO_R
 
 import logging
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -118,9 +119,10 @@ class Page:
             return
         try:
             sampling, first = self._sampling(settings), True
-            async for exchange in conversation.ask(question, sampling):
-                yield self._written(conversation, exchange, first) | ({self.question: ""} if first else {})
-                first = False
+            async with aclosing(conversation.ask(question, sampling)) as exchanges:
+                async for exchange in exchanges:
+                    yield self._written(conversation, exchange, first) | ({self.question: ""} if first else {})
+                    first = False
         except Exception as error:  # the page must say so, whatever it is
             yield self._shown(conversation, _reason(words, error), wrong=True)
 
@@ -133,10 +135,11 @@ class Page:
         try:
             sampling, first = self._sampling(settings), True
             sampling["seed"] += 1
-            async for exchange in conversation.again(sampling):
-                seed = {self.settings["seed"]: sampling["seed"]} if first else {}
-                yield self._written(conversation, exchange, first) | seed
-                first = False
+            async with aclosing(conversation.again(sampling)) as exchanges:
+                async for exchange in exchanges:
+                    seed = {self.settings["seed"]: sampling["seed"]} if first else {}
+                    yield self._written(conversation, exchange, first) | seed
+                    first = False
         except Exception as error:
             yield self._shown(conversation, _reason(words, error), wrong=True)
 
