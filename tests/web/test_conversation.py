@@ -8,7 +8,7 @@ from web.made_page import held  # noqa: F401
 from vglm_train.chat.sampling import Sampling
 from vglm_train.web import pages as pages_module
 from vglm_train.web.conversation import REMEMBERED, Conversation
-from vglm_train.web.pages import IDLE, LEFT, Pages
+from vglm_train.web.pages import FRESH, IDLE, LEFT, Pages
 
 SHORT = Sampling(max_new=3)
 
@@ -22,17 +22,15 @@ def pages(models):
     return Pages(models["causal"], capacity=3)
 
 
-def test_empty_conversations_make_room_first(pages, pictures):
+def test_who_makes_room_for_a_new_page(pages, pictures):
     async def run() -> None:
         await pages.begin("used").add(pictures[0].read_bytes())
-        pages.begin("empty")
-        await pages.begin("later").add(pictures[0].read_bytes())
+        await pages.begin("used later").add(pictures[0].read_bytes())
+        pages.begin("opened long ago").seen -= FRESH
         pages.begin("new")
-        assert pages.find("empty") is None
-        await pages.find("new").add(pictures[0].read_bytes())
+        assert pages.find("opened long ago") is None
         pages.begin("newest")
-        assert pages.find("used") is None
-        assert len(pages) == 3
+        assert list(pages._open) == ["used later", "new", "newest"]
 
     asyncio.run(run())
 

@@ -2,8 +2,8 @@
 
 import os
 
-# Before Gradio is imported: it would ask its makers for a newer version, and load fonts of another host.
-os.environ.update(GRADIO_ANALYTICS_ENABLED="False", HF_HUB_OFFLINE="1", GRADIO_RUN_HISTORY="False")
+# Before Gradio is imported, which would tell its makers, and ask them for a newer version.
+os.environ.update(GRADIO_ANALYTICS_ENABLED="False")
 
 import logging
 from collections.abc import AsyncIterator

@@ -10,6 +10,7 @@ from vglm_train.web.conversation import Conversation, Shown
 
 CAPACITY = 256  # conversations; with PICTURES each, less than 1 GiB
 IDLE = 3600.0  # seconds after which one that nobody uses ends
+FRESH = 60.0  # seconds in which one that was just opened counts as used
 LEFT = 120.0  # seconds after which one ends whose page is closed: a phone that slept comes back
 
 
@@ -29,10 +30,15 @@ class Pages:
         self.end(session)
         self.sweep()
         while len(self._open) >= self.capacity:
-            order = sorted(self._open, key=lambda name: (self._open[name].writing, not self._open[name].empty))
-            self.end(order[0])
+            self.end(min(self._open, key=self._worth))
         self._open[session] = Conversation(self.model, self._reading)
         return self._open[session]
+
+    def _worth(self, session: str) -> tuple[bool, bool]:
+        """What goes first is smallest. Of equals `min` takes the first, which was unused for longest."""
+        conversation = self._open[session]
+        opened = time.monotonic() - conversation.seen < FRESH
+        return conversation.writing, opened or not conversation.empty
 
     def find(self, session: str) -> Conversation | None:
         """The conversation of a page; None if it has ended."""
