@@ -227,9 +227,7 @@ class Evaluate:
         default_factory=Decoding
     )
     table: Annotated[int, "validation images shown in the W&B table", NOT_NEGATIVE] = 16
-    task: Annotated[Task, "stage finetune: what is asked of validation images"] = (
-        "caption"
-    )
+    task: Annotated[Task, "stage finetune: what is asked of validation images"] = "caption"
     patience: Annotated[
         int | None, "evaluations without a better checkpoint.best before the run ends; null: to the end", POSITIVE
     ] = None

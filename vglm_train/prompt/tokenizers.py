@@ -11,8 +11,8 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
-from vglm_train.prompt.qformer_text import words_by_id
 from vglm_train.prompt.literal import control_ids, encode_literally
+from vglm_train.prompt.qformer_text import words_by_id
 from vglm_train.weights.identify import require
 
 logger = logging.getLogger("vglm_train")
