@@ -59,7 +59,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *stage.notes(model),
         *words,
         *_data(config, model, world),
-        *_validation(config, stage, model, changes if resume else None),
+        *_validation(config, stage, model, changes if resume else None, bool(words)),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, {folder.start_words(resume)}",
     ]
@@ -161,7 +161,9 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     ]
 
 
-def _validation(config: Config, stage: Stage, model: VisualModel, changes: Changes | None) -> list[str]:
+def _validation(
+    config: Config, stage: Stage, model: VisualModel, changes: Changes | None, has_tokenizer: bool
+) -> list[str]:
     """Held-out samples, for a run that continues compared with what they were. What is missing is reported, as `_data`
     does.
 
@@ -178,6 +180,8 @@ def _validation(config: Config, stage: Stage, model: VisualModel, changes: Chang
         changes.compare_validation(shards)
     samples, most = sum(shard.samples for shard in shards), config.evaluate.images
     lines = [f"validation: {samples:,} samples" + (f", of which {most:,} are used" if samples > most else "")]
+    if not has_tokenizer:
+        return [*lines, "validation: not read, since the tokenizer is not here"]
     if any(shard.url for shard in shards):
         return [*lines, "validation: not read, since it is remote, so neither it nor checkpoint.best was checked"]
     held_out = stage.held_out()
