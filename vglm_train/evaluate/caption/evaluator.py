@@ -86,7 +86,10 @@ class CaptionEvaluator:
         check_same_items(self.items, self.ranks)
         if not self._captioned():
             reason = f"of {len(self.items)} usable pictures none has a caption in {', '.join(self.languages)}"
-            raise UserError(f"evaluation: {reason}; log.txt names what was left out.")
+            raise UserError(
+                f"evaluation: {reason}. The log names what was left out. Captions are scored here: give pictures with "
+                "captions as validation, or of questions with answers fine-tune with evaluate.task vqa."
+            )
         for language in self.languages:
             self.generator.prompt(language)
         error = missing()
