@@ -40,7 +40,7 @@ def commands() -> Iterator[tuple[str, list[str]]]:
         text = BLOCK.sub("", page.read_text())
         for number, line in enumerate(re.findall(r"`(vglm [^`]+)`", text)):
             words = shlex.split(line.replace("\n", " "))[1:]
-            if len(words) > 1 and not any("..." in word for word in words):
+            if len(words) > 1 + (words[0] in ("data", "checkpoint")) and not any("..." in word for word in words):
                 yield f"{page.relative_to(ROOT).as_posix()}:text:{number}", words
 
 
