@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -64,7 +64,7 @@ class OpenedPictures:
         self.known[number] = picture._replace(thumbnail=b"")
         os.pwrite(self.file.fileno(), picture.thumbnail, number * THUMBNAIL.itemsize)
 
-    def thumbnails(self, numbers: Sequence[int]) -> NDArray:
+    def thumbnails(self, numbers: Sequence[int]) -> NDArray[Any]:
         """[numbers] of THUMBNAIL"""
         size = THUMBNAIL.itemsize
         return np.frombuffer(

@@ -21,7 +21,8 @@ from vglm_train.data.tables.canonical import RowReading, read_row
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.image_paths import PictureFolder, open_folder
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
-from vglm_train.data.tables.readers import FIRST, folder_of, open_source
+from vglm_train.data.tables.json_table import FIRST
+from vglm_train.data.tables.readers import folder_of, open_source
 from vglm_train.data.tables.unread import describe_unread, unread_texts
 from vglm_train.errors import UserError
 

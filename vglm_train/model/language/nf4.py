@@ -87,7 +87,7 @@ class Nf4Linear(nn.Module):
             self.pairs = pair_table(self.dtype).to(weight.device)
         self.register_parameter("weight", None)  # some models check whether there is one
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """An empty weight stays so: `to_empty` must not give it memory."""
         empty = self._parameters.pop("weight")
         super()._apply(fn, recurse)
@@ -106,12 +106,12 @@ class Nf4Linear(nn.Module):
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, linear: Nf4Linear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, linear: Nf4Linear) -> Tensor:
         ctx.linear = linear
         return F.linear(x, linear.full(), linear.bias)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return grad @ ctx.linear.full(), None
 
 
