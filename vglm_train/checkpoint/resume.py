@@ -13,6 +13,7 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
@@ -59,7 +60,7 @@ class Checkpoints:
         steps = sorted(p for p in self.folder.glob("step-*") if _STEP.fullmatch(p.name))
         return [p for p in steps if (p / _STATE).exists()]
 
-    def write(self, step: int, tensors: dict[str, Tensor], state: dict) -> Path:
+    def write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
         """Write a checkpoint beside the others and make it the latest in one rename.
 
         Raises UserError where the disk is full; the checkpoints before it are whole.
@@ -89,7 +90,7 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def read_state(path: Path) -> dict:
+def read_state(path: Path) -> dict[str, Any]:
     """`state.json` of a checkpoint folder. Raises UserError if it cannot be read."""
     try:
         return json.loads((path / _STATE).read_text())

@@ -9,6 +9,7 @@ import random
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -211,7 +212,7 @@ def derangement(image_ids: Sequence[Hashable], seed: int = 0) -> list[int | None
     return best
 
 
-def _split(pairs: Sequence, size: int) -> Iterator[Sequence]:
+def _split(pairs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (pairs[start : start + size] for start in range(0, len(pairs), size))
 
 
