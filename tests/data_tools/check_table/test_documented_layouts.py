@@ -1,4 +1,4 @@
-"""The documentation's table of layouts: each line stands for data sets that are made and read here, in both languages."""
+"""The documentation's table of layouts: each line stands for data sets that are made and read here."""
 
 from pathlib import Path
 
