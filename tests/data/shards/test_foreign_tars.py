@@ -25,6 +25,7 @@ from vglm_train.data.shards.index import index_path, make_index, parse_index, wr
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.tar import HIDDEN, read_tar_index, split_name
+from vglm_train.data.tables.base import CAUSES
 from vglm_train.errors import UserError
 from vglm_train.image import open_image
 
@@ -313,7 +314,7 @@ def with_text(number: int, image: str = "jpg") -> Members:
 
 
 @pytest.mark.parametrize("lacking", [0, 1, 2])
-@pytest.mark.parametrize(("member", "cause"), [(0, "image"), (1, "caption")])
+@pytest.mark.parametrize(("member", "cause"), [(0, "the row names no picture"), (1, "the row has no answer")])
 def test_convert_counts_a_sample_that_lacks_a_member(tmp_path: Path, lacking: int, member: int, cause: str) -> None:
     content = [each for n in range(3) for m, each in enumerate(with_text(n, "JPEG")) if (n, m) != (lacking, member)]
     records, report = rows_of(tmp_path, write(tmp_path / "in" / "a.tar", content).parent)
@@ -348,7 +349,7 @@ def test_convert_of_a_damaged_tar(tmp_path: Path) -> None:
     path.write_bytes(data[:end])
     records, report = rows_of(tmp_path, path)
     assert [each["captions"]["en"] for each in records] == [["photo 0"], ["photo 2"], ["photo 3"]]
-    assert report.bad == {"encoding": 1, "truncated": 1}
+    assert report.bad == {CAUSES["encoding"]: 1, CAUSES["truncated"]: 1}
 
 
 @pytest.mark.parametrize(

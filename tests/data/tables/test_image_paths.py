@@ -98,6 +98,10 @@ def test_leading_folders_of_another_machine(tmp_path: Path) -> None:
     assert [pictures.key(name) for name in names[:2]] == ["a/1.jpg", "b/1.jpg"]
     mixed, present = open_folder(tmp_path / "t.json", tmp_path / "pictures", ["/a/1.jpg", "/b/1.jpg", *names[:1]])
     assert (mixed.elsewhere, present) == ("D:/study/data/", 3)
+    capitals, present = open_folder(tmp_path / "t.json", tmp_path / "pictures", [f"E:\\b\\{n}.JPG" for n in (1, 2)])
+    assert (capitals.find("E:\\b\\1.JPG"), present) == (tmp_path / "pictures/b/1.jpg", 2)
+    deeper, present = open_folder(tmp_path / "t.json", tmp_path / "pictures", [f"E:\\x\\b\\{n}.JPG" for n in (1, 2)])
+    assert (deeper.elsewhere, present) == ("E:/x/", 2)
     linux, present = open_folder(tmp_path / "t.json", tmp_path / "pictures" / "b", ["/mnt/x/b/1.jpg", "/mnt/x/b/2.jpg"])
     assert (linux.elsewhere, present) == ("/mnt/x/b/", 2)
 

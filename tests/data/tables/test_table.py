@@ -201,3 +201,16 @@ def test_records_in_two_languages_are_in_both(folder: Path) -> None:
     ]
     index = opened(made_tables.write_lines(folder / "t.jsonl", rows)).index
     assert (index.languages.tolist(), index.turn_languages.tolist(), index.turns.tolist()) == ([3, 1], [1, 0], [1, 0])
+
+
+def test_a_table_of_a_hospital(folder: Path) -> None:
+    """From a spreadsheet: Chinese names of columns, GB18030, paths of Windows, endings in other letters."""
+    lines = ["影像号,图片路径,所见,患者编号"]
+    lines += [f"{n},D:\\医院\\images\\{n}.JPG,双肺纹理清晰，第{n}例。,P{n // 2}" for n in range(4)]
+    (folder / "报告.csv").write_bytes("\r\n".join(lines).encode("gb18030"))
+    table = opened(folder / "报告.csv")
+    assert (table.columns.pictures, table.columns.answer, table.columns.group) == (
+        ("图片路径",), ("所见",), ("患者编号",))  # fmt: skip
+    raw = table.read("", 3)
+    assert (raw.key, raw.image) == ("报告 line 5", jpeg(3))
+    assert parse(raw.json).captions == {"zh": ("双肺纹理清晰，第3例。",)}

@@ -48,6 +48,11 @@ def unreadable(cause: str, detail: str = "") -> RecordError:
     return RecordError("record", f"{CAUSES[cause]}: {detail}" if detail else CAUSES[cause])
 
 
+def cause_of(error: RecordError) -> str:
+    """The key of CAUSES that an error of `unreadable` was made of."""
+    return next((cause for cause, what in CAUSES.items() if what == error.what), "json")
+
+
 class RowReader(Protocol):
     """Rows as a stream."""
 

@@ -191,7 +191,7 @@ def _with_elsewhere(folder: Path, names: Sequence[str]) -> PictureFolder:
     for name in islice(rooted, TRIED):
         parts = name.split("/")
         for start in ("/".join(parts[:number]) + "/" for number in range(1, len(parts))):
-            starts[start] = starts.get(start, 0) + _is_file(folder / name.removeprefix(start))
+            starts[start] = starts.get(start, 0) + any(map(_is_file, _endings(folder / name.removeprefix(start))))
     best = max(starts, key=starts.__getitem__, default="")
     return PictureFolder(folder, best) if starts.get(best) else own
 

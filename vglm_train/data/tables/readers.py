@@ -7,7 +7,7 @@ a new data set in JSON, CSV or Parquet an entry in `layouts/rows.py`.
 
 import glob
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
@@ -17,6 +17,7 @@ from vglm_train.data.shards.address import shards_of
 from vglm_train.data.tables.base import RowReader, TableFile, TextFile
 from vglm_train.data.tables.fields import known
 from vglm_train.data.tables.file_kinds import is_saved
+from vglm_train.data.tables.image_paths import ENDINGS as PICTURE_ENDINGS
 from vglm_train.data.tables.json_table import FIRST, JsonTable
 from vglm_train.data.tables.layouts import chinese_clip
 from vglm_train.data.tables.layouts.coco import open_coco
@@ -158,10 +159,20 @@ def _format_of_folder(folder: Path) -> Format:
             return ENDINGS[ending]
     if any(folder.glob(f"*{chinese_clip.PICTURES}")):
         return "chinese_clip"
+    if any(path.suffix.lower() in PICTURE_ENDINGS and path.with_suffix(".txt").is_file() for path in _inside(folder)):
+        raise UserError(
+            f"{folder}: pictures with texts beside them (NAME.png, NAME.txt): as a tar they are a table, make one: "
+            f"python -m tarfile -c {folder.name}.tar {folder}"
+        )
     raise UserError(
         f"{folder}: this folder is no table: it has no .tar, no .parquet, no *{chinese_clip.PICTURES} and nothing that "
         "`datasets` saved. Give the file with the rows; a folder of packed shards is given as shards."
     )
+
+
+def _inside(folder: Path) -> Iterator[Path]:
+    """The first files of a folder and of those in it."""
+    return islice((path for path in folder.rglob("*") if path.is_file()), FIRST)
 
 
 def files_of(path: Path, ending: str) -> list[Path]:

@@ -2,6 +2,8 @@
 
 import json
 import logging
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -143,6 +145,14 @@ def test_shards_and_folders_that_are_no_table(tmp_path: Path) -> None:
     put(tmp_path / "pictures", 0)
     with pytest.raises(UserError, match=r"this folder is no table.*given as shards"):
         open_table(tmp_path / "pictures")
+    (tmp_path / "pictures" / "0.txt").write_text("a photo")
+    with pytest.raises(UserError, match=r"pictures with texts beside them .* make one: python -m tarfile -c") as caught:
+        open_table(tmp_path / "pictures")
+    step = str(caught.value).partition("python ")[2].split()
+    subprocess.run([sys.executable, *step], cwd=tmp_path, check=True)
+    [row] = open_table(tmp_path / "pictures.tar").scan()
+    assert row.values is not None
+    assert row.values["caption"] == "a photo"
     (tmp_path / "pictures" / "manifest.json").write_text("{}")
     with pytest.raises(UserError, match="packed shards, which is no table: give it as shards"):
         open_table(tmp_path / "pictures")

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.base import CAUSES, Row, TableFile, keys_of, state_of, unreadable
+from vglm_train.data.tables.base import CAUSES, Row, TableFile, cause_of, keys_of, state_of, unreadable
 
 Values = dict[str, Any]
 Ids = tuple[Any, ...]
@@ -88,8 +88,8 @@ class JoinedTable:
             if cause is None:
                 try:
                     values = self._row(number)
-                except RecordError:
-                    cause = "json"
+                except RecordError as error:
+                    cause = cause_of(error)
             yield Row(number, 1, values, number + 1, cause)
 
     def row(self, offset: int, size: int) -> Values:
