@@ -10,7 +10,7 @@ WORKERS ?= 2
 # Pages are built from nothing, so that a page that was removed leaves no link behind.
 SPHINX := -m sphinx -q -W --keep-going -E -b html -c docs
 
-.PHONY: demo demo-quick test test-all check docs install clean
+.PHONY: demo demo-quick test test-all check reference docs install clean
 
 demo: install
 	$(BIN)/python -m examples.demo.run
@@ -30,6 +30,9 @@ check: install
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
 
+reference: install
+	$(BIN)/python -m docs.generate
+
 docs: install
 	$(BIN)/python $(SPHINX) -D language=en docs/en build/docs/en
 	$(BIN)/python $(SPHINX) -D language=zh_CN docs/zh build/docs/zh 2> build/docs/zh.log || { cat build/docs/zh.log; exit 1; }
@@ -42,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "Python 3.11 or 3.12 is needed; $$($(PYTHON) -V) found. Try: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch numpy setuptools wheel
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,eval,chat]"
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,train,eval,chat]"
 	@touch $(READY)
 
 clean:

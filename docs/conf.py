@@ -23,4 +23,12 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-html_context = {"one_language": ("reference/glossary", "explanation/decisions")}  # pages that are in English only
+html_context = {
+    "one_language": (  # pages that are in English only
+        "reference/configuration",
+        "reference/commands",
+        "reference/formats",
+        "reference/glossary",
+        "explanation/decisions",
+    )
+}

@@ -5,6 +5,8 @@
 
 from typing import Any
 
+from vglm_train.version import __version__ as __version__
+
 
 def __getattr__(name: str) -> Any:
     """`load` is imported when it is first used: the package alone imports nothing heavy."""

@@ -5,17 +5,21 @@ from collections.abc import Sequence
 from importlib import import_module
 
 from vglm_train.command import called_as
+from vglm_train.version import __version__
 
 COMMANDS = {
     "train": ("vglm_train.train", "train from a YAML file"),
+    "data": ("vglm_train.data.__main__", "make, check, look at and clean data"),
     "chat": ("vglm_train.chat.__main__", "talk to a model in the terminal, or about many pictures with --batch"),
+    "web": ("vglm_train.web.__main__", "talk to a model in the browser"),
     "serve": ("vglm_train.serve.__main__", "answer over HTTP, as OpenAI's API and as VisualGLM's"),
     "evaluate": ("vglm_train.evaluate.__main__", "score a bundle on held-out data"),
     "checkpoint": ("vglm_train.checkpoint.__main__", "weights in and out"),
     "report": ("vglm_train.report.__main__", "curves and verdicts of runs"),
+    "schema": ("vglm_train.schema", "the configuration as a JSON schema, for editors"),
     "env": ("vglm_train.env", "what this machine has"),
 }
-HELP = ("-h", "--help", "help")
+HELP, VERSION = ("-h", "--help", "help"), ("-V", "--version")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -24,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     name = arguments[0] if arguments else "help"
     if name in HELP:
         print(_overview())
+        return 0
+    if name in VERSION:
+        print(f"vglm_train {__version__}")
         return 0
     if name not in COMMANDS:
         print(f"error: there is no command {name!r}; the commands are {', '.join(COMMANDS)}.", file=sys.stderr)

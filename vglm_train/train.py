@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vglm_train.command import program
@@ -22,8 +23,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(
         prog=program("vglm_train.train"), description="Train a Q-Former from one YAML file.", allow_abbrev=False
     )
-    parser.add_argument("config", help="YAML file of the run")
+    parser.add_argument("config", nargs="?", help="YAML file of the run, or a preset's name")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
+    parser.add_argument("--list", action="store_true", help="list the presets, and stop")
     parser.add_argument("--check", action="store_true", help="validate, print what would happen, and stop")
     parser.add_argument(
         "--accept-changes",
@@ -35,6 +37,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
     options = parser.parse_intermixed_args(arguments)
+    if options.list:
+        return _list()
+    if options.config is None:
+        parser.error("give the YAML file of a run or the name of a preset; --list names them")
     world = options.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
         return _start(options, world)
@@ -44,12 +50,25 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return status_of(stop)
 
 
+def _list() -> int:
+    from vglm_train.config.presets import describe_presets
+
+    with ignore_broken_pipe():
+        print("\n".join(describe_presets()))
+    return 0
+
+
 def _start(options: argparse.Namespace, world: int) -> int:
     """The slow imports happen from here on, so that `main` handles a Ctrl-C while they run."""
     from vglm_train.config.check import check
     from vglm_train.config.load import errors_with_location, load
+    from vglm_train.config.presets import find_config
 
     try:
+        found = find_config(options.config)
+        options.config = found.path
+        if found.note and os.environ.get("RANK", "0") == "0":
+            print(found.note, file=sys.stderr)
         with explain_dead_processes(), errors_with_location(options.config, options.overrides):
             config = load(options.config, options.overrides)
             check(config, world)
@@ -79,6 +98,13 @@ def _describe(config: "Config", world: int, options: argparse.Namespace) -> int:
 
 
 def _run(config: "Config", options: argparse.Namespace) -> int:
+    if sys.platform == "win32":
+        raise UserError(
+            "training does not run on Windows, which lacks what DeepSpeed and its processes need: train in WSL 2 "
+            "(wsl --install); chatting, serving and evaluating work here."
+        )
+    if find_spec("deepspeed") is None:
+        raise UserError('training needs deepspeed, which is not installed: pip install "vglm_train[train]"')
     from vglm_train.run import run
 
     return run(config, options.accept_changes)

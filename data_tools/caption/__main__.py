@@ -1,6 +1,6 @@
 """Captions from a stage-two bundle beside or instead of the original ones: CapFilt's generator.
 
-    python -m data_tools.caption records.jsonl --out more.jsonl --bundle runs/photos_glm/bundle --language en
+    vglm data caption records.jsonl --out more.jsonl --bundle runs/photos_glm/bundle --language en
         --rank-bundle runs/photos/bundle --samples 10 --keep 2
 
 Each picture is described `--samples` times by nucleus sampling. With a stage-one bundle, new and original captions of
@@ -12,6 +12,7 @@ continues, and says what a run that was never killed says.
 
 import shutil
 from argparse import Namespace
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -100,27 +101,27 @@ def plan(args: Namespace) -> CaptionJob:
     return CaptionJob(inputs, settings, cli.dropped_path(args.dropped, out))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.caption", __doc__)
     add = parser.add_argument
-    add("records", type=Path, help="records file of data_tools.convert")
+    add("records", type=Path, help="records file of vglm data convert")
     add("--out", required=True, type=Path, help="records file to write")
     add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
     add("--bundle", required=True, type=Path, help="bundle of stage two or a fine-tuning that writes the captions")
     add("--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained")
     add("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
-    add("--language", required=True, choices=LANGUAGES)
+    add("--language", required=True, choices=LANGUAGES, help="language of the new captions")
     add("--rank-bundle", type=Path, help="stage-one bundle that ranks them (default: all stay)")
-    add("--samples", type=at_least_one, default=10, help="new captions of a picture (10)")
+    add("--samples", type=at_least_one, default=10, help="new captions of a picture (default: 10)")
     add("--keep", type=at_least_one, help="captions of the language that stay (2)")
-    add("--max-new", type=at_least_one, default=32, help="ids of a caption at most (32)")
-    add("--top-p", type=float, default=0.9, help="nucleus (0.9, as CapFilt)")
-    add("--temperature", type=float, default=1.0)
-    add("--seed", type=int, default=0)
+    add("--max-new", type=at_least_one, default=32, help="ids of a caption at most (default: 32)")
+    add("--top-p", type=float, default=0.9, help="nucleus (default: 0.9, as CapFilt)")
+    add("--temperature", type=float, default=1.0, help="of the draws (default: 1)")
+    add("--seed", type=int, default=0, help="of the draws (default: 0)")
     add("--vision-weights", help="the frozen encoder, where it has moved")
     add("--language-weights", help="the frozen language model, where it has moved")
     add("--workers", type=at_least_one, default=1, help="processes on the CPU (1); with GPUs at most one each")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     task = plan(args)
     outcome = caption(task, args.workers)
     print("\n".join(outcome.lines(args.out, task.dropped, task.inputs.records)))

@@ -1,6 +1,6 @@
 """Are these shards what their manifest says, and can every sample be used?
 
-    python -m data_tools.check_shards shards/train
+    vglm data check_shards shards/train
 
 Compares files with manifest.json (missing, extra, size, sha256, samples), decodes every picture and record, reports
 caption lengths (English in words, Chinese in characters), pictures that occur more than once, and damage by cause with
@@ -211,13 +211,15 @@ def _packed(folder: Path) -> str:
     return "" if found is None else f". {found.name} is compressed: samples are read at random, so decompress it first"
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.check_shards", __doc__)
     parser.add_argument("folder", type=Path, help="folder of shards, or its manifest.json")
     parser.add_argument("--write-manifest", action="store_true", help="write manifest.json anew, of what is there")
     parser.add_argument("--json", action="store_true", help="print the result as one JSON object")
-    parser.add_argument("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    parser.add_argument(
+        "--workers", type=cli.at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)"
+    )
+    args = parser.parse_args(argv)
     summary = run(args.folder, args.workers, args.write_manifest)
     print(json.dumps(summary, ensure_ascii=False, indent=1) if args.json else "\n".join(lines(summary)))
     if args.write_manifest and not summary["faults"]:

@@ -1,9 +1,9 @@
 """Look through a table before fine-tuning on it, and at what it shares with another one.
 
-    python -m data_tools.check_table train.json
-    python -m data_tools.check_table train.json --config configs/finetune/my_run.yaml
-    python -m data_tools.check_table train.json --against test.json
-    python -m data_tools.check_table train.json --quick
+    vglm data check_table train.json
+    vglm data check_table train.json --config configs/finetune/my_run.yaml
+    vglm data check_table train.json --against test.json
+    vglm data check_table train.json --quick
 
 Tells how many rows can be used and what is wrong with the others, which keys were read as what and which texts nobody
 reads, decodes every picture (--quick: looks whether it is there), gives the commonest answer of each type (a model that
@@ -20,7 +20,7 @@ import argparse
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any, get_args
@@ -40,6 +40,7 @@ from vglm_train.data.tables.unread import describe_unread
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
+NO_KEYS = ("fixed_question", "first_choice")  # of Columns: say how keys are read
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
@@ -59,8 +60,8 @@ def summarise(scan: TableScan, part: Source, holdout: Holdout | None) -> dict[st
         "splits": table.splits(),
         "held": None if holdout is None else _held(scan, part, holdout),
         "opened": scan.opened,
-        "keys": {name: keys for name, keys in asdict(table.columns).items() if name != "fixed_question"},
-        "unread": table.unread,
+        "keys": {name: keys for name, keys in asdict(table.columns).items() if name not in NO_KEYS},
+        "unread": table.schema.unread,
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
         "pictures": len(scan.names),
@@ -195,14 +196,14 @@ def _scan(part: Source, rules: RunRules, args: argparse.Namespace) -> TableScan:
     return scan_table(table, rules.check, args.workers, not args.quick, part.split)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.check_table", __doc__)
     add = parser.add_argument
     add("table", type=Path, help=".json, .jsonl, .csv, .tsv, .parquet, .tar, or a folder of these or of `datasets`")
     add("--images", type=Path, help="folder that its pictures' paths start from (default: the table's)")
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
     add("--split", help="look at the rows of this split alone")
-    add("--config", help="YAML file of a run, whose rules the rows must pass")
+    add("--config", help="YAML file of a run, or a preset's name, whose rules the rows must pass")
     add("--set", action="append", default=[], metavar="section.key=value", help="change a value of it; repeatable")
     cli.add_table_options(parser, get_args(Format))
     add("--against", type=Path, help="another table, which should share nothing with the first")
@@ -210,8 +211,8 @@ def main() -> int:
     add("--against-join", metavar="FILE", help="the other half of that one")
     add("--quick", action="store_true", help="look whether pictures are there, and open none")
     add("--json", action="store_true", help="print the result as one JSON object")
-    add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    add("--workers", type=cli.at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    args = parser.parse_args(argv)
     rules = without_run() if args.config is None else of_run(args.config, args.set)
     pairs = [(args.table, args.images, args.join)]
     pairs += [(args.against, args.against_images, args.against_join)] if args.against else []

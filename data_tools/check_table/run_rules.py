@@ -9,6 +9,7 @@ from vglm_train import stages
 from vglm_train.config.check import check
 from vglm_train.config.data import Holdout, Source
 from vglm_train.config.load import errors_with_location, load
+from vglm_train.config.presets import find_config
 from vglm_train.data.processors import RecordCheck
 from vglm_train.data.rules import LanguageCheck
 from vglm_train.data.shards.index import LANGUAGES
@@ -46,8 +47,9 @@ def without_run() -> RunRules:
     return RunRules(LanguageCheck(LANGUAGES), LANGUAGES)
 
 
-def of_run(path: str, overrides: Sequence[str]) -> RunRules:
+def of_run(config_or_preset: str, overrides: Sequence[str]) -> RunRules:
     """UserError as training would raise it."""
+    path = find_config(config_or_preset).path
     with errors_with_location(path, overrides):
         config = load(path, overrides)
         check(config, 1)

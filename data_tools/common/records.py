@@ -108,7 +108,7 @@ def open_inputs(paths: Sequence[Path], size: int, shards: bool = True) -> Inputs
             _refuse_table(path)
             identity.append(_cut_records(path, size, blocks))
         else:
-            raise UserError(f"{path}: no such file; make it with python -m data_tools.convert")
+            raise UserError(f"{path}: no such file; make it with vglm data convert")
     return Inputs(tuple(blocks), tuple(identity))
 
 
@@ -119,8 +119,8 @@ def _refuse_table(path: Path) -> None:
     if lines and not any(_fields_of(line).keys() & {"captions", "turns"} for line in lines):
         raise UserError(
             f"{path}: holds no records, which are lines with `captions` or `turns`. To look through a table of "
-            f"questions (JSON, CSV): python -m data_tools.check_table {path}. To make records of captions: "
-            "python -m data_tools.convert"
+            f"questions (JSON, CSV): vglm data check_table {path}. To make records of captions: "
+            "vglm data convert"
         )
 
 
@@ -145,7 +145,7 @@ def _cut_records(path: Path, size: int, blocks: list[Block]) -> str:
     if count:
         blocks.append(Block(*_next(blocks), count, path.resolve(), start, start_line))
     if len(blocks) == before:
-        raise UserError(f"{path}: is empty; it must hold a record a line, as python -m data_tools.convert writes them")
+        raise UserError(f"{path}: is empty; it must hold a record a line, as vglm data convert writes them")
     return digest.hexdigest()
 
 

@@ -28,13 +28,13 @@ def caption_length(caption: str, language: str) -> int:
 def captions(records: Path, split: str | None) -> Iterator[tuple[str, str]]:
     """(language, caption) of every record of the split; a record that cannot be read is a UserError with its line."""
     if not records.is_file():
-        raise UserError(f"{records}: no such file; make it with python -m data_tools.convert")
+        raise UserError(f"{records}: no such file; make it with vglm data convert")
     with open(records, "rb") as file:
         for number, line in enumerate(file, 1):
             try:
                 record = parse(line)
             except RecordError as error:
-                raise UserError(f"{records}: line {number}: {error}; run python -m data_tools.convert again") from None
+                raise UserError(f"{records}: line {number}: {error}; run vglm data convert again") from None
             if split in (None, record.split):
                 for language, texts in record.captions.items():
                     yield from ((language, text) for text in texts)

@@ -1,6 +1,6 @@
 """Records that show one picture: keep one of them, and none that is in an evaluation set.
 
-    python -m data_tools.dedupe a/records.jsonl b/records.jsonl --out clean.jsonl --against shards/test
+    vglm data dedupe a/records.jsonl b/records.jsonl --out clean.jsonl --against shards/test
 
 Finds equal files and near-duplicates (stored again, resized, brightened, slightly cropped) within and across the
 inputs: candidates by a 64-bit perceptual hash within `--distance` bits, each confirmed by how well the edges of two
@@ -14,7 +14,7 @@ import os
 import shutil
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -161,18 +161,18 @@ def plan(args: Namespace) -> DedupeJob:
     return DedupeJob(inputs, own, search, args.merge_captions, out, cli.dropped_path(args.dropped, out))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.dedupe", __doc__)
     add = parser.add_argument
-    add("records", nargs="+", type=Path, help="records files of data_tools.convert")
+    add("records", nargs="+", type=Path, help="records files of vglm data convert")
     add("--out", required=True, type=Path, help="records file to write")
     add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
     add("--against", nargs="+", default=[], type=Path, metavar="PATH", help="evaluation sets: records or shards")
     add("--distance", type=int, default=16, choices=range(25), metavar="BITS", help="of 64, for candidates (16)")
     add("--agreement", type=float, default=0.94, help="of edges, from 0 to 1, that makes two pictures one (0.94)")
     add("--merge-captions", action="store_true", help="a kept record gets the captions of those dropped for it")
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    args = parser.parse_args(argv)
     task = plan(args)
     outcome = dedupe(task, args.workers)
     print(f"{args.out}: {outcome.kept} of {task.own} records kept")

@@ -1,7 +1,7 @@
 """Records that keep the rules, with the captions that do.
 
-    python -m data_tools.filter records.jsonl --out kept.jsonl --min-width 200 --max-aspect 3 --min-length en=3 zh=4
-    python -m data_tools.filter records.jsonl --out kept.jsonl --bundle runs/photos/bundle --min-similarity 0.25
+    vglm data filter records.jsonl --out kept.jsonl --min-width 200 --max-aspect 3 --min-length en=3 zh=4
+    vglm data filter records.jsonl --out kept.jsonl --bundle runs/photos/bundle --min-similarity 0.25
 
 Rules on text drop captions, rules on pictures drop records, and a record without a caption left goes too. With a
 stage-one bundle, `--min-similarity` drops captions that its ITC finds too far from the picture, and `--min-match` those
@@ -98,14 +98,14 @@ def plan(args: Namespace) -> FilterJob:
     return FilterJob(inputs, rules, model, out, cli.dropped_path(args.dropped, out))
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.filter", __doc__)
     add = parser.add_argument
-    add("records", type=Path, help="records file of data_tools.convert")
+    add("records", type=Path, help="records file of vglm data convert")
     add("--out", required=True, type=Path, help="records file to write")
     add("--dropped", type=Path, help="manifest of what was dropped (default: OUT with .dropped.jsonl)")
     for name in ("min-width", "max-width", "min-height", "max-height"):
-        add(f"--{name}", type=at_least_one, metavar="PIXELS")
+        add(f"--{name}", type=at_least_one, metavar="PIXELS", help=f"of a picture, {name.replace('-', 'imum ')}")
     add("--max-aspect", type=float, metavar="RATIO", help="longer side over shorter")
     text = "of captions, in words, Chinese in characters"
     add("--min-length", nargs="+", default=[], metavar="LANG=N", help=text)
@@ -116,8 +116,8 @@ def main() -> int:
     add("--vision-weights", help="the bundle's frozen encoder, where it has moved")
     add("--min-similarity", type=float, metavar="X", help="ITC similarity, from -1 to 1")
     add("--min-match", type=float, metavar="P", help="ITM's probability of a match, from 0 to 1 (CapFilt: 0.5)")
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    args = parser.parse_args(argv)
     task = plan(args)
     outcome = filter_records(task, args.workers)
     print("\n".join(outcome.lines(args.out, task.dropped, task.inputs.records)))

@@ -1,6 +1,6 @@
 """Records -> tar shards with a manifest, in parallel, safe against a kill at any moment.
 
-    python -m data_tools.pack_shards records.jsonl --out shards/train --split train
+    vglm data pack_shards records.jsonl --out shards/train --split train
 
 Shard i holds a fixed range of the records, as KEY.jpg|png|webp|avif + KEY.json, where KEY is the record's line number
 in the records file. NAME.idx beside NAME.tar says where each sample lies and which languages it has, so that training
@@ -17,7 +17,7 @@ import os
 import shutil
 import sys
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -120,18 +120,18 @@ def pack(records: Path, out: Path, options: PackOptions, workers: int = 1) -> Ma
     return manifest
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.pack_shards", __doc__)
     add = parser.add_argument
-    add("records", type=Path, help="records file of data_tools.convert")
+    add("records", type=Path, help="records file of vglm data convert")
     add("--out", required=True, type=Path, help="folder for the shards of one split")
     add("--split", help="pack only records of this split (default: all)")
-    add("--samples-per-shard", type=at_least_one, default=1000)
+    add("--samples-per-shard", type=at_least_one, default=1000, help="samples of a shard (default: 1000)")
     add(
         "--resize-short-side", type=at_least_one, metavar="PIXELS", help="shrink larger pictures (default: as they are)"
     )
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    args = parser.parse_args(argv)
     options = PackOptions(args.split, args.samples_per_shard, args.resize_short_side)
     manifest = pack(args.records, args.out, options, args.workers)
     captions = ", ".join(f"{count} {language}" for language, count in manifest.extra["captions"].items())

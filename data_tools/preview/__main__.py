@@ -1,6 +1,6 @@
 """What the model will see: pictures after augmentation beside the texts, their ids and what is learned of them.
 
-    python -m data_tools.preview configs/pretrain/my_run.yaml data.workers=0 --out preview.html
+    vglm data preview configs/pretrain/my_run.yaml data.workers=0 --out preview.html
 
 Read by the same objects, with the same seed, that training (or validation) reads with: the first rows of
 `--split train` are the first rows of the run. Writes a page for the browser and lists the texts on stdout; `--png` also
@@ -27,6 +27,7 @@ from data_tools.preview.sheet import Cell, advice, draw_sheet, find_face
 from vglm_train.config.check import check
 from vglm_train.config.data import Cache
 from vglm_train.config.load import errors_with_location, load
+from vglm_train.config.presets import find_config
 from vglm_train.config.run import Config
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
@@ -154,7 +155,7 @@ def report(counts: dict[str, TokenCounts], config: Config) -> Iterator[str]:
             common = ", ".join(word for word, _ in found.missing.most_common(8))
             yield (
                 f"warning: {100 * share:.1f} % of the {language} tokens are [UNK] (most often: {common}): the model "
-                "cannot read them. Use a tokenizer for this language, or train one: python -m data_tools.vocabulary"
+                "cannot read them. Use a tokenizer for this language, or train one: vglm data vocabulary"
             )
 
 
@@ -240,7 +241,7 @@ def preview(config: Config, split: str, rows: int, epoch: int, out: Output) -> I
     shown, damaged = collect(view.samples(split, epoch), rows)
     if not shown:
         first = f"; the first: {damaged[0]}" if damaged else ""
-        raise UserError(f"no sample of {split} can be shown{first}. Run python -m data_tools.check_shards")
+        raise UserError(f"no sample of {split} can be shown{first}. Run vglm data check_shards")
     cells = [Cell(side_by_side(view.picture(sample)), list(view.describe(sample))) for sample in shown]
     for cell in cells:
         yield from cell.lines
@@ -264,22 +265,22 @@ def _output(args: Namespace) -> Output:
         raise UserError(
             f"--out {args.out}: the preview is a page for the browser; give --out {args.out.with_suffix('.html')}{hint}"
         )
-    config = Path(args.config)
-    png = None if args.png is None else cli.output(args.png, [config], "--png")
-    return Output(cli.output(args.out, [config]), png, args.font)
+    png = None if args.png is None else cli.output(args.png, [args.config], "--png")
+    return Output(cli.output(args.out, [args.config]), png, args.font)
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.preview", __doc__)
-    parser.add_argument("config", help="YAML file of a run")
+    parser.add_argument("config", help="YAML file of a run, or a preset's name")
     parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
     parser.add_argument("--out", type=Path, default=Path("preview.html"), help="the page (default: preview.html)")
     parser.add_argument("--png", type=Path, help="also one picture of all, where a font has the letters")
     parser.add_argument("--rows", type=cli.at_least_one, default=16, help="samples shown (default: 16)")
-    parser.add_argument("--split", choices=("train", "validation"), default="train")
+    parser.add_argument("--split", choices=("train", "validation"), default="train", help="whose samples")
     parser.add_argument("--epoch", type=int, default=0, help="train: whose augmentation and order (default: 0)")
     parser.add_argument("--font", type=Path, help="--png: font file with Chinese (default: one that is found)")
-    args = parser.parse_intermixed_args()
+    args = parser.parse_intermixed_args(argv)
+    args.config = find_config(args.config).path
     out = _output(args)
     with errors_with_location(args.config, args.overrides):
         config = load(args.config, args.overrides)

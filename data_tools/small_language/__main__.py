@@ -1,6 +1,6 @@
 """A small ChatGLM of one's own, trained on sentences alone: no picture is ever shown to it.
 
-    python -m data_tools.small_language records.jsonl --out language
+    vglm data small_language records.jsonl --out language
 
 For stage two where no published model fits: demonstrations, laptops, tests. It learns to answer from hints: some words
 of another caption of the same record stand, in order, where the image's tokens will be, and the caption is the answer.
@@ -12,6 +12,7 @@ that `model.language` needs beside it are printed.
 import argparse
 import json
 import os
+from collections.abc import Sequence
 from itertools import chain
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -27,9 +28,9 @@ from vglm_train.prompt.build import build_template
 from vglm_train.prompt.chatglm import build_chatglm
 
 
-def _parsed() -> argparse.Namespace:
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = cli.parser("data_tools.small_language", __doc__)
-    parser.add_argument("records", type=Path, help="records file of data_tools.convert")
+    parser.add_argument("records", type=Path, help="records file of vglm data convert")
     parser.add_argument("--out", required=True, type=Path, help="folder to write")
     parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
     parser.add_argument(
@@ -39,20 +40,20 @@ def _parsed() -> argparse.Namespace:
         "--places", type=int, default=32, help="the image's tokens: model.qformer.queries (default: 32)"
     )
     parser.add_argument("--pieces", type=int, default=4000, help="size of the tokenizer at most (default: 4000)")
-    parser.add_argument("--layers", type=int, default=4)
-    parser.add_argument("--width", type=int, default=256)
-    parser.add_argument("--heads", type=int, default=4)
-    parser.add_argument("--steps", type=cli.at_least_one, default=2000)
-    parser.add_argument("--batch", type=cli.at_least_one, default=64)
-    parser.add_argument("--lr", type=float, default=1e-3)
-    parser.add_argument("--max-prompt", type=int, default=64)
-    parser.add_argument("--max-answer", type=int, default=64)
-    parser.add_argument("--seed", type=int, default=0)
-    return parser.parse_args()
+    parser.add_argument("--layers", type=int, default=4, help="blocks (default: 4)")
+    parser.add_argument("--width", type=int, default=256, help="channels (default: 256)")
+    parser.add_argument("--heads", type=int, default=4, help="attention heads (default: 4)")
+    parser.add_argument("--steps", type=cli.at_least_one, default=2000, help="of training (default: 2000)")
+    parser.add_argument("--batch", type=cli.at_least_one, default=64, help="texts of a step (default: 64)")
+    parser.add_argument("--lr", type=float, default=1e-3, help="learning rate (default: 0.001)")
+    parser.add_argument("--max-prompt", type=int, default=64, help="tokens of a prompt (default: 64)")
+    parser.add_argument("--max-answer", type=int, default=64, help="tokens of an answer (default: 64)")
+    parser.add_argument("--seed", type=int, default=0, help="of all random choices (default: 0)")
+    return parser.parse_args(argv)
 
 
-def main() -> int:
-    args = _parsed()
+def main(argv: Sequence[str] | None = None) -> int:
+    args = _parsed(argv)
     args.out = Path(os.path.abspath(args.out)) if args.out.name in ("", "..") else args.out
     may_replace(args.out)
     with TemporaryDirectory(prefix="small_language-") as folder:

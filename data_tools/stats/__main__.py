@@ -1,7 +1,7 @@
 """What is in these records: sizes, lengths of captions, languages, repeats and damage.
 
-    python -m data_tools.stats data/photos/records.jsonl --out data/photos/stats.json
-    python -m data_tools.stats shards/train --out stats.json     # also a folder of shards, or several of either
+    vglm data stats data/photos/records.jsonl --out data/photos/stats.json
+    vglm data stats shards/train --out stats.json     # also a folder of shards, or several of either
 
 Writes --out (JSON) and beside it one HTML page that needs nothing else, with histograms and sample pictures. Every
 picture is decoded unless --headers. Memory does not grow with the records, and the same command after a kill continues.
@@ -12,7 +12,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +25,6 @@ from data_tools.common.cli import at_least_one
 from data_tools.common.jobs import JobStage, owned
 from data_tools.common.records import Inputs, open_inputs, read_row
 from data_tools.stats.count import Counts, Keys, Repeated, caption_key, count_block, find_repeated
-from data_tools.stats.page import page
 from vglm_train.files import replace_file, write_json
 
 BLOCK = 256  # records
@@ -113,6 +112,8 @@ def collect(task: StatsJob, stage: JobStage) -> tuple[dict[str, Any], Counts]:
 
 def stats(task: StatsJob, workers: int, title: str) -> dict[str, Any]:
     """Write the JSON and its page, and return what the JSON holds; continues a killed run of the same task."""
+    from data_tools.stats.page import page  # needs an extra, so where a UserError has a reader
+
     identity = {"inputs": list(task.inputs.identity), "decode": task.decode}
     with owned(task.parts, identity, "run of stats", "stats"):
         stage = JobStage(task.parts, "count")
@@ -139,14 +140,14 @@ def lines(found: dict[str, Any]) -> Iterator[str]:
     yield from (f"damage, {cause}: {count}" for cause, count in found["damage"].items())
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.stats", __doc__)
     add = parser.add_argument
     add("inputs", nargs="+", type=Path, help="records files, folders of shards")
     add("--out", type=Path, default=Path("stats.json"), help="JSON to write; the page is beside it (stats.json)")
     add("--headers", action="store_true", help="read picture sizes only: much faster, finds less damage")
-    add("--workers", type=at_least_one, default=os.cpu_count() or 1)
-    args = parser.parse_args()
+    add("--workers", type=at_least_one, default=os.cpu_count() or 1, help="processes (default: one a CPU)")
+    args = parser.parse_args(argv)
     out = cli.output(args.out, args.inputs)
     task = StatsJob(open_inputs(args.inputs, BLOCK), not args.headers, out)
     print("\n".join(lines(stats(task, args.workers, ", ".join(map(str, args.inputs))))))

@@ -1,6 +1,6 @@
 """One WordPiece vocabulary for all languages of a records file.
 
-    python -m data_tools.vocabulary records.jsonl --size 8000 --out vocabulary/vocab.txt
+    vglm data vocabulary records.jsonl --size 8000 --out vocabulary/vocab.txt
 
 Captions are read as BERT reads text (lower case, accents off, each Chinese character a word); pieces are learned from
 them. [PAD] [UNK] [CLS] [SEP] [MASK] come first, then single characters, then pieces; the same captions always give the
@@ -8,20 +8,21 @@ same file. It is what `model.text.tokenizer` takes. A small --size leaves out th
 [UNK] by language is printed.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from data_tools.common import cli
 from data_tools.vocabulary.train import count_words, measure, train, write
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = cli.parser("data_tools.vocabulary", __doc__)
-    parser.add_argument("records", type=Path, help="records file of data_tools.convert")
+    parser.add_argument("records", type=Path, help="records file of vglm data convert")
     parser.add_argument("--out", required=True, type=Path, help="vocab.txt to write")
     parser.add_argument("--size", type=cli.at_least_one, default=8000, help="pieces at most (default: 8000)")
     parser.add_argument("--split", default="train", help="learn from records of this split (default: train)")
     parser.add_argument("--all-splits", action="store_true", help="learn from every record")
-    args = parser.parse_args()
+    args = parser.parse_args(argv)
     out = cli.output(args.out, [args.records])
     split = None if args.all_splits else args.split
     words, total = count_words(args.records, split)

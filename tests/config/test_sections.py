@@ -92,7 +92,7 @@ BAD = [
     (Run, {"name": ""}, "name", "empty"),
     (Run, {"name": "a/b"}, "name", "run.folder"),
     (Run, {"name": ".."}, "name", "plain name"),
-    (Run, {"name": "a", "seed": -1}, "seed", "from 0"),
+    (Run, {"name": "a", "seed": -1}, "seed", "at least 0"),
     (Run, {"name": "a", "length": Length(steps=0)}, "length", "trains nothing"),
     (Contrastive, {"weight": -0.1}, "weight", "must not be negative, found -0.1"),
     (Contrastive, {"smoothing": 1.0}, "smoothing", "below 1"),
@@ -167,5 +167,5 @@ def test_a_length_in_samples(length, samples):
 
 
 def test_earlier_image_blocks_do_not_learn_faster():
-    with pytest.raises(FieldError, match="must be at most 1, found 2"):
+    with pytest.raises(FieldError, match="must be above 0 and at most 1, found 2; earlier blocks learn slower"):
         VisionBlocks(last=2, decay=2)

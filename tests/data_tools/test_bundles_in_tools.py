@@ -20,7 +20,7 @@ from vglm_train.evaluate.__main__ import main as evaluate
 from vglm_train.model.tuning import apply_tuning
 
 LORA = Tuning(rules=(Rule(match="*", train=False),), lora=Lora(rank=2, alpha=4.0))
-MERGE = "is what a fine-tuning added to another bundle: merge it first, python -m vglm_train.checkpoint merge"
+MERGE = "is what a fine-tuning added to another bundle: merge it first, vglm checkpoint merge"
 
 CASES: list[tuple[str, str, str | None]] = [  # tool, bundle, what it says if it does not work
     ("evaluate retrieval", "align", None),

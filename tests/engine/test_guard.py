@@ -11,7 +11,7 @@ from vglm_train.engine.progress import RunState
 from vglm_train.errors import UserError
 
 TABLE, SHARDS = Source(name="a", table="train.json"), Source(name="b", shards="shards")
-OF_TABLE, OF_SHARDS = "python -m data_tools.check_table TABLE", "python -m data_tools.check_shards FOLDER"
+OF_TABLE, OF_SHARDS = "vglm data check_table TABLE", "vglm data check_shards FOLDER"
 
 
 @pytest.mark.parametrize(

@@ -26,7 +26,7 @@ def test_a_blind_matching_head_is_noticed_after_30_percent():
     assert text is not None
     assert "0.63-0.645" in text
     assert "30% of the steps after warm-up" in text
-    assert "data_tools.preview" in text
+    assert "vglm data preview" in text
 
 
 def test_noise_of_small_batches_does_not_hide_it():

@@ -17,6 +17,7 @@ import yaml
 from made_shards import TOKENS, write_source
 
 from train import main
+from vglm_train.config.metric_meanings import undescribed
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = (40, 33, 27)
@@ -191,3 +192,9 @@ def _kill_while_saving(process, folder: Path, delay: float) -> bool:
     time.sleep(delay)
     kill(process)
     return bool(list(place.glob("*.tmp-*"))) or sorted(place.glob("step-*"))[-1].name != f"step-{_newest(folder):08d}"
+
+
+def undescribed_metrics(run_folder: Path) -> list[str]:
+    """Names in metrics.jsonl that the reference page does not explain."""
+    lines = (run_folder / "metrics.jsonl").read_text().splitlines()
+    return undescribed(sorted({name for line in lines for name in json.loads(line)} - {"step"}))

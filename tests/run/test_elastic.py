@@ -58,6 +58,7 @@ def test_goes_on_with_another_number_of_processes(
     runs.finish_here(config, straight, *common, *ALONE)
     go(config, broken, first[0], *common, *first[1], until=3)
     go(config, broken, then[0], *common, *then[1])
+    assert runs.undescribed_metrics(straight) == []
     whole, parts = rows(straight), rows(broken)
     assert list(parts) == list(whole) == list(range(1, STEPS + 1))
     for step, row in whole.items():

@@ -13,7 +13,7 @@ from precision import like
 from safetensors.torch import load_file, save_file
 
 from examples.marks.make_data import write_data
-from run import domain
+from run import domain, runs
 from train import main
 from vglm_train import stages
 from vglm_train.checkpoint.__main__ import main as checkpoint
@@ -86,6 +86,7 @@ def test_a_planted_mark_is_learnt_and_only_by_looking(learned: Path, marks: Path
 def test_the_bundle_gives_what_training_gave(learned: Path, marks: Path) -> None:
     step = json.loads((learned / "bundle" / "bundle.json").read_text())["origin"]["step"]
     rows = [json.loads(line) for line in (learned / "metrics.jsonl").read_text().splitlines()]
+    assert runs.undescribed_metrics(learned) == []
     (logged,) = [row for row in rows if row["step"] == step and "eval/vqa_accuracy" in row]
     found = ask(learned / "bundle", marks / "test.json")
     for who, start in (("model", ""), ("shuffled", "shuffled_")):

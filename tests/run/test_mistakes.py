@@ -152,7 +152,7 @@ def _other_size(data: Path) -> str:
 
 def _no_manifest(data: Path) -> str:
     (data / "manifest.json").unlink()
-    return f"{data}/manifest.json: no manifest. If the folder holds shards, run python -m data_tools.check_shards"
+    return f"{data}/manifest.json: no manifest. If the folder holds shards, run vglm data check_shards"
 
 
 def _broken_manifest(data: Path) -> str:
@@ -192,7 +192,7 @@ def test_a_manifest_that_counts_too_few(refused, config: Path, tmp_path: Path) -
     write_manifest(data, {"a.tar": 19})
     words = (config, f"data.train.0.shards={data}", f"run.folder={tmp_path / 'run'}", "data.workers=0")
     said = refused(*words, only_running="no shard is opened before")
-    assert said.startswith(f"{data}/a.tar: holds 20 samples, its manifest says 19: run python -m data_tools.check")
+    assert said.startswith(f"{data}/a.tar: holds 20 samples, its manifest says 19: run vglm data check")
     write_manifest(data, {"a.tar": 20})
     assert main([*map(str, words), "run.length.steps=2", "optim.warmup.steps=1", "evaluate.every=null"]) == 0
 

@@ -97,7 +97,7 @@ def test_a_server_that_is_gone_ends_the_run(config: Path, tmp_path: Path, server
     assert process.returncode == 2
     assert errors == [
         "error: step 25: 1000 of 1000 samples are damaged (unreachable 1000), more than data.max_damaged 0.01. "
-        "log.txt names shards and keys; python -m data_tools.check_shards FOLDER lists them all. Mend the data or "
+        "log.txt names shards and keys; vglm data check_shards FOLDER lists them all. Mend the data or "
         "raise the limit."
     ]
     assert "Traceback" not in output

@@ -81,6 +81,7 @@ def test_it_learns_and_writes_what_it_promises(finished: Finished, family: str) 
         assert row["perf/tokens_per_second"] > 0
         assert "perf/mfu" not in row, "there is no peak of a CPU"
     assert fmean(row["train/padding"] for row in train_rows) > 0
+    assert runs.undescribed_metrics(folder) == []
     judged = [row for row in rows(folder) if "eval/en_loss" in row]
     assert [row["step"] for row in judged] == [10, 20, 30]
     for language in ("en", "zh"):

@@ -1,4 +1,4 @@
-"""`python -m vglm_train.checkpoint import | export | merge | inspect | diff`: weights in and out."""
+"""`python -m vglm_train.checkpoint import | export | merge | inspect | card | diff`: weights in and out."""
 
 import argparse
 import sys
@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 
 from vglm_train.checkpoint.bundle.adapter import parse_adapters
+from vglm_train.checkpoint.card.text import write_card
 from vglm_train.checkpoint.convert.commands import export_weights, import_weights, inspect
 from vglm_train.checkpoint.convert.diff import diff
 from vglm_train.checkpoint.convert.merge import merge_bundle
@@ -36,6 +37,8 @@ def _do(args: argparse.Namespace) -> int:
         lines = merge_bundle(args.bundle, adapters, args.out, args.force, language)
     elif args.command == "inspect":
         lines = inspect(args.path, args.format)
+    elif args.command == "card":
+        lines = [f"wrote {write_card(args.bundle, args.out or args.bundle)}"]
     else:
         same, lines = diff(args.first, args.second, options)
     print("\n".join(lines), flush=True)
@@ -58,15 +61,15 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog=program("vglm_train.checkpoint"), description="Weights in and out.")
     commands = parser.add_subparsers(dest="command", required=True)
     importer = commands.add_parser("import", help="any known format into a bundle")
-    importer.add_argument("source", type=Path)
+    importer.add_argument("source", type=Path, help="file or folder of a known format")
     importer.add_argument("--out", type=Path, required=True, help="the bundle to write")
     importer.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="what the source is")
     importer.add_argument("--image-size", type=int, help="pixels a side: position embeddings are interpolated, bicubic")
     importer.add_argument("--tokenizer", type=Path, help="tokenizer folder or file, where the source has none")
     _about_source(importer)
     exporter = commands.add_parser("export", help="a bundle into another format")
-    exporter.add_argument("bundle", type=Path)
-    exporter.add_argument("--format", choices=WRITTEN, required=True)
+    exporter.add_argument("bundle", type=Path, help="the bundle to export")
+    exporter.add_argument("--format", choices=WRITTEN, required=True, help="what to write")
     exporter.add_argument("--out", type=Path, required=True, help="the file or folder to write")
     exporter.add_argument("--qkv", choices=["thirds", "heads"], help="visualglm-sat: heads for SAT before 0.4.4")
     exporter.add_argument("--shard-gb", type=float, default=5.0, help="hf: largest file of weights, GB (default 5)")
@@ -74,7 +77,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     exporter.add_argument("--language", type=Path, help="the frozen language model's folder, where it has moved")
     exporter.add_argument("--tokenizer", type=Path, help="tokenizer folder or file, where the bundle has none")
     merger = commands.add_parser("merge", help="adapters into the weights of a bundle")
-    merger.add_argument("bundle", type=Path)
+    merger.add_argument("bundle", type=Path, help="the bundle that the adapters belong to")
     merger.add_argument(
         "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="repeat it for a weighted sum"
     )
@@ -83,11 +86,14 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     for command in (importer, exporter, merger):
         command.add_argument("--force", action="store_true", help="replace what --out names")
     inspector = commands.add_parser("inspect", help="what a file or folder is")
-    inspector.add_argument("path", type=Path)
+    inspector.add_argument("path", type=Path, help="file or folder")
     inspector.add_argument("--format", choices=["auto", *FORMATS], default="auto", help="what it is")
+    card = commands.add_parser("card", help="a model card of what is known, in English and Chinese")
+    card.add_argument("bundle", type=Path, help="the bundle; data.train.N.licence of its run names the data's licences")
+    card.add_argument("--out", type=Path, metavar="FOLDER", help="where README.md goes (default: into the bundle)")
     differ = commands.add_parser("diff", help="compare two by value; exit status 1 if they differ")
-    differ.add_argument("first", type=Path)
-    differ.add_argument("second", type=Path)
+    differ.add_argument("first", type=Path, help="file or folder of a known format")
+    differ.add_argument("second", type=Path, help="what it is compared with")
     _about_source(differ)
     return parser.parse_args(argv)
 

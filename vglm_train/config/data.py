@@ -2,9 +2,19 @@
 
 from dataclasses import dataclass, field
 from string import Formatter
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
 
-from vglm_train.config.validation import FieldError, multiple, not_empty, not_negative, positive, unique
+from vglm_train.config.validation import (
+    FRACTION,
+    NOT_EMPTY,
+    NOT_NEGATIVE,
+    POSITIVE,
+    FieldError,
+    Range,
+    check_limits,
+    multiple,
+    unique,
+)
 
 Language = Literal["en", "zh"]
 Format = Literal["json", "jsonl", "csv", "tsv", "token", "coco", "vqa", "chinese_clip", "tar", "parquet", "saved"]
@@ -14,20 +24,20 @@ Format = Literal["json", "jsonl", "csv", "tsv", "token", "coco", "vqa", "chinese
 class Fields:
     """Which keys or columns of a table hold what; null: the first known one that the table has; empty: none is read."""
 
-    image: str | None = None
-    question: str | None = None
-    context: str | None = None  # a text before the question
-    input: str | None = None  # a text after the question, as Alpaca's
-    history: str | None = None  # earlier turns: [question, answer] each
-    options: str | None = None  # choices, which are written into the question
-    answer: str | None = None
-    turns: str | None = None  # a dialogue: LLaVA's conversations, or messages
-    group: str | None = None  # patient, study or page: what a split must keep together
-    kind: str | None = None  # closed, open, report: how an answer is scored
-    language: str | None = None
+    image: Annotated[str | None, "the picture's path", NOT_EMPTY] = None
+    question: Annotated[str | None, "the question"] = None
+    context: Annotated[str | None, "a text before the question"] = None
+    input: Annotated[str | None, "a text after the question, as Alpaca's"] = None
+    history: Annotated[str | None, "earlier turns: [question, answer] each"] = None
+    options: Annotated[str | None, "choices, which are written into the question"] = None
+    answer: Annotated[str | None, "the answer, report or caption", NOT_EMPTY] = None
+    turns: Annotated[str | None, "a dialogue: LLaVA's conversations, or messages"] = None
+    group: Annotated[str | None, "patient, study or page: what a split must keep together"] = None
+    kind: Annotated[str | None, "closed, open, report: how an answer is scored"] = None
+    language: Annotated[str | None, "the row's language, en or zh"] = None
 
     def __post_init__(self) -> None:
-        not_empty(self, "image", "answer")
+        check_limits(self)
 
 
 TABLE_ONLY = (
@@ -41,28 +51,55 @@ class Source:
     """Where samples come from: shards with their manifest.json (here, on a server, or out of a command), or a table as
     people have it."""
 
-    name: str
-    # folder that holds manifest.json, a manifest, or shards as a brace list ({000..099}.tar); a path, http(s)://,
-    # s3://BUCKET/..., or pipe:COMMAND that writes to its output what stands for {}
-    shards: str | None = None
-    # .json, .jsonl, .csv, .tsv, .parquet, .tar, a folder or a pattern of the last two, or what `datasets` saved
-    table: str | None = None
-    format: Format | None = None  # of a table; null: by its name and what is in it
-    encoding: str | None = None  # of a table in text; null: UTF-8, UTF-16 or GB18030, as its bytes say
-    delimiter: str | None = None  # of a CSV or TSV; null: as its first row says
-    columns: tuple[str, ...] | None = None  # names of a CSV's or TSV's columns, where the first row does not hold them
-    join: str | None = None  # a table's other half: VQAv2's annotations beside its questions, Chinese-CLIP's texts
-    images: str | None = None  # folder that a table's paths of pictures are relative to; null: the table's own
-    # how pictures are called where rows have a number: COCO_val2014_{image_id:012d}.jpg; null: COCO's names are tried
-    image_template: str | None = None
-    fields: Fields = field(default_factory=Fields)  # of a table
-    split: str | None = None  # of a table whose rows say theirs (key split): the one to read
-    manifest: str | None = None  # of shards, where it is not beside them: a path, http(s):// or s3://
-    weight: float | None = None  # share of the rows against other sources; null for all: by their numbers of samples
+    name: Annotated[str, "what logs, damage reports and shares call it; one name for each source", NOT_EMPTY]
+    shards: Annotated[
+        str | None,
+        "folder that holds manifest.json, a manifest, or shards as a brace list ({000..099}.tar); a path, http(s)://, "
+        "s3://BUCKET/..., or pipe:COMMAND that writes to its output what stands for {}",
+        NOT_EMPTY,
+    ] = None
+    table: Annotated[
+        str | None,
+        ".json, .jsonl, .csv, .tsv, .parquet, .tar, a folder or a pattern of the last two, or what `datasets` saved",
+        NOT_EMPTY,
+    ] = None
+    format: Annotated[Format | None, "of a table; null: by its name and what is in it"] = None
+    encoding: Annotated[
+        str | None, "of a table in text; null: UTF-8, UTF-16 or GB18030, as its bytes say", NOT_EMPTY
+    ] = None
+    delimiter: Annotated[str | None, "one character, of a CSV or TSV; null: as its first row says"] = None
+    columns: Annotated[
+        tuple[str, ...] | None,
+        "names of a CSV's or TSV's columns, where the first row does not hold them",
+        NOT_EMPTY,
+    ] = None
+    join: Annotated[
+        str | None,
+        "a table's other half: VQAv2's annotations beside its questions, Chinese-CLIP's texts",
+        NOT_EMPTY,
+    ] = None
+    images: Annotated[
+        str | None, "folder that a table's paths of pictures are relative to; null: the table's own", NOT_EMPTY
+    ] = None
+    image_template: Annotated[
+        str | None,
+        "how pictures are called where rows have a number: COCO_val2014_{image_id:012d}.jpg; null: COCO's names are "
+        "tried",
+    ] = None
+    fields: Annotated[Fields, "which columns of a table hold what"] = field(default_factory=Fields)
+    split: Annotated[str | None, "of a table whose rows say theirs (key split): the one to read", NOT_EMPTY] = None
+    manifest: Annotated[
+        str | None, "of shards, where it is not beside them: a path, http(s):// or s3://", NOT_EMPTY
+    ] = None
+    licence: Annotated[str | None, "of the data; the model card names it", NOT_EMPTY] = None
+    weight: Annotated[
+        float | None,
+        "share of the rows against other sources; null for all: by their numbers of samples",
+        POSITIVE,
+    ] = None
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "shards", "manifest", "table", "images", "split", "encoding", "columns", "join")
-        positive(self, "weight")
+        check_limits(self)
         if self.delimiter is not None and len(self.delimiter) != 1:
             raise FieldError("delimiter", reason=f"must be one character, found {self.delimiter!r}")
         self._check_template()
@@ -93,12 +130,13 @@ class Source:
 class Holdout:
     """Rows of data.train's tables that are kept for validation, chosen by a hash of what is kept together."""
 
-    by: Literal["group", "image", "row"]  # group: no patient in both; image: no picture in both
-    share: float = 0.1
+    by: Annotated[
+        Literal["group", "image", "row"], "what is kept together; group: no patient in both; image: no picture in both"
+    ]
+    share: Annotated[float, "share of the rows, about", Range(above=0, below=1)] = 0.1
 
     def __post_init__(self) -> None:
-        if not 0 < self.share < 1:
-            raise FieldError("share", reason=f"must be between 0 and 1, found {self.share}")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -108,80 +146,103 @@ class Features:
     Epoch n reads version n % views of each picture; odd ones are mirrored where image.flip is on.
     """
 
-    folder: str
-    limit_gib: float = 100.0
-    views: int = 1  # augmented versions of each picture; 1 wants crop_scale [1, 1] and no flip
+    folder: Annotated[str, "where they are kept", NOT_EMPTY]
+    limit_gib: Annotated[float, "the run does not start if they would need more, GiB", POSITIVE] = 100.0
+    views: Annotated[int, "augmented versions of each picture; 1 wants crop_scale [1, 1] and no flip", POSITIVE] = 1
 
     def __post_init__(self) -> None:
-        not_empty(self, "folder")
-        positive(self, "limit_gib", "views")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cache:
     """Copies of remote shards on a local disk, shared by all processes of a host, and patience with servers."""
 
-    folder: str | None = None  # null: vglm_train/shards in $XDG_CACHE_HOME or ~/.cache
-    limit_gib: float = 50.0  # the shard unused for longest goes first
-    retries: int = 5  # after the first try, of one shard; whoever brings 16 MiB has his tries again
-    timeout_s: float = 30.0  # to connect, and without a byte
-    backoff_s: float = 1.0  # before the first retry; doubles up to a minute, times 0.5 to 1.5 at random
+    folder: Annotated[
+        str | None, "on a local disk; null: vglm_train/shards in $XDG_CACHE_HOME or ~/.cache", NOT_EMPTY
+    ] = None
+    limit_gib: Annotated[float, "size of the copies, GiB; the shard unused for longest goes first", POSITIVE] = 50.0
+    retries: Annotated[
+        int, "tries of one shard after the first; 16 MiB that arrive give all of them back", NOT_NEGATIVE
+    ] = 5
+    timeout_s: Annotated[float, "seconds to connect, and without a byte", POSITIVE] = 30.0
+    backoff_s: Annotated[
+        float,
+        "seconds before the first retry; doubles up to a minute, times 0.5 to 1.5 at random",
+        NOT_NEGATIVE,
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        not_empty(self, "folder")
-        positive(self, "limit_gib", "timeout_s")
-        not_negative(self, "retries", "backoff_s")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Image:
     """Augmentation and normalisation; the size is model.vision.image_size."""
 
-    crop_scale: tuple[float, float] = (0.5, 1.0)  # [1, 1]: the whole picture, as in evaluation
-    flip: bool = True  # off for X-rays and text: left is not right there
-    mean: tuple[float, float, float] = (0.48145466, 0.4578275, 0.40821073)
-    std: tuple[float, float, float] = (0.26862954, 0.26130258, 0.27577711)
+    crop_scale: Annotated[
+        tuple[float, float],
+        "smallest and largest share of the area that a crop keeps; [1, 1]: the whole picture, as in evaluation",
+        Range(above=0, most=1),
+    ] = (0.5, 1.0)
+    flip: Annotated[bool, "mirror half of the pictures; off for X-rays and text, where left is not right"] = True
+    mean: Annotated[
+        tuple[float, float, float],
+        "subtracted from red, green, blue",
+        Range(least=0, most=1, why="pixels run from 0 to 1 here, not to 255"),
+    ] = (0.48145466, 0.4578275, 0.40821073)
+    std: Annotated[
+        tuple[float, float, float],
+        "red, green, blue are divided by it",
+        Range(above=0, most=1, why="pixels run from 0 to 1 here, not to 255"),
+    ] = (0.26862954, 0.26130258, 0.27577711)
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale
         if not 0 < low <= high <= 1:
             reason = f"must be two fractions of the area, 0 < smallest <= largest <= 1; found [{low}, {high}]"
             raise FieldError("crop_scale", reason=reason)
-        if not all(0 <= m <= 1 for m in self.mean):
-            raise FieldError("mean", reason=f"pixels run from 0 to 1 here, not to 255; found {list(self.mean)}")
-        if not all(0 < s <= 1 for s in self.std):
-            raise FieldError("std", reason=f"must be above 0; pixels run from 0 to 1 here; found {list(self.std)}")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Data:
-    train: tuple[Source, ...] = ()
-    validation: tuple[Source, ...] = ()
-    holdout: Holdout | None = None  # tables only: part of train kept for validation
-    features: Features | None = None  # none: the encoder runs every time
-    languages: tuple[Language, ...] = ("en",)  # captions drawn at equal weight among those that a record has
-    balance: dict[Language, float] | None = None  # shares of drawn captions by language, held whatever the records have
-    mix: Literal["sample", "batch"] = "sample"  # batch: rows come from one source at a time
-    mix_rows: int | None = None  # for mix batch: rows that come from one source; null: global_batch
-    image: Image = field(default_factory=Image)
-    cache: Cache = field(default_factory=Cache)
-    global_batch: int = 1680
-    workers: int = 4
-    shuffle_shards: int = 16  # shards whose samples are permuted together
-    length_window: int | None = None  # global batches sorted by text length together; 0: off; none: see length_window
-    max_damaged: float = 0.01  # fraction of samples read; above it the run stops
+    """What is read: sources, languages, mixtures, augmentation, and how many rows make a step."""
+
+    train: Annotated[tuple[Source, ...], "the sources that are trained on; at least one"] = ()
+    validation: Annotated[tuple[Source, ...], "the sources that evaluation reads"] = ()
+    holdout: Annotated[Holdout | None, "tables only: part of train that is kept for validation"] = None
+    features: Annotated[Features | None, "keep the image encoder's outputs; null: it runs every time"] = None
+    languages: Annotated[
+        tuple[Language, ...], "captions that are used; drawn at equal weight among those that a record has", NOT_EMPTY
+    ] = ("en",)
+    balance: Annotated[
+        dict[Language, float] | None,
+        "shares of drawn captions by language, held whatever the records have; each above 0",
+    ] = None
+    mix: Annotated[Literal["sample", "batch"], "batch: rows come from one source at a time"] = "sample"
+    mix_rows: Annotated[int | None, "for mix batch: rows that come from one source; null: global_batch", POSITIVE] = (
+        None
+    )
+    image: Annotated[Image, "augmentation and normalisation"] = field(default_factory=Image)
+    cache: Annotated[Cache, "copies of remote shards"] = field(default_factory=Cache)
+    global_batch: Annotated[int, "rows of a step, of all processes together", POSITIVE] = 1680
+    workers: Annotated[int, "loader processes of each rank; 0: the rank reads itself", NOT_NEGATIVE] = 4
+    shuffle_shards: Annotated[int, "shards whose samples are permuted together", POSITIVE] = 16
+    length_window: Annotated[
+        int | None,
+        "global batches whose rows are sorted by text length together; 0: off; null: 1 where that changes no gradient",
+        NOT_NEGATIVE,
+    ] = None
+    max_damaged: Annotated[float, "fraction of the samples read; above it the run stops", FRACTION] = 0.01
 
     def __post_init__(self) -> None:
         unique("train", [source.name for source in self.train], "the name")
         unique("validation", [source.name for source in self.validation], "the name")
-        not_empty(self, "languages")
+        check_limits(self)
         unique("languages", self.languages, "the language")
-        positive(self, "global_batch", "shuffle_shards", "mix_rows")
         self._check_mixture()
         self._check_features()
-        not_negative(self, "workers", "length_window")
-        if not 0 <= self.max_damaged <= 1:
-            raise FieldError("max_damaged", reason=f"must be a fraction from 0 to 1, found {self.max_damaged}")
 
     def _check_features(self) -> None:
         """One view is one version of a picture: nothing may be drawn for it."""

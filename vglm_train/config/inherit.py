@@ -14,7 +14,7 @@ from vglm_train.folders import recover
 KEY = "bundle"
 DEFAULT = "align"  # run.stage
 QUESTIONS = "question_tokenizer"  # see checkpoint.bundle
-MERGE = "python -m vglm_train.checkpoint merge {} --adapter {} --out MERGED"
+MERGE = "vglm checkpoint merge {} --adapter {} --out MERGED"
 
 
 def inherit(root: YamlNode) -> YamlNode:

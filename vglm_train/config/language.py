@@ -4,31 +4,38 @@ Defaults are VisualGLM-6B's: ChatGLM-6B, its prompt format and its chat settings
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
-from vglm_train.config.validation import FieldError, multiple, not_empty, not_negative, positive
+from vglm_train.config.validation import NOT_EMPTY, NOT_NEGATIVE, POSITIVE, FieldError, Range, check_limits, multiple
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Language:
     """The frozen language model. The numbers give ChatGLM's shape; the other families take theirs from config.json."""
 
-    family: Literal["chatglm", "causal", "seq2seq"] = "chatglm"
-    weights: str | None = None  # ChatGLM: SAT or Hugging Face folder; others: Hugging Face folder. none: random
-    config: str | None = None  # causal, seq2seq without weights: a config.json that gives the shape
-    tokenizer: str | None = None  # ice_text.model, or a tokenizer folder; none: the one in the folder `weights`
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
-    layers: int = 28
-    width: int = 4096
-    heads: int = 32
-    mlp_width: int = 16384
-    vocabulary: int = 130528
-    positions: int = 2048  # longest sequence, image and answer included
+    family: Annotated[Literal["chatglm", "causal", "seq2seq"], "causal: OPT and the like; seq2seq: T5 and the like"] = (
+        "chatglm"
+    )
+    weights: Annotated[
+        str | None, "ChatGLM: SAT or Hugging Face folder; others: Hugging Face folder; null: random", NOT_EMPTY
+    ] = None
+    config: Annotated[str | None, "causal, seq2seq without weights: a config.json that gives the shape", NOT_EMPTY] = (
+        None
+    )
+    tokenizer: Annotated[
+        str | None, "ice_text.model, or a tokenizer folder; null: the one in the folder `weights`", NOT_EMPTY
+    ] = None
+    dtype: Annotated[Literal["bf16", "fp16", "fp32"], "of its weights and arithmetic"] = "bf16"
+    layers: Annotated[int, "blocks", POSITIVE] = 28
+    width: Annotated[int, "channels; a multiple of heads", POSITIVE] = 4096
+    heads: Annotated[int, "attention heads", POSITIVE] = 32
+    mlp_width: Annotated[int, "channels inside the feed-forward", POSITIVE] = 16384
+    vocabulary: Annotated[int, "rows of the word table", POSITIVE] = 130528
+    positions: Annotated[int, "longest sequence, image and answer included", POSITIVE] = 2048
 
     def __post_init__(self) -> None:
-        positive(self, "layers", "width", "heads", "mlp_width", "vocabulary", "positions")
+        check_limits(self)
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
-        not_empty(self, "weights", "config", "tokenizer")
         if self.family != "chatglm" and not (self.weights or self.config):
             reason = f"{self.family} takes its shape from a Hugging Face folder; give language.weights, or"
             raise FieldError("config", "weights", "family", reason=f"{reason} language.config for random weights")
@@ -41,8 +48,8 @@ class Language:
 class Questions:
     """What is asked about a picture that comes with captions only, a language each; empty: nothing."""
 
-    en: str = "Describe this image."
-    zh: str = "描述这张图片。"
+    en: Annotated[str, "in English"] = "Describe this image."
+    zh: Annotated[str, "in Chinese"] = "描述这张图片。"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -52,17 +59,24 @@ class Prompt:
     Lengths count text: the images' places are added to `max_prompt` and are never cut.
     """
 
-    style: Literal["visualglm", "blip2"] = "visualglm"
-    questions: Questions = field(default_factory=Questions)
-    asked: str = "Question: {} Answer:"  # blip2: how a question is put
-    end: str | None = None  # text that ends an answer, such as "\n" for BLIP-2's OPT; none: the tokenizer's end token
-    prefix_split: bool = False  # seq2seq: the first words of a caption are given, the rest is the answer (BLIP-2)
-    max_prompt: int = 64
-    max_answer: int = 32
-    max_images: int = 1  # pictures of a dialogue; a record that shows more counts as damaged
+    style: Annotated[Literal["visualglm", "blip2"], "whose prompt format"] = "visualglm"
+    questions: Annotated[Questions, "asked about a picture that comes with captions only"] = field(
+        default_factory=Questions
+    )
+    asked: Annotated[str, "style blip2: how a question is put; {} stands for it"] = "Question: {} Answer:"
+    end: Annotated[
+        str | None,
+        "text that ends an answer, such as a line's end for BLIP-2's OPT; null: the tokenizer's end token",
+    ] = None
+    prefix_split: Annotated[
+        bool, "family seq2seq: the first words of a caption are given, the rest is the answer (BLIP-2)"
+    ] = False
+    max_prompt: Annotated[int, "tokens of text before the answer; what is longer is cut", POSITIVE] = 64
+    max_answer: Annotated[int, "tokens of the answer; what is longer is cut", POSITIVE] = 32
+    max_images: Annotated[int, "pictures of a dialogue; a record that shows more counts as damaged", POSITIVE] = 1
 
     def __post_init__(self) -> None:
-        positive(self, "max_prompt", "max_answer", "max_images")
+        check_limits(self)
         if self.asked.count("{}") != 1:
             raise FieldError("asked", reason=f"must hold {{}} once, where the question goes; found {self.asked!r}")
         if self.end == "":
@@ -75,21 +89,20 @@ class Prompt:
 class Decoding:
     """How an answer is written. Greedy unless `sample`; with `beams` above 1, beam search."""
 
-    max_new: int = 32  # ids at most
-    beams: int = 1
-    length_penalty: float = 1.0  # beam scores are divided by length to this power
-    sample: bool = False
-    temperature: float = 1.0
-    top_p: float = 1.0  # smallest set of tokens whose probability reaches this
-    top_k: int = 0  # most likely tokens kept; 0: all
-    repetition_penalty: float = 1.0
-    seed: int = 0
+    max_new: Annotated[int, "tokens of an answer at most", POSITIVE] = 32
+    beams: Annotated[int, "beams of beam search; 1: none", POSITIVE] = 1
+    length_penalty: Annotated[float, "beam scores are divided by length to this power"] = 1.0
+    sample: Annotated[bool, "draw tokens at random instead of taking the likeliest"] = False
+    temperature: Annotated[float, "sample: logits are divided by it", POSITIVE] = 1.0
+    top_p: Annotated[
+        float, "sample: the smallest set of tokens whose probability reaches this", Range(above=0, most=1)
+    ] = 1.0
+    top_k: Annotated[int, "sample: most likely tokens kept; 0: all", NOT_NEGATIVE] = 0
+    repetition_penalty: Annotated[float, "logits of tokens that were written are divided by it", POSITIVE] = 1.0
+    seed: Annotated[int, "sample: what the draws depend on", NOT_NEGATIVE] = 0
 
     def __post_init__(self) -> None:
-        positive(self, "max_new", "beams", "temperature", "top_p", "repetition_penalty")
-        not_negative(self, "top_k", "seed")
-        if self.top_p > 1:
-            raise FieldError("top_p", reason=f"must be at most 1, found {self.top_p}")
+        check_limits(self)
         if self.sample and self.beams > 1:
             raise FieldError("beams", "sample", reason="beam search does not sample; set beams 1 or sample false")
 

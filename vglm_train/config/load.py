@@ -13,6 +13,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 import yaml
 
 from vglm_train.config.inherit import inherit
+from vglm_train.config.presets import point_into_presets
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.config.yaml_tree import YamlNode, read
@@ -31,12 +32,19 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     `model.bundle` see config.inherit.
     """
     root = inherit(read(Path(path), overrides))
+    point_into_presets(root)
     return _section(Config, root, "")
 
 
 def dump(config: Config) -> str:
     """The resolved run as YAML text; `load` of it gives an equal Config."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
+
+
+def show(value: Any) -> str:
+    """A value of a configuration as YAML has it, in one line; of a section what is not as by default."""
+    text = yaml.safe_dump(_given(value), default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
 
 
 @contextmanager
@@ -54,6 +62,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return dict(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _given(value: Any) -> Any:
+    """`_plain` without what is as by default."""
+    if dataclasses.is_dataclass(value):
+        pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _given(entry) for f, entry in pairs if entry != _default(f)}
+    return [_given(entry) for entry in value] if isinstance(value, tuple) else _plain(value)
+
+
+def _default(field: dataclasses.Field) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _build(kind: Any, item: YamlNode, path: str) -> Any:
@@ -124,7 +144,7 @@ def _choice(choices: tuple, item: YamlNode, path: str) -> Any:
     near = [DTYPES[text]] if DTYPES.get(text) in choices else difflib.get_close_matches(text, map(str, choices), 1, 0.4)
     hint = f" (did you mean {near[0]}?)" if near else ""
     if text == "auto" and path.endswith(".dtype"):
-        hint = "; `python -m vglm_train.checkpoint inspect FOLDER` says which one the files have"
+        hint = "; `vglm checkpoint inspect FOLDER` says which one the files have"
     _fail(item, path, f"expected one of {', '.join(map(str, choices))}; found {item.describe()}{hint}")
 
 

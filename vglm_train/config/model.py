@@ -4,74 +4,86 @@ Defaults are BLIP-2's published ones (EVA ViT-g/14, BERT-base Q-Former, 32 queri
 """
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from vglm_train.config.language import Language
-from vglm_train.config.validation import FieldError, below_one, multiple, not_empty, positive
+from vglm_train.config.validation import BELOW_ONE, NOT_EMPTY, POSITIVE, FieldError, check_limits, multiple
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vision:
     """The frozen image encoder. The numbers give its shape; for CLIP and SigLIP they must equal config.json's."""
 
-    family: Literal["eva", "clip", "siglip"] = "eva"
-    image_size: int = 224
-    patch: int = 14
-    width: int = 1408
-    depth: int = 39  # blocks kept; BLIP-2 drops the last of ViT-g's 40
-    heads: int = 16
-    mlp_width: int = 6144
-    dtype: Literal["bf16", "fp16", "fp32"] = "bf16"
-    weights: str | None = None  # a file (safetensors, or LAVIS's .pth), or a Hugging Face folder; none: random
+    family: Annotated[Literal["eva", "clip", "siglip"], "which architecture"] = "eva"
+    image_size: Annotated[int, "pixels a side; a multiple of patch", POSITIVE] = 224
+    patch: Annotated[int, "pixels a side of a patch", POSITIVE] = 14
+    width: Annotated[int, "channels; a multiple of heads", POSITIVE] = 1408
+    depth: Annotated[int, "blocks kept; BLIP-2 drops the last of ViT-g's 40", POSITIVE] = 39
+    heads: Annotated[int, "attention heads", POSITIVE] = 16
+    mlp_width: Annotated[int, "channels inside the feed-forward", POSITIVE] = 6144
+    dtype: Annotated[Literal["bf16", "fp16", "fp32"], "of its weights and arithmetic"] = "bf16"
+    weights: Annotated[
+        str | None, "a file (safetensors, or LAVIS's .pth), or a Hugging Face folder; null: random", NOT_EMPTY
+    ] = None
 
     def __post_init__(self) -> None:
-        positive(self, "image_size", "patch", "width", "depth", "heads", "mlp_width")
+        check_limits(self)
         multiple(self, "image_size", of="patch", why="the picture is cut into whole patches")
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
-        not_empty(self, "weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class QFormer:
     """The trained bridge: BERT blocks, learned queries, cross-attention in every `cross_every`-th block."""
 
-    layers: int = 12
-    width: int = 768
-    heads: int = 12
-    mlp_width: int = 3072
-    queries: int = 32
-    cross_every: int = 2
-    positions: int = 512  # longest text the position table holds
-    dropout: float = 0.1
-    spread: float = 0.02  # standard deviation of fresh weights: BERT's, for 768 channels; 128 learn sooner from 0.06
-    vocabulary: int | None = None  # none: what the tokenizer has
-    weights: str | None = None  # BERT weights, or a bundle of an earlier stage, to start from; none: random
-    reads_question: bool = False  # with a language model: queries read the question too (InstructBLIP), by model.text
-    text_weights: str | None = None  # with reads_question: a stage-one bundle whose text side is taken; none: weights'
+    layers: Annotated[int, "blocks", POSITIVE] = 12
+    width: Annotated[int, "channels; a multiple of heads", POSITIVE] = 768
+    heads: Annotated[int, "attention heads", POSITIVE] = 12
+    mlp_width: Annotated[int, "channels inside the feed-forward", POSITIVE] = 3072
+    queries: Annotated[int, "learned queries: what a picture becomes", POSITIVE] = 32
+    cross_every: Annotated[int, "every so many blocks, one attends to the picture", POSITIVE] = 2
+    positions: Annotated[int, "longest text that the position table holds", POSITIVE] = 512
+    dropout: Annotated[float, "of attention and feed-forward", BELOW_ONE] = 0.1
+    spread: Annotated[
+        float,
+        "standard deviation of fresh weights: BERT's, for 768 channels; 128 learn sooner from 0.06",
+        POSITIVE,
+    ] = 0.02
+    vocabulary: Annotated[int | None, "rows of the word table; null: what the tokenizer has", POSITIVE] = None
+    weights: Annotated[
+        str | None, "BERT weights, or a bundle of an earlier stage, to start from; null: random", NOT_EMPTY
+    ] = None
+    reads_question: Annotated[
+        bool, "with a language model: queries read the question too (InstructBLIP), by model.text"
+    ] = False
+    text_weights: Annotated[
+        str | None,
+        "with reads_question: a stage-one bundle whose text side is taken; null: that of weights",
+        NOT_EMPTY,
+    ] = None
 
     def __post_init__(self) -> None:
         if self.text_weights and not self.reads_question:
             raise FieldError(
                 "text_weights", "reads_question", reason="is read with reads_question alone; set that true"
             )
-        positive(self, "layers", "width", "heads", "mlp_width", "queries", "cross_every", "positions", "vocabulary")
-        positive(self, "spread")
+        check_limits(self)
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
-        below_one(self, "dropout")
-        not_empty(self, "weights", "text_weights")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Text:
     """How captions become ids for the Q-Former."""
 
-    tokenizer: str = "bert-base-uncased"  # a vocab.txt, a tokenizer folder, or a hub name
-    max_length: int = 32
-    processor: Literal["blip", "plain"] = "blip"  # blip is for English only
-    language_token: bool = False  # second token tells [EN] or [ZH]; never a target
+    tokenizer: Annotated[str, "a vocab.txt, a tokenizer folder, or a hub name", NOT_EMPTY] = "bert-base-uncased"
+    max_length: Annotated[int, "tokens, those at the ends included; at least 3, with language_token 4"] = 32
+    processor: Annotated[
+        Literal["blip", "plain"], "how a caption is cleaned; blip: as LAVIS, for English only; plain: spaces alone"
+    ] = "blip"
+    language_token: Annotated[bool, "the second token tells [EN] or [ZH]; it is never a target"] = False
 
     def __post_init__(self) -> None:
-        not_empty(self, "tokenizer")
+        check_limits(self)
         least = 4 if self.language_token else 3
         if self.max_length < least:
             tokens = "[CLS], the language token, a word and [SEP]" if self.language_token else "[CLS], a word and [SEP]"
@@ -80,14 +92,16 @@ class Text:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Model:
-    vision: Vision = field(default_factory=Vision)
-    qformer: QFormer = field(default_factory=QFormer)
-    text: Text = field(default_factory=Text)
-    contrastive_width: int = 256
-    language: Language | None = None  # stage generate only
+    """What is built: image encoder, Q-Former, text side, language model."""
+
+    vision: Annotated[Vision, "the frozen image encoder"] = field(default_factory=Vision)
+    qformer: Annotated[QFormer, "the trained bridge"] = field(default_factory=QFormer)
+    text: Annotated[Text, "how captions become ids for the Q-Former"] = field(default_factory=Text)
+    contrastive_width: Annotated[int, "channels in which ITC compares image and text", POSITIVE] = 256
+    language: Annotated[Language | None, "the frozen language model; stages generate and finetune"] = None
 
     def __post_init__(self) -> None:
-        positive(self, "contrastive_width")
+        check_limits(self)
         if self.qformer.reads_question and self.language is None:
             reason = "is for a Q-Former before a language model; stage align always reads text. Leave it out"
             raise FieldError("qformer.reads_question", "language", reason=reason)

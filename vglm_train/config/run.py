@@ -1,22 +1,25 @@
 """The run itself: length, objective, optimizer, engine, checkpoints, logs, evaluation. `Config` is the whole YAML."""
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Annotated, Literal
 
 from vglm_train.config.data import Data
 from vglm_train.config.language import Decoding, Prompt
 from vglm_train.config.model import Model
 from vglm_train.config.tuning import Tuning
-from vglm_train.config.validation import FieldError, below_one, not_empty, not_negative, positive
+from vglm_train.config.validation import BELOW_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, FieldError, Range, check_limits
+
+StageName = Literal["align", "generate", "finetune"]
+Task = Literal["caption", "vqa", "report"]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
     """A duration: exactly one of the three is given. Counted in samples inside."""
 
-    epochs: float | None = None
-    steps: int | None = None
-    samples: int | None = None
+    epochs: Annotated[float | None, "passes over all samples of all sources", NOT_NEGATIVE] = None
+    steps: Annotated[int | None, "updates of the weights", NOT_NEGATIVE] = None
+    samples: Annotated[int | None, "samples read", NOT_NEGATIVE] = None
 
     def __post_init__(self) -> None:
         given = [name for name in ("epochs", "steps", "samples") if getattr(self, name) is not None]
@@ -24,7 +27,7 @@ class Length:
             found = " and ".join(given) or "none"
             reason = f"give exactly one of epochs, steps, samples; found {found}"
             raise FieldError(*(given or ["epochs"]), reason=f"{reason}. To replace one: run.length={{steps: 1000}}")
-        not_negative(self, "epochs", "steps", "samples")
+        check_limits(self)
 
     def samples_of(self, epoch_samples: int, global_batch: int) -> int:
         """This length in samples, not rounded to steps. `epoch_samples`: samples of one epoch over all sources."""
@@ -35,60 +38,70 @@ class Length:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Run:
-    name: str
-    folder: str | None = None  # none: runs/NAME
-    stage: Literal["align", "generate", "finetune"] = (
-        "align"  # Q-Former alone; before a frozen language model; a domain
-    )
-    seed: int = 42
-    length: Length = field(default_factory=lambda: Length(epochs=10))
+    """Which stage is trained, for how long, and where it is kept."""
+
+    name: Annotated[str, "the run's name, also in W&B", NOT_EMPTY]
+    folder: Annotated[str | None, "where the run is kept; null: runs/NAME", NOT_EMPTY] = None
+    stage: Annotated[
+        StageName,
+        "align: the Q-Former alone, stage one; generate: before a frozen language model, stage two; finetune: a domain",
+    ] = "align"
+    seed: Annotated[int, "what all random choices depend on", Range(least=0, most=2**63 - 1)] = 42
+    length: Annotated[Length, "how long it trains"] = field(default_factory=lambda: Length(epochs=10))
 
     def __post_init__(self) -> None:
-        not_empty(self, "name", "folder")
+        check_limits(self)
         if "/" in self.name or self.name in (".", ".."):
             reason = f"{self.name!r} cannot name a folder below runs/; use a plain name, and run.folder for the place"
             raise FieldError("name", reason=reason)
-        if not 0 <= self.seed < 2**63:
-            raise FieldError("seed", reason=f"must be from 0 to 2**63 - 1, found {self.seed}")
         if not (self.length.epochs or self.length.steps or self.length.samples):
             raise FieldError("length", reason="must be above 0: a run of no steps trains nothing")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contrastive:
-    weight: float = 1.0
-    smoothing: float = 0.1
-    gather: Literal["exact", "lavis"] = "exact"  # lavis: no gradient through other ranks' features
+    """ITC: which text belongs to which image, among all pairs that run at once."""
+
+    weight: Annotated[float, "share of the loss; 0: not computed", NOT_NEGATIVE] = 1.0
+    smoothing: Annotated[float, "label smoothing", BELOW_ONE] = 0.1
+    gather: Annotated[Literal["exact", "lavis"], "lavis: no gradient through other ranks' features"] = "exact"
 
     def __post_init__(self) -> None:
-        not_negative(self, "weight")
-        below_one(self, "smoothing")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Matching:
-    weight: float = 1.0
+    """ITM: does this text belong to this image, against hard negatives."""
+
+    weight: Annotated[float, "share of the loss; 0: not computed", NOT_NEGATIVE] = 1.0
 
     def __post_init__(self) -> None:
-        not_negative(self, "weight")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Captioning:
-    weight: float = 1.0
-    smoothing: float = 0.1
+    """ITG: the caption, a token after the other, from the queries."""
+
+    weight: Annotated[float, "share of the loss; 0: not computed", NOT_NEGATIVE] = 1.0
+    smoothing: Annotated[float, "label smoothing", BELOW_ONE] = 0.1
 
     def __post_init__(self) -> None:
-        not_negative(self, "weight")
-        below_one(self, "smoothing")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Objective:
-    itc: Contrastive = field(default_factory=Contrastive)
-    itm: Matching = field(default_factory=Matching)
-    itg: Captioning = field(default_factory=Captioning)
-    mean: Literal["global", "micro"] = "global"  # micro: each rank's micro-batch counts the same, as LAVIS
+    """The losses of stage one, and over what a loss is a mean in every stage."""
+
+    itc: Annotated[Contrastive, "image-text contrast"] = field(default_factory=Contrastive)
+    itm: Annotated[Matching, "image-text matching"] = field(default_factory=Matching)
+    itg: Annotated[Captioning, "image-grounded text generation"] = field(default_factory=Captioning)
+    mean: Annotated[
+        Literal["global", "micro"],
+        "global: over the whole global batch; micro: each rank's micro-batch counts the same, as LAVIS",
+    ] = "global"
 
     def __post_init__(self) -> None:
         if self.itc.weight == self.itm.weight == self.itg.weight == 0:
@@ -100,39 +113,52 @@ class Objective:
 class Optim:
     """AdamW; linear warm-up from `warmup_lr` to `lr`, then decay to `min_lr`, counted in samples."""
 
-    lr: float = 1e-4
-    min_lr: float = 1e-5
-    warmup_lr: float = 1e-6
-    warmup: Length = field(default_factory=lambda: Length(steps=2000))
-    decay: Literal["cosine", "cosine_per_epoch", "constant"] = "cosine"  # cosine_per_epoch: LAVIS's staircase
-    betas: tuple[float, float] = (0.9, 0.98)
-    eps: float = 1e-8
-    weight_decay: float = 0.05
-    decay_rule: Literal["matrices", "lavis"] = "matrices"  # lavis: temperature and queries are decayed too
-    clip: float | None = 1.0  # largest gradient norm; none: no clipping
+    lr: Annotated[float, "peak learning rate", POSITIVE] = 1e-4
+    min_lr: Annotated[float, "learning rate at the end of the decay", NOT_NEGATIVE] = 1e-5
+    warmup_lr: Annotated[float, "learning rate at the first step", NOT_NEGATIVE] = 1e-6
+    warmup: Annotated[Length, "how long the learning rate rises"] = field(default_factory=lambda: Length(steps=2000))
+    decay: Annotated[
+        Literal["cosine", "cosine_per_epoch", "constant"],
+        "after the warm-up; cosine_per_epoch: LAVIS's staircase; constant: none",
+    ] = "cosine"
+    betas: Annotated[tuple[float, float], "AdamW's decay rates of the two moments", BELOW_ONE] = (0.9, 0.98)
+    eps: Annotated[float, "AdamW's term in the denominator", POSITIVE] = 1e-8
+    weight_decay: Annotated[float, "decoupled weight decay", NOT_NEGATIVE] = 0.05
+    decay_rule: Annotated[
+        Literal["matrices", "lavis"], "what is decayed: matrices; lavis: temperature and queries too"
+    ] = "matrices"
+    clip: Annotated[
+        float | None, "largest gradient norm; null: no clipping", Range(above=0, why="null for no clipping")
+    ] = 1.0
 
     def __post_init__(self) -> None:
-        positive(self, "lr", "eps")
-        not_negative(self, "min_lr", "warmup_lr", "weight_decay")
+        check_limits(self)
         for name in ("min_lr", "warmup_lr"):
             if getattr(self, name) > self.lr:
                 raise FieldError(name, "lr", reason=f"{getattr(self, name)} is above the peak, lr {self.lr}")
-        if not all(0 <= beta < 1 for beta in self.betas):
-            raise FieldError("betas", reason=f"each must be at least 0 and below 1, found {list(self.betas)}")
-        if self.clip is not None and self.clip <= 0:
-            raise FieldError("clip", reason=f"must be above 0, or null for no clipping; found {self.clip}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Engine:
-    zero: int = 1  # 1 or 2
-    micro_batch: int | None = None  # rows a rank runs at once; none: its whole share of the global batch
-    precision: Literal["bf16", "fp32"] = "bf16"
-    recompute: bool = False  # recompute Q-Former activations in backward
-    compile: bool = False  # torch.compile of the Q-Former's blocks: 3 % faster, with stored features and graphs 10
-    graphs: bool = False  # align, on a GPU: the Q-Former's passes as CUDA graphs; pays where the host is what is slow
-    backend: Literal["auto", "nccl", "gloo"] = "auto"  # auto: nccl where there are GPUs
-    max_skipped: int = 20  # not-finite steps in a row before the run stops
+    """How a step is computed: precision, micro-batches, memory, processes."""
+
+    zero: Annotated[int, "DeepSpeed's ZeRO stage, 1 or 2", Range(least=1, most=2)] = 1
+    micro_batch: Annotated[
+        int | None, "rows a rank runs at once; null: its whole share of the global batch", POSITIVE
+    ] = None
+    precision: Annotated[Literal["bf16", "fp32"], "of the arithmetic of what trains"] = "bf16"
+    recompute: Annotated[bool, "compute Q-Former activations again in backward: less memory, more time"] = False
+    compile: Annotated[
+        bool, "torch.compile of the Q-Former's blocks: 3 % faster, with stored features and graphs 10"
+    ] = False
+    graphs: Annotated[
+        bool,
+        "stage align, on a GPU: the Q-Former's passes as CUDA graphs; pays where the host is what is slow",
+    ] = False
+    backend: Annotated[
+        Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"
+    ] = "auto"
+    max_skipped: Annotated[int, "steps that are not finite, in a row, before the run stops", POSITIVE] = 20
 
     def __post_init__(self) -> None:
         if self.zero not in (1, 2):
@@ -142,38 +168,45 @@ class Engine:
             }
             why = reasons.get(self.zero, "there is no such stage")
             raise FieldError("zero", reason=f"must be 1 or 2, found {self.zero}: {why}")
-        positive(self, "micro_batch", "max_skipped")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Checkpoint:
-    every: int = 1000  # steps
-    keep: int = 2
-    best: str | None = None  # a metric such as eval/r_mean; its best step is kept as well
+    """What a run that is stopped goes on from."""
+
+    every: Annotated[int, "steps between two checkpoints", POSITIVE] = 1000
+    keep: Annotated[int, "how many of the newest are kept", POSITIVE] = 2
+    best: Annotated[str | None, "a metric such as eval/r_mean, whose best step is kept as well", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
-        positive(self, "every", "keep")
-        not_empty(self, "best")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Wandb:
-    mode: Literal["online", "offline", "disabled"] = "disabled"
-    project: str = "vglm_train"
-    entity: str | None = None
+    """Weights & Biases."""
+
+    mode: Annotated[
+        Literal["online", "offline", "disabled"], "offline: into the run's folder, to be synchronised later"
+    ] = "disabled"
+    project: Annotated[str, "the project's name", NOT_EMPTY] = "vglm_train"
+    entity: Annotated[str | None, "user or team; null: the default of the account", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
-        not_empty(self, "project", "entity")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Log:
-    every: int = 10  # steps
-    wandb: Wandb = field(default_factory=Wandb)
-    samples: bool = False  # samples-RANK.jsonl in the run folder: which samples each step read
+    """What is written while a run goes on."""
+
+    every: Annotated[int, "steps between two rows of metrics.jsonl", POSITIVE] = 10
+    wandb: Annotated[Wandb, "Weights & Biases"] = field(default_factory=Wandb)
+    samples: Annotated[bool, "write samples-RANK.jsonl in the run folder: which samples each step read"] = False
 
     def __post_init__(self) -> None:
-        positive(self, "every")
+        check_limits(self)
 
 
 RerankScore = Literal["match", "log_odds"]
@@ -181,30 +214,42 @@ RerankScore = Literal["match", "log_odds"]
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Evaluate:
-    every: int | None = None  # steps; none: only at the end
-    images: int = 1000  # validation images at most, spread over sources and languages
-    rerank: int = 16  # align: candidates re-scored by ITM; 0: ITC only
-    rerank_score: RerankScore = "match"  # ITM's logit of match, as LAVIS; log_odds: less that of no match. Both + ITC
-    decoding: Decoding = field(default_factory=Decoding)  # generate: how captions are written
-    table: int = 16  # validation images shown in the W&B table
-    task: Literal["caption", "vqa", "report"] = "caption"  # finetune: what is asked of validation images
-    patience: int | None = None  # evaluations without a better checkpoint.best before the run ends; none: to the end
+    """Scores on data.validation or data.holdout, during the run and at its end."""
+
+    every: Annotated[int | None, "steps between two evaluations; null: only at the end", POSITIVE] = None
+    images: Annotated[int, "validation images at most, spread over sources and languages", POSITIVE] = 1000
+    rerank: Annotated[int, "stage align: candidates that ITM scores again; 0: ITC only", NOT_NEGATIVE] = 16
+    rerank_score: Annotated[
+        RerankScore,
+        "match: ITM's logit of match, as LAVIS; log_odds: less that of no match. Either is added to ITC's score",
+    ] = "match"
+    decoding: Annotated[Decoding, "stages generate and finetune: how texts are written"] = field(
+        default_factory=Decoding
+    )
+    table: Annotated[int, "validation images shown in the W&B table", NOT_NEGATIVE] = 16
+    task: Annotated[Task, "stage finetune: what is asked of validation images"] = "caption"
+    patience: Annotated[
+        int | None, "evaluations without a better checkpoint.best before the run ends; null: to the end", POSITIVE
+    ] = None
 
     def __post_init__(self) -> None:
-        positive(self, "every", "images", "patience")
-        not_negative(self, "rerank", "table")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Config:
-    run: Run
-    model: Model = field(default_factory=Model)
-    data: Data = field(default_factory=Data)
-    prompt: Prompt = field(default_factory=Prompt)  # stages generate and finetune
-    tuning: Tuning = field(default_factory=Tuning)  # stage finetune only
-    objective: Objective = field(default_factory=Objective)
-    optim: Optim = field(default_factory=Optim)
-    engine: Engine = field(default_factory=Engine)
-    checkpoint: Checkpoint = field(default_factory=Checkpoint)
-    log: Log = field(default_factory=Log)
-    evaluate: Evaluate = field(default_factory=Evaluate)
+    """A run of vglm_train."""
+
+    run: Annotated[Run, "which stage is trained, for how long, and where it is kept"]
+    model: Annotated[Model, "what is built"] = field(default_factory=Model)
+    data: Annotated[Data, "what is read"] = field(default_factory=Data)
+    prompt: Annotated[Prompt, "stages generate and finetune: pictures and texts as one sequence"] = field(
+        default_factory=Prompt
+    )
+    tuning: Annotated[Tuning, "stage finetune only: what trains"] = field(default_factory=Tuning)
+    objective: Annotated[Objective, "the losses"] = field(default_factory=Objective)
+    optim: Annotated[Optim, "optimizer and learning rate"] = field(default_factory=Optim)
+    engine: Annotated[Engine, "how a step is computed"] = field(default_factory=Engine)
+    checkpoint: Annotated[Checkpoint, "what a stopped run goes on from"] = field(default_factory=Checkpoint)
+    log: Annotated[Log, "what is written while it goes on"] = field(default_factory=Log)
+    evaluate: Annotated[Evaluate, "scores on held-out data"] = field(default_factory=Evaluate)

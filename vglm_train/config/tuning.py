@@ -1,37 +1,35 @@
 """Stage finetune: what of the whole model trains, by names, and what is added to the language model for it."""
 
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
-from vglm_train.config.validation import FieldError, below_one, not_empty, positive, unique
+from vglm_train.config.validation import BELOW_ONE, NOT_EMPTY, POSITIVE, FieldError, Range, check_limits, unique
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Rule:
     """Parameters whose whole name fits `match` (shell wildcards)."""
 
-    match: str
-    train: bool = True
-    lr: float = 1.0  # times optim.lr
+    match: Annotated[str, "shell wildcards, such as language.*", NOT_EMPTY]
+    train: Annotated[bool, "whether they train"] = True
+    lr: Annotated[float, "their learning rate, times optim.lr", POSITIVE] = 1.0
 
     def __post_init__(self) -> None:
-        not_empty(self, "match")
-        positive(self, "lr")
+        check_limits(self)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lora:
     """Low-rank updates of a frozen language model's products (LoRA, arXiv:2106.09685): W + alpha / rank * B A."""
 
-    rank: int = 10
-    alpha: float = 10.0
-    targets: tuple[str, ...] = ()  # last names of modules, with wildcards; empty: the attention's products
-    layers: tuple[int, ...] = ()  # blocks, counted from 0; empty: all
-    dropout: float = 0.0
+    rank: Annotated[int, "of the update", POSITIVE] = 10
+    alpha: Annotated[float, "the update is multiplied by alpha / rank", POSITIVE] = 10.0
+    targets: Annotated[tuple[str, ...], "last names of modules, with wildcards; empty: the attention's products"] = ()
+    layers: Annotated[tuple[int, ...], "blocks, counted from 0; empty: all"] = ()
+    dropout: Annotated[float, "of the update's input", BELOW_ONE] = 0.0
 
     def __post_init__(self) -> None:
-        positive(self, "rank", "alpha")
-        below_one(self, "dropout")
+        check_limits(self)
         unique("layers", map(str, self.layers), "the block")
 
 
@@ -39,11 +37,11 @@ class Lora:
 class Prefix:
     """Trained keys and values before those of every block (P-tuning v2, arXiv:2110.07602)."""
 
-    length: int = 8
-    layers: tuple[int, ...] = ()  # blocks; empty: all
+    length: Annotated[int, "keys and values of each block", POSITIVE] = 8
+    layers: Annotated[tuple[int, ...], "blocks, counted from 0; empty: all"] = ()
 
     def __post_init__(self) -> None:
-        positive(self, "length")
+        check_limits(self)
         unique("layers", map(str, self.layers), "the block")
 
 
@@ -51,13 +49,15 @@ class Prefix:
 class VisionBlocks:
     """The image encoder's last blocks, trained in fp32; block k from the end at lr * decay ** k."""
 
-    last: int
-    decay: float = 0.9
+    last: Annotated[int, "how many", POSITIVE]
+    decay: Annotated[
+        float,
+        "learning rate of a block over that of the one after it",
+        Range(above=0, most=1, why="earlier blocks learn slower"),
+    ] = 0.9
 
     def __post_init__(self) -> None:
-        positive(self, "last", "decay")
-        if self.decay > 1:
-            raise FieldError("decay", reason=f"must be at most 1, found {self.decay}: earlier blocks learn slower")
+        check_limits(self)
 
 
 RULES = (
@@ -75,11 +75,13 @@ class Tuning:
     What `lora`, `prefix` and `vision_blocks` name trains whatever the rules say of the towers.
     """
 
-    rules: tuple[Rule, ...] = RULES
-    lora: Lora | None = None
-    prefix: Prefix | None = None
-    vision_blocks: VisionBlocks | None = None
-    quantize: Literal["nf4"] | None = None  # the language model's frozen products in 4 bits (QLoRA, arXiv:2305.14314)
+    rules: Annotated[tuple[Rule, ...], "which parameters train; the first that fits decides"] = RULES
+    lora: Annotated[Lora | None, "low-rank updates of the language model"] = None
+    prefix: Annotated[Prefix | None, "trained prefixes of the language model (P-tuning v2)"] = None
+    vision_blocks: Annotated[VisionBlocks | None, "train the image encoder's last blocks"] = None
+    quantize: Annotated[
+        Literal["nf4"] | None, "the language model's frozen products in 4 bits (QLoRA, arXiv:2305.14314)"
+    ] = None
 
     def __post_init__(self) -> None:
         if not any(rule.train for rule in self.rules) and not (self.lora or self.prefix or self.vision_blocks):

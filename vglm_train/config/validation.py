@@ -1,9 +1,14 @@
 """Rules a value must keep, and the error that carries which field broke one.
 
-Sections call these from `__post_init__`; `config.load` turns the error into one that names file and line.
+A field's `Annotated` holds its description, which the schema and the reference pages show, and its limits. Sections
+call `check_limits` and other rules from `__post_init__`. `config.load` turns the error into one that names file and
+line.
 """
 
 from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_type_hints
 
 from vglm_train.errors import UserError
 
@@ -21,32 +26,82 @@ class FieldError(UserError, ValueError):
         self.reason = reason
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Range:
+    """The numbers that a field takes, in `Annotated`; of a list, each of them. `why` ends the message."""
+
+    above: float | None = None
+    least: float | None = None
+    below: float | None = None
+    most: float | None = None
+    why: str | None = None
+
+    def __contains__(self, value: float) -> bool:
+        return not (
+            (self.above is not None and value <= self.above)
+            or (self.least is not None and value < self.least)
+            or (self.below is not None and value >= self.below)
+            or (self.most is not None and value > self.most)
+        )
+
+    def __str__(self) -> str:
+        """What a value must be, in words."""
+        if (self.least, self.most) == (0, 1):
+            return "a fraction from 0 to 1"
+        words = {"above": self.above, "at least": self.least, "below": self.below, "at most": self.most}
+        return " and ".join(f"{word} {limit}" for word, limit in words.items() if limit is not None)
+
+
+@dataclass(frozen=True, slots=True)
+class NotEmpty:
+    """A text or list that holds something, in `Annotated`."""
+
+
+POSITIVE, NOT_NEGATIVE = Range(above=0), Range(least=0)
+FRACTION, BELOW_ONE = Range(least=0, most=1), Range(least=0, below=1)
+NOT_EMPTY = NotEmpty()
+
+
+def check_limits(section: object) -> None:
+    """Each field of a configuration section keeps the Range and NotEmpty of its annotation; None passes."""
+    kind: Any = type(section)
+    for name, limits in _limits(kind).items():
+        value = getattr(section, name)
+        for limit in limits if value is not None else ():
+            if isinstance(limit, NotEmpty):
+                _check_not_empty(name, value)
+            else:
+                _check_range(name, value, limit)
+
+
+@cache
+def _limits(section: type) -> dict[str, tuple[Range | NotEmpty, ...]]:
+    hints = get_type_hints(section, include_extras=True)
+    extras = {name: getattr(hint, "__metadata__", ()) for name, hint in hints.items()}
+    return {name: tuple(e for e in found if isinstance(e, Range | NotEmpty)) for name, found in extras.items()}
+
+
+def _check_not_empty(name: str, value: str | tuple) -> None:
+    if not (value.strip() if isinstance(value, str) else value):
+        raise FieldError(name, reason="must not be empty")
+
+
+def _check_range(name: str, value: float | tuple[float, ...], limit: Range) -> None:
+    numbers = value if isinstance(value, tuple) else (value,)
+    if not all(number in limit for number in numbers):
+        each = "each " if isinstance(value, tuple) else ""
+        must = "must not be negative" if str(limit) == "at least 0" else f"must be {limit}"
+        shown = list(numbers) if isinstance(value, tuple) else value
+        why = f"; {limit.why}" if limit.why else ""
+        raise FieldError(name, reason=f"{each}{must}, found {shown}{why}")
+
+
 def positive(section: object, *names: str) -> None:
     """Each named value is above zero; None passes."""
-    for name, value in _named_values(section, names):
-        if value <= 0:
-            raise FieldError(name, reason=f"must be above 0, found {value}")
-
-
-def not_negative(section: object, *names: str) -> None:
-    """Each named value is zero or more; None passes."""
-    for name, value in _named_values(section, names):
-        if value < 0:
-            raise FieldError(name, reason=f"must not be negative, found {value}")
-
-
-def below_one(section: object, *names: str) -> None:
-    """Each named value lies in [0, 1); None passes."""
-    for name, value in _named_values(section, names):
-        if not 0 <= value < 1:
-            raise FieldError(name, reason=f"must be at least 0 and below 1, found {value}")
-
-
-def not_empty(section: object, *names: str) -> None:
-    """Each named text or list holds something; None passes."""
-    for name, value in _named_values(section, names):
-        if not (value.strip() if isinstance(value, str) else value):
-            raise FieldError(name, reason="must not be empty")
+    for name in names:
+        value = getattr(section, name)
+        if value is not None:
+            _check_range(name, value, POSITIVE)
 
 
 def unique(field: str, values: Iterable[str], what: str) -> None:
@@ -65,8 +120,3 @@ def multiple(section: object, name: str, of: str, why: str) -> None:
         near = [n for n in (value // unit * unit, (value // unit + 1) * unit) if n]
         reason = f"{value} is not a multiple of {of} {unit}: {why}. Nearest: {' or '.join(map(str, near))}"
         raise FieldError(name, of, reason=reason)
-
-
-def _named_values(section: object, names: Iterable[str]) -> list:
-    values = [(name, getattr(section, name)) for name in names]
-    return [(name, value) for name, value in values if value is not None]

@@ -253,7 +253,7 @@ class GuardHook:
     def _lister(self) -> str:
         """The command that lists damage in what the run reads."""
         tables = {source.table is not None for source in self.config.data.train}
-        named = {True: "python -m data_tools.check_table TABLE", False: "python -m data_tools.check_shards FOLDER"}
+        named = {True: "vglm data check_table TABLE", False: "vglm data check_shards FOLDER"}
         return " or ".join(named[table] for table in sorted(tables))
 
 

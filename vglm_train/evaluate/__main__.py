@@ -123,7 +123,7 @@ def _check_data(args: argparse.Namespace) -> None:
     if args.task in SHARDS_ONLY and _is_table(Path(args.data)):
         raise UserError(
             f"{args.data}: a table needs --task vqa or --task report; --task {args.task} is for a folder of shards "
-            "(python -m data_tools.convert and pack_shards make one)."
+            "(vglm data convert and pack_shards make one)."
         )
 
 

@@ -158,7 +158,7 @@ def header_of(data: bytes, formats: tuple[str, ...] = tuple(FORMATS)) -> Image.I
         size = f"{image.width:,} x {image.height:,}"
         raise ImageError("bomb", f"{size} pixels; {MAX_PIXELS:,} at most are read: store it smaller")
     if not image.width or not image.height:
-        raise ImageError("undecodable", f"a picture of {image.width} x {image.height} pixels: nothing is in it")
+        raise ImageError("undecodable", f"a picture without pixels: {image.width} x {image.height}")
     return image
 
 

@@ -41,9 +41,8 @@ def itm_alarm(points: Points, info: RunInfo) -> str | None:
     return (
         f"ITM loss has stayed within {ITM_BAND[0]}-{ITM_BAND[1]} for {ITM_SPAN:.0%} of the steps after "
         f"warm-up{_right(means)}: so does a matching head that answers by the 1:2 share of its labels (0.637, 67% "
-        "right) and does not look at the pictures. Check that captions belong to their images (python -m "
-        "data_tools.preview) and that "
-        "image weights are loaded; try a lower optim.lr, a longer optim.warmup, or more pairs a step."
+        "right) and does not look at the pictures. Check that captions belong to their images (vglm data "
+        "preview) and that image weights are loaded; try a lower optim.lr, a longer optim.warmup, or more pairs a step."
     )
 
 
@@ -58,7 +57,7 @@ def itc_alarm(points: Points, info: RunInfo) -> str | None:
     return (
         f"ITC loss is still at or above ln {info.candidates} = {chance:.3f} after warm-up{_right(means)}, which is no "
         "better than an even guess: images and texts do not find each other. Check that captions belong to their "
-        "images (python -m data_tools.preview), that image weights are loaded and that train/temperature is between "
+        "images (vglm data preview), that image weights are loaded and that train/temperature is between "
         "0.01 and 0.5; ITC needs many candidates a step: a larger engine.micro_batch or more processes, not "
         "accumulation, gives them."
     )

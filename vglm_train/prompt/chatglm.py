@@ -79,6 +79,10 @@ class ChatGLMTokenizer:
         piece = self._find(token)
         return None if piece is None else self._offset + piece
 
+    def words(self) -> list[str]:
+        """Every piece by its id; "" for image tokens."""
+        return [""] * self._offset + [self._pieces.id_to_piece(n) for n in range(self._pieces.get_piece_size())]
+
     def save(self, folder: Path) -> None:
         """Write the file, and the number of image tokens before it."""
         folder.mkdir(parents=True, exist_ok=True)

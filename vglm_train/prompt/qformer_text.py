@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,14 @@ _BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
 def blip_text(caption: str) -> str:
     """LAVIS's blip_caption: lower case, . ! " ( ) * # : ; ~ become spaces, at most 50 words. English only."""
     return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:BLIP_WORDS])
+
+
+def words_by_id(vocabulary: Mapping[str, int]) -> list[str]:
+    """Word -> id as a list; "" where an id has none."""
+    words = [""] * (max(vocabulary.values(), default=-1) + 1)
+    for word, number in vocabulary.items():
+        words[number] = word
+    return words
 
 
 def plain_text(caption: str) -> str:
@@ -76,6 +84,10 @@ class QFormerTokenizer:
             ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
             mask[row, : len(tokens)] = True
         return ids, mask
+
+    def words(self) -> list[str]:
+        """Every word by its id, added tokens among them."""
+        return words_by_id(self.tokenizer.get_vocab())
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens, and without spaces between Chinese characters."""

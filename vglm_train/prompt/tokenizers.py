@@ -12,6 +12,7 @@ from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
 from vglm_train.prompt.literal import control_ids, encode_literally
+from vglm_train.prompt.qformer_text import words_by_id
 from vglm_train.weights.identify import require
 
 logger = logging.getLogger("vglm_train")
@@ -34,6 +35,9 @@ class Tokenizer(Protocol):
 
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
+
+    def words(self) -> list[str]:
+        """Every token by its id; "" where an id has none."""
 
     def save(self, folder: Path) -> None:
         """Write a folder that `build_tokenizer` reads back."""
@@ -66,6 +70,10 @@ class HfTokenizer:
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
         return self.tokenizer.get_vocab().get(token)
+
+    def words(self) -> list[str]:
+        """Every token by its id; "" where an id has none."""
+        return words_by_id(self.tokenizer.get_vocab())
 
     def add_special(self, token: str) -> int:
         """Add a special token at the end of the vocabulary; returns its id."""

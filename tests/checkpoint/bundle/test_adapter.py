@@ -191,7 +191,7 @@ def test_what_a_fine_tuning_added_is_merged_before_it_leaves(spoken, tmp_path, c
     bundle = open_bundle(base, CPU)
     config = replace(bundle.config, tuning=LORA)
     save_finetuned(folder, config, base, tuned(bundle.model), bundle.template.tokenizer, {})
-    command = f"python -m vglm_train.checkpoint merge {base} --adapter {folder} --out MERGED"
+    command = f"vglm checkpoint merge {base} --adapter {folder} --out MERGED"
     wanted = f"is what a fine-tuning added to another bundle: merge it first, {command}"
     for words in (["merge", str(folder), "--adapter", str(folder)], ["export", str(folder), "--format", "hf-blip2"]):
         assert main([*words, "--out", str(out)]) == 2

@@ -113,6 +113,7 @@ def case(request, tmp_path_factory):
     root = tmp_path_factory.mktemp("client")
     bundle = made_bundle(root, *request.param)
     assert main(["export", str(bundle), "--format", "hf-blip2", "--out", str(root / "hf")]) == 0
+    assert "# " in (root / "hf" / "README.md").read_text("utf-8"), "the model card"
     kind = transformers.Blip2ForConditionalGeneration
     theirs, report = kind.from_pretrained(root / "hf", output_loading_info=True)
     assert not {name: keys for name, keys in report.items() if keys}

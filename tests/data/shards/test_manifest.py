@@ -44,7 +44,7 @@ def fails(folder: Path, *parts: str) -> None:
 
 def test_folder_or_manifest_missing(tmp_path: Path) -> None:
     fails(tmp_path / "nowhere" / "shards", "nowhere", "no such folder")
-    fails(tmp_path, f"{tmp_path}/manifest.json: no manifest", f"data_tools.check_shards {tmp_path} --write-manifest")
+    fails(tmp_path, f"{tmp_path}/manifest.json: no manifest", f"vglm data check_shards {tmp_path} --write-manifest")
 
 
 def test_shard_missing(tmp_path: Path) -> None:

@@ -76,6 +76,6 @@ def test_training_says_it_once(tmp_path: Path, caplog: pytest.LogCaptureFixture)
         f"{tmp_path}/t.json: not read, though it looks like text: 'rationale' ('It beats.'). To put it before the "
         "question: fields.context: rationale; to learn it: fields.answer: rationale",
         f"{tmp_path}/t.json: 1 rows with an empty one among several answers or captions (null, NaN, nan), left out; "
-        "2 rows with no question, so that the answer is read as a caption. python -m data_tools.check_table names the "
+        "2 rows with no question, so that the answer is read as a caption. vglm data check_table names the "
         "first of each",
     ]

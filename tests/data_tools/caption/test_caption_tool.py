@@ -99,7 +99,7 @@ def test_mistakes(made: Bundles, tmp_path: Path) -> None:
         ("--bundle .*a bundle of stage one; give one of stage two", aligned, {}),
         ("--rank-bundle .*a bundle of stage two; give one of stage one", speaker, {"rank_bundle": speaker}),
         ("--keep needs an order: give --rank-bundle", speaker, {"keep": 2}),
-        ("--top-p must be at most 1", speaker, {"top_p": 1.5}),
+        ("--top-p must be above 0 and at most 1", speaker, {"top_p": 1.5}),
     ):
         with pytest.raises(UserError, match=message):
             task(records, tmp_path / "o.jsonl", bundle, **options)

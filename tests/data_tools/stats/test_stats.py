@@ -78,7 +78,7 @@ def test_a_table_of_questions_is_refused(tool_here: Run, tmp_path: Path, kind: s
     done = tool_here("stats", table, "--out", tmp_path / "out" / "stats.json")
     assert done.returncode == 2
     assert done.stderr.startswith(f"error: {table}: holds no records")
-    assert f"python -m data_tools.check_table {table}" in done.stderr
+    assert f"vglm data check_table {table}" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

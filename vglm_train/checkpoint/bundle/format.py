@@ -1,6 +1,6 @@
 """What a bundle is made of: its files, and reading and writing those that need no model.
 
-bundle.json            version, stage, where the frozen towers are, what made the bundle
+bundle.json            version, the program that wrote it, stage, where the frozen towers are, what made the bundle
 config.yaml            the resolved configuration it was trained with
 trained.safetensors    what was trained, by name
 vision.safetensors     the frozen image encoder, language.safetensors the frozen language model: if they are small
@@ -28,8 +28,12 @@ from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
+from vglm_train.version import __version__, commit
 
 VERSION = 2
+READERS: dict[object, str] = {
+    1: "the development versions before 0.1.0"
+}  # earlier version of a bundle -> what reads it
 DOCUMENT, CONFIG, TRAINED = "bundle.json", "config.yaml", "trained.safetensors"
 TOKENIZER, QUESTIONS = "tokenizer", "question_tokenizer"
 ScaledAdapter = tuple[Path, float]  # an adapter's folder, and what it is multiplied by
@@ -48,9 +52,11 @@ def read_document(folder: Path) -> dict[str, Any]:
     except (OSError, ValueError, AttributeError) as error:
         raise UserError(f"{path}: cannot be read ({error}). Copy the bundle again.") from error
     if version != VERSION:
+        wrote = document.get("written_by", {}).get("vglm_train")
+        reader = READERS.get(version) or (f"vglm_train {wrote} and later" if wrote else "the program that wrote it")
         raise UserError(
-            f"{path}: version {version}, this program reads {VERSION}. Train again, or use the program's "
-            "version that wrote it."
+            f"{path}: version {version}, this program reads {VERSION} (vglm_train {__version__}). Open it with "
+            f"{reader}, or train again."
         )
     return document
 
@@ -77,7 +83,8 @@ def read_trained(folder: Path) -> dict[str, Tensor]:
 def write_document(folder: Path, config: Config, document: Mapping[str, Any]) -> None:
     """config.yaml and bundle.json, `document` without its version."""
     (folder / CONFIG).write_text(dump(config), "utf-8")
-    content = json.dumps({"version": VERSION, **document}, indent=2, ensure_ascii=False)
+    program = {"vglm_train": __version__, "commit": commit()}
+    content = json.dumps({"version": VERSION, "written_by": program, **document}, indent=2, ensure_ascii=False)
     (folder / DOCUMENT).write_text(content + "\n", "utf-8")
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from vglm_train.checkpoint.card.text import write_card
 from vglm_train.checkpoint.convert.hf_config import (
     KEPT,
     QFORMER,
@@ -106,6 +107,7 @@ def write(source: SourceModel, out: Path, force: bool, limit: int) -> list[str]:
         new.mkdir()
         write_sharded(new, renamed, bar, limit)
         write_beside(new, source, renamed, words, rows)
+        write_card(source.path, new)
     return [
         f"{len(renamed)} tensors, {RETRIEVAL if retrieval else 'Blip2ForConditionalGeneration'}",
         *([] if words.image is None else [f"the image's tokens stand at id {words.image}"]),

@@ -184,4 +184,4 @@ def remake(file: str) -> str:
     """What to do about a manifest that says too little, for messages."""
     folder = file.rpartition("/")[0] or "."
     where = " where the shards lie" if is_remote(file) else ""
-    return f"run python -m data_tools.check_shards {folder} --write-manifest{where}"
+    return f"run vglm data check_shards {folder} --write-manifest{where}"

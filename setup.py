@@ -1,0 +1,19 @@
+"""What pyproject.toml cannot say: `data_tools/` and `configs/` stand beside the package and are shipped inside it.
+
+`vglm_train/shipped.py` finds them. In a wheel no top-level name but `vglm_train` is taken.
+"""
+
+from setuptools import find_packages, setup
+
+SHIPPED = "vglm_train._shipped"
+DATA_TOOLS = ["data_tools", *(f"data_tools.{name}" for name in find_packages("data_tools"))]
+
+setup(
+    packages=[
+        *find_packages(include=["vglm_train", "vglm_train.*"]),
+        *(f"{SHIPPED}.{name}" for name in DATA_TOOLS),
+        f"{SHIPPED}.configs",
+    ],
+    package_dir={f"{SHIPPED}.data_tools": "data_tools", f"{SHIPPED}.configs": "configs"},
+    package_data={"vglm_train": ["py.typed"], f"{SHIPPED}.configs": ["**/*.yaml", "**/*.json"]},
+)

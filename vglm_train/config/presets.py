@@ -1,0 +1,68 @@
+"""Presets by name: `vglm train lavis_stage1` takes the YAML of that name in `configs/`."""
+
+import difflib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from vglm_train.config.yaml_tree import YamlNode
+from vglm_train.errors import UserError
+from vglm_train.shipped import shipped_folder
+
+FOLDER = "configs"
+SUFFIXES = (".yaml", ".yml")
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """The YAML that a command's argument means. `note`: what to tell where a name was given, or a file hides one."""
+
+    path: Path
+    note: str | None = None
+
+
+def presets() -> dict[str, Path]:
+    """Name -> file of every preset, in alphabetical order."""
+    return {path.stem: path for path in sorted(shipped_folder(FOLDER).rglob("*.yaml"), key=lambda path: path.stem)}
+
+
+def find_config(given: str) -> Found:
+    """The file `given`, or else the preset of that name.
+
+    A file NAME or NAME.yaml in the current folder comes before a preset of that name. Raises UserError where the
+    argument is a plain name that neither has; what is a path is left to the reader, which knows the folder.
+    """
+    known, path = presets(), Path(given)
+    plain = path.name == given and path.suffix not in SUFFIXES
+    local = [file for file in (path, path.with_name(f"{path.name}.yaml")) if plain and file.is_file()]
+    if local:
+        hidden = known.get(given)
+        return Found(local[0], f"{given} is the file {local[0]} here, not the preset {hidden}" if hidden else None)
+    if given in known:
+        return Found(known[given], f"{given} is the preset {known[given]}")
+    if plain and not path.exists():
+        near = difflib.get_close_matches(given, known, 1, 0.5)
+        hint = f" Did you mean {near[0]}?" if near else ""
+        raise UserError(f"{given}: no file and no preset has this name.{hint} The presets are: {', '.join(known)}")
+    return Found(path)
+
+
+def describe_presets() -> Iterator[str]:
+    """A line for each preset: its name and the first line of its comment."""
+    known = presets()
+    width = max(map(len, known), default=0)
+    for name, path in known.items():
+        comments = (line.lstrip("# ") for line in path.read_text("utf-8").splitlines() if line.startswith("# "))
+        yield f"{name:<{width}}  {next((text for text in comments if not text.startswith('yaml-language')), '')}"
+
+
+def point_into_presets(root: YamlNode) -> None:
+    """`model.language.config: configs/...` of a preset works from any folder: it is taken from where presets are."""
+    item: YamlNode | None = root
+    for part in ("model", "language", "config"):
+        item = item.step(part) if item else None
+    if item is None or not isinstance(item.value, str) or Path(item.value).exists():
+        return
+    start, _, rest = item.value.partition("/")
+    if start == FOLDER and (shipped_folder(FOLDER) / rest).exists():
+        item.value = str(shipped_folder(FOLDER) / rest)

@@ -1,0 +1,19 @@
+"""Which program this is: its version, and the commit of a checkout."""
+
+import subprocess
+from pathlib import Path
+
+__version__ = "0.1.0"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def commit() -> str | None:
+    """The commit of the checkout that runs, with -dirty where files were changed; None outside a checkout."""
+    if not (ROOT / ".git").exists():
+        return None
+    words = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    try:
+        done = subprocess.run(words, cwd=ROOT, capture_output=True, text=True, timeout=30, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip() or None
