@@ -1,7 +1,8 @@
 """The contract between data and model: what a batch is."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Self
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -41,7 +42,7 @@ class Batch:
         """The same batch in page-locked memory; called by torch's DataLoader."""
         return self._each(lambda tensor: tensor.pin_memory())
 
-    def _each(self, change) -> Self:
+    def _each(self, change: Callable[[Tensor], Any]) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: change(t) for name, t in tensors.items() if isinstance(t, Tensor)})
 

@@ -59,9 +59,9 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *stage.notes(model),
         *words,
         *_data(config, model, world),
-        *_validation(config, stage, model, changes if resume else None),
+        *_validation(config, stage, model, changes if resume else None, bool(words)),
         *_memory(config, stage, model, world),
-        f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
+        f"folder: {folder.path}, {folder.start_words(resume)}",
     ]
     changes.compare_candidates(split(config, world).micro * world)
     return "\n".join([*lines, *(f"changed: {line}" for line in changes.lines), *_not_here(absent)])
@@ -86,9 +86,8 @@ def _absent(config: Config, stage: Stage) -> tuple[dict[str, str], list[Manifest
 def _not_here(absent: Mapping[str, str]) -> list[str]:
     """The last line where something could not be looked at."""
     named = "; ".join(f"{key} ({where})" for key, where in absent.items())
-    inputs = f"{len(absent)} inputs are" if len(absent) > 1 else "1 input is"
-    reason = "so this check says nothing about them, and training stops where they are missing"
-    return [f"not here: {inputs} not on this machine, {reason}: {named}"] if absent else []
+    inputs = f"{len(absent)} inputs" if len(absent) > 1 else "1 input"
+    return [f"not here: {inputs} that training needs and this check could not look at: {named}"] if absent else []
 
 
 def _weights(stage: Stage, model: VisualModel, absent: Collection[str]) -> list[str]:
@@ -162,11 +161,13 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     ]
 
 
-def _validation(config: Config, stage: Stage, model: VisualModel, changes: Changes | None) -> list[str]:
+def _validation(
+    config: Config, stage: Stage, model: VisualModel, changes: Changes | None, has_tokenizer: bool
+) -> list[str]:
     """Held-out samples, for a run that continues compared with what they were. What is missing is reported, as `_data`
     does.
 
-    UserError where they do not give checkpoint.best; only for that are they read, and only local ones.
+    Local ones are read. UserError where nothing can be scored of them, or not checkpoint.best.
     """
     parts, data = validating(config.data), config.data
     if not parts:
@@ -179,10 +180,10 @@ def _validation(config: Config, stage: Stage, model: VisualModel, changes: Chang
         changes.compare_validation(shards)
     samples, most = sum(shard.samples for shard in shards), config.evaluate.images
     lines = [f"validation: {samples:,} samples" + (f", of which {most:,} are used" if samples > most else "")]
-    if config.checkpoint.best is None:
-        return lines
+    if not has_tokenizer:
+        return [*lines, "validation: not read, since the tokenizer is not here"]
     if any(shard.url for shard in shards):
-        return [*lines, "checkpoint.best: not checked, the validation data is remote"]
+        return [*lines, "validation: not read, since it is remote, so neither it nor checkpoint.best was checked"]
     held_out = stage.held_out()
     assert held_out is not None
     stage.evaluator(model, list(held_out.items(data.workers)), Ranks())

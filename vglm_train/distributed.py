@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
+from typing import Any
 
 import torch
 import torch.distributed as dist
@@ -67,11 +68,11 @@ class Ranks:
         order = torch.argsort(wanted // size, stable=True)
         return received[torch.argsort(order)]
 
-    def gather_objects(self, value: object) -> list:
+    def gather_objects(self, value: object) -> list[Any]:
         """Every rank's `value`, in rank order, on every rank. For small Python objects."""
         if self.world == 1:
             return [value]
-        values: list = [None] * self.world
+        values: list[Any] = [None] * self.world
         dist.all_gather_object(values, value)
         return values
 
@@ -117,12 +118,12 @@ class _GatherWithGrad(torch.autograd.Function):
     """All-gather whose backward is a reduce-scatter, so that the global loss has its exact gradient."""
 
     @staticmethod
-    def forward(ctx, tensor: Tensor, ranks: Ranks) -> Tensor:
+    def forward(ctx: Any, tensor: Tensor, ranks: Ranks) -> Tensor:
         ctx.ranks, ctx.size = ranks, tensor.shape[0]
         return ranks.gather(tensor)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         # gloo has no reduce-scatter in every version, so sum and cut
         whole = ctx.ranks.all_sum(grad.contiguous().clone())
         start = ctx.ranks.rank * ctx.size

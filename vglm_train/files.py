@@ -168,7 +168,7 @@ def _lock(file: BinaryIO, path: Path, is_new: bool) -> bool:
         return False
 
 
-def lock(file: IO | int, wait: bool = False, of_process: bool = False) -> bool | None:
+def lock(file: IO[Any] | int, wait: bool = False, of_process: bool = False) -> bool | None:
     """Take the exclusive lock of an open file. False where another holds it; `wait`: until nobody does.
 
     None where there are no locks: on Windows and some network file systems. The lock goes with the last process that

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
@@ -138,7 +139,7 @@ class _Cache:
 
     def __init__(self) -> None:
         self.path = user_cache() / "fingerprints.json"
-        self.entries: dict[str, list] = {}
+        self.entries: dict[str, list[Any]] = {}
         with suppress(OSError, ValueError):
             entries = json.loads(self.path.read_text("utf-8"))
             self.entries = entries if isinstance(entries, dict) else {}

@@ -64,6 +64,7 @@ class _Run:
         self.changes = Changes(config, folder, resume_from, self.state, accept)
         self.changes.compare_inputs(self.stage, manifests, ranks)
         self.changes.compare_settings()
+        self.start_words = folder.start_words(resume_from)
         seed = self.state.stream_seed(config.run.seed)
         self.loader = build_loader(config, self.stage.processor, ranks, manifests, seed)
         check_length(config, self.loader.epoch_samples)
@@ -96,9 +97,8 @@ class _Run:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
         self._claim()
         self._tell_leaks()
-        if self.resume_from:
-            log.info("continuing from %s", self.resume_from)
-        for line in self.changes.lines:
+        log.info("%s: %s", self.folder.path, self.start_words)
+        for line in self.changes.lines if self.ranks.main else ():
             log.warning("changed: %s", line)
         outlets = self._sinks()
         stop = StopOnSignal()
@@ -128,15 +128,17 @@ class _Run:
         return 0
 
     def _check_applied(self) -> None:
-        """UserError where the run has trained nothing."""
-        if self.state.skipped == self.state.step:
+        """UserError where the run has trained nothing, or most of the time computed with what is not finite."""
+        step, skipped = self.state.step, self.state.skipped
+        if 2 * skipped > step:
+            count = f"none of the {step} steps was" if skipped == step else f"{skipped} of the {step} steps were not"
             raise UserError(
-                f"none of the {self.state.step} steps was applied, since losses or gradients were not finite, so there "
-                f"is no bundle. Look at the first rows of {self.folder.path / METRICS}: weights or pictures that are "
-                "not finite, or a rate that is too high. Then start the run in another run.folder."
+                f"{count} applied, since losses or gradients were not finite, so there is no bundle. Look at the first "
+                f"rows of {self.folder.path / METRICS}: weights or pictures that are not finite, or a rate that is too "
+                "high. Then start the run in another run.folder."
             )
-        if self.state.skipped:
-            log.warning("%d of %d steps were not applied: they were not finite", self.state.skipped, self.state.step)
+        if skipped and self.ranks.main:
+            log.warning("%d of %d steps were not applied: they were not finite", skipped, step)
 
     def _best(self, engine: DeepSpeedEngine) -> int:
         """The step whose weights are the run's result, now in the model: the best, where that was asked for."""

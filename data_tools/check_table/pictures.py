@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryFile
-from typing import IO, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -68,7 +68,7 @@ class OpenedPictures:
         self.file.seek(number * THUMBNAIL.itemsize)
         self.file.write(picture.thumbnail)
 
-    def thumbnails(self, numbers: Sequence[int]) -> NDArray:
+    def thumbnails(self, numbers: Sequence[int]) -> NDArray[Any]:
         """[numbers] of THUMBNAIL"""
         size = THUMBNAIL.itemsize
         self.file.flush()

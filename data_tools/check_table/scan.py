@@ -76,7 +76,7 @@ class _Pictures:
     names: list[str] = field(default_factory=list)
     files: dict[Path, int] = field(default_factory=dict)  # number of each that is a file
     known: dict[str, int | None] = field(default_factory=dict)  # as written -> number
-    naming: array = field(default_factory=lambda: array("q"))  # row, number, row, number, ...
+    naming: "array[int]" = field(default_factory=lambda: array("q"))  # row, number, row, number, ...
 
     def number(self, name: str | bytes, row: int) -> int | None:
         """The number of a picture; None where there is none."""

@@ -8,7 +8,7 @@ gradients: pictures of one kind, X-rays for instance, agree in brightness but no
 n pictures, s = 48 the thumbnail's side, c = 8 the side of its colours.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,7 +81,7 @@ def colour_distance(first: Bytes, second: Bytes) -> Floats:
     return np.abs(first.astype(np.float64) - second).max(axis=(1, 2, 3))
 
 
-def compare(first: NDArray, second: NDArray, enough: float) -> NDArray[np.float64]:
+def compare(first: NDArray[Any], second: NDArray[Any], enough: float) -> NDArray[np.float64]:
     """Thumbnails [n] twice -> [n] agreement, 0 where colours or a rough look already say no."""
     near = colour_distance(first["colours"], second["colours"]) <= COLOUR
     scores = np.zeros(len(first))
@@ -147,6 +147,6 @@ def _gradients(pictures: Floats) -> Floats:
     return np.stack([right, down], axis=1).reshape(len(pictures), -1)
 
 
-def _cosine(a: NDArray, b: NDArray) -> NDArray:
+def _cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """[n,m] twice -> [n]."""
     return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1) + 1e-9)

@@ -12,9 +12,9 @@ from typing import Any
 from PIL import Image
 
 from data_tools.common.image_bytes import read_file
-from vglm_train.data.record import Record, RecordError, parse
+from vglm_train.data.record import DamagedSample, Record, RecordError, parse
 from vglm_train.data.shards.manifest import Manifest, Shard
-from vglm_train.data.shards.reader import DamagedSample, ShardReader
+from vglm_train.data.shards.reader import ShardReader
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, open_image
 

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -58,7 +58,7 @@ class Drop(NamedTuple):
 class Gathered:
     """Of all rows: `info` [rows] of PICTURE_INFO; `wrong`: those that cannot be used, with cause and reason."""
 
-    info: NDArray
+    info: NDArray[Any]
     wrong: dict[int, tuple[str, str]]
 
 
@@ -77,7 +77,7 @@ def hash_block(block: Block) -> bytes:
     return out.getvalue()
 
 
-def _hash_item(item: RecordItem) -> tuple[tuple, tuple]:
+def _hash_item(item: RecordItem) -> tuple[tuple[Any, ...], tuple[Any, ...]]:
     captions = sum(len(texts) for texts in item.record.captions.values())
     data = item.image()
     found = image_hash(open_picture(data, DECODED))
@@ -101,14 +101,14 @@ def gather(stage: JobStage, inputs: Inputs, thumbnails: Path) -> Gathered:
     return Gathered(info, wrong)
 
 
-def rank(info: NDArray, own: int) -> Rows:
+def rank(info: NDArray[Any], own: int) -> Rows:
     """[rows] the usable rows, best first: evaluation rows (from `own` on), more captions, larger, earlier."""
     rows = np.flatnonzero(info["usable"])
     keys = (rows, -info["area"][rows], -info["captions"][rows].astype(np.int64), rows < own)
     return rows[np.lexsort(keys)]
 
 
-def first_of_each(info: NDArray, ranked: Rows) -> tuple[Rows, Rows]:
+def first_of_each(info: NDArray[Any], ranked: Rows) -> tuple[Rows, Rows]:
     """Nodes [n] as rows, best first, and [rows] the node's index in that list of each usable row, -1 of others."""
     _, firsts, inverse = np.unique(info["image_id"][ranked], return_index=True, return_inverse=True)
     order = np.argsort(firsts)
@@ -118,7 +118,7 @@ def first_of_each(info: NDArray, ranked: Rows) -> tuple[Rows, Rows]:
 
 
 @lru_cache(maxsize=1)
-def _searcher(folder: Path, search: Search) -> tuple[NearPairs, Rows, NDArray]:
+def _searcher(folder: Path, search: Search) -> tuple[NearPairs, Rows, NDArray[Any]]:
     """Of this process: built once for all its blocks."""
     nodes, hashes = np.load(folder / "nodes.npy"), np.load(folder / "hashes.npy")
     return NearPairs(hashes, search.distance), nodes, np.load(folder / "thumbnails.npy", mmap_mode="r")
@@ -140,7 +140,7 @@ def search_block(folder: Path, search: Search, block: Nodes) -> bytes:
     return np.concatenate(found).tobytes()
 
 
-def decide(edges: NDArray, nodes: Rows, node_of: Rows, own: int) -> dict[int, Drop]:
+def decide(edges: NDArray[Any], nodes: Rows, node_of: Rows, own: int) -> dict[int, Drop]:
     """The rows that go. Each goes for a row that stays and that it was compared with itself.
 
     Nodes come best first, so a node stays unless one before it stays that looks the same: no chain of small
@@ -171,7 +171,7 @@ def search_blocks(nodes: int) -> Sequence[Nodes]:
     return [Nodes(number, start, min(SEARCHED, nodes - start)) for number, start in enumerate(starts)]
 
 
-def read_edges(stage: JobStage, blocks: Sequence[Nodes]) -> NDArray:
+def read_edges(stage: JobStage, blocks: Sequence[Nodes]) -> NDArray[Any]:
     """All edges of the second stage."""
     parts = [np.frombuffer(part, EDGE) for part in stage.read(blocks)]
     return np.concatenate([np.zeros(0, EDGE), *parts])

@@ -6,6 +6,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from itertools import groupby, islice
+from typing import Any
 
 from torch import Tensor
 
@@ -128,7 +129,7 @@ class PromptView:
         )
         return "".join(said).replace("\n", "\\n")
 
-    def _decode(self, ids: list) -> str:
+    def _decode(self, ids: list[Any]) -> str:
         end = self.template.end_id
         return f"{self.template.tokenizer.decode(ids)}[end]" if ids[-1] == end else self.template.tokenizer.decode(ids)
 
@@ -171,7 +172,7 @@ class PromptView:
         return self.stage.processor.process(stored.record, random.Random(seed), None, context).row
 
 
-def _runs(ids: list[int], labels: list[int], visual: tuple[int, ...], length: int) -> Iterator[tuple[str, list]]:
+def _runs(ids: list[int], labels: list[int], visual: tuple[int, ...], length: int) -> Iterator[tuple[str, list[Any]]]:
     """("picture", [its mark]), ("read", ids) and ("learned", labels) in turn.
 
     Where a label is another id than stands there (an earlier answer's end), it is followed by that id as read.

@@ -5,6 +5,7 @@ import json
 import shutil
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import numpy as np
 import torch
@@ -73,7 +74,7 @@ def _png(picture: Image.Image) -> bytes:
     return file.getvalue()
 
 
-def _record(scene: Scene, split: str, png: bytes) -> dict:
+def _record(scene: Scene, split: str, png: bytes) -> dict[str, Any]:
     texts = {language: captions(scene, language) for language in LANGUAGES}
     if split != "train":
         texts = {language: wordings[:1] for language, wordings in texts.items()}

@@ -7,6 +7,7 @@ from functools import cache
 from itertools import product
 from pathlib import Path
 from random import Random
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -95,7 +96,7 @@ def _described(bundle: Bundle, pixels: Tensor, language: str) -> dict[str, list[
     }
 
 
-def _answered(bundle: Bundle, pixels: Tensor, questions: Sequence, language: str) -> dict[str, list[str]]:
+def _answered(bundle: Bundle, pixels: Tensor, questions: Sequence[Any], language: str) -> dict[str, list[str]]:
     texts = [each.text for each in questions]
     return {
         "right": describe(bundle, pixels, texts, language),
@@ -137,7 +138,7 @@ def _agreeing(scene: Scene, described: Scene | None) -> Iterator[str]:
         yield "everything"
 
 
-def _questions(shown: Sequence[Scene], language: str, seed: int) -> list:
+def _questions(shown: Sequence[Scene], language: str, seed: int) -> list[Any]:
     """One for each picture, chosen among those that have one answer."""
     rng = Random(f"questions {seed}")
     chosen = []
@@ -147,7 +148,7 @@ def _questions(shown: Sequence[Scene], language: str, seed: int) -> list:
     return chosen
 
 
-def _by_kind(questions: Sequence, answered: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Share]]:
+def _by_kind(questions: Sequence[Any], answered: Mapping[str, Sequence[str]]) -> dict[str, dict[str, Share]]:
     total = Counter(each.kind for each in questions)
     right: Counter[tuple[str, str]] = Counter()
     for condition, texts in answered.items():
@@ -194,7 +195,7 @@ def broken_caption_promises(probe: CaptionProbe) -> list[str]:
     return broken
 
 
-def captions_json(probe: CaptionProbe) -> dict:
+def captions_json(probe: CaptionProbe) -> dict[str, Any]:
     """Everything, to be read by programs."""
     return {"captions": _plain(probe.captions), "answers": _plain(probe.answers), "chance": CHANCE}
 
@@ -213,7 +214,7 @@ def _cell(share: Share) -> str:
     return f"{share.percent:.1f} [{low:.1f}, {high:.1f}]"
 
 
-def _plain(result: CaptionProbeResult) -> dict:
+def _plain(result: CaptionProbeResult) -> dict[str, Any]:
     return {
         language: {
             name: {condition: [share.right, share.total, *share.interval()] for condition, share in shares.items()}

@@ -4,6 +4,7 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from examples.demo.probe_pairs import Pairs, Share
 from examples.demo.scenes import LANGUAGES
@@ -106,7 +107,7 @@ def _not_at_chance(results: Results) -> Iterator[str]:
                     yield f"images shuffled: {language} {attribute} ({name[9:]}) is {share.percent:.1f}, not 50"
 
 
-def as_json(results: Results) -> dict:
+def as_json(results: Results) -> dict[str, Any]:
     """Everything, to be read by programs."""
     pairs = {
         language: {
@@ -135,7 +136,7 @@ def where(work: Path) -> Iterator[str]:
     yield f"these results      {work / 'results.json'}"
 
 
-def _row(title: str, values: list) -> str:
+def _row(title: str, values: list[Any]) -> str:
     return f"{title:34}" + "".join(f"{value:9.1f}" for value in values)
 
 

@@ -16,7 +16,7 @@ from made_shards import jpeg, sample, write_manifest, write_shard
 from safetensors.torch import load_file, save_file
 
 from run import runs, speaking
-from run.starts import STEPS, begin, go_on, said
+from run.starts import STEPS, begin, go_on, said, second_start
 from vglm_train.checkpoint import inputs
 from vglm_train.model.alignment import Alignment
 
@@ -232,6 +232,27 @@ def test_a_run_that_trained_nothing_is_an_error(home: Path, refused: Callable[..
     assert not (home / "run" / "bundle").exists()
 
 
+def test_a_run_that_trained_almost_nothing_is_an_error(home: Path, refused: Callable[..., str]) -> None:
+    error = refused(
+        *(home / "run.yaml", f"run.folder={home / 'run'}", "run.length.steps=4", "optim.warmup.steps=0"),
+        *("data.validation=[]", "evaluate.every=null", "optim.lr=1e30"),
+        only_running="losses are known when they are computed",
+    )
+    assert "3 of the 4 steps were not applied, since losses or gradients were not finite" in error
+    assert not (home / "run" / "bundle").exists()
+
+
+def test_a_checkpoint_of_weights_that_are_not_finite_is_not_continued(home: Path, refused: Callable[..., str]) -> None:
+    begin(home, "checkpoint.every=2")
+    file = home / "run" / "checkpoints" / "step-00000005" / "tensors.safetensors"
+    tensors = load_file(file)
+    tensors["weight/model.temperature"].fill_(torch.nan)
+    save_file(tensors, file)
+    error = refused(*second_start(home), only_running="--check reads no weights")
+    assert f"{file} holds NaN or infinite values in model.temperature" in error
+    assert "(there are: step-00000004)" in error
+
+
 def test_a_bundle_of_weights_that_are_not_finite_is_not_written(
     home: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -245,6 +266,7 @@ def test_a_bundle_of_weights_that_are_not_finite_is_not_written(
     error = refused(
         home / "run.yaml", f"run.folder={home / 'run'}", *words, only_running="weights change while it runs"
     )
+    assert f"{home / 'run' / 'bundle'}: the bundle was not written, since 1 of" in error
     assert "trained tensors are not finite (temperature)" in error
     assert not (home / "run" / "bundle").exists()
 

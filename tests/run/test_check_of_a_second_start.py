@@ -1,5 +1,6 @@
 """`--check` of a run that continues says what its training says, and what it could not look at."""
 
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -60,10 +61,10 @@ def without_weights(home: Path) -> None:
 
 
 ABSENT: dict[str, tuple[tuple[Callable[[Path], None], ...], str, tuple[str, ...]]] = {
-    "training data": ((without_data,), "1 input is", ("data.train made ({0}/train: no such folder of shards.)",)),
-    "validation data": ((without_validation,), "1 input is", ("data.validation made ({0}/val: no such",)),
-    "weights": ((without_weights,), "1 input is", ("model.vision.weights ({0}/encoder.safetensors)",)),
-    "all": ((without_data, without_validation, without_weights), "3 inputs are",
+    "training data": ((without_data,), "1 input", ("data.train made ({0}/train: no such folder of shards.)",)),
+    "validation data": ((without_validation,), "1 input", ("data.validation made ({0}/val: no such",)),
+    "weights": ((without_weights,), "1 input", ("model.vision.weights ({0}/encoder.safetensors)",)),
+    "all": ((without_data, without_validation, without_weights), "3 inputs",
             ("data.train made", "data.validation made", "model.vision.weights")),
 }  # fmt: skip
 
@@ -85,7 +86,7 @@ def test_what_is_not_here_is_the_last_line(
     capsys.readouterr()
     assert go_on(home, "--check") == 0
     last = capsys.readouterr().out.splitlines()[-1]
-    assert last.startswith(f"not here: {count} not on this machine, so this check says nothing about")
+    assert last.startswith(f"not here: {count} that training needs and this check could not look at: ")
     for part in named:
         assert part.format(home) in last
     assert go_on(home) == 2
@@ -118,3 +119,29 @@ def test_one_of_two_sources_is_not_here(home: Path, capsys: pytest.CaptureFixtur
     error = capsys.readouterr().err
     assert "data.train more: 100 samples in 3 shards" in error
     assert "data.train made" not in error
+
+
+def test_a_run_without_a_finished_checkpoint_begins_anew(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As after a kill while the first one is written; other data is then no change."""
+    begin(home)
+    shutil.rmtree(home / "run" / "checkpoints")
+    more_samples(home)
+    capsys.readouterr()
+    assert go_on(home, "--check") == 0
+    words = f"{home / 'run'}, no checkpoint is in it, so the run begins anew at step 0"
+    assert f"folder: {words}" in capsys.readouterr().out
+    assert go_on(home, steps=STEPS) == 0
+    assert words.replace(",", ":", 1) in said(home)
+    rows = [json.loads(line)["step"] for line in (home / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert rows == sorted(rows)
+    assert rows[0] == 1
+
+
+def test_validation_data_that_cannot_be_scored_is_refused_without_a_best_metric(
+    table: Path, refused: Callable[..., str]
+) -> None:
+    """Questions where captions are scored."""
+    document = yaml.safe_load((table / "run.yaml").read_text())
+    document["data"]["validation"] = [{"name": "held", "table": str(table / "table.json")}]
+    (table / "run.yaml").write_text(yaml.safe_dump(document))
+    assert "usable pictures none has a caption in en" in refused(table / "run.yaml", f"run.folder={table / 'run'}")

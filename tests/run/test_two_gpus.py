@@ -19,7 +19,7 @@ def test_killed_on_two_gpus(config, tmp_path):
     process = runs.start(arguments, DS_ACCELERATOR="cuda")
     runs.wait_for(tmp_path / "killed", 12)
     runs.kill(process)
-    assert "continuing from" in runs.finish(runs.start(arguments, DS_ACCELERATOR="cuda"))
+    assert "continues from step-" in runs.finish(runs.start(arguments, DS_ACCELERATOR="cuda"))
     straight, killed = (
         {(step, name): value for step, name, value in runs.losses(tmp_path / run) if name.startswith("train/loss")}
         for run in ("straight", "killed")

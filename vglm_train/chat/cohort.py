@@ -4,6 +4,7 @@ r rows, t ids written, v vocabulary.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -82,7 +83,7 @@ class Cohort:
             column = torch.tensor(penalties, dtype=logits.dtype, device=logits.device)[:, None]
             logits = penalise_repetition(logits, self.written, column)
         newest = logits.argmax(-1)
-        groups: dict[tuple, list[int]] = {}
+        groups: dict[tuple[Any, ...], list[int]] = {}
         for place, decoding in enumerate(decodings):
             if decoding.sample:
                 groups.setdefault((decoding.temperature, decoding.top_p, decoding.top_k), []).append(place)

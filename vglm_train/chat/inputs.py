@@ -10,7 +10,8 @@ from vglm_train.data.tables.base import TableFile, keys_of, name_row, sample_key
 from vglm_train.data.tables.canonical import question_of
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.image_paths import ENDINGS, PictureFolder
-from vglm_train.data.tables.readers import FIRST, folder_of, open_source
+from vglm_train.data.tables.json_table import FIRST
+from vglm_train.data.tables.readers import folder_of, open_source
 from vglm_train.errors import UserError
 from vglm_train.evaluate.vqa.source import parse_source
 

@@ -13,16 +13,19 @@ import re
 import shutil
 from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from vglm_train.checkpoint.load.finite import is_finite
 from vglm_train.errors import UserError
 from vglm_train.files import write_text
 from vglm_train.folders import replace_folder
 
 _STEP = re.compile(r"step-(\d{8})")
+_WEIGHT = "weight/"  # before the name of a trained weight; others are the optimizer's
 _TENSORS, _STATE, _LATEST = "tensors.safetensors", "state.json", "latest"
 
 
@@ -57,7 +60,7 @@ class Checkpoints:
         steps = sorted(p for p in self.folder.glob("step-*") if _STEP.fullmatch(p.name))
         return [p for p in steps if (p / _STATE).exists()]
 
-    def write(self, step: int, tensors: dict[str, Tensor], state: dict) -> Path:
+    def write(self, step: int, tensors: dict[str, Tensor], state: dict[str, Any]) -> Path:
         """Write a checkpoint beside the others and make it the latest in one rename.
 
         Raises UserError where the disk is full; the checkpoints before it are whole.
@@ -87,7 +90,7 @@ class Checkpoints:
                 shutil.rmtree(path, ignore_errors=True)
 
 
-def read_state(path: Path) -> dict:
+def read_state(path: Path) -> dict[str, Any]:
     """`state.json` of a checkpoint folder. Raises UserError if it cannot be read."""
     try:
         return json.loads((path / _STATE).read_text())
@@ -98,13 +101,23 @@ def read_state(path: Path) -> dict:
 def read_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> dict[str, Tensor]:
     """Tensors of a checkpoint folder whose weights must be exactly those of `trained` (name -> shape).
 
-    Raises UserError naming the file and what differs.
+    Raises UserError naming the file and what differs, or which weights are not finite.
     """
     check_tensors(path, trained)
     try:
-        return load_file(path / _TENSORS)
+        tensors = load_file(path / _TENSORS)
     except (OSError, SafetensorError) as error:
         raise _unreadable(path / _TENSORS, error) from error
+    broken = [name for name in sorted(tensors) if name.startswith(_WEIGHT) and not is_finite(tensors[name])]
+    if broken:
+        named = _some([name.removeprefix(_WEIGHT) for name in broken])
+        others = ", ".join(each.name for each in Checkpoints(path.parent).steps() if each != path)
+        raise UserError(
+            f"{path / _TENSORS} holds NaN or infinite values in {named}, and nothing can be trained from there. Write "
+            f"the name of an earlier checkpoint into {path.parent / _LATEST} (there are: {others or 'none'}), or begin "
+            "a new run."
+        )
+    return tensors
 
 
 def check_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> None:
@@ -113,8 +126,8 @@ def check_tensors(path: Path, trained: Mapping[str, tuple[int, ...]]) -> None:
     file = path / _TENSORS
     try:
         with safe_open(file, "pt") as content:
-            names = [name for name in content.keys() if name.startswith("weight/")]  # noqa: SIM118  (no mapping)
-            saved = {name.removeprefix("weight/"): tuple(content.get_slice(name).get_shape()) for name in names}
+            names = [name for name in content.keys() if name.startswith(_WEIGHT)]  # noqa: SIM118  (no mapping)
+            saved = {name.removeprefix(_WEIGHT): tuple(content.get_slice(name).get_shape()) for name in names}
     except (OSError, SafetensorError) as error:
         raise _unreadable(file, error) from error
     missing, extra = sorted(trained.keys() - saved.keys()), sorted(saved.keys() - trained.keys())

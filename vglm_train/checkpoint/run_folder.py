@@ -69,6 +69,14 @@ class RunFolder:
             )
         return newest
 
+    def start_words(self, newest: Path | None) -> str:
+        """Where a start begins, for a person; `newest`: as `check` returned it. Before `claim`."""
+        if newest is not None:
+            return f"continues from {newest.name}"
+        if self._nothing_done():
+            return "a new run"
+        return "no checkpoint is in it, so the run begins anew at step 0"
+
     def changed_settings(self, config: Config) -> list[str]:
         """What a run may change half-way, and has changed since the last start, as lines. Before `claim`."""
         return [f"{key}: {old} before, {new} now" for key, old, new in _changes(load(self.config_file), config, "", ())]

@@ -115,7 +115,7 @@ def _section(kind: Any, item: YamlNode, path: str) -> Any:
         _relocate(error, item, path)
 
 
-def _list(inner: tuple, item: YamlNode, path: str) -> tuple:
+def _list(inner: tuple[Any, ...], item: YamlNode, path: str) -> tuple[Any, ...]:
     if not isinstance(item.value, list):
         _fail(item, path, f"expected a list such as [..., ...], found {item.describe()}")
     if inner[-1] is Ellipsis:
@@ -125,7 +125,7 @@ def _list(inner: tuple, item: YamlNode, path: str) -> tuple:
     return tuple(_build(k, entry, f"{path}.{i}") for i, (k, entry) in enumerate(zip(inner, item.value)))
 
 
-def _mapping(inner: tuple, item: YamlNode, path: str) -> dict:
+def _mapping(inner: tuple[Any, ...], item: YamlNode, path: str) -> dict[str, Any]:
     """Names of a Literal -> values."""
     names = get_args(inner[0])
     if not isinstance(item.value, dict):
@@ -137,7 +137,7 @@ def _mapping(inner: tuple, item: YamlNode, path: str) -> dict:
     }
 
 
-def _choice(choices: tuple, item: YamlNode, path: str) -> Any:
+def _choice(choices: tuple[Any, ...], item: YamlNode, path: str) -> Any:
     if item.value in choices and not isinstance(item.value, bool):
         return item.value
     text = str(item.value).removeprefix("torch.")

@@ -81,7 +81,7 @@ def _limits(section: type) -> dict[str, tuple[Range | NotEmpty, ...]]:
     return {name: tuple(e for e in found if isinstance(e, Range | NotEmpty)) for name, found in extras.items()}
 
 
-def _check_not_empty(name: str, value: str | tuple) -> None:
+def _check_not_empty(name: str, value: str | tuple[Any, ...]) -> None:
     if not (value.strip() if isinstance(value, str) else value):
         raise FieldError(name, reason="must not be empty")
 

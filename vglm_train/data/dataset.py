@@ -32,7 +32,7 @@ NAMED = 10  # damaged samples a worker names, of one cause in one epoch
 logger = logging.getLogger(__name__)
 
 
-class StreamDataset(Dataset):
+class StreamDataset(Dataset[Any]):
     """Micro-batches of one rank by number, counted from the start of the stream; it has no end.
 
     A mistake of the user's comes back as a UserError value, because a DataLoader would wrap it in a traceback.

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
+from typing import Any
 
 from torch import Tensor
 from torch.utils.data import Dataset
@@ -35,7 +36,7 @@ class EvalItem:
     source: str = ""
 
 
-class EvalSet(Dataset):
+class EvalSet(Dataset[Any]):
     """`images` samples of `sources` (all, if None), spread over sources and languages as `eval_choice` says.
 
     They come source by source and shard by shard. Iterating leaves out damaged samples, counts them in `damaged` by

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate
-from typing import Literal, cast, get_args
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -62,7 +62,7 @@ class Answered:
     type: str | None = None
 
 
-class QuestionSet(Dataset):
+class QuestionSet(Dataset[Any]):
     """`limit` questions of `sources` (all, if None) in one of `languages`, spread over sources and languages as
     `eval_choice` says, in the order of the sources.
 

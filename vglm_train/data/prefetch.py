@@ -13,8 +13,12 @@ GRACE = 60  # seconds
 
 
 def read_ahead(
-    items: Dataset, indices: Iterable[int], workers: int, pin: bool = False, collate: Callable[[Any], Any] | None = None
-) -> DataLoader:
+    items: Dataset[Any],
+    indices: Iterable[int],
+    workers: int,
+    pin: bool = False,
+    collate: Callable[[Any], Any] | None = None,
+) -> DataLoader[Any]:
     """items[index] for each of `indices`, in order, read by `workers` processes (0: this one).
 
     `collate`: done to each item in the worker; none: torch's, by which arrays become tensors.
@@ -31,7 +35,7 @@ def read_ahead(
     )
 
 
-class _Loader(DataLoader):
+class _Loader(DataLoader[Any]):
     def __iter__(self) -> Any:
         with deferred_signals():  # it forks
             return super().__iter__()

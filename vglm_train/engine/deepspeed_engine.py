@@ -171,7 +171,7 @@ def _patch_zero_optimizer(optimizer: Any) -> None:
     optimizer._update_model_bit16_weights = lambda group: None
 
 
-def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict:
+def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict[str, Any]:
     return {
         "train_batch_size": config.data.global_batch,
         "train_micro_batch_size_per_gpu": config.data.global_batch // (world * accumulation),

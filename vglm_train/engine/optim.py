@@ -3,7 +3,7 @@ parameter groups."""
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
 
 from torch import nn
 
@@ -44,7 +44,9 @@ def _cosine(optim: Optim, progress: float) -> float:
     return optim.min_lr + (optim.lr - optim.min_lr) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def parameter_groups(module: nn.Module, optim: Optim, scales: Mapping[str, float] | None = None) -> list[dict]:
+def parameter_groups(
+    module: nn.Module, optim: Optim, scales: Mapping[str, float] | None = None
+) -> list[dict[str, Any]]:
     """Groups for AdamW, decayed and not for each learning rate; in the module's own order, decayed ones first.
 
     scales: name -> factor of the learning rate, 1 for names that are not in it. Each group holds its factor as `scale`.

@@ -3,7 +3,7 @@
 import hashlib
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 from vglm_train.checkpoint.resume import read_state
 from vglm_train.config.check import split
@@ -57,7 +57,7 @@ class RunState:
         self.best_of = best_of
         return is_other
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """JSON-ready, with the version of this format."""
         values = asdict(self)
         return {"version": VERSION, "drawn": values.pop("sample_counts"), **values}
@@ -74,7 +74,7 @@ class RunState:
             ) from error
 
     @classmethod
-    def from_dict(cls, values: dict) -> Self:
+    def from_dict(cls, values: dict[str, Any]) -> Self:
         """Inverse of `to_dict`. Raises ValueError for a format this code does not know."""
         values = dict(values)
         version = values.pop("version", None)

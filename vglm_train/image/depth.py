@@ -3,6 +3,7 @@
 import re
 import sys
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def _lower_bytes(image: Image.Image, raw: str) -> NDArray[np.uint8]:
     return np.asarray(image)
 
 
-def _bits_of_png(data: bytes, values: NDArray) -> int | None:
+def _bits_of_png(data: bytes, values: NDArray[Any]) -> int | None:
     """How many bits 16-bit values have by the chunk sBIT; None where it does not tell.
 
     The standard wants fewer bits spread over all 16. Writers that leave them as they are, are believed if they fit.

@@ -8,6 +8,8 @@
 A picture of one value is black under rule 3. Values that are not finite have no level: that picture cannot be used.
 """
 
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -17,7 +19,7 @@ BITS = (8, 10, 12, 14, 16)
 STRETCHED = "smallest to largest value"
 
 
-def to_8_bits(values: NDArray, bits: int | None = None) -> tuple[NDArray[np.uint8], str]:
+def to_8_bits(values: NDArray[Any], bits: int | None = None) -> tuple[NDArray[np.uint8], str]:
     """Integers or floats of any shape -> levels of the same shape, and the range that was taken, in words.
 
     `bits`: how many the file says that its integers have. ImageError where values are not finite.
@@ -38,7 +40,7 @@ def bits_of(largest: int) -> int:
     return next(bits for bits in BITS if largest < 1 << bits)
 
 
-def are_scaled_up(values: NDArray, bits: int) -> bool:
+def are_scaled_up(values: NDArray[Any], bits: int) -> bool:
     """Whether 16-bit values are ones of `bits` bits spread over the whole range, as the PNG standard wants them: the
     lower bits are zeros, or repeat the upper ones."""
     top, below = values >> (16 - bits), 16 - bits
@@ -53,7 +55,7 @@ def _table(bits: int) -> NDArray[np.uint8]:
     return ((np.arange(white + 1, dtype=np.uint32) * 255 + white // 2) // white).astype(np.uint8)
 
 
-def _linear(values: NDArray, low: float, high: float) -> NDArray[np.uint8]:
+def _linear(values: NDArray[Any], low: float, high: float) -> NDArray[np.uint8]:
     """`low` is black and `high` white; all black where they are one."""
     if low == high:
         return np.zeros(values.shape, np.uint8)

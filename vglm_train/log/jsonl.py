@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import Image
 
@@ -37,7 +38,7 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
                 yield step, {name: math.nan if value is None else value for name, value in values.items()}
 
 
-def _parse(line: bytes) -> dict | None:
+def _parse(line: bytes) -> dict[str, Any] | None:
     if not line.endswith(b"\n"):
         return None
     try:
@@ -72,7 +73,7 @@ class LoggedTable:
         content = json.loads((self.folder / "table.json").read_text(encoding="utf-8"))
         return content["columns"], [[self._cell(cell) for cell in row] for row in content["rows"]]
 
-    def _cell(self, cell: str | float | dict) -> Cell:
+    def _cell(self, cell: str | float | dict[str, Any]) -> Cell:
         if isinstance(cell, dict):
             with Image.open(self.folder / cell["image"]) as image:
                 return image.convert("RGB")
@@ -105,7 +106,7 @@ def cut_back_tables(folder: Path, step: int) -> None:
             shutil.rmtree(path)
 
 
-def _store(cell: Cell, folder: Path, name: str) -> str | float | dict:
+def _store(cell: Cell, folder: Path, name: str) -> str | float | dict[str, Any]:
     if isinstance(cell, Image.Image):
         cell.convert("RGB").save(folder / name, quality=90)
         return {"image": name}

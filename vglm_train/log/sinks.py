@@ -182,7 +182,7 @@ class WandbSink:
 
     def _catch_up(self, folder: Path, resume_step: int) -> None:
         """Send the rows and tables that W&B does not have yet."""
-        tables: dict[int, list] = {}
+        tables: dict[int, list[Any]] = {}
         for table in read_tables(folder):
             tables.setdefault(table.step, []).append(table)
         rows: dict[int, Row] = {}

@@ -4,16 +4,18 @@ import re
 import unicodedata
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
-from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import HAN, is_chinese
 from vglm_train.prompt.literal import control_ids, encode_literally
+
+if TYPE_CHECKING:  # a second to import, which talking to ChatGLM does without
+    from transformers import PreTrainedTokenizerBase
 
 DEC = "[DEC]"  # starts a caption to be generated (BLIP, BLIP-2)
 LANGUAGE_TOKENS = {"en": "[EN]", "zh": "[ZH]"}
@@ -129,8 +131,10 @@ def find_tokenizer(name: str) -> Path:
     return path if path.is_file() or path.is_dir() else _download(name)
 
 
-def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:
+def _from_vocabulary(path: Path) -> "PreTrainedTokenizerBase":
     """From BERT's vocab.txt with one token a line. The tokenizer is cased if there are words with capitals."""
+    from transformers import BertTokenizer
+
     try:
         tokens = path.read_text("utf-8").removesuffix("\n").split("\n")  # some tokens are line separators
     except UnicodeDecodeError:
@@ -147,7 +151,9 @@ def _from_vocabulary(path: Path) -> PreTrainedTokenizerBase:
     return BertTokenizer(vocab=vocabulary, do_lower_case=not cased, **options)
 
 
-def _from_folder(folder: Path) -> PreTrainedTokenizerBase:
+def _from_folder(folder: Path) -> "PreTrainedTokenizerBase":
+    from transformers import AutoTokenizer
+
     if (folder / "tokenizer_config.json").is_file() and any((folder / name).is_file() for name in _FILES[:2]):
         try:
             return AutoTokenizer.from_pretrained(str(folder))
@@ -177,7 +183,7 @@ def _download(name: str) -> Path:
         ) from error
 
 
-def _check(tokenizer: PreTrainedTokenizerBase, name: str) -> None:
+def _check(tokenizer: "PreTrainedTokenizerBase", name: str) -> None:
     if getattr(tokenizer, "backend_tokenizer", None) is None:
         raise UserError(f"model.text.tokenizer: {name} is not BERT-like: {type(tokenizer).__name__} has no fast form")
     missing = [kind for kind in ("pad", "cls", "sep", "unk") if getattr(tokenizer, f"{kind}_token_id") is None]

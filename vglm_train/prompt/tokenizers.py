@@ -5,8 +5,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
-from transformers import AutoTokenizer
-
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
@@ -132,6 +130,8 @@ def check_tokenizer(tokenizer: Tokenizer, vocabulary: int, name: str) -> None:
 
 
 def _from_folder(folder: Path) -> HfTokenizer:
+    from transformers import AutoTokenizer  # a second to import, which talking to ChatGLM does without
+
     if not folder.is_dir() or not any((folder / name).is_file() for name in _FILES):
         raise UserError(
             f"{folder}: no tokenizer here; model.language.tokenizer needs a folder with tokenizer.json (or "

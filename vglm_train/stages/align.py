@@ -37,7 +37,7 @@ class Align(Stage):
         return text
 
     @cached_property
-    def processor(self) -> PairProcessor:  # type: ignore[override]
+    def processor(self) -> PairProcessor:
         return PairProcessor(self.text, self.config.data.languages)
 
     @property

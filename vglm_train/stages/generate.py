@@ -93,7 +93,7 @@ class Generate(Stage):
         )
 
     @cached_property
-    def processor(self) -> PromptProcessor:  # type: ignore[override]
+    def processor(self) -> PromptProcessor:
         return PromptProcessor(self.template, self.config.prompt.questions, self.config.data.languages)
 
     @property

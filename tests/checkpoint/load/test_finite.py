@@ -124,6 +124,16 @@ def test_what_a_bundle_s_run_trained(tmp_path):
     assert f"{folder / 'trained.safetensors'} holds NaN or infinite values in qformer.query_tokens." in message
 
 
+def test_what_a_bundle_s_run_trained_on_the_meta_device(tmp_path):
+    """As --check reads it: in the same words."""
+    folder = bundle_of(tmp_path / "b")
+    broken(folder / "trained.safetensors", "qformer.query_tokens")
+    with torch.device("meta"):
+        model = tiny.alignment()
+        message = refused(lambda: init_from_bundle(model, folder))
+    assert f"{folder / 'trained.safetensors'} holds NaN or infinite values in qformer.query_tokens." in message
+
+
 def test_the_frozen_towers_of_a_bundle(tmp_path, capsys):
     """And exports of such a bundle."""
     folder = bundle_of(tmp_path / "b")

@@ -136,7 +136,7 @@ def test_file_that_cannot_be_read(tmp_path, content):
     if content:
         path.write_bytes(content)
     message = refused(with_vision(path))
-    assert ("no safetensors file" if content else "cannot read weights") in message
+    assert ("no safetensors file" if content else "model.vision.weights: no such file or folder") in message
     assert str(path) in message
 
 

@@ -42,7 +42,9 @@ def save_bundle(
     the file that was read, such as model.vision.weights. UserError where the disk is full, or weights are not finite.
     """
     with _new_bundle(folder) as new:
-        towers = _save_weights(new, config.model, model, read or {})
+        trained, towers = _save_towers(new, config.model, model, read or {})
+        _refuse_broken(folder, trained)
+        save_tensors(trained, new / TRAINED)
         document = {"stage": config.run.stage, "towers": towers, "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
         write_document(new, config, document)
@@ -93,8 +95,10 @@ def _refuse_broken(folder: Path, tensors: Mapping[str, Tensor]) -> None:
         )
 
 
-def _save_weights(folder: Path, config: Model, model: VisualModel, read: Mapping[str, str]) -> dict[str, Any]:
-    """What was trained, and the frozen towers that travel along. Returns where each tower is."""
+def _save_towers(
+    folder: Path, config: Model, model: VisualModel, read: Mapping[str, str]
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """Write the frozen towers that travel along. Returns the other weights, and where each tower is."""
     weights = {name: tensor.detach().cpu().clone() for name, tensor in model.state_dict().items()}
     sources = {"vision": config.vision.weights, "language": getattr(config.language, "weights", None)}
     towers = {}
@@ -103,9 +107,7 @@ def _save_weights(folder: Path, config: Model, model: VisualModel, read: Mapping
         if frozen:
             file, fingerprint = folder / f"{tower}.safetensors", read.get(f"model.{tower}.weights")
             towers[tower] = save_or_reference(file, frozen, sources[tower], fingerprint)
-    _refuse_broken(folder, weights)
-    save_tensors(weights, folder / TRAINED)
-    return towers
+    return weights, towers
 
 
 def _save_tokenizers(folder: Path, config: Model, tokenizer: Tokenizer, questions: QFormerTokenizer | None) -> None:

@@ -220,7 +220,9 @@ def _check_ids(source: SourceModel, recorded: Mapping[str, Any]) -> None:
             )
 
 
-def _order(raw: Tensors, content: dict, heads: dict[str, int], folder: Path, options: Options) -> tuple[Fused, str]:
+def _order(
+    raw: Tensors, content: dict[str, Any], heads: dict[str, int], folder: Path, options: Options
+) -> tuple[Fused, str]:
     """One order for the whole folder: the image side's zero biases show it best."""
     language = {name: tensor for name, tensor in raw.items() if not name.startswith(IMAGE)}
     measured = _vision_order(raw, heads, IMAGE) or qkv.measured_order(language, heads[""])

@@ -180,7 +180,7 @@ def _wildcards(rule: KeyRule, keys: Iterable[str]) -> list[tuple[str, ...]]:
 
 
 @cache
-def _regex(pattern: str) -> re.Pattern:
+def _regex(pattern: str) -> re.Pattern[str]:
     return re.compile(re.escape(pattern).replace(r"\#", r"(\d+)").replace(r"\*", "(.+)"))
 
 

@@ -48,7 +48,7 @@ def load_hf_language(model: LanguageModel, path: Path) -> None:
     absent = _check(network, published, alike, path)
     empty = any(parameter.is_meta for parameter in network.parameters())
     if empty:
-        model.materialise(torch.get_default_device())  # type: ignore[operator]
+        model.materialise(torch.get_default_device())
     written: dict[int, str] = {}
     for name, tensor in published.tensors.items():
         _write(network, name, tensor.read(), written, path)

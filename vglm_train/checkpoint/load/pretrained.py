@@ -15,7 +15,7 @@ from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
 from vglm_train.model.alignment import Alignment
-from vglm_train.weights.identify import require
+from vglm_train.weights.identify import FIELDS, Part, require
 
 logger = logging.getLogger(__name__)
 NEW_TOKENS = 3  # at most [DEC], [EN] and [ZH] are added to a published vocabulary
@@ -39,7 +39,7 @@ def load_vision(encoder: nn.Module, config: Vision) -> None:
     its depth, and what follows the last block, are left out.
     """
     path = Path(str(config.weights))
-    require(path, "vision")
+    _require(path, "vision")
     weights = _cut(read_weights(path), config.depth)
     if set(weights) != set(encoder.state_dict()):
         weights = _convert_vision(weights, config.family, path)
@@ -51,7 +51,7 @@ def load_bert(model: Alignment, path: Path) -> None:
 
     Tokens that the tokenizer adds get fresh rows; cross-attention, queries and other heads stay as initialised.
     """
-    require(path, "bert")
+    _require(path, "bert")
     raw = {key.replace("LayerNorm.gamma", "LayerNorm.weight").replace("LayerNorm.beta", "LayerNorm.bias"): value
            for key, value in read_weights(path).items()}  # fmt: skip
     if not any(key.startswith("bert.") for key in raw):
@@ -69,6 +69,13 @@ def load_bert(model: Alignment, path: Path) -> None:
     fresh = {name for name in state if not name.startswith(("qformer.blocks.", "qformer.embeddings.", "qformer.norm."))}
     fresh |= {name for name in state if ".cross." in name}
     load_strictly(model, weights, path, optional=fresh)
+
+
+def _require(path: Path, part: Part) -> None:
+    """As `require`, and UserError where nothing is there."""
+    require(path, part)
+    if not path.exists():
+        raise UserError(f"{FIELDS[part]}: no such file or folder: {path}. Correct the path.")
 
 
 def load_strictly(module: nn.Module, weights: dict[str, Tensor], path: Path, optional: set[str] | None = None) -> None:

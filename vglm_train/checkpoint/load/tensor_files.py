@@ -5,6 +5,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -119,7 +120,7 @@ def _unreadable(path: Path, error: Exception) -> str:
     return f"cannot read weights from {path}: {reason}. Download it again."
 
 
-def _torch_file(path: Path) -> dict:
+def _torch_file(path: Path) -> dict[str, Any]:
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
     except RuntimeError as error:

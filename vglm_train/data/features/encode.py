@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -92,7 +93,7 @@ class _Filling:
         self.ranks.barrier()
         self._check_whole(pictures)
 
-    def _pictures(self) -> NDArray:
+    def _pictures(self) -> NDArray[Any]:
         """Every picture of the shards, once (PICTURE). Each rank reads its share of the files."""
         looking = ListJobs(self.shards, self.config.data.cache)
         own = range(self.ranks.rank, len(looking), self.ranks.world)
@@ -102,7 +103,7 @@ class _Filling:
         _, first = np.unique(everyone["digest"], return_index=True)
         return everyone[np.sort(first)]
 
-    def _missing(self, pictures: NDArray) -> list[Row]:
+    def _missing(self, pictures: NDArray[Any]) -> list[Row]:
         """Sample, picture of it, digest and view of each row that is not stored."""
         every = [(*plain(picture), view) for picture in pictures for view in range(self.store.views)]
         held = self.store.holds(row_keys((digest, view) for _, _, digest, view in every))
@@ -138,7 +139,9 @@ class _Filling:
     def _encode(self, missing: Sequence[Row], encode: Encode) -> None:
         decoding = DecodeJobs(self.config.data, self.store.identity, self.shards, missing)
         own = range(self.ranks.rank, len(decoding), self.ranks.world)
-        waiting: tuple[NDArray, Tensor] | None = None  # its features may still be computed while the next are prepared
+        waiting: tuple[NDArray[Any], Tensor] | None = (
+            None  # its features may still be computed while the next are prepared
+        )
         with Writer(self.store) as writer:
             for keys, pixels, damaged in self._loaded(decoding, own, "encoding pictures"):
                 for key, cause in damaged:
@@ -150,7 +153,7 @@ class _Filling:
             if waiting is not None:
                 writer.add(waiting[0], waiting[1].cpu())
 
-    def _check_whole(self, pictures: NDArray) -> None:
+    def _check_whole(self, pictures: NDArray[Any]) -> None:
         """This machine sees what all ranks wrote."""
         keys = row_keys((plain(picture)[2], view) for picture in pictures for view in range(self.store.views))
         end = time.monotonic() + PATIENCE

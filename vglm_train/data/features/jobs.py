@@ -1,7 +1,7 @@
 """The work before training in numbered pieces, for loader workers: which pictures there are, and their pixels."""
 
 from collections.abc import Iterable, Sequence
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -72,14 +72,14 @@ class _Samples:
         return raw.images
 
 
-class ListJobs(Items[NDArray]):
+class ListJobs(Items[NDArray[Any]]):
     """Pictures (PICTURE) of 64 samples."""
 
     def __init__(self, shards: Sequence[Shard], cache: Cache) -> None:
         self.samples = _Samples(shards, cache)
         self.total = int(self.samples.starts[-1])
 
-    def make(self, indices: range) -> NDArray:
+    def make(self, indices: range) -> NDArray[Any]:
         found = [
             (number, nth, picture_digest(image))
             for number in indices
@@ -88,7 +88,7 @@ class ListJobs(Items[NDArray]):
         return np.array(found, PICTURE)
 
 
-Decoded = tuple[NDArray, Tensor, list[tuple[bytes, str]]]
+Decoded = tuple[NDArray[Any], Tensor, list[tuple[bytes, str]]]
 
 
 class DecodeJobs(Items[Decoded]):
@@ -121,5 +121,5 @@ def plain(picture: np.void) -> tuple[int, int, bytes]:
     return int(picture["sample"]), int(picture["nth"]), bytes(picture["digest"]).ljust(16, b"\0")
 
 
-def row_keys(rows: Iterable[tuple[bytes, int]]) -> NDArray:
+def row_keys(rows: Iterable[tuple[bytes, int]]) -> NDArray[Any]:
     return np.array([row_key(digest, view) for digest, view in rows], "S20")

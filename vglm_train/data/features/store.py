@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import BinaryIO, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import torch
@@ -89,7 +89,7 @@ class FeatureStore:
         """Rows, those of damaged pictures too."""
         return len(self._entries)
 
-    def holds(self, keys: NDArray) -> NDArray[np.bool_]:
+    def holds(self, keys: NDArray[Any]) -> NDArray[np.bool_]:
         """Which of `keys` (S20) are stored."""
         return np.isin(keys, self._entries["key"])
 
@@ -159,11 +159,11 @@ class Writer:
 
     def __init__(self, store: FeatureStore) -> None:
         self.store = store
-        self.unsaved: list[NDArray] = []
+        self.unsaved: list[NDArray[Any]] = []
         self._part: tuple[BinaryIO, BinaryIO] | None = None  # rows, index
         self._rows = self._saved = 0  # in this part
 
-    def add(self, keys: NDArray, features: Tensor) -> None:
+    def add(self, keys: NDArray[Any], features: Tensor) -> None:
         """Keys (S20) and features [k,p,c] on the CPU. UserError where the disk is full."""
         values = features.contiguous().view(torch.uint8).reshape(len(keys), -1).numpy()
         assert values.shape[1] == self.store.row_bytes
@@ -224,7 +224,7 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_index(path: Path, row_bytes: int) -> NDArray:
+def _read_index(path: Path, row_bytes: int) -> NDArray[Any]:
     """The entries of a part whose rows are there; what a kill cut off at the end is left out."""
     try:
         content = path.read_bytes()

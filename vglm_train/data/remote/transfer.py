@@ -9,7 +9,7 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from requests import Response
@@ -175,7 +175,7 @@ def _pipe(address: str, timeout: float) -> Iterator[RemoteStream]:
             process.communicate()
 
 
-def _output(process: subprocess.Popen, timeout: float) -> Iterator[bytes]:
+def _output(process: subprocess.Popen[Any], timeout: float) -> Iterator[bytes]:
     assert process.stdout is not None
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)

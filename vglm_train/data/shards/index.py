@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -141,7 +141,7 @@ def _caption_counts(counts: NDArray[np.uint8], lengths: NDArray[np.uint8]) -> Ca
     return CaptionCounts(counts, lengths, np.cumsum(counts.sum(1, dtype=np.int64)) - counts.sum(1, dtype=np.int64))
 
 
-def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray:
+def _part(body: bytes, kind: str, offset: int, count: int) -> NDArray[Any]:
     return np.frombuffer(body, kind, count, offset) if count else np.zeros(0, kind)
 
 

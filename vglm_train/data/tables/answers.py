@@ -45,7 +45,7 @@ def commonest(answers: Sequence[Answer]) -> str:
     return max(sums, key=sums.__getitem__)
 
 
-def _walk(cell: Any, say: Callable, notes: list[str], known: Answer, nested: bool) -> Iterator[Answer]:
+def _walk(cell: Any, say: Callable[..., Any], notes: list[str], known: Answer, nested: bool) -> Iterator[Answer]:
     """`known`: language and weight of what is inside."""
     match cell:
         case list() | tuple():

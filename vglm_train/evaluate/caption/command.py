@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -100,7 +101,7 @@ def changed_decoding(configured: Decoding, args: argparse.Namespace) -> Decoding
         raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}.") from error
 
 
-def _row(language: str, items: Sequence[EvalItem], caption: GeneratedCaption) -> dict:
+def _row(language: str, items: Sequence[EvalItem], caption: GeneratedCaption) -> dict[str, Any]:
     """One caption in the report."""
     item = items[caption.item]
     return {

@@ -9,6 +9,7 @@ import random
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass, field
 from statistics import fmean
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -86,7 +87,10 @@ class CaptionEvaluator:
         check_same_items(self.items, self.ranks)
         if not self._captioned():
             reason = f"of {len(self.items)} usable pictures none has a caption in {', '.join(self.languages)}"
-            raise UserError(f"evaluation: {reason}; log.txt names what was left out.")
+            raise UserError(
+                f"evaluation: {reason}. The log names what was left out. Captions are scored here: give pictures with "
+                "captions as validation, or of questions with answers fine-tune with evaluate.task vqa."
+            )
         for language in self.languages:
             self.generator.prompt(language)
         error = missing()
@@ -208,7 +212,7 @@ def derangement(image_ids: Sequence[Hashable], seed: int = 0) -> list[int | None
     return best
 
 
-def _split(pairs: Sequence, size: int) -> Iterator[Sequence]:
+def _split(pairs: Sequence[Any], size: int) -> Iterator[Sequence[Any]]:
     return (pairs[start : start + size] for start in range(0, len(pairs), size))
 
 

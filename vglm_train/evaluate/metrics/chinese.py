@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterable
 from importlib.metadata import version
 from statistics import fmean
+from typing import Any
 
 from vglm_train.evaluate.metrics import coco
 from vglm_train.evaluate.metrics.base import TextScores
@@ -64,10 +65,10 @@ def _sentence_bleu(references: list[list[str]], outputs: list[str]) -> list[floa
 
 
 def _corpus_bleu(references: list[list[str]], outputs: list[str]) -> float:
-    from sacrebleu.metrics import BLEU
+    from sacrebleu.metrics.bleu import BLEU
 
     most = max(map(len, references))
-    columns: list = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
+    columns: list[Any] = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
     return BLEU(tokenize="zh").corpus_score(outputs, columns).score
 
 

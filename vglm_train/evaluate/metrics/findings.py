@@ -84,7 +84,11 @@ def findings(report: str) -> frozenset[str]:
 
 
 def _stated(
-    text: str, patterns: dict[str, re.Pattern], parts: re.Pattern, before: re.Pattern, after: re.Pattern
+    text: str,
+    patterns: dict[str, re.Pattern[str]],
+    parts: re.Pattern[str],
+    before: re.Pattern[str],
+    after: re.Pattern[str],
 ) -> Iterator[str]:
     """`parts` split the text; `before` and `after` match cues of negation."""
     for part in parts.split(text):

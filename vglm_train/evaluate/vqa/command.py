@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -145,7 +146,7 @@ def _measurements(
     }
 
 
-def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict]:
+def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict[str, Any]]:
     """Each question with its answers in the report."""
     for index, item in enumerate(items):
         scores = result.answer_scores[MODEL][index].items()

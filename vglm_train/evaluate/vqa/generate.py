@@ -5,6 +5,7 @@ A model that answers as well without the right image does not use it, whatever i
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -104,7 +105,7 @@ class AnswerGenerator:
         """
         if self.decoding.sample:
             return list(prompts), list(range(len(prompts)))
-        index_of: dict[tuple, int] = {}
+        index_of: dict[tuple[Any, ...], int] = {}
         distinct: list[ImageQuestion] = []
         indices = []
         for dialogue, pixels in prompts:

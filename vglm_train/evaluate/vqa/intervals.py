@@ -5,6 +5,7 @@ n items, m columns of scores.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -90,7 +91,7 @@ def _gain_ends(gain: float, samples: np.ndarray, clusters: int) -> tuple[float, 
     return (low * gain, gain) if gain > 0 else (gain, low * gain)
 
 
-def _cluster(item: EvalQuestion) -> tuple:
+def _cluster(item: EvalQuestion) -> tuple[Any, ...]:
     """What is resampled together: questions about one patient, or else about one image, are not independent."""
     return ("image", item.image_id) if item.group is None else ("group", item.group)
 

@@ -3,7 +3,7 @@
 from collections import Counter, defaultdict
 from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 from vglm_train.evaluate.metrics.answers import commonest, normalised
 from vglm_train.prompt.dialogue import Dialogue
@@ -54,7 +54,7 @@ class MajorityBaseline:
         return ""
 
 
-def _groups(question: AnsweredQuestion) -> list[tuple]:
+def _groups(question: AnsweredQuestion) -> list[tuple[Any, ...]]:
     """The groups that a question belongs to, the most similar first."""
     same = ("question", question.kind, *normalised(question.dialogue.question))
     nearest = same if question.type is None else ("type", question.kind, question.type)

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.metrics import vqav2
@@ -71,7 +72,7 @@ def _report(item: EvalQuestion, output: str) -> AnswerScores:
 def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:
     """The choices of each closed question: its own where the row gives them, else those in its words, and the true
     answers to the same question or type."""
-    answers: dict[tuple, dict[str, None]] = {}
+    answers: dict[tuple[Any, ...], dict[str, None]] = {}
     for item in items:
         truth = commonest(item.answers)
         if item.kind == "closed" and truth_polarity(truth) is None:
@@ -88,8 +89,8 @@ def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:
     return options
 
 
-def _question_keys(item: EvalQuestion) -> list[tuple]:
-    same: list[tuple] = [("question", *normalised(item.dialogue.question))]
+def _question_keys(item: EvalQuestion) -> list[tuple[Any, ...]]:
+    same: list[tuple[Any, ...]] = [("question", *normalised(item.dialogue.question))]
     return same if item.type is None else [*same, ("type", item.type)]
 
 

@@ -1,5 +1,7 @@
 """Gradient scaling: backward through a frozen fp16 model without loss of small gradients."""
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -46,23 +48,23 @@ def embedding_dtype(dtype: torch.dtype) -> torch.dtype:
 
 class _Enter(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, embeds: Tensor, scaling: GradientScaling) -> Tensor:
+    def forward(ctx: Any, embeds: Tensor, scaling: GradientScaling) -> Tensor:
         ctx.scaling, ctx.dtype = scaling, embeds.dtype
         return embeds.to(scaling.dtype)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return ctx.scaling.unscale(grad).to(ctx.dtype), None
 
 
 class _Leave(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, logits: Tensor, scaling: GradientScaling) -> Tensor:
+    def forward(ctx: Any, logits: Tensor, scaling: GradientScaling) -> Tensor:
         ctx.scaling = scaling
         return logits.float()
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         largest = torch.stack(grad.aminmax()).abs().amax() if grad.numel() else grad.new_zeros(())
         power = torch.floor(torch.log2(TARGET / largest)).nan_to_num(nan=0.0, posinf=0.0, neginf=0.0)
         # no gradient at all: 1. Not finite: unchanged, so that the engine notices

@@ -5,6 +5,7 @@ n rows, s tokens, d width, p image tokens.
 """
 
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +96,7 @@ class _Replay(torch.autograd.Function):
     """Runs a recording on real inputs and parameters."""
 
     @staticmethod
-    def forward(ctx, recording: Recording, *tensors: Tensor) -> Tensor:
+    def forward(ctx: Any, recording: Recording, *tensors: Tensor) -> Tensor:
         ctx.recording = recording
         for buffer, x in zip(recording.inputs, tensors):
             buffer.copy_(x)
@@ -104,7 +105,7 @@ class _Replay(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         recording: Recording = ctx.recording
         recording.grad.copy_(grad)
         recording.backward.replay()

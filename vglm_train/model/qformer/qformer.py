@@ -5,7 +5,7 @@ n rows, q queries, t text tokens, p image tokens, c image width, d width.
 
 from collections.abc import Sequence
 from itertools import chain
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -182,13 +182,13 @@ class _Select(torch.autograd.Function):
     """index_select whose backward is one matrix product: deterministic, and faster than atomic additions."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, rows: Tensor) -> Tensor:
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
         ctx.save_for_backward(rows)
         ctx.shape = x.shape
         return x.index_select(0, rows)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         (rows,) = ctx.saved_tensors
         index = torch.arange(ctx.shape[0], device=rows.device)
         chosen = (index[:, None] == rows).to(grad.dtype)  # [n,k]

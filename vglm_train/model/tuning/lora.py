@@ -3,6 +3,8 @@
 i inputs, o outputs, r rank.
 """
 
+from typing import Any
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -43,7 +45,7 @@ class _Update(torch.autograd.Function):
     """scale * x A' B' in x's dtype. Gradients of A and B come back in fp32 and, for an fp16 model, unscaled."""
 
     @staticmethod
-    def forward(ctx, x: Tensor, a: Tensor, b: Tensor, scale: float, scaling: GradientScaling | None) -> Tensor:
+    def forward(ctx: Any, x: Tensor, a: Tensor, b: Tensor, scale: float, scaling: GradientScaling | None) -> Tensor:
         narrow_a, narrow_b = _narrow(a, b, scale, x.dtype)
         inner = F.linear(x, narrow_a)  # [...,r]
         ctx.save_for_backward(x, a, b, inner)
@@ -51,7 +53,7 @@ class _Update(torch.autograd.Function):
         return F.linear(inner, narrow_b)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         x, a, b, inner = ctx.saved_tensors
         narrow_a, narrow_b = _narrow(a, b, ctx.scale, x.dtype)
         grad_inner = grad @ narrow_b

@@ -7,7 +7,7 @@ b rows, s tokens, h heads, d width of a head.
 import logging
 from functools import cache
 from subprocess import CalledProcessError
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,7 +29,7 @@ class Rotary(nn.Module):
         assert inv_freq.dtype == torch.float32
         self.register_buffer("inv_freq", inv_freq, persistent=False)
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
         kept = self.inv_freq
         super()._apply(fn, recurse)
         device = self.inv_freq.device
@@ -50,7 +50,7 @@ class SplitAndRotate(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         ctx.save_for_backward(cos, sin)
         b, s, parts, heads, width = qkv.shape
         q, k, v = out = qkv.new_empty(parts, b, s, heads, width).unbind(0)
@@ -59,7 +59,7 @@ class SplitAndRotate(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx, q: Tensor, k: Tensor, v: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Any:
         grad = q.new_empty(*q.shape[:2], 3, *q.shape[2:])
         grads = (q.contiguous(), k.contiguous(), v.contiguous())
         _rotate_on(grad)(grads, grad.unbind(2), *ctx.saved_tensors, inverse=True)

@@ -34,6 +34,7 @@ from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
 INSTALL = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
 _TRITON_USER = "sat.model.position_embedding.triton_rotary_embeddings"
+_ACTIVATIONS = "transformers.activations"
 _FLAGS = (
     (torch.backends.cudnn, "enabled"),
     (torch.backends.cudnn, "benchmark"),
@@ -97,6 +98,21 @@ def _explained() -> Iterator[None]:
         ) from error
 
 
+@contextmanager
+def _without_transformers() -> Iterator[None]:
+    """Within it SAT's GPT-2, which comes along, does without transformers, which take seconds to import."""
+    absent = _ACTIVATIONS not in sys.modules
+    if absent:
+        stand_in = ModuleType(_ACTIVATIONS)
+        stand_in.ACT2FN = {"gelu_new": partial(F.gelu, approximate="tanh")}  # type: ignore[attr-defined]
+        sys.modules[_ACTIVATIONS] = stand_in
+    try:
+        yield
+    finally:
+        if absent:
+            del sys.modules[_ACTIVATIONS]
+
+
 class OneProcess:
     """What SAT asks of its model parallel group while it builds: this process alone."""
 
@@ -112,7 +128,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
     _stand_in.FastRotaryEmbedding = _NoTriton  # type: ignore[attr-defined]
     sys.modules.setdefault(_TRITON_USER, _stand_in)
 
-with _explained(), restored_state(), _without_deepspeed():
+with _explained(), restored_state(), _without_deepspeed(), _without_transformers():
     import sat.mpu.initialize as sat_groups
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer

@@ -143,7 +143,7 @@ class SlotPool:
     def __init__(self, model: Glm) -> None:
         self.model = model
         self._free: list[Slots] = []
-        self._state: tuple | None = None
+        self._state: tuple[Any, ...] | None = None
 
     def take(self, size: int, columns: int) -> Slots:
         """Free ones of that size, or new ones."""

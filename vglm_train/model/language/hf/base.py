@@ -77,9 +77,9 @@ class HuggingFaceLanguage(LanguageModel):
             vars(block).pop("forward", None)
             if on:
                 forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=self.random)
-                block.forward = forward  # type: ignore[method-assign]
+                block.forward = forward
 
-    def own_dtype(self) -> AbstractContextManager:
+    def own_dtype(self) -> AbstractContextManager[Any]:
         """Within it, autocast is off: the frozen model runs in its own dtype."""
         return torch.autocast(self.embeddings.weight.device.type, enabled=False)
 
