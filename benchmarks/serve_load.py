@@ -194,19 +194,21 @@ async def measure(server: Server, clients: int, seconds: float, tokens: int) -> 
     return load
 
 
-async def disconnect(server: Server, number: int, tokens: int, at_once: int = 32) -> tuple[int, dict[str, float]]:
-    """`number` clients that leave after one to five pieces: how many did, and what runs and waits afterwards."""
-    questions, left, turns = bodies(server.model, tokens), 0, iter(range(number))
+async def disconnect(server: Server, number: int, tokens: int, at_once: int = 32) -> tuple[Load, dict[str, float]]:
+    """`number` clients that leave after one to five pieces: these as answered, and what runs and waits afterwards."""
+    picture_urls()
+    questions, left, turns = bodies(server.model, tokens), Load(), iter(range(number))
 
     async def leave() -> None:
-        nonlocal left
         for turn in turns:
-            async with httpx.AsyncClient(base_url=server.url, timeout=600, trust_env=False) as client:
+            async with httpx.AsyncClient(base_url=server.url, timeout=600, trust_env=False, verify=False) as client:
                 try:
                     await ask(client, next(questions), leave=1 + turn % 5)
-                    left += 1
+                    left.answered += 1
                 except Refused as refused:
                     await asyncio.sleep(refused.args[0])
+                except (httpx.HTTPError, RuntimeError) as error:
+                    left.errors.append(f"{type(error).__name__}: {error}")
 
     await asyncio.gather(*(leave() for _ in range(at_once)))
     for _ in range(100):
@@ -246,7 +248,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         if args.disconnects:
             before = server.mib, server.process.num_fds()
             left, now = asyncio.run(disconnect(server, args.disconnects, args.tokens))
-            print(f"{left} clients left in mid-answer; afterwards {now}")
+            print(f"{left.answered} clients left in mid-answer; {len(left.errors)} errors; afterwards {now}")
+            for error in sorted(set(left.errors))[:5]:
+                print(f"error: {error}")
             print(f"MiB {before[0]:.0f} -> {server.mib:.0f}, open files {before[1]} -> {server.process.num_fds()}")
 
 

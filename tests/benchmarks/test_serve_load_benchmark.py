@@ -17,7 +17,7 @@ def test_a_small_load(bundles, capsys):  # noqa: F811
         assert int(answered) > 0
         assert (float(refused), int(retries), int(errors)) == (0.0, 0, 0)
     assert float(together.split()[-1]) > 0
-    assert left == "5 clients left in mid-answer; afterwards {'vglm_running': 0.0, 'vglm_waiting': 0.0}"
+    assert left == "5 clients left in mid-answer; 0 errors; afterwards {'vglm_running': 0.0, 'vglm_waiting': 0.0}"
     assert memory.startswith("MiB ")
 
 
