@@ -7,7 +7,10 @@ READY := $(VENV)/.ready
 # Processes that run test files side by side. Each takes about one core and 2 GB of memory.
 WORKERS ?= 2
 
-.PHONY: demo demo-quick test test-all check install clean
+# Pages are built from nothing, so that a page that was removed leaves no link behind.
+SPHINX := -m sphinx -q -W --keep-going -E -b html -c docs
+
+.PHONY: demo demo-quick test test-all check docs install clean
 
 demo: install
 	$(BIN)/python -m examples.demo.run
@@ -26,6 +29,10 @@ check: install
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/python -m pytest -q tests/test_imports.py
+
+docs: install
+	$(BIN)/python $(SPHINX) -D language=en docs/en build/docs/en
+	$(BIN)/python $(SPHINX) -D language=zh_CN docs/zh build/docs/zh 2> build/docs/zh.log || { cat build/docs/zh.log; exit 1; }
 
 install: $(READY)
 

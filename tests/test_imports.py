@@ -95,6 +95,7 @@ FENCED = {
     "urllib3": {"vglm_train/data/remote/transfer.py"},
     "boto3": {"vglm_train/data/remote/transfer.py"},
     "botocore": {"vglm_train/data/remote/transfer.py"},
+    "httpcore": {"vglm_train/serve/fetch.py"},
     "wandb": {"vglm_train/log/sinks.py"},
     "yaml": {"vglm_train/config/yaml_tree.py", "vglm_train/config/load.py"},
     "matplotlib": {"vglm_train/report/curves.py", "data_tools/stats/page.py"},

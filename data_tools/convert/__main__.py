@@ -3,12 +3,12 @@
     python -m data_tools.convert captions.jsonl --images photos --out records.jsonl
 
 It reads every table that training reads: JSON, CSV, TSV, COCO, VQAv2's two files, tars of img2dataset, Parquet and
-others (the README has the list); with `--format hf` also a dataset's name. A record: {"id", "image" (path relative to
-the records file, or a list of paths), "image_id" (hash of the first file's bytes: equal ids are one picture),
-"captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}, and of a question
-or a dialogue "turns" and "language". Neighbouring rows that caption the same picture become one record. A row without
-a picture, or that says nothing, is left out, counted by cause and, the first few, named. Nothing is decoded here;
-`pack_shards` does that.
+others (the documentation has the list); with `--format hf` also a dataset's name. A record: {"id", "image" (path
+relative to the records file, or a list of paths), "image_id" (hash of the first file's bytes: equal ids are one
+picture), "captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}, and of a
+question or a dialogue "turns" and "language". Neighbouring rows that caption the same picture become one record. A row
+without a picture, or that says nothing, is left out, counted by cause and, the first few, named. Nothing is decoded
+here; `pack_shards` does that.
 """
 
 import argparse

@@ -3,9 +3,11 @@
 import asyncio
 import base64
 import contextlib
+import json
+import socket
 import threading
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +21,7 @@ from vglm_train.serve.answering import Serving
 from vglm_train.serve.limits import ServeLimits
 from vglm_train.serve.server import Server, address, bind, configure
 
+HEAD = "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 TOKEN = "a-token-of-this-test-0123456789"
 
 
@@ -31,13 +34,36 @@ class Running:
     server: Server
     model: ChatModel
     token: str | None = None
+    clients: dict[int, openai.OpenAI] = field(default_factory=dict)
 
-    def client(self, **options: Any) -> openai.OpenAI:
-        options = {"max_retries": 0, "timeout": 60, **options}
+    def client(self, retries: int = 0) -> openai.OpenAI:
+        """One for each number of retries: they are slow to make."""
+        if retries not in self.clients:
+            self.clients[retries] = self._made(retries)
+        return self.clients[retries]
+
+    def _made(self, retries: int) -> openai.OpenAI:
+        options: dict[str, Any] = {"max_retries": retries, "timeout": 60}
         return openai.OpenAI(base_url=f"{self.url}/v1", api_key=self.token or "none", **options)
 
     def post(self, path: str, body: Any, **options: Any) -> httpx.Response:
         return httpx.post(self.url + path, json=body, timeout=60, **options)
+
+    def raw(self, path: str, body: str | bytes, **headers: str) -> httpx.Response:
+        """`body` as it is."""
+        return httpx.post(
+            self.url + path, content=body, headers={"Content-Type": "application/json", **headers}, timeout=60
+        )
+
+    def connect(self) -> socket.socket:
+        host, port = self.url.removeprefix("http://").split(":")
+        return socket.create_connection((host, int(port)), timeout=30)
+
+    def asked(self, path: str, body: Any) -> socket.socket:
+        """A connection over which a request went, and that nobody reads."""
+        connection, content = self.connect(), json.dumps(body).encode()
+        connection.sendall(HEAD.format(path).encode() + f"Content-Length: {len(content)}\r\n\r\n".encode() + content)
+        return connection
 
     def get(self, path: str, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=60, **options)

@@ -63,14 +63,14 @@ class Intake:
         try:
             data = base64.b64decode(text, validate=True)
         except (binascii.Error, ValueError):
-            raise UserError(f"{name}: is not base64; send the file's bytes as base64.") from None
+            raise UserError(f"{name}: is no base64; encode the picture file's bytes.") from None
         return self.check(data, name)
 
     def read_data_url(self, url: str, name: str = "the picture") -> bytes:
         """Bytes of the picture in data:image/TYPE;base64,... TooLarge or UserError that names the picture."""
         head = _DATA_URL.match(url)
         if head is None or head[2].lower().split(";")[-1] != "base64":
-            raise UserError(f"{name}: the URL must begin like data:image/jpeg;base64, with base64 after the comma.")
+            raise UserError(f"{name}: a data: URL must begin with data:image/TYPE;base64, and hold a picture.")
         declared = head[1].strip().lower()
         if declared not in TYPES:
             raise UserError(

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vglm_train.chat.events import AnswerStream, last_event
 from vglm_train.chat.features import FeatureCache
-from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, read_history
+from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, names_pictures, read_history
 from vglm_train.chat.images import Picture, read_pixels
 from vglm_train.chat.request import Answer, Busy, Event, Limits, Put, Request
 from vglm_train.chat.sampling import Sampling, read_sampling
@@ -78,7 +78,7 @@ class ChatModel:
         """The answer, and the history with it.
 
         image: what the question is about, one picture or several; those that the history has already are not shown
-        twice. Where the history names no pictures, as VisualGLM's does not, they were there from its beginning.
+        twice. Where the history is pairs of texts, as VisualGLM's, the pictures were there from its beginning.
         UserError for a picture that cannot be read, a question that is too long, and wrong sampling.
         """
         asked = self.ask(image, query, history, **sampling)
@@ -128,7 +128,7 @@ class ChatModel:
         new = [(picture, read_pixels(picture, size)) for picture in images]
         new = [(picture, each) for picture, each in new if _name(each) not in shown]
         images, pixels = tuple(picture for picture, _ in new), [*pixels, *(each for _, each in new)]
-        if turns and not shown:
+        if turns and not names_pictures(history):
             turns[0], images = replace(turns[0], images=images), ()
         return self._asked(turns, images, pixels, query, sampling)
 

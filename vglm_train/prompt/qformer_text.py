@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import HAN, is_chinese
+from vglm_train.prompt.literal import control_ids, encode_literally
 
 DEC = "[DEC]"  # starts a caption to be generated (BLIP, BLIP-2)
 LANGUAGE_TOKENS = {"en": "[EN]", "zh": "[ZH]"}
@@ -53,7 +54,7 @@ class QFormerTokenizer:
     def encode(self, caption: str, language: str) -> list[int]:
         """Ids of a caption. If they are too many, the last words are left out. UserError for Chinese with blip."""
         head = [self.cls_id, *([self.language_ids[language]] if self.language_ids else [])]
-        words = self.tokenizer.backend_tokenizer.encode(self.process(caption), add_special_tokens=False).ids
+        words = encode_literally(self.tokenizer.backend_tokenizer, self.process(caption), self.control_ids)
         return [*head, *words[: self.config.max_length - len(head) - 1], self.sep_id]
 
     def process(self, caption: str) -> str:
@@ -87,6 +88,7 @@ class QFormerTokenizer:
     def _literal(self) -> None:
         """Make "[SEP]" in a caption those letters, not the token."""
         self.tokenizer.backend_tokenizer.encode_special_tokens = True
+        self.control_ids = control_ids(self.tokenizer)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

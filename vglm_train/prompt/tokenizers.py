@@ -11,6 +11,7 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
+from vglm_train.prompt.literal import control_ids, encode_literally
 from vglm_train.weights.identify import require
 
 logger = logging.getLogger("vglm_train")
@@ -55,7 +56,7 @@ class HfTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
-        return self.tokenizer.backend_tokenizer.encode(whole_characters(text), add_special_tokens=False).ids
+        return encode_literally(self.tokenizer.backend_tokenizer, whole_characters(text), self.control_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens; ids beyond the vocabulary are left out."""
@@ -88,6 +89,7 @@ class HfTokenizer:
     def _literal(self) -> None:
         """Make "</s>" in a text those letters. Calling the tokenizer itself undoes this, so it comes last."""
         self.tokenizer.backend_tokenizer.encode_special_tokens = True
+        self.control_ids = control_ids(self.tokenizer)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

@@ -1,17 +1,22 @@
 """`vglm serve BUNDLE`: answer over HTTP, as OpenAI's API and as VisualGLM's."""
 
 import argparse
+import ipaddress
 import logging
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from vglm_train.chat.options import add_model_options, add_sampling_options, open_model, sampling_of
 from vglm_train.command import program, run_command
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.serve.access import VARIABLE, read_access
+
+if TYPE_CHECKING:
+    from vglm_train.serve.pictures import Pictures
 
 MIB = 2**20
 
@@ -40,8 +45,28 @@ def _serve(args: argparse.Namespace) -> int:
         )  # fmt: skip
     except FieldError as error:
         raise UserError(f"a limit is wrong: {error}") from error
-    serving = Serving(args.name or name_of(Path(args.bundle)), own, sampling)
+    serving = Serving(args.name or name_of(Path(args.bundle)), own, sampling, _pictures(args))
     return run(partial(open_model, args, limits), serving, access, args.port)
+
+
+def _pictures(args: argparse.Namespace) -> "Pictures":
+    """How pictures are taken. UserError for a limit or a host that is none."""
+    from vglm_train.chat.intake import Intake
+    from vglm_train.image import ImageLimits
+    from vglm_train.serve.fetch import Fetcher, FetchRules
+    from vglm_train.serve.pictures import Pictures
+
+    try:
+        image = ImageLimits(bytes=int(args.picture_mib * MIB), pixels=int(args.megapixels * 1e6))
+        intake = Intake(image=image, pictures=args.pictures)
+        networks = tuple(ipaddress.ip_network(each) for each in args.image_network)
+    except FieldError as error:
+        raise UserError(f"a limit is wrong: {error}") from error
+    except ValueError as error:
+        raise UserError(f"--image-network: {error}; give one such as 10.1.0.0/16.") from error
+    if not args.image_host:
+        return Pictures(intake)
+    return Pictures(intake, Fetcher(FetchRules(hosts=tuple(args.image_host), plain=args.image_http, networks=networks)))
 
 
 def name_of(bundle: Path) -> str:
@@ -71,12 +96,19 @@ def _parser() -> argparse.ArgumentParser:
         ("--longest-answer", int, 2048, "tokens that a request may ask for"),
         ("--seconds", float, 600.0, "from a question to the end of its answer"),
         ("--body-mib", float, 32.0, "MiB of a request"),
+        ("--picture-mib", float, 20.0, "MiB of a picture's file"),
+        ("--megapixels", float, 50.0, "million pixels of a picture"),
         ("--pictures", int, 16, "pictures of a request"),
         ("--characters", int, 32768, "characters of a conversation"),
         ("--messages", int, 128, "messages of a conversation"),
         ("--grace", float, 30.0, "seconds that answers may take to finish when the server is stopped"),
     ):
         limits.add_argument(option, type=kind, default=default, metavar="N", help=f"{words} (default {default:g})")
+    urls = parser.add_argument_group("pictures by URL (refused unless a host is named)")
+    add = urls.add_argument
+    add("--image-host", action="append", default=[], metavar="NAME", help="a host, or *.example.org; may be repeated")
+    add("--image-http", action="store_true", help="http too; without it, https alone")
+    add("--image-network", action="append", default=[], metavar="A.B.C.D/N", help="private addresses hosts may have")
     return parser
 
 

@@ -6,19 +6,22 @@ The loop never waits for work: pictures are decoded and texts become ids in a fe
 import asyncio
 import contextlib
 import time
-from collections.abc import AsyncGenerator, Callable, Coroutine
+from collections.abc import AsyncGenerator, Callable, Coroutine, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from fastapi import Request
 
+from vglm_train.chat.intake import Intake
 from vglm_train.chat.model import Asked, ChatModel
 from vglm_train.chat.request import Answer, Busy, Event
 from vglm_train.chat.sampling import Sampling
 from vglm_train.serve.errors import ClientGone, HttpError
 from vglm_train.serve.limits import ServeLimits
 from vglm_train.serve.metrics import Metrics
+from vglm_train.serve.pictures import Pictures, Read, Source
 
 T = TypeVar("T")
 READERS = 2  # threads that read pictures and questions: they leave the cores to the model
@@ -26,8 +29,9 @@ READERS = 2  # threads that read pictures and questions: they leave the cores to
 
 @dataclass(slots=True)
 class Note:
-    """What the access log says about a request."""
+    """What is known about a request outside of the application."""
 
+    received: int = 0  # bytes of its body
     cause: str | None = None  # why it had no answer
     tokens: int | None = None  # of its answer
 
@@ -35,9 +39,10 @@ class Note:
 class Serving:
     """The model of one server, from before it is loaded until it is closed."""
 
-    def __init__(self, name: str, limits: ServeLimits, defaults: Sampling) -> None:
+    def __init__(self, name: str, limits: ServeLimits, defaults: Sampling, pictures: Pictures | None = None) -> None:
         """name: what clients call the model. defaults: how it answers where a request does not say."""
         self.name, self.limits, self.defaults = name, limits, defaults
+        self.pictures = pictures or Pictures(Intake(pictures=limits.pictures))
         self.created = int(time.time())
         self.metrics = Metrics()
         self.metrics.watch(lambda: self._load(0), lambda: self._load(1))
@@ -76,8 +81,10 @@ class Serving:
         self.close(finish=False)
         self._readers.shutdown(cancel_futures=True)
 
-    async def begin(self, request: Request, ask: Callable[[ChatModel], Asked]) -> "Running":
-        """Read a question in a thread and queue it.
+    async def begin(
+        self, request: Request, ask: Callable[[ChatModel, Read], Asked], sources: Sequence[Source] = ()
+    ) -> "Running":
+        """Fetch the pictures among `sources` that have to be, read the question in a thread, and queue it.
 
         Raises what `ask` raises, HttpError without a model, Busy if too many wait, ClientGone.
         """
@@ -89,7 +96,9 @@ class Serving:
         begun = time.monotonic()
         try:
             loop = asyncio.get_running_loop()
-            asked = await while_connected(request, _in_thread(loop, self._readers, ask, model))
+            fetched = await while_connected(request, self.pictures.fetch(sources, self.limits.body))
+            work = partial(ask, model, partial(self.pictures.read, fetched))
+            asked = await while_connected(request, _in_thread(loop, self._readers, work))
         finally:
             self._preparing -= 1
         return Running(self, model, asked, begun, request.scope["vglm"])
@@ -124,6 +133,11 @@ class Running:
         self._cancel = self.model.submit(
             self.asked, lambda event: (loop.call_soon_threadsafe(self._events.put_nowait, event), None)[1]
         ).cancel
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """Those of its response: whether the oldest turns had no room and were left out."""
+        return {"x-dropped-turns": str(self.asked.dropped)} if self.asked.dropped else {}
 
     def cancel(self) -> None:
         """Its row is free within one step. Nothing happens to an answer that is whole."""
@@ -187,7 +201,5 @@ async def _left(request: Request) -> None:
         pass
 
 
-async def _in_thread(
-    loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, ask: Callable[[ChatModel], Asked], model: ChatModel
-) -> Asked:
-    return await loop.run_in_executor(pool, ask, model)
+async def _in_thread(loop: asyncio.AbstractEventLoop, pool: ThreadPoolExecutor, work: Callable[[], T]) -> T:
+    return await loop.run_in_executor(pool, work)

@@ -1,5 +1,6 @@
 """The application: both contracts, /health, /ready and /metrics, and errors in the shape of each contract."""
 
+import json
 from collections.abc import Sequence
 from typing import Any
 
@@ -82,16 +83,26 @@ async def _invalid(request: Request, error: Exception) -> JSONResponse:
 
 def _validation_error(found: Sequence[Any]) -> HttpError:
     """The first thing that is wrong with a body, by the name of its field; never with its contents."""
-    worst = max(found, key=lambda each: len(each["loc"]))  # of the alternatives, the one that came furthest
+    # of the alternatives, the one that came furthest
+    worst = max(found, key=lambda each: (len(each["loc"]), not each["type"].endswith("_type")))
     if worst["type"] == "json_invalid":
         return HttpError(400, f"the body is no JSON: {worst['ctx']['error']}.", "invalid_json")
-    path = [str(each)[:80] for each in worst["loc"][1:]]
-    name = ".".join(path)
+    name = _field(worst["loc"][1:])
     if worst["type"] != "extra_forbidden":
-        return HttpError(400, f"{name or 'the body'}: {worst['msg'].lower()}.", "invalid_value", name or None)
-    reason = "is not supported here; leave it out"
-    if path[-1] in NEUTRAL and len(path) == 1:
-        reason = f"is supported here as {NEUTRAL[path[-1]]!r} only"
-    elif path[-1] not in UNSUPPORTED:
-        reason = "is not known here; leave it out"
+        reason = worst["msg"][:300].lower()
+        return HttpError(400, f"{name or 'the body'}: {reason}.", "invalid_value", name or None)
+    reason = "is not known here; leave it out"
+    if name in UNSUPPORTED:
+        only = NEUTRAL.get(name)
+        reason = f"is supported here as {json.dumps(only)} only" if only else "is not supported here; leave it out"
     return HttpError(400, f"{name} {reason}.", "unsupported_parameter", name)
+
+
+def _field(location: Sequence[str | int]) -> str:
+    """messages.0.content.1.image_url.url, without what pydantic says about the alternatives it tried."""
+    kept = []
+    for place, part in enumerate(location):
+        tag = place > 0 and isinstance(location[place - 1], int) and place + 1 < len(location)
+        if isinstance(part, int) or not (tag or "[" in part or part.endswith("str")):
+            kept.append(str(part)[:80])
+    return ".".join(kept)

@@ -4,10 +4,12 @@ import datetime
 import math
 from typing import Any
 
+from vglm_train.chat.intake import TooLarge
 from vglm_train.chat.request import Busy, Closed
 from vglm_train.errors import UserError
 
 VISUALGLM = "/"  # the path of VisualGLM's contract
+TWO_LENGTHS = "two_lengths"
 TYPES = {401: "authentication_error", 403: "permission_error", 429: "rate_limit_error"}
 
 
@@ -26,6 +28,8 @@ class HttpError(Exception):
     def headers(self) -> dict[str, str]:
         """Those that belong to the status."""
         headers = {"WWW-Authenticate": "Bearer"} if self.status == 401 else {}
+        if self.code == TWO_LENGTHS:
+            headers["Connection"] = "close"  # where its body ends nobody knows
         if self.retry_after is not None:
             headers["Retry-After"] = str(max(1, math.ceil(self.retry_after)))
         return headers
@@ -44,6 +48,8 @@ def error_of(error: Exception) -> HttpError:
             return HttpError(429, str(error), "busy", retry_after=error.retry_after)
         case Closed():
             return HttpError(503, str(error), "shutting_down", retry_after=5)
+        case TooLarge():
+            return HttpError(413, str(error), "too_large")
         case UserError():
             return HttpError(422, str(error), "unusable")
     return HttpError(500, "the server failed at this request; its log says where.", "failed")

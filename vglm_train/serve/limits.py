@@ -10,7 +10,7 @@ class ServeLimits:
     """Bounds that are checked before a picture is decoded or a text becomes ids; `chat.request.Limits` has the rest."""
 
     body: int = 32 * 2**20  # bytes of a request's body
-    bodies: int = 512 * 2**20  # bytes of all bodies that are being received
+    bodies: int = 512 * 2**20  # bytes of the bodies of all requests that are not over
     body_seconds: float = 30.0  # until a body has come whole
     send_seconds: float = 30.0  # that a client may leave a piece of its answer unread
     head_seconds: float = 10.0  # until a request's head has come whole

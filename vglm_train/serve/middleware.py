@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from vglm_train.serve.access import REFUSALS, Access
 from vglm_train.serve.answering import Note, Serving
-from vglm_train.serve.errors import VISUALGLM, HttpError, error_body, error_of
+from vglm_train.serve.errors import TWO_LENGTHS, VISUALGLM, HttpError, error_body, error_of
 from vglm_train.serve.limits import ServeLimits
 
 logger = logging.getLogger("vglm_train.serve")
@@ -77,7 +77,12 @@ class Guard:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
-            refusal = self.access.refusal(Headers(scope=scope))
+            headers = Headers(scope=scope)
+            if "content-length" in headers and "transfer-encoding" in headers:  # how requests are smuggled past a proxy
+                error = HttpError(400, "a request has one length: send no Content-Length with chunks.", TWO_LENGTHS)
+                await respond(scope, receive, send, error)
+                return
+            refusal = self.access.refusal(headers)
             if refusal is not None and not (refusal == "token" and scope["path"] in OPEN):
                 status, message = REFUSALS[refusal]
                 await respond(scope, receive, send, HttpError(status, message, f"wrong_{refusal}"))
@@ -90,29 +95,30 @@ class BodyLimit:
 
     def __init__(self, app: ASGIApp, limits: ServeLimits) -> None:
         self.app, self.limits = app, limits
-        self.held = 0  # bytes of bodies that are being received
+        self.held = 0  # bytes of the bodies of all requests that are not over
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] in ("GET", "HEAD"):
             await self.app(scope, receive, send)
             return
+        note: Note = scope["vglm"]
         try:
-            body = await self._receive(scope, receive)
+            self._check_head(scope)
+            body = await self._receive(note, receive)
+            if body is None:  # the client left
+                note.cause = "client_gone"
+                return
+            parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
+            del body
+            await self.app(scope, _then(parts, receive), send)
         except HttpError as error:
-            await respond(scope, receive, send, error, close=True)
-            return
-        if body is None:  # the client left
-            scope["vglm"].cause = "client_gone"
-            return
-        parts: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
-        del body
-        await self.app(scope, _then(parts, receive), send)
+            await respond(scope, receive, send, error)
+        finally:
+            self.held -= note.received
 
-    async def _receive(self, scope: Scope, receive: Receive) -> bytes | None:
-        """The body. HttpError for one that is too long, too slow or no JSON; None if the client left."""
-        self._check_head(scope)
+    async def _receive(self, note: Note, receive: Receive) -> bytes | None:
+        """The body. HttpError for one that is too long or too slow; None if the client left."""
         parts: list[bytes] = []
-        length = 0
         try:
             async with asyncio.timeout(self.limits.body_seconds):
                 while True:
@@ -120,20 +126,18 @@ class BodyLimit:
                     if message["type"] == "http.disconnect":
                         return None
                     part = message.get("body", b"")
-                    length, self.held = length + len(part), self.held + len(part)
+                    note.received, self.held = note.received + len(part), self.held + len(part)
                     parts.append(part)
-                    if length > self.limits.body:
+                    if note.received > self.limits.body:
                         raise self._too_large()
                     if self.held > self.limits.bodies:
-                        raise HttpError(429, "too much is being sent to the server at once.", "busy", retry_after=2)
+                        raise HttpError(429, "too much was sent to the server at once.", "busy", retry_after=2)
                     if not message.get("more_body", False):
                         return b"".join(parts)
         except TimeoutError:
             raise HttpError(
                 408, f"the request did not come whole within {self.limits.body_seconds:g} s.", "slow"
             ) from None
-        finally:
-            self.held -= length
 
     def _check_head(self, scope: Scope) -> None:
         headers = MutableHeaders(scope=scope)
@@ -162,11 +166,10 @@ def _fits(path: str, route: str) -> bool:
     return path.startswith(head) and len(path) > len(head) if parameter else path == route
 
 
-async def respond(scope: Scope, receive: Receive, send: Send, error: HttpError, close: bool = False) -> None:
-    """Send an error in the shape of the path's contract. close: and end the connection, whose body is not read."""
+async def respond(scope: Scope, receive: Receive, send: Send, error: HttpError) -> None:
+    """Send an error in the shape of the path's contract. What still comes of the body, uvicorn throws away."""
     scope["vglm"].cause = error.code
-    headers = error.headers | ({"Connection": "close"} if close else {})
-    await JSONResponse(error_body(scope["path"], error), error.status, headers)(scope, receive, send)
+    await JSONResponse(error_body(scope["path"], error), error.status, error.headers)(scope, receive, send)
 
 
 def status_error(status: int) -> HttpError:

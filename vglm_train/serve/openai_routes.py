@@ -19,7 +19,7 @@ from vglm_train.chat.sampling import Sampling
 from vglm_train.serve.answering import Running, Serving
 from vglm_train.serve.errors import HttpError, error_body, error_of
 from vglm_train.serve.openai_schema import ChatRequest, Completion, ErrorBody, ModelCard, ModelList
-from vglm_train.serve.question import ask_chat
+from vglm_train.serve.question import ask_chat, sources_of
 
 logger = logging.getLogger("vglm_train.serve")
 CHAT_PATH = "/v1/chat/completions"
@@ -52,7 +52,8 @@ async def complete(body: ChatRequest, request: Request) -> Any:
     if body.stream_options is not None and not body.stream:
         raise HttpError(400, "stream_options belongs to stream: true.", "invalid_value", "stream_options")
     sampling = serving.defaults | read_sampling(body)
-    running = await serving.begin(request, partial(ask_chat, body=body, sampling=sampling, limits=serving.limits))
+    ask = partial(ask_chat, body=body, sampling=sampling, limits=serving.limits)
+    running = await serving.begin(request, ask, sources_of(body))
     head = {"id": f"chatcmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": serving.name}
     if body.stream:
         usage = body.stream_options is not None and body.stream_options.include_usage
@@ -60,7 +61,7 @@ async def complete(body: ChatRequest, request: Request) -> Any:
     answer = await running.whole(request)
     message = {"role": "assistant", "content": answer.text, "refusal": None}
     choice = {"index": 0, "message": message, "logprobs": None, "finish_reason": FINISH[answer.reason]}
-    return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)})
+    return _json({**head, "object": "chat.completion", "choices": [choice], "usage": _usage(answer)}, running)
 
 
 class AnswerEvents(EventSourceResponse):
@@ -68,7 +69,7 @@ class AnswerEvents(EventSourceResponse):
 
     def __init__(self, running: Running, head: dict[str, Any], usage: bool, send_seconds: float) -> None:
         """head: what all chunks have. usage: whether the last but one tells the tokens."""
-        super().__init__(self._events(head, usage), sep="\n", send_timeout=send_seconds)
+        super().__init__(self._events(head, usage), headers=running.headers, sep="\n", send_timeout=send_seconds)
         self.running = running
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -133,5 +134,5 @@ def _usage(answer: Answer) -> dict[str, int]:
     return {"prompt_tokens": answer.prompt_tokens, "completion_tokens": answer.new_tokens, "total_tokens": total}
 
 
-def _json(content: dict[str, Any]) -> Response:
-    return Response(json.dumps(content), media_type="application/json")
+def _json(content: dict[str, Any], running: Running) -> Response:
+    return Response(json.dumps(content), headers=running.headers, media_type="application/json")

@@ -15,8 +15,6 @@ NEUTRAL: dict[str, Any] = {
 """Fields that may be given as long as they ask for nothing, and what asks for nothing. null always does."""
 UNSUPPORTED = (*NEUTRAL, "top_logprobs", "tool_choice", "function_call", "parallel_tool_calls", "audio", "prediction",
                "reasoning_effort", "verbosity", "web_search_options")  # fmt: skip
-IGNORED = ("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key")
-"""Fields that say something to OpenAI and nothing to a model."""
 
 
 class Strict(BaseModel):
@@ -90,6 +88,7 @@ class ChatRequest(Strict):
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool | None = None
     stream_options: StreamOptions | None = None
+    # what follows says something to OpenAI, and nothing to a model
     user: Any = None
     metadata: Any = None
     store: Any = None

@@ -1,9 +1,11 @@
 """A request's texts and pictures, against the limits, and the question that the model is asked."""
 
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field
 
 from vglm_train.chat.history import ChatTurn, History
+from vglm_train.chat.images import Picture
 from vglm_train.chat.model import Asked, ChatModel
 from vglm_train.chat.sampling import Sampling
 from vglm_train.config.language import CHAT
@@ -18,15 +20,9 @@ from vglm_train.serve.openai_schema import (
     TextPart,
     UserMessage,
 )
-from vglm_train.serve.pictures import picture_bytes
+from vglm_train.serve.pictures import Read, Source
 
-
-@dataclass(frozen=True, slots=True)
-class Source:
-    """A picture that is not read yet, and what holds it."""
-
-    text: str
-    where: str
+HALF = re.compile("[\ud800-\udfff]")  # JSON may hold one alone
 
 
 @dataclass(slots=True)
@@ -42,7 +38,7 @@ class Exchange:
         return "\n".join(self.texts)
 
 
-def check_sizes(limits: ServeLimits, texts: Iterable[str], pictures: int, messages: int) -> None:
+def check_sizes(limits: ServeLimits, texts: Collection[str], pictures: int, messages: int) -> None:
     """HttpError if a request brings more than it may."""
     for what, found, most in (
         ("messages", messages, limits.messages),
@@ -51,19 +47,32 @@ def check_sizes(limits: ServeLimits, texts: Iterable[str], pictures: int, messag
     ):
         if found > most:
             raise HttpError(413, f"the conversation has {found} {what}, and may have {most}.", f"too_many_{what}")
+    if any(HALF.search(text) for text in texts):
+        raise HttpError(400, "a text holds half of a surrogate pair, which is no character.", "invalid_value")
 
 
-def ask_chat(model: ChatModel, body: ChatRequest, sampling: Sampling, limits: ServeLimits) -> Asked:
+def sources_of(body: ChatRequest) -> list[Source]:
+    """All pictures of an OpenAI request."""
+    messages = [each for each in enumerate(body.messages) if isinstance(each[1], UserMessage)]
+    return [source for number, each in messages for source in _pictures(each.content, f"messages[{number}]")]
+
+
+def ask_chat(model: ChatModel, read: Read, body: ChatRequest, sampling: Sampling, limits: ServeLimits) -> Asked:
     """The question of an OpenAI request, as `ChatModel.ask` takes it. HttpError, UserError."""
     exchanges, system = _exchanges(body)
     said = [text for each in exchanges for text in (*each.texts, *each.answers)]
     check_sizes(limits, (*said, *system), sum(len(each.pictures) for each in exchanges), len(body.messages))
-    turns = [ChatTurn(each.question, "\n".join(each.answers), _read(each.pictures)) for each in exchanges[:-1]]
-    last = exchanges[-1]
-    return ask(model, _read(last.pictures), "\n".join([*system, *last.texts]), turns, sampling)
+    language = sampling.get("language") or model.bundle.config.data.languages[0]
+    default = getattr(model.bundle.config.prompt.questions, language)  # where pictures come without words
+    turns = [
+        ChatTurn(each.question or default, "\n".join(each.answers), tuple(map(read, each.pictures)))
+        for each in exchanges
+    ]
+    last = turns.pop()
+    return ask(model, last.images, "\n".join([*system, last.question]), turns, sampling)
 
 
-def ask(model: ChatModel, pictures: Sequence[bytes], question: str, history: History, sampling: Sampling) -> Asked:
+def ask(model: ChatModel, pictures: Sequence[Picture], question: str, history: History, sampling: Sampling) -> Asked:
     """`ChatModel.ask`, no longer than the server answers. HttpError for sampling out of range."""
     most = model.scheduler.limits.new
     if sampling.get("max_new", 1) > most:
@@ -73,10 +82,6 @@ def ask(model: ChatModel, pictures: Sequence[bytes], question: str, history: His
         return model.ask(list(pictures), question, history, **sampling)
     except FieldError as error:
         raise HttpError(400, str(error), "invalid_value", error.fields[0]) from error
-
-
-def _read(pictures: Sequence[Source]) -> tuple[bytes, ...]:
-    return tuple(picture_bytes(picture.text, picture.where) for picture in pictures)
 
 
 def _exchanges(body: ChatRequest) -> tuple[list[Exchange], list[str]]:

@@ -21,6 +21,7 @@ from vglm_train.serve.answering import Serving
 from vglm_train.serve.app import build_app
 
 logger = logging.getLogger("vglm_train.serve")
+BACKLOG = 1024  # connections that wait to be accepted
 LAST = 5  # seconds for responses to end once their answers did
 
 
@@ -114,18 +115,21 @@ def configure(serving: Serving, access: Access) -> uvicorn.Config:
     return uvicorn.Config(
         build_app(serving, access), http=protocol, ws="none", lifespan="off", log_config=None, access_log=False,
         server_header=False, proxy_headers=False, limit_concurrency=serving.limits.connections,
-        timeout_graceful_shutdown=LAST,
+        timeout_graceful_shutdown=LAST, backlog=BACKLOG,
     )  # fmt: skip
 
 
 def bind(host: str, port: int) -> socket.socket:
     """A socket at this address. UserError if it cannot be had."""
     try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("a port lies between 0 and 65535")  # getaddrinfo would take another one
         family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
         made = socket.socket(family, kind, protocol)
         if sys.platform != "win32":  # there, two programs could share the port
             made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         made.bind(where)
+        made.listen(BACKLOG)  # whoever comes before the server runs waits
     except (OSError, OverflowError, UnicodeError) as error:
         raise UserError(
             f"--host {host} --port {port}: cannot listen there ({error}); give an address of this machine and a free "

@@ -6,7 +6,7 @@ Its README calls the answer `response` and its programs call it `result`; both a
 from functools import partial
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Request, Response
 from pydantic import Field
 
 from vglm_train.chat.model import Asked, ChatModel
@@ -15,7 +15,7 @@ from vglm_train.serve.answering import Serving
 from vglm_train.serve.errors import VISUALGLM, now
 from vglm_train.serve.limits import ServeLimits
 from vglm_train.serve.openai_schema import Strict
-from vglm_train.serve.pictures import picture_bytes
+from vglm_train.serve.pictures import Read, Source
 from vglm_train.serve.question import ask, check_sizes
 
 Pair = Annotated[list[str], Field(min_length=2, max_length=2)]
@@ -55,22 +55,26 @@ router = APIRouter(
 
 
 @router.post(VISUALGLM, response_model=VisualGLMAnswer, response_model_exclude_unset=True)
-async def answer(body: VisualGLMRequest, request: Request) -> dict[str, Any]:
+async def answer(body: VisualGLMRequest, request: Request, response: Response) -> dict[str, Any]:
     """Answer a question about a picture."""
     serving: Serving = request.app.state.serving
     sampling = serving.defaults | read_sampling(body)
     running = await serving.begin(request, partial(ask_visualglm, body=body, sampling=sampling, limits=serving.limits))
     text = (await running.whole(request)).text
-    history = [*(body.history or []), [body.text, text]]
+    response.headers.update(running.headers)
+    question = body.text if body.text.strip() else running.asked.question
+    history = [*(body.history or []), [question, text]]
     return {"result": text, "response": text, "history": history, "status": 200, "time": now()}
 
 
-def ask_visualglm(model: ChatModel, body: VisualGLMRequest, sampling: Sampling, limits: ServeLimits) -> Asked:
+def ask_visualglm(
+    model: ChatModel, read: Read, body: VisualGLMRequest, sampling: Sampling, limits: ServeLimits
+) -> Asked:
     """The question, as `ChatModel.ask` takes it. HttpError, UserError."""
     history = body.history or []
     said = [body.text, *(text for pair in history for text in pair)]
     check_sizes(limits, said, int(bool(body.image)), 2 * len(history) + 1)
-    pictures = [picture_bytes(body.image, "image")] if body.image else []
+    pictures = [read(Source(body.image, "image"))] if body.image else []
     asked = ask(model, pictures, body.text, history, sampling)
     return asked if body.max_length is None else asked.within(body.max_length)
 

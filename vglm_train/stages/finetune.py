@@ -79,4 +79,4 @@ def _unfit_reason(weights: str | None) -> str | None:
     stage = read_document(Path(weights)).get("stage")
     if stage == "align":
         return f"{weights}, of stage align, which was not trained with a language model: train stage generate first"
-    return None if stage == "generate" else f"{weights}, of stage {stage}: merge it first (README, What trains)"
+    return None if stage == "generate" else f"{weights}, of stage {stage}: merge it first (vglm checkpoint merge)"

@@ -212,7 +212,8 @@ def test_during_training(untaught):
 
 
 def test_two_ranks_find_what_one_finds(tmp_path):
-    environment = {**os.environ, "PATH": "/nothing", "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}:{ROOT / 'tests'}"}
+    found = os.pathsep.join([str(ROOT), str(ROOT / "tests"), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PATH": "/nothing", "OMP_NUM_THREADS": "1", "PYTHONPATH": found}
     environment |= {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(_free_port())}
     for rank in range(2):
         (tmp_path / str(rank)).mkdir()

@@ -130,16 +130,16 @@ def test_refusing_takes_little_memory_and_time():
     script = f"""
 import resource, sys
 sys.path[:0] = {sys.path!r}
-import test_limits, psutil
-made = {{name: make() for name, make in test_limits.BOMBS.items()}}
+import test_image_limits, psutil
+made = {{name: make() for name, make in test_image_limits.BOMBS.items()}}
 used = psutil.Process().memory_info().vms
 resource.setrlimit(resource.RLIMIT_AS, (used + 400 * 2**20,) * 2)
 seconds = int(resource.getrusage(resource.RUSAGE_SELF).ru_utime)
 resource.setrlimit(resource.RLIMIT_CPU, (seconds + 20,) * 2)
 for name, data in made.items():
     try:
-        test_limits.check_image(data, test_limits.LIMITS)
-    except test_limits.ImageError as error:
+        test_image_limits.check_image(data, test_image_limits.LIMITS)
+    except test_image_limits.ImageError as error:
         assert error.cause == "bomb", (name, error)
 print("refused")
 """

@@ -1,0 +1,52 @@
+"""The pages stand in both languages, and short ones stay short."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+ENGLISH_ONLY = {"reference/glossary.md", "explanation/decisions.md"}
+
+
+def pages(language: str) -> set[str]:
+    folder = ROOT / "docs" / language
+    return {path.relative_to(folder).as_posix() for path in folder.rglob("*.md")}
+
+
+def test_every_page_stands_in_both_languages():
+    assert pages("en") - ENGLISH_ONLY == pages("zh")
+
+
+def test_the_pages_of_one_language_are_known_to_the_links_between_languages():
+    namespace: dict = {}
+    exec((ROOT / "docs" / "conf.py").read_text(), namespace)
+    assert {f"{name}.md" for name in namespace["html_context"]["one_language"]} == ENGLISH_ONLY
+
+
+@pytest.mark.parametrize(("name", "most"), [("README.md", 1500), ("ARCHITECTURE.md", 2000)])
+def test_words(name, most):
+    assert len((ROOT / name).read_text().split()) <= most
+
+
+def test_chinese_characters():
+    assert len(re.findall(r"[\u4e00-\u9fff]", (ROOT / "README.zh.md").read_text())) <= 2800
+
+
+@pytest.mark.parametrize("name", ["README.md", "README.zh.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
+def test_links_of_the_papers_lead_somewhere(name):
+    """Sphinx checks those within docs/."""
+    links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
+    assert links
+    assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+def test_both_readmes_show_the_same_commands():
+    """Comments and questions are translated, commands are not."""
+
+    def commands(name: str) -> list[str]:
+        text = (ROOT / name).read_text()
+        lines = re.findall(r"^(?:vglm|make) .*", text, re.MULTILINE)
+        return [re.sub(r'"[^"]*"', '""', line.split("  #")[0]).strip() for line in lines]
+
+    assert commands("README.md") == commands("README.zh.md")
