@@ -95,6 +95,7 @@ class Watched:
 
     def open(self, path: str = "/") -> Page:
         page = self.context.new_page()
+        page.on("filechooser", lambda _: None)  # playwright begins to catch these a little after it is asked to
         page.goto(self.served.url + path)
         page.wait_for_selector("#strip")
         return page

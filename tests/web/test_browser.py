@@ -277,9 +277,11 @@ def test_a_picture_that_cannot_be_used_is_told(served, windows, tmp_path, pictur
     with page.expect_file_chooser() as chooser:
         page.click("#strip [data-pick=files]")
     chooser.value.set_files([bad, pictures[0]])
-    told(page, "bad.png: This picture cannot be used")
+    page.wait_for_selector("#said >> text=bad.png: This picture cannot be used")
     page.wait_for_selector("#strip li")
     assert page.locator("#strip li").count() == 1
+    ask(page, QUESTIONS[0])
+    assert page.inner_text("#said") == ""
     assert len(window.problems) == 1
     assert "422" in window.problems.pop()  # the browser's own line about it
 

@@ -2,11 +2,9 @@
 (() => {
   const strip = () => document.getElementById("strip");
   const say = (text, wrong) => {
-    const told = document.querySelector("#told p") || document.createElement("p");
-    told.className = wrong ? "wrong" : "told";
-    told.setAttribute("role", wrong ? "alert" : "status");
-    told.textContent = text;
-    if (!told.isConnected) document.getElementById("told").append(told);
+    const said = document.querySelector("#said p");
+    said.className = wrong ? "wrong" : "";
+    said.textContent = text;
   };
   const refresh = () => document.getElementById("refresh").click();
 
@@ -21,24 +19,33 @@
         problems.push(strip().dataset.failed);
       }
     }
-    document.querySelector("#told p")?.remove();
+    say("", false);
     if (files.length > problems.length) refresh();
     if (problems.length) say(problems.join(" · "), true);
   };
 
-  const choose = (camera) => {
+  // Kept and in the document: a browser opens no dialogue for an input that is neither.
+  const picker = (camera) => {
     const input = document.createElement("input");
-    input.type = "file";
-    input.accept = "image/*";
-    input.multiple = !camera;
+    Object.assign(input, { type: "file", accept: "image/*", multiple: !camera, hidden: true });
     if (camera) input.capture = "environment";
-    input.addEventListener("change", () => send([...input.files]));
-    input.click();
+    input.addEventListener("change", async () => {
+      const files = [...input.files];
+      input.value = ""; // so that the same file can be chosen again
+      await send(files);
+    });
+    return input;
   };
+  const pickers = { files: picker(false), camera: picker(true) };
 
   document.addEventListener("click", async (event) => {
+    if (event.target.closest("button")) say("", false);
     const pick = event.target.closest("[data-pick]");
-    if (pick) choose(pick.dataset.pick === "camera");
+    if (pick) {
+      const input = pickers[pick.dataset.pick];
+      if (!input.isConnected) document.body.append(input);
+      input.click();
+    }
     const remove = event.target.closest("[data-remove]");
     if (remove) {
       await fetch(`pictures/${remove.dataset.remove}`, { method: "DELETE", headers: { "X-Page": strip().dataset.page } });
@@ -61,6 +68,7 @@
 
   // Enter that chooses a word of an input method (pinyin) is not for sending.
   document.addEventListener("keydown", (event) => {
+    if (event.key === "Enter" && strip()) say("", false);
     if (event.key === "Enter" && (event.isComposing || event.keyCode === 229)) event.stopPropagation();
   }, true);
 

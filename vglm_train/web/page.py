@@ -53,6 +53,7 @@ class Page:
             with gr.Column(elem_id="conversation"):
                 self.past, self.now = gr.HTML(elem_id="past"), gr.HTML(elem_id="now")
             self.told = gr.HTML(elem_id="told")
+            gr.HTML('<p role="status"></p>', elem_id="said")  # page.js writes here
             self.strip = gr.HTML(elem_id="pictures")
             self.question = gr.Textbox(lines=1, max_lines=6, max_length=LONGEST, elem_id="question", autofocus=True)
             with gr.Row(elem_id="buttons"):
