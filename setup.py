@@ -1,6 +1,6 @@
 """What pyproject.toml cannot say: `data_tools/` and `configs/` stand beside the package and are shipped inside it.
 
-`vglm_train/shipped.py` finds them. In a wheel no top-level name but `vglm_train` is taken.
+`vglm_train/shipped.py` finds them. Which files of them are shipped is in pyproject.toml, whose list replaces one here. In a wheel no top-level name but `vglm_train` is taken.
 """
 
 from setuptools import find_packages, setup
@@ -15,5 +15,4 @@ setup(
         f"{SHIPPED}.configs",
     ],
     package_dir={f"{SHIPPED}.data_tools": "data_tools", f"{SHIPPED}.configs": "configs"},
-    package_data={"vglm_train": ["py.typed"], f"{SHIPPED}.configs": ["**/*.yaml", "**/*.json"]},
 )

@@ -49,6 +49,37 @@ OTHERS: dict[str, dict[str, Any]] = {
                                  "glm_moe_dsa", "minicpm3", "youtu")},
 }  # fmt: skip
 
+# What is refused, by words of the reason. Kinds that the installed transformers does not have are left out.
+REFUSED: dict[tuple[str, str], str] = {
+    ("causal", "is not of the family"):
+        "bart bigbird_pegasus blenderbot blenderbot-small marian mbart musicgen musicgen_melody mvp pegasus plbart "
+        "prophetnet whisper",
+    ("causal", "is an encoder"):
+        "bert bert-generation blt camembert data2vec-text electra ernie git roberta roberta-prelayernorm roc_bert "
+        "xlm-roberta xlm-roberta-xl xmod",
+    ("causal", "transformers cannot build"):
+        "cohere_compass_text dbrx reformer",
+    ("causal", "reads pictures itself"):
+        "dots3_note emu3 fuyu gemma3 gemma3n gemma4 gemma4_unified gemma4_unified_assistant got_ocr2 llama4 mllama "
+        "moss_transcribe_diarize qwen3_5 qwen3_5_moe qwen4_exp",
+    ("causal", "is not a stack of blocks"):
+        "hrm_text longcat_flash",
+    ("seq2seq", "is not of the family"):
+        "audioflamingo3 glmasr granite_speech granite_speech_plus moss_transcribe_diarize musicflamingo nemo_speechlm "
+        "qwen2_audio qwen3_asr vibevoice_asr voxtral voxtral_realtime",
+    ("seq2seq", "is not a stack of blocks"):
+        "t5gemma2",
+    ("seq2seq", "a model of sounds"):
+        "seamless_m4t",
+}  # fmt: skip
+REFUSED_KINDS = {(family, kind): words for (family, words), kinds in REFUSED.items() for kind in kinds.split()}
+# What no small model shows, and why
+UNTRIED = {
+    "encoder-decoder": "247 million parameters", "phi4_multimodal": "870 million parameters",
+    "gemma4_assistant": "these sizes do not fit it", "zamba": "transformers cannot run it in these sizes",
+    "youtu": "transformers 5.23 initialises its embeddings again after it has read them",
+}  # fmt: skip
+
 
 def configuration(kind: str) -> PreTrainedConfig:
     """A small configuration of a model_type. Raises what transformers raises where the sizes do not fit each other."""

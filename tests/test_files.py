@@ -4,7 +4,9 @@ import json
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import crash
@@ -152,3 +154,42 @@ def test_many_processes_at_once(tmp_path: Path) -> None:
     processes = [os.fork() or os._exit(crash.run(lambda n=number: work(n))) for number in range(4)]
     assert [os.waitstatus_to_exitcode(os.waitpid(process, 0)[1]) for process in processes] == [0] * 4
     assert names(tmp_path) == ["a"]
+
+
+@pytest.mark.parametrize("has_pread", [True, False])
+def test_threads_read_at_their_own_offsets(tmp_path, monkeypatch, has_pread):
+    """Also where the system has no pread, and a descriptor has one position for all threads."""
+    if not has_pread:
+        monkeypatch.delattr(os, "pread")
+    content = bytes(range(256)) * 64
+    (tmp_path / "file").write_bytes(content)
+    descriptor = files.open_binary(tmp_path / "file")
+    try:
+        offsets = [7 * number % len(content) for number in range(2000)]
+        with ThreadPoolExecutor(8) as pool:
+            found = list(pool.map(lambda offset: files.read_at(descriptor, 40, offset), offsets))
+        assert found == [content[offset : offset + 40] for offset in offsets]
+        assert files.read_at(descriptor, 9, len(content) - 3) == content[-3:]
+    finally:
+        os.close(descriptor)
+
+
+@pytest.mark.parametrize(
+    ("system", "platform", "environment", "expected"),
+    [
+        ("posix", "linux", {}, "home/.cache/vglm_train"),
+        ("posix", "linux", {"XDG_CACHE_HOME": "/xdg"}, "/xdg/vglm_train"),
+        ("posix", "darwin", {}, "home/Library/Caches/vglm_train"),
+        ("nt", "win32", {"LOCALAPPDATA": "/local"}, "/local/vglm_train"),
+        ("posix", "linux", {"VGLM_CACHE": "/own", "XDG_CACHE_HOME": "/xdg"}, "/own"),
+        ("posix", "linux", {"VGLM_CACHE": "~/own"}, "home/own"),
+    ],
+)
+def test_the_cache_folder_is_the_systems(tmp_path, monkeypatch, system, platform, environment, expected):
+    for name in ("VGLM_CACHE", "XDG_CACHE_HOME", "LOCALAPPDATA"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {**environment, "HOME": str(tmp_path / "home")}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(files, "os", SimpleNamespace(name=system, environ=os.environ))
+    monkeypatch.setattr(files.sys, "platform", platform)
+    assert files.user_cache() == tmp_path / expected

@@ -11,6 +11,8 @@ COMMANDS = {
     "train": ("vglm_train.train", "train from a YAML file"),
     "data": ("vglm_train.data.__main__", "make, check, look at and clean data"),
     "chat": ("vglm_train.chat.__main__", "talk to a model in the terminal, or about many pictures with --batch"),
+    "web": ("vglm_train.web.__main__", "talk to a model in the browser"),
+    "serve": ("vglm_train.serve.__main__", "answer over HTTP, as OpenAI's API and as VisualGLM's"),
     "evaluate": ("vglm_train.evaluate.__main__", "score a bundle on held-out data"),
     "checkpoint": ("vglm_train.checkpoint.__main__", "weights in and out"),
     "report": ("vglm_train.report.__main__", "curves and verdicts of runs"),

@@ -1,28 +1,30 @@
 """What a run would do: `train.py CONFIG.yaml --check`. It builds the model on the meta device only."""
 
-from collections.abc import Iterable
-from pathlib import Path
+from collections.abc import Collection, Iterable, Mapping
 
 import torch
 from torch import nn
 
 from vglm_train import stages
+from vglm_train.changes import Changes
 from vglm_train.checkpoint.convert.summary import bytes_of
-from vglm_train.checkpoint.inputs import Inputs, check_inputs, check_shards, gather_inputs, named_files
+from vglm_train.checkpoint.inputs import named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.check import check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
-from vglm_train.data.splits import open_part, read_manifests, validating
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.splits import name_of, open_part, read_manifests, training, validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
-from vglm_train.log.run_info import RunInfo
-from vglm_train.model.language.nf4 import frozen_bytes
+from vglm_train.model.language.packed import frozen_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
+
+TOKENIZERS = ("model.text.tokenizer", "model.language.tokenizer")
 
 
 def describe(config: Config, world: int, accept_changes: bool = False) -> str:
@@ -34,69 +36,70 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
     everything that training would refuse.
     """
     stage = stages.build(config)
-    words = stage.tokenizer_line()
+    absent, manifests = _absent(config, stage)
+    words = [] if any(key in absent for key in TOKENIZERS) else [stage.tokenizer_line()]
     with torch.device("meta"):
         model = stage.model()
-        unread = _read_shapes(stage, model)
+        uncompared = _weights(stage, model, absent)
         tuned = stage.tune(model)
     folder = RunFolder(config)
     resume = folder.check(config)
-    changed = _changed(config, resume, accept_changes) if resume else []  # first: another vocabulary is no misfit
+    state = RunState.read(resume) if resume else RunState()
+    changes = Changes(config, folder, resume, state, accept_changes)
     if resume:
-        trained = {f"model.{name}": tuple(p.shape) for name, p in model.named_parameters() if p.requires_grad}
-        check_tensors(resume, trained)
+        changes.compare_inputs(stage, manifests, Ranks(), absent)  # first: another vocabulary is no misfit
+        changes.compare_settings()
+        check_tensors(resume, {f"model.{n}": tuple(p.shape) for n, p in model.named_parameters() if p.requires_grad})
     lines = [
         dump(config).rstrip(),
         "",
         *_parameters(model),
         *tuned,
-        *unread,
+        *uncompared,
         *stage.notes(model),
-        words,
+        *words,
         *_data(config, model, world),
-        *_validation(config, stage, model),
+        *_validation(config, stage, model, changes if resume else None),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, " + (f"continues from {resume.name}" if resume else "a new run"),
-        *(_shift(config, folder.path, world) if resume else ()),
-        *changed,
     ]
-    return "\n".join(lines)
+    changes.compare_candidates(split(config, world).micro * world)
+    return "\n".join([*lines, *(f"changed: {line}" for line in changes.lines), *_not_here(absent)])
 
 
-def _shift(config: Config, folder: Path, world: int) -> list[str]:
-    """A warning where the number of ITC's candidates has changed, since the losses of the continued run shift then."""
-    before, now = RunInfo.read(folder), split(config, world).micro * world
-    if before is None or not before.weights.get("itc") or before.candidates == now:
-        return []
-    return [
-        f"candidates: ITC has compared each image with {before.candidates} texts so far and will with {now}: its loss, "
-        "and ITM's, will shift. Choose engine.micro_batch so that processes x micro_batch stays the same to avoid it."
-    ]
+def _absent(config: Config, stage: Stage) -> tuple[dict[str, str], list[Manifest]]:
+    """Configuration key, of data with the source's name -> which input of the run is not on this machine; and the
+    manifests of the training data that is."""
+    absent, manifests, data = stage.absent_tokenizers(), [], config.data
+    absent |= {key: str(path) for key, path in named_files(config).items() if not path.exists()}
+    for key, parts in (("data.train", training(data)), ("data.validation", validating(data))):
+        for part in parts:
+            try:
+                manifest = open_part(part, data.languages, data.cache, count=False)
+            except MissingData as error:
+                absent[f"{key} {name_of(part)}"] = str(error)
+            else:
+                manifests += [manifest] if key == "data.train" else []
+    return absent, manifests
 
 
-def _read_shapes(stage: Stage, model: VisualModel) -> list[str]:
+def _not_here(absent: Mapping[str, str]) -> list[str]:
+    """The last line where something could not be looked at."""
+    named = "; ".join(f"{key} ({where})" for key, where in absent.items())
+    inputs = f"{len(absent)} inputs are" if len(absent) > 1 else "1 input is"
+    reason = "so this check says nothing about them, and training stops where they are missing"
+    return [f"not here: {inputs} not on this machine, {reason}: {named}"] if absent else []
+
+
+def _weights(stage: Stage, model: VisualModel, absent: Collection[str]) -> list[str]:
     """Compare names and shapes of all weights with the model, which is on the meta device; no weight is read.
 
-    UserError as `Stage.load`, but for files that are not on this machine, which are named.
+    UserError as `Stage.load`. Where a file is not on this machine, none is compared, which is said.
     """
-    absent = {key: path for key, path in named_files(stage.config).items() if not path.exists()}
-    if not absent:
-        stage.load(model)
-    return [f"{key}: not here, so the weights were not compared with the model: {path}" for key, path in absent.items()]
-
-
-def _changed(config: Config, checkpoint: Path, accept: bool) -> list[str]:
-    """What has changed since the checkpoint was written. UserError where training would refuse it."""
-    before = Inputs.from_dict(RunState.read(checkpoint).inputs)
-    if before is None:
-        return []
-    try:
-        manifests = read_manifests(config, count=False)
-    except MissingData:
-        return []
-    now = gather_inputs(config, manifests, Ranks())
-    lines = check_inputs(checkpoint, before, now, accept) + check_shards(manifests, before, now)
-    return [f"changed: {line}" for line in lines]
+    if any(key in absent for key in named_files(stage.config)):
+        return ["weights: none was compared with the model, since some are not here"]
+    stage.load(model)
+    return []
 
 
 def _parameters(model: VisualModel) -> list[str]:
@@ -159,8 +162,9 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
     ]
 
 
-def _validation(config: Config, stage: Stage, model: VisualModel) -> list[str]:
-    """Held-out samples. What is missing is reported, as `_data` does.
+def _validation(config: Config, stage: Stage, model: VisualModel, changes: Changes | None) -> list[str]:
+    """Held-out samples, for a run that continues compared with what they were. What is missing is reported, as `_data`
+    does.
 
     UserError where they do not give checkpoint.best; only for that are they read, and only local ones.
     """
@@ -171,6 +175,8 @@ def _validation(config: Config, stage: Stage, model: VisualModel) -> list[str]:
         shards = [shard for part in parts for shard in open_part(part, data.languages, data.cache, count=False).shards]
     except MissingData as error:
         return [f"validation: not here: {error}"]
+    if changes is not None:
+        changes.compare_validation(shards)
     samples, most = sum(shard.samples for shard in shards), config.evaluate.images
     lines = [f"validation: {samples:,} samples" + (f", of which {most:,} are used" if samples > most else "")]
     if config.checkpoint.best is None:

@@ -165,6 +165,14 @@ def use_gpu() -> bool:
     return torch.cuda.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
 
 
+def best_device() -> torch.device:
+    """What one process answers on: an NVIDIA GPU, else Apple's, else the CPU, as where DS_ACCELERATOR says so."""
+    if use_gpu():
+        return torch.device("cuda")
+    apple = torch.backends.mps.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
+    return torch.device("mps" if apple else "cpu")
+
+
 def name_accelerator() -> None:
     """Name the accelerator for DeepSpeed. On a CPU it would search for one and warn."""
     os.environ.setdefault("DS_ACCELERATOR", "cuda" if use_gpu() else "cpu")

@@ -35,6 +35,16 @@ def ignore_broken_pipe() -> Iterator[None]:
 
 
 @contextmanager
+def needs_extra(extra: str, what: str) -> Iterator[None]:
+    """Within it, a package that is not installed is a UserError: what needs it, and the extra that brings it."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0]
+        raise UserError(f'{what} needs {package}, which is not installed: pip install "vglm_train[{extra}]"') from error
+
+
+@contextmanager
 def explain_dead_processes() -> Iterator[None]:
     """Within it, the RuntimeError that torch raises when a loader worker or another rank died becomes a UserError.
 

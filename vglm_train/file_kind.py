@@ -1,4 +1,7 @@
-"""What a file is, told from its first bytes: for messages about files that are something else than their name says."""
+"""What a file is, told from its first bytes: for messages about files that are something else than their name says.
+
+The only place that knows how formats begin. Who wanted a table or weights has advice of its own, by `name`.
+"""
 
 import re
 from typing import NamedTuple
@@ -7,8 +10,10 @@ LOOKED_AT = 1024  # bytes from the start that tell
 
 
 class FileKind(NamedTuple):
-    """`what` it is, with its article, and `advice`: what to do where another was meant, empty where that depends."""
+    """`name`: for a program. `what` it is, with its article. `advice`: what to do where a picture was meant, empty
+    where that depends."""
 
+    name: str
     what: str
     advice: str
     picture: str | None = None  # Pillow's name of the format, where it is a picture that is read here
@@ -20,51 +25,57 @@ _AS_PNG = "save it as PNG or JPEG first"
 _UNPACK = "decompress it first"
 _FRAME = "take a frame of it and save that as JPEG or PNG"
 
-_EMPTY = FileKind("an empty file (0 bytes)", AGAIN)
-_ZEROS = FileKind("a file of zero bytes alone, as an unfinished copy leaves it", AGAIN, known=False)
-_TEXT = FileKind("text", "look into it; a server's error message often stands in place of a file", known=False)
+_EMPTY = FileKind("empty", "an empty file (0 bytes)", AGAIN)
+_ZEROS = FileKind("zeros", "a file of zero bytes alone, as an unfinished copy leaves it", AGAIN, known=False)
+_TEXT = FileKind("text", "text", "look into it; a server's error message often stands in place of a file", known=False)
 
 _BOX = rb".{4}ftyp"  # how MP4 begins, and every format that is kept in its boxes
 _KINDS: tuple[tuple[bytes, FileKind], ...] = (
-    (rb"\xff\xd8\xff", FileKind("a JPEG picture", "", "JPEG")),
-    (rb"\x89PNG\r\n\x1a\n", FileKind("a PNG picture", "", "PNG")),
-    (rb"GIF8[79]a", FileKind("a GIF picture", "", "GIF")),
-    (rb"RIFF.{4}WEBP", FileKind("a WebP picture", "", "WEBP")),
-    (rb"II[*+]\0|MM\0[*+]", FileKind("a TIFF picture", "", "TIFF")),
-    (rb"BM.{4}\0\0\0\0", FileKind("a BMP picture", "", "BMP")),
-    (_BOX + rb"avi[fs]", FileKind("an AVIF picture", "", "AVIF")),
-    (rb"P[1-7fF][ \t\r\n#]", FileKind("a PPM picture", "", "PPM")),
-    (_BOX + rb"(hei[a-z]|hev[a-z]|mif1|msf1)", FileKind("a HEIC picture", _AS_PNG)),
-    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", FileKind("a JPEG 2000 picture", _AS_PNG)),
-    (rb"\xff\x0a|\0\0\0\x0cJXL ", FileKind("a JPEG XL picture", _AS_PNG)),
-    (rb"8BPS", FileKind("a Photoshop document", _AS_PNG)),
-    (rb"\0\0[\x01\x02]\0[^\0]\0", FileKind("an icon", _AS_PNG)),
-    (rb"v/1\x01", FileKind("an OpenEXR picture", _AS_PNG)),
+    (rb"\xff\xd8\xff", FileKind("jpeg", "a JPEG picture", "", "JPEG")),
+    (rb"\x89PNG\r\n\x1a\n", FileKind("png", "a PNG picture", "", "PNG")),
+    (rb"GIF8[79]a", FileKind("gif", "a GIF picture", "", "GIF")),
+    (rb"RIFF.{4}WEBP", FileKind("webp", "a WebP picture", "", "WEBP")),
+    (rb"II[*+]\0|MM\0[*+]", FileKind("tiff", "a TIFF picture", "", "TIFF")),
+    (rb"BM.{4}\0\0\0\0", FileKind("bmp", "a BMP picture", "", "BMP")),
+    (_BOX + rb"avi[fs]", FileKind("avif", "an AVIF picture", "", "AVIF")),
+    (rb"P[1-7fF][ \t\r\n#]", FileKind("ppm", "a PPM picture", "", "PPM")),
+    (_BOX + rb"(hei[a-z]|hev[a-z]|mif1|msf1)", FileKind("heic", "a HEIC picture", _AS_PNG)),
+    (rb"\0\0\0\x0cjP  |\xff\x4f\xff\x51", FileKind("jpeg2000", "a JPEG 2000 picture", _AS_PNG)),
+    (rb"\xff\x0a|\0\0\0\x0cJXL ", FileKind("jpegxl", "a JPEG XL picture", _AS_PNG)),
+    (rb"8BPS", FileKind("photoshop", "a Photoshop document", _AS_PNG)),
+    (rb"\0\0[\x01\x02]\0[^\0]\0", FileKind("icon", "an icon", _AS_PNG)),
+    (rb"v/1\x01", FileKind("openexr", "an OpenEXR picture", _AS_PNG)),
     (rb".{128}DICM|\x08\0[\0-\x20]\0(UI|[\x04\x08]\0\0\0)", FileKind(
-        "DICOM", "export it as PNG first, with the window that a reader of it would set")),
-    (rb".{344}(n\+1|ni1)\0", FileKind("a NIfTI volume", "export slices of it as PNG first")),
-    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", FileKind("a PDF or PostScript document", _AS_PNG)),
-    (rb"\x1f[\x8b\x9d]", FileKind("gzip data", f"{_UNPACK} (gzip -d)")),
-    (rb"BZh[1-9]", FileKind("bzip2 data", f"{_UNPACK} (bzip2 -d)")),
-    (rb"\xfd7zXZ\0", FileKind("xz data", f"{_UNPACK} (xz -d)")),
-    (rb"\x28\xb5\x2f\xfd", FileKind("zstd data", f"{_UNPACK} (zstd -d)")),
-    (rb"\x04\x22\x4d\x18", FileKind("lz4 data", f"{_UNPACK} (lz4 -d)")),
-    (rb"PK\x03\x04|PK\x05\x06", FileKind("a zip archive", "unpack it first (unzip)")),
-    (rb"7z\xbc\xaf\x27\x1c|Rar!", FileKind("a 7z or RAR archive", "unpack it first")),
-    (rb".{257}ustar", FileKind("a tar archive", "unpack it first (tar xf)")),
-    (_BOX, FileKind("a video (MP4 or MOV)", _FRAME)),
-    (rb"RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xba\xb3]|FLV\x01|OggS", FileKind("a video", _FRAME)),
-    (rb"\x93NUMPY", FileKind("a NumPy array", _AS_PNG)),
-    (rb"\x89HDF\r\n", FileKind("an HDF5 file", _AS_PNG)),
-    (rb"PAR1", FileKind("a Parquet file", "convert reads it: vglm data convert")),
+        "dicom", "DICOM", "export it as PNG first, with the window that a reader of it would set")),
+    (rb".{344}(n\+1|ni1)\0", FileKind("nifti", "a NIfTI volume", "export slices of it as PNG first")),
+    (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", FileKind("pdf", "a PDF or PostScript document", _AS_PNG)),
+    (rb"\x1f[\x8b\x9d]", FileKind("gzip", "gzip data", f"{_UNPACK} (gzip -d)")),
+    (rb"BZh[1-9]", FileKind("bzip2", "bzip2 data", f"{_UNPACK} (bzip2 -d)")),
+    (rb"\xfd7zXZ\0", FileKind("xz", "xz data", f"{_UNPACK} (xz -d)")),
+    (rb"\x28\xb5\x2f\xfd", FileKind("zstd", "zstd data", f"{_UNPACK} (zstd -d)")),
+    (rb"\x04\x22\x4d\x18", FileKind("lz4", "lz4 data", f"{_UNPACK} (lz4 -d)")),
+    (rb"PK\x03\x04|PK\x05\x06", FileKind("zip", "a zip archive", "unpack it first (unzip)")),
+    (rb"7z\xbc\xaf\x27\x1c|Rar!", FileKind("archive", "a 7z or RAR archive", "unpack it first")),
+    (rb".{257}ustar", FileKind("tar", "a tar archive", "unpack it first (tar xf)")),
+    (_BOX, FileKind("video", "a video (MP4 or MOV)", _FRAME)),
+    (rb"RIFF.{4}AVI |\x1aE\xdf\xa3|\0\0\x01[\xba\xb3]|FLV\x01|OggS", FileKind("video", "a video", _FRAME)),
+    (rb"\x93NUMPY", FileKind("numpy", "a NumPy array", _AS_PNG)),
+    (rb"\x89HDF\r\n", FileKind("hdf5", "an HDF5 file", _AS_PNG)),
+    (rb"PAR1", FileKind("parquet", "a Parquet file", "convert reads it: vglm data convert")),
+    (rb"ARROW1", FileKind("arrow", "an Arrow file", "")),
+    (rb"\xd0\xcf\x11\xe0", FileKind("office", "a document or workbook of Microsoft Office", _AS_PNG)),
+    (rb"SQLite format 3\0", FileKind("sqlite", "an SQLite data base", "")),
+    (rb"GGUF", FileKind("gguf", "a GGUF file, llama.cpp's", "")),
+    (rb"\x80[\x02-\x05]", FileKind("pickle", "a pickle", "")),
     (rb"version https://git-lfs", FileKind(
-        "a Git LFS pointer in place of the file", "fetch the file itself (git lfs pull)")),
+        "lfs", "a Git LFS pointer in place of the file", "fetch the file itself (git lfs pull)")),
     (rb"(?i)<!doctype html|<html|<head|<\?xml[^>]*>\s*<!doctype html", FileKind(
-        "a web page (HTML)", f"a page, often an error or a login, came in place of the file: {AGAIN}")),
-    (rb"(?i)<svg|<\?xml.*<svg", FileKind("an SVG drawing", _AS_PNG)),
-    (rb"<\?xml|<[A-Za-z]\w*>", FileKind("an XML document", f"often a server's error message: {AGAIN}")),
-    (rb"/9j/|iVBORw0KGgo|R0lGOD|UklGR|data:image/", FileKind("a picture as base64 text", "decode it to a file first")),
-    (rb'\{\s*["}]|\[\s*[\[{"\d\]]', FileKind("JSON", f"often a server's error message: {AGAIN}")),
+        "html", "a web page (HTML)", f"a page, often an error or a login, came in place of the file: {AGAIN}")),
+    (rb"(?i)<svg|<\?xml.*<svg", FileKind("svg", "an SVG drawing", _AS_PNG)),
+    (rb"<\?xml|<[A-Za-z]\w*>", FileKind("xml", "an XML document", f"often a server's error message: {AGAIN}")),
+    (rb"/9j/|iVBORw0KGgo|R0lGOD|UklGR|data:image/", FileKind(
+        "base64", "a picture as base64 text", "decode it to a file first")),
+    (rb'\{\s*["}]|\[\s*[\[{"\d\]]', FileKind("json", "JSON", f"often a server's error message: {AGAIN}")),
 )  # fmt: skip
 _COMPILED = tuple((re.compile(pattern, re.DOTALL), kind) for pattern, kind in _KINDS)
 _MARK = b"\xef\xbb\xbf"
@@ -83,7 +94,7 @@ def kind_of(data: bytes) -> FileKind:
             return kind
     if (text := _text(head)) is not None:
         return _TEXT._replace(what=f"text, {text[:40]!r}")
-    return FileKind(f"of no known kind (it begins with {head[:8].hex(' ')})", "", known=False)
+    return FileKind("unknown", f"of no known kind (it begins with {head[:8].hex(' ')})", "", known=False)
 
 
 def _text(head: bytes) -> str | None:

@@ -10,6 +10,8 @@ import hashlib
 import json
 import os
 import re
+import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -23,6 +25,7 @@ except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
 _TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
+_SEEKING = threading.Lock()  # of `read_at`, where a descriptor's position is shared by threads
 _TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
 
 
@@ -82,9 +85,34 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def open_binary(path: Path) -> int:
+    """A descriptor for `read_at`. Windows would change line ends without being told not to."""
+    return os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+
+
+def read_at(descriptor: int, size: int, offset: int) -> bytes:
+    """os.pread, also where there is none (Windows): fewer than `size` bytes at the end of the file alone."""
+    if hasattr(os, "pread"):
+        return os.pread(descriptor, size, offset)
+    with _SEEKING:
+        os.lseek(descriptor, offset, os.SEEK_SET)
+        return os.read(descriptor, size)
+
+
 def user_cache() -> Path:
-    """The folder for what can be made again: vglm_train in $XDG_CACHE_HOME or ~/.cache."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache").expanduser() / "vglm_train"
+    """The folder for what can be made again.
+
+    $VGLM_CACHE, else vglm_train in the system's folder of caches: $XDG_CACHE_HOME or ~/.cache, on Windows
+    %LOCALAPPDATA%, on macOS ~/Library/Caches.
+    """
+    if own := os.environ.get("VGLM_CACHE"):
+        return Path(own).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME")
+    if not caches and os.name == "nt":
+        caches = os.environ.get("LOCALAPPDATA") or "~/AppData/Local"
+    if not caches:
+        caches = "~/Library/Caches" if sys.platform == "darwin" else "~/.cache"
+    return Path(caches).expanduser() / "vglm_train"
 
 
 def temporary_of(path: Path, suffix: str | int) -> Path:

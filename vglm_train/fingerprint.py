@@ -23,6 +23,7 @@ from vglm_train.files import sha256, user_cache, write_json
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 SHAPES = ("config.json", "model_config.json")  # of Hugging Face, of SAT
 TOKENIZERS = (".json", ".txt", ".model", ".jinja", ".tiktoken")
+LINES = (".txt", ".jinja", ".tiktoken")
 KEPT_FROM = 1 << 20  # bytes of a file from which its hash is worth keeping
 SETTLED = 2 * 10**9  # ns: a file that changed less long ago may change again within one tick of the clock
 THREADS = 8
@@ -39,11 +40,13 @@ def fingerprint(path: Path) -> str:
 
 
 def tokenizer_fingerprint(path: Path) -> str:
-    """As `fingerprint`, of the files that a tokenizer may consist of."""
+    """SHA-256 of what is read of the files that a tokenizer may consist of: of text its lines, however they end; of
+    JSON its values, however they are laid out; of other files the bytes. UserError as `fingerprint`.
+    """
     if path.is_file():
-        return content_hashes([path])[path]
+        return _hash_of_text(path)
     inside = [file for file in path.iterdir() if file.suffix in TOKENIZERS and not _is_index(file)]
-    return "folder:" + _digest({file.name: hashed for file, hashed in content_hashes(sorted(inside)).items()})
+    return "folder:" + _digest({file.name: _hash_of_text(file) for file in inside})
 
 
 def bundle_fingerprint(path: Path) -> str:
@@ -90,6 +93,20 @@ def _of_first_bytes(path: Path) -> str:
         with file.open("rb") as stream:
             digest.update(stream.read(2**20))
     return digest.hexdigest()
+
+
+def _hash_of_text(file: Path) -> str:
+    """Of a tokenizer's file."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise UserError(f"{file}: cannot be read: {error.strerror}") from None
+    if file.suffix in LINES:
+        content = content.replace(b"\r\n", b"\n").replace(b"\r", b"\n").removesuffix(b"\n")
+    elif file.suffix == ".json":
+        with suppress(ValueError):  # whoever reads it says what is wrong
+            content = json.dumps(json.loads(content)).encode()
+    return hashlib.sha256(content).hexdigest()
 
 
 def _is_index(file: Path) -> bool:

@@ -8,22 +8,14 @@ from pathlib import Path
 import torch
 
 from vglm_train import distributed, stages
-from vglm_train.checkpoint.inputs import (
-    Inputs,
-    check_inputs,
-    check_shards,
-    data_changed,
-    evaluation_identity,
-    gather_inputs,
-    held_out_state,
-)
+from vglm_train.changes import Changes
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
+from vglm_train.checkpoint.vocabulary import keep
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
-from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.splits import read_manifests
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
@@ -41,7 +33,6 @@ from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
-from vglm_train.stages.base import HeldOut
 
 log = logging.getLogger(console.LOGGER)
 
@@ -70,12 +61,15 @@ class _Run:
         manifests = read_manifests(config)
         self.sources = {source.name: each.samples for source, each in zip(config.data.train, manifests)}
         self.state = self._state()
-        self.changed = self._note_inputs(manifests, accept)
+        self.changes = Changes(config, folder, resume_from, self.state, accept)
+        self.changes.compare_inputs(self.stage, manifests, ranks)
+        self.changes.compare_settings()
         seed = self.state.stream_seed(config.run.seed)
         self.loader = build_loader(config, self.stage.processor, ranks, manifests, seed)
         check_length(config, self.loader.epoch_samples)
         self.validation = self.stage.held_out()
-        self.changed += self._note_validation()
+        if self.validation is not None:
+            self.changes.compare_validation(self.validation.shards)
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.info = RunInfo(
             name=config.run.name,
@@ -87,6 +81,7 @@ class _Run:
             vocabulary=self.stage.vocabulary,
             weights=dict(self.stage.weights),
         )
+        self.changes.compare_candidates(self.info.candidates)
         console.setup(ranks)
 
     def train(self) -> int:
@@ -103,7 +98,7 @@ class _Run:
         self._tell_leaks()
         if self.resume_from:
             log.info("continuing from %s", self.resume_from)
-        for line in self.changed:
+        for line in self.changes.lines:
             log.warning("changed: %s", line)
         outlets = self._sinks()
         stop = StopOnSignal()
@@ -166,54 +161,15 @@ class _Run:
         state.ended &= self.config.evaluate.patience is not None  # taken away, the run goes on
         return state
 
-    def _note_inputs(self, manifests: Sequence[Manifest], accept: bool) -> list[str]:
-        """Keep what this start depends on with its checkpoints. Lines about what has changed since the last one.
-
-        Data that has changed, and is accepted, is read from its beginning. UserError where it is not accepted.
-        """
-        now, before = gather_inputs(self.config, manifests, self.ranks), Inputs.from_dict(self.state.inputs)
-        self.state.inputs, self.before = now.to_dict(), before
-        if self.resume_from is None:
-            return []
-        if before is None:
-            return [
-                f"{self.resume_from.name} does not say what it was trained on, so data and weights are not compared"
-            ]
-        lines = check_inputs(self.resume_from, before, now, accept)
-        with self.ranks.together():
-            if self.ranks.local == 0:  # shards may be read again: once a machine
-                lines += check_shards(manifests, before, now)
-        if data_changed(before, now):
-            self.state.begin_stream()
-            lines.append(f"the data is read from its beginning again, in a new order, from step {self.state.step} on")
-        return lines + self.folder.changed_settings(self.config)
-
-    def _note_validation(self) -> list[str]:
-        """Keep what scores are measured on; a line where that is no longer what it was at the last start."""
-        if self.validation is None:
-            return []
-        now = self.state.inputs["told"]["data.validation"] = held_out_state(self.validation.shards)
-        before = None if self.before is None else self.before.told.get("data.validation")
-        changed = self.resume_from is not None and before not in (None, now)
-        return [f"data.validation: {before} before, {now} now: later scores are of other data"] if changed else []
-
     def _claim(self) -> None:
         """Make the folder this run's, now that nothing is left that a person could have got wrong."""
         if self.ranks.main:
             self.folder.claim(self.config)
-            before = RunInfo.read(self.folder.path) if self.resume_from else None
+            keep(self.folder.path, self.stage.vocabularies())
             self.info.write(self.folder.path)
             forget_samples(self.folder.path, self.state.step)
         self.ranks.barrier()
         console.setup(self.ranks, self.folder.path)
-        itc = self.info.weights.get("itc")
-        if self.ranks.main and itc and before and before.candidates != self.info.candidates:
-            log.warning(
-                "ITC compares each image with %d texts now, with %d before: ranks or engine.micro_batch changed. "
-                "Its loss cannot be compared with the earlier one.",
-                self.info.candidates,
-                before.candidates,
-            )
 
     def _model(self) -> VisualModel:
         """Random weights are a function of the seed, the same on every rank; then what the configuration names."""
@@ -231,17 +187,6 @@ class _Run:
         elif self.config.engine.graphs:
             model.graph_passes()
         return model
-
-    def _judge_by(self, validation: HeldOut) -> None:
-        """A best value of another metric, or of other data, does not stand in the way of this start's."""
-        state, best = self.state, self.config.checkpoint.best
-        step, value = state.best_step, state.best_value
-        if state.judge_by(evaluation_identity(self.config, validation.shards) if best else None):
-            log.warning(
-                "changed: the best step so far, %s with %s, was judged by another metric, other validation data or "
-                "another section evaluate. It counts no longer; the best is chosen from now on by %s.",
-                *(step, value, best or "nothing"),
-            )
 
     def _sinks(self) -> list[sinks.Sink]:
         if not self.ranks.main:
@@ -284,7 +229,6 @@ class _Run:
             chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
         if self.validation is not None:
             items = list(self.validation.items(config.data.workers))
-            self._judge_by(self.validation)
             best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))

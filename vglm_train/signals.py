@@ -15,7 +15,7 @@ class StopOnSignal:
     that comes after PATIENCE seconds ends the process at once.
     """
 
-    SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGUSR1)
+    SIGNALS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGINT", "SIGUSR1") if hasattr(signal, name))
     PATIENCE = 5.0
 
     def __init__(self) -> None:

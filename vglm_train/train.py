@@ -5,6 +5,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 from vglm_train.command import program
@@ -97,6 +98,13 @@ def _describe(config: "Config", world: int, options: argparse.Namespace) -> int:
 
 
 def _run(config: "Config", options: argparse.Namespace) -> int:
+    if sys.platform == "win32":
+        raise UserError(
+            "training does not run on Windows, which lacks what DeepSpeed and its processes need: train in WSL 2 "
+            "(wsl --install); chatting, serving and evaluating work here."
+        )
+    if find_spec("deepspeed") is None:
+        raise UserError('training needs deepspeed, which is not installed: pip install "vglm_train[train]"')
     from vglm_train.run import run
 
     return run(config, options.accept_changes)

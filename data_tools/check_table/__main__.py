@@ -40,6 +40,7 @@ from vglm_train.data.tables.unread import describe_unread
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
+NO_KEYS = ("fixed_question", "first_choice")  # of Columns: say how keys are read
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
@@ -59,8 +60,8 @@ def summarise(scan: TableScan, part: Source, holdout: Holdout | None) -> dict[st
         "splits": table.splits(),
         "held": None if holdout is None else _held(scan, part, holdout),
         "opened": scan.opened,
-        "keys": {name: keys for name, keys in asdict(table.columns).items() if name != "fixed_question"},
-        "unread": table.unread,
+        "keys": {name: keys for name, keys in asdict(table.columns).items() if name not in NO_KEYS},
+        "unread": table.schema.unread,
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
         "pictures": len(scan.names),

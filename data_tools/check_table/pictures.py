@@ -5,7 +5,6 @@ JPEG of quality 40, shrunk by half or brightened, 99 % of those with more contra
 each side.
 """
 
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +16,9 @@ from numpy.typing import NDArray
 
 from data_tools.common.image_hash import DECODED, THUMBNAIL, compare, image_hash
 from vglm_train.data.record import content_id
+from vglm_train.data.tables.image_paths import refused
+from vglm_train.data.tables.pictures import decode_fault
+from vglm_train.files import read_at
 from vglm_train.image import ImageError, examine_image
 
 DISTANCE = 8  # bits of 64 that two pictures' hashes differ by at most: 1 in 2,600 pairs of different X-rays does
@@ -25,7 +27,8 @@ COMPARED = 256  # pictures whose hashes are compared in one go
 
 
 class OpenedPicture(NamedTuple):
-    """A picture that was opened; `damage`: what is wrong with it, then it has neither hash nor thumbnail."""
+    """A picture that was opened. `damage`: what is wrong with it, as a cause, a colon and what is special about it;
+    then it has neither hash nor thumbnail."""
 
     content: int  # content_id of the file
     hash: int = 0  # 64 bits
@@ -39,7 +42,7 @@ def open_picture(data: bytes) -> OpenedPicture:
     try:
         image, notes = examine_image(data)
     except ImageError as error:
-        return OpenedPicture(content_id(data), damage=str(error))
+        return OpenedPicture(content_id(data), damage=decode_fault(error))
     found = image_hash(image.reduce(max(1, min(image.size) // DECODED)))
     thumbnail = np.array((found.grey, found.colours), dtype=THUMBNAIL)
     return OpenedPicture(content_id(data), found.hash, thumbnail.tobytes(), None, notes)
@@ -50,7 +53,7 @@ def open_file(path: Path) -> OpenedPicture:
     try:
         return open_picture(path.read_bytes())
     except OSError as error:
-        return OpenedPicture(0, damage=error.strerror or str(error))
+        return OpenedPicture(0, damage=refused(path, error))
 
 
 @dataclass(slots=True)
@@ -62,14 +65,15 @@ class OpenedPictures:
 
     def add(self, number: int, picture: OpenedPicture) -> None:
         self.known[number] = picture._replace(thumbnail=b"")
-        os.pwrite(self.file.fileno(), picture.thumbnail, number * THUMBNAIL.itemsize)
+        self.file.seek(number * THUMBNAIL.itemsize)
+        self.file.write(picture.thumbnail)
 
     def thumbnails(self, numbers: Sequence[int]) -> NDArray[Any]:
         """[numbers] of THUMBNAIL"""
         size = THUMBNAIL.itemsize
-        return np.frombuffer(
-            b"".join(os.pread(self.file.fileno(), size, number * size) for number in numbers), THUMBNAIL
-        )
+        self.file.flush()
+        rows = [read_at(self.file.fileno(), size, number * size) for number in numbers]
+        return np.frombuffer(b"".join(rows), THUMBNAIL)
 
     def hashes(self) -> tuple[NDArray[np.int64], NDArray[np.uint64], NDArray[np.int64]]:
         """Number, hash and content [n] of those that could be decoded."""

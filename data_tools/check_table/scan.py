@@ -1,12 +1,13 @@
 """One pass over a table as `check_table` makes it: which rows can be used, what is wrong with the others.
 
-A row passes what it passes in training, by the same functions: `Table.reading`, `parse`, the check of the stage's
-processor (without a configuration `LanguageCheck`, which knows no tokenizer), and the decoding of its pictures.
+A row passes what it passes in training and in `convert`, by the same functions: `Table.reading`, `parse`, the check of
+the stage's processor (without a configuration `LanguageCheck`, which knows no tokenizer), and the decoding of its
+pictures. Rows are counted by what is wrong with them: of one cause are those that are mended alike.
 """
 
 from array import array
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -22,9 +23,6 @@ from vglm_train.data.record import RecordError, parse
 from vglm_train.data.tables.canonical import RowReading
 from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.table import Table
-
-NOT_THERE = "a picture that is not there"
-NOT_DECODED = "a picture that cannot be decoded"
 
 
 @dataclass(slots=True)
@@ -72,6 +70,7 @@ class TableScan:
 class _Pictures:
     """Those that rows name, each once, and the rows that name them."""
 
+    where: Callable[[int], str]  # names a row
     folder: PictureFolder
     opened: OpenedPictures | None  # where pictures inside the table are opened at once; None: they are not
     names: list[str] = field(default_factory=list)
@@ -82,7 +81,7 @@ class _Pictures:
     def number(self, name: str | bytes, row: int) -> int | None:
         """The number of a picture; None where there is none."""
         if isinstance(name, bytes):
-            self.names.append(f"row {row}")
+            self.names.append(self.where(row))
             if self.opened is not None:
                 self.opened.add(len(self.names) - 1, open_picture(name))
             return len(self.names) - 1
@@ -115,7 +114,7 @@ def scan_table(
     scan = TableScan(table, opened, np.zeros(len(table.index), dtype=bool))
     rows = np.flatnonzero(table.of_split(split)).tolist()
     scan.outside = len(table.index) - len(rows)
-    pictures = _Pictures(table.pictures, scan.pictures if opened else None)
+    pictures = _Pictures(table.where, table.pictures, scan.pictures if opened else None)
     with cli.progress(len(rows), "row", f"read {table.path.name}") as bar:
         for row in rows:
             bar.update(1)
@@ -136,12 +135,13 @@ def _read(scan: TableScan, pictures: _Pictures, row: int, check: RecordCheck) ->
         reading = scan.table.reading(row)
         shown = check.check(parse(reading.record), len(reading.pictures))
     except RecordError as error:
-        scan.damage.add(error.what, _example(row, str(error)))
+        scan.damage.add(error.what, _example(scan, row, str(error)))
         return
     numbers = [pictures.number(name, row) for name in reading.pictures]
     for name, number in zip(reading.pictures, numbers):
         if number is None:
-            scan.damage.add(NOT_THERE, f"row {row}, {scan.table.pictures.problem(str(name))}")
+            problem = scan.table.pictures.problem(str(name))
+            scan.damage.add(problem.partition(": ")[0], _example(scan, row, problem))
             return
     for number in numbers[:shown]:
         assert number is not None
@@ -153,13 +153,13 @@ def _read(scan: TableScan, pictures: _Pictures, row: int, check: RecordCheck) ->
 def _count(scan: TableScan, row: int, reading: RowReading) -> None:
     scan.count(reading.record, 1)
     for note in reading.notes:
-        scan.notes.add(note.partition(": ")[0], _example(row, note))
+        scan.notes.add(note.partition(": ")[0], _example(scan, row, note))
 
 
-def _example(row: int, text: str) -> str:
+def _example(scan: TableScan, row: int, text: str) -> str:
     """The row, and after a colon what is special about it."""
     _, colon, special = text.partition(": ")
-    return f"row {row}{colon}{special}"
+    return f"{scan.table.where(row)}{colon}{special}"
 
 
 def _leave_out(scan: TableScan, pictures: _Pictures) -> None:
@@ -168,4 +168,5 @@ def _leave_out(scan: TableScan, pictures: _Pictures) -> None:
     for row, number in pictures.spoilt(list(damage)):
         scan.count(scan.table.reading(row).record, -1)
         scan.usable[row] = False
-        scan.damage.add(NOT_DECODED, f"row {row}, {scan.names[number]}: {damage[number]}")
+        what, colon, special = damage[number].partition(": ")
+        scan.damage.add(what, f"{scan.table.where(row)}, {scan.names[number]}{colon}{special}")

@@ -39,8 +39,10 @@ def spread(
     if workers <= 1:
         yield from ((job, work(job)) for job in jobs)
         return
-    context: Any = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload([preload])
+    forkserver = "forkserver" in multiprocessing.get_all_start_methods()  # not on Windows
+    context: Any = multiprocessing.get_context("forkserver" if forkserver else "spawn")
+    if forkserver:
+        context.set_forkserver_preload([preload])
     with ProcessPoolExecutor(workers, mp_context=context, initializer=_die_with_parent) as pool:
         futures = {pool.submit(work, job): job for job in jobs}
         try:

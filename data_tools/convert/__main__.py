@@ -6,9 +6,9 @@ It reads every table that training reads: JSON, CSV, TSV, COCO, VQAv2's two file
 others (the documentation has the list); with `--format hf` also a dataset's name. A record: {"id", "image" (path
 relative to the records file, or a list of paths), "image_id" (hash of the first file's bytes: equal ids are one
 picture), "captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}, and of a
-question or a dialogue "turns" and "language". Neighbouring rows that caption the same picture become one record. A row
-without a picture, or that says nothing, is left out, counted by cause and, the first few, named. Nothing is decoded
-here; `pack_shards` does that.
+question or a dialogue "turns" and "language". Neighbouring rows that caption the same picture become one record. Rows
+are kept that `check_table` passes; the others are left out, counted by the same causes and, the first few, named. Every
+picture is decoded for it, but not with --quick.
 """
 
 import argparse
@@ -24,24 +24,26 @@ from typing import Any, get_args
 
 from data_tools.common import cli
 from data_tools.common.cli import command, progress
-from data_tools.common.image_bytes import extension
 from data_tools.common.text import LANGUAGES
-from data_tools.convert.draft import Draft, SourceColumns, make_draft, merge, source_columns
+from data_tools.convert.draft import CaptionColumns, Draft, DraftRules, caption_column, column, make_draft, merge
+from data_tools.convert.pictures import SourcePictures
 from vglm_train.config.data import Format, Source
-from vglm_train.data.record import RecordError, content_id
+from vglm_train.data.record import RecordError
 from vglm_train.data.record import parse as parse_record
-from vglm_train.data.tables.base import RowReader
-from vglm_train.data.tables.image_paths import PictureFolder
-from vglm_train.data.tables.readers import adapt_stream, find_format, folder_of
+from vglm_train.data.tables.base import RowReader, name_row
+from vglm_train.data.tables.layouts.rows import AdaptedRows, AdaptedTable
+from vglm_train.data.tables.readers import adapt_stream, files_of, find_format, folder_of
 from vglm_train.data.tables.readers import open_source as open_table_source
+from vglm_train.data.tables.schema import find_schema
+from vglm_train.data.tables.unread import describe_unread
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
-from vglm_train.image import ImageError
 
 STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
 INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
 NAMED = 3  # bad rows of one cause that are named in full
+THREADS = max(4, os.cpu_count() or 1)  # that read and decode pictures
 
 
 @dataclass(slots=True)
@@ -49,24 +51,32 @@ class Report:
     """What came of the rows."""
 
     records: int = 0
+    rows: int = 0  # that the records are of
     captions: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
-    bad: Counter[str] = field(default_factory=Counter)
+    bad: Counter[str] = field(default_factory=Counter)  # what is wrong -> rows, as `check_table` counts them
     named: dict[str, list[str]] = field(default_factory=dict)
+    notes: Counter[str] = field(default_factory=Counter)  # what of rows that are kept is left out or doubtful
+    decoded: bool = True
 
-    def leave_out(self, cause: str, message: str) -> None:
-        self.bad[cause] += 1
-        examples = self.named.setdefault(cause, [])
+    def leave_out(self, where: str, error: RecordError, rows: int = 1) -> None:
+        self.bad[error.what] += rows
+        examples = self.named.setdefault(error.what, [])
         if len(examples) < NAMED:
-            examples.append(message)
+            examples.append(f"{where}: {error.reason.removeprefix(error.what).removeprefix(': ')}".removesuffix(": "))
 
     def lines(self) -> Iterator[str]:
         """The report as text, one fact a line."""
         captions = ", ".join(f"{count} {language}" for language, count in sorted(self.captions.items()))
-        yield f"{self.records} records ({dict(sorted(self.splits.items()))}), captions: {captions or 'none'}"
+        splits = dict(sorted(self.splits.items()))
+        yield f"{self.records} records of {self.rows} rows ({splits}), captions: {captions or 'none'}"
+        for note, count in self.notes.most_common():
+            yield f"note: {count} x {note}"
         for cause, count in self.bad.most_common():
-            yield f"left out for {cause}: {count}, for instance"
+            yield f"left out: {count} x {cause}, for instance"
             yield from (f"    {message}" for message in self.named[cause])
+        if not self.decoded:
+            yield "pictures were not decoded; check_table does"
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,20 +84,20 @@ class Target:
     """Where a run of `convert` reads pictures and writes records; all paths are resolved."""
 
     out: Path
-    images: Path  # that picture paths are relative to
     kept: Path  # where pictures inside the data are written
     source: str
     split: str
+    decoded: bool = True  # whether pictures are decoded
 
 
-def _drafts(rows: RowReader, columns: SourceColumns, report: Report) -> Iterator[Draft]:
+def _drafts(rows: RowReader, rules: DraftRules, report: Report) -> Iterator[Draft]:
     """Drafts in the rows' order, neighbours of one picture merged, bad rows counted."""
     pending: Draft | None = None
     for row in rows.scan():
         try:
-            new = make_draft(row, columns)
+            new = make_draft(rows, row, rules)
         except RecordError as error:
-            report.leave_out(error.cause, f"{row.where}: {error}")
+            report.leave_out(name_row(rows, row), error)
             continue
         merged = merge(pending, new) if pending else None
         if pending and merged is None:
@@ -97,36 +107,9 @@ def _drafts(rows: RowReader, columns: SourceColumns, report: Report) -> Iterator
         yield pending
 
 
-def _keep_picture(data: bytes, images: Path) -> tuple[Path, int]:
-    """Write a picture that came inside the source as a file named by its content; an equal one is kept."""
-    identity = content_id(data)
-    try:
-        kind = extension(data)
-    except ImageError as error:
-        raise RecordError("image", str(error)) from None
-    path = images / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
-    if not path.is_file():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with replace_file(path, durable=False) as file:
-            file.write(data)
-    return path, identity
-
-
-def _find_picture(image: str | bytes, target: Target) -> tuple[Path, int, str]:
-    """Its file, the hash of its bytes, and a name for its record. RecordError when the file is not there."""
-    if isinstance(image, bytes):
-        path, identity = _keep_picture(image, target.kept)
-        return path, identity, f"{identity:016x}"
-    try:
-        found, data = PictureFolder(target.images).read(image)
-    except RecordError as error:
-        raise RecordError("missing image", str(error)) from None
-    return found, content_id(data), Path(image).with_suffix("").as_posix()
-
-
-def _record(draft: Draft, target: Target) -> dict[str, Any]:
-    """The finished record; reads the pictures for their hash. RecordError when one is not there."""
-    pictures = [_find_picture(image, target) for image in draft.images]
+def _record(draft: Draft, target: Target, source: SourcePictures) -> dict[str, Any]:
+    """The finished record; reads the pictures for their hash. RecordError where one cannot be used."""
+    pictures = [source.get(image) for image in draft.images]
     _, identity, name = pictures[0]
     paths = [Path(os.path.relpath(path, target.out.parent)).as_posix() for path, _, _ in pictures]
     key = draft.labels.get("id") or name
@@ -156,23 +139,26 @@ def _in_order(
         yield from window
 
 
-def convert(rows: RowReader, columns: SourceColumns, target: Target) -> Report:
+def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
-    report = Report()
+    report = Report(decoded=target.decoded)
+    source = SourcePictures(rules.schema.pictures, target.kept, target.decoded)
     bar = progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
-        drafts = _drafts(rows, columns, report)
-        for draft, future in _in_order(drafts, lambda draft: _record(draft, target), threads=4):
+        drafts = _drafts(rows, rules, report)
+        for draft, future in _in_order(drafts, lambda draft: _record(draft, target, source), THREADS):
             bar.update(draft.done - bar.n)
             try:
                 record = future.result()
             except RecordError as error:
-                report.leave_out(error.cause, f"{draft.where}: {error}")
+                report.leave_out(draft.where, error, draft.rows)
                 continue
             file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
             report.records += 1
+            report.rows += draft.rows
             report.splits[record["split"]] += 1
             report.captions.update(parse_record(record).caption_counts)
+            report.notes.update(note.partition(": ")[0] for note in draft.notes)
         if not report.records:
             raise UserError("no row makes a record, nothing is written\n" + "\n".join(report.lines()))
     return report
@@ -199,6 +185,7 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         "--group-field",
         help="column with what must stay in one split (default: group, patient or study, else the picture)",
     )
+    add("--quick", action="store_true", help="look whether pictures are there, and decode none")
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     return parser.parse_args(arguments)
@@ -219,45 +206,65 @@ def _format_of(args: argparse.Namespace) -> str:
         return "hf"  # a folder of pictures, or in another layout that the library knows
 
 
-def open_source(args: argparse.Namespace) -> tuple[RowReader, SourceColumns]:
-    """The source's rows and which of its columns mean what. UserError names what cannot be opened or is not there."""
-    source = Path(args.source)
-    if source.resolve() == args.out.resolve():
+def open_source(args: argparse.Namespace) -> tuple[RowReader, DraftRules]:
+    """The source's rows and how they are read. UserError names what cannot be opened or is not there."""
+    path = Path(args.source)
+    if path.resolve() == args.out.resolve():
         raise UserError(f"--out {args.out} is the source itself; give another file")
-    named = {what: getattr(args, f"{what}_field") for what in ("image", "id", "split", "group")}
     fields = cli.parse_fields(args.field)
-    picture = replace(fields, image=args.image_field) if args.image_field else fields
-    table = cli.table_source(args, source, args.images, picture, args.join)
-    rows = _open_stream(args, table) if _format_of(args) in STREAMED else open_table_source(table)
-    return rows, source_columns(args.source, rows.columns, fields, args.caption_field, args.language, **named)
+    fields = replace(fields, image=args.image_field) if args.image_field else fields
+    images = (args.images or folder_of(path)).resolve()
+    source = cli.table_source(args, path, images, fields, args.join)
+    format = _format_of(args)
+    rows: RowReader
+    if format not in STREAMED:
+        table = open_table_source(source)
+        captions = _caption_columns(args, table.columns)
+        rows = table if captions is None else AdaptedTable(table, captions)
+    else:
+        stream = _open_stream(args, source, format)
+        captions = _caption_columns(args, stream.columns)
+        rows = stream if captions is None else AdaptedRows(stream, captions)
+    named = {what: getattr(args, f"{what}_field") for what in ("image", "id", "split", "group")}
+    own = {what: (column(f"--{what}-field", name, rows.columns),) for what, name in named.items() if name is not None}
+    source = source if captions is None else replace(source, fields=captions.fields(source.fields))
+    return rows, DraftRules(find_schema(rows, source, own), args.language)
 
 
-def _open_stream(args: argparse.Namespace, source: Source) -> RowReader:
+def _caption_columns(args: argparse.Namespace, columns: Sequence[str]) -> CaptionColumns | None:
+    chosen = tuple(caption_column(text, args.language, columns) for text in args.caption_field)
+    return CaptionColumns(chosen) if chosen else None
+
+
+def _open_stream(args: argparse.Namespace, source: Source, format: str) -> RowReader:
     from vglm_train.data.tables.hf_dataset import DatasetStream
 
     for option in ("encoding", "delimiter", "columns", "join"):
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: {args.source} is read by the library `datasets`, which has no use for it")
-    return adapt_stream(DatasetStream(args.source, args.hf_config, args.hf_split), source)
+    files = files_of(Path(args.source), ".parquet") if format == "parquet" else ()
+    return adapt_stream(DatasetStream(args.source, args.hf_config, args.hf_split, files), source)
 
 
 def target(args: argparse.Namespace) -> Target:
-    """Where the command line says to read pictures and write records."""
+    """Where the command line says to write records and pictures."""
     inside = _format_of(args) in (*STREAMED, *INSIDE)
     out, source = cli.output(args.out, []), Path(args.source)
-    images, kept = args.images or folder_of(source), args.images or out.parent / "images"
+    kept = args.images or out.parent / "images"
     if inside:
         make_folder(f"--images {kept}", kept)
     named = source.parent.resolve() if set(source.name) & set("*?[{") else source
-    return Target(out, images.resolve(), kept.resolve(), args.name or named.stem, args.split)
+    return Target(out, kept.resolve(), args.name or named.stem, args.split, not args.quick)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
-    rows, columns = open_source(args)
-    report = convert(rows, columns, target(args))
+    rows, rules = open_source(args)
+    report = convert(rows, rules, target(args))
+    print(rules.line(), file=sys.stderr)
+    if rules.schema.unread:
+        print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))
-    print(columns.line(), file=sys.stderr)
     return 0
 
 

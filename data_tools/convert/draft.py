@@ -1,37 +1,63 @@
-"""What a row of a source becomes: a draft of a record, with captions by language or a dialogue."""
+"""What a row of a source becomes: a draft of a record, with captions by language or a dialogue.
 
-import re
+Whether a row can be used is not decided here: `Schema.read`, `parse` and `LanguageCheck` say so, as for `check_table`
+and training.
+"""
+
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
 from data_tools.common.cli import nearest
 from data_tools.common.text import LANGUAGES, detect_language
 from vglm_train.config.data import Fields
-from vglm_train.data.record import RecordError
-from vglm_train.data.tables.base import CAUSES, Row
-from vglm_train.data.tables.canonical import labels, pictures_of, texts_of, to_record
-from vglm_train.data.tables.fields import Columns, known, resolve, value
+from vglm_train.data.record import RecordError, parse
+from vglm_train.data.rules import LanguageCheck
+from vglm_train.data.tables.base import Row, RowReader, name_row, unreadable
+from vglm_train.data.tables.canonical import labels, texts_of
+from vglm_train.data.tables.fields import known, value
+from vglm_train.data.tables.layouts.rows import Values
+from vglm_train.data.tables.schema import Schema
 from vglm_train.errors import UserError
 
-LANGUAGE_NAME = re.compile(rf"(?:captions?|text)_({'|'.join(LANGUAGES)})")
 DIALOGUE = ("turns", "language", "kind", "type", "answers", "options")
+CHECK = LanguageCheck(LANGUAGES)
 
 
 @dataclass(frozen=True, slots=True)
-class SourceColumns:
-    """What each column of a source means. `captions`: the caption columns, each with its language, or none when the
-    text tells it; a source without any is read as a table of questions, answers and dialogues."""
+class CaptionColumns:
+    """A step on rows: the texts of `columns` become their captions, each in its language; None: the text tells it."""
 
-    table: Columns
-    captions: tuple[tuple[str | None, str], ...]
-    language: str | None = None  # of all texts; None: the text tells it
+    columns: tuple[tuple[str | None, str], ...]
+    adds = ("captions",)
+
+    @property
+    def name(self) -> str:
+        return repr(self.columns)
+
+    def __call__(self, row: Values) -> Values:
+        cells = [(language, row.get(name)) for language, name in self.columns]
+        return row | {"captions": [cell if language is None else {language: cell} for language, cell in cells]}
+
+    def fields(self, fields: Fields) -> Fields:
+        """With which nothing but these captions is read as a text."""
+        none = dict.fromkeys(("question", "context", "input", "history", "options", "turns"), "")
+        return replace(fields, answer="captions", **none)
+
+
+@dataclass(frozen=True, slots=True)
+class DraftRules:
+    """`language`: of all texts; None: the text tells it."""
+
+    schema: Schema
+    language: str | None = None
 
     def line(self) -> str:
         """In words."""
-        captions = [f"{name} ({language or 'language from the text'})" for language, name in self.captions]
-        texts = captions or [*self.table.turns, *self.table.question, *self.table.answer]
-        return f"picture columns: {', '.join(self.table.pictures)}; text columns: {', '.join(texts)}"
+        columns = self.schema.columns
+        texts = [*columns.turns, *columns.question, *columns.answer]
+        return f"picture columns: {', '.join(columns.pictures)}; text columns: {', '.join(texts)}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,9 +70,12 @@ class Draft:
     labels: dict[str, str]  # id, split, group, type: those that the source gives
     done: int
     dialogue: dict[str, Any]  # the fields DIALOGUE; empty: there is none
+    notes: tuple[str, ...] = ()  # as of RowReading
+    rows: int = 1  # that it is of
 
 
-def _column(option: str, name: str, columns: Sequence[str]) -> str:
+def column(option: str, name: str, columns: Sequence[str]) -> str:
+    """`name`, which the source must have. UserError lists its columns."""
     if name not in columns:
         raise UserError(
             f"{option}: the source has no column {name!r}{nearest(name, columns)}; its columns are {list(columns)}"
@@ -54,90 +83,41 @@ def _column(option: str, name: str, columns: Sequence[str]) -> str:
     return name
 
 
-def _caption_column(text: str, language: str | None, columns: Sequence[str]) -> tuple[str | None, str]:
+def caption_column(text: str, language: str | None, columns: Sequence[str]) -> tuple[str | None, str]:
+    """Language and column of a --caption-field [LANG=]COLUMN."""
     prefix, equals, name = text.partition("=")
     if not equals:
-        return language, _column("--caption-field", text, columns)
+        return language, column("--caption-field", text, columns)
     if prefix not in LANGUAGES:
         raise UserError(f"--caption-field {text}: language {prefix!r} is not one of {list(LANGUAGES)}")
-    return prefix, _column("--caption-field", name, columns)
+    return prefix, column("--caption-field", name, columns)
 
 
-def _guess_captions(language: str | None, columns: Sequence[str]) -> tuple[tuple[str | None, str], ...]:
-    matches = [(LANGUAGE_NAME.fullmatch(name), name) for name in columns]
-    named = tuple((match[1], name) for match, name in matches if match)
-    return named or tuple((language, name) for name in known("caption", columns)[:1])
-
-
-def source_columns(
-    source: str,
-    columns: Sequence[str],
-    fields: Fields,
-    captions: Sequence[str],
-    language: str | None,
-    **named: str | None,
-) -> SourceColumns:
-    """The columns to read: those in `fields`, `captions` and `named` (image, id, split, group), else the usual names.
-
-    UserError lists the source's columns.
-    """
-    options = {what: (_column(f"--{what}-field", name, columns),) for what, name in named.items() if name is not None}
-    chosen = tuple(_caption_column(text, language, columns) for text in captions)
-    guessed = () if chosen or fields.question or fields.answer or fields.turns else _guess_captions(language, columns)
-    if "image" in options:
-        fields = replace(fields, image=options["image"][0])
-    if chosen or guessed:
-        fields = replace(fields, answer=(chosen or guessed)[0][1])
-    table = replace(resolve(source, columns, fields), **options)
-    if chosen:
-        return SourceColumns(replace(table, turns=()), chosen, language)
-    if not (guessed or table.turns or table.question):
-        guessed = ((language, table.answer[0]),)  # an answer without a question describes the picture
-    return SourceColumns(table, guessed, language)
-
-
-def _captions(columns: SourceColumns, values: dict[str, Any]) -> dict[str, list[str]]:
-    captions: dict[str, list[str]] = {}
-    for language, column in columns.captions:
-        held = values.get(column)
-        if isinstance(held, int | float):
-            raise RecordError("caption", f"a caption is {type(held).__name__}, not text")
-        try:
-            for stated, text in texts_of(held or None, language):
-                captions.setdefault(stated or detect_language(text), []).append(" ".join(text.split()))
-        except RecordError as error:
-            raise RecordError("caption", str(error)) from None
-    return {language: captions[language] for language in LANGUAGES if language in captions}
-
-
-def _check_pictures(images: Sequence[str | bytes]) -> None:
-    if not images:
-        raise RecordError("image", "no picture is named")
-    for name in images:
-        if isinstance(name, str) and name.startswith(("http://", "https://")):
-            reason = "is an address; download the pictures first, for instance with img2dataset"
-            raise RecordError("image", f"{name} {reason}")
-
-
-def make_draft(row: Row, columns: SourceColumns) -> Draft:
-    """The row as a draft record; RecordError with its cause when it has no picture, or says nothing."""
-    if row.cause is not None or row.values is None:
-        cause = row.cause or "json"
-        raise RecordError(cause, CAUSES[cause])
-    record: dict[str, Any] = {}
-    if not columns.captions or value(row.values, columns.table.turns) is not None:
-        record, images = to_record(row.values, columns.table)
-    else:
-        images = pictures_of(row.values, columns.table)
-    _check_pictures(images)
-    captions = _captions(columns, row.values) or record.get("captions", {})
+def make_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
+    """The row as a draft record. RecordError where it cannot be used, as `check_table` counts it."""
+    if row.values is None:
+        raise unreadable(row.cause or "json")
+    record, images, notes = rules.schema.read(row.values)
+    CHECK.check(parse(record), len(images))
+    captions = {name: list(record["captions"][name]) for name in LANGUAGES if record.get("captions", {}).get(name)}
     dialogue = {name: record[name] for name in DIALOGUE if name in record and "turns" in record}
-    if not captions and not dialogue:
-        raise RecordError("caption", f"no caption in {[column for _, column in columns.captions]}")
-    if dialogue and columns.language:
-        dialogue["language"] = columns.language
-    names = labels(row.values, columns.table)
-    return Draft(row.where, tuple(images), captions, names, row.offset + row.size, dialogue)
+    if dialogue and not captions and value(row.values, rules.schema.columns.turns) is not None:
+        captions = _beside(row.values, rules)
+    if rules.language is not None:
+        captions = {rules.language: [text for texts in captions.values() for text in texts]} if captions else {}
+        dialogue |= {"language": rules.language} if dialogue else {}
+    plain = {name: [" ".join(text.split()) for text in texts] for name, texts in captions.items()}
+    where, done = name_row(reader, row), row.offset + row.size
+    return Draft(where, tuple(images), plain, labels(row.values, rules.schema.columns), done, dialogue, notes)
+
+
+def _beside(row: Values, rules: DraftRules) -> dict[str, list[str]]:
+    """Captions that a row has beside its dialogue; none where they are no texts."""
+    captions: dict[str, list[str]] = {}
+    with suppress(RecordError):
+        for stated, text in texts_of(value(row, known("caption", rules.schema.keys))):
+            captions.setdefault(stated or detect_language(text), []).append(text)
+    return captions
 
 
 def merge(first: Draft, second: Draft) -> Draft | None:
@@ -148,4 +128,5 @@ def merge(first: Draft, second: Draft) -> Draft | None:
         return None
     both = {language: [*first.captions.get(language, []), *second.captions.get(language, [])] for language in LANGUAGES}
     captions = {language: texts for language, texts in both.items() if texts}
-    return replace(first, captions=captions, done=second.done)
+    rows, notes = first.rows + second.rows, first.notes + second.notes
+    return replace(first, captions=captions, done=second.done, rows=rows, notes=notes)

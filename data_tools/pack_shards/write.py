@@ -8,12 +8,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from webdataset.writer import TarWriter
-
 from data_tools.common.image_bytes import prepare, read_file
 from vglm_train.data.record import Record, RecordError, as_fields, parse
 from vglm_train.data.shards.index import count_languages, make_index, write_index
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, needs_extra
 from vglm_train.files import replace_file, sha256, write_json
 from vglm_train.image import ImageError
 
@@ -137,6 +135,8 @@ def pack_shard(plan: PackPlan, job: Job) -> dict[str, Any]:
     inferred: Counter[str] = Counter()
     samples = 0
     path = plan.out / shard_name(job.shard)
+    with needs_extra("train", "packing shards"):
+        from webdataset.writer import TarWriter
     with replace_file(path) as file, TarWriter(file, mtime=0.0, encoder=False) as tar:
         for number, line in _lines(plan, job):
             key = f"{number:09d}"

@@ -25,7 +25,6 @@ from data_tools.common.cli import at_least_one
 from data_tools.common.jobs import JobStage, owned
 from data_tools.common.records import Inputs, open_inputs, read_row
 from data_tools.stats.count import Counts, Keys, Repeated, caption_key, count_block, find_repeated
-from data_tools.stats.page import page
 from vglm_train.files import replace_file, write_json
 
 BLOCK = 256  # records
@@ -113,6 +112,8 @@ def collect(task: StatsJob, stage: JobStage) -> tuple[dict[str, Any], Counts]:
 
 def stats(task: StatsJob, workers: int, title: str) -> dict[str, Any]:
     """Write the JSON and its page, and return what the JSON holds; continues a killed run of the same task."""
+    from data_tools.stats.page import page  # needs an extra, so where a UserError has a reader
+
     identity = {"inputs": list(task.inputs.identity), "decode": task.decode}
     with owned(task.parts, identity, "run of stats", "stats"):
         stage = JobStage(task.parts, "count")

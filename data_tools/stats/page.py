@@ -6,13 +6,16 @@ from collections.abc import Iterator
 from html import escape
 from typing import Any
 
-import matplotlib
 import numpy as np
-from matplotlib.backends.backend_svg import FigureCanvasSVG
-from matplotlib.figure import Figure
 
 from data_tools.stats.count import Counts
+from vglm_train.errors import needs_extra
 from vglm_train.report import html
+
+with needs_extra("train", "the page of histograms"):
+    import matplotlib
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
 
 BINS = 40
 HISTOGRAMS = ("width", "height", "aspect")  # and all counters of a language

@@ -54,24 +54,26 @@ def test_every_row_has_a_line(models, table, capsys):
     model, out = models["causal"], table.with_name("out.jsonl")
     assert batch(model, table, out, max_new=5, seed=2) == 1
     found = lines(out)
-    assert set(found) == {f"ask-{number}" for number in range(21)}
+    assert set(found) == {f"ask line {number}" for number in range(1, 22)}
     failed = {key: row for key, row in found.items() if "answer" not in row}
     assert {key: row["cause"] for key, row in failed.items()} == {
-        "ask-4": "input", "ask-5": "input", "ask-6": "row", "ask-7": "input", "ask-20": "row",
+        "ask line 5": "input", "ask line 6": "input", "ask line 7": "row", "ask line 8": "input", "ask line 21": "row",
     }  # fmt: skip
     for key, words in {
-        "4": "broken.png",
-        "5": "nowhere.png",
-        "6": "no picture",
-        "7": "ids long",
-        "20": "line 21",
+        5: "broken.png",
+        6: "nowhere.png",
+        7: "no picture",
+        8: "ids long",
+        21: "line 21",
     }.items():
-        assert words in failed[f"ask-{key}"]["error"]
+        assert words in failed[f"ask line {key}"]["error"]
     folder = table.parent
-    assert found["ask-0"]["answer"] == model.chat(folder / "0.png", "what", max_new=5, seed=2)[0]
-    assert found["ask-8"]["answer"] == model.chat([folder / "0.png", folder / "1.png"], "what", max_new=5, seed=2)[0]
+    assert found["ask line 1"]["answer"] == model.chat(folder / "0.png", "what", max_new=5, seed=2)[0]
+    assert (
+        found["ask line 9"]["answer"] == model.chat([folder / "0.png", folder / "1.png"], "what", max_new=5, seed=2)[0]
+    )
     told = model.chat(folder / "1.png", "which", [("what", "number 3")], max_new=5, seed=2)[0]
-    assert found["ask-9"]["answer"] == told
+    assert found["ask line 10"]["answer"] == told
     said = capsys.readouterr().out
     assert "16 of 21 inputs answered" in said
     assert "2 that cannot be read" in said
@@ -145,7 +147,7 @@ def test_a_file_of_something_else_is_left_alone(models, table):
         batch(model, table, out, max_new=6)
     rows = table.read_text().splitlines(keepends=True)
     table.write_text(rows[1] + "".join(rows[1:]))
-    with pytest.raises(UserError, match="another input as ask-0"):
+    with pytest.raises(UserError, match="another input as ask line 1"):
         batch(model, table, out, max_new=5)
     out.write_bytes(out.read_bytes() + b"nonsense\n")
     with pytest.raises(UserError, match="line 22"):
@@ -180,6 +182,6 @@ def test_a_model_that_fails_is_a_cause(models, table, monkeypatch, capsys):
 
     monkeypatch.setattr(model.scheduler.reader, "decoder", breaks)
     assert batch(model, table, table.with_name("out.jsonl"), max_new=5) == 1
-    row = lines(table.with_name("out.jsonl"))["ask-8"]
+    row = lines(table.with_name("out.jsonl"))["ask line 9"]
     assert (row["cause"], row["error"]) == ("model", "RuntimeError: two pictures are too many")
     assert "1 at which the model failed" in capsys.readouterr().out

@@ -125,6 +125,18 @@ def test_pictures_come_with_their_turns(models, pictures):
     assert isinstance(model.answer(nothing).text, str)
 
 
+@pytest.mark.parametrize("as_json", [False, True])
+def test_a_picture_after_turns_without_one_stays_with_its_question(models, pictures, as_json):
+    model = models["chatglm"]
+    _, history = model.chat(None, "what", max_new=4)
+    later = model.ask(pictures[0], "which", [turn.as_json() for turn in history] if as_json else history)
+    assert [turn.images for turn in later.turns] == [()]
+    assert later.images == (pictures[0],)
+    earlier = model.ask(pictures[0], "which", [(turn.question, turn.answer) for turn in history])
+    assert [turn.images for turn in earlier.turns] == [(pictures[0],)]
+    assert later.request.prompt.image_starts > earlier.request.prompt.image_starts
+
+
 def test_history_of_pairs_and_of_json_is_the_same(models, pictures):
     model = models["chatglm"]
     turn = ChatTurn("what", "number 3", (str(pictures[0]),))
@@ -189,7 +201,7 @@ def test_sampling_is_visualglms_unless_told():
 def test_a_bundle_without_a_language_model_is_refused(bundles):
     with pytest.raises(UserError, match="stage align and has no language model to talk to"):
         vglm_train.load(bundles["align"])
-    with pytest.raises(UserError, match="is not a bundle"):
+    with pytest.raises(UserError, match=r"a folder without weights.*or a bundle"):
         vglm_train.load(bundles["align"].parent)
 
 

@@ -110,7 +110,14 @@ def test_evaluation_during_training_needs_data(run):
     every = "evaluate.every=10"
     error = refusal(run("checkpoint.best=eval/en_12t_r1", validation, every))
     assert "'eval/en_12t_r1' is none of this run's evaluation scores; did you mean eval/en_i2t_r1?" in error.reason
-    assert "eval/r_mean, eval/en_i2t_r1, " in error.reason
+    assert "? They are: eval/r_mean, eval/en_i2t_r1, " in error.reason
+    for best, words in (
+        ("en_i2t_r1", "; its whole name is eval/en_i2t_r1. They are: "),
+        ("en_cider", "; runs of stage generate have it. They are: "),
+        ("eval/vqa_accuracy", "; runs of stage finetune with evaluate.task vqa have it. They are: "),
+        ("accuracy", "; name one of these. They are: "),
+    ):
+        assert words in refusal(run(f"checkpoint.best={best}", validation, every)).reason
     assert "shuffled" not in error.reason
     assert refusal(run("checkpoint.best=eval/zh_i2t_r1", validation, every)).fields[0] == "checkpoint.best"
     assert refusal(run("checkpoint.best=eval/en_rerank_i2t_r1", validation, every, "evaluate.rerank=0")).reason

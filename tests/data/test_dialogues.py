@@ -88,11 +88,11 @@ def test_a_question_that_nobody_answers_is_left_out() -> None:
     ("said", "cause", "reason"),
     [
         ("one", "record", "turns must be a list, found str"),
-        (["one"], "record", 'turn 0 must be {"role": "user", "text": ...}, found one'),
-        (turns("one", "two")[::-1], "record", 'turn 0 must be {"role": "user"'),
-        ([*turns("one"), *turns("two")], "record", 'turn 1 must be {"role": "assistant"'),
-        ([{"role": "user", "text": None}], "record", "turn 0 must be"),
-        (turns("one", " \n"), "caption", "turn 1: the answer is empty"),
+        (["one"], "record", 'a turn must be {"role": "user", "text": ...}: turn 0 is one'),
+        (turns("one", "two")[::-1], "record", 'a turn must be {"role": "user"'),
+        ([*turns("one"), *turns("two")], "record", 'a turn must be {"role": "assistant", "text": ...}: turn 1'),
+        ([{"role": "user", "text": None}], "record", ": turn 0 is"),
+        (turns("one", " \n"), "caption", "an answer is empty: that of turn 1"),
     ],
 )
 def test_turns_that_cannot_be(said, cause, reason) -> None:
@@ -159,7 +159,7 @@ def test_captions_stay_as_they_were(tmp_path: Path) -> None:
     ("record", "images", "cause", "reason"),
     [
         (TALK, 3, "record", "2 <image> marks for 3 pictures"),
-        ({"turns": turns("one", "two")}, 4, "record", r"it shows 4 pictures, prompt\.max_images is 3"),
+        ({"turns": turns("one", "two")}, 4, "record", r"it shows more pictures than prompt\.max_images, 3: 4"),
         ({"turns": turns("狗", "红")}, 1, "caption", r"its dialogue is in zh, data\.languages is \[en\]"),
         ({"turns": turns("狗", "红"), "captions": {"zh": ["红"]}}, 1, "caption", "its captions are in zh"),
     ],

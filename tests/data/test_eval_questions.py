@@ -50,7 +50,7 @@ def test_rows(folder: Path, workers: int) -> None:
     assert data.damaged == {"image": 1, "caption": 1}
     assert [item.kind for item in found] == ["open", "closed", "closed", "report", "open"]
     first = found[0]
-    assert (first.key, first.group, first.type, first.answers) == ("t-0", "7", "plane", ("pa",))
+    assert (first.key, first.group, first.type, first.answers) == ("t line 1", "7", "plane", ("pa",))
     assert first.dialogue == Dialogue("plane?", None, images=1)
     assert torch.equal(first.pixels, eval_pixels(open_image(jpeg(0)), 16)[None])
     assert found[4].answers == ("red",) * 9 + ("pink",)
@@ -62,7 +62,7 @@ def test_languages_parts_and_limit(folder: Path) -> None:
     keys = [item.key for item in asked(path, limit=4).items()]
     assert len(keys) == 4
     assert keys == sorted(keys)
-    assert "t-2" in keys, "the only Chinese one"
+    assert "t line 3" in keys, "the only Chinese one"
     assert [[item.key for item in asked(path, limit=4).items(0, part, 3)] for part in range(3)] == [
         keys[part::3] for part in range(3)
     ]

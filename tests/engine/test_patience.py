@@ -65,10 +65,10 @@ def test_a_loss_is_better_when_it_is_lower() -> None:
 
 def test_a_value_of_something_else_is_forgotten() -> None:
     _, state = end_of([0.3, 0.2], 1)
-    state.best_of = "eval/accuracy 1"
-    assert not state.judge_by("eval/accuracy 1")
+    state.best_of = {"checkpoint.best": "eval/accuracy"}
+    assert not state.judge_by({"checkpoint.best": "eval/accuracy"})
     assert state.best_step == 5
-    assert state.judge_by("eval/accuracy 2")
+    assert state.judge_by({"checkpoint.best": "eval/f1"})
     assert (state.best_step, state.best_value, state.ended, state.evaluations_since_best) == (None, None, False, 0)
 
 

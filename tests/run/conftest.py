@@ -1,12 +1,18 @@
 """One made-up data set, uninterrupted runs, and train.py within this process, for all tests of whole runs."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import made_tables
 import pytest
+import yaml
+from safetensors.torch import save_file
 
-from run import runs, speaking
+from run import runs, speaking, starts
 from train import main
+from vglm_train import stages
+from vglm_train.config.load import load
 
 
 @pytest.fixture(scope="session")
@@ -71,3 +77,37 @@ def refused(capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
         return error.removesuffix("\n")
 
     return start
+
+
+@pytest.fixture
+def home(config: Path, tmp_path: Path) -> Path:
+    """A folder of its own: data, an image encoder in a file, a vocabulary, and run.yaml."""
+    for name in ("train", "val"):
+        shutil.copytree(config.parent / name, tmp_path / name)
+    shutil.copy(config.parent / "vocab.txt", tmp_path / "vocab.txt")
+    document = yaml.safe_load(config.read_text())
+    document["data"] |= {"workers": 0, "global_batch": 20}
+    document["data"]["train"][0]["shards"] = str(tmp_path / "train")
+    document["data"]["validation"][0]["shards"] = str(tmp_path / "val")
+    document["model"]["text"]["tokenizer"] = str(tmp_path / "vocab.txt")
+    document["evaluate"]["every"] = starts.STEPS
+    document["log"]["samples"] = True
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    encoder = stages.build(load(tmp_path / "run.yaml")).model().vision.encoder
+    save_file(dict(encoder.state_dict()), tmp_path / "encoder.safetensors")
+    document["model"]["vision"]["weights"] = str(tmp_path / "encoder.safetensors")
+    (tmp_path / "run.yaml").write_text(yaml.safe_dump(document))
+    return tmp_path
+
+
+@pytest.fixture
+def table(home: Path, speaking_config: dict[str, Path]) -> Path:
+    """A home whose run is of stage two, on a table."""
+    rows = made_tables.visualglm(made_tables.pictures(home, 30))
+    made_tables.write_json(home / "table.json", rows)
+    document = yaml.safe_load(speaking_config["causal"].read_text())
+    document["data"] |= {"workers": 0, "global_batch": 5, "validation": [], "languages": ["en"]}
+    document["data"]["train"] = [{"name": "own", "table": str(home / "table.json")}]
+    document["evaluate"] = {}
+    (home / "run.yaml").write_text(yaml.safe_dump(document))
+    return home

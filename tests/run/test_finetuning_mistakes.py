@@ -154,7 +154,7 @@ def test_a_best_score_that_the_data_does_not_give(finetune: Path, refused: Calla
     [
         ("tuning.lora.rank=3", "tuning.lora.rank: 2 there, 3 here"),
         ("tuning.lora=null", "tuning.lora: "),
-        ("tuning.rules=[{match: '*', train: false}]", "tuning.rules: "),
+        ("tuning.rules=[{match: '*', train: false}]", "tuning.rules.0: {match: "),
     ],
 )
 def test_a_run_goes_on_with_the_tuning_it_began_with(

@@ -35,7 +35,8 @@ def _talk(args: argparse.Namespace) -> int:
     with open_model(args) as model:
         if inputs is None:
             return Terminal(model, words(args.language), sampling).run(args.image)
-        about = {"bundle": str(args.bundle), "adapters": args.adapter, "prompt": args.prompt, "sampling": sampling}
+        about = {"bundle": str(args.bundle), "adapters": args.adapter, "prompt": args.prompt, "sampling": sampling,
+                 "quantize": model.quantize}  # fmt: skip
         return Batch(model, inputs, Path(args.out), args.prompt, sampling, about).run()
 
 

@@ -90,8 +90,7 @@ class Cohort:
         for places in groups.values():
             draws = [torch.rand((), generator=self.rows[place].generator, dtype=torch.float64) for place in places]
             index = torch.tensor(places, device=logits.device)
-            column = torch.stack(draws).to(logits.device)[:, None]
-            newest[index] = sample(logits[index], decodings[places[0]], column)
+            newest[index] = sample(logits[index], decodings[places[0]], torch.stack(draws)[:, None])
         self.newest, self.written = newest, torch.cat((self.written, newest[:, None]), 1)
 
 

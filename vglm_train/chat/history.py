@@ -50,6 +50,11 @@ def read_history(history: History | None) -> list[ChatTurn]:
     return turns
 
 
+def names_pictures(history: History | None) -> bool:
+    """Whether the turns say what was shown, even if nothing was. VisualGLM's pairs do not."""
+    return any(isinstance(turn, ChatTurn) or (isinstance(turn, Mapping) and "images" in turn) for turn in history or [])
+
+
 def _turn(entry: ChatTurn | Mapping[str, Any] | Sequence[str]) -> ChatTurn:
     if isinstance(entry, ChatTurn):
         return entry

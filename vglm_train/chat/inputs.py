@@ -6,7 +6,7 @@ from itertools import islice
 from pathlib import Path
 
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.base import TableFile, keys_of
+from vglm_train.data.tables.base import TableFile, keys_of, name_row, sample_key, unreadable
 from vglm_train.data.tables.canonical import question_of
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.image_paths import ENDINGS, PictureFolder
@@ -71,19 +71,18 @@ class AskingTable:
         self.path, self.pictures = path, PictureFolder(Path(pictures) if pictures else folder_of(path))
 
     def __iter__(self) -> Iterator[Input]:
-        for number, row in enumerate(self.file.scan()):
-            key = f"{self.path.stem}-{number}"
+        for row in self.file.scan():
+            where = name_row(self.file, row)
+            key = sample_key(self.path, where)
             if row.values is None:
-                yield Input(key, (), problem=f"{row.where} cannot be read ({row.cause})")
+                yield Input(key, (), problem=f"{where}: {unreadable(row.cause or 'json')}")
                 continue
             try:
                 question, history, named = question_of(row.values, self.columns)
             except RecordError as error:
-                yield Input(key, (), problem=f"{row.where}: {error}")
+                yield Input(key, (), problem=f"{where}: {error}")
                 continue
-            names = tuple(
-                each if isinstance(each, str) else f"{row.where}, picture {n}" for n, each in enumerate(named)
-            )
+            names = tuple(each if isinstance(each, str) else f"{where}, picture {n}" for n, each in enumerate(named))
             yield Input(key, names, question, tuple(history), tuple(self._content(each) for each in named))
 
     def _content(self, named: str | bytes) -> Path | bytes:

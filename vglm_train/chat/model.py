@@ -17,17 +17,20 @@ from torch import Tensor
 
 from vglm_train.chat.events import AnswerStream, last_event
 from vglm_train.chat.features import FeatureCache
-from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, read_history
+from vglm_train.chat.history import ChatTurn, History, as_images, dialogue_of, names_pictures, read_history
 from vglm_train.chat.images import Picture, read_pixels
+from vglm_train.chat.memory import Fit, memory_line
 from vglm_train.chat.request import Answer, Busy, Event, Limits, Put, Request
 from vglm_train.chat.sampling import Sampling, read_sampling
 from vglm_train.chat.scheduler import Load, Scheduler, Ticket
 from vglm_train.checkpoint.bundle.adapter import parse_scaled
 from vglm_train.checkpoint.bundle.format import ScaledAdapter, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
+from vglm_train.checkpoint.convert.released import as_bundle
 from vglm_train.data.record import content_id
-from vglm_train.distributed import use_gpu
+from vglm_train.distributed import best_device
 from vglm_train.errors import UserError
+from vglm_train.model.language.linears import form_of
 from vglm_train.prompt.dialogue import is_chinese
 
 ENDLESS = 2048  # positions taken of a language model that has no end of them
@@ -60,10 +63,14 @@ class Asked:
 class ChatModel:
     """Answers questions about pictures. Any number of threads may use one: requests are decoded together."""
 
-    def __init__(self, bundle: Bundle, device: torch.device, limits: Limits, features: float = FEATURES) -> None:
-        """features: MiB of image tokens that are kept between turns."""
+    def __init__(
+        self, bundle: Bundle, device: torch.device, limits: Limits, features: float = FEATURES, reason: str = ""
+    ) -> None:
+        """features: MiB of image tokens that are kept between turns. reason: why the language model is in its form."""
         self.bundle, self.device, self.template = bundle, device, bundle.template
         self.positions = bundle.model.language.positions or ENDLESS
+        self._reason = reason
+        self.quantize = form_of(bundle.model.language)  # None, or the form of the language model's blocks
         autocast = device.type == "cuda" and bundle.config.engine.precision == "bf16"
         self.features = FeatureCache(features)
         self.scheduler = Scheduler(bundle.model, self.template, device, limits, self.features, autocast)
@@ -78,7 +85,7 @@ class ChatModel:
         """The answer, and the history with it.
 
         image: what the question is about, one picture or several; those that the history has already are not shown
-        twice. Where the history names no pictures, as VisualGLM's does not, they were there from its beginning.
+        twice. Where the history is pairs of texts, as VisualGLM's, the pictures were there from its beginning.
         UserError for a picture that cannot be read, a question that is too long, and wrong sampling.
         """
         asked = self.ask(image, query, history, **sampling)
@@ -128,7 +135,7 @@ class ChatModel:
         new = [(picture, read_pixels(picture, size)) for picture in images]
         new = [(picture, each) for picture, each in new if _name(each) not in shown]
         images, pixels = tuple(picture for picture, _ in new), [*pixels, *(each for _, each in new)]
-        if turns and not shown:
+        if turns and not names_pictures(history):
             turns[0], images = replace(turns[0], images=images), ()
         return self._asked(turns, images, pixels, query, sampling)
 
@@ -162,6 +169,11 @@ class ChatModel:
         """Free the image tokens that are kept of this conversation."""
         question = asked.request.prompt.question_ids
         self.features.forget([(name, question) for name in asked.request.names])
+
+    def memory(self) -> str:
+        """What the language model takes of the device's memory, in words, and why it is in its form."""
+        line = memory_line(self.bundle.model.language, self.device)
+        return f"{self._reason}\n{line}" if self._reason else line
 
     def load(self) -> Load:
         """How busy the model is."""
@@ -219,34 +231,53 @@ def load(
     base: str | Path | None = None,
     vision_weights: str | Path | None = None,
     language_weights: str | Path | None = None,
+    tokenizer: str | Path | None = None,
     limits: Limits | None = None,
     features: float = FEATURES,
+    quantize: Literal["int8", "int4", "auto"] | None = None,
 ) -> ChatModel:
-    """Open a bundle to talk to.
+    """Open a bundle to talk to, or a released VisualGLM-6B or BLIP-2, see `checkpoint.convert.released`.
 
     adapters: folders, FOLDER:WEIGHT, or pairs of folder and weight. device: None takes a GPU if there is one.
     dtype: of the language model, if not the bundle's. base, vision_weights, language_weights: where these are now, if
-    they have moved. limits: bounds of what is decoded at once. features: MiB of image tokens that are kept.
-    UserError for a folder that is no bundle, weights that do not fit, and a bundle without a language model.
+    they have moved. tokenizer: of a released model that has none beside it.
+    limits: bounds of what is decoded at once. features: MiB of image tokens that are kept.
+    quantize: the language model's blocks in eight or four bits; auto: the most precise of the bundle's dtype, int8 and
+    int4 that fits into the device's free memory.
+    UserError for a folder that is neither, weights that do not fit it or the device, and a bundle without a language
+    model.
     """
-    folder = Path(bundle)
+    folder = as_bundle(Path(bundle), *map(_path, (tokenizer, vision_weights, language_weights)))
     if read_document(folder)["stage"] == "align":
         raise UserError(
             f"{folder} is of stage align and has no language model to talk to; give the bundle of a later stage."
         )
-    place = torch.device(device or ("cuda" if use_gpu() else "cpu"))
+    place = best_device() if device is None else torch.device(device)
     added = [parse_scaled(each) if isinstance(each, str) else each if isinstance(each, tuple) else (Path(each), 1.0)
              for each in adapters]  # fmt: skip
-    opened = open_bundle(
-        folder,
-        place,
-        base=None if base is None else Path(base),
-        vision_weights=None if vision_weights is None else str(vision_weights),
-        language_weights=None if language_weights is None else str(language_weights),
-        adapters=added,
-        dtype=dtype,
-    )
-    return ChatModel(opened, place, limits or Limits(), features)
+    if quantize not in (None, "auto", "int8", "int4"):
+        raise UserError(f"quantize is int8, int4 or auto, not {quantize!r}.")
+    limits = limits or Limits()
+    fit = Fit(str(folder), place, min(ENDLESS, limits.prompt + limits.new))
+    try:
+        opened = open_bundle(
+            folder,
+            place,
+            base=_path(base),
+            vision_weights=None if vision_weights is None else str(vision_weights),
+            language_weights=None if language_weights is None else str(language_weights),
+            adapters=added,
+            dtype=dtype,
+            quantize=fit if quantize == "auto" else quantize,
+        )
+    except torch.OutOfMemoryError as error:
+        reason = f"{folder} does not fit on {place}: {error}"
+        raise UserError(f"{reason} Give quantize=auto, free memory there, or take another device.") from error
+    return ChatModel(opened, place, limits, features, fit.reason)
+
+
+def _path(given: str | Path | None) -> Path | None:
+    return None if given is None else Path(given)
 
 
 def _name(pixels: Tensor) -> int:

@@ -1,6 +1,7 @@
 """The arguments that `chat`, `serve` and `web` share: which model is opened, and how it answers."""
 
 import argparse
+import sys
 from typing import TYPE_CHECKING
 
 from vglm_train.config.language import CHAT
@@ -18,20 +19,26 @@ SAMPLING = ("max_new", "temperature", "top_p", "top_k", "repetition_penalty", "s
 def add_model_options(parser: argparse.ArgumentParser) -> None:
     """Which model is opened."""
     add = parser.add_argument
-    add("bundle", help="a bundle folder, such as RUN/bundle")
+    add("bundle", help="a bundle, such as RUN/bundle, or a folder of VisualGLM-6B or BLIP-2 as it was released")
     add("--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="a further adapter")
     add("--base", metavar="FOLDER", help="the bundle that a fine-tuning began with, where it has moved")
     add("--vision-weights", metavar="PATH", help="the frozen encoder's weights, where they have moved")
     add("--language-weights", metavar="PATH", help="the frozen language model's weights, where they have moved")
+    add("--tokenizer", metavar="PATH", help="of a released model that has none beside it, such as ice_text.model")
     add("--device", metavar="NAME", help="cpu, cuda, cuda:1 (default: a GPU if there is one)")
     add("--dtype", choices=("bf16", "fp16", "fp32"), help="of the language model (default: the bundle's)")
+    add(
+        "--quantize",
+        choices=("int8", "int4", "auto"),
+        help="the language model in eight or four bits; auto: the most precise that fits the memory that is free",
+    )
 
 
 def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "ChatModel":
-    """The model that the arguments name. UserError as `chat.model.load`."""
+    """The model that the arguments name, and lines on its memory. UserError as `chat.model.load`."""
     from vglm_train.chat.model import load
 
-    return load(
+    model = load(
         args.bundle,
         args.adapter,
         args.device,
@@ -39,8 +46,12 @@ def open_model(args: argparse.Namespace, limits: "Limits | None" = None) -> "Cha
         base=args.base,
         vision_weights=args.vision_weights,
         language_weights=args.language_weights,
+        tokenizer=args.tokenizer,
         limits=limits,
+        quantize=args.quantize,
     )
+    print(model.memory(), file=sys.stderr, flush=True)
+    return model
 
 
 def add_sampling_options(parser: argparse.ArgumentParser) -> None:

@@ -6,13 +6,17 @@ order of the samples, and so what an epoch has read, is a function of them.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Self
 
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
+from vglm_train.checkpoint.vocabulary import Vocabulary
+from vglm_train.config.data import Source
+from vglm_train.config.load import show
 from vglm_train.config.metric_names import MEANING
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import VERSION as PIXELS
@@ -28,18 +32,20 @@ STREAM = 1  # raised when another sample would be at a position of the stream, o
 COMPARED = 8 << 30  # bytes of shards whose times have changed that are read again
 LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")
 
+PICTURES = ", pictures"  # follows the name of a table's source
 ACCEPT = "--accept-changes"
 
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
-    """`held` must be equal from start to start; `times` of local shards may change, and `told` (versions of libraries,
-    held-out data) as well, which is then said.
+    """`held` must be equal from start to start; `words` are digests of vocabularies (see `checkpoint.vocabulary`);
+    `times` of local shards may change, and `told` (versions of libraries, held-out data) as well, which is then said.
 
     All have the name of a source or configuration key -> what a person and a program compare it by.
     """
 
     held: dict[str, str] = field(default_factory=dict)
+    words: dict[str, str] = field(default_factory=dict)
     times: dict[str, str] = field(default_factory=dict)
     told: dict[str, str] = field(default_factory=dict)
 
@@ -51,21 +57,37 @@ class Inputs:
         """Inverse of `to_dict`; None for a checkpoint of before there were inputs."""
         return cls(**values) if values else None
 
+    def without(self, names: Collection[str]) -> Self:
+        """Less what is under these names, and the pictures of tables among them."""
 
-def gather_inputs(config: Config, manifests: Sequence[Manifest], ranks: Ranks) -> Inputs:
-    """The inputs of this start, the same on every rank. The first process of each machine reads the files.
+        def kept(values: Mapping[str, str]) -> dict[str, str]:
+            return {name: value for name, value in values.items() if name.removesuffix(PICTURES) not in names}
+
+        return replace(self, held=kept(self.held), words=kept(self.words))
+
+
+def gather_inputs(
+    config: Config,
+    manifests: Sequence[Manifest],
+    vocabularies: Callable[[], Mapping[str, Vocabulary]],
+    ranks: Ranks,
+    absent: Collection[str] = (),
+) -> Inputs:
+    """The inputs of this start, the same on every rank. The first process of each machine reads the files, but for
+    those of the configuration keys in `absent`.
 
     UserError on all ranks where two machines do not have the same.
     """
     mine = None
     with ranks.together():
         if ranks.local == 0:
-            held, times = _data(config, manifests)
+            held, times = _data([source for source in config.data.train if _key(source) not in absent], manifests)
             told = {name: f"version {version(name)}" for name in LIBRARIES}
-            mine = Inputs({**held, **_weights(config), "code": f"pixels {PIXELS}, order {STREAM}"}, times, told)
+            held |= {**_weights(config, absent), "code": f"pixels {PIXELS}, order {STREAM}"}
+            mine = Inputs(held, {key: each.digest for key, each in vocabularies().items()}, times, told)
     every: list[Inputs] = [inputs for inputs in ranks.gather_objects(mine) if inputs is not None]
     for other in every[1:]:
-        if changed := differences(every[0].held, other.held):
+        if changed := differences({**every[0].words, **every[0].held}, {**other.words, **other.held}):
             raise UserError(
                 "the machines of this run do not hold the same:\n"
                 + "\n".join(f"  {name}: {first} on the first, {second} on another" for name, first, second in changed)
@@ -81,10 +103,20 @@ def differences(before: Mapping[str, str], now: Mapping[str, str]) -> list[tuple
     return [(name, old, new) for name, old, new in pairs if old != new]
 
 
-def check_inputs(checkpoint: Path, before: Inputs, now: Inputs, accept: bool) -> list[str]:
-    """Lines about what has changed since `checkpoint` was written. UserError unless `accept`, where it matters."""
+def check_inputs(
+    checkpoint: Path, before: Inputs, now: Inputs, accept: bool, paths: Mapping[str, str] | None = None
+) -> list[str]:
+    """Lines about what has changed since `checkpoint` was written. UserError unless `accept`, where it matters.
+
+    `paths`: configuration key -> the file or folder that it names. Vocabularies are not compared; see `check_words`.
+    """
     changed = differences(before.held, now.held)
-    lines = [f"{name}: {old} when {checkpoint.name} was written, {new} now" for name, old, new in changed]
+    names = {name for name, _, _ in changed}
+    lines = [
+        f"{_named(name, paths or {})}: {_short(old)} when {checkpoint.name} was written, {_short(new)} now"
+        for name, old, new in changed
+        if name.removesuffix(PICTURES) == name or name.removesuffix(PICTURES) not in names  # rows name their pictures
+    ]
     if changed and not accept:
         raise UserError(
             f"{checkpoint} was trained on something else:\n" + "\n".join(f"  {line}" for line in lines) + "\nBring "
@@ -94,6 +126,17 @@ def check_inputs(checkpoint: Path, before: Inputs, now: Inputs, accept: bool) ->
         )  # fmt: skip
     moved = [each for each in differences(before.told, now.told) if each[0] in now.told]
     return [*lines, *(f"{name}: {old} before, {new} now" for name, old, new in moved)]
+
+
+def _named(name: str, paths: Mapping[str, str]) -> str:
+    return f"{name} {paths[name]}" if name in paths else name
+
+
+def _short(value: str) -> str:
+    """A whole SHA-256 by its beginning, as what it is of."""
+    if match := re.fullmatch(r"(folder:)?([0-9a-f]{64})", value):
+        return f"content {match[2][:12]}"
+    return value
 
 
 def data_changed(before: Inputs, now: Inputs) -> bool:
@@ -133,24 +176,33 @@ def held_out_state(shards: Sequence[Shard]) -> str:
     return f"{sum(shard.samples for shard in shards)} samples ({_digest([shard.identity() for shard in shards])})"
 
 
-def evaluation_identity(config: Config, shards: Iterable[Shard]) -> str:
+def judged_by(config: Config, shards: Sequence[Shard]) -> dict[str, str]:
     """What is equal where two values of checkpoint.best can be compared: metric, held-out data, way of scoring."""
-    how = asdict(config.evaluate)
+    how = {field.name: getattr(config.evaluate, field.name) for field in fields(config.evaluate)}
     for free in ("every", "table", "patience"):
         how.pop(free)
-    parts = [config.checkpoint.best, MEANING, how, config.data.languages, *(shard.identity() for shard in shards)]
-    return f"{config.checkpoint.best} {_digest(parts)}"
+    return {
+        "checkpoint.best": str(config.checkpoint.best),
+        "meaning of the metrics' names": f"version {MEANING}",
+        **{f"evaluate.{name}": show(value) for name, value in how.items()},
+        "data.languages": show(config.data.languages),
+        "data.validation": held_out_state(shards),
+    }
 
 
-def _data(config: Config, manifests: Sequence[Manifest]) -> tuple[dict[str, str], dict[str, str]]:
+def _key(source: Source) -> str:
+    return f"data.train {source.name}"
+
+
+def _data(sources: Sequence[Source], manifests: Sequence[Manifest]) -> tuple[dict[str, str], dict[str, str]]:
     held, times = {}, {}
-    for source, manifest in zip(config.data.train, manifests):
-        shards, name = manifest.shards, f"data.train {source.name}"
+    for source, manifest in zip(sources, manifests, strict=True):
+        shards, name = manifest.shards, _key(source)
         tables = [shard for shard in shards if isinstance(shard, TableSlice)]
         unit = "" if tables else f" in {len(shards)} shards"
         held[name] = f"{manifest.samples} samples{unit} ({_digest([shard.identity() for shard in shards])})"
         if tables:
-            held[f"{name}, pictures"] = picture_state(tables)
+            held[name + PICTURES] = picture_state(tables)
         local = [shard for shard in shards if _is_local(shard)]
         if local:
             times[str(manifest.where)] = _digest([[shard.name, shard.path.stat().st_mtime_ns] for shard in local])
@@ -161,7 +213,7 @@ def _is_local(shard: Shard) -> bool:
     return shard.url is None and not isinstance(shard, TableSlice)
 
 
-def _weights(config: Config) -> dict[str, str]:
+def _weights(config: Config, absent: Collection[str]) -> dict[str, str]:
     """Configuration key -> fingerprint of the file or folder that it names."""
     model, language = config.model, config.model.language
     found = {}
@@ -170,7 +222,7 @@ def _weights(config: Config) -> dict[str, str]:
             continue
         is_whole = key.startswith("model.qformer") and is_bundle(str(path))
         found[key] = bundle_fingerprint(path) if is_whole else fingerprint(path)
-    if language is None or model.qformer.reads_question:
+    if (language is None or model.qformer.reads_question) and "model.text.tokenizer" not in absent:
         found["model.text.tokenizer"] = tokenizer_fingerprint(find_tokenizer(model.text.tokenizer))
     if language is not None:
         path = Path(str(language.tokenizer or language.weights))

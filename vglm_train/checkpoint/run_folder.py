@@ -10,10 +10,11 @@ import os
 import socket
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass
+from itertools import zip_longest
 from pathlib import Path
 
 from vglm_train.checkpoint.resume import Checkpoints
-from vglm_train.config.load import dump, load
+from vglm_train.config.load import dump, load, show
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.files import lock, write_text
@@ -24,6 +25,7 @@ from vglm_train.log.jsonl import METRICS
 # but for the length, which moves the schedule and is changed on purpose.
 FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
         "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+NOTHING = object()  # in place of an entry that a shorter list does not have
 
 
 class RunFolder:
@@ -62,6 +64,7 @@ class RunFolder:
             raise UserError(
                 f"{self.path} holds another run. Changed since it was started:\n"
                 + "\n".join(f"  {key}: {before} there, {now} here" for key, before, now in changed[:8])
+                + (f"\n  and {len(changed) - 8} more" if len(changed) > 8 else "")
                 + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
             )
         return newest
@@ -104,16 +107,17 @@ class RunFolder:
         self._locked = file  # closing it would unlock
 
 
-def _changes(before: object, now: object, key: str, free: Sequence[str]) -> Iterator[tuple[str, object, object]]:
-    """(key, old, new) for every leaf that differs, but those below `free`."""
+def _changes(before: object, now: object, key: str, free: Sequence[str]) -> Iterator[tuple[str, str, str]]:
+    """(key, old, new) for every leaf that differs, but those below `free`, in words. Entries of lists by number."""
     if key in free or before == now:
         return
     if is_dataclass(before) and is_dataclass(now) and not isinstance(now, type):
         for field in fields(now):
             name = f"{key}.{field.name}" if key else field.name
             yield from _changes(getattr(before, field.name), getattr(now, field.name), name, free)
-    elif isinstance(before, tuple) and isinstance(now, tuple) and len(before) == len(now) and is_dataclass(now[0]):
-        for number, (old, new) in enumerate(zip(before, now)):
+    elif isinstance(before, tuple) and isinstance(now, tuple) and all(map(is_dataclass, (*before, *now))):
+        for number, (old, new) in enumerate(zip_longest(before, now, fillvalue=NOTHING)):
             yield from _changes(old, new, f"{key}.{number}", free)
     else:
-        yield key, before, now
+        old, new = ("nothing" if value is NOTHING else show(value) for value in (before, now))
+        yield key, old, new

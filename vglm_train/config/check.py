@@ -7,16 +7,20 @@ both train and validation, a frozen encoder in fp16 beside bf16 or fp32 training
 """
 
 import difflib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from vglm_train.config.data import Data
-from vglm_train.config.metric_names import best_metrics
+from vglm_train.config.metric_names import PREFIX, best_metrics
 from vglm_train.config.model import Text
-from vglm_train.config.run import Config, Length
+from vglm_train.config.run import Config, Length, StageName, Task
 from vglm_train.config.tuning import Tuning
 from vglm_train.config.validation import FieldError
 
 ENGLISH_TOKENIZERS = frozenset(f"bert-{size}-{case}" for size in ("base", "large") for case in ("cased", "uncased"))
+SCORED: tuple[tuple[StageName, Task], ...] = (
+    ("align", "caption"), ("generate", "caption"), ("finetune", "vqa"), ("finetune", "report"),
+)  # fmt: skip
+"""Stages, with each task that gives metrics of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -230,10 +234,23 @@ def _check_evaluation(config: Config) -> None:
         raise FieldError("checkpoint.best", "evaluate.every", reason=reason)
     known = best_metrics(config)
     if best is not None and best not in known:
-        near = difflib.get_close_matches(best, known, 1, 0.4)
-        hint = f"; did you mean {near[0]}?" if near else ""
-        reason = f"{best!r} is none of this run's evaluation scores{hint} They are: {', '.join(known)}"
+        reason = f"{best!r} is none of this run's evaluation scores; {_meant(best, known, config)}"
+        reason += f"They are: {', '.join(known)}"
         raise FieldError("checkpoint.best", "data.languages", "evaluate.rerank", reason=reason)
+
+
+def _meant(best: str, known: list[str], config: Config) -> str:
+    """What to write in place of `best`, or which runs have it; for the middle of a message."""
+    whole = PREFIX + best.removeprefix(PREFIX)
+    if whole in known:
+        return f"its whole name is {whole}. "
+    for stage, task in SCORED:
+        other = replace(config, run=replace(config.run, stage=stage), evaluate=replace(config.evaluate, task=task))
+        if whole in best_metrics(other):
+            asks = f" with evaluate.task {task}" if stage == "finetune" else ""
+            return f"runs of stage {stage}{asks} have it. "
+    near = difflib.get_close_matches(whole, known, 1, 0.8)
+    return f"did you mean {near[0]}? " if near else "name one of these. "
 
 
 def _words(length: Length) -> str:

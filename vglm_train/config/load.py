@@ -41,6 +41,12 @@ def dump(config: Config) -> str:
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)
 
 
+def show(value: Any) -> str:
+    """A value of a configuration as YAML has it, in one line; of a section what is not as by default."""
+    text = yaml.safe_dump(_given(value), default_flow_style=True, allow_unicode=True, sort_keys=False, width=10**6)
+    return text.removesuffix("\n").removesuffix("\n...")
+
+
 @contextmanager
 def errors_with_location(path: Path | str, overrides: Sequence[str] = ()) -> Iterator[None]:
     """Within it, a FieldError with whole field names becomes a UserError that names file and line as well."""
@@ -56,6 +62,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return dict(value)
     return [_plain(entry) for entry in value] if isinstance(value, tuple) else value
+
+
+def _given(value: Any) -> Any:
+    """`_plain` without what is as by default."""
+    if dataclasses.is_dataclass(value):
+        pairs = [(f, getattr(value, f.name)) for f in dataclasses.fields(value)]
+        return {f.name: _given(entry) for f, entry in pairs if entry != _default(f)}
+    return [_given(entry) for entry in value] if isinstance(value, tuple) else _plain(value)
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 
 def _build(kind: Any, item: YamlNode, path: str) -> Any:

@@ -9,6 +9,9 @@ from vglm_train.config.model import Model
 from vglm_train.config.tuning import Tuning
 from vglm_train.config.validation import BELOW_ONE, NOT_EMPTY, NOT_NEGATIVE, POSITIVE, FieldError, Range, check_limits
 
+StageName = Literal["align", "generate", "finetune"]
+Task = Literal["caption", "vqa", "report"]
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Length:
@@ -40,7 +43,7 @@ class Run:
     name: Annotated[str, "the run's name, also in W&B", NOT_EMPTY]
     folder: Annotated[str | None, "where the run is kept; null: runs/NAME", NOT_EMPTY] = None
     stage: Annotated[
-        Literal["align", "generate", "finetune"],
+        StageName,
         "align: the Q-Former alone, stage one; generate: before a frozen language model, stage two; finetune: a domain",
     ] = "align"
     seed: Annotated[int, "what all random choices depend on", Range(least=0, most=2**63 - 1)] = 42
@@ -224,9 +227,7 @@ class Evaluate:
         default_factory=Decoding
     )
     table: Annotated[int, "validation images shown in the W&B table", NOT_NEGATIVE] = 16
-    task: Annotated[Literal["caption", "vqa", "report"], "stage finetune: what is asked of validation images"] = (
-        "caption"
-    )
+    task: Annotated[Task, "stage finetune: what is asked of validation images"] = "caption"
     patience: Annotated[
         int | None, "evaluations without a better checkpoint.best before the run ends; null: to the end", POSITIVE
     ] = None

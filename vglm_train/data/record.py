@@ -180,10 +180,10 @@ def _turn_text(number: int, turn: Any) -> str:
     role, text = (turn.get("role"), turn.get("text")) if isinstance(turn, Mapping) else (None, None)
     wanted = ROLES[number % 2]
     if role != wanted or not isinstance(text, str):
-        reason = f'turn {number} must be {{"role": "{wanted}", "text": ...}}, found {str(turn)[:80]}'
+        reason = f'a turn must be {{"role": "{wanted}", "text": ...}}: turn {number} is {str(turn)[:80]}'
         raise RecordError("record", reason)
     if wanted == ROLES[1] and not text.strip():
-        raise RecordError("caption", f"turn {number}: the answer is empty")
+        raise RecordError("caption", f"an answer is empty: that of turn {number}")
     return _whole(text)
 
 

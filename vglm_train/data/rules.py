@@ -25,7 +25,7 @@ def learns_dialogue(record: Record, images: int, languages: Sequence[str], max_i
         except ImageMarkMismatch as error:
             raise RecordError("record", str(error)) from None
     if max_images is not None and images > max_images:
-        raise RecordError("record", f"it shows {images} pictures, prompt.max_images is {max_images}")
+        raise RecordError("record", f"it shows more pictures than prompt.max_images, {max_images}: {images}")
     return dialogue
 
 

@@ -19,6 +19,7 @@ from vglm_train.batch import Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks, name_accelerator
 from vglm_train.engine.optim import parameter_groups
+from vglm_train.errors import needs_extra
 from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
@@ -195,7 +196,8 @@ def _import_deepspeed() -> ModuleType:
     """Import quietly, and on a CPU without the shared-memory collectives, which take 45 s to compile."""
     name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
-    import deepspeed
+    with needs_extra("train", "training"):
+        import deepspeed
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if os.environ["DS_ACCELERATOR"] == "cpu":

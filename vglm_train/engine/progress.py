@@ -25,7 +25,7 @@ class RunState:
     sample_counts: dict[str, int] = field(default_factory=dict)  # by source and by language of the chosen caption
     best_value: float | None = None
     best_step: int | None = None
-    best_of: str | None = None  # the metric of `best_value`, and a digest of what it was measured on
+    best_of: dict[str, str] | None = None  # of `best_value`: see checkpoint.inputs.judged_by
     evaluations_since_best: int = 0
     ended: bool = False  # before the plan's end, because scores no longer rose
     streams: int = 0  # times that the data was begun anew, because it had changed between two starts
@@ -48,7 +48,7 @@ class RunState:
         digest = hashlib.blake2b(f"{seed} stream {self.streams}".encode(), digest_size=8).digest()
         return int.from_bytes(digest) >> 1
 
-    def judge_by(self, best_of: str | None) -> bool:
+    def judge_by(self, best_of: dict[str, str] | None) -> bool:
         """From now on `best_value` is of `best_of`. Whether a value of something else was forgotten."""
         is_other = self.best_value is not None and self.best_of != best_of
         if is_other:

@@ -3,6 +3,8 @@
 decode.py      bytes of a file -> an upright RGB picture, the same for every reader
 depth.py       pictures of more than 8 bits as Pillow gives them
 levels.py      their black and white
+limits.py      what a stranger's picture may cost, judged before it is decoded
+tags.py        TIFF's and EXIF's directories
 transforms.py  crops and squares for training and evaluation
 """
 
@@ -17,6 +19,7 @@ from vglm_train.image.decode import (
     read_header,
 )
 from vglm_train.image.errors import ImageError
+from vglm_train.image.limits import ImageLimits, check_image
 from vglm_train.image.transforms import crop_pixels, eval_pixels, random_crop, train_pixels
 
 __all__ = [
@@ -26,6 +29,8 @@ __all__ = [
     "ExaminedImage",
     "ImageError",
     "ImageHeader",
+    "ImageLimits",
+    "check_image",
     "crop_pixels",
     "eval_pixels",
     "examine_image",

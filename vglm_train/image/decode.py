@@ -21,6 +21,7 @@ from vglm_train.image.depth import (
     is_torn_apart,
 )
 from vglm_train.image.errors import ImageError
+from vglm_train.image.tags import check_exif
 
 # Pillow's name of each format that is read -> suffixes of its files, in small letters; files may have capitals
 FORMATS: dict[str, tuple[str, ...]] = {
@@ -88,8 +89,8 @@ def examine_image(data: bytes) -> ExaminedImage:
 
 def read_header(data: bytes) -> ImageHeader:
     """Format and size; only a PNG is decoded for it, as its EXIF may stand at the end. ImageError as `open_image`."""
-    with _explained(data):
-        image = _identified(data)
+    with reading(data):
+        image = header_of(data)
         width, height = image.size
         if orientation(image) >= 5:
             width, height = height, width
@@ -101,8 +102,8 @@ def decode(data: bytes, limit: Limit) -> tuple[Image.Image, str | None]:
 
     `limit`: of the picture as stored, the width and height that a JPEG's scaled decoding must not go below.
     """
-    with _explained(data):
-        image = _identified(data)
+    with reading(data):
+        image = header_of(data)
         raw = _raw_mode(image)  # now, because asking a PNG for its EXIF loads it
         if is_torn_apart(image):
             raise ImageError("undecodable", "a TIFF picture of 16 bits a colour, each apart: store 8 bits")
@@ -120,14 +121,23 @@ def orientation(image: Image.Image) -> int:
     if image.format == "TIFF":
         return 1
     try:
+        if image.format == "PNG":
+            image.load()  # its EXIF may stand at the end
+        check_exif(_exif(image))
         value = image.getexif().get(_ORIENTATION, 1)
         return value if value in _TRANSPOSES else 1
     except Exception:  # damaged EXIF is no reason to lose the picture
         return 1
 
 
+def _exif(image: Image.Image) -> bytes:
+    """As Pillow finds it; old PNGs have it as text."""
+    text = image.info.get("Raw profile type exif", "")
+    return image.info.get("exif") or bytes.fromhex("".join(text.split("\n")[3:]))
+
+
 @contextmanager
-def _explained(data: bytes) -> Iterator[None]:
+def reading(data: bytes) -> Iterator[None]:
     """Whatever Pillow raises within it becomes an ImageError that says what the file is."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # Pillow warns of odd metadata without naming the file
@@ -141,14 +151,14 @@ def _explained(data: bytes) -> Iterator[None]:
             raise ImageError("undecodable", _reason(data, error)) from error
 
 
-def _identified(data: bytes) -> Image.Image:
+def header_of(data: bytes, formats: tuple[str, ...] = tuple(FORMATS)) -> Image.Image:
     """The picture with its header read."""
-    image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+    image = Image.open(io.BytesIO(data), formats=formats)
     if image.width * image.height > MAX_PIXELS:
         size = f"{image.width:,} x {image.height:,}"
         raise ImageError("bomb", f"{size} pixels; {MAX_PIXELS:,} at most are read: store it smaller")
     if not image.width or not image.height:
-        raise ImageError("undecodable", f"a picture of {image.width} x {image.height} pixels: nothing is in it")
+        raise ImageError("undecodable", f"a picture without pixels: {image.width} x {image.height}")
     return image
 
 
@@ -160,7 +170,7 @@ def _reason(data: bytes, error: Exception) -> str:
             return f"{kind.what}: {kind.advice or 'what is read is ' + ', '.join(FORMATS)}"
         error = _refusal(data, kind.picture)
     said = re.sub(r"<[^<>]* object at 0x\w+>", "the file", str(error)) or type(error).__name__
-    if "requires a buffer" in said:  # of struct's
+    if "requires a buffer" in said or said == "index out of range":  # of struct, of Pillow
         said = "it ends within its header"
     elif "no more images" in said:
         said = "it ends before its first picture"
@@ -216,7 +226,7 @@ def _rgb(image: Image.Image, data: bytes, raw: str) -> tuple[Image.Image, str | 
     if image.mode[0] in "IF":
         image, note = grey_of_many_bits(image, data)
     elif ";16" in raw:
-        image, note = colour_of_16_bits(image, data, raw, lambda: _identified(data))
+        image, note = colour_of_16_bits(image, data, raw, lambda: header_of(data))
     if image.has_transparency_data:
         image = image.convert("RGBA")
         if image.getchannel("A").getextrema() == (0, 0):

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from PIL import Image
 
 from vglm_train.config.run import Wandb
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, needs_extra
 from vglm_train.files import write_text
 from vglm_train.log.console import Progress, describe
 from vglm_train.log.delivered import last_delivered, record_delivered
@@ -153,7 +153,8 @@ class WandbSink:
         record_delivered(self._folder, name, self._last_step)
 
     def _start(self, config: Wandb, folder: Path, run_id: str, run_name: str, resolved: dict[str, Any]) -> None:
-        import wandb  # slow, and not needed when disabled
+        with needs_extra("train", "log.wandb"):
+            import wandb  # slow, and not needed when disabled
 
         folder.mkdir(parents=True, exist_ok=True)
         try:

@@ -1,6 +1,5 @@
 """Speed of a run between two log steps: samples, tokens, waiting for data, memory, share of the hardware's peak."""
 
-import resource
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -101,5 +100,7 @@ def peak_memory(device: torch.device) -> int:
     """Most bytes held so far: by tensors on a GPU, by the whole process on a CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
+    import resource  # not on Windows, where other parts of this module are of use
+
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux, in bytes on macOS
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

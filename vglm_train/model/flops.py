@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from torch import nn
 
 from vglm_train.config.model import Model, QFormer, Vision
-from vglm_train.model.language.nf4 import number_of_weights
+from vglm_train.model.language.packed import number_of_weights
 from vglm_train.model.visual_language import VisualLanguageModel
 
 CROSS = r"(^|\.)(EncDecAttention|encoder_attn|crossattention)\.([kv]|[kv]_proj)$"

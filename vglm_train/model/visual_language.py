@@ -4,7 +4,7 @@ n images, b rows, p image tokens, c image width, q queries, e embedding width, s
 """
 
 from collections.abc import Sequence
-from typing import Literal, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Decoding
 from vglm_train.config.model import Model
-from vglm_train.model.language import build_language
+from vglm_train.model.language import Quantize, build_language
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.decoding import OnToken
 from vglm_train.model.qformer.qformer import QFormer
@@ -96,12 +96,12 @@ def build_visual_language(
     std: Sequence[float],
     sop_id: int | None = None,
     words: int | None = None,
-    quantize: Literal["nf4"] | None = None,
+    quantize: Quantize | None = None,
 ) -> VisualLanguageModel:
     """The model of this configuration with random weights, on torch's current default device (meta included).
 
     `sop_id`: the tokenizer's <sop>, for ChatGLM; None: the released one. `words`: vocabulary of the Q-Former's own
-    tokenizer if it reads the question; otherwise it has no text side. `quantize`: the language model's blocks in four
+    tokenizer if it reads the question; otherwise it has no text side. `quantize`: the language model's blocks in few
     bits, see `build_language`. Published weights are read afterwards.
     """
     assert config.language is not None

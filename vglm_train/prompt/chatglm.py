@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from sentencepiece import SentencePieceProcessor
+from sentencepiece.sentencepiece_model_pb2 import ModelProto  # type: ignore[attr-defined]  # made when it is imported
 
 from vglm_train.errors import UserError
 
@@ -43,8 +44,7 @@ class ChatGLMTokenizer:
     def __init__(self, path: Path, image_tokens: int = 0) -> None:
         try:
             model = path.read_bytes()
-            self._pieces = SentencePieceProcessor()
-            self._pieces.load_from_serialized_proto(model)
+            self._pieces = _processor(model)
         except OSError as error:
             raise UserError(
                 f"{path}: cannot be read ({error.strerror}); model.language.tokenizer needs {FILE}"
@@ -79,6 +79,10 @@ class ChatGLMTokenizer:
         piece = self._find(token)
         return None if piece is None else self._offset + piece
 
+    def words(self) -> list[str]:
+        """Every piece by its id; "" for image tokens."""
+        return [""] * self._offset + [self._pieces.id_to_piece(n) for n in range(self._pieces.get_piece_size())]
+
     def save(self, folder: Path) -> None:
         """Write the file, and the number of image tokens before it."""
         folder.mkdir(parents=True, exist_ok=True)
@@ -101,7 +105,24 @@ class ChatGLMTokenizer:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._pieces = SentencePieceProcessor(model_proto=self._model)
+        self._pieces = _processor(self._model)
+
+
+def _processor(model: bytes) -> SentencePieceProcessor:
+    """Over a file's bytes. Special pieces that the file counts as text become control pieces, so text cannot have them.
+
+    RuntimeError for what is no model.
+    """
+    pieces = SentencePieceProcessor()
+    pieces.load_from_serialized_proto(model)
+    names = [name for name in (*SPECIAL, "<s>", "</s>", "<pad>") if pieces.piece_to_id(name) in pieces.encode(name)]
+    if not set(names) - {pieces.id_to_piece(pieces.unk_id())}:
+        return pieces
+    changed = ModelProto.FromString(model)
+    for piece in changed.pieces:
+        if piece.piece in names:
+            piece.type = ModelProto.SentencePiece.CONTROL
+    return SentencePieceProcessor(model_proto=changed.SerializeToString())
 
 
 def whole_characters(text: str) -> str:

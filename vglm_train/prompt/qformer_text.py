@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 from vglm_train.config.model import Text
 from vglm_train.errors import UserError
 from vglm_train.prompt.dialogue import HAN, is_chinese
+from vglm_train.prompt.literal import control_ids, encode_literally
 
 DEC = "[DEC]"  # starts a caption to be generated (BLIP, BLIP-2)
 LANGUAGE_TOKENS = {"en": "[EN]", "zh": "[ZH]"}
@@ -26,6 +27,14 @@ _BETWEEN_CJK = re.compile(f"(?<=[{_CJK}]) (?=[{_CJK}])")
 def blip_text(caption: str) -> str:
     """LAVIS's blip_caption: lower case, . ! " ( ) * # : ; ~ become spaces, at most 50 words. English only."""
     return " ".join(re.sub(r"[.!\"()*#:;~]", " ", caption.lower()).split()[:BLIP_WORDS])
+
+
+def words_by_id(vocabulary: Mapping[str, int]) -> list[str]:
+    """Word -> id as a list; "" where an id has none."""
+    words = [""] * (max(vocabulary.values(), default=-1) + 1)
+    for word, number in vocabulary.items():
+        words[number] = word
+    return words
 
 
 def plain_text(caption: str) -> str:
@@ -53,7 +62,7 @@ class QFormerTokenizer:
     def encode(self, caption: str, language: str) -> list[int]:
         """Ids of a caption. If they are too many, the last words are left out. UserError for Chinese with blip."""
         head = [self.cls_id, *([self.language_ids[language]] if self.language_ids else [])]
-        words = self.tokenizer.backend_tokenizer.encode(self.process(caption), add_special_tokens=False).ids
+        words = encode_literally(self.tokenizer.backend_tokenizer, self.process(caption), self.control_ids)
         return [*head, *words[: self.config.max_length - len(head) - 1], self.sep_id]
 
     def process(self, caption: str) -> str:
@@ -76,6 +85,10 @@ class QFormerTokenizer:
             mask[row, : len(tokens)] = True
         return ids, mask
 
+    def words(self) -> list[str]:
+        """Every word by its id, added tokens among them."""
+        return words_by_id(self.tokenizer.get_vocab())
+
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens, and without spaces between Chinese characters."""
         return _BETWEEN_CJK.sub("", self.tokenizer.decode(list(ids), skip_special_tokens=True))
@@ -87,6 +100,7 @@ class QFormerTokenizer:
     def _literal(self) -> None:
         """Make "[SEP]" in a caption those letters, not the token."""
         self.tokenizer.backend_tokenizer.encode_special_tokens = True
+        self.control_ids = control_ids(self.tokenizer)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

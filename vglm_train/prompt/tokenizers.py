@@ -11,6 +11,8 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.prompt.chatglm import build_chatglm, whole_characters
+from vglm_train.prompt.literal import control_ids, encode_literally
+from vglm_train.prompt.qformer_text import words_by_id
 from vglm_train.weights.identify import require
 
 logger = logging.getLogger("vglm_train")
@@ -34,6 +36,9 @@ class Tokenizer(Protocol):
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
 
+    def words(self) -> list[str]:
+        """Every token by its id; "" where an id has none."""
+
     def save(self, folder: Path) -> None:
         """Write a folder that `build_tokenizer` reads back."""
 
@@ -55,7 +60,7 @@ class HfTokenizer:
 
     def encode(self, text: str) -> list[int]:
         """Ids of a text, without special tokens."""
-        return self.tokenizer.backend_tokenizer.encode(whole_characters(text), add_special_tokens=False).ids
+        return encode_literally(self.tokenizer.backend_tokenizer, whole_characters(text), self.control_ids)
 
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens; ids beyond the vocabulary are left out."""
@@ -65,6 +70,10 @@ class HfTokenizer:
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
         return self.tokenizer.get_vocab().get(token)
+
+    def words(self) -> list[str]:
+        """Every token by its id; "" where an id has none."""
+        return words_by_id(self.tokenizer.get_vocab())
 
     def add_special(self, token: str) -> int:
         """Add a special token at the end of the vocabulary; returns its id."""
@@ -88,6 +97,7 @@ class HfTokenizer:
     def _literal(self) -> None:
         """Make "</s>" in a text those letters. Calling the tokenizer itself undoes this, so it comes last."""
         self.tokenizer.backend_tokenizer.encode_special_tokens = True
+        self.control_ids = control_ids(self.tokenizer)
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)

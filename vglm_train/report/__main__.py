@@ -8,7 +8,6 @@ from pathlib import Path
 from vglm_train.command import program, run_command
 from vglm_train.files import write_text
 from vglm_train.folders import make_folder
-from vglm_train.report.curves import draw_curves
 from vglm_train.report.page import render_page
 from vglm_train.report.runs import read_runs
 from vglm_train.report.verdict import assess_run
@@ -21,6 +20,8 @@ def report(folders: list[Path], out: Path | None) -> Path:
 
     UserError if a folder is not a run, or `out` cannot be written.
     """
+    from vglm_train.report.curves import draw_curves  # needs an extra, so where a UserError has a reader
+
     runs = read_runs(folders)
     out = out or (runs[0].folder / "report" if len(runs) == 1 else Path("report"))
     make_folder(f"--out {out}", out)

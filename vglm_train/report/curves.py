@@ -6,13 +6,6 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib
-from matplotlib import font_manager
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
-from matplotlib.ft2font import FT2Font
-
 from vglm_train.config.metric_names import (
     DIRECTIONS,
     IMAGES,
@@ -23,10 +16,19 @@ from vglm_train.config.metric_names import (
     RERANK,
     SHUFFLED_IMAGES,
 )
+from vglm_train.errors import needs_extra
 from vglm_train.log.alarms import ITM_BAND
 from vglm_train.report import reference
 from vglm_train.report.runs import LoggedRun, Series
 from vglm_train.report.verdict import is_stage_two
+
+with needs_extra("train", "drawing curves"):
+    import matplotlib
+    from matplotlib import font_manager
+    from matplotlib.axes import Axes
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+    from matplotlib.ft2font import FT2Font
 
 COLUMNS = 3
 STYLES = ("-", "--", ":", "-.")

@@ -8,6 +8,7 @@ from typing import Any
 from vglm_train.checkpoint.bundle.stage_one import is_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.load.pretrained import load_pretrained
+from vglm_train.checkpoint.vocabulary import Vocabulary
 from vglm_train.config.check import check_vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
@@ -43,15 +44,22 @@ class Align(Stage):
     def vocabulary(self) -> int:
         return self.config.model.qformer.vocabulary or self.text.vocabulary
 
-    def tokenizer_line(self) -> str:
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        return {"model.text.tokenizer": Vocabulary(self.config.model.text.tokenizer, self.text.words())}
+
+    def absent_tokenizers(self) -> dict[str, str]:
         try:
-            return f"tokenizer: {self.config.model.text.tokenizer}, {self.text.vocabulary:,} tokens"
+            assert self.text
         except FieldError:
             raise
         except UserError as error:
-            if self.config.model.qformer.vocabulary is None:
+            if self.config.model.qformer.vocabulary is None or Path(self.config.model.text.tokenizer).exists():
                 raise
-            return f"tokenizer: not checked, {error}"
+            return {"model.text.tokenizer": str(error).removeprefix("model.text.tokenizer: ")}
+        return {}
+
+    def tokenizer_line(self) -> str:
+        return f"tokenizer: {self.config.model.text.tokenizer}, {self.text.vocabulary:,} tokens"
 
     def model(self) -> Alignment:
         image = self.config.data.image

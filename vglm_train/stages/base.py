@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vglm_train.checkpoint.vocabulary import Vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalSet
@@ -55,8 +56,17 @@ class Stage:
         """Number of tokens that a loss predicts from."""
         raise NotImplementedError
 
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Configuration key -> the words whose ids the run learns. UserError as `processor`."""
+        raise NotImplementedError
+
+    def absent_tokenizers(self) -> dict[str, str]:
+        """For --check: configuration key -> which tokenizer is not on this machine. UserError if nothing can be said
+        without it."""
+        raise NotImplementedError
+
     def tokenizer_line(self) -> str:
-        """For --check: the tokenizer, or why it could not be checked. UserError if nothing can be said without it."""
+        """For --check: the tokenizer, which is on this machine."""
         raise NotImplementedError
 
     def notes(self, model: Any) -> list[str]:

@@ -10,6 +10,7 @@ from vglm_train.checkpoint.bundle.stage_one import bundle_vision, compare, init_
 from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.load.language import load_language
 from vglm_train.checkpoint.load.pretrained import load_vision
+from vglm_train.checkpoint.vocabulary import Vocabulary
 from vglm_train.config.check import check_vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
@@ -99,12 +100,19 @@ class Generate(Stage):
     def vocabulary(self) -> int:
         return self.tokenizer.vocabulary
 
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        assert self.template  # it adds its tokens
+        found = {"model.language.tokenizer": Vocabulary(self._tokenizer_path(), self.tokenizer.words())}
+        if self.text is not None:
+            found["model.text.tokenizer"] = Vocabulary(self.config.model.text.tokenizer, self.text.words())
+        return found
+
+    def absent_tokenizers(self) -> dict[str, str]:
+        return {} if self._has_tokenizer() else {"model.language.tokenizer": self._tokenizer_path()}
+
     def tokenizer_line(self) -> str:
-        path = self._tokenizer_path()
-        if not self._has_tokenizer():
-            return f"tokenizer: not here, not checked: {path}"
         assert self.template  # building it checks its rules
-        return f"tokenizer: {path}, {self.tokenizer.vocabulary:,} tokens"
+        return f"tokenizer: {self._tokenizer_path()}, {self.tokenizer.vocabulary:,} tokens"
 
     def _has_tokenizer(self) -> bool:
         """Whether the tokenizer is on this machine."""

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from vglm_train.file_kind import LOOKED_AT, kind_of
+
 UNFINISHED = (".incomplete", ".part", ".crdownload", ".aria2", ".download", ".tmp")
 """Endings that programs give to what they have not downloaded whole."""
 LONGEST_HEADER = 100_000_000  # bytes, by the format's own rule
-LONGEST_HEADER = 100_000_000  # bytes, by the format's own rule
-POINTER = b"version https://git-lfs"
 AGAIN = "Download it again"
+UNFINISHED_ADVICE = "Complete the download"
+SIGNED_IN = f"{AGAIN}, signed in where its publisher asks for that"
 MERGE = "Merge it into its base (peft's merge_and_unload), save the result, and give that"
 SAFETENSORS = "Take the same model's release in safetensors"
 ENDINGS = {
@@ -28,6 +30,17 @@ ENDINGS = {
     ".tar": ("a tar archive", "Unpack it, and give what is inside"),
     ".json": ("a JSON file", "Give the folder that it stands in, or the file with the weights"),
 }
+DAMAGED = {
+    "empty": ("an empty file", AGAIN),
+    "zeros": ("a file of zeros", UNFINISHED_ADVICE),
+    "lfs": ("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull, or the hub's download"),
+    "html": ("a web page, not the file itself", SIGNED_IN),
+    "xml": ("an XML document, as servers send for errors, not the file itself", SIGNED_IN),
+}
+"""What stands in place of a file of weights, by `FileKind.name`."""
+OF_KIND = {"gguf": ".gguf", "hdf5": ".h5"}  # told by the bytes, whatever the file's name
+TENSORS = ("zip", "pickle", "unknown")  # as torch.save writes, today and formerly, or as only its reader knows
+NO_WEIGHTS = "Weights are expected here: a file of safetensors or of torch.save, or a folder with one"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,21 +70,18 @@ def damaged(what: str, advice: str = AGAIN) -> Found:
 def look_at_file(path: Path) -> Found:
     """A single file. `kind` is None: the tensors in it tell the rest."""
     if path.suffix in UNFINISHED:
-        return damaged("a download that was not finished", "Complete the download")
+        return damaged("a download that was not finished", UNFINISHED_ADVICE)
     with path.open("rb") as file:
-        start = file.read(1024)
-    size = path.stat().st_size
-    if problem := _damage(start, size):
-        return problem
+        kind = kind_of(file.read(LOOKED_AT))
+    if problem := DAMAGED.get(kind.name):
+        return damaged(*problem)
     if path.suffix == ".safetensors":
-        return _safetensors(path, size)
-    if start.startswith(b"GGUF"):
-        return Found(None, *ENDINGS[".gguf"])
-    if start.startswith(b"\x89HDF"):
-        return Found(None, *ENDINGS[".h5"])
-    if path.suffix in ENDINGS:
-        return Found(None, *ENDINGS[path.suffix])
-    return Found(None, "a file of weights")
+        return _safetensors(path, path.stat().st_size)
+    if ending := ENDINGS.get(OF_KIND.get(kind.name, path.suffix)):
+        return Found(None, *ending)
+    if kind.name in TENSORS:
+        return Found(None, "a file of weights")
+    return Found(None, kind.what, NO_WEIGHTS)
 
 
 def read_object(file: Path) -> dict[str, Any]:
@@ -90,19 +100,6 @@ def tensor_names(names: Iterable[str]) -> Found | None:
     return None
 
 
-def _damage(start: bytes, size: int) -> Found | None:
-    if size == 0:
-        return damaged("an empty file")
-    if start.startswith(POINTER):
-        return damaged("a Git LFS pointer, not the file itself", "Fetch the file: git lfs pull, or the hub's download")
-    text = start.lstrip().lower()
-    if text.startswith((b"<!doctype html", b"<html", b"<?xml")):
-        return damaged("a web page, not the file itself", f"{AGAIN}, signed in where its publisher asks for that")
-    if not start.strip(b"\0"):
-        return damaged("a file of zeros", "Complete the download")
-    return None
-
-
 def _safetensors(path: Path, size: int) -> Found:
     """By its header: the length of a JSON object, the object, and offsets of the tensors behind it."""
     try:
@@ -116,7 +113,7 @@ def _safetensors(path: Path, size: int) -> Found:
     if header is None and length > LONGEST_HEADER:
         return damaged("no safetensors file, whatever its name says")
     if header is None:
-        return damaged("cut short within its header", "Complete the download")
+        return damaged("cut short within its header", UNFINISHED_ADVICE)
     if 8 + length + end > size:
-        return damaged(f"cut short: {size:,} of {8 + length + end:,} bytes are there", "Complete the download")
+        return damaged(f"cut short: {size:,} of {8 + length + end:,} bytes are there", UNFINISHED_ADVICE)
     return tensor_names(entries) or Found(None, f"a safetensors file of {len(entries)} tensors")

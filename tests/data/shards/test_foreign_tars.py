@@ -13,6 +13,7 @@ from pathlib import Path
 
 import pytest
 from made_shards import sample, write_manifest, write_shard
+from webdataset.tariterators import base_plus_ext
 
 from data_tools.check_shards.__main__ import run as check_shards
 from data_tools.convert import __main__ as convert
@@ -23,7 +24,7 @@ from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import index_path, make_index, parse_index, write_index
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.shards.reader import ShardReader
-from vglm_train.data.shards.tar import HIDDEN, read_tar_index
+from vglm_train.data.shards.tar import HIDDEN, read_tar_index, split_name
 from vglm_train.errors import UserError
 from vglm_train.image import open_image
 
@@ -348,3 +349,11 @@ def test_convert_of_a_damaged_tar(tmp_path: Path) -> None:
     records, report = rows_of(tmp_path, path)
     assert [each["captions"]["en"] for each in records] == [["photo 0"], ["photo 2"], ["photo 3"]]
     assert report.bad == {"encoding": 1, "truncated": 1}
+
+
+@pytest.mark.parametrize(
+    "name", ["a.jpg", "a/b.jpg", "a.b/c.seg.png", "a.b/c", "README", "x/README", "a.", "a..b", "/a.b", "x//y.z"]
+)
+def test_names_are_split_as_webdataset_splits_them(name: str) -> None:
+    key, extension = base_plus_ext(name)
+    assert split_name(name) == (key or "", extension or "")

@@ -34,7 +34,9 @@ def both(source: Source, holdout: Holdout) -> tuple[list[dict], list[dict]]:
     sides = []
     for [part] in (training(data), validating(data)):
         shards = open_part(part, ("en",)).shards
-        sides.append([shard.table.file.row(*shard.table.index.offsets[r]) for shard in shards for r in shard.rows])
+        sides.append(
+            [shard.table.file.row(*shard.table.index.positions[r, :2].tolist()) for shard in shards for r in shard.rows]
+        )
     return sides[0], sides[1]
 
 

@@ -9,6 +9,7 @@ from vglm_train.config.data import Fields
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.answers import EMPTY, OTHER_LANGUAGE, WEIGHTLESS, texts_of
 from vglm_train.data.tables.canonical import UNKNOWN_KIND, UNKNOWN_LANGUAGE, RowReading, read_row
+from vglm_train.data.tables.choices import BY_NUMBER
 from vglm_train.data.tables.fields import resolve
 from vglm_train.data.tables.questions import NO_QUESTION
 from vglm_train.data.tables.turns import MARK_IN_ANSWER, SYSTEM, UNANSWERED
@@ -142,7 +143,7 @@ MC = {"image": "a.jpg", "question": "Which organ?", "options": ["liver", "heart"
 def test_choices_reach_the_question_and_the_answer() -> None:
     record, _, notes = read(MC)
     assert [turn["text"] for turn in record["turns"]] == ["Which organ?\nA. liver\nB. heart", "heart"]
-    assert (record["options"], record["kind"], notes) == (["liver", "heart"], "closed", ())
+    assert (record["options"], record["kind"], notes) == (["liver", "heart"], "closed", (BY_NUMBER.format(0),))
     assert said({**MC, "options": {"A": "liver", "B": "heart"}, "answer": "B"})[1] == "heart"
     assert said({**MC, "answers": [1, "B", "liver"]})[1] == "heart"
     assert said({**MC, "answer": "liver"})[0] == "Which organ?\nA. liver\nB. heart"

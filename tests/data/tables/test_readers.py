@@ -9,6 +9,7 @@ from made_tables import write_csv, write_json, write_lines
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables import json_stream
+from vglm_train.data.tables.base import name_row
 from vglm_train.data.tables.readers import open_table
 from vglm_train.errors import UserError
 
@@ -83,17 +84,31 @@ def test_annotations_without_images_are_rows(tmp_path: Path) -> None:
     assert again(write_json(tmp_path / "t.json", {"annotations": rows})) == rows
 
 
-def test_rows_are_named_by_their_line_or_number(tmp_path: Path) -> None:
-    (tmp_path / "t.csv").write_text('a,b\n1,"x\ny"\n2\n', "utf-8")
-    (tmp_path / "t.jsonl").write_text('{"a": 1}\n\n{"a": 2}\n[]\n', "utf-8")
-    (tmp_path / "t.json").write_text('[{"a": 1}, 2]', "utf-8")
-    named = {name: [(row.where, row.cause) for row in open_table(tmp_path / name).scan()] for name in
-             ("t.csv", "t.jsonl", "t.json")}  # fmt: skip
-    assert named == {
-        "t.csv": [("line 3", None), ("line 4", "columns")],
-        "t.jsonl": [("line 1", None), ("line 3", None), ("line 4", "json")],
-        "t.json": [("row 0", None), ("row 1", "json")],
-    }
+NAMED = {
+    "t.csv": ('a,b\n1,"x\ny"\n2\n', [("line 2", None), ("line 4", "columns")]),
+    "t.tsv": ("a\tb\r1\t2\r3\t4", [("line 2", None), ("line 3", None)]),
+    "t.jsonl": ('{"a": 1}\n\n{"a": 2}\n[]\n', [("line 1", None), ("line 3", None), ("line 4", "json")]),
+    "t.json": ('[{"a": 1}, 2]', [("row 1", None), ("row 2", "json")]),
+    "objects.json": ('{"a":\n 1}\n\n {"a": 2}', [("row 1", None), ("row 2", None)]),
+    "member.json": ('{"x": 1, "data": [{"a": 1}, {"a": 2}]}', [("row 1", None), ("row 2", None)]),
+    "keyed.json": ('{"p1": {"image": 1}, "\\u72d7": {"image": 2}}', [("row 'p1'", None), ("row '狗'", None)]),
+    "splits.json": (
+        '{"train": [{"a": 1}, 3], "val": [{"a": 2}]}',
+        [("train row 1", None), ("train row 2", "json"), ("val row 1", None)],
+    ),
+    "coco.json": (
+        '{"images": [{"id": 4, "file_name": "x"}, {"id": 4}], "annotations": [{"image_id": 4, "caption": "a"}, 7]}',
+        [("image row 1", None), ("image row 2", "id"), ("annotation row 2", "json")],
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NAMED)
+def test_rows_are_named_from_one_as_people_find_them(name: str, tmp_path: Path) -> None:
+    text, named = NAMED[name]
+    (tmp_path / name).write_text(text, "utf-8", newline="")
+    file = open_table(tmp_path / name)
+    assert [(name_row(file, row), row.cause) for row in file.scan()] == named
 
 
 def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
@@ -101,7 +116,9 @@ def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
     file = open_table(tmp_path / "t.jsonl")
     spans = list(file.scan())
     assert [span.values for span in spans] == [{"a": 1}, None, None, None, {"a": 2}]
-    for span, reason in zip(spans[1:4], ["not JSON", "must be a JSON object", "UTF-8"]):
+    for span, reason in zip(
+        spans[1:4], ["not a JSON object: Exp", "not a JSON object: found list", "encoding .*: it is read in UTF-8"]
+    ):
         with pytest.raises(RecordError, match=reason):
             file.row(span.offset, span.size)
     (tmp_path / "t.csv").write_text("a,b\n1,2\n3\n4,5\n")

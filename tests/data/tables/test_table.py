@@ -38,7 +38,7 @@ def test_rows_come_as_samples(folder: Path, monkeypatch) -> None:
     assert [shard.samples for shard in manifest.shards] == [2, 2, 1]
     assert manifest.captions == {"en": 5}
     raw = ShardReader(1).read(manifest.shards[1], 1)
-    assert (raw.key, raw.image, raw.extension, raw.more) == ("t-3", jpeg(3), "jpg", ())
+    assert (raw.key, raw.image, raw.extension, raw.more) == ("t row 4", jpeg(3), "jpg", ())
     assert json.loads(raw.json)["turns"] == [
         {"role": "user", "text": "number 3?"},
         {"role": "assistant", "text": "photo 3"},
@@ -58,6 +58,8 @@ def test_damage_is_counted_where_it_stands(folder: Path, caplog) -> None:
     rows[3]["img"] = None
     with caplog.at_level(logging.INFO):
         table = opened(made_tables.write_json(folder / "t.json", rows))
+        assert "check_table" not in caplog.text, "that command opens it too"
+        table.log_doubts()
     assert "1 of the first 3 pictures it names are not in" in caplog.text
     assert "of 5 rows some cannot be used: 1 without an answer, 1 without a picture." in caplog.text
     shard, *_ = table.manifest(table.usable()).shards
@@ -66,7 +68,7 @@ def test_damage_is_counted_where_it_stands(folder: Path, caplog) -> None:
         with pytest.raises(DamagedSample) as caught:
             shard.read(index)
         assert caught.value.cause == cause
-    assert shard.read(3).key == "t-4"
+    assert shard.read(3).key == "t row 5"
 
 
 def test_rows_of_one_language(folder: Path) -> None:
@@ -136,11 +138,11 @@ def test_wrong_folder_suggests_the_right_one(folder: Path) -> None:
         ([1, 2], "none of its first 2 rows can be read"),
         (
             [{"img": "images/0.jpg", "label": ""}] * 2,
-            "none of its 2 rows can be used: 2 without an answer. Row 0: the row has no answer",
+            "none of its 2 rows can be used: 2 without an answer. The first, row 1: the row has no answer",
         ),
         (
             [{"img": "images/0.jpg", "label": 3}] * 2,
-            "2 without an answer. Row 0: a caption must be a text: found int 3",
+            "2 without an answer. The first, row 1: a caption must be a text: found int 3",
         ),
     ],
 )
@@ -157,7 +159,7 @@ def test_index_of_a_large_table_is_kept(folder: Path, monkeypatch) -> None:
     [kept] = (folder / "cache").rglob("*.npz")
     with monkeypatch.context() as patch:
         patch.setattr("vglm_train.data.tables.index.read_row", None)
-        assert np.array_equal(opened(path).index.offsets, first.offsets)
+        assert np.array_equal(opened(path).index.positions, first.positions)
         patch.setattr("vglm_train.data.tables.index.VERSION", 0)  # an index by other rules is not taken
         with pytest.raises(TypeError, match="not callable"):
             opened(path)

@@ -16,7 +16,7 @@ from made_tables import write_csv, write_json, write_lines
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables import encoding, json_stream
-from vglm_train.data.tables.base import TableFile
+from vglm_train.data.tables.base import TableFile, name_row
 from vglm_train.data.tables.encoding import KEPT_BYTES, Encoding
 from vglm_train.data.tables.readers import open_table
 from vglm_train.errors import UserError
@@ -91,7 +91,7 @@ def test_other_encodings_are_named_and_read_by_option(name: str, tmp_path: Path)
     first, second = open_table(path).scan()
     assert first.values == rows[0]
     assert (second.values, second.cause) == (None, "encoding")  # never as Chinese
-    with pytest.raises(RecordError, match="not in UTF-8; set encoding"):
+    with pytest.raises(RecordError, match=r"not in the encoding .* set encoding .*: it is read in UTF-8"):
         open_table(path).row(second.offset, second.size)
     for opened in (open_table(path, encoding=name), pickle.loads(pickle.dumps(open_table(path, encoding=name)))):
         assert again(opened) == rows
@@ -183,7 +183,10 @@ def test_a_long_first_line(tmp_path: Path, monkeypatch) -> None:
         ("[{'a': 1}]", "single quotes, as Python prints them"),
         ('[{"a": 1},\n{"a": ', r"the file ends within a value \(line 2"),
         ('[{"a": 1}]\n[{"a": 2}]', r"expected the end of the file behind the list, found \[ \(line 2"),
-        ('{"pairs": [{"a": 1}], "others": [{"b": 1}]}', "it holds several lists, pairs, others"),
+        (
+            '{"pairs": [{"a": 1}], "others": [{"b": 1}]}',
+            r"objects stand under several keys: pairs \(of a\); others \(of b\). Write those",
+        ),
         ("image,caption\n", "it begins with 'i'"),
         ("", "it is empty"),
         ("[" * 100_000, "too deep to be data"),
@@ -234,9 +237,10 @@ def test_a_quote_that_is_not_closed_costs_its_line_alone(tmp_path: Path, monkeyp
     lines += [f"{n}.jpg,x" for n in range(5, 60)]
     (tmp_path / "t.csv").write_text("\n".join(lines))
     monkeypatch.setattr("vglm_train.data.tables.separated.LONGEST_QUOTED", 100)  # the last one's is not looked for far
-    rows = list(open_table(tmp_path / "t.csv").scan())
-    causes = [(row.where, row.cause) for row in rows[:5]]
-    assert causes == [("line 2", "quote"), ("line 4", None), ("line 5", "quote"), ("line 6", None), ("line 7", "quote")]
+    file = open_table(tmp_path / "t.csv")
+    rows = list(file.scan())
+    causes = [(name_row(file, row), row.cause) for row in rows[:5]]
+    assert causes == [("line 2", "quote"), ("line 3", None), ("line 5", "quote"), ("line 6", None), ("line 7", "quote")]
     assert [row.values["image"] for row in rows if row.values] == [
         "1.jpg",
         "3.jpg",
@@ -250,15 +254,17 @@ def test_a_quote_that_is_not_closed_costs_its_line_alone(tmp_path: Path, monkeyp
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("t.jsonl", gzip.compress(b"{}", mtime=0), r"compressed with gzip.*gunzip -k .*t\.jsonl"),
+        ("t.jsonl", gzip.compress(b"{}", mtime=0), r"is gzip data: .*gunzip -k .*t\.jsonl"),
         ("t.csv", b"\x28\xb5\x2f\xfd rest", "zstd -d -k"),
         ("t.json", b"BZh91AY&SY", "bunzip2"),
-        ("t.xlsx", b"PK\x03\x04 rest", "an Excel workbook; save it as CSV"),
-        ("t.zip", b"PK\x03\x04 rest", "a zip archive; unpack it"),
+        ("t.xlsx", b"PK\x03\x04 rest", "an Excel workbook: save it as CSV"),
+        ("t.zip", b"PK\x03\x04 rest", "a zip archive: unpack it"),
         ("train_qa.pkl", pickle.dumps([1]), r"a pickle: .* never is\. Take .*Parquet"),
         ("train_qa.json", pickle.dumps([1]), "a pickle: "),
         ("t.csv", b"PAR1....", "name it .parquet"),
-        ("t.json", b"\n <!DOCTYPE html><html>", "a web page, not the file"),
+        ("t.csv", b"SQLite format 3\0", "an SQLite data base: write its rows as JSONL"),
+        ("t.csv", b"\xff\xd8\xff\xe0", "a JPEG picture: no table"),
+        ("t.json", b"\n <!DOCTYPE html><html>", "is a web page .HTML.: what should"),
         ("t.json", b"version https://git-lfs.github.com/spec/v1\noid", "git lfs pull"),
         ("t.xml", b"<annotation>", "Give format .*json: a list of objects.*chinese_clip: .*Chinese-CLIP"),
     ],

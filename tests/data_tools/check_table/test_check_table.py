@@ -111,18 +111,22 @@ def test_everything_wrong_is_counted(folder: Path, capsys, monkeypatch) -> None:
     assert summary["damage"] == {
         "the row has no answer": 1,
         "a picture that is not there": 1,
-        "a picture that cannot be decoded": 3,
+        "a picture that cannot be decoded, a JPEG picture that is cut short": 3,
     }
     assert (summary["rows"], summary["usable"]) == (10, 10 - sum(summary["damage"].values()))
     assert (summary["pictures"], summary["undecodable"], summary["again"]) == (6, 1, 1)
     assert (summary["groups"], summary["languages"]) == (5, {"en": 5, "zh": 0})
     assert summary["answers"].keys() == {"plane"}
     assert summary["answers"]["plane"]["answers"] == 5
-    assert summary["examples"]["a picture that cannot be decoded"].startswith("row 1, images/1.jpg: ")
+    [example] = [text for what, text in summary["examples"].items() if "cut short" in what]
+    assert example.startswith("row 2, images/1.jpg: ")
     _, said = check(capsys, monkeypatch, path)
     assert "t.json: 10 rows, 5 can be used\n" in said
     assert "pictures: 6; 1 cannot be decoded; 1 of them have the bytes of another\n" in said
-    assert "wrong: 3 x a picture that cannot be decoded, first row 1, images/1.jpg" in said
+    assert (
+        "wrong: 3 x a picture that cannot be decoded, a JPEG picture that is cut short, first row 2, images/1.jpg: "
+        in said
+    )
 
 
 def test_text_that_is_not_utf8_cannot_be_used(folder: Path, capsys, monkeypatch) -> None:
@@ -132,7 +136,8 @@ def test_text_that_is_not_utf8_cannot_be_used(folder: Path, capsys, monkeypatch)
     assert "t.csv: 2 rows, 1 can be used\n" in said
     assert "languages: zh 1;" in said
     assert "pictures: 1\n" in said
-    assert "wrong: 1 x not in UTF-8; set encoding (--encoding) to its own, for instance gb18030, first row 1" in said
+    wrong = "not in the encoding that the file is read in; set encoding (--encoding) to its own, for instance gb18030"
+    assert f"wrong: 1 x {wrong}, first line 3: it is read in UTF-8" in said
 
 
 def test_nothing_can_be_used(folder: Path, capsys, monkeypatch) -> None:
@@ -153,7 +158,7 @@ def test_quick_opens_no_picture_and_says_so(folder: Path, capsys, monkeypatch) -
     assert status == 1
     assert "8 rows, 7 can be used, if their pictures can be decoded: these were looked for and not opened\n" in said
     assert "pictures: 7\n" in said
-    assert "wrong: 1 x a picture that is not there, first row 2" in said
+    assert "wrong: 1 x a picture that is not there, first row 3" in said
     (folder / "images/copy.jpg").write_bytes((folder / "images/0.jpg").read_bytes())
     other = made_tables.write_json(folder / "b.json", [{**rows(range(1))[0], "img": "images/copy.jpg"}])
     _, said = check(capsys, monkeypatch, path, "--quick", "--against", other)
@@ -203,9 +208,9 @@ def test_marks_that_do_not_fit_are_told_before_training(folder: Path, capsys, mo
     status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", table))
     assert status == 1
     assert "t.json: 5 rows, 2 can be used\n" in said
-    assert "wrong: 1 x 1 <image> mark for 2 pictures, first row 1\n" in said
-    assert "wrong: 1 x 2 <image> marks for 1 picture, first row 2\n" in said
-    assert "wrong: 1 x the row names no picture, first row 4\n" in said
+    assert "wrong: 1 x 1 <image> mark for 2 pictures, first row 2\n" in said
+    assert "wrong: 1 x 2 <image> marks for 1 picture, first row 3\n" in said
+    assert "wrong: 1 x the row names no picture, first row 5\n" in said
 
 
 def test_what_is_not_read_or_doubtful_is_told(folder: Path, capsys, monkeypatch) -> None:
@@ -217,8 +222,8 @@ def test_what_is_not_read_or_doubtful_is_told(folder: Path, capsys, monkeypatch)
     assert (
         "not read, though it looks like text: 'rationale' ('Since 0.'). To put it before the question: --field " in said
     )
-    assert "note: 1 x an answer None or N/A, which is used as it stands, first row 1\n" in said
-    assert "note: 1 x an empty one among several answers or captions (null, NaN, nan), left out, first row 2\n" in said
+    assert "note: 1 x an answer None or N/A, which is used as it stands, first row 2\n" in said
+    assert "note: 1 x an empty one among several answers or captions (null, NaN, nan), left out, first row 3\n" in said
     _, said = check(capsys, monkeypatch, folder / "t.json", "--field", "context=rationale")
     assert "not read" not in said
     assert "question from prompt, context from rationale, answer from label" in said
@@ -230,7 +235,7 @@ def test_causes_are_few_and_examples_show_the_values(folder: Path, capsys, monke
         row |= {"options": ["liver", "heart"], "label": answer}
     status, said = check(capsys, monkeypatch, made_tables.write_json(folder / "t.json", table))
     assert status == 1
-    assert "wrong: 2 x the answer names none of its choices, first row 0: C of 2 choices, from A to B; numbers" in said
+    assert "wrong: 2 x the answer names none of its choices, first row 1: C of 2 choices, from A to B; numbers" in said
 
 
 def test_one_split(folder: Path, capsys, monkeypatch) -> None:
@@ -263,7 +268,7 @@ def test_the_rules_of_a_run(folder: Path, capsys, monkeypatch) -> None:
     assert status == 1
     assert summary["damage"] == {
         "the row has no answer": 1,
-        "it shows 2 pictures, prompt.max_images is 1": 1,
+        "it shows more pictures than prompt.max_images, 1": 1,
         "its dialogue is in zh, data.languages is [en]": 1,
     }
     loaded = load(config, changes)

@@ -1,8 +1,5 @@
-"""What check_table passes is what training takes: random rows of every layout, with random damage.
-
-Training is the real stream with the real processor of a later stage, over as many epochs as a dialogue has turns, so
-that every answer has been the last one.
-"""
+"""What check_table passes is what training takes and convert keeps: random rows of every layout of keys, with random
+damage."""
 
 import json
 import math
@@ -16,24 +13,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from made_shards import TOKENS, jpeg
 from prompt.made_tokenizers import words_folder
+from same_rows import EPOCHS, check, damage_in_convert, damage_of, prompts
 
 from data_tools.check_table.scan import TableScan, scan_table
-from vglm_train.config.data import Data, Source
-from vglm_train.config.language import Language, Prompt, Questions
-from vglm_train.config.model import Model, Text, Vision
-from vglm_train.config.run import Config, Engine, Run
-from vglm_train.data import loader
-from vglm_train.data.processors import PairProcessor, Processor, PromptProcessor
+from vglm_train.config.data import Source
+from vglm_train.config.model import Text
+from vglm_train.data.processors import PairProcessor, Processor
 from vglm_train.data.rules import LanguageCheck
-from vglm_train.data.tables.canonical import NoPicture
-from vglm_train.data.tables.table import Table
-from vglm_train.distributed import Ranks
-from vglm_train.prompt.build import build_template
 from vglm_train.prompt.qformer_text import build_text
-from vglm_train.prompt.tokenizers import build_tokenizer
 
-EPOCHS = 4  # as many as the longest dialogue here has answers
-MOST = 3  # prompt.max_images
 WORDS = [*"abcdefg", "▁one", "▁two", "Which", "organ", "<image>"]
 
 PICTURES = [
@@ -115,50 +103,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-def prompts(folder: Path, family: str) -> PromptProcessor:
-    language = Language(family=family, config="config.json", tokenizer=str(folder / "words"))
-    prompt = Prompt(style="blip2", max_images=MOST, end="</s>")
-    template = build_template(prompt, language, build_tokenizer(language), 2)
-    return PromptProcessor(template, Questions(en="one", zh="狗"), ("en", "zh"))
-
-
-def taken(source: Source, processor: Processor) -> tuple[dict[int, int], int]:
-    """Row -> epochs in which training takes it, of the rows of the stream; and how often a sample was damaged."""
-    config = Config(
-        run=Run(name="test"),
-        data=Data(train=(source,), languages=("en", "zh"), global_batch=1, workers=0),
-        model=Model(vision=Vision(image_size=16, patch=8)),
-        engine=Engine(precision="fp32", backend="gloo"),
-    )
-    stream = loader.build(config, processor, Ranks()).dataset
-    epochs: dict[int, int] = {}
-    damaged = 0
-    for number in range(EPOCHS * stream.epoch_samples):
-        position = stream.mixture.at(number)
-        row = int(position.shard.rows[position.nth])
-        batch = stream[number]
-        epochs[row] = epochs.get(row, 0) + int(batch.valid.sum())
-        damaged += sum(batch.damaged.values())
-    return epochs, damaged
-
-
 def write(table: list[dict], folder: Path) -> Path:
     (folder / "t.json").write_text(json.dumps(table))  # half of an emoji can stand there as an escape alone
     return folder / "t.json"
 
 
-def check(table: Path, processor: Processor) -> TableScan:
-    """The scan, after a comparison with training."""
+def compare_all(table: Path, processor: Processor) -> TableScan:
+    """The scan, after a comparison with training, and of what a run has no say in with `convert`."""
     source = Source(name="t", table=str(table))
-    opened = Table(source)
-    scan = scan_table(opened, processor, workers=1)
-    epochs, damaged = taken(source, processor)
-    assert damaged == sum(EPOCHS - times for times in epochs.values())
-    rows = len(opened.index)
-    passed = {row for row in range(rows) if scan.usable[row]}
-    assert passed == {row for row, times in epochs.items() if times == EPOCHS}
-    assert scan.usable.sum() + scan.damage.counts.total() + scan.outside == rows
-    assert rows - len(epochs) == scan.damage.counts[str(NoPicture())]
+    scan = check(source, processor)
+    assert damage_of(source) == damage_in_convert([str(table)], table.with_name("records.jsonl"))
     return scan
 
 
@@ -169,7 +123,7 @@ def test_rows_of_every_layout(folder: Path, family: str) -> None:
     @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(st.lists(rows_of(), min_size=4, max_size=12))
     def compare(table: list[dict]) -> None:
-        scan = check(write([*SOUND, *table], folder), processor)
+        scan = compare_all(write([*SOUND, *table], folder), processor)
         assert len(scan.usable) == len(SOUND) + len(table)
         free = scan_table(scan.table, LanguageCheck(("en", "zh")), workers=1)
         stricter = scan.damage.counts - free.damage.counts
@@ -188,7 +142,7 @@ def test_pairs_of_stage_one(folder: Path) -> None:
     @given(st.lists(rows_of(), min_size=4, max_size=12))
     def compare(table: list[dict]) -> None:
         several = {"image": ["images/1.jpg", "images/broken.jpg"], "caption": "one two"}
-        scan = check(write([*SOUND, several, *table], folder), processor)
+        scan = compare_all(write([*SOUND, several, *table], folder), processor)
         assert scan.usable[:4].tolist() == [True, True, False, True]
 
     compare()
@@ -206,6 +160,6 @@ def test_cells_of_csv(folder: Path) -> None:
     @settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.too_slow, HealthCheck.data_too_large])
     @given(st.lists(st.fixed_dictionaries({name: cells for name in columns}), min_size=4, max_size=12))
     def compare(table: list[dict]) -> None:
-        check(made_tables.write_csv(folder / "t.csv", [*sound, *table]), processor)
+        compare_all(made_tables.write_csv(folder / "t.csv", [*sound, *table]), processor)
 
     compare()

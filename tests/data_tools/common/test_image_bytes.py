@@ -13,6 +13,7 @@ from data_tools.common.image_bytes import prepare, read_file
 from data_tools.convert import __main__ as convert
 from data_tools.pack_shards.__main__ import pack
 from data_tools.pack_shards.write import PackOptions
+from vglm_train.data.tables import image_paths
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, open_image
 
@@ -57,7 +58,8 @@ def test_convert_leaves_out_the_row(photos: Path, tmp_path: Path, rows: list[dic
     args = convert.parse([str(source), "--out", str(tmp_path / "r.jsonl")])
     report = convert.convert(*convert.open_source(args), convert.target(args))
     assert report.records == 1
-    assert report.bad == {"missing image": len(BAD) - 1, "image": 1}  # without letters none is named
+    assert report.bad == {image_paths.NOT_THERE: 2, image_paths.DEAD_LINK: 2, image_paths.FOLDER: 1,
+                          image_paths.NO_NAME: 4, "the row names no picture": 1}  # fmt: skip
 
 
 @pytest.mark.parametrize(("number", "lost"), [

@@ -7,10 +7,15 @@ from subprocess import CompletedProcess
 
 import pytest
 
+from data_tools.check_table import __main__ as check_table
 from data_tools.common.text import detect_language
 from data_tools.convert import __main__ as command
+from vglm_train.config.data import Source
 from vglm_train.data.record import content_id, parse
+from vglm_train.data.tables.base import CAUSES
+from vglm_train.data.tables.image_paths import ADDRESS, NOT_THERE
 from vglm_train.data.tables.readers import open_table
+from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
 
 
@@ -98,14 +103,25 @@ def test_bad_rows_are_counted_by_cause_and_named(photos: Path, tmp_path: Path) -
     source.write_bytes(good + b"".join(bad))
     records, report = run_convert(source, tmp_path / "r.jsonl", "--format", "jsonl", "--images", photos)
     assert len(records) == 1
-    assert report.bad == {"json": 2, "caption": 2, "missing image": 1, "encoding": 1, "image": 2}
-    assert report.named["caption"][0].startswith("line 3")
+    assert report.bad == {
+        CAUSES["json"]: 2, CAUSES["encoding"]: 1, "the row has no answer": 1, "a caption must be a text": 1,
+        NOT_THERE: 1, ADDRESS: 1, "the row names no picture": 1,
+    }  # fmt: skip
+    assert report.named["the row has no answer"] == ["line 3"]
+    assert report.named[ADDRESS] == ["line 8: http://a/b.jpg"]
 
 
 def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) -> None:
     source, out = write_lines(tmp_path / "c.jsonl", [{"image": "no.png", "caption": "x"}]), tmp_path / "r.jsonl"
     out.write_text("precious")
-    with pytest.raises(UserError, match=r"no row makes a record(.|\n)*missing image: 1(.|\n)*no\.png"):
+    with pytest.raises(
+        UserError, match=r"of the first 1 pictures it names, none is there. 'no\.png' was looked for as"
+    ):
+        run_convert(source, out, "--format", "jsonl", "--images", photos)
+    (photos / "no.png").write_bytes(b"no picture")
+    with pytest.raises(
+        UserError, match=r"no row makes a record(.|\n)*left out: 1 x .*text, for .*\n    row 1: 'no pict"
+    ):
         run_convert(source, out, "--format", "jsonl", "--images", photos)
     assert out.read_text() == "precious"
     assert not list(tmp_path.glob("*.tmp-*"))
@@ -121,7 +137,7 @@ def test_csv_mapping_encoding_and_bad_rows(photos: Path, tmp_path: Path) -> None
     records, report = run_convert(source, tmp_path / "r.jsonl", *arguments)
     assert records[0]["captions"] == {"en": ['a dog, "big" and old'], "zh": ["一只狗"]}
     assert [(record["split"], record["group"]) for record in records] == [("test", "p1"), ("train", "p2")]
-    assert report.bad == {"columns": 1}
+    assert report.bad == {CAUSES["columns"]: 1}
     arguments[5] = "utf-8"
     with pytest.raises(UserError, match="encoding"):
         run_convert(source, tmp_path / "r.jsonl", *arguments)
@@ -237,9 +253,10 @@ def test_broken_rows_of_a_list_are_named_by_their_number(photos: Path, tmp_path:
     )
     records, report = run_convert(source, tmp_path / "r.jsonl", "--images", photos)
     assert [record["captions"] for record in records] == [{"en": ["a dog"]}]
-    assert report.bad == {"json": 1, "encoding": 1, "image": 1, "caption": 1}
-    assert report.named["encoding"][0].startswith("row 2: not in the encoding that the file is read in")
-    assert report.named["caption"] == ["row 4: a dialogue without an answer"]
+    assert report.named == {
+        CAUSES["json"]: ["row 2"], CAUSES["encoding"]: ["row 3"], "the row names no picture": ["row 4"],
+        "a dialogue without an answer": ["row 5"],
+    }  # fmt: skip
 
 
 def test_columns_of_any_name(photos: Path, tmp_path: Path) -> None:
@@ -290,3 +307,36 @@ def test_real_captions_are_kept_as_they_are(shared: Path, tmp_path: Path) -> Non
     assert report.captions == {"en": 10500, "zh": 10500}
     assert report.splits == {"train": 1500, "val": 300, "test": 300}
     assert not report.bad
+
+
+def test_convert_keeps_what_check_table_passes(photos: Path, tmp_path: Path, capsys, monkeypatch) -> None:
+    """By the same causes; with --quick neither decodes, and convert says so in its last line."""
+    (photos / "page.png").write_bytes(b"<html>404</html>")
+    (photos / "cut.png").write_bytes((photos / "0.png").read_bytes()[:-60])
+    (photos / "meta.json").write_text('{"a": 1}')
+    names = ["0.png", "page.png", "cut.png", "meta.json", "gone.png", "s3://b/1.png", "1.png", "."]
+    rows = [{"image": name, "question": "What?", "answer": f"a {n}"} for n, name in enumerate(names)]
+    rows += [{"image": "0.png", "question": "Which?", "answer": "C", "options": ["a", "b"]}]
+    source = write_lines(photos / "t.jsonl", rows)
+    records, report = run_convert(source, tmp_path / "r.jsonl")
+    assert [record["id"] for record in records] == ["0", "1"]
+    monkeypatch.setattr("sys.argv", ["check_table", str(source), "--json"])
+    assert check_table.main() == 1
+    [checked] = json.loads(capsys.readouterr().out)["tables"]
+    assert dict(report.bad) == checked["damage"]
+    assert {what: texts[0].partition(": ")[0] for what, texts in report.named.items()} == {
+        what: text.partition(": ")[0].partition(",")[0] for what, text in checked["examples"].items()
+    }
+    assert len(report.bad) == 7
+    monkeypatch.setattr("sys.argv", ["convert", str(source), "--out", str(tmp_path / "q.jsonl"), "--quick"])
+    assert command.main() == 0
+    assert capsys.readouterr().out.endswith("\npictures were not decoded; check_table does\n")
+    assert [record["id"] for record in read_lines(tmp_path / "q.jsonl")] == ["0", "page", "cut", "meta", "1"]
+
+
+def test_captions_come_first_where_nothing_is_asked(photos: Path, tmp_path: Path) -> None:
+    rows = [{"image": "0.png", "label": "dog", "caption": "A dog runs.", "rationale": "Since it is one."}]
+    source = write_lines(photos / "t.jsonl", rows)
+    records, _ = run_convert(source, tmp_path / "r.jsonl")
+    assert records[0]["captions"] == {"en": ["A dog runs."]}
+    assert Table(Source(name="t", table=str(source))).read("", 0).json.count(b"A dog runs.") == 1

@@ -42,8 +42,8 @@ def test_what_was_asked_is_said(loaded, tmp_path):
     _, lines, page = run_task(loaded, table)
     assert lines[0] == f"asked: {words}"
     assert f"Asked: {words}. Commonest answers" in page
-    assert run_task(loaded, table, "--exclude", "key=t-1", "--images", "3")[1][0].startswith(
-        "asked: 1 questions --images 3 --exclude key=t-1; left out: 1 whose"
+    assert run_task(loaded, table, "--exclude", "key=t row 3", "--images", "3")[1][0].startswith(
+        "asked: 1 questions --images 3 --exclude key=t row 3; left out: 1 whose"
     )
 
 

@@ -140,6 +140,25 @@ def test_sampling_draws_from_transformers_distribution(top_k, top_p):
     torch.testing.assert_close(counts / draws, warped.softmax(-1), rtol=0, atol=1.5 / draws)
 
 
+@pytest.mark.parametrize("top_k", [0, 1, 7, 30, 199, 200, 1000])
+@pytest.mark.parametrize("levels", [3, 40, 10**6], ids=["ties", "some", "none"])
+def test_the_likeliest_are_those_of_a_whole_stable_sort(top_k, levels):
+    """Also where many ids are equally likely, or not likely at all."""
+    torch.manual_seed(0)
+    logits = (torch.rand(5, 200) * levels).floor() * (200 / levels)
+    for draw in torch.rand(20, dtype=torch.float64).tolist():
+        for top_p in (0.7, 1.0):
+            decoding = Decoding(sample=True, top_k=top_k, top_p=top_p, temperature=0.95)
+            probability, order = (logits / 0.95).softmax(-1).double().sort(stable=True, descending=True)
+            if top_k:
+                probability, order = probability[:, :top_k], order[:, :top_k]
+                probability = probability / probability.sum(-1, keepdim=True)
+            kept = probability * (probability.cumsum(-1) - probability < top_p)
+            sums = kept.cumsum(-1)
+            index = (sums <= draw * sums[:, -1:]).sum(-1).clamp(max=order.shape[1] - 1)
+            assert torch.equal(sample(logits, decoding, draw), order.gather(1, index[:, None])[:, 0])
+
+
 def test_same_seed_same_answer_another_seed_another():
     model = build(gpt2, 0)
     prompts = torch.randint(8, VOCABULARY, (4, 4), generator=torch.Generator().manual_seed(0))

@@ -18,11 +18,10 @@ from vglm_train.model.language.nf4 import (
     LEVELS,
     Nf4Linear,
     dequantize,
-    frozen_bytes,
-    number_of_weights,
     pair_table,
     quantize,
 )
+from vglm_train.model.language.packed import frozen_bytes, number_of_weights
 from vglm_train.model.tuning import is_adapter
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.prompt.chatglm import build_chatglm

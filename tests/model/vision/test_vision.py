@@ -9,6 +9,7 @@ import torch
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision import build_vision
+from vglm_train.model.vision.eva import EvaVit
 
 SMALL = Vision(image_size=32, patch=8, width=32, depth=2, heads=2, mlp_width=64, dtype="fp32")
 FAMILIES = ("eva", "clip", "siglip")
@@ -106,3 +107,20 @@ def test_folder_without_config(tmp_path):
     (tmp_path / "pytorch_model.bin").write_bytes(b"PK")
     with pytest.raises(UserError, match=r"config\.json"):
         build_vision(replace(SMALL, family="siglip", weights=str(tmp_path)))
+
+
+@torch.no_grad()
+def test_a_block_alone_is_the_block_within_the_encoder():
+    """The encoder hands each block's sum on in two parts, which the next block adds."""
+    torch.manual_seed(0)
+    encoder = EvaVit(Vision(image_size=28, patch=14, width=32, depth=3, heads=2, mlp_width=64)).double()
+    pixels = torch.randn(2, 3, 28, 28, dtype=torch.float64)
+    x = encoder.stem(pixels)
+    for block in encoder.blocks:
+        x = x + block.attention(block.norm1(x))
+        x = x + block.mlp.down(torch.nn.functional.gelu(block.mlp.up(block.norm2(x))))
+    torch.testing.assert_close(encoder(pixels), x, rtol=1e-12, atol=1e-12)
+    y = encoder.stem(pixels)
+    for block in encoder.blocks:
+        y = block(y)
+    torch.testing.assert_close(y, x, rtol=1e-12, atol=1e-12)

@@ -45,6 +45,11 @@ def read_sat(folder: Path, options: Options) -> SourceModel:
     """A SAT folder with image side and ChatGLM."""
     content = read_json(folder / CONFIG)
     raw = of_shards([sat_shard(folder)])
+    if lora := next((name for name in raw if ".matrix_A." in name), None):
+        raise UserError(
+            f"{folder} holds LoRA beside the weights that it belongs to ({lora}), as SAT trains it. Merge it with the "
+            "code that trained it: model.get_mixin('lora').merge_lora(), then save_checkpoint; give what that writes."
+        )
     heads = {section: _heads(content, section, folder) for section in FIXED}
     fused, line = _order(raw, content, heads, folder, options)
     config = _config(content, folder, options, raw, IMAGE)

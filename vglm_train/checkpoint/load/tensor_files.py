@@ -50,7 +50,9 @@ def open_shard(path: Path, part: str | None = None) -> TensorFile:
         content = content if part is None else content[part]
         tensors = {key: value for key, value in content.items() if isinstance(value, Tensor)}
     except FileNotFoundError as error:
-        raise UserError(f"cannot read weights from {path}: there is no such file. Complete the download.") from error
+        raise UserError(
+            f"cannot read weights from {path}: there is no such file or folder. Correct the path."
+        ) from error
     except (OSError, SafetensorError, RuntimeError, pickle.UnpicklingError, EOFError, ValueError) as error:
         raise UserError(_unreadable(path, error)) from error
     except (KeyError, TypeError, AttributeError) as error:
@@ -92,7 +94,7 @@ def folder_files(folder: Path) -> list[Path]:
         raise UserError(found.sentence(folder))
     raise UserError(
         f"{folder} holds no weights: model.safetensors or pytorch_model.bin is expected, or parts of it with "
-        ".index.json. Complete the download."
+        ".index.json. Give the folder that holds them, or complete its download."
     )
 
 
@@ -107,13 +109,13 @@ def _safetensors(path: Path) -> TensorFile:
 
 
 def _unreadable(path: Path, error: Exception) -> str:
-    if code := re.search(r"[Uu]nsupported \w+:? (?:GLOBAL )?([\w.]+)", str(error)):
+    if path.is_file() and (found := look_at_file(path)).advice:
+        return found.sentence(path)
+    if code := re.search(r"[Uu]nsupported \w+:? (?:GLOBAL )?([A-Za-z_][\w.]+)", str(error)):
         return (
             f"{path} holds {code[1]}, which is code and no tensor: it was not run, and nothing was read. "
             "Take the weights from their publisher as safetensors, or as a file of tensors alone."
         )
-    if path.is_file() and (found := look_at_file(path)).damaged:
-        return found.sentence(path)
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
     return f"cannot read weights from {path}: {reason}. Download it again."
 

@@ -24,7 +24,7 @@ from vglm_train.data.shards.index import SUFFIX as INDEX
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Shard
 from vglm_train.errors import UserError
-from vglm_train.files import lock, user_cache
+from vglm_train.files import lock, open_binary, user_cache
 from vglm_train.folders import make_folder
 
 GIB = 2**30
@@ -59,7 +59,7 @@ class ShardCache:
         """A handle of the shard's copy, fetched if it is not here. Unreachable if it cannot be."""
         for _ in range(10):
             with suppress(FileNotFoundError):
-                handle = os.open(shard.path, os.O_RDONLY)
+                handle = open_binary(shard.path)
                 with suppress(FileNotFoundError):
                     os.utime(shard.path)
                 return handle

@@ -21,6 +21,7 @@ from vglm_train.data.shards.index import count_languages, read_caption_counts, w
 from vglm_train.data.shards.manifest import NAME, Manifest, Shard
 from vglm_train.data.shards.tar import walk_tar
 from vglm_train.errors import MissingData, UserError
+from vglm_train.files import open_binary
 
 AT_ONCE = 8  # shards that are fetched to be counted
 
@@ -126,7 +127,7 @@ def _count_one(address: str, store: ShardCache) -> Shard:
         except Unreachable as error:
             raise Unreachable(f"{redacted(address)}: {error}") from None
     else:
-        handle = os.open(path, os.O_RDONLY)
+        handle = open_binary(path)
     with open(handle, "rb") as content:  # stays open: others may delete the copy meanwhile
         table = walk_tar(handle)
         if table.fault is not None:

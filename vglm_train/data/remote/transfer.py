@@ -9,10 +9,10 @@ import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING
 
-import requests
-from urllib3.exceptions import HTTPError
+if TYPE_CHECKING:
+    from requests import Response
 
 CHUNK = 2**20  # bytes
 _PASSING = (408, 425, 429)  # of the answers 400 to 499, those that another try may change
@@ -58,6 +58,11 @@ def _http(url: str, start: int, tag: str | None, timeout: float) -> Iterator[Rem
         if tag and not tag.startswith("W/"):
             headers["If-Range"] = tag
     try:
+        import requests
+        from urllib3.exceptions import HTTPError
+    except ImportError:
+        raise Failed('http:// needs requests: pip install "vglm_train[train]"', final=True) from None
+    try:
         with requests.get(url, headers=headers, stream=True, timeout=timeout) as answer:
             yield _part(answer, start)
     except requests.Timeout:
@@ -68,7 +73,7 @@ def _http(url: str, start: int, tag: str | None, timeout: float) -> Iterator[Rem
         raise Failed(_lost(error, timeout)) from None
 
 
-def _part(answer: requests.Response, start: int) -> RemoteStream:
+def _part(answer: "Response", start: int) -> RemoteStream:
     status, range_ = answer.status_code, answer.headers.get("Content-Range", "")
     whole = range_.rpartition("/")[2]
     total = int(whole) if whole.isdigit() else None
@@ -115,8 +120,9 @@ def _s3(address: str, start: int, tag: str | None, timeout: float) -> Iterator[R
         from botocore import UNSIGNED
         from botocore.config import Config
         from botocore.exceptions import BotoCoreError, ClientError
+        from urllib3.exceptions import HTTPError
     except ImportError:
-        raise Failed("s3:// needs boto3: pip install boto3", final=True) from None
+        raise Failed('s3:// needs boto3: pip install "vglm_train[s3]"', final=True) from None
     bucket, _, key = address.removeprefix("s3://").partition("/")
     headers = {"Range": f"bytes={start}-", **({"IfMatch": tag} if tag else {})} if start else {}
     session = boto3.Session()
@@ -169,7 +175,7 @@ def _pipe(address: str, timeout: float) -> Iterator[RemoteStream]:
             process.communicate()
 
 
-def _output(process: subprocess.Popen[Any], timeout: float) -> Iterator[bytes]:
+def _output(process: subprocess.Popen[bytes], timeout: float) -> Iterator[bytes]:
     assert process.stdout is not None
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)

@@ -4,9 +4,7 @@ import shlex
 from pathlib import Path
 from urllib.parse import quote, urlsplit, urlunsplit
 
-from braceexpand import braceexpand
-
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, needs_extra
 
 REMOTE = ("http://", "https://", "s3://", "pipe:")
 
@@ -26,6 +24,8 @@ def shards_of(address: str) -> list[str] | None:
     if "{" not in address:
         path = urlsplit(address).path if address.startswith("http") else address
         return [address] if command or path.endswith(".tar") else None
+    with needs_extra("train", f"the brace list {redacted(address)}"):
+        from braceexpand import braceexpand
     try:
         return list(braceexpand(address))
     except ValueError as error:

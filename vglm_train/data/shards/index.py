@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from vglm_train.config.data import Language
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, read_tar_index
-from vglm_train.files import replace_file
+from vglm_train.files import open_binary, read_at, replace_file
 
 SUFFIX = ".idx"
 VERSION = 2
@@ -34,7 +34,7 @@ def index_path(shard: Path) -> Path:
 def make_index(shard: Path) -> TarIndex:
     """The table of a tar with its languages, from the file itself: every record in it is read."""
     table = read_tar_index(shard)
-    handle = os.open(shard, os.O_RDONLY)
+    handle = open_binary(shard)
     try:
         return read_caption_counts(table, handle)
     finally:
@@ -46,7 +46,7 @@ def read_caption_counts(table: TarIndex, handle: int) -> TarIndex:
     counts = np.zeros((len(table), len(LANGUAGES)), dtype=np.uint8)
     lengths = bytearray()
     for index, (offset, size) in enumerate(table.offsets[:, 2:].tolist()):
-        for bit, captions in enumerate(_captions(os.pread(handle, size, offset)) if size >= 0 else ()):
+        for bit, captions in enumerate(_captions(read_at(handle, size, offset)) if size >= 0 else ()):
             counts[index, bit] = len(captions[:MOST])
             lengths += bytes(estimate_tokens(caption) for caption in captions[:MOST])
     languages = ((counts > 0) << np.arange(len(LANGUAGES))).sum(1).astype(np.uint8)

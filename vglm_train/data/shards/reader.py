@@ -16,6 +16,7 @@ from vglm_train.data.shards.manifest import Shard, remake
 from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, walk_tar
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.errors import UserError
+from vglm_train.files import open_binary, read_at
 
 OPEN_FILES = 64  # of one reader
 
@@ -72,7 +73,7 @@ class ShardReader:
         """The bytes at each (offset, size)."""
         try:
             handle = self._handles[shard]
-            return [os.pread(handle, size, offset) for offset, size in spans]
+            return [read_at(handle, size, offset) for offset, size in spans]
         except Unreachable as error:
             raise DamagedSample("unreachable", shard.name, key, str(error)) from None
         except OSError as error:
@@ -143,6 +144,6 @@ class ShardReader:
         if shard.url is not None:
             return self.cache.open(shard)
         try:
-            return os.open(shard.path, os.O_RDONLY)
+            return open_binary(shard.path)
         except OSError as error:
             raise UserError(f"{shard.path}: the shard cannot be opened any more: {error.strerror}") from None

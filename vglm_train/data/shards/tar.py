@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.data.shards.tar_members import Member, TarWalk
+from vglm_train.files import open_binary
 from vglm_train.image import SUFFIXES
 
 IMAGE_EXTENSIONS = SUFFIXES
@@ -158,31 +159,36 @@ class TarIndex:
 
 def read_tar_index(path: Path) -> TarIndex:
     """Walk over the headers of a tar. A damaged header ends the walk as the end of the file would."""
-    handle = os.open(path, os.O_RDONLY)
+    handle = open_binary(path)
     try:
         return walk_tar(handle)
     finally:
         os.close(handle)
 
 
+def split_name(name: str) -> tuple[str, str]:
+    """Key and extension of a member: what is before and behind the first dot of its file's name; "" without one."""
+    folder, slash, file = name.rpartition("/")
+    stem, _, extension = file.partition(".")
+    return (f"{folder}{slash}{stem}", extension) if stem and stem != file else ("", "")
+
+
 def read_contents(handle: int) -> TarContents:
     """The samples of an open tar. Members of one key need not be neighbours, as long as the key occurs once."""
-    from webdataset.tariterators import base_plus_ext  # here, since chatting comes by and does not need it
-
     walk = TarWalk(handle)
     unread: Counter[str] = Counter()
     pieces: dict[tuple[int, str], list[_Piece]] = {}
     place, ours = -1, False
     for member in walk.members():
-        key, extension = base_plus_ext(member.name)
+        key, extension = split_name(member.name)
         name = member.name.rpartition("/")[2]
-        ours = key is not None and not name.startswith((".", "__")) and "__MACOSX/" not in member.name
+        ours = bool(key) and not name.startswith((".", "__")) and "__MACOSX/" not in member.name
         if ours:
             place += 1
             pieces.setdefault((member.part, key), []).append(_Piece(place, extension.lower(), member))
         elif name.startswith(".") or "__MACOSX/" in member.name:
             unread[HIDDEN] += 1
-        elif key is None:  # else it is one of webdataset's own marks, __KEY
+        elif not key:  # else it is one of webdataset's own marks, __KEY
             unread["files without an extension"] += 1
     groups = [(key, *group) for (_, key), own in pieces.items() for group in _grouped(own)]
     groups.sort(key=lambda group: group[1][0].place)

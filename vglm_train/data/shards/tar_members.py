@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from typing import NamedTuple
 
 from vglm_train.file_kind import AGAIN, kind_of
+from vglm_train.files import read_at
 
 BLOCK = 512  # bytes: headers and data of a tar lie on multiples of it
 _REGULAR = b"0\0" + b"7"  # type flags of plain files
@@ -55,7 +56,7 @@ class TarWalk:
     def _walk(self) -> Iterator[tuple[Member, str | None]]:
         """Each file, or link with the name that it leads to."""
         offset, told = 0, _Told()
-        while block := os.pread(self.handle, BLOCK, offset):
+        while block := read_at(self.handle, BLOCK, offset):
             header = _header(block)
             if header is None:
                 self._end_at(offset, len(block))
@@ -67,7 +68,7 @@ class TarWalk:
             self.cut, data = True, offset + BLOCK
             size = 0 if header.kind in _DATALESS else header.size
             if header.kind in _EXTENDED:
-                told = told.with_header(header.kind, os.pread(self.handle, header.size, data))
+                told = told.with_header(header.kind, read_at(self.handle, header.size, data))
             elif header.kind not in _SKIPPED:
                 size = size if told.size is None else told.size
                 if header.kind == _SPARSE:
@@ -92,16 +93,16 @@ class TarWalk:
         """Where the data of a file with holes begin: behind further blocks that say where the holes are."""
         more = block[482]
         while more:
-            more = (os.pread(self.handle, BLOCK, offset) or bytes(BLOCK)).ljust(BLOCK, b"\0")[504]
+            more = (read_at(self.handle, BLOCK, offset) or bytes(BLOCK)).ljust(BLOCK, b"\0")[504]
             offset += BLOCK
         return offset
 
     def _next_header(self, offset: int) -> int:
         """Behind an end mark, where the next header is; the end of the file where there is none."""
-        while stretch := os.pread(self.handle, _STRETCH, offset):
+        while stretch := read_at(self.handle, _STRETCH, offset):
             if filled := stretch.lstrip(b"\0"):
                 offset += (len(stretch) - len(filled)) // BLOCK * BLOCK
-                block = os.pread(self.handle, BLOCK, offset)
+                block = read_at(self.handle, BLOCK, offset)
                 if _header(block) is not None:
                     return offset
                 if _is_marked(block):
@@ -112,7 +113,7 @@ class TarWalk:
 
     def _end_at(self, offset: int, length: int) -> None:
         """The file goes on with something that is no header."""
-        start = os.pread(self.handle, BLOCK, 0)
+        start = read_at(self.handle, BLOCK, 0)
         kind = kind_of(start)
         if offset == 0 and not _is_marked(start) and (length == BLOCK or kind.known):
             self.fault = f"{kind.what}, not a tar: {kind.advice or AGAIN}"

@@ -1,6 +1,12 @@
-"""What every reader of rows gives."""
+"""What every reader of rows gives, and how a row is named to people.
 
-import os
+Every message, log and result names a row by where a person finds it, from 1: `line 12` of a text whose rows are lines
+(CSV, TSV, JSONL: the line in which the row begins, that of the columns counted), `row 12` of a list, of a Parquet file
+or of what `datasets` saved, `row 'ID'` of rows that stand under their ids; before it stands the list's name where a
+file holds several (`train row 12`, `annotation row 12`). Of a tar it is the tar with the key. `RowReader.where` alone
+makes these names.
+"""
+
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property
@@ -11,6 +17,7 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.encoding import ENCODING, SAMPLE, Encoding, find_encoding
 from vglm_train.data.tables.file_kinds import refuse_other_files
 from vglm_train.errors import UserError
+from vglm_train.files import open_binary, read_at
 
 CAUSES = {
     "json": "not a JSON object",
@@ -32,13 +39,13 @@ class Row(NamedTuple):
     offset: int  # bytes; where the reader's unit is no byte: the row's number
     size: int
     values: dict[str, Any] | None  # None: it cannot be read
-    where: str  # names the row in messages: "line 12", "row 3", "image 7", "train row 3"
+    number: int  # from 1: of the line in which it begins, where rows are lines; else of the row in its list
     cause: str | None = None  # what is wrong with it: a key of CAUSES
 
 
-def unreadable(cause: str) -> RecordError:
-    """The error of a row that cannot be read, by a key of CAUSES."""
-    return RecordError("record", CAUSES[cause])
+def unreadable(cause: str, detail: str = "") -> RecordError:
+    """The error of a row that cannot be read, by a key of CAUSES; `detail`: what is special about this row."""
+    return RecordError("record", f"{CAUSES[cause]}: {detail}" if detail else CAUSES[cause])
 
 
 class RowReader(Protocol):
@@ -56,6 +63,9 @@ class RowReader(Protocol):
 
     def scan(self) -> Iterator[Row]:
         """Every row in order. UserError where the file is no table."""
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        """How a row that was scanned is named to people, by those fields of its Row."""
 
 
 class TableFile(RowReader, Protocol):
@@ -99,10 +109,13 @@ class TextFile:
     def identity(self) -> str:
         return f"{type(self).__name__} {self.encoding.name}"
 
+    def where(self, offset: int, size: int, number: int) -> str:
+        return f"line {number}"
+
     @cached_property
     def handle(self) -> int:
         try:
-            return os.open(self.path, os.O_RDONLY)
+            return open_binary(self.path)
         except OSError as error:
             raise UserError(f"{self.path}: the table cannot be opened: {error.strerror}") from None
 
@@ -112,11 +125,9 @@ class TextFile:
     def text(self, offset: int, size: int) -> str:
         """RecordError where the bytes are not in the encoding."""
         try:
-            return os.pread(self.handle, size, offset).decode(self.encoding.name)
+            return read_at(self.handle, size, offset).decode(self.encoding.name)
         except UnicodeDecodeError:
-            raise RecordError(
-                "record", f"not in {self.encoding.name.upper()}; {ENCODING}, for instance gb18030"
-            ) from None
+            raise unreadable("encoding", f"it is read in {self.encoding.name.upper()}") from None
 
 
 def keys_of(rows: Iterable[dict[str, Any] | None]) -> tuple[str, ...]:
@@ -130,9 +141,19 @@ def state_of(path: Path) -> str:
     return f"{path.resolve()} {state.st_size} {state.st_mtime_ns}"
 
 
-def describe_causes(rows: Sequence[Row]) -> str:
+def name_row(reader: RowReader, row: Row) -> str:
+    """`RowReader.where` of a row."""
+    return reader.where(row.offset, row.size, row.number)
+
+
+def sample_key(path: Path, where: str) -> str:
+    """The key of a table's row among the samples of a run: the table's name and `RowReader.where`."""
+    return f"{path.stem} {where}"
+
+
+def describe_causes(reader: RowReader, rows: Sequence[Row]) -> str:
     """What is wrong with rows that cannot be read, for the end of a message."""
     counts = Counter(row.cause for row in rows if row.cause is not None)
-    first = {row.cause: row.where for row in reversed(rows)}
+    first = {row.cause: name_row(reader, row) for row in reversed(rows)}
     found = [f"{count} x {CAUSES[cause]} (first {first[cause]})" for cause, count in counts.most_common()]
     return f": {'; '.join(found)}" if found else ""

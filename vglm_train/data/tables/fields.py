@@ -26,7 +26,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
         "captions_en", "captions_zh", "text", "answer_label", "multiple_choice_answer", "correct_answer", "gt_answer",
     ),
     "caption": (
-        "captions", "caption", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text",
+        "captions", "caption", "caption_en", "caption_zh", "captions_en", "captions_zh", "text_en", "text_zh", "report",
+        "text", "txt", "sentences", "sentence", "raw", "title", "alt_text",
     ),
     "turns": ("turns", "conversations", "messages"),
     "group": ("group", "patient", "patient_id", "patientid", "subject_id", "study", "study_id"),
@@ -40,8 +41,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
 }  # fmt: skip
 """By what is held: names that people use, in small letters with _ between words; a key is compared in that form, so
 "Patient ID" is patient_id. The first that a row has a value under counts. `context` is put before the question, `input`
-after it, `history` are earlier turns. `options`: also a column for each choice, see choices.py. `caption`: of rows that
-only describe their picture; a table looks there if it has no answer, `convert` first of all."""
+after it, `history` are earlier turns. `options`: also a column for each choice, see choices.py. `caption`: of tables
+that ask nothing, in which these come before the names of answers."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +64,7 @@ class Columns:
     options: tuple[str, ...]
     image_id: tuple[str, ...]
     split: tuple[str, ...]
+    first_choice: int = 0  # the number of a question's first choice, where answers are numbers
     fixed_question: tuple[str, ...] = ()  # that `fields` names without naming options: choices are not added to it
 
     @property
@@ -97,12 +99,14 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields, answered: bool
 
     UserError lists what is there and what is known.
     """
-    parts = [part.name for part in fields(Columns) if part.name != "fixed_question"]
-    columns = Columns(**{what: _names(path, what, keys, named) for what in parts})
+    parts = [part.name for part in fields(Columns) if part.name not in ("fixed_question", "first_choice")]
+    found: dict[str, Any] = {what: _names(path, what, keys, named) for what in parts}
+    columns = Columns(**found)
     if named.question and named.options is None:
         columns = replace(columns, fixed_question=columns.question)
-    if not (columns.answer or columns.turns):
-        columns = replace(columns, answer=known("caption", keys))
+    asks = columns.question or columns.input or columns.turns or columns.options
+    if named.answer is None and not (asks and (columns.answer or columns.turns)):
+        columns = replace(columns, answer=tuple(dict.fromkeys((*known("caption", keys), *columns.answer))))
     for what, names in (("image", columns.pictures), ("answer", columns.turns or columns.answer)):
         if not names and (answered or what == "image"):
             raise UserError(_missing(path, what, keys))

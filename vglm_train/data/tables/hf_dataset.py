@@ -1,14 +1,17 @@
 """Data sets of the library `datasets`, and Parquet files: pictures as bytes or paths, never decoded here."""
 
+from bisect import bisect_right
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import datasets
-
 from vglm_train.data.tables.base import Row, TableFile
+from vglm_train.data.tables.file_kinds import is_saved
 from vglm_train.data.tables.layouts.splits import SplitTable, split_of
-from vglm_train.errors import UserError
+from vglm_train.errors import UserError, needs_extra
+
+with needs_extra("train", "a table of Parquet files, of the hub or that `datasets` saved"):
+    import datasets
 
 
 class SavedTable:
@@ -31,15 +34,13 @@ class SavedTable:
 
     def scan(self) -> Iterator[Row]:
         for number, values in enumerate(self.rows):
-            yield Row(number, 1, values, f"row {number}")
+            yield Row(number, 1, values, number + 1)
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        return f"row {number}"
 
     def row(self, offset: int, size: int) -> dict[str, Any]:
         return self.rows[offset]
-
-
-def is_saved(folder: Path) -> bool:
-    """Whether `datasets` saved a data set, or splits of one, in the folder."""
-    return any((folder / name).is_file() for name in ("dataset_dict.json", "state.json"))
 
 
 def open_saved(folder: Path) -> TableFile:
@@ -56,18 +57,23 @@ def open_saved(folder: Path) -> TableFile:
 def open_parquet(path: Path, files: Sequence[Path]) -> TableFile:
     """Parquet files, with the splits that their names say. The library keeps an Arrow copy of them in its cache, which
     rows are read from. UserError where they cannot be read."""
+    parts = _parquet(path, files, streaming=False)
+    return SavedTable(path, parts[""]) if list(parts) == [""] else _with_splits(path, parts)
+
+
+def _parquet(path: Path, files: Sequence[Path], streaming: bool) -> dict[str, Any]:
+    """By the name of the split that the files' names say, in the order of these names; empty: they say none."""
     names: dict[str, list[str]] = {}
     for file in files:
-        names.setdefault(split_of(str(file.relative_to(path) if path.is_dir() else file.name)) or "", []).append(
-            str(file)
-        )
+        split = split_of(str(file.relative_to(path) if path.is_dir() else file.name)) or ""
+        names.setdefault(split, []).append(str(file))
     try:
-        parts = {
-            name: datasets.load_dataset("parquet", data_files=own, split="train") for name, own in sorted(names.items())
+        return {
+            name: datasets.load_dataset("parquet", data_files=own, split="train", streaming=streaming)
+            for name, own in sorted(names.items())
         }
     except Exception as error:  # many kinds, for a file that is cut or is none
         raise UserError(f"{path}: no Parquet table: {_first_line(error)}") from None
-    return SavedTable(path, parts[""]) if list(parts) == [""] else _with_splits(path, parts)
 
 
 def _with_splits(path: Path, parts: Mapping[str, datasets.Dataset]) -> TableFile:
@@ -76,28 +82,37 @@ def _with_splits(path: Path, parts: Mapping[str, datasets.Dataset]) -> TableFile
 
 class DatasetStream:
     """Rows of all splits of a folder or file of data, or of a dataset's name. Each row has its split's name as `split`,
-    unless it names one itself."""
+    unless it names one itself, or the data has no splits."""
 
     unit = "row"
 
-    def __init__(self, source: str, config: str | None, split: str | None) -> None:
-        """`split`: the only one to read. UserError where the library cannot open it."""
-        self.source, splits = source, _splits(source, config)
+    def __init__(
+        self, source: str, config: str | None = None, split: str | None = None, parquet: Sequence[Path] = ()
+    ) -> None:
+        """`split`: the only one to read; `parquet`: the files, where the source is that, read as `open_parquet` does,
+        without a copy. UserError where the library cannot open it."""
+        self.source = source
+        splits = _parquet(Path(source), parquet, streaming=True) if parquet else _splits(source, config)
         if split is not None and split not in splits:
-            raise UserError(f"{source}: no split {split!r}; it has {sorted(splits)}")
+            raise UserError(f"{source}: no split {split!r}; it has {', '.join(sorted(splits))}.")
         self.splits = {name: data for name, data in splits.items() if split in (None, name)}
         first = next(iter(self.splits.values()))
         self.columns = tuple(dict.fromkeys((*(first.column_names or next(iter(first), {})), "split")))
+        self.starts: list[int] = []  # offset of the first row of each split that was begun to be read
         sizes = [_rows(data) for data in self.splits.values()]
         self.size = sum(size for size in sizes if size) if all(sizes) else None
 
     def scan(self) -> Iterator[Row]:
-        done = 0
+        done, self.starts = 0, []
         for split, data in self.splits.items():
-            for number, values in enumerate(self._rows_of(split, data)):
-                named = values if values.get("split") else values | {"split": split}
-                yield Row(done, 1, named, f"{split} row {number}")
+            self.starts.append(done)
+            for number, values in enumerate(self._rows_of(split, data), 1):
+                yield Row(done, 1, values if values.get("split") or not split else values | {"split": split}, number)
                 done += 1
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        split = list(self.splits)[bisect_right(self.starts, offset) - 1]
+        return f"{split} row {number}".lstrip()
 
     def _rows_of(self, split: str, data: Any) -> Iterator[dict[str, Any]]:
         try:
@@ -112,8 +127,10 @@ def _splits(source: str, config: str | None) -> dict[str, Any]:
     folder = Path(source)
     try:
         if is_saved(folder):
-            loaded: Any = datasets.load_from_disk(source)
-        elif folder.is_file():
+            saved = datasets.load_from_disk(source)
+            return dict(saved) if isinstance(saved, dict) else {"": saved}
+        loaded: Any
+        if folder.is_file():
             kind = {".jsonl": "json"}.get(folder.suffix, folder.suffix[1:])
             loaded = datasets.load_dataset(kind, data_files=source, streaming=True)
         else:

@@ -39,8 +39,8 @@ def _keys(table: Table, rows: NDArray[np.int64], holdout: Holdout) -> NDArray[np
     if not table.columns.group:
         raise UserError(
             f"{table.path}: data.holdout.by is group, but no key of the rows is known to hold one (patient, study, "
-            f"group); they have {', '.join(map(repr, table.keys))}. Name it as fields.group of the source, or, if no "
-            "two pictures belong together, hold out by image."
+            f"group); they have {', '.join(map(repr, table.schema.keys))}. Name it as fields.group of the source, or, "
+            "if no two pictures belong together, hold out by image."
         )
     groups = index.groups[rows]
     if not groups.any():
@@ -81,8 +81,9 @@ def _check_groups(table: Table, rows: NDArray[np.int64], kept: NDArray[np.bool_]
     groups = table.index.groups[rows]
     shared = np.intersect1d(groups[kept & (groups != 0)], groups[~kept & (groups != 0)])
     if len(shared):
+        example = table.where(int(rows[groups == shared[0]][0]))
         raise UserError(
             f"{table.path}: held out by {by}, {len(shared)} groups (key {table.columns.group[0]!r}) would have rows in "
-            f"both training and validation, for instance that of row {rows[groups == shared[0]][0]}: the model would "
-            "be judged on patients that it knows. Set data.holdout.by: group."
+            f"both training and validation, for instance that of {example}: the model would be judged on "
+            "patients that it knows. Set data.holdout.by: group."
         )

@@ -6,6 +6,7 @@ other letters. A name that begins at the root of another machine (/data/images/1
 below the folder, without its root and without the leading folders that all such names of the table share.
 """
 
+import errno
 import os
 import re
 import unicodedata
@@ -25,10 +26,17 @@ ENDINGS = tuple(f".{suffix}" for suffix in SUFFIXES)  # tried where a name has n
 SUGGESTED = 3  # folders above the table that are searched
 FOLDERS = 50  # of one folder at most
 TRIED = 5  # names whose leading folders are tried
+NOT_THERE = "a picture that is not there"
+ADDRESS = "a picture at an address, which is not fetched; download it first, for instance with img2dataset"
+FOLDER = "a picture whose path is a folder"
+DEAD_LINK = "a picture that is a link to nothing"
+NO_NAME = "a picture whose path no file can have (too long, or with signs that names cannot hold)"
+NOT_A_FILE = "a picture whose path is no ordinary file"
 SHOWN = 120  # characters of a name in a message
 LONGEST = 400  # characters of a path in one
 
-_ADDRESS = re.compile("(?:https?|s3|gs|ftp)://", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?!file:)[a-z][a-z0-9+.-]+://", re.IGNORECASE)  # http, s3, oss, hdfs; D:// is a drive
+_OF_NAMES = (errno.ENAMETOOLONG, errno.EINVAL, errno.EILSEQ)
 _ROOT = re.compile(r"(?:[A-Za-z]:)?/+|[A-Za-z]:")
 
 
@@ -55,24 +63,27 @@ class PictureFolder:
         try:
             return path, path.read_bytes()
         except OSError as error:
-            raise RecordError("image", f"{path}: {error.strerror}") from None
+            raise RecordError("image", refused(path, error)) from None
 
     def problem(self, name: str) -> str:
-        """Why there is no file that `name` means."""
-        if "\0" in name:
-            return f"no picture can be called {name[:SHOWN]!r}, with a NUL character"
+        """Why there is no file that `name` means: a cause that many names may have, a colon, and this name."""
         if _ADDRESS.match(name):
-            return f"{name[:SHOWN]} is an address; download the pictures first, for instance with img2dataset"
+            return f"{ADDRESS}: {name[:SHOWN]}"
         path = self.folder / plain_name(name)
-        shown = str(path).encode("utf-8", "replace").decode()[:LONGEST]
+        shown = str(path).encode("utf-8", "replace").decode().replace("\0", "\\0")[:LONGEST]
         try:
             if path.is_dir():
-                return f"{shown} is a folder, not a picture"
-            return f"no picture {shown}{': a link to nothing' * path.is_symlink()}"
-        except OSError as error:
-            return f"no picture {shown}: {error.strerror}"
+                return f"{FOLDER}: {shown}"
+            if path.is_symlink():
+                return f"{DEAD_LINK}: {shown}"
+            path.stat()
+        except (FileNotFoundError, NotADirectoryError):
+            return f"{NOT_THERE}: {shown}"
         except ValueError:
-            return f"no picture {shown}: no file can have that name"
+            return f"{NO_NAME}: {shown}"
+        except OSError as error:
+            return f"{NO_NAME}: {shown}" if error.errno in _OF_NAMES else refused(path, error)
+        return f"{NOT_A_FILE}: {shown}"
 
     def key(self, name: str) -> str:
         """How names are compared: images/./a.jpg, images\\a.jpg and images/a.jpg are one, and so is, in a folder /data,
@@ -127,6 +138,11 @@ def open_folder(table: Path, folder: Path, names: Sequence[str]) -> tuple[Pictur
         f"{table}: of the first {len(names)} pictures it names, none is there. {shown} was looked for as "
         f"{_tried(folder, names[0])}; {hint} (check_table: --images; evaluate: --pictures)."
     )
+
+
+def refused(path: Path, error: OSError) -> str:
+    """Why a file that is there cannot be read, as `PictureFolder.problem`."""
+    return f"a picture that cannot be read, {error.strerror or error}: {path}"
 
 
 def plain_name(name: str) -> str:

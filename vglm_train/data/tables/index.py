@@ -24,7 +24,7 @@ from vglm_train.data.tables.fields import Columns
 from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.files import replace_file, user_cache
 
-VERSION = 4  # of what rows mean, too: an index by older rules must not be read
+VERSION = 5  # of what rows mean, too: an index by older rules must not be read
 SPLITS = 255  # that are counted; a key with more values is no split
 CACHED_FROM = 8 << 20  # bytes of a table from which its index is kept on disk
 
@@ -33,7 +33,7 @@ CACHED_FROM = 8 << 20  # bytes of a table from which its index is kept on disk
 class TableIndex:
     """Of n rows, in the order of the table. Hashes are 64 bits of BLAKE2b; 0: there is none."""
 
-    offsets: NDArray[np.int64]  # [n,2] offset and size
+    positions: NDArray[np.int64]  # [n,3] offset, size and number, as of Row
     groups: NDArray[np.uint64]  # [n] the patient's or page's name
     pictures: NDArray[np.uint64]  # [n] the first picture: its path, as PictureFolder.key has it, or its bytes
     contents: NDArray[np.uint64]  # [n] texts and pictures: equal rows are one
@@ -49,7 +49,7 @@ class TableIndex:
     note_rows: NDArray[np.int64]  # [k] in how many rows
 
     def __len__(self) -> int:
-        return len(self.offsets)
+        return len(self.positions)
 
     def count(self, state: str) -> int:
         return int((self.states == STATES.index(state)).sum())
@@ -97,7 +97,7 @@ class _Draft:
 
     def __init__(self, folder: PictureFolder) -> None:
         self.folder = folder
-        self.offsets, self.more = array("q"), array("Q")
+        self.positions, self.more = array("q"), array("Q")
         self.groups, self.pictures, self.contents = array("Q"), array("Q"), array("Q")
         self.languages, self.turns, self.states = array("B"), array("H"), array("B")
         self.turn_languages = array("B")
@@ -105,7 +105,7 @@ class _Draft:
         self.notes: Counter[str] = Counter()
 
     def add(self, row: Row, columns: Columns) -> None:
-        self.offsets.extend((row.offset, row.size))
+        self.positions.extend((row.offset, row.size, row.number))
         group = picture = content = languages = asked = turns = length = 0
         try:
             if row.values is None:
@@ -138,7 +138,7 @@ class _Draft:
 
     def index(self) -> TableIndex:
         return TableIndex(
-            offsets=np.array(self.offsets, dtype=np.int64).reshape(-1, 2),
+            positions=np.array(self.positions, dtype=np.int64).reshape(-1, 3),
             groups=np.array(self.groups, dtype=np.uint64),
             pictures=np.array(self.pictures, dtype=np.uint64),
             contents=np.array(self.contents, dtype=np.uint64),

@@ -1,6 +1,7 @@
 """Where the rows of a JSON file are: a list, one object a line, or somewhere within one object."""
 
 import json
+import re
 from collections import deque
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
@@ -8,13 +9,11 @@ from typing import Any, Literal, NamedTuple
 from vglm_train.data.tables.encoding import Encoding
 from vglm_train.data.tables.fields import KNOWN
 from vglm_train.data.tables.image_paths import ENDINGS
+from vglm_train.data.tables.json_outline import SPLITS, outline, python_step, rows_among
 from vglm_train.data.tables.json_stream import NotJson, Window
 
 Kind = Literal["list", "lines", "objects", "member", "splits", "keyed", "coco", "karpathy", "questions", "annotations"]
 LISTS = ("annotations", "data", "rows", "samples")  # keys that hold the rows where the file is one object
-SPLITS = frozenset(
-    ("train", "training", "val", "valid", "validation", "dev", "test", "testing", "trainval", "restval", "minival")
-)
 TURNS = frozenset(KNOWN["turns"])
 OWN = frozenset((*KNOWN["image"], *KNOWN["question"], "image_id", "imageId")) - {"images"} | TURNS  # keys of a row
 _DECODER = json.JSONDecoder(strict=False)
@@ -26,6 +25,8 @@ class JsonShape(NamedTuple):
 
     kind: Kind
     key: str = ""
+    inside: tuple[str, ...] = ()  # keys that lead to the object that all this is of
+    names: tuple[str, ...] = ()  # of `splits`: the lists; none: all of objects
 
 
 def find_shape(path: Path, encoding: Encoding, head: str, lines_named: bool) -> JsonShape:
@@ -33,6 +34,8 @@ def find_shape(path: Path, encoding: Encoding, head: str, lines_named: bool) -> 
     name says an object a line, only where that is broken. NotJson where it cannot be told."""
     first = head.lstrip()[:1]
     lines = [line for line in head.split("\n" if "\n" in head else "\r") if line.strip()]
+    if re.match(r"\[\s*\[\s*\{", head.lstrip()):
+        raise NotJson(f"a list of lists; put the rows into one: {python_step(path, 'sum(d, [])')}", 0)
     whole = path.stat().st_size <= encoding.mark + encoding.size(head)
     behind = _behind_first(head.lstrip(), whole)
     if first == "[" and (head.lstrip()[1:].lstrip()[:1] in ("{", "]", "") or not any(map(_is_object, lines[1:]))):
@@ -41,7 +44,8 @@ def find_shape(path: Path, encoding: Encoding, head: str, lines_named: bool) -> 
         if behind is not None and behind.lstrip(", \t\r\n")[:1] == "{":
             return JsonShape("objects")
         with open(path, "rb") as file:
-            return _walk(Window(file, encoding))
+            shape = _walk(Window(file, encoding))
+        return shape or _within(path, encoding)
     if first in ("[", "{") or any(map(_is_object, lines[1:])):
         return JsonShape("lines")
     raise NotJson(f"it begins with {first!r}" if first else "it is empty", 0)
@@ -70,8 +74,21 @@ def _behind_first(text: str, whole: bool) -> str | None:
         return None
 
 
-def _walk(window: Window) -> JsonShape:
-    """The shape of one object, by its keys; as little of it is read as tells."""
+def _within(path: Path, encoding: Encoding) -> JsonShape:
+    """The shape of an object that holds rows, if any, deeper within it or in one of several lists."""
+    with open(path, "rb") as file:
+        _, parts = outline(Window(file, encoding), OWN)
+    rows = rows_among(path, parts, OWN)
+    if not rows:
+        return JsonShape("objects")
+    *inside, key = rows[0].path
+    if len(rows) > 1:
+        return JsonShape("splits", "", tuple(inside), tuple(part.path[-1] for part in rows))
+    return JsonShape("keyed", "", rows[0].path) if rows[0].keyed else JsonShape("member", key, tuple(inside))
+
+
+def _walk(window: Window) -> JsonShape | None:
+    """The shape of one object, by its keys; as little of it is read as tells. None where they do not tell."""
     lists: dict[str, frozenset[str]] = {}  # keys of the first element of each list of objects
     for _, key in window.object_keys():
         start = window.peek()
@@ -107,13 +124,11 @@ def _of_list(key: str, fields: frozenset[str], first: Any) -> JsonShape | None:
     return JsonShape("member", key) if key in LISTS[1:] else None
 
 
-def _of_lists(lists: dict[str, frozenset[str]]) -> JsonShape:
-    """The shape of an object that was read to its end."""
+def _of_lists(lists: dict[str, frozenset[str]]) -> JsonShape | None:
+    """The shape of an object that was read to its end, by its lists of objects."""
     if "annotations" in lists:
         return JsonShape("coco") if "images" in lists else JsonShape("member", "annotations")
-    if len(lists) > 1:
-        raise NotJson(f"it holds several lists, {', '.join(lists)}; write that with the rows to a file of its own", 0)
-    return JsonShape("member", next(iter(lists))) if lists else JsonShape("objects")
+    return JsonShape("member", next(iter(lists))) if len(lists) == 1 else None
 
 
 def _is_keyed(key: str, value: Any) -> bool:

@@ -4,13 +4,14 @@ import json
 from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from functools import cached_property
 from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from vglm_train.data.record import RecordError
-from vglm_train.data.tables.base import Row, TextFile, keys_of
+from vglm_train.data.tables.base import Row, TextFile, keys_of, unreadable
 from vglm_train.data.tables.encoding import Lines
 from vglm_train.data.tables.json_shape import LISTS, JsonShape, find_shape, row_of, without_comma
 from vglm_train.data.tables.json_stream import NotJson, Window
@@ -54,24 +55,25 @@ class JsonTable(TextFile):
         try:
             value = json.loads("{" + text + "}" if self.shape.kind == "keyed" else text, strict=False)
         except json.JSONDecodeError as error:
-            raise RecordError("record", f"not JSON: {error.msg}") from None
+            raise unreadable("json", error.msg) from None
         except (ValueError, RecursionError) as error:
-            raise RecordError("record", f"not JSON: {error}") from None
+            raise unreadable("json", str(error)) from None
         row = row_of(*value.popitem()) if self.shape.kind == "keyed" else value
         if not isinstance(row, dict):
-            raise RecordError("record", f"a row must be a JSON object, found {type(value).__name__}")
+            raise unreadable("json", f"found {type(value).__name__}")
         return self._with_split(row, offset)
 
     def _rows(self, window: Window) -> Iterator[Row]:
         """Rows of every shape but lines."""
+        self._enter(window)
         match self.shape.kind:
             case "list":
                 yield from self._elements(window)
                 if found := window.peek():
                     raise NotJson(f"expected the end of the file behind the list, found {found}", window.offset)
             case "objects":
-                for number, (start, value) in enumerate(window.values()):
-                    yield self._row(window, start, value, f"row {number}")
+                for number, (start, value) in enumerate(window.values(), 1):
+                    yield self._row(window, start, value, number)
             case "keyed":
                 yield from self._keyed(window)
             case "splits":
@@ -82,22 +84,27 @@ class JsonTable(TextFile):
                         yield from self._elements(window)
                         return
 
-    def _elements(self, window: Window, prefix: str = "") -> Iterator[Row]:
-        for number, (start, value) in enumerate(window.elements()):
-            yield self._row(window, start, value, f"{prefix}row {number}")
+    def _enter(self, window: Window) -> None:
+        """Step into the object that the rows are in."""
+        for name in self.shape.inside:
+            next(key for _, key in window.object_keys() if key == name)
+
+    def _elements(self, window: Window) -> Iterator[Row]:
+        for number, (start, value) in enumerate(window.elements(), 1):
+            yield self._row(window, start, value, number)
 
     def _keyed(self, window: Window) -> Iterator[Row]:
-        for begin, key in window.object_keys():
+        for number, (begin, key) in enumerate(window.object_keys(), 1):
             undecoded = window.undecoded
             _, value = window.value()
-            row = self._row(window, begin, row_of(key, value), f"row {key!r}")
+            row = self._row(window, begin, row_of(key, value), number)
             yield row._replace(values=None, cause="encoding") if undecoded else row
 
     def _split_rows(self, window: Window) -> Iterator[Row]:
         names = {name for _, name in self.sections}
         for _, key in window.object_keys():
             if key in names and window.peek() == "[":
-                yield from self._elements(window, f"{key} ")
+                yield from self._elements(window)
 
     @cached_property
     def sections(self) -> list[tuple[int, str]]:
@@ -107,8 +114,9 @@ class JsonTable(TextFile):
             return found
         with open(self.path, "rb") as file:
             window = Window(file, self.encoding)
+            self._enter(window)
             for _, key in window.object_keys():
-                if window.peek() != "[":
+                if window.peek() != "[" or key not in (self.shape.names or (key,)):
                     continue
                 start, elements = window.offset, window.elements()
                 if isinstance(next(elements, (0, {}))[1], dict):
@@ -116,16 +124,31 @@ class JsonTable(TextFile):
                 deque(elements, maxlen=0)
         return found
 
-    def _row(self, window: Window, start: int, value: Any, where: str) -> Row:
+    def _row(self, window: Window, start: int, value: Any, number: int) -> Row:
         size = window.offset - start
         if window.undecoded or not isinstance(value, dict):
-            return Row(start, size, None, where, "encoding" if window.undecoded else "json")
-        return Row(start, size, self._with_split(value, start), where)
+            return Row(start, size, None, number, "encoding" if window.undecoded else "json")
+        return Row(start, size, self._with_split(value, start), number)
 
     def _with_split(self, row: dict[str, Any], offset: int) -> dict[str, Any]:
         if not self.sections:
             return row
-        return row | {"split": self.sections[bisect_right(self.sections, (offset,)) - 1][1]}
+        return row | {"split": self._section(offset)}
+
+    def _section(self, offset: int) -> str:
+        """The name of the list that a row stands in."""
+        return self.sections[bisect_right(self.sections, (offset,)) - 1][1]
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        match self.shape.kind:
+            case "lines":
+                return f"line {number}"
+            case "splits":
+                return f"{self._section(offset)} row {number}"
+            case "keyed":
+                with suppress(RecordError, ValueError):
+                    return f"row {json.JSONDecoder(strict=False).raw_decode(self.text(offset, size))[0]!r}"
+        return f"row {number}"
 
     def _lines(self, file: BinaryIO) -> Iterator[Row]:
         lines = Lines(file, self.encoding, self.newline)
@@ -139,14 +162,14 @@ class JsonTable(TextFile):
                 yield self._line(start + self.encoding.size(line) - self.encoding.size(body), text, lines)
 
     def _line(self, start: int, text: str, lines: Lines) -> Row:
-        size, where = self.encoding.size(text), f"line {lines.number}"
+        size, number = self.encoding.size(text), lines.number
         if lines.undecoded:
-            return Row(start, size, None, where, "encoding")
+            return Row(start, size, None, number, "encoding")
         try:
             value = json.loads(text, strict=False)
         except (ValueError, RecursionError):
-            return Row(start, size, None, where, "json")
-        return Row(start, size, value, where) if isinstance(value, dict) else Row(start, size, None, where, "json")
+            return Row(start, size, None, number, "json")
+        return Row(start, size, value, number) if isinstance(value, dict) else Row(start, size, None, number, "json")
 
 
 def not_json(path: Path, error: NotJson) -> UserError:

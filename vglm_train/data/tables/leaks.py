@@ -101,7 +101,7 @@ def named_pictures(tables: Side, progress: Callable[[int], object] = lambda rows
 
 def _picture(table: Table, row: int, named: str | bytes) -> Picture | None:
     if isinstance(named, bytes):
-        return Picture(content_id(named), len(named), f"row {row} of {table.path.name}")
+        return Picture(content_id(named), len(named), f"{table.where(row)} of {table.path.name}")
     path = table.pictures.find(named)
     if path is None:
         return None

@@ -6,8 +6,10 @@ from typing import Any
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.cells import is_missing, number_text
+from vglm_train.image import ImageError
 
 Picture = str | bytes
+NOT_DECODED = "a picture that cannot be decoded"
 BASE64 = ("/9j/", "iVBORw0KGgo", "UklGR", "R0lGOD", "Qk", "SUkq", "TU0AK")  # JPEG, PNG, WEBP, GIF, BMP, TIFF begin so
 
 
@@ -32,6 +34,12 @@ def pictures_in(cell: Any) -> list[Picture]:
         case _ if is_missing(cell):
             return []
     raise RecordError("record", f"a picture must be a path: found {type(cell).__name__}")
+
+
+def decode_fault(error: ImageError) -> str:
+    """Why a picture cannot be decoded: a cause that many may have, a colon, and what is special about this one."""
+    detail = error.reason.removeprefix(error.what).lstrip(":, ")
+    return f"{NOT_DECODED}, {error.what}{': ' * bool(detail)}{detail}"
 
 
 def embedded(text: str) -> bytes | None:

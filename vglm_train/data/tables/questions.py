@@ -6,7 +6,7 @@ from typing import Any
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.answers import EMPTY, Answer, answers_of, commonest
 from vglm_train.data.tables.cells import answer_text, caption_text, doubt, is_missing, says_nothing
-from vglm_train.data.tables.choices import Choice, chosen, is_text_of, read_choices, written
+from vglm_train.data.tables.choices import Choice, chosen, doubts, is_text_of, read_choices, refuse_letter, written
 from vglm_train.data.tables.fields import Columns, by_language, value
 from vglm_train.data.tables.pictures import Picture
 from vglm_train.data.tables.turns import MARK_IN_ANSWER, Turns, history_turns, marked
@@ -34,10 +34,12 @@ def row_texts(row: Mapping[str, Any], columns: Columns, notes: list[str]) -> tup
         notes += [NO_QUESTION] * bool(columns.question)
         return _captions(row, columns, notes), inside
     by_text = [True]
-    answers = _of_language(_answers(row, columns, _answer(question, choices, notes, by_text), notes), question, notes)
+    say = _answer(question, choices, columns, notes, by_text)
+    answers = _of_language(_answers(row, columns, say, notes), question, notes)
     if choices and not (columns.fixed_question and all(by_text)):
         question = written(question, choices)
     texts = [answer.text for answer in answers]
+    notes += doubts(choices, texts)
     learned = commonest(answers)
     _doubt(learned, True, notes)
     turns = [*earlier, {"role": "user", "text": question}, {"role": "assistant", "text": learned}]
@@ -77,14 +79,16 @@ def _history(row: Mapping[str, Any], columns: Columns, notes: list[str]) -> tupl
 
 
 def _answer(
-    question: str, choices: Sequence[Choice], notes: list[str], by_text: list[bool]
+    question: str, choices: Sequence[Choice], columns: Columns, notes: list[str], by_text: list[bool]
 ) -> Callable[[Any], str | None]:
     """What makes an answer of a cell. `by_text` gets whether it is a choice's text, where it is a choice."""
 
     def say(cell: Any) -> str | None:
         if isinstance(cell, bool):
             cell = answer_text(cell, question)
-        choice = chosen(cell, choices, notes) if choices and not is_missing(cell) else None
+        if columns.options and not choices:
+            refuse_letter(cell, question)
+        choice = chosen(cell, choices, notes, columns.first_choice) if choices and not is_missing(cell) else None
         if choice is None:
             return answer_text(cell, question)
         by_text.append(is_text_of(choice, cell))

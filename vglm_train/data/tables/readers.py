@@ -16,6 +16,7 @@ from vglm_train.config.data import Format, Source
 from vglm_train.data.shards.address import shards_of
 from vglm_train.data.tables.base import RowReader, TableFile, TextFile
 from vglm_train.data.tables.fields import known
+from vglm_train.data.tables.file_kinds import is_saved
 from vglm_train.data.tables.json_table import FIRST, JsonTable
 from vglm_train.data.tables.layouts import chinese_clip
 from vglm_train.data.tables.layouts.coco import open_coco
@@ -145,8 +146,6 @@ def _format_of_text(text: TextFile, named: Format | None) -> Format:
 
 
 def _format_of_folder(folder: Path) -> Format:
-    from vglm_train.data.tables.hf_dataset import is_saved
-
     if is_saved(folder):
         return "saved"
     if (folder / "manifest.json").is_file():
@@ -155,7 +154,7 @@ def _format_of_folder(folder: Path) -> Format:
             "records of it again.)"
         )
     for ending in (".tar", ".parquet"):
-        if _files(folder, ending):
+        if files_of(folder, ending):
             return ENDINGS[ending]
     if any(folder.glob(f"*{chinese_clip.PICTURES}")):
         return "chinese_clip"
@@ -165,7 +164,7 @@ def _format_of_folder(folder: Path) -> Format:
     )
 
 
-def _files(path: Path, ending: str) -> list[Path]:
+def files_of(path: Path, ending: str) -> list[Path]:
     """The files of a kind that a path names: itself, those of a pattern, or of a folder and the folders in it."""
     if path.is_dir():
         return sorted(path.glob(f"*{ending}")) or sorted(path.glob(f"*/*{ending}"))
@@ -195,7 +194,7 @@ def _open_clip(path: Path, options: Options) -> TableFile:
 def _open_parquet(path: Path, options: Options) -> TableFile:
     from vglm_train.data.tables.hf_dataset import open_parquet
 
-    return open_parquet(path, _files(path, ".parquet"))
+    return open_parquet(path, files_of(path, ".parquet"))
 
 
 def _open_saved(path: Path, options: Options) -> TableFile:
@@ -236,7 +235,7 @@ FORMATS: Mapping[Format, FormatReader] = {
         "pictures in base64, with the texts as join: Chinese-CLIP, MUGE", "encoding join", _open_clip
     ),
     "tar": _reader(
-        "KEY.jpg with KEY.txt or KEY.json: img2dataset", "", lambda path, _: TarTable(path, _files(path, ".tar"))
+        "KEY.jpg with KEY.txt or KEY.json: img2dataset", "", lambda path, _: TarTable(path, files_of(path, ".tar"))
     ),
     "parquet": _reader("one Parquet file or several", "", _open_parquet),
     "saved": _reader("a folder that `datasets` saved", "", _open_saved),

@@ -6,7 +6,6 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import Row, TextFile, unreadable
 from vglm_train.data.tables.encoding import Lines
 from vglm_train.data.tables.image_paths import ENDINGS
@@ -63,7 +62,7 @@ class SeparatedTable(TextFile):
                     continue
                 cause = "encoding" if lines.undecoded else cause
                 values = self._values(cells) if cause is None else None
-                yield Row(start, lines.offset - start, values, f"line {lines.number}", cause)
+                yield Row(start, lines.offset - start, values, lines.number - len(lines.taken) + 1, cause)
 
     def row(self, offset: int, size: int) -> dict[str, Any]:
         try:
@@ -71,7 +70,7 @@ class SeparatedTable(TextFile):
         except csv.Error:
             raise unreadable("quote") from None
         if not self._fits(cells):
-            raise RecordError("record", f"{len(cells)} cells, but {len(self.names)} columns")
+            raise unreadable("columns", f"{len(cells)} cells, {len(self.names)} columns")
         return self._values(cells)
 
     def _next(self, lines: Lines) -> tuple[list[str], str | None]:

@@ -3,9 +3,7 @@
 import hashlib
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,14 +14,12 @@ from vglm_train.config.data import Source
 from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
 from vglm_train.data.shards.manifest import Manifest, Shard
-from vglm_train.data.tables.base import describe_causes, keys_of
-from vglm_train.data.tables.canonical import RowReading, read_row
-from vglm_train.data.tables.fields import Columns, resolve
-from vglm_train.data.tables.image_paths import PictureFolder, open_folder
+from vglm_train.data.tables.base import sample_key
+from vglm_train.data.tables.canonical import RowReading
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
-from vglm_train.data.tables.json_table import FIRST
-from vglm_train.data.tables.readers import folder_of, open_source
-from vglm_train.data.tables.unread import describe_unread, unread_texts
+from vglm_train.data.tables.readers import open_source
+from vglm_train.data.tables.schema import find_schema
+from vglm_train.data.tables.unread import describe_unread
 from vglm_train.errors import UserError
 
 SHARD = 1000  # rows that stand for a shard
@@ -32,71 +28,52 @@ logger = logging.getLogger(__name__)
 
 
 class Table:
-    """A table on disk, its rows readable at random. `unread`: columns that look like text and are not read."""
+    """A table on disk, its rows readable at random. Rows are numbered from 0 here; people are told `where` they are."""
 
     def __init__(self, source: Source) -> None:
         """UserError where keys or pictures are missing, or no row can be used."""
         assert source.table is not None
         self.path = Path(source.table)
         self.file = open_source(source)
-        first = list(islice(self.file.scan(), FIRST))
-        readable = [row.values for row in first if row.values is not None]
-        if not readable:
-            what = f"none of its first {len(first)} rows can be read" if first else "it has no rows"
-            raise UserError(f"{self.path}: {what}{describe_causes(first)}.")
-        self.keys = keys_of(readable)
-        self.columns: Columns = resolve(self.path, self.keys, source.fields)
-        self.unread = unread_texts(readable, self.columns)
-        self.pictures = self._find_pictures(readable, Path(source.images) if source.images else folder_of(self.path))
+        self.schema = find_schema(self.file, source)
+        self.columns, self.pictures = self.schema.columns, self.schema.pictures
         self.index: TableIndex = build_index(self.file, self.columns, self.pictures)
         self._check_index()
 
-    def _find_pictures(self, rows: Sequence[dict[str, Any]], folder: Path) -> PictureFolder:
-        named: dict[str, None] = {}
-        for row in rows:
-            try:
-                found = read_row(row, self.columns).pictures
-            except RecordError:
-                continue
-            named |= dict.fromkeys(name for name in found if isinstance(name, str))
-        pictures, present = open_folder(self.path, folder, list(named))
-        if present < len(named):
-            logger.warning(
-                "%s: %d of the first %d pictures it names are not in %s",
-                *(self.path, len(named) - present, len(named), folder),
-            )
-        return pictures
-
     def _check_index(self) -> None:
-        left_out = ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
         if not self.index.count("usable"):
             raise UserError(
-                f"{self.path}: none of its {len(self.index)} rows can be used: {left_out}. {self._first_error()}"
+                f"{self.path}: none of its {len(self.index)} rows can be used: {self._left_out()}. "
+                f"{self._first_error()}"
             )
-        if left_out:
-            logger.warning(
-                "%s: of %d rows some cannot be used: %s. vglm data check_table says why",
-                *(self.path, len(self.index), left_out),
-            )
+
+    def _left_out(self) -> str:
+        return ", ".join(f"{self.index.count(s)} {w}" for s, w in WORDS.items() if self.index.count(s))
 
     def _first_error(self) -> str:
         try:
             self.reading(0)
         except RecordError as error:
-            return f"Row 0: {error}."
+            return f"The first, {self.where(0)}: {error}."
         return ""
 
     def log_doubts(self) -> None:
-        """Lines in the log about texts that nobody reads, and about what is left out or doubtful of rows."""
-        if self.unread:
-            logger.warning("%s: %s", self.path, describe_unread(self.unread, "fields.{}: {}"))
+        """Lines in the log about rows that are left out, texts that nobody reads, and what is doubtful of rows."""
+        if left_out := self._left_out():
+            logger.warning(
+                "%s: of %d rows some cannot be used: %s. vglm data check_table says why",
+                *(self.path, len(self.index), left_out),
+            )
+        if self.schema.unread:
+            logger.warning("%s: %s", self.path, describe_unread(self.schema.unread, "fields.{}: {}"))
         notes = zip(self.index.note_rows.tolist(), self.index.note_names.tolist())
         if said := "; ".join(f"{rows} rows with {note}" for rows, note in notes):
             logger.warning("%s: %s. vglm data check_table names the first of each", self.path, said)
 
     def reading(self, row: int) -> RowReading:
         """A row as a record with its pictures. RecordError where it cannot be used."""
-        return read_row(self.file.row(*self.index.offsets[row].tolist()), self.columns)
+        offset, size, _ = self.index.positions[row].tolist()
+        return self.schema.read(self.file.row(offset, size))
 
     def read(self, shard: str, row: int) -> RawSample:
         """A row's record and pictures. DamagedSample where they cannot be had."""
@@ -117,8 +94,12 @@ class Table:
         named = self._record(shard, row)[2]
         return [each if isinstance(each, bytes) else self.pictures.find(each) or Path(each) for each in named]
 
+    def where(self, row: int) -> str:
+        """How people are told which row it is: "line 12", "row 12", "train row 12"; see base.py."""
+        return self.file.where(*self.index.positions[row].tolist())
+
     def key(self, row: int) -> str:
-        return f"{self.path.stem}-{row}"
+        return sample_key(self.path, self.where(row))
 
     def _record(self, shard: str, row: int) -> tuple[str, dict[str, Any], list[str | bytes]]:
         """Its key, what it says, and its pictures as it names them."""
@@ -166,10 +147,10 @@ class Table:
     def _shard(self, rows: NDArray[np.int64]) -> "TableSlice":
         languages = self.index.languages[rows]
         return TableSlice(
-            name=f"{self.path.name}, rows {rows[0]} to {rows[-1]}",
+            name=f"{self.path.name}, {self.where(int(rows[0]))} to {self.where(int(rows[-1]))}",
             path=self.path,
             samples=len(rows),
-            bytes=int(self.index.offsets[rows, 1].sum()),
+            bytes=int(self.index.positions[rows, 1].sum()),
             sha256="",
             languages={name: int((languages >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
             rows=rows,

@@ -1,25 +1,21 @@
 """Frozen language models: `glm/` on SwissArmyTransformer, `hf/` on transformers, and what both share."""
 
-from typing import Literal
-
 import torch
 
 from vglm_train.config.language import Language
 from vglm_train.model.language.base import LanguageModel
-from vglm_train.model.language.linears import init_weights, quantize_blocks
+from vglm_train.model.language.linears import Quantize, init_weights, quantize_blocks
 
-__all__ = ["LanguageModel", "build_language"]
+__all__ = ["LanguageModel", "Quantize", "build_language"]
 
 
-def build_language(
-    config: Language, sop_id: int | None = None, quantize: Literal["nf4"] | None = None
-) -> LanguageModel:
+def build_language(config: Language, sop_id: int | None = None, quantize: Quantize | None = None) -> LanguageModel:
     """The language model of this configuration on torch's current default device (meta included), in its own dtype.
 
     Weights are random where `config.weights` is None; otherwise they are uninitialised memory until
     `checkpoint.load.language.load_language` has read them. `sop_id`: ChatGLM's <sop> in a vocabulary that is not the
     released one; see `ChatGlm`.
-    With `quantize` the blocks' linear layers are in four bits (`Nf4Linear`), and at most one of them is ever held in
+    With `quantize` the blocks' linear layers are quantised (`PackedLinear`), and at most one of them is ever held in
     full precision. A model whose weights will be read stays on the meta device until then, see `LanguageModel.home`.
     """
     if quantize is None:
@@ -27,7 +23,7 @@ def build_language(
     device = torch.get_default_device()
     with torch.device("meta"):
         model = _build(config, sop_id)
-    quantize_blocks(model)
+    quantize_blocks(model, quantize)
     model.home = device
     if config.weights is None and device.type != "meta":
         init_weights(model, device)

@@ -92,8 +92,9 @@ class LanguageModel(nn.Module):
         return generate(self.decoder(embeds, batch, decoding.max_new), decoding, end_id, self.pad_id, on_token)
 
     def materialise(self, device: torch.device) -> None:
-        """Give a model on the meta device memory on `device`, with the tables that no weight file has; see `Nf4Linear`.
+        """Give a model on the meta device memory on `device`, with the tables that no weight file has.
 
+        Quantised layers get theirs with their weights, see `PackedLinear`.
         A family whose tables never are on the meta device needs nothing: its weights get memory one by one.
         """
 

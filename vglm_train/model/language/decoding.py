@@ -104,15 +104,32 @@ def sample(logits: Tensor, decoding: Decoding, draw: float | Tensor) -> Tensor:
 
     `draw`: one for all rows, or one for each [r,1] float64.
     """
-    probability, order = (logits / decoding.temperature).softmax(-1).double().sort(stable=True, descending=True)
+    share = (logits / decoding.temperature).softmax(-1)
+    share = share.cpu() if share.device.type == "mps" else share  # Apple's GPUs have no float64
+    draw = draw.to(share.device) if isinstance(draw, Tensor) else draw
+    probability, order = _likeliest(share, decoding.top_k)
     if decoding.top_k:
-        probability, order = probability[:, : decoding.top_k], order[:, : decoding.top_k]
         probability = probability / probability.sum(-1, keepdim=True)
     before = probability.cumsum(-1) - probability
     kept = probability * (before < decoding.top_p)  # the first always stays
     sums = kept.cumsum(-1)
     index = (sums <= draw * sums[:, -1:]).sum(-1, keepdim=True)
-    return order.gather(1, index.clamp(max=order.shape[1] - 1))[:, 0]
+    return order.gather(1, index.clamp(max=order.shape[1] - 1))[:, 0].to(logits.device)
+
+
+def _likeliest(probability: Tensor, most: int) -> tuple[Tensor, Tensor]:
+    """Probabilities [r,v] fp32 -> those of the `most` likeliest ids (0: of all), likeliest first, float64, and the ids.
+
+    Of equally likely ids the lower is first. Sorting the vocabulary would take longer than a step of a small model.
+    """
+    if not 0 < most < probability.shape[1]:
+        order = probability.argsort(stable=True, descending=True)
+        return probability.gather(1, order).double(), order
+    # bits of positive numbers are ordered as they are; the id below them makes every key another
+    ids = torch.arange(probability.shape[1], device=probability.device)
+    keys = (probability.view(torch.int32).long() << 32) - ids
+    order = (-keys.topk(most, sorted=True).values) & 0xFFFFFFFF
+    return probability.gather(1, order).double(), order
 
 
 class BeamSearch:

@@ -1,4 +1,4 @@
-"""The linear layers of a language model's blocks, of whatever class, and their quantisation to four bits.
+"""The linear layers of a language model's blocks, of whatever class, and their quantisation.
 
 i inputs, o outputs.
 """
@@ -6,21 +6,25 @@ i inputs, o outputs.
 import re
 from collections.abc import Iterator, Sequence
 from fnmatch import fnmatchcase
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from vglm_train.config.validation import FieldError
 from vglm_train.model.language.base import LanguageModel
+from vglm_train.model.language.integers import Int4Linear, Int8Linear
 from vglm_train.model.language.nf4 import Nf4Linear
+from vglm_train.model.language.packed import PackedLinear
 
 ATTENTION = re.compile(r"(^|[._])\w*att(n|ention)\w*[._]", re.IGNORECASE)  # within a module's path
 STD = 0.02
+Quantize = Literal["nf4", "int8", "int4"]
+FORMS: dict[str, type[PackedLinear]] = {each.name: each for each in (Nf4Linear, Int8Linear, Int4Linear)}
 
 
 class Linear(NamedTuple):
-    """x W' + b: torch's Linear, GPT-2's Conv1D, ours in four bits."""
+    """x W' + b: torch's Linear, GPT-2's Conv1D, ours of few bits."""
 
     name: str  # in the language model
     module: Any
@@ -37,7 +41,7 @@ class Linear(NamedTuple):
     @property
     def size(self) -> tuple[int, int]:
         """Inputs and outputs."""
-        if isinstance(self.module, Nf4Linear):
+        if isinstance(self.module, PackedLinear):
             return self.module.inputs, self.module.outputs
         o, i = self.module.weight.shape
         return (int(o), int(i)) if self.transposed else (int(i), int(o))
@@ -61,7 +65,7 @@ def linears(model: LanguageModel, layers: Sequence[int] = (), field: str = "tuni
 
 
 def is_linear(module: nn.Module) -> bool:
-    if isinstance(module, Nf4Linear):
+    if isinstance(module, PackedLinear):
         return True
     weight = getattr(module, "weight", None)
     return not isinstance(module, nn.Embedding) and getattr(weight, "ndim", 0) == 2
@@ -92,21 +96,26 @@ def match_targets(candidates: Sequence[Linear], patterns: Sequence[str]) -> list
 
 
 @torch.no_grad()
-def quantize_blocks(model: LanguageModel) -> None:
-    """Replace the blocks' linear layers by `Nf4Linear`, one after the other. Embeddings and head stay as they are.
+def quantize_blocks(model: LanguageModel, form: Quantize = "nf4") -> None:
+    """Replace the blocks' linear layers by those of `form`, one after the other. Embeddings and head stay as they are.
 
-    Layers on the meta device are quantised when their weights are read: see `Nf4Linear`.
+    Layers on the meta device are quantised when their weights are read: see `PackedLinear`.
     """
     for linear in list(linears(model)):
         module, (inputs, outputs) = linear.module, linear.size
-        if isinstance(module, Nf4Linear):
+        if isinstance(module, PackedLinear):
             continue
-        four = Nf4Linear(inputs, outputs, module.bias, module.weight.dtype)
+        packed = FORMS[form](inputs, outputs, module.bias, module.weight.dtype)
         if not module.weight.is_meta:
-            four.weight = module.weight.T if linear.transposed else module.weight
+            packed.weight = module.weight.T if linear.transposed else module.weight
         owner, _, last = linear.name.rpartition(".")
-        setattr(model.get_submodule(owner), last, four)
+        setattr(model.get_submodule(owner), last, packed)
         module.weight = None  # frees the memory even if something else holds the module
+
+
+def form_of(model: nn.Module) -> str | None:
+    """The form of a model's quantised layers."""
+    return next((module.name for module in model.modules() if isinstance(module, PackedLinear)), None)
 
 
 @torch.no_grad()

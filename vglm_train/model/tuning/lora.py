@@ -15,7 +15,7 @@ from vglm_train.model.language.adapter import Adapter
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import GradientScaling
 from vglm_train.model.language.linears import Linear, linears, match_targets
-from vglm_train.model.language.nf4 import Nf4Linear
+from vglm_train.model.language.packed import PackedLinear
 from vglm_train.model.tuning.seeded_init import seeded_random
 
 ALIGNED = 8  # columns: a half-precision matrix product with fewer reads unaligned rows, many times slower
@@ -114,11 +114,11 @@ def remove_update(linear: Linear) -> None:
 def merge(model: LanguageModel) -> list[str]:
     """Add every update to its layer's weight and remove it; names of the layers.
 
-    UserError for layers in four bits, whose steps are wider than most updates: nothing is changed then.
+    UserError for quantised layers, whose steps are wider than most updates: nothing is changed then.
     """
     changed = [linear for linear in linears(model) if isinstance(getattr(linear.module, "adapter", None), LowRank)]
-    if any(isinstance(linear.module, Nf4Linear) for linear in changed):
-        raise UserError("updates merge into weights in full: load the language model without tuning.quantize first.")
+    if any(isinstance(linear.module, PackedLinear) for linear in changed):
+        raise UserError("updates merge into weights in full: load the language model without quantising it first.")
     for linear in changed:
         weight, delta = linear.module.weight, linear.module.adapter.delta()
         weight.copy_(weight.float() + (delta.T if linear.transposed else delta))

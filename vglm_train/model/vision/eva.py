@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
 from vglm_train.model.vision.base import Encoder
+from vglm_train.model.vision.fused import add_norm, gelu_linear
 
 EPS = 1e-6
 
@@ -39,7 +40,7 @@ class Mlp(nn.Module):
         self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(F.gelu(self.up(x)))
+        return self.down(gelu_linear(self.up, x))
 
 
 class Block(nn.Module):
@@ -51,8 +52,14 @@ class Block(nn.Module):
         self.mlp = Mlp(width, mlp_width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = x + self.attention(self.norm1(x))
-        return x + self.mlp(self.norm2(x))
+        x, added = self.residual(x, None)
+        return x + added
+
+    def residual(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Both parts of the block's output, whose sum the next block takes together with its first norm."""
+        x, normed = add_norm(x, added, self.norm1)
+        x, normed = add_norm(x, self.attention(normed), self.norm2)
+        return x, self.mlp(normed)
 
 
 class EvaVit(Encoder):
@@ -91,10 +98,10 @@ class EvaVit(Encoder):
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block."""
-        x = self.stem(pixels)
+        x, added = self.stem(pixels), None
         for block in self.blocks:
-            x = block(x)
-        return x
+            x, added = block.residual(x, added)
+        return x if added is None else x + added
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""

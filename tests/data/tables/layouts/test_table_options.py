@@ -10,6 +10,7 @@ from made_tables import write_json, write_lines
 
 from vglm_train.config.data import Fields, Source
 from vglm_train.config.validation import FieldError
+from vglm_train.data.tables.base import name_row
 from vglm_train.data.tables.readers import open_source, open_table
 from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
@@ -47,12 +48,9 @@ def test_an_answer_that_stands_twice_is_counted(tmp_path: Path) -> None:
     notes = json.loads(join.read_text())
     notes["annotations"] += [notes["annotations"][0] | {"answers": [{"answer": "other"}]}, {"question_id": 5}, 7]
     write_json(join, notes)
-    causes = [(row.where, row.cause) for row in open_table(made.table, join=str(join)).scan() if row.values is None]
-    assert causes == [
-        ("annotation number 3", "id"),
-        ("annotation number 4", "partner"),
-        ("annotation number 5", "json"),
-    ]
+    file = open_table(made.table, join=str(join))
+    causes = [(name_row(file, row), row.cause) for row in file.scan() if row.values is None]
+    assert causes == [("annotation row 4", "id"), ("annotation row 5", "partner"), ("annotation row 6", "json")]
 
 
 def test_names_from_numbers(tmp_path: Path, caplog) -> None:

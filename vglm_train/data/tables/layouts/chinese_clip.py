@@ -38,7 +38,7 @@ class PictureLines(TextFile):
                     name, tab, content = line.rstrip("\r\n").partition("\t")
                     whole = tab and _BASE64.fullmatch(content)
                     values = {"id": name.strip()} if whole else None
-                    yield Row(start, lines.offset - start, values, f"line {lines.number}", None if whole else "columns")
+                    yield Row(start, lines.offset - start, values, lines.number, None if whole else "columns")
 
     def row(self, offset: int, size: int) -> Values:
         name, _, content = self.text(offset, size).partition("\t")

@@ -39,7 +39,7 @@ class Spans:
     """Of k (row, id) or (note, id) pairs."""
 
     places: NDArray[np.uint64]  # [k,3] key of the id, offset, size
-    numbers: NDArray[np.int64]  # [k] which of the half it is
+    numbers: NDArray[np.int64]  # [k] as Row.number, of the half
     causes: NDArray[np.uint8]  # [k] index into CAUSE_NAMES; 0: it can be read
 
 
@@ -83,26 +83,36 @@ class JoinedTable:
 
     def scan(self) -> Iterator[Row]:
         for number in range(self.size):
-            cause, where = self._cause(number)
+            cause = self._cause(number)
             values = None
             if cause is None:
                 try:
                     values = self._row(number)
                 except RecordError:
                     cause = "json"
-            yield Row(number, 1, values, where, cause)
+            yield Row(number, 1, values, number + 1, cause)
 
     def row(self, offset: int, size: int) -> Values:
-        cause, _ = self._cause(offset)
+        cause = self._cause(offset)
         if cause is not None:
             raise unreadable(cause)
         return self._row(offset)
 
-    def _cause(self, number: int) -> tuple[str | None, str]:
-        """Why it cannot be read, and its name."""
+    def where(self, offset: int, size: int, number: int) -> str:
+        """By its name within its half."""
+        half, spans, at = self._half_of(offset)
+        _, offset, size = spans.places[at].tolist()
+        return f"{half.word} {half.file.where(offset, size, int(spans.numbers[at]))}"
+
+    def _cause(self, number: int) -> str | None:
+        """Why it cannot be read."""
+        _, spans, at = self._half_of(number)
+        return CAUSE_NAMES[spans.causes[at]] or None
+
+    def _half_of(self, number: int) -> tuple[Half, Spans, int]:
+        """The half that a row, or what follows the rows, is of, and where it stands in the spans."""
         rows = len(self.own.causes)
-        spans, half, at = (self.own, self.rows, number) if number < rows else (self.left, self.notes, number - rows)
-        return CAUSE_NAMES[spans.causes[at]] or None, f"{half.word} number {spans.numbers[at]}"
+        return (self.rows, self.own, number) if number < rows else (self.notes, self.left, number - rows)
 
     def _row(self, number: int) -> Values:
         key, *place = self.own.places[number].tolist()
@@ -114,11 +124,11 @@ class JoinedTable:
 def _spans(half: Half) -> Spans:
     """One pass over a half. What names no id has a span of its own, with a cause."""
     places, numbers, causes = array("Q"), array("q"), array("B")
-    for number, row in enumerate(half.file.scan()):
+    for row in half.file.scan():
         ids = () if row.values is None else half.ids(row.values)
         for key in [_key(each) for each in ids] or [0]:
             places.extend((key, row.offset, row.size))
-            numbers.append(number)
+            numbers.append(row.number)
             cause = row.cause or "json" if row.values is None else "" if key else "partner"
             causes.append(CAUSE_NAMES.index(cause))
     return Spans(

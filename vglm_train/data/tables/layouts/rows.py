@@ -142,6 +142,9 @@ class AdaptedRows(Generic[Reader]):
         for row in self.rows.scan():
             yield row if row.values is None else row._replace(values=self.step(row.values))
 
+    def where(self, offset: int, size: int, number: int) -> str:
+        return self.rows.where(offset, size, number)
+
 
 class AdaptedTable(AdaptedRows[TableFile]):
     """A table after a step on each row."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from vglm_train.data.tables.base import Row, TableFile
-from vglm_train.data.tables.json_shape import SPLITS
+from vglm_train.data.tables.json_outline import SPLITS
 
 Values = dict[str, Any]
 
@@ -38,11 +38,20 @@ class SplitTable:
         for start, name, part in zip(self.starts, self.names, self.parts):
             for row in part.scan():
                 values = None if row.values is None else _with_split(row.values, name)
-                yield row._replace(offset=start + row.offset, values=values, where=f"{name} {row.where}")
+                yield row._replace(offset=start + row.offset, values=values)
 
     def row(self, offset: int, size: int) -> Values:
-        number = bisect_right(self.starts, offset) - 1
-        return _with_split(self.parts[number].row(offset - self.starts[number], size), self.names[number])
+        part, inside = self._part_of(offset)
+        return _with_split(self.parts[part].row(inside, size), self.names[part])
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        part, inside = self._part_of(offset)
+        return f"{self.names[part]} {self.parts[part].where(inside, size, number)}".lstrip()
+
+    def _part_of(self, offset: int) -> tuple[int, int]:
+        """The number of the table that a row is of, and its offset there."""
+        part = bisect_right(self.starts, offset) - 1
+        return part, offset - self.starts[part]
 
 
 def _with_split(row: Values, name: str) -> Values:

@@ -17,6 +17,7 @@ from vglm_train.data.shards.tar_members import Member
 from vglm_train.data.tables.base import Row, keys_of, unreadable
 from vglm_train.data.tables.layouts.splits import split_of
 from vglm_train.errors import UserError
+from vglm_train.files import read_at
 
 Values = dict[str, Any]
 Place = tuple[int, int]  # offset and size
@@ -70,17 +71,19 @@ class TarTable:
 
     def scan(self) -> Iterator[Row]:
         for number in range(len(self.places)):
-            where = f"{self.tars[self.places[number, 0]].name} {self._key(number)}"
             try:
-                yield Row(number, 1, self._row(number), where)
+                yield Row(number, 1, self._row(number), number + 1)
             except _Unreadable as error:
-                yield Row(number, 1, None, where, str(error))
+                yield Row(number, 1, None, number + 1, str(error))
 
     def row(self, offset: int, size: int) -> Values:
         try:
             return self._row(offset)
         except _Unreadable as error:
             raise unreadable(str(error)) from None
+
+    def where(self, offset: int, size: int, number: int) -> str:
+        return f"{self.tars[self.places[offset, 0]].name} {self._key(offset)}"
 
     def _key(self, number: int) -> str:
         return self.keys[self.ends[number] : self.ends[number + 1]].decode("utf-8", "replace")
@@ -171,7 +174,7 @@ def _read(tar: Path, places: Sequence[Place]) -> list[bytes | None]:
     """The bytes at each place; None for NONE."""
     try:
         with open(tar, "rb") as file:
-            found = [None if place == NONE else os.pread(file.fileno(), place[1], place[0]) for place in places]
+            found = [None if place == NONE else read_at(file.fileno(), place[1], place[0]) for place in places]
     except OSError as error:
         raise UserError(f"{tar}: cannot be read any more: {error.strerror}") from None
     if any(content is not None and len(content) < size for content, (_, size) in zip(found, places)):

@@ -27,10 +27,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vglm_train.config.language import Language
+from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
+INSTALL = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
 _TRITON_USER = "sat.model.position_embedding.triton_rotary_embeddings"
 _FLAGS = (
     (torch.backends.cudnn, "enabled"),
@@ -83,6 +85,18 @@ def _without_deepspeed() -> Iterator[None]:
             del sys.modules["deepspeed"]
 
 
+@contextmanager
+def _explained() -> Iterator[None]:
+    """Within it, a package that is not installed is a UserError. SAT is installed alone: it requires DeepSpeed."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        package = (error.name or "").partition(".")[0].replace("sat", "SwissArmyTransformer")
+        raise UserError(
+            f'ChatGLM needs {package}, which is not installed: pip install "vglm_train[chat]", then {INSTALL}'
+        ) from error
+
+
 class OneProcess:
     """What SAT asks of its model parallel group while it builds: this process alone."""
 
@@ -98,7 +112,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
     _stand_in.FastRotaryEmbedding = _NoTriton  # type: ignore[attr-defined]
     sys.modules.setdefault(_TRITON_USER, _stand_in)
 
-with restored_state(), _without_deepspeed():
+with _explained(), restored_state(), _without_deepspeed():
     import sat.mpu.initialize as sat_groups
     from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer

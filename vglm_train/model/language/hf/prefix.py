@@ -13,7 +13,7 @@ from transformers.masking_utils import sdpa_mask
 
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
-from vglm_train.model.language.nf4 import Nf4Linear
+from vglm_train.model.language.packed import PackedLinear
 
 NAME = "prefixed_sdpa"
 KEYS = ("k_proj", "k", "key")  # last names of the linear layer that makes keys
@@ -61,7 +61,7 @@ def use_prefixes(model: Any) -> None:
 def self_attention(block: nn.Module, shape: Any) -> tuple[nn.Module, int, int]:
     """A block's self-attention, its number of key heads and the width of a head. `shape`: the model's config."""
     for module in block.modules():
-        linears = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear | Nf4Linear)}
+        linears = {name: part for name, part in module.named_children() if isinstance(part, nn.Linear | PackedLinear)}
         fused = hasattr(module, "c_attn")  # GPT-2's linear layer is of another class
         if "attention" not in type(module).__name__.lower() or not (linears or fused):
             continue
@@ -71,6 +71,6 @@ def self_attention(block: nn.Module, shape: Any) -> tuple[nn.Module, int, int]:
         keys = next((linears[name] for name in KEYS if name in linears), None)
         if keys is None:
             return module, getattr(shape, "num_key_value_heads", None) or heads, width
-        outputs = keys.outputs if isinstance(keys, Nf4Linear) else keys.out_features
+        outputs = keys.outputs if isinstance(keys, PackedLinear) else keys.out_features
         return module, int(outputs) // width, width
     raise UserError(f"tuning.prefix: no attention was found in {type(block).__name__}. Take tuning.lora.")

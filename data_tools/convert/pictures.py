@@ -1,0 +1,67 @@
+"""Pictures of a source as `convert` takes them: each looked for and decoded as `check_table` and training do."""
+
+from functools import lru_cache
+from pathlib import Path
+
+from data_tools.common.image_bytes import extension
+from vglm_train.data.record import RecordError, content_id
+from vglm_train.data.tables.image_paths import PictureFolder
+from vglm_train.data.tables.pictures import decode_fault
+from vglm_train.files import replace_file
+from vglm_train.image import ImageError, examine_image
+
+REMEMBERED = 1 << 16  # files: many rows in a row ask about one picture
+
+
+class SourcePictures:
+    """`folder`: that names start from; `kept`: where pictures that are inside the data are written, named by their
+    content; `decoded`: whether each is decoded in full, else only its header where it is inside the data."""
+
+    def __init__(self, folder: PictureFolder, kept: Path, decoded: bool = True) -> None:
+        self.folder, self.kept, self.decoded = folder, kept, decoded
+        self._file = lru_cache(REMEMBERED)(self._read_file)
+
+    def get(self, image: str | bytes) -> tuple[Path, int, str]:
+        """Its file, the hash of its bytes, and a name for its record. RecordError where it cannot be used."""
+        if isinstance(image, str):
+            path = self.folder.find(image)
+            if path is None:
+                raise RecordError("image", self.folder.problem(image))
+            identity, fault = self._file(path)
+            if fault is not None:
+                raise RecordError("image", fault)
+            return path, identity, Path(image).with_suffix("").as_posix()
+        if self.decoded and (fault := _fault(image)) is not None:
+            raise RecordError("image", fault)
+        return self._keep(image)
+
+    def _read_file(self, path: Path) -> tuple[int, str | None]:
+        """The hash of a file, and what is wrong with it."""
+        try:
+            _, data = self.folder.read(str(path))
+        except RecordError as error:
+            return 0, str(error)
+        return content_id(data), _fault(data) if self.decoded else None
+
+    def _keep(self, data: bytes) -> tuple[Path, int, str]:
+        """Write a picture that came inside the source as a file; an equal one is kept."""
+        identity = content_id(data)
+        try:
+            kind = extension(data)
+        except ImageError as error:
+            raise RecordError("image", decode_fault(error)) from None
+        path = self.kept / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
+        if not path.is_file():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with replace_file(path, durable=False) as file:
+                file.write(data)
+        return path, identity, f"{identity:016x}"
+
+
+def _fault(data: bytes) -> str | None:
+    """Why a picture cannot be decoded."""
+    try:
+        examine_image(data)
+    except ImageError as error:
+        return decode_fault(error)
+    return None

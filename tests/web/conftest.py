@@ -1,0 +1,39 @@
+"""Bundles and pictures are those of the tests of chat, models those of the tests of serve."""
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from chat.conftest import bundles, models, pictures  # noqa: F401  (fixtures)
+from playwright.sync_api import Browser
+from serve.conftest import made  # noqa: F401
+from web.made_page import Served, Watched, chromium, held, page_of  # noqa: F401
+
+from vglm_train.chat.model import ChatModel
+
+
+@pytest.fixture(scope="module")
+def served(made: Callable[..., ChatModel]) -> Iterator[Served]:  # noqa: F811
+    """The page of a decoder-only model, without a token. Gradio takes long to import, so it is one for a file."""
+    with page_of(made(), max_new=12) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    with chromium() as opened:
+        yield opened
+
+
+@pytest.fixture
+def windows(browser: Browser) -> Iterator[Callable[..., Watched]]:
+    """Opens windows of a page; afterwards nothing may have gone wrong in them."""
+    opened: list[Watched] = []
+
+    def window(served: Served, **options: object) -> Watched:
+        opened.append(Watched(browser, served, **options))
+        return opened[-1]
+
+    yield window
+    for each in opened:
+        each.context.close()
+    assert [problem for each in opened for problem in each.problems] == []

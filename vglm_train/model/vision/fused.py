@@ -1,0 +1,60 @@
+"""What a frozen encoder on a GPU computes in fewer kernels, in 16 bits and without gradient.
+
+Elsewhere each function is the plain computation. `python -m benchmarks.vision` measures both. ViT-g/14, 100 pictures,
+one H100: 109.3 ms plain and 98.6 fused in bf16, 114.4 and 102.7 in fp16. The relative error against fp32 stays what it
+was: 0.0161 and 0.0159 in bf16, 0.00201 and 0.00200 in fp16.
+"""
+
+import logging
+from collections.abc import Callable
+from functools import cache
+from subprocess import CalledProcessError
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+HALF = (torch.float16, torch.bfloat16)
+AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
+log = logging.getLogger("vglm_train")
+
+
+def fuses(x: Tensor) -> bool:
+    """Whether fused kernels compute x."""
+    return x.is_cuda and x.dtype in HALF and not torch.is_grad_enabled() and not torch.is_autocast_enabled("cuda")
+
+
+def gelu_linear(linear: nn.Linear, x: Tensor) -> Tensor:
+    """gelu(linear(x)), x [..., i] -> [..., o].
+
+    Fused, cuBLAS applies the tanh form, which differs from the exact one by at most 5e-4, but to sums that are not yet
+    rounded to 16 bits.
+    """
+    if not fuses(x):
+        return F.gelu(linear(x))
+    rows = torch._addmm_activation(linear.bias, x.reshape(-1, x.shape[-1]), linear.weight.t(), use_gelu=True)
+    return rows.view(*x.shape[:-1], -1)
+
+
+def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
+    """x and what is added to it [..., c] -> their sum and norm(sum)."""
+    if added is None:
+        return x, norm(x)
+    if fuses(x) and x.is_contiguous() and added.is_contiguous() and (kernel := _add_norm_kernel()):
+        return kernel(x, added, norm.weight, norm.bias, norm.eps)
+    x = x + added
+    return x, norm(x)
+
+
+@cache
+def _add_norm_kernel() -> AddNorm | None:
+    """None, with one warning, where the kernel cannot be built."""
+    try:
+        from vglm_train.model.vision.add_norm_triton import add_norm as kernel
+
+        row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+        kernel(row, row, row[0], row[0], 1e-6)
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("the image encoder runs 5 %% slower without triton and a C compiler (%s)", error)
+        return None
+    return kernel

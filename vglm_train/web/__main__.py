@@ -1,0 +1,60 @@
+"""`python -m vglm_train.web BUNDLE`: a page in the browser to talk about pictures."""
+
+import argparse
+import sys
+from collections.abc import Sequence
+from functools import partial
+from pathlib import Path
+
+from vglm_train.chat.options import add_model_options, add_sampling_options, open_model, sampling_of
+from vglm_train.command import program, run_command
+from vglm_train.serve.access import VARIABLE, Access, read_access
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Exit status: 0 when it was stopped, 2 for a mistake to mend."""
+    return run_command(partial(_serve, _parser().parse_args(argv)))
+
+
+def _serve(args: argparse.Namespace) -> int:
+    access = read_access(args.host, args.token_file)
+    sampling = sampling_of(args)
+    from vglm_train.web.notice import Notice, is_medical, verdict_page  # slow to import: after the arguments are read
+
+    verdict = verdict_page(args.verdict, Path(args.bundle))
+    print(f"opening {args.bundle} ...", file=sys.stderr, flush=True)
+    from vglm_train.web.pages import Pages
+    from vglm_train.web.server import build_app, serve
+
+    with open_model(args) as model:
+        merged = [str(name) for name in model.bundle.document.get("origin", {}).get("merged", [])]
+        medical = is_medical(model.bundle.config, [*args.adapter, *merged]) if args.medical is None else args.medical
+        app = build_app(Pages(model), Notice(medical, verdict), sampling, access)
+        serve(app, args.host, args.port, partial(_say, access))
+    return 0
+
+
+def _say(access: Access, address: str) -> None:
+    print(f"open {address}" + (" and give the token" if access.token else ""), flush=True)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog=program("vglm_train.web"), description="A page in the browser to talk about pictures.", allow_abbrev=False
+    )
+    add_model_options(parser)
+    page = parser.add_argument_group("the page")
+    add = page.add_argument
+    add("--host", default="127.0.0.1", help="address to listen at (default 127.0.0.1); any other needs a token")
+    add("--port", type=int, default=7860, help="default 7860; 0: any that is free")
+    add("--token-file", metavar="FILE", help=f"a file with the token that people must give (or set {VARIABLE})")
+    add("--medical", action=argparse.BooleanOptionalAction, help="warn that the model is no medical device (default: "
+        "if what is recorded of its training says that it is about medicine)")  # fmt: skip
+    add("--verdict", metavar="PATH", help="an evaluation's page, which is linked (default: report/report.html beside "
+        "the bundle)")  # fmt: skip
+    add_sampling_options(parser)
+    return parser
+
+
+if __name__ == "__main__":
+    sys.exit(main())
