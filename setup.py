@@ -1,6 +1,7 @@
 """What pyproject.toml cannot say: `data_tools/` and `configs/` stand beside the package and are shipped inside it.
 
-`vglm_train/shipped.py` finds them. In a wheel no top-level name but `vglm_train` is taken.
+`vglm_train/shipped.py` finds them. In a wheel no top-level name but `vglm_train` is taken. Which of their files are
+shipped is in pyproject.toml, because a list there replaces one here.
 """
 
 from setuptools import find_packages, setup
@@ -15,5 +16,4 @@ setup(
         f"{SHIPPED}.configs",
     ],
     package_dir={f"{SHIPPED}.data_tools": "data_tools", f"{SHIPPED}.configs": "configs"},
-    package_data={"vglm_train": ["py.typed"], f"{SHIPPED}.configs": ["**/*.yaml", "**/*.json"]},
 )

@@ -88,9 +88,10 @@ def test_only_one_top_level_name_is_taken(names):
 
 
 @pytest.mark.parametrize(("folder", "place"), [("vglm_train", ""), ("data_tools", f"{INSIDE}/")])
-def test_every_module_is_in_the_wheel(names, folder, place):
-    modules = {place + path.relative_to(ROOT).as_posix() for path in (ROOT / folder).rglob("*.py")}
-    assert modules <= names
+def test_every_file_is_in_the_wheel(names, folder, place):
+    """Modules, and what they read: pages, styles."""
+    files = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    assert {place + path.relative_to(ROOT).as_posix() for path in files} <= names
 
 
 def test_every_preset_is_in_the_wheel(names):

@@ -72,7 +72,7 @@ def _given(value: Any) -> Any:
     return [_given(entry) for entry in value] if isinstance(value, tuple) else _plain(value)
 
 
-def _default(field: dataclasses.Field) -> Any:
+def _default(field: dataclasses.Field[Any]) -> Any:
     return field.default if field.default_factory is dataclasses.MISSING else field.default_factory()
 
 

@@ -222,7 +222,7 @@ def mount_page(app: Starlette, pages: Pages, notice: Notice, sampling: Sampling)
     blocks = Page(pages, notice, sampling).blocks
     fonts = ["system-ui", "-apple-system", "Segoe UI", "Noto Sans CJK SC", "Microsoft YaHei", "sans-serif"]
     gr.mount_gradio_app(
-        app,  # type: ignore[arg-type]
+        app,
         blocks,
         path="/",
         server_name="127.0.0.1",

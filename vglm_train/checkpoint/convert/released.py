@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from vglm_train.checkpoint.bundle.format import DOCUMENT
+from vglm_train.checkpoint.bundle.format import DOCUMENT, TOWERS
 from vglm_train.checkpoint.convert import bundle as bundle_format
 from vglm_train.checkpoint.convert.commands import read
 from vglm_train.checkpoint.convert.registry import find
@@ -125,7 +125,7 @@ def _import(path: Path, kind: str, options: Options, out: Path) -> None:
 
 
 def _outside(source: SourceModel) -> tuple[str, ...]:
-    return tuple(bundle_format.TOWERS[tower] for tower in source.towers)
+    return tuple(TOWERS[tower] for tower in source.towers)
 
 
 def _check(source: SourceModel) -> None:

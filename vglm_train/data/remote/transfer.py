@@ -175,7 +175,7 @@ def _pipe(address: str, timeout: float) -> Iterator[RemoteStream]:
             process.communicate()
 
 
-def _output(process: subprocess.Popen[Any], timeout: float) -> Iterator[bytes]:
+def _output(process: subprocess.Popen[bytes], timeout: float) -> Iterator[bytes]:
     assert process.stdout is not None
     with selectors.DefaultSelector() as ready:
         ready.register(process.stdout, selectors.EVENT_READ)

@@ -19,7 +19,8 @@ from vglm_train.data.tables.canonical import RowReading, read_row
 from vglm_train.data.tables.choices import find_first_number, read_choices
 from vglm_train.data.tables.fields import Columns, known, resolve, value
 from vglm_train.data.tables.image_paths import PictureFolder, open_folder
-from vglm_train.data.tables.readers import FIRST, folder_of
+from vglm_train.data.tables.json_table import FIRST
+from vglm_train.data.tables.readers import folder_of
 from vglm_train.data.tables.unread import unread_texts
 from vglm_train.errors import UserError
 

@@ -43,7 +43,7 @@ class PackedLinear(nn.Module):
         self.codes, self.scales = self.pack(weight)
         self.register_parameter("weight", None)  # some models check whether there is one
 
-    def _apply(self, fn, recurse=True):
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """An empty weight stays so: `to_empty` must not give it memory. Scales keep their dtype."""
         empty, scales = self._parameters.pop("weight"), self.scales
         super()._apply(fn, recurse)
@@ -76,12 +76,12 @@ class PackedLinear(nn.Module):
 
 class _FrozenLinear(torch.autograd.Function):
     @staticmethod
-    def forward(ctx, x: Tensor, linear: PackedLinear) -> Tensor:
+    def forward(ctx: Any, x: Tensor, linear: PackedLinear) -> Tensor:
         ctx.linear = linear
         return linear.product(x)
 
     @staticmethod
-    def backward(ctx, grad: Tensor):  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> Any:
         return grad @ ctx.linear.full(), None
 
 
