@@ -77,7 +77,7 @@ def ask(model: ChatModel, pictures: Sequence[Picture], question: str, history: H
     most = model.scheduler.limits.new
     if sampling.get("max_new", 1) > most:
         raise HttpError(400, f"an answer may have {most} tokens here.", "too_long", "max_tokens")
-    sampling = {"max_new": min(CHAT.max_new, most), **sampling}  # type: ignore[typeddict-item]
+    sampling = {"max_new": min(CHAT.max_new, most), **sampling}
     try:
         return model.ask(list(pictures), question, history, **sampling)
     except FieldError as error:
