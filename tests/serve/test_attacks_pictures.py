@@ -66,7 +66,7 @@ def test_bombs(server, name):
         (b"%PDF-1.7", "image/png", "a PDF"),
         (b"<!doctype html>", "image/gif", "a web page"),
         (b"PK\x03\x04", "image/png", "a zip archive"),
-        (b"\x80\x04\x95", "image/png", "no known kind"),
+        (b"\x80\x04\x95", "image/png", "pickle"),
         (b"\x93NUMPY\x01\0", "image/png", "a NumPy array"),
         (PNG, "image/jpeg", "image/jpeg is declared, but it is a PNG picture"),
         (PNG, "text/html", "declared"),
