@@ -13,7 +13,8 @@ import pyarrow.parquet
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from made_layouts import LAYOUTS, Made, asked, caption, put, words
+from made_layouts import LAYOUTS, Made, put, words
+from made_layouts.base import asked, caption
 from made_shards import jpeg
 from prompt.made_tokenizers import words_folder
 from same_rows import check, damage_in_convert, damage_of, prompts
