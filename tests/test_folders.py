@@ -61,6 +61,7 @@ def test_data_tools(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     name, *rest = words.split()
     records = tmp_path / "records.jsonl"
     records.write_text('{"image": "a.png", "captions": {"en": ["a"]}, "caption": "a"}\n')
+    (tmp_path / "a.png").write_bytes(b"")
     given = [str(records) if word == "!" else word.replace("@", f"{SYSTEM}/x") for word in rest]
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", [name, *given])
@@ -68,7 +69,7 @@ def test_data_tools(words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
         import_module(name if "." in name else f"data_tools.{name}.__main__").main()
     said = f"--{given[-2].removeprefix('--')} {given[-1]}: nothing can be written in /proc"
     assert str(refused.value).startswith(said)
-    assert [path.name for path in tmp_path.iterdir()] == ["records.jsonl"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.png", "records.jsonl"]
 
 
 @system

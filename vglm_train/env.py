@@ -22,7 +22,7 @@ BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "
             "tqdm", "sentencepiece", "protobuf")  # fmt: skip
 EXTRAS = {
     "chat": ("gradio", "fastapi", "uvicorn", "sse-starlette", "prometheus-client", "python-multipart", "einops",
-             "requests"),
+             "requests", "httpcore"),
     "eval": ("pycocoevalcap", "nltk", "jieba", "rouge-chinese", "sacrebleu"),
     "train": ("deepspeed", "SwissArmyTransformer", "datasets", "webdataset", "wandb", "matplotlib", "requests",
               "urllib3", "braceexpand"),

@@ -109,7 +109,7 @@ def _drafts(rows: RowReader, rules: DraftRules, report: Report) -> Iterator[Draf
 
 def _record(draft: Draft, target: Target, source: SourcePictures) -> dict[str, Any]:
     """The finished record; reads the pictures for their hash. RecordError where one cannot be used."""
-    pictures = [source.get(image) for image in draft.images]
+    pictures = source.get(draft.images)
     _, identity, name = pictures[0]
     paths = [Path(os.path.relpath(path, target.out.parent)).as_posix() for path, _, _ in pictures]
     key = draft.labels.get("id") or name

@@ -1,5 +1,6 @@
 """Pictures of a source as `convert` takes them: each looked for and decoded as `check_table` and training do."""
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 
@@ -21,27 +22,43 @@ class SourcePictures:
         self.folder, self.kept, self.decoded = folder, kept, decoded
         self._file = lru_cache(REMEMBERED)(self._read_file)
 
-    def get(self, image: str | bytes) -> tuple[Path, int, str]:
-        """Its file, the hash of its bytes, and a name for its record. RecordError where it cannot be used."""
-        if isinstance(image, str):
-            path = self.folder.find(image)
-            if path is None:
-                raise RecordError("image", self.folder.problem(image))
-            identity, fault = self._file(path)
-            if fault is not None:
-                raise RecordError("image", fault)
-            return path, identity, Path(image).with_suffix("").as_posix()
-        if self.decoded and (fault := _fault(image)) is not None:
-            raise RecordError("image", fault)
-        return self._keep(image)
+    def get(self, images: Sequence[str | bytes]) -> list[tuple[Path, int, str]]:
+        """Of each picture of a row its file, the hash of its bytes, and a name for its record.
 
-    def _read_file(self, path: Path) -> tuple[int, str | None]:
-        """The hash of a file, and what is wrong with it."""
+        RecordError where one cannot be used. As in training, all are looked for before any is decoded.
+        """
+        for image in images:
+            if isinstance(image, str):
+                self._look(image)
+        return [self._use(image) for image in images]
+
+    def _look(self, name: str) -> Path:
+        path = self.folder.find(name)
+        if path is None:
+            raise RecordError("image", self.folder.problem(name))
+        if (problem := self._file(path)[1]) is not None:
+            raise RecordError("image", problem)
+        return path
+
+    def _use(self, image: str | bytes) -> tuple[Path, int, str]:
+        if isinstance(image, str):
+            path = self._look(image)
+            identity, _, fault = self._file(path)
+        else:
+            fault = _fault(image) if self.decoded else None
+        if fault is not None:
+            raise RecordError("image", fault)
+        return (
+            self._keep(image) if isinstance(image, bytes) else (path, identity, Path(image).with_suffix("").as_posix())
+        )
+
+    def _read_file(self, path: Path) -> tuple[int, str | None, str | None]:
+        """The hash of a file, why it cannot be read, and why it cannot be decoded."""
         try:
             _, data = self.folder.read(str(path))
         except RecordError as error:
-            return 0, str(error)
-        return content_id(data), _fault(data) if self.decoded else None
+            return 0, str(error), None
+        return content_id(data), None, _fault(data) if self.decoded else None
 
     def _keep(self, data: bytes) -> tuple[Path, int, str]:
         """Write a picture that came inside the source as a file; an equal one is kept."""

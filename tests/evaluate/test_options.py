@@ -23,7 +23,7 @@ def long(tmp_path):
 
 def test_a_long_question_says_what_it_needs_and_is_asked_whole_with_that(loaded: Loaded, long):
     with pytest.raises(
-        UserError, match=r"1 of 3 .* 64 ids; the longest, long-2, has (\d+)\..*--max-prompt \1\)"
+        UserError, match=r"1 of 3 .* 64 ids; the longest, long row 3, has (\d+)\..*--max-prompt \1\)"
     ) as error:
         run_task(loaded, long)
     needed = str(error.value).rpartition("--max-prompt ")[2].partition(")")[0]
@@ -33,12 +33,12 @@ def test_a_long_question_says_what_it_needs_and_is_asked_whole_with_that(loaded:
     assert loaded.template.prompt.max_prompt == 64  # the bundle's own is as it was
     with pytest.raises(UserError, match="1 of 3"):
         run_task(loaded, long, "--max-prompt", str(int(needed) - 1))
-    assert run_task(loaded, long, "--exclude", "key=long-2")[0]["max_prompt"] == 64
+    assert run_task(loaded, long, "--exclude", "key=long row 3")[0]["max_prompt"] == 64
 
 
 def test_a_question_that_the_language_model_has_no_places_for(loaded: Loaded, long):
     with pytest.raises(
-        UserError, match=r"long-2: a sequence of \d+ tokens, .* than the 96 positions .*--max-new, --exclude"
+        UserError, match=r"long row 3: a sequence of \d+ tokens, .* than the 96 positions .*--max-new, --exclude"
     ):
         run_task(loaded, long, "--max-prompt", "500", "--max-new", "80")
 

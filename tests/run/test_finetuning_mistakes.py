@@ -131,7 +131,7 @@ def test_bundles_of_other_stages(told: Callable[..., str], finetune: Path, align
     )
     other = tmp_path / "other"
     assert main([str(finetune), f"run.folder={other}", *SHORT]) == 0
-    assert "is what a fine-tuning added to another bundle: merge it first, python -m" in told(
+    assert "is what a fine-tuning added to another bundle: merge it first, vglm checkpoint merge" in told(
         f"model.bundle={other / 'bundle'}"
     )
     said = told(f"model.qformer.weights={other / 'bundle'}")
