@@ -34,7 +34,8 @@ def test_as_on_windows_and_without_what_only_training_needs(bundles, models, pic
     expected = json.loads((tmp_path / "here.json").read_text("utf-8"))["scores"]
     assert expected["model"]["exact"] == 60
     script = [str(ROOT / "tests" / "like_windows.py"), str(bundles["causal"]), str(pictures[0].parent), str(data)]
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "DS_ACCELERATOR": "cpu"}
+    found = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": found, "DS_ACCELERATOR": "cpu"}
     done = subprocess.run([sys.executable, *script, str(tmp_path)], capture_output=True, text=True, env=environment,
                           check=False)  # fmt: skip
     assert done.returncode == 0, done.stderr[-3000:]

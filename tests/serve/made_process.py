@@ -102,7 +102,7 @@ def serving_process(bundle: Path, folder: Path, *options: str, **environment: st
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--device", "cpu", *options], stdout=out, stderr=out, cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment},
         )  # fmt: skip
     try:
         while "is ready" not in log.read_text():
