@@ -125,5 +125,5 @@ def test_all_methods_at_once_learn_in_half_precision(dtype):
         outputs, update = step(objective, engine, 3e-2)
         assert update.applied
         losses.append(float(outputs[0].sums["lm"]))
-    # Of several steps, whose dropout differs by processor: 2.6 to 4 % below the first; without updates within 0.5 %.
+    # Of several steps, whose rounding differs by processor: 2.6 to 4.3 % below the first. Without updates it stays.
     assert sum(losses[-8:]) / 8 < 0.985 * losses[0]

@@ -99,10 +99,11 @@ def serving_process(bundle: Path, folder: Path, *options: str, **environment: st
     """`vglm serve` on a free port."""
     log = folder / "serve.log"
     command: Sequence[str] = [sys.executable, "-m", "vglm_train.serve", str(bundle), "--port", "0", "--name", "tiny"]
+    found = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with log.open("w") as out:
         process = subprocess.Popen(
             [*command, "--device", "cpu", *options], stdout=out, stderr=out, cwd=ROOT,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")]), **environment},
+            env={**os.environ, "PYTHONPATH": found, **environment},
         )  # fmt: skip
     try:
         while "is ready" not in log.read_text():
