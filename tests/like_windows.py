@@ -50,6 +50,8 @@ def become_windows() -> None:
     sys.modules.update(dict.fromkeys(EXTRA))  # type: ignore[arg-type]
 
 
+import asyncio  # noqa: E402, F401  (which picks its part for this system when it is imported)
+
 with contextlib.suppress(ImportError):
     import psutil  # noqa: F401  (which transformers looks for, and which has another part for Windows)
 become_windows()  # in spawned processes too, which import this file
