@@ -15,6 +15,7 @@ from transformers import BertConfig, BertForMaskedLM
 
 from run import runs
 from train import main
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 
 RUN = """\
 run:
