@@ -18,6 +18,7 @@ from vglm_train.web.gate import Gate
 from vglm_train.web.notice import Notice, verdict_file
 from vglm_train.web.page import mount_page
 from vglm_train.web.pages import Pages
+from vglm_train.web.reasons import picture_reason
 from vglm_train.web.words import WORDS
 
 SWEEP = 30.0  # seconds between two looks for conversations that nobody uses
@@ -61,10 +62,8 @@ def _add_pictures(app: FastAPI, pages: Pages) -> None:
         words = WORDS[conversation.language]
         try:
             await conversation.add(await request.body())
-        except TooMany as many:
-            return PlainTextResponse(words.too_many.format(many.most), 409)
         except UserError as error:
-            return PlainTextResponse(words.unusable.format(error), 422)
+            return PlainTextResponse(picture_reason(words, error), 409 if isinstance(error, TooMany) else 422)
         return JSONResponse({})
 
     @app.delete("/pictures/{name}")
