@@ -56,7 +56,7 @@ def page_of(
     pages = Pages(model, capacity)
     app = build_app(pages, notice, Sampling(**sampling), Access("127.0.0.1", token))
     listener = bind("127.0.0.1", 0)
-    server = Server(configure(app))
+    server = Server(configure(app), pages)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
     thread.start()
     try:

@@ -34,8 +34,9 @@ def _serve(args: argparse.Namespace) -> int:
             medical = is_medical(bundle.config, recorded(folder, bundle.document, args.base, args.adapter))
         if verdict is not None:
             print(f"the page links {verdict}", file=sys.stderr, flush=True)
-        app = build_app(Pages(model), Notice(medical, verdict), sampling, access)
-        serve(app, args.host, args.port, partial(_say, access))
+        pages = Pages(model)
+        app = build_app(pages, Notice(medical, verdict), sampling, access)
+        serve(app, pages, args.host, args.port, partial(_say, access))
     return 0
 
 

@@ -63,8 +63,8 @@ def _run_of(adapter: AdapterFile) -> dict[str, Any]:
     run = dict(adapter.document.get("origin", {}))
     if (adapter.folder / CONFIG).is_file():
         config = load(adapter.folder / CONFIG)
-        tables = [source.table or source.shards for source in config.data.train]
-        run |= {"task": config.evaluate.task, "data": tables, "questions": asdict(config.prompt.questions)}
+        data = {source.name: source.table or source.shards for source in config.data.train}
+        run |= {"task": config.evaluate.task, "data": data, "questions": asdict(config.prompt.questions)}
     return run
 
 
