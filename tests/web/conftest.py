@@ -35,6 +35,4 @@ def windows(browser: Browser) -> Iterator[Callable[..., Watched]]:
         return opened[-1]
 
     yield window
-    for each in opened:
-        each.context.close()
-    assert [problem for each in opened for problem in each.problems] == []
+    assert [problem for each in opened for problem in each.close()] == []

@@ -38,6 +38,7 @@ class Served:
     url: str
     model: ChatModel
     pages: Pages
+    over: bool = False
 
     def conversation(self) -> Conversation:
         """That of the page which was used last."""
@@ -61,7 +62,9 @@ def page_of(
     thread.start()
     try:
         until(lambda: server.started)
-        yield Served(address(listener), model, pages)
+        served = Served(address(listener), model, pages)
+        yield served
+        served.over = True
     finally:
         server.should_exit = True
         thread.join(30)
@@ -99,6 +102,12 @@ class Watched:
         page.goto(self.served.url + path)
         page.wait_for_selector("#strip")
         return page
+
+    def close(self) -> list[str]:
+        """What went wrong. That a server which has ended hung up is nothing."""
+        self.context.close()
+        lost = "ERR_INCOMPLETE_CHUNKED_ENCODING" if self.served.over else "\0"
+        return [each for each in self.problems if lost not in each]
 
     def _check(self, url: str) -> None:
         if not url.startswith((self.served.url + "/", "data:", "blob:")):

@@ -36,10 +36,11 @@ def test_what_is_about_medicine_warns(config):
 @pytest.mark.parametrize(
     "name",
     [
-        "cxr_2024", "cxr2024", "ct", "CT2024", "ct影像", "2024-CT", "HeadCT", "BrainMRI", "mri", "MRI3T", "X-ray", "X ray",
-        "xray14", "iu_xrays", "data/IU.X-Ray/train.json", "pathology", "histology_wsi", "Lung nodules", "mammography",
-        "VQA-Med", "vqa_med_2019", "mimic-cxr", "CheXpert", "pneumonia", "covid19", "retina", "fundus2", "radiologie",
-        "胸片", "肺部", "Ｘ光", "X线平片", "x線", "CT影像", "核磁共振", "病理切片", "超声", "B超", "放射科", "脑部", "某医院", "醫院", "门诊", "肿瘤", "骨折",
+        "cxr_2024", "cxr2024", "ct", "CT2024", "ct影像", "2024-CT", "HeadCT", "BrainMRI", "mri", "MRI3T", "X-ray",
+        "X ray", "xray14", "iu_xrays", "data/IU.X-Ray/train.json", "pathology", "histology_wsi", "Lung nodules",
+        "mammography", "VQA-Med", "vqa_med_2019", "mimic-cxr", "CheXpert", "pneumonia", "covid19", "retina", "fundus2", "radiologie",
+        "胸片", "肺部", "Ｘ光", "X线平片", "x線", "CT影像", "核磁共振", "病理切片", "超声",
+        "B超", "放射科", "脑部", "某医院", "醫院", "门诊", "肿瘤", "骨折",
     ],
 )  # fmt: skip
 def test_names_that_hospitals_give(name):
@@ -49,8 +50,10 @@ def test_names_that_hospitals_give(name):
 @pytest.mark.parametrize(
     "name",
     [
-        "actor", "structure", "product_photos", "flickr8k", "scenes", "marks", "chestnut", "demo_stage2", "media", "order",
-        "direct", "drive", "mrs", "impact", "factory", "objects365", "coco_zh", "电脑", "西班牙", "街景", "图片", "描述这张图片。",
+        "actor", "structure", "product_photos", "flickr8k", "scenes", "marks", "chestnut", "demo_stage2", "media",
+        "order",
+        "direct", "drive", "mrs", "impact", "factory", "objects365", "coco_zh",
+        "电脑", "西班牙", "街景", "图片", "描述这张图片。",
         "Describe this image.", "medium", "ecgonine", "icuboid",
     ],
 )  # fmt: skip

@@ -52,7 +52,8 @@ def test_too_many_pictures():
 
 @pytest.mark.parametrize(
     ("error", "chinese"),
-    [(Busy(3, 7.0), "约 7 秒"), (Closed("over"), "正在关闭"), (Writing("x"), "还在回答中"), (KeyError("x"), "服务器出错了"),
+    [(Busy(3, 7.0), "约 7 秒"), (Closed("over"), "正在关闭"), (Writing("x"), "还在回答中"),
+     (KeyError("x"), "服务器出错了"),
      (UserError("odd"), "无法回答：odd")],
 )  # fmt: skip
 def test_no_answer(error, chinese):

@@ -20,7 +20,7 @@ from vglm_train.web.conversation import Conversation, Exchange
 from vglm_train.web.notice import Notice
 from vglm_train.web.pages import Pages
 from vglm_train.web.reasons import reason
-from vglm_train.web.words import ENGLISH, WORDS, Words, language_of
+from vglm_train.web.words import ENGLISH, WORDS, language_of
 
 FOLDER = Path(__file__).parent
 SETTINGS = ("max_new", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
