@@ -38,7 +38,8 @@ def test_what_is_about_medicine_warns(config):
     [
         "cxr_2024", "cxr2024", "ct", "CT2024", "ct影像", "2024-CT", "HeadCT", "BrainMRI", "mri", "MRI3T", "X-ray",
         "X ray", "xray14", "iu_xrays", "data/IU.X-Ray/train.json", "pathology", "histology_wsi", "Lung nodules",
-        "mammography", "VQA-Med", "vqa_med_2019", "mimic-cxr", "CheXpert", "pneumonia", "covid19", "retina", "fundus2", "radiologie",
+        "mammography", "VQA-Med", "vqa_med_2019", "mimic-cxr", "CheXpert", "pneumonia", "covid19",
+        "retina", "fundus2", "radiologie",
         "胸片", "肺部", "Ｘ光", "X线平片", "x線", "CT影像", "核磁共振", "病理切片", "超声",
         "B超", "放射科", "脑部", "某医院", "醫院", "门诊", "肿瘤", "骨折",
     ],
