@@ -11,15 +11,16 @@ from web.made_page import Served, Watched, chromium, held, page_of  # noqa: F401
 from vglm_train.chat.model import ChatModel
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def served(made: Callable[..., ChatModel]) -> Iterator[Served]:  # noqa: F811
-    """The page of a decoder-only model, without a token. Gradio takes long to import, so it is one for a file."""
+    """The page of a decoder-only model, without a token: one for all files, since Gradio takes long to build it."""
     with page_of(made(), max_new=12) as running:
         yield running
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
+    """One for a file: while playwright runs, no test in this thread could begin an event loop."""
     with chromium() as opened:
         yield opened
 
@@ -34,6 +35,4 @@ def windows(browser: Browser) -> Iterator[Callable[..., Watched]]:
         return opened[-1]
 
     yield window
-    for each in opened:
-        each.context.close()
-    assert [problem for each in opened for problem in each.problems] == []
+    assert [problem for each in opened for problem in each.close()] == []

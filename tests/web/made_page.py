@@ -38,6 +38,7 @@ class Served:
     url: str
     model: ChatModel
     pages: Pages
+    over: bool = False
 
     def conversation(self) -> Conversation:
         """That of the page which was used last."""
@@ -56,12 +57,14 @@ def page_of(
     pages = Pages(model, capacity)
     app = build_app(pages, notice, Sampling(**sampling), Access("127.0.0.1", token))
     listener = bind("127.0.0.1", 0)
-    server = Server(configure(app))
+    server = Server(configure(app), pages)
     thread = threading.Thread(target=lambda: asyncio.run(server.serve([listener])), daemon=True)
     thread.start()
     try:
         until(lambda: server.started)
-        yield Served(address(listener), model, pages)
+        served = Served(address(listener), model, pages)
+        yield served
+        served.over = True
     finally:
         server.should_exit = True
         thread.join(30)
@@ -99,6 +102,12 @@ class Watched:
         page.goto(self.served.url + path)
         page.wait_for_selector("#strip")
         return page
+
+    def close(self) -> list[str]:
+        """What went wrong. That a server which has ended hung up is nothing."""
+        self.context.close()
+        lost = "ERR_INCOMPLETE_CHUNKED_ENCODING" if self.served.over else "\0"
+        return [each for each in self.problems if lost not in each]
 
     def _check(self, url: str) -> None:
         if not url.startswith((self.served.url + "/", "data:", "blob:")):

@@ -20,9 +20,8 @@ from vglm_train.chat.cohort import Cohort, Row
 from vglm_train.chat.features import FeatureCache
 from vglm_train.chat.reader import PromptReader
 from vglm_train.chat.request import Answer, Busy, Closed, Event, Limits, Put, Reason, Request
-from vglm_train.errors import UserError
 from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.prompt.template import Template
+from vglm_train.prompt.template import Template, TooLong
 
 logger = logging.getLogger("vglm_train")
 
@@ -79,7 +78,7 @@ class Scheduler:
     def submit(self, request: Request, put: Put) -> Ticket:
         """Queue a request; `put` gets its events.
 
-        UserError if it is longer than the limits allow, Busy if too many wait, Closed after `close`.
+        TooLong if it is longer than the limits allow, Busy if too many wait, Closed after `close`.
         """
         self._check(request)
         now = time.monotonic()
@@ -122,7 +121,7 @@ class Scheduler:
             ("prompt with its answer", length + new, self.limits.cached),
         ):
             if found > most:
-                raise UserError(f"a {what} may have {most} tokens here, and this one has {found}; make it shorter.")
+                raise TooLong(f"a {what} may have {most} tokens here, and this one has {found}; make it shorter.")
 
     def _retry_after(self) -> float:
         """Seconds until a place in the queue should be free."""

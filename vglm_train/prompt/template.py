@@ -21,6 +21,10 @@ from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.tokenizers import Tokenizer
 
 
+class TooLong(UserError):  # noqa: N818
+    """A question that no model may be asked here: it is longer than a limit, and a question is never cut."""
+
+
 @dataclass(frozen=True, slots=True)
 class Encoded:
     """One dialogue as ids.
@@ -142,7 +146,7 @@ class Template(ABC):
     def encode_fitting(self, dialogue: Dialogue, length: int) -> tuple[Encoded, int]:
         """A dialogue up to where its answer begins, in at most `length` ids, images included, whatever max_prompt is.
 
-        Also the number of oldest turns that were left out for that; their images stay. UserError if the last question
+        Also the number of oldest turns that were left out for that; their images stay. TooLong if the last question
         alone is longer: a question is never cut.
         """
         turns = image_turns(dialogue)
@@ -152,7 +156,7 @@ class Template(ABC):
             if len(ids) <= length:
                 return Encoded(ids, self._image_starts(prompt), [], question_ids=self._question_ids(dialogue)), first
         pictures = len(prompt.segments) - 1
-        raise UserError(
+        raise TooLong(
             f"the question is {prompt.length} ids long and comes with {pictures} pictures of {self.image_length} ids; "
             f"together they may have {length}. Ask more briefly, show fewer pictures, or begin a new conversation."
         )

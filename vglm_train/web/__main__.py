@@ -19,18 +19,24 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _serve(args: argparse.Namespace) -> int:
     access = read_access(args.host, args.token_file)
     sampling = sampling_of(args)
-    from vglm_train.web.notice import Notice, is_medical, verdict_page  # slow to import: after the arguments are read
+    # slow to import: after the arguments are read
+    from vglm_train.web.notice import Notice, is_medical, recorded, verdict_page
 
-    verdict = verdict_page(args.verdict, Path(args.bundle))
+    folder = Path(args.bundle)
+    verdict = verdict_page(args.verdict, folder, args.adapter)
     print(f"opening {args.bundle} ...", file=sys.stderr, flush=True)
     from vglm_train.web.pages import Pages
     from vglm_train.web.server import build_app, serve
 
     with open_model(args) as model:
-        merged = [str(name) for name in model.bundle.document.get("origin", {}).get("merged", [])]
-        medical = is_medical(model.bundle.config, [*args.adapter, *merged]) if args.medical is None else args.medical
-        app = build_app(Pages(model), Notice(medical, verdict), sampling, access)
-        serve(app, args.host, args.port, partial(_say, access))
+        bundle, medical = model.bundle, args.medical
+        if medical is None:
+            medical = is_medical(bundle.config, recorded(folder, bundle.document, args.base, args.adapter))
+        if verdict is not None:
+            print(f"the page links {verdict}", file=sys.stderr, flush=True)
+        pages = Pages(model)
+        app = build_app(pages, Notice(medical, verdict), sampling, access)
+        serve(app, pages, args.host, args.port, partial(_say, access))
     return 0
 
 
@@ -50,8 +56,8 @@ def _parser() -> argparse.ArgumentParser:
     add("--token-file", metavar="FILE", help=f"a file with the token that people must give (or set {VARIABLE})")
     add("--medical", action=argparse.BooleanOptionalAction, help="warn that the model is no medical device (default: "
         "if what is recorded of its training says that it is about medicine)")  # fmt: skip
-    add("--verdict", metavar="PATH", help="an evaluation's page, which is linked (default: report/report.html beside "
-        "the bundle)")  # fmt: skip
+    add("--verdict", metavar="PATH", help="an evaluation's page, which is linked (default, beside the bundle: the "
+        "newest that `vglm evaluate` wrote of it, else report/report.html)")  # fmt: skip
     add_sampling_options(parser)
     return parser
 

@@ -5,7 +5,6 @@ import os
 # Before Gradio is imported, which would tell its makers, and ask them for a newer version.
 os.environ.update(GRADIO_ANALYTICS_ENABLED="False")
 
-import logging
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from pathlib import Path
@@ -14,17 +13,15 @@ from typing import Any
 import gradio as gr
 from starlette.applications import Starlette
 
-from vglm_train.chat.request import Busy
 from vglm_train.chat.sampling import Sampling, read_sampling
 from vglm_train.config.language import CHAT
-from vglm_train.errors import UserError
 from vglm_train.web import render
-from vglm_train.web.conversation import Conversation, Exchange, Writing
+from vglm_train.web.conversation import Conversation, Exchange
 from vglm_train.web.notice import Notice
 from vglm_train.web.pages import Pages
-from vglm_train.web.words import ENGLISH, WORDS, Words, language_of
+from vglm_train.web.reasons import reason
+from vglm_train.web.words import ENGLISH, WORDS, language_of
 
-logger = logging.getLogger("vglm_train")
 FOLDER = Path(__file__).parent
 SETTINGS = ("max_new", "temperature", "top_p", "top_k", "repetition_penalty", "seed")
 LONGEST = 8000  # characters of a question
@@ -125,7 +122,7 @@ class Page:
                     yield self._written(conversation, exchange, first) | ({self.question: ""} if first else {})
                     first = False
         except Exception as error:  # the page must say so, whatever it is
-            yield self._shown(conversation, _reason(words, error), wrong=True)
+            yield self._shown(conversation, reason(words, error), wrong=True)
 
     async def _again(self, request: gr.Request, *settings: Any) -> AsyncIterator[Update]:
         conversation, gone = self._conversation(request)
@@ -142,7 +139,7 @@ class Page:
                     yield self._written(conversation, exchange, first) | seed
                     first = False
         except Exception as error:
-            yield self._shown(conversation, _reason(words, error), wrong=True)
+            yield self._shown(conversation, reason(words, error), wrong=True)
 
     async def _stop(self, request: gr.Request) -> None:
         self._conversation(request)[0].stop()
@@ -204,17 +201,6 @@ class Page:
             self.clear: words.clear, **{self.settings[name]: label for name, label in labels.items()},
             **self._shown(conversation, told, bool(told)),
         }  # fmt: skip
-
-
-def _reason(words: Words, error: Exception) -> str:
-    if isinstance(error, Busy):
-        return words.full.format(f"{error.retry_after:.0f}")
-    if isinstance(error, Writing):
-        return words.writing
-    if isinstance(error, UserError):
-        return words.problem.format(error)
-    logger.error("an answer failed: %s", type(error).__name__)
-    return words.broken
 
 
 def mount_page(app: Starlette, pages: Pages, notice: Notice, sampling: Sampling) -> None:

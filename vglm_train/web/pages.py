@@ -25,6 +25,11 @@ class Pages:
     def __len__(self) -> int:
         return len(self._open)
 
+    @property
+    def writing(self) -> bool:
+        """Whether an answer is being written."""
+        return any(conversation.writing for conversation in self._open.values())
+
     def begin(self, session: str) -> Conversation:
         """A new conversation."""
         self.end(session)

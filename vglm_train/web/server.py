@@ -1,6 +1,8 @@
 """The page on a port: its conversations, pictures and verdict page, behind the gate."""
 
 import asyncio
+import socket
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from types import FrameType
@@ -18,11 +20,12 @@ from vglm_train.web.gate import Gate
 from vglm_train.web.notice import Notice, verdict_file
 from vglm_train.web.page import mount_page
 from vglm_train.web.pages import Pages
+from vglm_train.web.reasons import picture_reason
 from vglm_train.web.words import WORDS
 
 SWEEP = 30.0  # seconds between two looks for conversations that nobody uses
 CONNECTIONS = 2000
-LAST = 2  # seconds that responses have to end when the server is stopped
+LAST = 2  # seconds that answers have to end when the server is stopped, and then their connections
 # A verdict page shows its own pictures; nothing of it may run.
 STILL = "default-src 'none'; img-src 'self' data:; style-src 'self' 'unsafe-inline'; frame-ancestors 'none'"
 
@@ -61,10 +64,8 @@ def _add_pictures(app: FastAPI, pages: Pages) -> None:
         words = WORDS[conversation.language]
         try:
             await conversation.add(await request.body())
-        except TooMany as many:
-            return PlainTextResponse(words.too_many.format(many.most), 409)
         except UserError as error:
-            return PlainTextResponse(words.unusable.format(error), 422)
+            return PlainTextResponse(picture_reason(words, error), 409 if isinstance(error, TooMany) else 422)
         return JSONResponse({})
 
     @app.delete("/pictures/{name}")
@@ -91,24 +92,46 @@ async def _sweep(pages: Pages) -> None:
 class Server(uvicorn.Server):
     """Ends with Ctrl-C or SIGTERM, which is no failure."""
 
+    def __init__(self, config: uvicorn.Config, pages: Pages) -> None:
+        super().__init__(config)
+        self.pages = pages
+
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """The first signal lets responses end, the second one does not."""
+        """The first signal lets answers end, the second one does not."""
         self.should_exit, self.force_exit = True, self.should_exit
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn, which would wait for pages that are open: each of them holds a connection for ever."""
+        leaving = asyncio.create_task(self._leave())
+        await super().shutdown(sockets)
+        leaving.cancel()
+
+    async def _leave(self) -> None:
+        """Hang up when no answer is being written any more, or after LAST seconds."""
+        end = time.monotonic() + LAST
+        while self.pages.writing and time.monotonic() < end:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.1)  # for the last words of an answer
+        for connection in list(self.server_state.connections):
+            connection.transport.close()
+        await asyncio.sleep(LAST)
+        for connection in list(self.server_state.connections):  # of clients that take nothing
+            connection.transport.abort()
 
 
 def configure(app: Gate) -> uvicorn.Config:
     """uvicorn without a log of who asked what."""
     return uvicorn.Config(
         app, http=Protocol, ws="none", log_level="error", access_log=False, server_header=False, proxy_headers=False,
-        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=LAST,
+        limit_concurrency=CONNECTIONS, timeout_graceful_shutdown=3 * LAST,
     )  # fmt: skip
 
 
-def serve(app: Gate, host: str, port: int, ready: Callable[[str], None]) -> None:
+def serve(app: Gate, pages: Pages, host: str, port: int, ready: Callable[[str], None]) -> None:
     """Until Ctrl-C or SIGTERM; `ready` gets the address. UserError if it cannot be had."""
     listener = bind(host, port)
     try:
         ready(address(listener))
-        Server(configure(app)).run(sockets=[listener])
+        Server(configure(app), pages).run(sockets=[listener])
     finally:
         listener.close()

@@ -52,6 +52,10 @@ class Words:
     too_many: str
     unusable: str
     problem: str
+    large: str
+    no_picture: str
+    long: str
+    closed: str
     broken: str
     warning: str
     verdict: str
@@ -102,6 +106,10 @@ ENGLISH = Words(
     too_many="A conversation may have {} pictures. Clear it to begin a new one.",
     unusable="This picture cannot be used: {}",
     problem="This cannot be answered: {}",
+    large="{}",  # what the server says in English
+    no_picture="{}",
+    long="{}",
+    closed="The server is being shut down. Try again when it runs again; your question is still here.",
     broken="Something went wrong on the server, which says more in its terminal. Your question is still here.",
     warning="This is no medical device. Its answers may be wrong in any part and must not be used for diagnosis or "
     "treatment.",
@@ -151,6 +159,10 @@ CHINESE = Words(
     too_many="一次对话最多 {} 张图片。请清除后重新开始。",
     unusable="这张图片无法使用：{}",
     problem="无法回答：{}",
+    large="图片过大，请缩小后再添加。（{}）",
+    no_picture="它不是完整的图片，或者格式不受支持，请另存为 PNG 或 JPEG。（{}）",
+    long="问题连同图片过长，请缩短问题、减少图片，或清除后重新开始。（{}）",
+    closed="服务器正在关闭，请在其恢复运行后再试；您的问题仍保留在此。",
     broken="服务器出错了，详情见其终端。您的问题仍保留在此。",
     warning="本程序不是医疗器械。其回答的任何部分都可能有误，不得用于诊断或治疗。",
     verdict="查看它的评测结果",

@@ -1,13 +1,13 @@
 """Adapters into the weights of the model they belong to: a bundle that needs nothing else."""
 
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from vglm_train.checkpoint.bundle.adapter import add_adapters
+from vglm_train.checkpoint.bundle.adapter import AdapterFile, add_adapters
 from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, ScaledAdapter, check_adaptable, read_whole
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.checkpoint.bundle.write import save_bundle
@@ -38,7 +38,7 @@ def merge_bundle(
     merged = merge(bundle.model.language)
     if not (merged or adapters):
         raise UserError(f"{folder} has nothing to merge; give --adapter.")
-    origin = {**bundle.document["origin"], "merged": [f"{path}:{weight:g}" for path, weight in adapters]}
+    origin = _origin(bundle.document["origin"], adapters, added)
     changed = any(name.startswith("vision.") for adapter in added for name in adapter.tensors)
     config = _with_prompt(_whole(bundle, folder, out, changed), adapters)
     save_bundle(out, config, bundle.model, bundle.template.tokenizer, origin, bundle.template.text)
@@ -47,6 +47,25 @@ def merge_bundle(
         for adapter, (_, weight) in zip(added, adapters, strict=True)
     ]
     return [*lines, f"merged {len(merged)} products", f"wrote {out}"]
+
+
+def _origin(
+    before: Mapping[str, Any], adapters: Sequence[ScaledAdapter], added: Sequence[AdapterFile]
+) -> dict[str, Any]:
+    """Where the weights come from: the bundle's own origin, and those of all that was ever merged into it."""
+    merged = [*before.get("merged", []), *(f"{path}:{weight:g}" for path, weight in adapters)]
+    runs = [*before.get("merged_runs", []), *(_run_of(adapter) for adapter in added)]
+    return {**before, "merged": merged, "merged_runs": runs}
+
+
+def _run_of(adapter: AdapterFile) -> dict[str, Any]:
+    """The run that made an adapter: what it learned from, and what it was scored on, tells what the model is for."""
+    run = dict(adapter.document.get("origin", {}))
+    if (adapter.folder / CONFIG).is_file():
+        config = load(adapter.folder / CONFIG)
+        data = {source.name: source.table or source.shards for source in config.data.train}
+        run |= {"task": config.evaluate.task, "data": data, "questions": asdict(config.prompt.questions)}
+    return run
 
 
 def _with_prompt(config: Config, adapters: Sequence[ScaledAdapter]) -> Config:

@@ -86,6 +86,7 @@ class VqaCommand:
             verdict += assess_reports(result.scores[MODEL])
         report = {
             "bundle": str(args.bundle),
+            "adapters": list(args.adapter),
             "data": str(args.data),
             "questions": len(items),
             "damaged": dict(data.damaged),
