@@ -1,6 +1,7 @@
 """The pages stand in both languages, and short ones stay short."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -37,6 +38,14 @@ def test_words(name, most):
 
 def test_chinese_characters():
     assert len(re.findall(r"[\u4e00-\u9fff]", (ROOT / "README.zh.md").read_text())) <= 2800
+
+
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    declared = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Dependencies")[1]
+    reasons = {name for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE) for name in row.split(", ")}
+    assert {re.split(r"[\[<>=]", each)[0] for each in declared} - reasons == set()
 
 
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
