@@ -42,7 +42,8 @@ def test_chinese_characters():
 
 def test_every_dependency_has_its_reason():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
-    declared = [*project["dependencies"], *(each for extra in project["optional-dependencies"].values() for each in extra)]
+    extras = project["optional-dependencies"].values()
+    declared = [*project["dependencies"], *(each for extra in extras for each in extra)]
     section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Dependencies")[1]
     reasons = {name for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE) for name in row.split(", ")}
     assert {re.split(r"[\[<>=]", each)[0] for each in declared} - reasons == set()
