@@ -57,6 +57,18 @@ def test_links_of_the_papers_lead_somewhere(name):
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
 
 
+def test_links_between_languages_lead_to_pages():
+    """They are plain HTML, which Sphinx does not check."""
+    found = [
+        (page, link)
+        for page in (ROOT / "docs").rglob("*.md")
+        for link in re.findall(r'href="([^"]+)"', page.read_text())
+    ]
+    assert found
+    lost = [(page, link) for page, link in found if not (page.parent / link).with_suffix(".md").is_file()]
+    assert lost == []
+
+
 def test_both_readmes_show_the_same_commands():
     """Comments and questions are translated, commands are not."""
 
