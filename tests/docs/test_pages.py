@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from vglm_train.batch import CAUSES
+
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH_ONLY = {
     "reference/configuration.md",
@@ -55,6 +57,12 @@ def test_links_of_the_papers_lead_somewhere(name):
     links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
     assert links
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_cause_of_damage_is_explained(language):
+    text = (ROOT / "docs" / language / "howto/damaged.md").read_text("utf-8")
+    assert {cause for cause in CAUSES if f"| `{cause}` |" not in text} == set()
 
 
 def test_links_between_languages_lead_to_pages():
