@@ -4,7 +4,7 @@ project = "vglm_train"
 copyright = "the authors of vglm_train"
 language = "en"  # make docs passes zh_CN for the Chinese pages
 
-extensions = ["myst_parser"]
+extensions = ["myst_parser", "docs.search"]  # make docs runs where docs is a folder
 myst_heading_anchors = 3  # so that [text](page.md#heading) is a link that is checked
 nitpicky = True
 

@@ -6,6 +6,7 @@ what this gives.
 
 import argparse
 import dataclasses
+import itertools
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -130,21 +131,39 @@ def _default(info: FieldInfo) -> str:
 def metrics(language: Literal["en", "zh"]) -> str:
     """Names and meanings, and below them what a person wrote about evaluation."""
     heads = {
-        "en": ("Metric names", "The same in `metrics.jsonl` and W&B.", ("name", "is"), "Scores of answers"),
-        "zh": ("指标名称", "`metrics.jsonl` 与 W&B 中相同。", ("名称", "含义"), "答案的分数"),
+        "en": ("Metric names", "The same in `metrics.jsonl` and W&B.", ("name", "is"), "Scores of answers", "In full"),
+        "zh": ("指标名称", "`metrics.jsonl` 与 W&B 中相同。", ("名称", "含义"), "答案的分数", "全名"),
     }
-    title, text, head, answers = heads[language]
+    title, text, head, answers, whole = heads[language]
     scores = ANSWER_SCORES if language == "en" else ANSWERS_ZH
     parts = [f"# {title}", MADE, text]
     parts.append(table(head, ((_names(metric), getattr(metric, language)) for metric in (*TRAINING, *EVALUATION))))
     parts += [f"## {answers}", table(("{ANSWER}", head[1]), ((f"`{name}`", what) for name, what in scores.items()))]
     places = ((f"`{{{name}}}`", ", ".join(values)) for name, values in PLACES.items() if values != (".+",))
     parts.append(table(("{...}", head[1]), places))
-    return "\n\n".join([*parts, (DOCS / language / "reference/evaluation.txt").read_text("utf-8")])
+    written = (DOCS / language / "reference/evaluation.txt").read_text("utf-8").rstrip("\n")
+    listed = ((f"`{name}`", ", ".join(f"`{each}`" for each in expand(name))) for name in _of_languages())
+    return "\n\n".join([*parts, written, f"## {whole}", table((head[0], whole), listed)]) + "\n"
 
 
 def _names(metric: Metric) -> str:
-    return ", ".join(f"`{name}`" for name in metric.names.split())
+    """As they are listed, and an example of the first one that has places."""
+    examples = [expand(name) for name in metric.names.split() if "{" in name]
+    example = f" (`{examples[0][0]}`)" if examples and examples[0] else ""
+    return ", ".join(f"`{name}`" for name in metric.names.split()) + example
+
+
+def _of_languages() -> Iterator[str]:
+    """Names that every language has; whoever searches the pages for one in full finds it."""
+    names = (name for metric in EVALUATION for name in metric.names.split())
+    yield from (name for name in names if "{LANG}" in name)
+
+
+def expand(name: str) -> list[str]:
+    """Every metric that a name with places such as {LANG} means; none where a place may be anything."""
+    parts = re.split(r"\{(\w+)\}", name)
+    values = [PLACES[part] if number % 2 else (part,) for number, part in enumerate(parts)]
+    return [] if (".+",) in values else ["".join(each) for each in itertools.product(*values)]
 
 
 def commands() -> str:

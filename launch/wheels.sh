@@ -48,6 +48,13 @@ torch=$("$work/venv/bin/python" -c 'from importlib.metadata import version; prin
 echo "torch==$torch" >"$work/torch.txt"
 DS_BUILD_OPS=0 pip wheel -q --no-build-isolation -c "$root/constraints.txt" -c "$work/torch.txt" \
     --find-links "$work/wheels" -w "$work/wheels" "$work/source[$extras]"
+chatglm=
+case ",$extras," in
+    *,train,*) ;; # brings it
+    *,chat,*)     # ChatGLM's layers, without what they list for training alone
+        pip wheel -q --no-deps -c "$root/constraints.txt" -w "$work/wheels" SwissArmyTransformer
+        chatglm=$'\n'"vglm/bin/python -m pip install --no-index --no-deps --find-links . SwissArmyTransformer   # for ChatGLM" ;;
+esac
 
 # nothing is missing: what the other machine will do, without an index
 env -u PIP_FIND_LINKS -u PIP_EXTRA_INDEX_URL "$work/venv/bin/python" -m pip install -q --ignore-installed --dry-run \
@@ -61,7 +68,7 @@ vglm_train with $extras, for Python $version on $system, with torch $torch.
 2. Make an environment and install, which asks no index:
 
 python$version -m venv vglm
-vglm/bin/python -m pip install --no-index --find-links . "vglm_train[$extras]"
+vglm/bin/python -m pip install --no-index --find-links . "vglm_train[$extras]"$chatglm
 
 3. vglm/bin/vglm env says what the machine has, and vglm/bin/vglm train --list which presets there are.
 TEXT

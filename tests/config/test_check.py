@@ -73,6 +73,7 @@ def test_warm_up_longer_than_the_run(run):
     error = refusal(run("optim.warmup={steps: 101}"))
     assert error.fields[0] == "optim.warmup"
     assert "101 steps is longer than the run of 100 steps" in error.reason
+    assert error.reason.endswith("try optim.warmup={steps: 10}")
     assert refusal(run("optim.warmup={samples: 2401}")).fields[0] == "optim.warmup"
     check(run("optim.warmup={samples: 2400}"), 1)
 

@@ -37,6 +37,16 @@ def test_a_path_stays_a_path():
     assert find_config("runs/x.yaml").note is None
 
 
+def test_a_preset_as_the_documentation_writes_it_is_found_in_any_folder(tmp_path):
+    found = find_config("configs/photos.yaml")
+    assert found.path == presets()["photos"]
+    assert found.note == f"configs/photos.yaml is not in this folder; it is the preset {found.path}"
+    assert find_config("configs/nothing.yaml").path.parts == ("configs", "nothing.yaml")
+    (tmp_path / "configs").mkdir()
+    (tmp_path / "configs/photos.yaml").write_text("run: {name: own}\n")
+    assert load(find_config("configs/photos.yaml").path).run.name == "own"
+
+
 def test_a_name_of_nothing_lists_the_presets():
     with pytest.raises(UserError, match=r"lavis_stage: no file and no preset.* Did you mean lavis_stage1\?.* photos"):
         find_config("lavis_stage")

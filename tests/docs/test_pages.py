@@ -1,9 +1,12 @@
 """The pages stand in both languages, and short ones stay short."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
+
+from vglm_train.batch import CAUSES
 
 ROOT = Path(__file__).resolve().parents[2]
 ENGLISH_ONLY = {
@@ -39,12 +42,39 @@ def test_chinese_characters():
     assert len(re.findall(r"[\u4e00-\u9fff]", (ROOT / "README.zh.md").read_text())) <= 2800
 
 
+def test_every_dependency_has_its_reason():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"].values()
+    declared = [*project["dependencies"], *(each for extra in extras for each in extra)]
+    section = (ROOT / "CONTRIBUTING.md").read_text("utf-8").split("## Dependencies")[1]
+    reasons = {name for row in re.findall(r"^\| ([^|]+) \|", section, re.MULTILINE) for name in row.split(", ")}
+    assert {re.split(r"[\[<>=]", each)[0] for each in declared} - reasons == set()
+
+
 @pytest.mark.parametrize("name", ["README.md", "README.zh.md", "ARCHITECTURE.md", "CONTRIBUTING.md"])
 def test_links_of_the_papers_lead_somewhere(name):
     """Sphinx checks those within docs/."""
     links = re.findall(r"\]\(([^)#]+)", (ROOT / name).read_text())
     assert links
     assert [link for link in links if "://" not in link and not (ROOT / link).exists()] == []
+
+
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_every_cause_of_damage_is_explained(language):
+    text = (ROOT / "docs" / language / "howto/damaged.md").read_text("utf-8")
+    assert {cause for cause in CAUSES if f"| `{cause}` |" not in text} == set()
+
+
+def test_links_between_languages_lead_to_pages():
+    """They are plain HTML, which Sphinx does not check."""
+    found = [
+        (page, link)
+        for page in (ROOT / "docs").rglob("*.md")
+        for link in re.findall(r'href="([^"]+)"', page.read_text())
+    ]
+    assert found
+    lost = [(page, link) for page, link in found if not (page.parent / link).with_suffix(".md").is_file()]
+    assert lost == []
 
 
 def test_both_readmes_show_the_same_commands():

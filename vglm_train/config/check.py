@@ -88,7 +88,8 @@ def check_length(config: Config, epoch_samples: int) -> None:
     if rising > total:
         reason = (
             f"a warm-up of {_words(warmup)} is longer than the run of {_words(length)} "
-            f"({rising} against {total} samples): the peak rate would never be reached"
+            f"({rising} against {total} samples): the peak rate would never be reached. "
+            f"Lengthen the run, or try optim.warmup={{steps: {max(1, total // batch // 10)}}}"
         )
         raise FieldError("optim.warmup", "run.length", reason=reason)
 

@@ -29,8 +29,9 @@ def presets() -> dict[str, Path]:
 def find_config(given: str) -> Found:
     """The file `given`, or else the preset of that name.
 
-    A file NAME or NAME.yaml in the current folder comes before a preset of that name. Raises UserError where the
-    argument is a plain name that neither has; what is a path is left to the reader, which knows the folder.
+    A file NAME or NAME.yaml in the current folder comes before a preset of that name. `configs/NAME.yaml`, as the
+    documentation writes it, is the preset in every folder that has no such file. Raises UserError where the argument
+    is a plain name that neither has; any other path is left to the reader, which knows the folder.
     """
     known, path = presets(), Path(given)
     plain = path.name == given and path.suffix not in SUFFIXES
@@ -44,7 +45,8 @@ def find_config(given: str) -> Found:
         near = difflib.get_close_matches(given, known, 1, 0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"{given}: no file and no preset has this name.{hint} The presets are: {', '.join(known)}")
-    return Found(path)
+    preset = _shipped_path(given)
+    return Found(preset, f"{given} is not in this folder; it is the preset {preset}") if preset else Found(path)
 
 
 def describe_presets() -> Iterator[str]:
@@ -61,8 +63,13 @@ def point_into_presets(root: YamlNode) -> None:
     item: YamlNode | None = root
     for part in ("model", "language", "config"):
         item = item.step(part) if item else None
-    if item is None or not isinstance(item.value, str) or Path(item.value).exists():
-        return
-    start, _, rest = item.value.partition("/")
-    if start == FOLDER and (shipped_folder(FOLDER) / rest).exists():
-        item.value = str(shipped_folder(FOLDER) / rest)
+    preset = _shipped_path(item.value) if item and isinstance(item.value, str) else None
+    if item and preset:
+        item.value = str(preset)
+
+
+def _shipped_path(given: str) -> Path | None:
+    """Where `configs/...` is shipped, if it is, and if nothing of that path is in the current folder."""
+    start, *rest = Path(given).parts or ("",)
+    file = shipped_folder(FOLDER).joinpath(*rest)
+    return file if start == FOLDER and rest and file.exists() and not Path(given).exists() else None

@@ -1,6 +1,7 @@
 """The demo's scenes: what is drawn is what is said, held-out captions are distinct, changed captions are false."""
 
 import json
+import re
 from collections import Counter
 from itertools import pairwise
 from pathlib import Path
@@ -14,6 +15,7 @@ from examples.demo.make_data import splits, write_records
 from examples.demo.probe_pairs import Share, ceilings
 from examples.demo.scenes import COLOURS, LANGUAGES, SHAPES, Scene, Thing, all_scenes, captions, changed, draw
 
+ROOT = Path(__file__).resolve().parents[3]
 SCENE = Scene(Thing("orange", "star"), Thing("blue", "ring"), "below")
 
 
@@ -49,6 +51,13 @@ def test_a_wording_names_one_scene(language: str):
     for scene in all_scenes(0):
         for caption in captions(scene, language):
             assert owners.setdefault(caption, scene.key) == scene.key
+
+
+def test_the_picture_of_the_readmes_is_held_out():
+    held_out = {f"demo_run/data/images/{scene.key}.png" for scene in splits(0)["test"]}
+    for name in ("README.md", "README.zh.md"):
+        (shown,) = re.findall(r"demo_run/data/\S+\.png", (ROOT / name).read_text("utf-8"))
+        assert shown in held_out
 
 
 def test_order_is_the_seeds():
