@@ -1,10 +1,10 @@
 """Process group, ranks, sums and gathers. The only user of torch.distributed."""
 
+import contextlib
 import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -84,7 +84,7 @@ class Ranks:
         dist.broadcast_object_list(box, src=0, device=self.device)
         return box[0]
 
-    @contextmanager
+    @contextlib.contextmanager
     def together(self) -> Iterator[None]:
         """Within it each rank works alone, without collectives. If that fails on one rank, no rank goes on.
 
@@ -171,6 +171,17 @@ def best_device() -> torch.device:
         return torch.device("cuda")
     apple = torch.backends.mps.is_available() and os.environ.get("DS_ACCELERATOR") != "cpu"
     return torch.device("mps" if apple else "cpu")
+
+
+def named_device(name: str | torch.device) -> torch.device:
+    """A device that can be computed on. UserError for another."""
+    there = ["cpu", *(f"cuda:{n}" for n in range(torch.cuda.device_count()))]
+    there += ["mps"] if torch.backends.mps.is_available() else []
+    with contextlib.suppress(RuntimeError, AssertionError, ImportError):  # as torch was built
+        device = torch.empty(1, device=torch.device(name)).device
+        if device.type in ("cpu", "cuda", "mps"):
+            return device
+    raise UserError(f"there is no device {str(name)!r} here, or it cannot be used; there is {', '.join(there)}.")
 
 
 def name_accelerator() -> None:

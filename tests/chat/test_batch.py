@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from test_terminal import command, piped
 
+from vglm_train.chat.__main__ import main
 from vglm_train.chat.batch import Batch, read_done
 from vglm_train.chat.inputs import open_inputs
 from vglm_train.errors import UserError
@@ -133,6 +134,19 @@ def test_lines_that_are_there_are_not_asked_again(models, table, monkeypatch, ca
     assert lines(out) == {row["key"]: row for row in map(json.loads, kept)}
     assert len(asked) == 21 - 12 - sum(b'"cause"' in line for line in kept[12:])
     assert "(12 of them earlier)" in capsys.readouterr().out
+
+
+def test_a_bundle_that_was_written_anew_does_not_continue_a_file(bundles, table, tmp_path, capsys):
+    bundle, out = tmp_path / "bundle", tmp_path / "out.jsonl"
+    shutil.copytree(bundles["causal"], bundle)
+    arguments = [str(bundle), "--batch", str(table), "--out", str(out), "--max-new", "2"]
+    assert [main(arguments), main(arguments)] == [1, 1]
+    document = json.loads((bundle / "bundle.json").read_text())
+    (bundle / "bundle.json").write_text(json.dumps(document | {"origin": {"run": "another"}}))
+    answers = out.read_bytes()
+    assert main(arguments) == 2
+    assert "was begun with weights" in capsys.readouterr().err
+    assert out.read_bytes() == answers
 
 
 def test_a_file_of_something_else_is_left_alone(models, table):

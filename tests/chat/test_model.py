@@ -1,6 +1,7 @@
 """Talking to a model from Python."""
 
 import gc
+import math
 import subprocess
 import sys
 import weakref
@@ -196,6 +197,22 @@ def test_sampling_is_visualglms_unless_told():
     assert not read_sampling({"temperature": 0}).sample
     with pytest.raises(FieldError, match="top_p"):
         read_sampling({"top_p": 1.5})
+
+
+def test_sampling_that_would_leave_no_token_the_likeliest():
+    """Logits divided by next to nothing are infinite, and their softmax is no number."""
+    assert not read_sampling({"temperature": 1e-45}).sample
+    wrong = {"temperature": (-1, math.nan, math.inf), "top_p": (math.nan,), "seed": (-1, 2**63)}
+    for name, values in (wrong | {"repetition_penalty": (1e-40, math.nan, 1e9)}).items():
+        for value in values:
+            with pytest.raises(FieldError, match=name):
+                read_sampling({name: value})
+
+
+@pytest.mark.parametrize("device", ["banana", "meta", "cuda:99", "hpu"])
+def test_a_device_that_is_not_there_is_named(bundles, device):
+    with pytest.raises(UserError, match=f"there is no device '{device}' here.*there is cpu"):
+        vglm_train.load(bundles["causal"], device=device)
 
 
 def test_a_bundle_without_a_language_model_is_refused(bundles):

@@ -104,10 +104,13 @@ def test_what_cannot_be_answered_is_told_and_the_rest_is_answered(bundles, pictu
         (["--batch", "x", "--out", "y", "--image", "z"], "--image is for talking"),
         (["--temperature", -1], "temperature"),
         (["--adapter", "nowhere"], "nowhere is not an adapter"),
+        (["--device", "banana"], "there is no device 'banana' here"),
+        (["--image", "nowhere.png"], "nowhere.png: no such picture"),
+        (["--batch", "{pictures}", "--out", "nowhere/x.jsonl"], "no folder nowhere"),
     ],
 )
-def test_a_wrong_option_is_one_line(bundles, words, said):
-    done = piped(bundles["causal"], *words)
+def test_a_wrong_option_is_one_line(bundles, pictures, words, said):
+    done = piped(bundles["causal"], *(str(word).format(pictures=Path(pictures[0]).parent) for word in words))
     assert done.returncode == 2
     assert said in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
@@ -122,6 +125,9 @@ def test_a_stage_one_bundle_is_refused(bundles):
 def test_a_conversation_in_a_terminal(bundles, pictures):
     """Ctrl-C ends the answer and not the program; the arrow key brings the question back; Ctrl-D leaves."""
     talk = Terminal(bundles["causal"], "--max-new", 40, "--temperature", 0, LC_ALL="C.UTF-8")
+    talk.expect("Picture")
+    talk.type("nowhere.png\n")  # the right path that follows must not be taken for a question
+    talk.expect("no such picture")
     talk.expect("Picture")
     talk.type(f"{pictures[0]}\n")
     talk.expect("You: ")

@@ -149,7 +149,8 @@ def test_without_what_only_training_needs(bundles):
 @pytest.mark.parametrize(
     ("words", "told"),
     [
-        (["nowhere"], "nowhere: no such folder"),
+        (["nowhere"], "nowhere: no such file or folder"),
+        (["{causal}/config.yaml"], "Weights are expected here"),  # a file may be one of LAVIS's
         (["{align}"], "is of stage align"),
         (["{causal}", "--host", "0.0.0.0"], "--host 0.0.0.0: others could reach the server, so it needs a token"),
         (["{causal}", "--token-file", "nowhere"], "--token-file nowhere: cannot be read"),

@@ -23,21 +23,35 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _talk(args: argparse.Namespace) -> int:
     _check(args)
-    from vglm_train.chat.batch import Batch  # slow to import: after the arguments are read
+    from vglm_train.chat.batch import Batch, check_out  # slow to import: after the arguments are read
+    from vglm_train.chat.images import find_file
     from vglm_train.chat.inputs import open_inputs
-    from vglm_train.chat.terminal import Terminal
+    from vglm_train.chat.terminal import Terminal, clean_path
     from vglm_train.chat.words import words
 
     sampling = sampling_of(args)
+    images = [str(find_file(clean_path(path))) for path in args.image]  # before the model, which may take minutes
     inputs = open_inputs(Path(args.batch), args.pictures, args.fields) if args.batch else None
-    if not args.batch:
+    if args.batch:
+        check_out(Path(args.out))
+    else:
         print(f"opening {args.bundle} ...", file=sys.stderr, flush=True)
     with open_model(args) as model:
         if inputs is None:
-            return Terminal(model, words(args.language), sampling).run(args.image)
+            return Terminal(model, words(args.language), sampling).run(images)
         about = {"bundle": str(args.bundle), "adapters": args.adapter, "prompt": args.prompt, "sampling": sampling,
-                 "quantize": model.quantize}  # fmt: skip
+                 "quantize": model.quantize, "dtype": args.dtype, "weights": _weights(args)}  # fmt: skip
         return Batch(model, inputs, Path(args.out), args.prompt, sampling, about).run()
+
+
+def _weights(args: argparse.Namespace) -> list[str]:
+    """Names the content of bundle and adapters: a run that is trained on writes another bundle to the same folder."""
+    from vglm_train.checkpoint.bundle.adapter import parse_scaled
+    from vglm_train.fingerprint import bundle_fingerprint, fingerprint
+
+    paths = [Path(args.bundle), *(parse_scaled(each)[0] for each in args.adapter)]
+    names = [bundle_fingerprint(path) if path.is_dir() else fingerprint(path) for path in paths]
+    return [name.removeprefix("folder:")[:12] for name in names]
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -137,12 +137,16 @@ CAUSES = {
 }
 
 
-def check_about(out: Path, about: Mapping[str, Any]) -> None:
-    """Note what the answers are made with in OUT.about.json. UserError if it was something else before."""
+def check_out(out: Path) -> None:
+    """UserError if no file can be there."""
     if not out.parent.is_dir():
         raise UserError(f"--out {out}: no folder {out.parent}; make it first.")
     if out.exists() and not out.is_file():
         raise UserError(f"--out {out}: no ordinary file; give a file's name.")
+
+
+def check_about(out: Path, about: Mapping[str, Any]) -> None:
+    """Note what the answers are made with in OUT.about.json. UserError if it was something else before."""
     note = out.with_name(f"{out.name}.about.json")
     try:
         before = json.loads(note.read_text("utf-8"))

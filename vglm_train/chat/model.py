@@ -28,7 +28,7 @@ from vglm_train.checkpoint.bundle.format import ScaledAdapter, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
 from vglm_train.checkpoint.convert.released import as_bundle
 from vglm_train.data.record import content_id
-from vglm_train.distributed import best_device
+from vglm_train.distributed import best_device, named_device
 from vglm_train.errors import UserError
 from vglm_train.model.language.linears import form_of
 from vglm_train.prompt.dialogue import is_chinese
@@ -252,7 +252,7 @@ def load(
         raise UserError(
             f"{folder} is of stage align and has no language model to talk to; give the bundle of a later stage."
         )
-    place = best_device() if device is None else torch.device(device)
+    place = best_device() if device is None else named_device(device)
     added = [parse_scaled(each) if isinstance(each, str) else each if isinstance(each, tuple) else (Path(each), 1.0)
              for each in adapters]  # fmt: skip
     if quantize not in (None, "auto", "int8", "int4"):

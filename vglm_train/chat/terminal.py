@@ -83,27 +83,31 @@ class Terminal:
         self.images, self.turns = [], asked.history(text)
 
     def _ask_for_picture(self) -> None:
-        if path := clean_path(self._input(self.words.picture)):
-            self._show([path])
+        """Whoever types a wrong path is asked again: the right one would be taken for a question."""
+        while path := self._input(self.words.picture).strip():
+            if self._show([path]) or not self.interactive:
+                return
 
-    def _show(self, paths: list[str]) -> None:
-        """Pictures for the next question. One that cannot be read is told at once."""
-        for path in map(clean_path, paths):
-            self._attempt(lambda path=path: self._check(path))  # type: ignore[misc]
+    def _show(self, paths: list[str]) -> bool:
+        """Pictures for the next question, and whether all can be used. One that cannot be read is told at once."""
+        shown = [self._attempt(lambda path=path: self._check(path)) for path in map(clean_path, paths)]  # type: ignore[misc]
         if self.images and self.turns:
             self._say(self.words.shown)
+        return all(shown)
 
     def _check(self, path: str) -> None:
         file = find_file(path)
         self.model.check_picture(file)
         self.images.append(str(file))
 
-    def _attempt(self, work: Callable[[], None]) -> None:
+    def _attempt(self, work: Callable[[], None]) -> bool:
         try:
             work()
         except UserError as error:
             self.failed = True
             print(f"error: {error}", file=sys.stderr, flush=True)
+            return False
+        return True
 
     def _input(self, prompt: str) -> str:
         """A line. Ctrl-C clears what was typed."""

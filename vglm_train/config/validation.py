@@ -5,6 +5,7 @@ call `check_limits` and other rules from `__post_init__`. `config.load` turns th
 line.
 """
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
@@ -37,7 +38,7 @@ class Range:
     why: str | None = None
 
     def __contains__(self, value: float) -> bool:
-        return not (
+        return not math.isnan(value) and not (  # comparisons with NaN are all false
             (self.above is not None and value <= self.above)
             or (self.least is not None and value < self.least)
             or (self.below is not None and value >= self.below)
@@ -71,7 +72,7 @@ def check_limits(section: object) -> None:
             if isinstance(limit, NotEmpty):
                 _check_not_empty(name, value)
             else:
-                _check_range(name, value, limit)
+                check_range(name, value, limit)
 
 
 @cache
@@ -86,7 +87,8 @@ def _check_not_empty(name: str, value: str | tuple[Any, ...]) -> None:
         raise FieldError(name, reason="must not be empty")
 
 
-def _check_range(name: str, value: float | tuple[float, ...], limit: Range) -> None:
+def check_range(name: str, value: float | tuple[float, ...], limit: Range) -> None:
+    """FieldError if the value, or one of a list's, is outside of the limit."""
     numbers = value if isinstance(value, tuple) else (value,)
     if not all(number in limit for number in numbers):
         each = "each " if isinstance(value, tuple) else ""
@@ -101,7 +103,7 @@ def positive(section: object, *names: str) -> None:
     for name in names:
         value = getattr(section, name)
         if value is not None:
-            _check_range(name, value, POSITIVE)
+            check_range(name, value, POSITIVE)
 
 
 def unique(field: str, values: Iterable[str], what: str) -> None:

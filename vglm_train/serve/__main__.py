@@ -34,8 +34,8 @@ def _serve(args: argparse.Namespace) -> int:
     from vglm_train.serve.limits import ServeLimits
     from vglm_train.serve.server import run
 
-    if not Path(args.bundle).is_dir():
-        raise UserError(f"{args.bundle}: no such folder; give a bundle, such as RUN/bundle.")
+    if not Path(args.bundle).exists():
+        raise UserError(f"{args.bundle}: no such file or folder; give a bundle, such as RUN/bundle.")
     sampling = sampling_of(args)
     try:
         limits = Limits(rows=args.rows, queue=args.queue, new=args.longest_answer, seconds=args.seconds)

@@ -83,7 +83,7 @@ class ChatRequest(Strict):
     temperature: Annotated[float, Field(ge=0, le=2)] | None = None
     top_p: Annotated[float, Field(gt=0, le=1)] | None = None
     top_k: Annotated[int, Field(ge=0, le=10**6)] | None = None  # not OpenAI's; in its client: extra_body
-    repetition_penalty: Annotated[float, Field(gt=0, le=10)] | None = None  # the same
+    repetition_penalty: Annotated[float, Field(ge=0.01, le=10)] | None = None  # the same
     seed: Annotated[int, Field(ge=0, lt=2**63)] | None = None
     stop: Stop | Annotated[list[Stop], Field(max_length=4)] | None = None
     stream: bool | None = None
