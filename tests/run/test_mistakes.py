@@ -235,7 +235,12 @@ def test_vocabulary_that_does_not_fit_the_weights(refused, config: Path, tmp_pat
 @pytest.mark.parametrize("field", ["vision", "qformer"])
 @pytest.mark.parametrize(
     ("kind", "words"),
-    [("missing", "no such file or folder"), ("text", "a Git LFS pointer"), ("cut", "cut short"), ("index", "cannot read")],
+    [
+        ("missing", "no such file or folder"),
+        ("text", "a Git LFS pointer"),
+        ("cut", "cut short"),
+        ("index", "cannot read"),
+    ],
 )
 def test_weights_that_cannot_be_read(
     refused, config: Path, straight, tmp_path: Path, field: str, kind: str, words: str
