@@ -245,7 +245,15 @@ def _open_stream(args: argparse.Namespace, source: Source, format: str) -> RowRe
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: {args.source} is read by the library `datasets`, which has no use for it")
     files = files_of(Path(args.source), ".parquet") if format == "parquet" else ()
-    return adapt_stream(DatasetStream(args.source, args.hf_config, args.hf_split, files), source)
+    stream = DatasetStream(args.source, args.hf_config, args.hf_split, files)
+    if format == "hf" and args.format is None:
+        columns = ", ".join(stream.columns)
+        print(
+            f"{args.source}: this folder holds no table that is known, so the library `datasets` reads it in its own "
+            f"way, with the columns {columns}; if the rows are in a file of it, give that file",
+            file=sys.stderr,
+        )
+    return adapt_stream(stream, source)
 
 
 def target(args: argparse.Namespace) -> Target:

@@ -142,6 +142,21 @@ def test_what_was_read_is_told_in_full(photos: Path, tmp_path: Path, capsys: pyt
     }
 
 
+def test_a_folder_that_only_the_library_knows_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures in folders, as R2Gen's: the library takes the folders' names for classes and leaves the table unread."""
+    folder = tmp_path / "data"
+    for kind in ("a", "b"):
+        (folder / "images" / kind).mkdir(parents=True)
+        (folder / "images" / kind / "0.png").write_bytes((photos / "0.png").read_bytes())
+    (folder / "annotation.json").write_text('{"train": []}')
+    with pytest.raises(UserError, match=r"a caption must be a text, for instance\n    train row 1: found the number 0"):
+        run_convert(folder, tmp_path / "r.jsonl")
+    assert "holds no table that is known, so the library" in (said := capsys.readouterr().err)
+    assert "with the columns image, label, split; if the rows are in a file of it, give that file" in said
+
+
 def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) -> None:
     source, out = write_lines(tmp_path / "c.jsonl", [{"image": "no.png", "caption": "x"}]), tmp_path / "r.jsonl"
     out.write_text("precious")
