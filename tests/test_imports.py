@@ -103,7 +103,7 @@ FENCED = {
     "httpcore": {"vglm_train/serve/fetch.py"},
     "wandb": {"vglm_train/log/sinks.py"},
     "yaml": {"vglm_train/config/yaml_tree.py", "vglm_train/config/load.py"},
-    "matplotlib": {"vglm_train/report/curves.py", "data_tools/stats/page.py"},
+    "matplotlib": {"vglm_train/report/curves.py", "data_tools/stats/page.py", "examples/demo/figure.py"},
     "pycocoevalcap": {
         "vglm_train/evaluate/metrics/coco.py",
         "vglm_train/evaluate/metrics/english.py",

@@ -188,6 +188,16 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
+@contextmanager
+def explain_full_card(advice: str) -> Iterator[None]:
+    """UserError where the GPU's memory is full, with the sizes that torch names and what to do."""
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        sizes = " ".join(str(error).split(" If reserved")[0].split(" See documentation")[0].split())
+        raise UserError(f"the GPU's memory is full: {sizes.removesuffix('.')}. {advice}") from error
+
+
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))

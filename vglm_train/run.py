@@ -34,6 +34,10 @@ from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
 
+SMALLER = (
+    "Set engine.recompute=true, or a smaller engine.micro_batch or data.global_batch (--check estimates the memory), "
+    "or end what else runs on the card (nvidia-smi names it)."
+)
 log = logging.getLogger(console.LOGGER)
 
 
@@ -47,7 +51,8 @@ def run(config: Config, accept_changes: bool = False) -> int:
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
-        return _Run(config, folder, resume_from, ranks, accept_changes).train()
+        with distributed.explain_full_card(SMALLER):
+            return _Run(config, folder, resume_from, ranks, accept_changes).train()
     finally:
         distributed.stop()
 

@@ -8,12 +8,14 @@ from pathlib import Path
 
 import psutil
 import pytest
+import torch
 import yaml
 from made_shards import TOKENS, sample, write_manifest, write_shard
 from transformers import BertConfig, BertForMaskedLM
 
 from run import runs
 from train import main
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 
 RUN = """\
 run:
@@ -262,6 +264,21 @@ def test_weights_that_cannot_be_read(
     assert str(named) in said
     assert "\n" not in said
     assert not (tmp_path / "run").exists()
+
+
+def test_a_card_that_is_full(refused, config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As torch says it; only a GPU says it of itself."""
+    full = "CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total capacity of 23.6 GiB. If reserved but"
+
+    def step(*_: object) -> None:
+        raise torch.OutOfMemoryError(full)
+
+    monkeypatch.setattr(DeepSpeedEngine, "step", step)
+    said = refused(config, f"run.folder={tmp_path / 'run'}", only_running="the card is full in a step")
+    assert said.startswith(
+        "the GPU's memory is full: CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0 has a total"
+    )
+    assert "23.6 GiB. Set engine.recompute=true, or a smaller engine.micro_batch" in said
 
 
 def test_nccl_without_gpus(refused, config: Path, tmp_path: Path) -> None:
