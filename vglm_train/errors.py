@@ -2,9 +2,12 @@
 
 import os
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from traceback import walk_tb
 
+WAIT = 5  # seconds for torch to notice a dead worker
 _LOST = ("closed by peer", "reset by peer", "Broken pipe", "ncclRemoteError")  # gloo, NCCL
 
 
@@ -46,22 +49,34 @@ def needs_extra(extra: str, what: str) -> Iterator[None]:
 
 @contextmanager
 def explain_dead_processes() -> Iterator[None]:
-    """Within it, the RuntimeError that torch raises when a loader worker or another rank died becomes a UserError.
+    """Within it, what torch raises when a loader worker or another rank died becomes a UserError.
 
-    Torch raises it for a worker from a signal handler, so it can come at any line of the run.
+    Of a worker this is a RuntimeError from a signal handler, which can come at any line of the run. Who takes a batch
+    at that moment may find the worker's socket closed before the worker counts as dead: an EOFError or OSError. The
+    RuntimeError then follows, and has to come within this context too.
     """
     try:
         yield
     except RuntimeError as error:
         text = str(error).strip()
-        if "DataLoader worker" in text:
-            raise UserError(
-                f"a loader worker died ({text.splitlines()[0]}): most often memory ran out, or /dev/shm is too small "
-                "(in a container: --shm-size). Lower data.workers, or set it to 0 to read without workers."
-            ) from error
+        if "DataLoader worker" in text or "Pin memory thread" in text:
+            raise _dead_worker(text) from error
         if any(sign in text for sign in _LOST):
             raise LostProcess(
                 f"another process of this run ended ({text.splitlines()[0]}). If it gave no reason, above or on its "
                 "own machine, it was killed. The same command continues from the last checkpoint."
             ) from error
         raise
+    except (EOFError, OSError) as error:
+        if not any(frame.f_code.co_name == "_try_get_data" for frame, _ in walk_tb(error.__traceback__)):
+            raise
+        with suppress(RuntimeError):
+            time.sleep(WAIT)  # until the signal
+        raise _dead_worker(str(error) or "its connection closed") from error
+
+
+def _dead_worker(reason: str) -> UserError:
+    return UserError(
+        f"a loader worker died ({reason.splitlines()[0]}): most often memory ran out, or /dev/shm is too small (in a "
+        "container: --shm-size). Lower data.workers, or set it to 0 to read without workers."
+    )

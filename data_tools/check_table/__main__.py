@@ -33,6 +33,7 @@ from data_tools.check_table.scan import TableScan, scan_table
 from data_tools.common import cli
 from vglm_train.config.data import Format, Holdout, Source
 from vglm_train.data.shards.index import LANGUAGES
+from vglm_train.data.tables.fields import RULES, describe_columns
 from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
@@ -40,7 +41,6 @@ from vglm_train.data.tables.unread import describe_unread
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
-NO_KEYS = ("fixed_question", "first_choice")  # of Columns: say how keys are read
 SHOWN = 5  # pictures of each finding that are named; all are counted
 
 
@@ -60,7 +60,8 @@ def summarise(scan: TableScan, part: Source, holdout: Holdout | None) -> dict[st
         "splits": table.splits(),
         "held": None if holdout is None else _held(scan, part, holdout),
         "opened": scan.opened,
-        "keys": {name: keys for name, keys in asdict(table.columns).items() if name not in NO_KEYS},
+        "keys": {name: keys for name, keys in asdict(table.columns).items() if name not in RULES},
+        "read": describe_columns(table.columns),
         "unread": table.schema.unread,
         "languages": {name: int((index.languages[scan.usable] >> bit & 1).sum()) for bit, name in enumerate(LANGUAGES)},
         "groups": len(set(groups[groups != 0].tolist())),
@@ -128,11 +129,7 @@ def lines(summary: dict[str, Any]) -> Iterator[str]:
     others = f"; {summary['outside']} are not of split {summary['split']}" if summary["outside"] else ""
     yield f"{summary['table']}: {summary['rows']} rows, {summary['usable']} can be used{how}{others}"
     yield from _split_lines(summary)
-    join = {"options": " and "}
-    read = ", ".join(
-        f"{what} from {join.get(what, ' or ').join(keys)}" for what, keys in summary["keys"].items() if keys
-    )
-    yield f"read: {read}"
+    yield summary["read"]
     if summary["unread"]:
         yield describe_unread(summary["unread"], "--field {}={}")
     languages = ", ".join(f"{language} {count}" for language, count in summary["languages"].items() if count)

@@ -31,6 +31,7 @@ from vglm_train.config.data import Format, Source
 from vglm_train.data.record import RecordError
 from vglm_train.data.record import parse as parse_record
 from vglm_train.data.tables.base import RowReader, name_row
+from vglm_train.data.tables.fields import describe_columns
 from vglm_train.data.tables.layouts.rows import AdaptedRows, AdaptedTable
 from vglm_train.data.tables.readers import adapt_stream, files_of, find_format, folder_of
 from vglm_train.data.tables.readers import open_source as open_table_source
@@ -51,7 +52,7 @@ class Report:
     """What came of the rows."""
 
     records: int = 0
-    rows: int = 0  # that the records are of
+    rows: int = 0  # read: those that the records are of, and those that are left out
     captions: Counter[str] = field(default_factory=Counter)
     splits: Counter[str] = field(default_factory=Counter)
     bad: Counter[str] = field(default_factory=Counter)  # what is wrong -> rows, as `check_table` counts them
@@ -60,6 +61,7 @@ class Report:
     decoded: bool = True
 
     def leave_out(self, where: str, error: RecordError, rows: int = 1) -> None:
+        self.rows += rows
         self.bad[error.what] += rows
         examples = self.named.setdefault(error.what, [])
         if len(examples) < NAMED:
@@ -69,7 +71,7 @@ class Report:
         """The report as text, one fact a line."""
         captions = ", ".join(f"{count} {language}" for language, count in sorted(self.captions.items()))
         splits = dict(sorted(self.splits.items()))
-        yield f"{self.records} records of {self.rows} rows ({splits}), captions: {captions or 'none'}"
+        yield f"{self.records} records of {self.rows} rows ({splits}), captions and answers: {captions or 'none'}"
         for note, count in self.notes.most_common():
             yield f"note: {count} x {note}"
         for cause, count in self.bad.most_common():
@@ -243,7 +245,15 @@ def _open_stream(args: argparse.Namespace, source: Source, format: str) -> RowRe
         if getattr(args, option) is not None:
             raise UserError(f"--{option}: {args.source} is read by the library `datasets`, which has no use for it")
     files = files_of(Path(args.source), ".parquet") if format == "parquet" else ()
-    return adapt_stream(DatasetStream(args.source, args.hf_config, args.hf_split, files), source)
+    stream = DatasetStream(args.source, args.hf_config, args.hf_split, files)
+    if format == "hf" and args.format is None:
+        columns = ", ".join(stream.columns)
+        print(
+            f"{args.source}: this folder holds no table that is known, so the library `datasets` reads it in its own "
+            f"way, with the columns {columns}; if the rows are in a file of it, give that file",
+            file=sys.stderr,
+        )
+    return adapt_stream(stream, source)
 
 
 def target(args: argparse.Namespace) -> Target:
@@ -261,7 +271,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     rows, rules = open_source(args)
     report = convert(rows, rules, target(args))
-    print(rules.line(), file=sys.stderr)
+    print(describe_columns(rules.schema.columns), file=sys.stderr)
     if rules.schema.unread:
         print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))

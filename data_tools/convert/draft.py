@@ -53,12 +53,6 @@ class DraftRules:
     schema: Schema
     language: str | None = None
 
-    def line(self) -> str:
-        """In words."""
-        columns = self.schema.columns
-        texts = [*columns.turns, *columns.question, *columns.answer]
-        return f"picture columns: {', '.join(columns.pictures)}; text columns: {', '.join(texts)}"
-
 
 @dataclass(frozen=True, slots=True)
 class Draft:

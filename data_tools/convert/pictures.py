@@ -41,16 +41,17 @@ class SourcePictures:
         return path
 
     def _use(self, image: str | bytes) -> tuple[Path, int, str]:
-        if isinstance(image, str):
-            path = self._look(image)
-            identity, _, fault = self._file(path)
-        else:
-            fault = _fault(image) if self.decoded else None
+        if isinstance(image, bytes):
+            if self.decoded and (fault := _fault(image)) is not None:
+                raise RecordError("image", fault)
+            return self._keep(image)
+        path = self._look(image)
+        name = self.folder.key(str(path))  # one name, however the rows write the path
+        identity, _, fault = self._file(path)
         if fault is not None:
-            raise RecordError("image", fault)
-        return (
-            self._keep(image) if isinstance(image, bytes) else (path, identity, Path(image).with_suffix("").as_posix())
-        )
+            what, _, detail = fault.partition(": ")
+            raise RecordError("image", f"{what}: {name}" + (f": {detail}" if detail else ""))
+        return path, identity, Path(name).with_suffix("").as_posix()
 
     def _read_file(self, path: Path) -> tuple[int, str | None, str | None]:
         """The hash of a file, why it cannot be read, and why it cannot be decoded."""

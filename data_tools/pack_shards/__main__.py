@@ -135,7 +135,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = PackOptions(args.split, args.samples_per_shard, args.resize_short_side)
     manifest = pack(args.records, args.out, options, args.workers)
     captions = ", ".join(f"{count} {language}" for language, count in manifest.extra["captions"].items())
-    print(f"{args.out}: {manifest.samples} samples in {len(manifest.shards)} shards, captions: {captions}")
+    print(f"{args.out}: {manifest.samples} samples in {len(manifest.shards)} shards, captions and answers: {captions}")
     for note, count in manifest.extra.get("inferred", {}).items():
         print(f"pictures, {note}: {count}")
     _print_skipped(args.out, manifest.extra["skipped"])

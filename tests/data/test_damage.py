@@ -91,6 +91,7 @@ def test_named_in_the_log_at_most_ten_times_an_epoch(loader_of, tmp_path: Path, 
         message for message in caplog.messages if message.startswith("damaged sample in ") and "(image)" in message
     ]
     assert len(lines) == 2 * 10
+    assert lines[0].startswith("damaged sample in source0: "), "two sources may have files of one name"
     assert "0.tar" in "".join(lines)
     assert ", key 0000" in lines[0]
     assert sum("only counted" in message for message in caplog.messages) == 2

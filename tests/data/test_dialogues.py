@@ -87,7 +87,7 @@ def test_a_question_that_nobody_answers_is_left_out() -> None:
 @pytest.mark.parametrize(
     ("said", "cause", "reason"),
     [
-        ("one", "record", "turns must be a list, found str"),
+        ("one", "record", "turns must be a list: found the text"),
         (["one"], "record", 'a turn must be {"role": "user", "text": ...}: turn 0 is one'),
         (turns("one", "two")[::-1], "record", 'a turn must be {"role": "user"'),
         ([*turns("one"), *turns("two")], "record", 'a turn must be {"role": "assistant", "text": ...}: turn 1'),

@@ -1,20 +1,25 @@
 """The stream: exactly once, the same for every number of ranks and workers, from any step on."""
 
+import errno
+import multiprocessing
 import os
 import signal
-from collections.abc import Iterable
-from itertools import islice
+from collections.abc import Iterable, Iterator
+from itertools import count, islice
 from pathlib import Path
 
 import pytest
 import torch
 from made_shards import sample, write_manifest, write_shard, write_source
+from torch.utils.data import Dataset
 
+from vglm_train import errors
 from vglm_train.batch import PairBatch
 from vglm_train.config.model import Text
 from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.loader import Loader
-from vglm_train.errors import UserError
+from vglm_train.data.prefetch import read_ahead
+from vglm_train.errors import UserError, explain_dead_processes
 
 N, G = 31, 12  # samples of `uneven`, rows of a step
 
@@ -164,6 +169,56 @@ def test_wrong_manifest_found_by_a_worker(loader_of, tmp_path: Path) -> None:
     write_manifest(tmp_path, {"a.tar": 2})
     with pytest.raises(UserError, match="holds 3 samples, its manifest says 2"):
         take(loader_of(tmp_path, workers=1), 1)
+
+
+class _Batches(Dataset):
+    """Of tensors, for which the reader asks the worker when it takes a batch."""
+
+    def __init__(self, torn: bool = False) -> None:
+        self.torn = torn
+
+    def __getitem__(self, number: int) -> list[object]:
+        return [torch.full((100,), number), _Torn() if self.torn else number]
+
+
+class _Torn:
+    """Cannot be taken from the worker, whose end of the connection is closed."""
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return _close, ()
+
+
+def _close() -> None:
+    raise ConnectionResetError(errno.ECONNRESET, "Connection reset by peer")
+
+
+def test_a_worker_whose_connection_closes_first(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Before torch sees that it is dead."""
+    monkeypatch.setattr(errors, "WAIT", 0)
+    with pytest.raises(UserError, match=r"a loader worker died .*Connection reset"), explain_dead_processes():
+        next(iter(read_ahead(_Batches(torn=True), count(), 1)))
+
+
+def test_a_worker_killed_at_any_moment_is_one_error() -> None:
+    """Its end shows as a signal or as a closed connection, whichever comes first."""
+    for _ in range(20):
+        batches = iter(read_ahead(_Batches(), count(), 1))
+        next(batches)
+        with pytest.raises(UserError, match="a loader worker died"), explain_dead_processes():
+            _kill_and_go_on(batches)
+        del batches
+
+
+def _kill_and_go_on(batches: Iterator[object]) -> None:
+    (worker,) = multiprocessing.active_children()
+    worker.kill()
+    for _ in batches:
+        pass
+
+
+def test_another_closed_connection_is_not_of_a_worker() -> None:
+    with pytest.raises(ConnectionResetError), explain_dead_processes():
+        _close()
 
 
 def test_dead_worker_is_one_clear_message(loader_of, uneven: Path, monkeypatch: pytest.MonkeyPatch) -> None:

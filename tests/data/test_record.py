@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from vglm_train.data.record import RecordError, as_fields, content_id, parse
+from vglm_train.data.record import RecordError, as_fields, content_id, kind_of, parse
 
 WHOLE = {
     "id": "7",
@@ -90,3 +90,19 @@ def test_half_a_character_becomes_a_question_mark() -> None:
     record = parse(json.dumps({"captions": {"en": ["a \ud83d dog"]}, "turns": turns, "answers": ["\ud83d"]}))
     assert record.captions == {"en": ("a ? dog",)}
     assert (record.turns, record.answers) == ((("one ??", "\U0001f600 ?"),), ("?",))
+
+
+@pytest.mark.parametrize(
+    ("value", "words"),
+    [
+        (None, "null"),
+        (True, "true"),
+        (3, "the number 3"),
+        (0.5, "the number 0.5"),
+        ("a" * 50, f"the text '{'a' * 40}'"),
+        ([1], "a list"),
+        ({"a": 1}, "an object"),
+    ],
+)
+def test_what_a_value_is_in_words_of_json_and_not_of_python(value: object, words: str) -> None:
+    assert kind_of(value) == words

@@ -161,6 +161,19 @@ def test_a_checkpoint_of_before_there_were_inputs_is_continued(home: Path) -> No
     assert "does not say what it was trained on" in said(home)
 
 
+def test_a_checkpoint_that_does_not_know_a_tokenizer_is_continued(home: Path) -> None:
+    """Written before tokenizers were among the inputs."""
+    begin(home)
+    file = next((home / "run" / "checkpoints").glob("step-*/state.json"))
+    state = json.loads(file.read_text())
+    del state["inputs"]["words"], state["inputs"]["held"]["model.text.tokenizer"]
+    file.write_text(json.dumps(state))
+    assert go_on(home) == 0
+    assert re.search(
+        rf"changed: model.text.tokenizer \S+ is not compared, since {file.parent.name} does not say", said(home)
+    )
+
+
 def more_rows(home: Path) -> None:
     made_tables.write_json(home / "table.json", made_tables.visualglm(made_tables.pictures(home, 34)))
 

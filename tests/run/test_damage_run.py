@@ -87,7 +87,7 @@ def check_counts_and_names(folder: Path) -> None:
     assert (folder / "bundle" / "trained.safetensors").exists()
     text = (folder / "log.txt").read_text()
     for number, (_, cause) in DAMAGE.items():
-        name = f"damaged sample in shard-{number // PER_SHARD:06d}.tar, key {number:06d} ({cause}): "
+        name = f"damaged sample in made: shard-{number // PER_SHARD:06d}.tar, key {number:06d} ({cause}): "
         assert text.count(name) >= EPOCHS, name  # workers read ahead of the last step
 
 

@@ -110,7 +110,9 @@ def check_inputs(
 
     `paths`: configuration key -> the file or folder that it names. Vocabularies are not compared; see `check_words`.
     """
-    changed = differences(before.held, now.held)
+    pairs = differences(before.held, now.held)
+    unknown = [each for each in pairs if each[0].startswith("model.") and each[0] not in before.held]
+    changed = [each for each in pairs if each not in unknown]
     names = {name for name, _, _ in changed}
     lines = [
         f"{_named(name, paths or {})}: {_short(old)} when {checkpoint.name} was written, {_short(new)} now"
@@ -125,6 +127,10 @@ def check_inputs(
             if data_changed(before, now) else ".")
         )  # fmt: skip
     moved = [each for each in differences(before.told, now.told) if each[0] in now.told]
+    lines += [
+        f"{_named(name, paths or {})} is not compared, since {checkpoint.name} does not say what it was"
+        for name, _, _ in unknown  # an earlier version wrote it
+    ]
     return [*lines, *(f"{name}: {old} before, {new} now" for name, old, new in moved)]
 
 

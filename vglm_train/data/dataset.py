@@ -98,7 +98,7 @@ class StreamDataset(Dataset[Any]):
             except DamagedSample as error:
                 keys.append(f"{position.source}/{error.shard}/{error.key}")
                 damaged[error.cause] += 1
-                self.log.note(error, epoch)
+                self.log.note(error, epoch, position.source)
                 continue
             keys.append(f"{position.source}/{position.shard.name}/{sample.key}")
             drawn.update((position.source, sample.processed.language))
@@ -116,12 +116,12 @@ class _DamageLog:
         self.epoch = -1
         self.counts: Counter[str] = Counter()
 
-    def note(self, damage: DamagedSample, epoch: int) -> None:
+    def note(self, damage: DamagedSample, epoch: int, source: str) -> None:
         if epoch != self.epoch:
             self.epoch = epoch
             self.counts.clear()
         self.counts[damage.cause] += 1
         if self.counts[damage.cause] <= NAMED:
-            logger.warning("damaged sample in %s", damage)
+            logger.warning("damaged sample in %s: %s", source, damage)
         if self.counts[damage.cause] == NAMED:
             logger.warning("further samples of cause %s are only counted, until the next epoch", damage.cause)

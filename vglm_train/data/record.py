@@ -31,6 +31,24 @@ class RecordError(Exception):
         return self.reason.partition(": ")[0]
 
 
+def kind_of(value: Any) -> str:
+    """What a JSON value is, in words for a person."""
+    match value:
+        case None:
+            return "null"
+        case bool():
+            return str(value).lower()
+        case int() | float():
+            return f"the number {value}"
+        case str():
+            return f"the text {value[:40]!r}"
+        case list() | tuple():
+            return "a list"
+        case Mapping():
+            return "an object"
+    return type(value).__name__
+
+
 @dataclass(frozen=True, slots=True)
 class Record:
     """`captions`: language -> captions, none of them blank; `turns`: a dialogue, (question, answer) each, oldest first,
@@ -135,7 +153,7 @@ def _object(data: bytes | str) -> Mapping[str, Any]:
     except (ValueError, RecursionError) as error:
         raise RecordError("record", f"not JSON: {error}") from None
     if not isinstance(value, dict):
-        raise RecordError("record", f"a record must be a JSON object, found {type(value).__name__}")
+        raise RecordError("record", f"a record must be a JSON object: found {kind_of(value)}")
     return value
 
 
@@ -154,24 +172,22 @@ def _image_id(value: Any) -> int | None:
 
 def _captions(value: Any) -> dict[str, tuple[str, ...]]:
     if not isinstance(value or {}, dict):
-        raise RecordError(
-            "record", f"captions must be an object with a list for each language: found {type(value).__name__}"
-        )
-    found = {}
+        raise RecordError("record", f"captions must be an object with a list for each language: found {kind_of(value)}")
+    captions = {}
     for language, texts in (value or {}).items():
         listed = [texts] if isinstance(texts, str) else texts or []
         if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
             raise RecordError("record", f"captions of {language!r} must be a list of texts")
         kept = tuple(_whole(text) for text in listed if text.strip())
         if kept:
-            found[str(language)] = kept
-    return found
+            captions[str(language)] = kept
+    return captions
 
 
 def _turns(value: Any) -> tuple[tuple[str, str], ...]:
     """Questions with their answers."""
     if not isinstance(value or [], list | tuple):
-        raise RecordError("record", f"turns must be a list, found {type(value).__name__}")
+        raise RecordError("record", f"turns must be a list: found {kind_of(value)}")
     texts = [_turn_text(number, turn) for number, turn in enumerate(value or ())]
     return tuple(zip(texts[::2], texts[1::2]))  # a question at the end that nobody answers is left out
 

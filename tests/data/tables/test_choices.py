@@ -133,7 +133,7 @@ def test_written_into_the_question_once() -> None:
 
 
 def test_a_choice_that_is_no_text() -> None:
-    with pytest.raises(RecordError, match="a choice must be a text: found dict"):
+    with pytest.raises(RecordError, match="a choice must be a text: found an object"):
         read_choices({"o": [{"x": 1}, "y"]}, ["o"])
 
 

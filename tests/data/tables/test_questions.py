@@ -107,7 +107,7 @@ def test_booleans_of_json() -> None:
 
 
 def test_a_class_number_is_no_caption() -> None:
-    with pytest.raises(RecordError, match="a caption must be a text: found int 3"):
+    with pytest.raises(RecordError, match="a caption must be a text: found the number 3"):
         read({"image": "a.jpg", "label": 3})
 
 
@@ -133,7 +133,7 @@ def test_questions_in_a_list() -> None:
         read({**row, "answer": "1"})
     with pytest.raises(RecordError, match="give each question a row"):
         read({**row, "options": ["1", "2"]})
-    with pytest.raises(RecordError, match="a question must be a text: found dict"):
+    with pytest.raises(RecordError, match="a question must be a text: found an object"):
         read({**row, "question": {"en": "One?"}, "answer": "1"})
 
 
@@ -225,7 +225,7 @@ def test_pictures() -> None:
         (picture,) = read({**row, "image": text}).pictures
         assert isinstance(picture, bytes)
         assert picture[1:4] == b"PNG"
-    with pytest.raises(RecordError, match="a picture must be a path: found bool"):
+    with pytest.raises(RecordError, match="a picture must be a path: found true"):
         read({**row, "image": True})
 
 

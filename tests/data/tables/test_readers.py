@@ -117,7 +117,7 @@ def test_damage_costs_its_row_alone(tmp_path: Path) -> None:
     spans = list(file.scan())
     assert [span.values for span in spans] == [{"a": 1}, None, None, None, {"a": 2}]
     for span, reason in zip(
-        spans[1:4], ["not a JSON object: Exp", "not a JSON object: found list", "encoding .*: it is read in UTF-8"]
+        spans[1:4], ["not a JSON object: Exp", "not a JSON object: found a list", "encoding .*: it is read in UTF-8"]
     ):
         with pytest.raises(RecordError, match=reason):
             file.row(span.offset, span.size)

@@ -142,7 +142,7 @@ def test_wrong_folder_suggests_the_right_one(folder: Path) -> None:
         ),
         (
             [{"img": "images/0.jpg", "label": 3}] * 2,
-            "2 without an answer. The first, row 1: a caption must be a text: found int 3",
+            "2 without an answer. The first, row 1: a caption must be a text: found the number 3",
         ),
     ],
 )

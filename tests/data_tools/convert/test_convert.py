@@ -107,8 +107,54 @@ def test_bad_rows_are_counted_by_cause_and_named(photos: Path, tmp_path: Path) -
         CAUSES["json"]: 2, CAUSES["encoding"]: 1, "the row has no answer": 1, "a caption must be a text": 1,
         NOT_THERE: 1, ADDRESS: 1, "the row names no picture": 1,
     }  # fmt: skip
+    first, *_ = report.lines()
+    assert first == "1 records of 9 rows ({'train': 1}), captions and answers: 1 en", "rows that are left out count"
     assert report.named["the row has no answer"] == ["line 3"]
     assert report.named[ADDRESS] == ["line 8: http://a/b.jpg"]
+
+
+def test_one_file_is_one_group_however_rows_write_its_path(photos: Path, tmp_path: Path) -> None:
+    names = ["0.png", "./0.png", ".\\0.png", "0.PNG", str(photos / "0.png")]
+    source = write_lines(tmp_path / "c.jsonl", [{"image": name, "prompt": "What?", "label": "a"} for name in names])
+    records, _ = run_convert(source, tmp_path / "r.jsonl", "--images", photos)
+    assert [(record["id"], record["group"]) for record in records] == [("0", "0")] * len(names)
+
+
+def test_a_picture_that_cannot_be_decoded_is_named(photos: Path, tmp_path: Path) -> None:
+    (photos / "page.png").write_text("<html>not found</html>")
+    rows = [{"image": name, "caption": "a"} for name in ("0.png", "page.png")]
+    _, report = run_convert(write_lines(tmp_path / "c.jsonl", rows), tmp_path / "r.jsonl", "--images", photos)
+    ((what, (example,)),) = report.named.items()
+    assert what == "a picture that cannot be decoded, a web page"
+    assert example.startswith("line 2: page.png: (HTML)")
+
+
+def test_what_was_read_is_told_in_full(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    row = {"images": ["0.png"], "instruction": "<image>What?", "input": "Be short.", "output": "a dog", "history": []}
+    source = write_lines(tmp_path / "c.jsonl", [row])
+    told = {}
+    for tool, more in ((command, ["--out", str(tmp_path / "r.jsonl")]), (check_table, [])):
+        tool.main([str(source), "--images", str(photos), *more])
+        output = "".join(capsys.readouterr())
+        (told[tool],) = [line for line in output.splitlines() if line.startswith("read: ")]
+    assert set(told.values()) == {
+        "read: image from images, question from instruction, input from input, history from history, answer from output"
+    }
+
+
+def test_a_folder_that_only_the_library_knows_is_told(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Pictures in folders, as R2Gen's: the library takes the folders' names for classes and leaves the table unread."""
+    folder = tmp_path / "data"
+    for kind in ("a", "b"):
+        (folder / "images" / kind).mkdir(parents=True)
+        (folder / "images" / kind / "0.png").write_bytes((photos / "0.png").read_bytes())
+    (folder / "annotation.json").write_text('{"train": []}')
+    with pytest.raises(UserError, match=r"a caption must be a text, for instance\n    train row 1: found the number 0"):
+        run_convert(folder, tmp_path / "r.jsonl")
+    assert "holds no table that is known, so the library" in (said := capsys.readouterr().err)
+    assert "with the columns image, label, split; if the rows are in a file of it, give that file" in said
 
 
 def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) -> None:
@@ -120,7 +166,7 @@ def test_when_every_row_is_bad_the_old_file_stays(photos: Path, tmp_path: Path) 
         run_convert(source, out, "--format", "jsonl", "--images", photos)
     (photos / "no.png").write_bytes(b"no picture")
     with pytest.raises(
-        UserError, match=r"no row makes a record(.|\n)*left out: 1 x .*text, for .*\n    row 1: 'no pict"
+        UserError, match=r"no row makes a record(.|\n)*left out: 1 x .*text, for .*\n    row 1: no\.png: 'no pict"
     ):
         run_convert(source, out, "--format", "jsonl", "--images", photos)
     assert out.read_text() == "precious"

@@ -250,7 +250,7 @@ def test_two_packs_do_not_write_one_folder(heavy: Path, tmp_path: Path) -> None:
 def test_the_command(records: Path, tmp_path: Path, tool: Callable[..., CompletedProcess[str]]) -> None:
     done = tool("pack_shards", records, "--out", tmp_path / "out", "--split", "test")
     assert done.returncode == 0, done.stderr
-    assert "2 samples in 1 shards, captions: 2 en, 4 zh" in done.stdout
+    assert "2 samples in 1 shards, captions and answers: 2 en, 4 zh" in done.stdout
     assert "100%" in done.stderr
     done = tool("pack_shards", records, "--out", tmp_path / "out", "--split", "train")
     assert done.returncode == 2

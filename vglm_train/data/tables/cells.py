@@ -17,7 +17,7 @@ import math
 import re
 from typing import Any
 
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import RecordError, kind_of
 from vglm_train.prompt.dialogue import is_chinese
 
 NOTHING = frozenset(("nan", "-nan", "null", "<na>", "#n/a", "<null>"))  # which nobody answers with
@@ -58,7 +58,7 @@ def answer_text(cell: Any, question: str) -> str | None:
             return number_text(cell)
         case _ if is_missing(cell):
             return None
-    raise RecordError("record", f"an answer must be a text: found {type(cell).__name__}")
+    raise RecordError("record", f"an answer must be a text: found {kind_of(cell)}")
 
 
 def caption_text(cell: Any) -> str | None:
@@ -67,7 +67,7 @@ def caption_text(cell: Any) -> str | None:
         return None if says_nothing(cell, asked=False) else cell.strip()
     if is_missing(cell):
         return None
-    raise RecordError("caption", f"a caption must be a text: found {type(cell).__name__} {str(cell)[:40]}")
+    raise RecordError("caption", f"a caption must be a text: found {kind_of(cell)}")
 
 
 def number_text(number: float) -> str | None:

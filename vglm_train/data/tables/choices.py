@@ -17,7 +17,7 @@ from contextlib import suppress
 from string import ascii_uppercase
 from typing import Any, NamedTuple
 
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import RecordError, kind_of
 from vglm_train.data.tables.cells import is_missing, number_text, says_nothing
 
 AMBIGUOUS = (
@@ -210,7 +210,7 @@ def _text(value: Any) -> str:
         return value.strip()
     if isinstance(value, int | float) and not isinstance(value, bool):
         return number_text(value) or ""
-    raise RecordError("record", f"a choice must be a text: found {type(value).__name__}")
+    raise RecordError("record", f"a choice must be a text: found {kind_of(value)}")
 
 
 def is_text_of(choice: Choice, cell: Any) -> bool:

@@ -49,6 +49,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
 after it, `history` are earlier turns. `options`: also a column for each choice, see choices.py. `caption`: of tables
 that ask nothing, in which these come before the names of answers."""
 
+RULES = ("fixed_question", "first_choice")  # of Columns: not what is held, but how it is read
+
 
 @dataclass(frozen=True, slots=True)
 class Columns:
@@ -78,6 +80,15 @@ class Columns:
         return self.image or self.image_id
 
 
+def describe_columns(columns: Columns) -> str:
+    """In words: what is read, and the keys that it is looked for under."""
+    named = {part.name: getattr(columns, part.name) for part in fields(Columns) if part.name not in RULES}
+    if not columns.image:
+        named |= {"image": columns.pictures, "image_id": ()}
+    joined = ((what, (" and " if what == "options" else " or ").join(keys)) for what, keys in named.items() if keys)
+    return "read: " + ", ".join(f"{what} from {keys}" for what, keys in joined)
+
+
 def value(row: Mapping[str, Any], names: Sequence[str]) -> Any:
     """What the row holds under the first of the names that has something; None where none has."""
     for name in names:
@@ -104,7 +115,7 @@ def resolve(path: Path | str, keys: Sequence[str], named: Fields, answered: bool
 
     UserError lists what is there and what is known.
     """
-    parts = [part.name for part in fields(Columns) if part.name not in ("fixed_question", "first_choice")]
+    parts = [part.name for part in fields(Columns) if part.name not in RULES]
     found: dict[str, Any] = {what: _names(path, what, keys, named) for what in parts}
     columns = Columns(**found)
     if named.question and named.options is None:

@@ -10,7 +10,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import RecordError, kind_of
 from vglm_train.data.tables.base import Row, TextFile, keys_of, unreadable
 from vglm_train.data.tables.encoding import Lines
 from vglm_train.data.tables.json_shape import LISTS, JsonShape, find_shape, row_of, without_comma
@@ -60,7 +60,7 @@ class JsonTable(TextFile):
             raise unreadable("json", str(error)) from None
         row = row_of(*value.popitem()) if self.shape.kind == "keyed" else value
         if not isinstance(row, dict):
-            raise unreadable("json", f"found {type(value).__name__}")
+            raise unreadable("json", f"found {kind_of(value)}")
         return self._with_split(row, offset)
 
     def _rows(self, window: Window) -> Iterator[Row]:

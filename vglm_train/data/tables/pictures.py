@@ -4,7 +4,7 @@ import base64
 import binascii
 from typing import Any
 
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import RecordError, kind_of
 from vglm_train.data.tables.cells import is_missing, number_text
 from vglm_train.image import ImageError
 
@@ -33,7 +33,7 @@ def pictures_in(cell: Any) -> list[Picture]:
             return [name]
         case _ if is_missing(cell):
             return []
-    raise RecordError("record", f"a picture must be a path: found {type(cell).__name__}")
+    raise RecordError("record", f"a picture must be a path: found {kind_of(cell)}")
 
 
 def decode_fault(error: ImageError) -> str:

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import RecordError, kind_of
 from vglm_train.data.tables.answers import EMPTY, Answer, answers_of, commonest
 from vglm_train.data.tables.cells import answer_text, caption_text, doubt, is_missing, says_nothing
 from vglm_train.data.tables.choices import Choice, chosen, doubts, is_text_of, read_choices, refuse_letter, written
@@ -69,7 +69,7 @@ def _line(cell: Any) -> str:
     if isinstance(cell, str):
         return "" if says_nothing(cell, asked=True) else cell
     if isinstance(cell, bool | list | tuple | dict | bytes) and not is_missing(cell):
-        raise RecordError("record", f"a question must be a text: found {type(cell).__name__}")
+        raise RecordError("record", f"a question must be a text: found {kind_of(cell)}")
     return answer_text(cell, "") or ""
 
 

@@ -3,7 +3,7 @@
 import re
 from typing import Any
 
-from vglm_train.data.record import RecordError
+from vglm_train.data.record import RecordError, kind_of
 from vglm_train.data.tables.cells import answer_text, is_missing, says_nothing
 from vglm_train.data.tables.choices import listed
 from vglm_train.data.tables.fields import value
@@ -53,7 +53,7 @@ def history_turns(history: Any, notes: list[str]) -> tuple[Turns, list[Picture]]
     """Earlier turns: [question, answer] each, or turns as of `dialogue_turns`."""
     held = listed(history)
     if not isinstance(held, list | tuple):
-        raise RecordError("record", f"a history must be a list of turns: found {type(held).__name__}")
+        raise RecordError("record", f"a history must be a list of turns: found {kind_of(held)}")
     pairs = [each for each in held if not is_missing(each)]
     if all(isinstance(each, list | tuple) and len(each) == 2 for each in pairs):
         held = [{"role": role, "text": text} for pair in pairs for role, text in zip(("user", "assistant"), pair)]
@@ -66,7 +66,7 @@ def history_turns(history: Any, notes: list[str]) -> tuple[Turns, list[Picture]]
 def _turns(dialogue: Any, notes: list[str]) -> tuple[Turns, list[Picture]]:
     dialogue = listed(dialogue)
     if not isinstance(dialogue, list | tuple):
-        raise RecordError("record", f"a dialogue must be a list of turns: found {type(dialogue).__name__}")
+        raise RecordError("record", f"a dialogue must be a list of turns: found {kind_of(dialogue)}")
     turns: Turns = []
     pictures: list[Picture] = []
     for each in dialogue:
