@@ -5,7 +5,6 @@ import os
 import socket
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -200,7 +199,7 @@ def stop() -> None:
         dist.destroy_process_group()
 
 
-@contextmanager
+@contextlib.contextmanager
 def explain_full_card(advice: str) -> Iterator[None]:
     """UserError where the GPU's memory is full, with the sizes that torch names and what to do."""
     try:
