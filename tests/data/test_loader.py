@@ -6,6 +6,7 @@ import os
 import signal
 from collections.abc import Iterable, Iterator
 from itertools import count, islice
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
