@@ -65,6 +65,13 @@ def test_the_settings_count(served, windows, pictures):
     page.fill("#max_new input[type=number]", "5")
     page.fill("#temperature input[type=number]", "0")
     page.press("#temperature input[type=number]", "Tab")
+    for name, value in (
+        ("max_new", "5"),
+        ("temperature", "0"),
+    ):  # Gradio takes a number over a moment after it is typed
+        page.wait_for_function(
+            "([name, value]) => document.querySelector(`#${name} input[type=range]`).value === value", arg=[name, value]
+        )
     add_pictures(page, pictures[0])
     assert ask(page, QUESTIONS[0]) == served.model.chat(pictures[0], QUESTIONS[0], max_new=5, temperature=0)[0]
 
