@@ -9,6 +9,7 @@ from vglm_train.errors import UserError, ignore_broken_pipe
 from vglm_train.signals import sigterm_interrupts, status_of
 
 AGAIN = "stopped; nothing half-written was left, run the same command again"
+ELSEWHERE = "End what else runs on the card (nvidia-smi names it), or set DS_ACCELERATOR=cpu."
 _called_as: ContextVar[str | None] = ContextVar("called_as", default=None)
 
 
@@ -42,6 +43,11 @@ def run_command(work: Callable[[], int]) -> int:
     except OSError as error:  # a full disk, a folder that may not be written
         reason = f"{error.filename}: {error.strerror}" if error.filename and error.strerror else str(error)
         print(f"error: {reason}; mend that and run it again, nothing half-written was left", file=sys.stderr)
+        return 2
+    except RuntimeError as error:
+        if type(error).__name__ != "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        print(f"error: the GPU's memory is full: {error} {ELSEWHERE}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
         print(AGAIN, file=sys.stderr)

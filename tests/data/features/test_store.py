@@ -1,5 +1,6 @@
 """The files of a store: what a kill leaves, several writers, each dtype's bits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -99,3 +100,10 @@ def test_everything_that_changes_features_changes_the_key() -> None:
         {"crop_scale": (0.5, 1.0)}, {"flip": True}, {"seed": 1}, {"version": VERSION + 1},
     ]  # fmt: skip
     assert len({one.key, *(replace(one, **change).key for change in changes)}) == len(changes) + 1
+
+
+def test_rows_of_fused_kernels_stand_apart_and_the_others_stay_where_they_are() -> None:
+    """Fused kernels round in other places."""
+    plain = identity()
+    assert "fused" not in plain.json()
+    assert replace(plain, fused=True).key != plain.key

@@ -22,6 +22,9 @@ class Encoder(Protocol):
     num_patches: int
     dtype: torch.dtype
 
+    @property
+    def fused(self) -> bool: ...
+
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -42,6 +45,7 @@ class Identity:
     flip: bool
     seed: int | None  # of the crops; None where there is one view, which has nothing random
     version: int = VERSION
+    fused: bool = False  # whether a GPU's fused kernels computed it, which round in other places
 
     @classmethod
     def of(cls, config: Config, encoder: Encoder, fingerprint: str) -> Self:
@@ -59,6 +63,7 @@ class Identity:
             crop_scale=image.crop_scale,
             flip=image.flip,
             seed=config.run.seed if config.data.features.views > 1 else None,
+            fused=encoder.fused,
         )
 
     @property
@@ -67,7 +72,9 @@ class Identity:
         return hashlib.sha256(self.json().encode()).hexdigest()[:16]
 
     def json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        """What holds, in words. `fused` stands only where it does, so that other stores keep their keys."""
+        said = {name: value for name, value in asdict(self).items() if name != "fused" or value}
+        return json.dumps(said, indent=2, sort_keys=True) + "\n"
 
     def crop(self, digest: bytes, view: int) -> random.Random:
         """The random numbers of the crop of view `view` of a picture; with one view the crop is fixed."""

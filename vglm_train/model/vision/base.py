@@ -11,6 +11,7 @@ class Encoder(nn.Module):
     """A stack of blocks over tokens. Calling it runs the stem and all blocks."""
 
     blocks: Sequence[nn.Module]
+    fused: bool = False  # whether a GPU computes it in fewer kernels in 16 bits, see `fused`
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> what the first block reads [n,p,c]."""
@@ -35,6 +36,12 @@ class VisionEncoder(nn.Module):
         self.encoder: Encoder = encoder.to(dtype).requires_grad_(False).eval()
         self.width, self.num_patches, self.dtype = width, num_patches, dtype
         self.trained: list[nn.Module] = []
+
+    @property
+    def fused(self) -> bool:
+        """Whether its numbers are those of fused kernels, which round in other places."""
+        on_gpu = next(self.encoder.parameters()).is_cuda
+        return self.encoder.fused and on_gpu and self.dtype in (torch.float16, torch.bfloat16)
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: `model.train()` must not switch on a frozen tower's dropout."""

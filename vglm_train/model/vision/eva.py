@@ -68,6 +68,8 @@ class EvaVit(Encoder):
     An ordinary trainable module: `VisionEncoder` freezes it.
     """
 
+    fused = True
+
     def __init__(self, config: Vision) -> None:
         super().__init__()
         width, patch = config.width, config.patch
