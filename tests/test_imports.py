@@ -12,7 +12,7 @@ LONGEST = 300  # lines of a product file
 
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
-    {"errors", "file_kind", "shipped", "version"},
+    {"autograd", "errors", "file_kind", "shipped", "version"},
     {"files"},
     {"folders", "fingerprint"},
     {"weights"},

@@ -93,7 +93,8 @@ class Checkpoints:
 def read_state(path: Path) -> dict[str, Any]:
     """`state.json` of a checkpoint folder. Raises UserError if it cannot be read."""
     try:
-        return json.loads((path / _STATE).read_text())
+        state: dict[str, Any] = json.loads((path / _STATE).read_text())
+        return state
     except (OSError, ValueError) as error:
         raise UserError(f"{path / _STATE}: cannot be read ({error}). Point `latest` to another checkpoint.") from error
 

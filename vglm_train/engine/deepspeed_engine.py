@@ -149,7 +149,8 @@ class _Autocast(nn.Module):
 
     def forward(self, batch: Batch) -> LossOutput:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
-            return self.objective(batch)
+            output: LossOutput = self.objective(batch)
+            return output
 
 
 def _patch_zero_optimizer(optimizer: Any) -> None:
@@ -165,7 +166,8 @@ def _patch_zero_optimizer(optimizer: Any) -> None:
 
     def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
         norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
-        return norm_of([torch.stack(norms)], params[:1], norm_type)
+        norm: Tensor = norm_of([torch.stack(norms)], params[:1], norm_type)
+        return norm
 
     optimizer.get_grad_norm_direct = foreach_norm
     optimizer._update_model_bit16_weights = lambda group: None
@@ -202,4 +204,5 @@ def _import_deepspeed() -> ModuleType:
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if os.environ["DS_ACCELERATOR"] == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
+    module: ModuleType = deepspeed
+    return module
