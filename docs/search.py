@@ -26,7 +26,8 @@ var asking = new Set(["为什么", "什么", "怎么", "怎样", "如何", "哪�
 var pairs = (piece) => {
   const cut = "Segmenter" in Intl ? [...new Intl.Segmenter("zh", {granularity: "word"}).segment(piece)] : [];
   const words = cut.map((part) => part.segment).filter((word) => word.length > 1 && !asking.has(word));
-  return (words.length || asking.has(piece) ? words : [piece]).flatMap((word) => [...word].slice(1).map((second, i) => word[i] + second));
+  const whole = asking.has(piece) ? [] : [piece];
+  return (words.length ? words : whole).flatMap((word) => [...word].slice(1).map((second, i) => word[i] + second));
 };
 var splitQuery = (query) =>
   query.split(/([\u3400-\u9fff]+)|[^\p{Letter}\p{Number}_]+/u).filter(Boolean).flatMap((piece) =>
