@@ -24,9 +24,10 @@ class ChineseSearch(SearchLanguage):
     js_splitter_code = r"""
 var asking = new Set(["为什么", "什么", "怎么", "怎样", "如何", "哪里", "哪个", "可以"]);
 var pairs = (piece) => {
-  const cut = "Segmenter" in Intl ? [...new Intl.Segmenter("zh", {granularity: "word"}).segment(piece)] : [];
-  const words = cut.map((part) => part.segment).filter((word) => word.length > 1 && !asking.has(word));
-  const whole = asking.has(piece) ? [] : [piece];
+  const segments = "Segmenter" in Intl ? [...new Intl.Segmenter("zh", {granularity: "word"}).segment(piece)] : [];
+  const cut = segments.map((part) => part.segment);
+  const words = cut.filter((word) => word.length > 1 && !asking.has(word));
+  const whole = cut.some((word) => asking.has(word)) ? [] : [piece];  // nothing but a question is left out
   return (words.length ? words : whole).flatMap((word) => [...word].slice(1).map((second, i) => word[i] + second));
 };
 var splitQuery = (query) =>
