@@ -56,23 +56,32 @@ def test_another_python_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
-def command_of_the_image() -> list[str]:
-    """What the Dockerfile's CMD gives to `vglm`."""
-    text = (LAUNCH / "Dockerfile").read_text()
-    assert 'ENTRYPOINT ["vglm"]' in text
-    (words,) = re.findall(r"^CMD (.+)$", text, re.MULTILINE)
-    return json.loads(words)
+def of_the_image(instruction: str) -> list[str]:
+    """What stands behind an instruction of the Dockerfile."""
+    return re.findall(rf"^{instruction} (.+)$", (LAUNCH / "Dockerfile").read_text(), re.MULTILINE)
 
 
 def steps_of_the_image(wheels: Path, python: Path) -> list[str]:
     """The Dockerfile's commands on this machine, but for the user that it makes."""
-    text = (LAUNCH / "Dockerfile").read_text()
-    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
-    steps = [step for step in re.findall(r"^RUN (.+)$", text, re.MULTILINE) if not step.startswith("useradd")]
+    (extras,) = [value for value in of_the_image("ARG") if value.startswith("EXTRAS=")]
     return [
-        step.replace("python -m", f"{python} -m").replace("/wheels", str(wheels)).replace("$EXTRAS", extras)
-        for step in steps
+        step.replace("python -m", f"{python} -m").replace("/wheels", str(wheels)).replace("$EXTRAS", extras[7:])
+        for step in of_the_image("RUN")
+        if not step.startswith("useradd")
     ]
+
+
+@pytest.mark.skipif(shutil.which("useradd") is None or os.geteuid() != 0, reason="only root makes the image's user")
+def test_the_user_of_the_image_is_made(tmp_path):
+    (step,) = [step for step in of_the_image("RUN") if step.startswith("useradd ")]
+    for folder in ("etc", "home"):
+        (tmp_path / folder).mkdir()
+    for name in ("passwd", "group", "shadow", "gshadow"):
+        (tmp_path / "etc" / name).touch()
+    subprocess.run(["useradd", "--prefix", tmp_path, *step.split()[1:]], check=True, timeout=60)
+    (user,) = of_the_image("USER")
+    assert (tmp_path / "home" / user).is_dir()
+    assert (tmp_path / "etc/passwd").read_text().startswith(f"{user}:")
 
 
 @pytest.fixture(scope="module")
@@ -117,14 +126,15 @@ def install(python: Path, wheels: Path, source: str, *words: str) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 def test_an_image_is_made_of_the_folder_without_an_index(wheels, tmp_path, python, empty):
-    """Every RUN line of the Dockerfile, but for the one that makes a user."""
+    """Every RUN line of the Dockerfile but the one above, and what a container of it starts with."""
     shutil.copytree(wheels, tmp_path / "wheels", copy_function=os.link)
     check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path / "wheels", check=False)
     assert check.returncode == 0
     for step in steps_of_the_image(tmp_path / "wheels", python):
         run("env", f"PIP_CONFIG_FILE={os.devnull}", "bash", "-c", step, hidden=("PIP_",))
     assert not (tmp_path / "wheels").exists(), "the image does not keep them"
-    assert "usage: vglm" in run(python.parent / "vglm", *command_of_the_image(), cwd=empty)
+    assert of_the_image("ENTRYPOINT") == ['["vglm"]']
+    assert "usage: vglm" in run(python.parent / "vglm", *json.loads(of_the_image("CMD")[0]), cwd=empty)
     vglm_of(python, empty)("train", "lavis_stage1", "--check")
 
 
