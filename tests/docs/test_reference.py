@@ -9,7 +9,7 @@ from typing import Annotated
 import pytest
 
 from docs import arguments, generate, keys, markdown
-from docs.words import FILE, ChineseWords, Words
+from docs.words import ChineseWords, Words
 from vglm_train.evaluate.__main__ import TASKS
 
 ENTRIES = 'msgid ""\nmsgstr "Content-Type: text/plain; charset=utf-8\\n"\n\n'
@@ -21,21 +21,26 @@ def words(tmp_path: Path, *entries: str) -> ChineseWords:
     return ChineseWords(file)
 
 
-def test_the_pages_are_up_to_date():
-    stale = [str(path) for path, text in generate.pages(ChineseWords()).items() if path.read_text("utf-8") != text]
+@pytest.fixture(scope="module")
+def made() -> tuple[dict[Path, str], ChineseWords]:
+    """The pages, and the Chinese that they were made with."""
+    chinese = ChineseWords()
+    return generate.pages(chinese), chinese
+
+
+def test_the_pages_are_up_to_date(made):
+    stale = [str(path) for path, text in made[0].items() if path.read_text("utf-8") != text]
     assert stale == [], "make reference writes them anew"
 
 
-def test_every_text_has_its_chinese_and_every_chinese_is_used():
+def test_every_text_has_its_chinese_and_every_chinese_is_used(made):
     """A key, an option or its text that changes without docs/zh/reference.po is named here."""
-    chinese = ChineseWords()
-    generate.pages(chinese)
-    assert (chinese.missing, chinese.unused()) == ([], [])
+    assert (made[1].missing, made[1].unused()) == ([], [])
 
 
 def test_chinese_has_the_same_values():
     """`{}` and `%(default)s` of the English text, and its numbers."""
-    chinese = ChineseWords(FILE)
+    chinese = ChineseWords()
     for (_, english), text in chinese._texts.items():
         for place in ("%(default)s", "%(prog)s", "{}"):
             assert english.count(place) == text.count(place), english
