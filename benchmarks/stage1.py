@@ -7,11 +7,12 @@ arithmetic a step must do (`vglm_train.model.flops`) at the rate of a large bf16
 import argparse
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from benchmarks.record import record
 from vglm_train import distributed
 from vglm_train.batch import PairBatch
 from vglm_train.config.data import Data
@@ -45,6 +46,13 @@ class Result:
     spread: float  # between the fastest and the slowest tenth, as a fraction of the median
     gib: float  # most memory allocated while stepping
     floor: float  # seconds
+
+    def record(self, method: str, values: Mapping[str, float] | None = None) -> None:
+        """Leave it for `vglm benchmark`."""
+        record(
+            self.name, method, samples_per_s=self.pairs / self.seconds, ms=1e3 * self.seconds, spread=self.spread,
+            peak_gib=self.gib, floor_ms=1e3 * self.floor, values=values,
+        )  # fmt: skip
 
     def row(self) -> str:
         return (
@@ -117,8 +125,15 @@ def batches(config: Model, rows: int, number: int, device: torch.device) -> list
     return made
 
 
-def measure(name: str, step: Step, data: Sequence[PairBatch], steps: int, floor: float) -> Result:
-    """Median time of a step after a warm-up, and the peak memory of those steps."""
+def measure(
+    name: str,
+    step: Step,
+    data: Sequence[PairBatch],
+    steps: int,
+    floor: float,
+    values: Mapping[str, float] | None = None,
+) -> Result:
+    """Median time of a step after a warm-up, and the peak memory of those steps; `values` are recorded with them."""
     device = data[0].pixels.device
     for index in range(max(5, steps // 5) if device.type == "cuda" else 1):
         step(data[index % len(data)])
@@ -135,7 +150,9 @@ def measure(name: str, step: Step, data: Sequence[PairBatch], steps: int, floor:
     median, tenth = times[len(times) // 2], len(times) // 10
     gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
     rows = data[0].valid.shape[0]
-    return Result(name, rows, median, (times[-1 - tenth] - times[tenth]) / median, gib, floor)
+    result = Result(name, rows, median, (times[-1 - tenth] - times[tenth]) / median, gib, floor)
+    result.record(f"median of {steps} steps of {rows} rows after a warm-up, each waited for", values)
+    return result
 
 
 def product_rate(device: torch.device) -> float:
