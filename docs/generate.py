@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made of the code: `make reference`, or `python -m docs.generate`.
+"""Writes the pages that are made of the code, and tables of numbers: `make reference`, or `python -m docs.generate`.
 
 It stands here and not in the package, because only those who change the code need it. A test compares the pages with
 what this gives.
@@ -16,6 +16,7 @@ from unittest.mock import patch
 
 import yaml
 
+from docs import tables
 from vglm_train.__main__ import COMMANDS
 from vglm_train.__main__ import main as vglm
 from vglm_train.checkpoint.bundle import format as bundle_format
@@ -55,7 +56,7 @@ def pages() -> dict[Path, str]:
         reference / "metrics.md": metrics("en"),
         DOCS / "zh/reference/metrics.md": metrics("zh"),
     }
-    return {path: f"{text.rstrip()}\n" for path, text in texts.items()}
+    return {**{path: f"{text.rstrip()}\n" for path, text in texts.items()}, **dict(tables.pages())}
 
 
 def table(head: Sequence[str], rows: Iterator[Sequence[str]]) -> str:

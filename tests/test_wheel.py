@@ -132,7 +132,9 @@ def test_the_wheel_does_everything_from_an_empty_folder(vglm, tmp_path):
     assert max(row["step"] for row in rows if "step" in row) == 12
     assert "i2t_r1" in vglm("evaluate", "runs/try/bundle", "--data", "data/photos/val", "--out", "scores.json")
     vglm("report", "runs/try")
+    assert "[1/1] vision" in vglm("benchmark", "vision", "--quick", "--out", "speed.json")
     assert (empty / "scores.json").is_file()
+    assert json.loads((empty / "speed.json").read_text("utf-8"))["rows"][0]["case"] == "vision"
     assert (empty / "runs/try/report/report.html").is_file()
 
 
