@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 
+TRAINING = ("deepspeed", "sat")
 CONTEXT = 1.5  # GiB beside torch's tensors: CUDA's context, libraries, what the allocator cannot use
 
 
@@ -20,7 +21,7 @@ class Case:
     gib: float  # of GPU memory that torch's tensors take at most; 0: it needs no GPU
     seconds: int  # about, on an H100
     disk: float = 0.0  # GiB in the folder of --work
-    packages: tuple[str, ...] = ()  # beside those of training
+    packages: tuple[str, ...] = ()  # modules that not every installation has
 
     def refusal(self, free: float | None, places: Mapping[str, Path | None], tiny: bool) -> str | None:
         """Why it cannot run here, in a sentence; None if it can. free: GiB of the GPU's memory, None without one."""
@@ -42,10 +43,14 @@ class Case:
         return None
 
 
-def _of(group: str, parts: Mapping[str, tuple[str, float, int]], words: str, tiny: str) -> list[Case]:
+def _of(
+    group: str, parts: Mapping[str, tuple[str, float, int]], words: str, tiny: str, packages: tuple[str, ...]
+) -> list[Case]:
     """Cases of one module; `*` in the words is the part's name."""
     return [
-        Case(f"{group}/{part}", what, words.replace("*", part), tiny.replace("*", part), gib, seconds)
+        Case(
+            f"{group}/{part}", what, words.replace("*", part), tiny.replace("*", part), gib, seconds, packages=packages
+        )
         for part, (what, gib, seconds) in parts.items()
     ]
 
@@ -79,24 +84,24 @@ CASES = {
     case.name: case
     for case in (
         Case("stage1/plain", "stage one, ViT-g, batch 100: the engine, and a bare loop", "stage1 --compile no",
-             "stage1 --compile no --tiny --cpu --batch 4 --steps 3", 17.0, 45),
+             "stage1 --compile no --tiny --cpu --batch 4 --steps 3", 17.0, 45, packages=("deepspeed",)),
         Case("stage1/compiled", "the same with engine.compile", "stage1 --compile yes",
-             "stage1 --compile yes --tiny --cpu --batch 4 --steps 3", 17.5, 90),
+             "stage1 --compile yes --tiny --cpu --batch 4 --steps 3", 17.5, 90, packages=("deepspeed",)),
         *_of("stage2", STAGE_TWO, "stage2 --single * --no-bare",
-             "stage2 --single * --no-bare --tiny --cpu --batch 4 --steps 3"),
+             "stage2 --single * --no-bare --tiny --cpu --batch 4 --steps 3", TRAINING),
         Case("stage2/chatglm-32", "stage two before ChatGLM-6B's shape in bf16, 32 rows of 96 places",
              "stage2 --single chatglm-bf16 --no-bare --batch 32",
-             "stage2 --single chatglm-bf16 --no-bare --tiny --cpu --batch 2 --steps 3", 25.5, 30),
-        *_of("finetune", FINETUNE, "finetune --single *", "finetune --single * --tiny --cpu --steps 2"),
+             "stage2 --single chatglm-bf16 --no-bare --tiny --cpu --batch 2 --steps 3", 25.5, 30, packages=TRAINING),
+        *_of("finetune", FINETUNE, "finetune --single *", "finetune --single * --tiny --cpu --steps 2", TRAINING),
         Case("finetune/lora-table", "LoRA on the lengths of a table's items (--table)",
              "finetune --single lora-table --table {table}",
-             "finetune --single lora-table --table {table} --tiny --cpu", 29.0, 90),
+             "finetune --single lora-table --table {table} --tiny --cpu", 29.0, 90, packages=TRAINING),
         Case("vision", "the frozen ViT-g/14 alone, 100 pictures, plain and fused", "vision",
              "vision --tiny --cpu --batch 8 --times 2", 9.0, 30),
         *_of("features", FEATURES, "features --stage * --compile",
-             "features --stage * --tiny --batch 4 --steps 3 --workers 1"),
-        *_of("chat", CHAT, "chat --single *", "chat --single * --tiny --cpu --steps 2"),
-        *_of("recipes", RECIPES, "recipes --single *", "recipes --single * --tiny --steps 1"),
+             "features --stage * --tiny --batch 4 --steps 3 --workers 1", (*TRAINING, "webdataset")),
+        *_of("chat", CHAT, "chat --single *", "chat --single * --tiny --cpu --steps 2", ("sat",)),
+        *_of("recipes", RECIPES, "recipes --single *", "recipes --single * --tiny --steps 1", TRAINING),
         Case("stream/decode", "the loader's photos a second of one core, beside plain webdataset and PIL (--photos)",
              "stream decode --photos {photos}", "stream decode --photos {photos} --number 8 --rounds 1", 0.0, 90,
              packages=("webdataset", "psutil")),

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.rates import copy_rate, wait
 from benchmarks.record import record
 from benchmarks.stage2_cases import ROOT, VISUALGLM, Case, configure
 from vglm_train.batch import PromptBatch
@@ -210,30 +211,6 @@ def run_sat(arguments: argparse.Namespace) -> None:
         f"{1 / seconds:.1f} tokens/s"
     )
     record("filling_sequence", f"mean of {steps} tokens", ms=1e3 * seconds, values={"tokens_per_s": 1 / seconds})
-
-
-def copy_rate(device: torch.device, tiny: bool) -> float:
-    """Bytes a second, read and written, of a large copy."""
-    source = torch.randn(1 << (16 if tiny else 28), device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / timed(lambda: target.copy_(source), device)
-
-
-def timed(call: Callable[[], Any], device: torch.device, times: int = 10) -> float:
-    """Median seconds."""
-    found = []
-    for _ in range(times):
-        wait(device)
-        begin = time.perf_counter()
-        call()
-        wait(device)
-        found.append(time.perf_counter() - begin)
-    return sorted(found)[times // 2]
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def reset_peak(device: torch.device) -> None:

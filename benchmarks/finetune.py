@@ -28,8 +28,9 @@ import torch
 
 import vglm_train.model.language.glm.chatglm  # noqa: F401  (before the clock of building starts)
 from benchmarks.finetune_cases import CASES, MICRO, PARTS, Table, TunedModel, step_flops, tuning_of
+from benchmarks.rates import product_rate, wait
 from benchmarks.record import record
-from benchmarks.stage1 import HEADER, Result, measure, product_rate
+from benchmarks.stage1 import HEADER, Result, measure
 from benchmarks.stage2 import LR, Journal, batches, engine_step
 from benchmarks.stage2_cases import ROOT
 from vglm_train import distributed
@@ -56,11 +57,6 @@ def build_objective(config: Config, tuning: Tuning, ranks: Ranks, sop_id: int | 
         model = build_visual_language(config.model, image.mean, image.std, sop_id, None, tuning.quantize)
     apply_tuning(model, tuning)
     return GenerationObjective(model).train()
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def gib(device: torch.device) -> tuple[float, float]:

@@ -13,9 +13,8 @@ from typing import Any
 
 import torch
 
-from benchmarks.chat import copy_rate
+from benchmarks.rates import copy_rate, product_rate
 from benchmarks.result_file import Machine
-from benchmarks.stage1 import product_rate
 from vglm_train.env import GIB, environment, installed
 
 VERSIONS = ("torch", "transformers", "deepspeed", "triton")
@@ -24,7 +23,8 @@ VERSIONS = ("torch", "transformers", "deepspeed", "triton")
 def describe(tiny: bool) -> dict[str, Any]:
     """The machine, and the GPU memory and RAM that are free now in GiB (`free_gib`)."""
     found = environment()
-    device = torch.device("cuda" if found["cuda_usable"] and not tiny else "cpu")
+    tiny = tiny or not found["cuda_usable"]
+    device = torch.device("cpu" if tiny else "cuda")
     card = found["gpus"][0] if device.type == "cuda" else None
     machine = Machine(
         card=card and card["name"],
@@ -51,7 +51,7 @@ def cpu_name() -> str:
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.machine", description=__doc__.partition("\n")[0])
-    parser.add_argument("--tiny", action="store_true", help="the CPU alone, and small products")
+    parser.add_argument("--tiny", action="store_true", help="the CPU alone; without a GPU always")
     print(json.dumps(describe(parser.parse_args(argv).tiny)))
 
 

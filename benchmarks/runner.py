@@ -37,20 +37,13 @@ class Options:
 
 def look(tiny: bool) -> tuple[Machine, float | None, bool]:
     """The machine, GiB free on its GPU, and whether shapes are tiny: they are without a GPU."""
-    done = _ask_machine(tiny)
-    if not tiny and done["card"] is None:
-        tiny, done = True, _ask_machine(True)
-    free = done.pop("free_gib")
-    return Machine(**done), free, tiny
-
-
-def _ask_machine(tiny: bool) -> dict[str, Any]:
     command = [sys.executable, "-m", "benchmarks.machine", *(["--tiny"] if tiny else [])]
     done = subprocess.run(command, capture_output=True, text=True, check=False, env=_environment(tiny), cwd=ROOT)
     if done.returncode:
         raise UserError(f"this machine cannot be measured: {_last_line(done.stderr)}")
     found: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
-    return found
+    free = found.pop("free_gib")
+    return Machine(**found), free, found["card"] is None
 
 
 def run(cases: Sequence[Case], command: str, out: Path, options: Options, say: Say) -> Results:

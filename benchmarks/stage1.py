@@ -12,6 +12,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
+from benchmarks.rates import product_rate, wait
 from benchmarks.record import record
 from vglm_train import distributed
 from vglm_train.batch import PairBatch
@@ -137,14 +138,14 @@ def measure(
     device = data[0].pixels.device
     for index in range(max(5, steps // 5) if device.type == "cuda" else 1):
         step(data[index % len(data)])
-    _wait(device)
+    wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []
     for index in range(steps):
         start = time.perf_counter()
         step(data[index % len(data)])
-        _wait(device)  # costs the overlap of one step's launches with the last: what is reported is not flattered
+        wait(device)  # costs the overlap of one step's launches with the last: what is reported is not flattered
         times.append(time.perf_counter() - start)
     times.sort()
     median, tenth = times[len(times) // 2], len(times) // 10
@@ -155,23 +156,6 @@ def measure(
     return result
 
 
-def product_rate(device: torch.device) -> float:
-    """Floating point operations a second of large bf16 products on random data, kept up for about a second.
-
-    A step lasts long enough to reach the card's power limit; a shorter burst would run at clocks it cannot hold.
-    """
-    n, times = (8192, 600) if device.type == "cuda" else (512, 3)
-    a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
-    for _ in range(times // 4):
-        a @ b
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        a @ b
-    _wait(device)
-    return times * 2 * n**3 / (time.perf_counter() - start)
-
-
 def profile(step: Step, batch: PairBatch) -> str:
     """The kernels of one step that take longest."""
     from torch.profiler import ProfilerActivity
@@ -179,13 +163,8 @@ def profile(step: Step, batch: PairBatch) -> str:
 
     with recorder(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         step(batch)
-        _wait(batch.pixels.device)
+        wait(batch.pixels.device)
     return recorded.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=90)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[Result]:

@@ -13,14 +13,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from benchmarks.rates import product_rate, wait
 from benchmarks.record import record
-from benchmarks.stage1 import TINY, product_rate
 from vglm_train.config.model import Vision
 from vglm_train.model.flops import vision_flops
 from vglm_train.model.vision import fused
 from vglm_train.model.vision.base import VisionEncoder
 from vglm_train.model.vision.eva import EvaVit
 
+TINY = Vision(image_size=28, patch=14, width=32, depth=1, heads=2, mlp_width=64)
 COMPARED = 8  # pictures that fp32 encodes as well
 
 
@@ -46,11 +47,6 @@ def milliseconds(encoder: VisionEncoder, pixels: Tensor, times: int) -> float:
         encoder(pixels)
     wait(pixels.device)
     return 1e3 * (time.perf_counter() - start) / times
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def compare(dtype: torch.dtype, shape: Vision, args: argparse.Namespace, device: torch.device, rate: float) -> None:
@@ -91,7 +87,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}, {rate / 1e12:.2f} TFLOP/s in bf16 products")
     for dtype in (torch.bfloat16, torch.float16):
-        compare(dtype, TINY.vision if args.tiny else Vision(), args, device, rate)
+        compare(dtype, TINY if args.tiny else Vision(), args, device, rate)
 
 
 if __name__ == "__main__":
