@@ -173,3 +173,10 @@ def test_what_is_advised_is_what_check_says_and_fits() -> None:
 
 def test_the_generator_writes_these_pages() -> None:
     assert dict(tables.pages()).items() <= generate.pages().items()
+
+
+@pytest.mark.parametrize("page", tables.definitions()["prose"])
+def test_sentences_say_what_the_files_say(page: str) -> None:
+    text = " ".join((ROOT / page).read_text("utf-8").split())
+    wanted = [tables.fill(words, "peers") for words in tables.definitions()["prose"][page]]
+    assert [words for words in wanted if words not in text] == []
