@@ -8,7 +8,9 @@ from functools import partial
 from pathlib import Path
 
 from benchmarks.cases import CASES, choose
+from benchmarks.result_file import Results
 from benchmarks.runner import Options, run
+from benchmarks.table import markdown
 from vglm_train.command import program, run_command
 from vglm_train.errors import UserError
 from vglm_train.signals import status_of
@@ -18,7 +20,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, also where cases were left out; 1 if one failed; 2 for a mistake; 128 + signal if stopped."""
     words = list(sys.argv[1:] if argv is None else argv)
     args = parse(program("vglm_train.benchmark"), words)
+    if args.show:
+        return run_command(lambda: _show(args.show))
     return run_command(lambda: _list(args) if args.list else _measure(args, words))
+
+
+def _show(path: Path) -> int:
+    print(markdown(Results.read(path)))
+    return 0
 
 
 def _list(args: argparse.Namespace) -> int:
@@ -43,7 +52,7 @@ def _measure(args: argparse.Namespace, words: list[str]) -> int:
         kept = f"; what was measured is in {args.out}" if args.out.exists() else ""
         print(f"stopped{kept}", file=sys.stderr)
         return status_of(stop)
-    print(f"written to {args.out}")
+    print(f"\n{markdown(results)}\n\nwritten to {args.out}")
     return int(any(row.problem and row.name != "left out" for row in results.rows))
 
 
@@ -61,6 +70,7 @@ def parse(own: str, words: Sequence[str]) -> argparse.Namespace:
     )
     parser.add_argument("case", nargs="*", metavar="CASE", help="a case or a group such as stage2; none: all")
     parser.add_argument("--list", action="store_true", help="show the cases, what they need and take, and end")
+    parser.add_argument("--show", type=Path, metavar="FILE", help="show a file that was written, as a table, and end")
     parser.add_argument(
         "--out", type=Path, default=Path("benchmark.json"), help="written anew after each case (default %(default)s)"
     )

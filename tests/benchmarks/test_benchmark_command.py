@@ -54,6 +54,8 @@ def test_from_the_command_to_the_file(tmp_path: Path) -> None:
     assert row.get("samples_per_s") * row.get("ms") / 1000 == pytest.approx(8, rel=0.01)
     assert row.get("ratio") == pytest.approx(row.get("ms") / row.get("floor_ms"), rel=0.01)
     assert row.method
+    assert "| vision | bfloat16 plain | " in done.stdout
+    assert "| convert | left out | " in done.stdout
     assert results.machine.cores
     assert results.machine.product_tflops
     assert set(results.machine.versions) == {"python", "torch", "transformers", "deepspeed", "triton"}
@@ -261,3 +263,17 @@ def test_what_is_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert (row["ms"], row["ratio"], row["peak_gib"]) == (3.142, 1.571, None)
     assert row["values"] == {"error": None, "b": 1.0}
     Row(case="c", **row)
+
+
+def test_a_file_is_shown_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "a.json"
+    results(shapes="full").write(path)
+    assert command.main(["--show", str(path)]) == 0
+    *words, head, line, row = capsys.readouterr().out.splitlines()
+    machine = "card unknown (unknown GiB, driver unknown), CPU a CPU, 2 cores, unknown GiB of RAM"
+    assert words[:2] == [machine, "torch 2"]
+    assert len({len(each.split("|")) for each in (head, line, row)}) == 1
+    assert row.split(" | ")[:4] == ["| a", "b", "", "2"]
+    assert "error 0.5" in row
+    assert command.main(["--show", str(tmp_path / "none.json")]) == 2
+    assert "no results of `vglm benchmark`" in capsys.readouterr().err
