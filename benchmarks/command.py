@@ -15,6 +15,8 @@ from vglm_train.command import program, run_command
 from vglm_train.errors import UserError
 from vglm_train.signals import status_of
 
+PLACES = ("bundle", "photos", "table", "work")
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0, also where cases were left out; 1 if one failed; 2 for a mistake; 128 + signal if stopped."""
@@ -22,7 +24,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = parse(program("vglm_train.benchmark"), words)
     if args.show:
         return run_command(lambda: _show(args.show))
-    return run_command(lambda: _list(args) if args.list else _measure(args, words))
+    return run_command(lambda: _list(args) if args.list else _measure(args))
 
 
 def _show(path: Path) -> int:
@@ -37,15 +39,15 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _measure(args: argparse.Namespace, words: list[str]) -> int:
+def _measure(args: argparse.Namespace) -> int:
     cases = _chosen(args)
     if args.out.exists():
         raise UserError(f"--out {args.out}: is there already; move it away, or give another name")
-    places = {name: getattr(args, name) for name in ("bundle", "photos", "table", "work")}
+    places = {name: getattr(args, name) for name in PLACES}
     for name, place in places.items():
         if place is not None and not place.exists():
             raise UserError(f"--{name} {place}: is not there")
-    command = shlex.join(["vglm", "benchmark", *words])
+    command = called(args)
     try:
         results = run(cases, command, args.out, Options(args.quick, places, args.limit), partial(print, flush=True))
     except KeyboardInterrupt as stop:
@@ -54,6 +56,15 @@ def _measure(args: argparse.Namespace, words: list[str]) -> int:
         return status_of(stop)
     print(f"\n{markdown(results)}\n\nwritten to {args.out}")
     return int(any(row.problem and row.name != "left out" for row in results.rows))
+
+
+def called(args: argparse.Namespace) -> str:
+    """The command as the file notes it: files are passed on, so folders of this machine are left out."""
+    words = ["vglm", "benchmark", *args.case, *(["--quick"] if args.quick else [])]
+    words += [] if args.limit is None else ["--limit", f"{args.limit:g}"]
+    for name in PLACES:
+        words += [f"--{name}", name.upper()] if getattr(args, name) is not None else []
+    return shlex.join(words)
 
 
 def _chosen(args: argparse.Namespace) -> list:

@@ -96,8 +96,8 @@ def _texts(cell: str | Mapping[str, str]) -> list[str]:
     return [cell] if isinstance(cell, str) else list(cell.values())
 
 
-def source(alias: str, language: Language) -> str:
-    """Where and when a file was measured, in a sentence."""
+def source(alias: str, language: Language, brief: bool = False) -> str:
+    """Where and when a file was measured, in a sentence; brief: without the command."""
     entry, results = definitions()["files"][alias], read(alias)
     file = f"`benchmarks/results/{entry['file']}`"
     if isinstance(results, Demo) or results.source != MEASURED:
@@ -107,15 +107,15 @@ def source(alias: str, language: Language) -> str:
         f"{name} {machine.versions[name]}" for name in ("torch", "triton") if machine.versions.get(name)
     )
     rates = f"{machine.product_tflops:.0f} TFLOP/s", f"{machine.copy_tb_s:.1f} TB/s"
-    commit = (results.commit or "")[:8]
+    commit, command = (results.commit or "")[:8], "" if brief else f" `{results.command}`."
     if language == "en":
         return (
             f"{file}: one {machine.card}, {day}, commit {commit}, {versions}; {rates[0]} in bf16 products of 8192 "
-            f"cubed, {rates[1]} in copies. `{results.command}`."
+            f"cubed, {rates[1]} in copies.{command}"
         )
     return (
         f"{file}：一块 {machine.card}，{day}，提交 {commit}，{versions}；8192 阶 bf16 矩阵乘 {rates[0]}，"
-        f"复制 {rates[1]}。`{results.command}`。"
+        f"复制 {rates[1]}。{command.strip().rstrip('.')}"
     )
 
 
@@ -134,8 +134,9 @@ def render(name: str, language: Language) -> str:
     parts = []
     if "note" in table:
         parts.append(fill(said(table["note"], language), table["file"]))
-    if table.get("sources", True):
-        parts.append(" ".join(source(alias, language) for alias in files_of(table)))
+    sources = table.get("sources", "whole")
+    if sources != "none":
+        parts.append(" ".join(source(alias, language, sources == "brief") for alias in files_of(table)))
     if language == "en":
         parts = [textwrap.fill(part, 120, break_long_words=False, break_on_hyphens=False) for part in parts]
     return "\n\n".join([markdown([head, *rows]), *parts])

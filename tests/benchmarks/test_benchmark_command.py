@@ -46,7 +46,11 @@ def test_from_the_command_to_the_file(tmp_path: Path) -> None:
     assert "min for all that is left" in done.stdout
     assert "[2/2] convert: left out: it has no small size" in done.stdout
     results = Results.read(out)
-    assert (results.source, results.shapes, results.command) == (MEASURED, "tiny", f"vglm {' '.join(words)}")
+    assert (results.source, results.shapes, results.command) == (
+        MEASURED,
+        "tiny",
+        "vglm benchmark vision convert --quick",
+    )
     assert {(row.case, row.name) for row in results.rows} == {
         ("vision", "bfloat16 plain"), ("vision", "float16 plain"), ("convert", "left out"),
     }  # fmt: skip
@@ -277,3 +281,10 @@ def test_a_file_is_shown_as_a_table(tmp_path: Path, capsys: pytest.CaptureFixtur
     assert "error 0.5" in row
     assert command.main(["--show", str(tmp_path / "none.json")]) == 2
     assert "no results of `vglm benchmark`" in capsys.readouterr().err
+
+
+def test_the_file_names_no_folder_of_the_machine() -> None:
+    args = command.parse(
+        "vglm benchmark", ["stream", "--photos", "/home/me", "--limit", "60", "--out", "/home/me/a.json"]
+    )
+    assert command.called(args) == "vglm benchmark stream --limit 60 --photos PHOTOS"
