@@ -21,10 +21,16 @@ class Case:
     gib: float  # of GPU memory that torch's tensors take at most; 0: it needs no GPU
     seconds: int  # about, on an H100
     disk: float = 0.0  # GiB in the folder of --work
+    ram: float = 6.0  # GiB that the machine has to have, at full size
     packages: tuple[str, ...] = ()  # modules that not every installation has
 
-    def refusal(self, free: float | None, places: Mapping[str, Path | None], tiny: bool) -> str | None:
-        """Why it cannot run here, in a sentence; None if it can. free: GiB of the GPU's memory, None without one."""
+    def refusal(
+        self, free: float | None, places: Mapping[str, Path | None], tiny: bool, ram: float | None = None
+    ) -> str | None:
+        """Why it cannot run here, in a sentence; None if it can.
+
+        free: GiB of the GPU's memory, None without one. ram: GiB of the machine, None where that is not known.
+        """
         words = self.tiny if tiny else self.words
         if words is None:
             return "left out: it has no small size, and this run is of tiny shapes"
@@ -37,6 +43,8 @@ class Case:
             return None
         if self.gib and (free or 0.0) < self.gib + CONTEXT:
             return f"left out: it needs {self.gib + CONTEXT:.0f} GiB of GPU memory, and {free or 0:.1f} GiB are free"
+        if ram is not None and ram < self.ram:
+            return f"left out: it needs {self.ram:.0f} GiB of RAM, and this machine has {ram:.0f} GiB"
         work = places.get("work")
         if self.disk and work and (space := shutil.disk_usage(work).free / 2**30) < self.disk:
             return f"left out: it needs {self.disk:.0f} GiB of disk in --work, and {space:.0f} GiB are free"
@@ -77,9 +85,12 @@ CHAT = {
     "int8": ("the same in int8", 13.0, 45),
     "int4": ("the same in int4", 11.0, 45),
 }
-XRAY = [f"xray_{task}_{model}" for task in ("vqa",) for model in
-        ("chatglm_lora", "chatglm_qlora", "chatglm_ptuning", "opt", "flan_t5")]  # fmt: skip
-RECIPES = {name: (f"configs/finetune/{name}.yaml as it stands, longest rows", 17.0, 30) for name in XRAY}
+LONGEST = "configs/finetune/xray_vqa_{}.yaml as it stands, longest rows"
+RECIPES = {
+    f"xray_vqa_{name}": (LONGEST.format(name), gib, 30)
+    for name, gib in (("chatglm_lora", 16.5), ("chatglm_qlora", 16.0), ("chatglm_ptuning", 16.5), ("opt", 11.0),
+                      ("flan_t5", 13.0))
+}  # fmt: skip
 CASES = {
     case.name: case
     for case in (
@@ -112,7 +123,7 @@ CASES = {
              "serve_load {bundle} --clients 4 --alone 2 --seconds 1 --tokens 8", 1.0, 200,
              packages=("httpx", "psutil", "fastapi")),
         Case("convert", "conversions of VisualGLM-6B's size, hub to bundle to SAT (--work)", "convert --work {work}",
-             None, 0.0, 200, disk=47.0),
+             None, 0.0, 200, disk=47.0, ram=8.0),
     )
 }  # fmt: skip
 """By name. Those of a group share what stands before the slash."""

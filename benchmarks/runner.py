@@ -60,7 +60,7 @@ def run(cases: Sequence[Case], command: str, out: Path, options: Options, say: S
     results.write(out)  # before hours are spent: the folder can be written
     pace = _Pace(cases, tiny)
     for number, case in enumerate(cases, 1):
-        refusal = case.refusal(free, options.places, tiny) or _late(begun, options.limit)
+        refusal = case.refusal(free, options.places, tiny, machine.ram_gib) or _late(begun, options.limit)
         say(f"[{number}/{len(cases)}] {case.name}: {refusal or case.what}{'' if refusal else pace.words(number)}")
         rows: list[Row] = []
         try:

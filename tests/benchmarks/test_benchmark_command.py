@@ -157,6 +157,13 @@ def test_a_card_that_is_too_small(free: float | None, wanted: str | None) -> Non
     assert case.refusal(free, NOWHERE, tiny=True) is None
 
 
+def test_a_machine_with_too_little_memory() -> None:
+    said = tiny("x").refusal(80.0, NOWHERE, tiny=False, ram=3.9)
+    assert said == "left out: it needs 6 GiB of RAM, and this machine has 4 GiB"
+    assert tiny("x").refusal(80.0, NOWHERE, tiny=False, ram=7.0) is None
+    assert tiny("x").refusal(80.0, NOWHERE, tiny=True, ram=3.9) is None
+
+
 def test_a_disk_that_is_too_small(tmp_path: Path) -> None:
     said = CASES["convert"].refusal(None, {**NOWHERE, "work": tmp_path}, tiny=False)
     roomy = replace(CASES["convert"], disk=0.0)
