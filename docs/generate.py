@@ -1,4 +1,4 @@
-"""Writes the reference pages that are made of the code: `make reference`, or `python -m docs.generate`.
+"""Writes the pages that are made of the code, and tables of numbers: `make reference`, or `python -m docs.generate`.
 
 It stands here and not in the package, because only those who change the code need it. A test compares the pages with
 what this gives.
@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from docs import tables
 from docs.arguments import commands
 from docs.formats import formats
 from docs.keys import configuration
@@ -31,7 +32,7 @@ def pages(chinese: ChineseWords) -> dict[Path, str]:
         texts[reference / "commands.md"] = commands(words)
         texts[reference / "formats.md"] = formats(words)
         texts[reference / "metrics.md"] = metrics(language)
-    return {path: f"{text.rstrip()}\n" for path, text in texts.items()}
+    return {**{path: f"{text.rstrip()}\n" for path, text in texts.items()}, **dict(tables.pages())}
 
 
 def metrics(language: str) -> str:

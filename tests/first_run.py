@@ -38,7 +38,7 @@ def run(*words: object, cwd: Path | None = None, status: int = 0, text: str = ""
 
 
 def train_on_ten_pictures(vglm: Vglm, empty: Path) -> None:
-    """Check presets by name, convert, pack, learn words, train twelve steps, evaluate, report."""
+    """Check presets by name, convert, pack, learn words, train twelve steps, evaluate, report, benchmark."""
     _make_photos(empty / "photos")
     assert "train " in vglm("--help")
     assert "shards: elsewhere" in vglm("train", "lavis_stage1", "--check", "data.train.0.shards=elsewhere")
@@ -56,6 +56,8 @@ def train_on_ten_pictures(vglm: Vglm, empty: Path) -> None:
     assert max(row["step"] for row in rows if "step" in row) == 12
     assert "i2t_r1" in vglm("evaluate", "runs/try/bundle", "--data", "data/photos/val", "--out", "scores.json")
     vglm("report", "runs/try")
+    assert "[1/1] vision" in vglm("benchmark", "vision", "--quick", "--out", "speed.json")
+    assert json.loads((empty / "speed.json").read_text("utf-8"))["rows"][0]["case"] == "vision"
     assert (empty / "scores.json").is_file()
     assert (empty / "runs/try/report/report.html").is_file()
 

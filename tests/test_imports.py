@@ -19,7 +19,7 @@ LAYERS = [
     {"signals", "config", "batch", "image", "distributed"},
     {"command"},
     {"log"},
-    {"prompt", "report", "env", "schema"},
+    {"prompt", "report", "env", "schema", "benchmark"},
     {"data", "model"},
     {"objective", "checkpoint"},
     {"evaluate"},

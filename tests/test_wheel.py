@@ -14,7 +14,7 @@ from first_run import run as run_command
 from vglm_train import __version__
 
 ROOT = Path(__file__).resolve().parents[1]
-SOURCES = ("vglm_train", "data_tools", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
+SOURCES = ("vglm_train", "data_tools", "benchmarks", "configs", "setup.py", "pyproject.toml", "README.md", "LICENSE")
 INSIDE = "vglm_train/_shipped"
 
 
@@ -62,10 +62,14 @@ def test_only_one_top_level_name_is_taken(names):
     assert {name.split("/")[0] for name in names} == {"vglm_train", f"vglm_train-{__version__}.dist-info"}
 
 
-@pytest.mark.parametrize(("folder", "place"), [("vglm_train", ""), ("data_tools", f"{INSIDE}/")])
+@pytest.mark.parametrize(
+    ("folder", "place"), [("vglm_train", ""), ("data_tools", f"{INSIDE}/"), ("benchmarks", f"{INSIDE}/")]
+)
 def test_every_file_is_in_the_wheel(names, folder, place):
     """Modules, and what they read: pages, styles."""
-    files = (path for path in (ROOT / folder).rglob("*") if path.is_file() and "__pycache__" not in path.parts)
+    files = (
+        path for path in (ROOT / folder).rglob("*") if path.is_file() and not {"__pycache__", "results"} & {*path.parts}
+    )
     assert {place + path.relative_to(ROOT).as_posix() for path in files} <= names
 
 
