@@ -1,5 +1,6 @@
 """A training run from its configuration, built in the order data flows. train.py calls it."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import Plan, RunState
+from vglm_train.engine.saving import SaveHook
 from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
@@ -108,9 +110,10 @@ class _Run:
         outlets = self._sinks()
         stop = StopOnSignal()
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
+        save = self._save_hook(engine, outlets)
         try:
-            with explain_dead_processes():
-                trainer.fit(self._hooks(engine, objective, model, outlets))
+            with contextlib.closing(save), explain_dead_processes():
+                trainer.fit(self._hooks(objective, model, outlets, save))
         except UserError as error:
             received = stop.release()
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
@@ -218,16 +221,18 @@ class _Run:
             )
         return outlets
 
+    def _save_hook(self, engine: DeepSpeedEngine, outlets: Sequence[sinks.Sink]) -> SaveHook:
+        config, cadence = self.config, hooks.Cadence.of(self.config)
+        keep = config.checkpoint.keep
+        return SaveHook(self.folder.checkpoints, engine, self.state, cadence, keep, outlets, self.ranks)
+
     def _hooks(
-        self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink]
+        self, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink], save: SaveHook
     ) -> list[Hook]:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)
         throughput = Throughput(self.ranks.device, self.ranks.world, cost.per_sample, cost.per_token)
-        save = hooks.SaveHook(
-            self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
-        )
         names, rows = (self.loader.sources, self.loader.languages), self.plan.global_batch
         chain: list[Hook] = [
             hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
@@ -239,4 +244,5 @@ class _Run:
             best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))
-        return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
+        guard = hooks.GuardHook(config, state, save.save_now, save.checkpoints)
+        return [*chain, guard, save, hooks.ClockHook(throughput, cadence)]

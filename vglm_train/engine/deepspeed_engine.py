@@ -98,16 +98,22 @@ class DeepSpeedEngine:
         return outputs, Update(applied, norm)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that trains and its Adam moments as full fp32 CPU tensors, one name at a time.
+        """Everything that trains and its Adam moments as full fp32 tensors on the device, one name at a time.
 
         Names are `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and `adam_step` [1], the updates made so far.
         The same for any number of ranks, which all must walk the iterator to its end.
         """
         for name, parameter in self._trained.items():
-            yield f"weight/{name}", parameter.get_full_hp_param().cpu()
+            yield f"weight/{name}", parameter.get_full_hp_param()
             for moment in MOMENTS:
-                yield f"{moment}/{name}", parameter.get_full_hp_param(moment).cpu()
-        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1).cpu()
+                yield f"{moment}/{name}", parameter.get_full_hp_param(moment)
+        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `state` yields, in its order."""
+        trained = self.trained_shapes().items()
+        shapes = {f"{kind}/{name}": shape for name, shape in trained for kind in ("weight", *MOMENTS)}
+        return {**shapes, "adam_step": (1,)}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
