@@ -25,6 +25,7 @@ from vglm_train.log.alarms import not_finite
 from vglm_train.log.jsonl import SampleLog
 from vglm_train.log.meter import Meter
 from vglm_train.log.sinks import Sink
+from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective
 
@@ -109,6 +110,22 @@ class LogHook:
         for name, value in self.objective.watched().items():
             self.meter.last(f"train/{name}", value)
         self.throughput.step(self.samples_per_step, report.started)
+
+
+class StartHook:
+    """After the first step tells what the time until then was spent on. Before `LogHook`, whose row has it too."""
+
+    def __init__(self, startup: Startup, meter: Meter) -> None:
+        self.startup, self.meter, self.is_told = startup, meter, False
+
+    def after_step(self, report: StepReport) -> None:
+        if self.is_told:
+            return
+        self.is_told = True
+        self.startup.first_step(report.wait_seconds)
+        log.info("%s", self.startup.line())
+        for name, seconds in self.startup.row().items():
+            self.meter.last(name, seconds)
 
 
 class SampleHook:
