@@ -218,5 +218,6 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     return [
         f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
         f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
+        f"memory beside it: the first process keeps {bytes_of(trained * 12)} for the checkpoint being written",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]
