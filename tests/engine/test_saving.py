@@ -173,7 +173,7 @@ def test_one_that_cannot_be_written_is_told_if_the_run_has_ended_otherwise(
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="pinned memory needs a GPU; not tested here")
 def test_a_gpu_copies_into_pinned_memory() -> None:
     device = torch.device("cuda", 0)
-    copy = HostCopy({"a": (3, 1000), "b": (1,)}, device)
+    copy = HostCopy({"a": (3, 1000), "b": (1,)}, device).pin()
     assert copy._pinned
     tensors = {"a": torch.randn(3, 1000, device=device), "b": torch.ones(1)}
     copy.take(tensors.items())

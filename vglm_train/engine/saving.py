@@ -8,6 +8,7 @@ has to know whether it is written. The thread calls no collective: the steps cal
 """
 
 import logging
+import mmap
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -36,11 +37,9 @@ class HostCopy:
         """`device`: the tensors'. A GPU writes fast, and beside other work, only into memory that is pinned for it."""
         sizes = [prod(shape) for shape in shapes.values()]
         self._device, self._pinned = device, False
-        self._memory = torch.empty(sum(sizes))
+        self._memory = torch.empty(sum(sizes)) if device.type != "cuda" else _not_inherited(sum(sizes))
         parts = zip(shapes.items(), self._memory.split(sizes), strict=True)
         self.tensors = {name: part.view(shape) for (name, shape), part in parts}
-        if device.type == "cuda":
-            self._pin()
 
     def take(self, tensors: Iterable[tuple[str, Tensor]]) -> None:
         """Copy all of them. They may change, or be freed, after that."""
@@ -55,13 +54,23 @@ class HostCopy:
             torch.cuda.cudart().cudaHostUnregister(self._memory.data_ptr())
             self._pinned = False
 
-    def _pin(self) -> None:
-        """torch's own pinned tensors take up to twice their size, since it rounds that up to a power of two."""
+    def pin(self) -> "HostCopy":
+        """Takes a second or two. Not by torch's own pinned tensors, whose sizes are rounded up to a power of two."""
+        if self._device.type != "cuda":
+            return self
         with torch.cuda.device(self._device):
             status = torch.cuda.cudart().cudaHostRegister(self._memory.data_ptr(), self._memory.nbytes, 0)
         self._pinned = status == torch.cuda.cudart().cudaError.success
         if not self._pinned:
             log.warning("no memory could be pinned for checkpoints (%s): each stops training for longer", status)
+        return self
+
+
+def _not_inherited(size: int) -> Tensor:
+    """fp32 [size] that loader workers do not get: Linux copies pinned memory for every process that is forked."""
+    memory = mmap.mmap(-1, 4 * size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_DONTFORK)
+    return torch.frombuffer(memory, dtype=torch.float32)
 
 
 class SaveHook:
@@ -85,8 +94,8 @@ class SaveHook:
         self.keep, self.sinks, self.ranks = keep, sinks, ranks
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
         self._written: Future[None] | None = None  # of the newest checkpoint
-        if ranks.main:  # pinning takes a second or two, and the first steps need not wait for it
-            self._copy = self._thread.submit(HostCopy, engine.state_shapes(), ranks.device)
+        if ranks.main:  # the first steps need not wait for it
+            self._copy = self._thread.submit(HostCopy(engine.state_shapes(), ranks.device).pin)
 
     def after_step(self, report: StepReport) -> None:
         if self._written is not None and self._written.done():
