@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -198,12 +199,27 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
     }
 
 
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """For DeepSpeed's Muon, which every run imports and no run here uses. It decorates functions with torch.compile,
+    and that imports torch's compiler, a third of the seconds that building an engine takes."""
+    plain = torch.compile
+    torch.compile = lambda function: function  # type: ignore
+    try:
+        yield
+    finally:
+        torch.compile = plain
+
+
 def _import_deepspeed() -> ModuleType:
     """Import quietly, and on a CPU without the shared-memory collectives, which take 45 s to compile."""
     name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with needs_extra("train", "training"):
         import deepspeed
+
+        with _nothing_compiled():
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if os.environ["DS_ACCELERATOR"] == "cpu":
