@@ -108,10 +108,10 @@ class SaveHook:
 
     def save(self, step: int) -> None:
         """All ranks take part. Rank 0 writes, and waits here only if it still writes the checkpoint before."""
+        started = time.perf_counter()
         if self._written is not None and not self._written.done():
             log.info("step %d: training waits until the checkpoint before is written", step)
         self._wait()
-        started = time.perf_counter()
         if not self.ranks.main:
             for _ in self.engine.state():
                 pass
@@ -139,7 +139,7 @@ class SaveHook:
         except Exception as error:
             log.error("%s", error)
         self._thread.shutdown()
-        if self.ranks.main:
+        if self.ranks.main and self._copy.exception() is None:
             self._copy.result().close()
 
     def _wait(self) -> None:
