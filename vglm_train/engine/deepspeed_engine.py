@@ -202,7 +202,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
 @contextmanager
 def _nothing_compiled() -> Iterator[None]:
     """For DeepSpeed's Muon, which every run imports and no run here uses. It decorates functions with torch.compile,
-    and that imports torch's compiler, a third of the seconds that building an engine takes."""
+    and with torch 2.13 that imports torch's compiler, which takes a second."""
     plain = torch.compile
     torch.compile = lambda function: function  # type: ignore
     try:
