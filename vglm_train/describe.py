@@ -217,6 +217,7 @@ class Memory:
     states: float  # those that do, with gradients and optimizer
     kept: float  # activations of `rows` rows
     rows: int
+    checkpoint: float  # of the first process, in the memory of the machine
 
     @property
     def total(self) -> float:
@@ -228,7 +229,7 @@ def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     rows = config.engine.micro_batch or config.data.global_batch // world
-    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows)
+    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows, trained * 12)
 
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
@@ -237,5 +238,6 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     return [
         f"memory a rank: about {bytes_of(need.total)} (frozen {bytes_of(need.frozen)}, weights and optimizer "
         f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)})",
+        f"memory beside it: the first process keeps {bytes_of(need.checkpoint)} for the checkpoint being written",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]
