@@ -29,6 +29,12 @@ def features(*numbers: int, dtype: torch.dtype = torch.float32) -> torch.Tensor:
     return torch.stack([torch.randn(3, 4, generator=torch.Generator().manual_seed(n)) for n in numbers]).to(dtype)
 
 
+def test_features_of_earlier_versions_keep_their_folder() -> None:
+    """A key that a version before turbo gave."""
+    assert replace(identity(), version=VERSIONS["pillow"]).key == "e22e62b65035a3ae"
+    assert VERSIONS[None] == VERSIONS["pillow"]
+
+
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 def test_bits_come_back(tmp_path: Path, dtype: str) -> None:
     store = FeatureStore(tmp_path, identity(dtype), 1)
