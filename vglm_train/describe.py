@@ -36,6 +36,8 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
     Where data or tokenizer are not on this machine, it says so and describes the rest. Raises UserError for
     everything that training would refuse.
     """
+    folder = RunFolder(config)
+    config = folder.settled(config)
     stage = stages.build(config)
     absent, manifests = _absent(config, stage)
     words = [] if any(key in absent for key in TOKENIZERS) else [stage.tokenizer_line()]
@@ -43,7 +45,6 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         model = stage.model()
         uncompared = _weights(stage, model, absent)
         tuned = stage.tune(model)
-    folder = RunFolder(config)
     resume = folder.check(config)
     state = RunState.read(resume) if resume else RunState()
     changes = Changes(config, folder, resume, state, accept_changes)

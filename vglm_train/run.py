@@ -51,6 +51,7 @@ def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     Returns 0, or 128 + signal number if asked to stop. Raises UserError for what a person can mend.
     """
     folder = RunFolder(config)
+    config = folder.settled(config)
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:

@@ -20,7 +20,7 @@ from vglm_train.config.data import Source
 from vglm_train.config.load import show
 from vglm_train.config.metric_names import MEANING
 from vglm_train.config.run import Config
-from vglm_train.data.features.identity import VERSION as PIXELS
+from vglm_train.data.features.identity import VERSIONS
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.tables.picture_state import picture_state
 from vglm_train.data.tables.table import TableSlice
@@ -87,8 +87,10 @@ def gather_inputs(
                 words = {key: each.digest for key, each in vocabularies().items()}
                 held, times = _data([source for source in config.data.train if _key(source) not in absent], manifests)
                 held |= weights.result() | _tokenizers(config, absent)
-            told = {name: f"version {version(name)}" for name in LIBRARIES}
-            mine = Inputs(held | {"code": f"pixels {PIXELS}, order {STREAM}"}, words, times, told)
+            decoder = config.data.image.decoder
+            libraries = (*LIBRARIES, "simplejpeg") if decoder == "turbo" else LIBRARIES
+            told = {name: f"version {version(name)}" for name in libraries}
+            mine = Inputs(held | {"code": f"pixels {VERSIONS[decoder]}, order {STREAM}"}, words, times, told)
     every: list[Inputs] = [inputs for inputs in ranks.gather_objects(mine) if inputs is not None]
     for other in every[1:]:
         if changed := differences({**every[0].words, **every[0].held}, {**other.words, **other.held}):
