@@ -59,6 +59,8 @@ class Cadence:
 class LogHook:
     """Gathers what the steps report and writes one row to every sink when due."""
 
+    doing = "logging"
+
     def __init__(
         self,
         meter: Meter,
@@ -115,6 +117,8 @@ class LogHook:
 class SampleHook:
     """Notes which samples each step read."""
 
+    doing = "noting samples"
+
     def __init__(self, samples: SampleLog) -> None:
         self.samples = samples
 
@@ -140,6 +144,8 @@ class Evaluator(Protocol):
 
 class EvaluateHook:
     """Runs the evaluator when due, writes its scores and tables, and remembers the best step."""
+
+    doing = None  # as long as the validation data takes
 
     def __init__(
         self,
@@ -193,6 +199,8 @@ class EvaluateHook:
 class SaveHook:
     """Writes checkpoints when due and at each new best, then deletes those no longer wanted."""
 
+    doing = "saving a checkpoint"
+
     def __init__(
         self,
         checkpoints: Checkpoints,
@@ -227,6 +235,7 @@ class SaveHook:
 class GuardHook:
     """Stops a run that cannot go on: too many steps without an update, or too much damaged data."""
 
+    doing = "checking"
     MINIMUM_ROWS = 1000  # fewer say little about the fraction
 
     def __init__(self, config: Config, state: RunState, save: "SaveHook") -> None:
@@ -259,6 +268,8 @@ class GuardHook:
 
 class ClockHook:
     """Keeps time spent on evaluation and checkpoints out of the throughput. It comes last."""
+
+    doing = "checking"
 
     def __init__(self, throughput: Throughput, cadence: Cadence) -> None:
         self.throughput, self.cadence = throughput, cadence
