@@ -73,6 +73,20 @@ def test_goes_on_with_another_number_of_processes(
     assert "share: 75.00 % made: 100 samples, each read 0.72 times" in words[1]
 
 
+def test_a_world_that_does_not_divide_the_batch(config: Path, tmp_path: Path) -> None:
+    """Three processes have 3, 3 and 2 of 8 rows; all rows run at once, so negatives stay the same."""
+    common = mixture(tmp_path, zero=1)
+    runs.finish_here(config, tmp_path / "alone", *common, "data.workers=0")
+    go(config, tmp_path / "three", 3, *common, "data.workers=1")
+    alone, three = runs.train_rows(tmp_path / "alone"), runs.train_rows(tmp_path / "three")
+    assert list(three) == list(alone) == list(range(1, STEPS + 1))
+    for step, row in alone.items():
+        for name in ("train/loss_itc", "train/loss_itm", "train/loss_itg", "train/itc_accuracy", "train/grad_norm"):
+            assert three[step][name] == pytest.approx(row[name], rel=NOISE), (step, name)
+        for name in ("data/samples", "data/damaged", "data/share_second", "data/share_zh"):
+            assert three[step][name] == row[name], (step, name)
+
+
 EPOCHS = (
     "run.length={steps: 25}", "checkpoint.every=4", "data.validation=[]", "evaluate.every=null", "engine.zero=2",
     "log.samples=true", *STILL,
