@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--nodes", default="1:1", metavar="MIN:MAX", help="how many machines, least and most")
     parser.add_argument("--processes", type=int, help="processes on this machine (default: its GPUs, at least 1)")
-    parser.add_argument("--meet", metavar="HOST[:PORT]", help=f"where the machines find each other (port: {PORT})")
+    parser.add_argument("--meet", metavar="HOST[:PORT]", help=f"where the --meeting-point is (port: {PORT})")
     parser.add_argument("--address", help="this machine's, as the others reach it (default: its name)")
     parser.add_argument("--id", default="vglm", help="tells runs apart that meet at one place (default: vglm)")
     parser.add_argument("--restarts", type=int, default=100, help="failures before giving up (default: 100)")
@@ -114,12 +114,13 @@ def _launch(options: argparse.Namespace) -> int:
         min_nodes=least,
         max_nodes=most,
         local_addr=options.address,
+        is_host=options.meet is None,  # else a training machine would be it if it came first, and end all with it
         **MEETING,
     )
     try:
         handler = get_rendezvous_handler(place)
     except RendezvousConnectionError:
-        raise UserError(f"--meet {options.meet}: nothing answers; start that machine or its --meeting-point.") from None
+        raise UserError(f"--meet {options.meet}: nothing answers there; start the --meeting-point.") from None
     spec = WorkerSpec(
         role="train",
         local_world_size=processes,
@@ -172,7 +173,7 @@ def _nodes(words: str) -> tuple[int, int]:
 def _be_meeting_point(port: int) -> int:
     """Hold what agents tell each other, until a signal comes."""
     try:
-        store = dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False)
+        store = dist.TCPStore("localhost", port, is_master=True, wait_for_workers=False)  # type: ignore[attr-defined]
     except RuntimeError as error:
         raise UserError(f"--meeting-point {port}: {str(error).splitlines()[0]}") from None
     tell(f"machines meet here at port {store.port}")

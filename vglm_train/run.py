@@ -3,6 +3,7 @@
 import dataclasses
 import logging
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,23 +54,26 @@ def run(config: Config, accept_changes: bool = False) -> int:
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
-        _agree(resume_from, ranks)
+        resume_from = _agree(folder, resume_from, ranks)
         with distributed.explain_full_card(SMALLER):
             return _Run(config, folder, resume_from, ranks, accept_changes).train()
     finally:
         distributed.stop()
 
 
-def _agree(resume_from: Path | None, ranks: Ranks) -> None:
-    """All processes continue from one checkpoint."""
-    seen = ["none" if each is None else each for each in ranks.gather_objects(resume_from and resume_from.name)]
-    if len(set(seen)) > 1:
-        other = next(rank for rank, each in enumerate(seen) if each != seen[0])
-        raise LostProcess(
-            f"process 0 sees {seen[0]} as the newest checkpoint of the run, process {other} sees {seen[other]}. Either "
-            "the run folder is not one folder that all machines share, or a checkpoint was being written at that "
-            "moment: then the same command continues."
-        )
+def _agree(folder: RunFolder, newest: Path | None, ranks: Ranks) -> Path | None:
+    """The checkpoint that all processes continue from. UserError where they do not see the same."""
+    for pause in (5.0, 0.0):  # seconds; a process that the launcher has lost may be writing its last one
+        seen = [each or "none" for each in ranks.gather_objects(newest and newest.name)]
+        if len(set(seen)) == 1:
+            return newest
+        time.sleep(pause)
+        newest = folder.checkpoints.latest()
+    other = next(rank for rank, each in enumerate(seen) if each != seen[0])
+    raise UserError(
+        f"{folder.path}: process 0 sees {seen[0]} as the newest checkpoint of the run, process {other} sees "
+        f"{seen[other]}. The run folder must be one folder that all machines share."
+    )
 
 
 class _Run:

@@ -72,7 +72,7 @@ class Cluster:
         """What the run said at each of its starts: with which checkpoint it went on."""
         log = self.folder / "log.txt"
         lines = log.read_text().splitlines() if log.exists() else []
-        return [line for line in lines if "continues from" in line or "a new run" in line]
+        return [line for line in lines if "continues from step-" in line or line.endswith("a new run")]
 
     def wait(self, condition: Callable[[], bool], seconds: float = 400) -> float:
         """Until it holds; how long that took."""

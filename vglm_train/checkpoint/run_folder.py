@@ -17,7 +17,7 @@ from pathlib import Path
 from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load, show
 from vglm_train.config.run import Config
-from vglm_train.errors import UserError
+from vglm_train.errors import LostProcess, UserError
 from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
@@ -112,7 +112,8 @@ class RunFolder:
                 time.sleep(0.5)
                 continue
             file.seek(0)
-            raise UserError(
+            # of a machine that the others cannot reach, it ends by itself: then another start is worth trying
+            raise (LostProcess if starts_again() else UserError)(
                 f"{self.path}: another process is training here ({file.read().strip()}). "
                 "Wait until it ends, stop it, or give another run.folder."
             )
