@@ -28,7 +28,7 @@ LONG = (
     f"run.length={{steps: {STEPS}}}", "evaluate.every=null", "data.validation=[]", "checkpoint.every=2",
     "log.samples=true", *SAME,
 )  # fmt: skip
-NOISE = 2e-3  # relative: sums of fp32 in another order, through sixty updates
+NOISE = 2e-4  # relative: sums of fp32 in another order, through sixty updates; 1e-6 was seen
 
 
 class Cluster:
@@ -141,18 +141,21 @@ def test_one_is_killed_and_one_is_added(cluster, undisturbed: Path, processes: t
     compare(agents.folder, undisturbed)
 
 
-def test_a_notice_to_one_saves_at_once(cluster, undisturbed: Path) -> None:
-    """Slurm's SIGUSR1 to one agent: it leaves with what all have saved, the others go on from there."""
+@pytest.mark.parametrize("how", ["notice", "agent-killed"])
+def test_one_leaves_and_all_save_at_once(cluster, undisturbed: Path, how: str) -> None:
+    """Slurm's SIGUSR1 to one agent, or its death, of which its process has to hear: the other goes on from there."""
     agents = cluster("1:2", *LONG, "checkpoint.every=1000", "log.every=1")
     for number in range(2):
         agents.add(number + 1)
     agents.wait(lambda: agents.step() >= 5)
-    agents.agents[1].send_signal(signal.SIGUSR1)
-    assert agents.agents[1].wait(timeout=100) == 128 + signal.SIGUSR1
+    agents.agents[1].send_signal(signal.SIGUSR1 if how == "notice" else signal.SIGKILL)
+    wanted = 128 + signal.SIGUSR1 if how == "notice" else -signal.SIGKILL
+    assert agents.agents[1].wait(timeout=100) == wanted
+    agents.wait(lambda: len(agents.starts()) == 2)
     saved = int((agents.folder / "checkpoints" / "latest").read_text().removeprefix("step-"))
     assert 5 <= saved < STEPS
-    assert agents.agents[0].wait(timeout=600) == 0
     assert agents.starts()[1].endswith(f"continues from step-{saved:08d}")
+    assert agents.agents[0].wait(timeout=600) == 0
     compare(agents.folder, undisturbed)
 
 
