@@ -1,11 +1,12 @@
 """The launcher of runs whose machines come and go. Started on every machine, it starts the processes there, and starts
 them again on as many machines as there are whenever one is lost, fails or joins.
 
-It is torchrun's agent, https://docs.pytorch.org/docs/stable/elastic/agent.html, with four differences:
+It is torchrun's agent, https://docs.pytorch.org/docs/stable/elastic/agent.html, with five differences:
 
 - a person's mistake (status 2 of a process) ends the whole group; torchrun would try it again;
 - the processes of each start meet at that start's rank 0; torchrun 2.11 keeps the address of the first one, which may
   be the machine that was lost, so that every further start fails;
+- agents that miss another restart at once; torchrun's wait until their processes notice, which may hang instead;
 - what is asked to stop has `--grace` seconds to save; torchrun gives 30;
 - Slurm's warning, SIGUSR1, reaches the processes; it would end torchrun.
 """
@@ -38,6 +39,7 @@ from vglm_train.errors import UserError
 
 MISTAKE = 2  # exit status of a process: see `train.main`
 PORT = 29400
+HANGING = 20  # seconds to save for processes of which some most likely wait for a lost machine
 LOOKS = 1.0  # seconds between two looks at the processes and for new machines
 # Seconds: an agent says that it is there, and counts as lost after so many times without; a start waits for more
 # machines when there are enough of them, and for enough.
@@ -58,7 +60,18 @@ class _Agent(LocalElasticAgent):
         elif result.state == WorkerState.HEALTHY and self._rdzv_handler.is_closed():
             # another agent has given up; processes here may wait for its own
             raise RendezvousClosedError
+        elif result.state == WorkerState.HEALTHY and self._machine_lost(worker_group):
+            tell("a machine is lost: the processes here are stopped")
+            self._shutdown(timeout=min(HANGING, self._shutdown_timeout))
+            self._remaining_restarts += 1  # it is no failure of this machine
+            return RunResult(state=WorkerState.UNHEALTHY)
         return result
+
+    def _machine_lost(self, worker_group: WorkerGroup) -> bool:
+        """Whether an agent of this start says no longer that it is there, and none is waiting to join, for which all
+        would leave. `is_closed` has just asked."""
+        known = self._rdzv_handler._state_holder.state  # type: ignore[attr-defined]  # no method tells it
+        return len(known.participants) < (worker_group.group_world_size or 0) and not known.wait_list
 
     def _stop_workers(self, worker_group: WorkerGroup) -> None:
         self._shutdown(timeout=self._shutdown_timeout)
@@ -66,10 +79,9 @@ class _Agent(LocalElasticAgent):
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         start = time.monotonic()
         super()._rendezvous(worker_group)
-        tell(
-            f"{worker_group.group_world_size} machines, this one is number {worker_group.group_rank}, found each other "
-            f"in {time.monotonic() - start:.0f} s; {self._remaining_restarts} restarts are left"
-        )
+        number, of = worker_group.group_rank, worker_group.group_world_size
+        took = f"found in {time.monotonic() - start:.0f} s"
+        tell(f"machines: {of}, this is number {number}, {took}; {self._remaining_restarts} restarts are left")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -92,11 +104,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     )  # fmt: skip
     parser.add_argument("train", nargs=argparse.REMAINDER, metavar="...", help="CONFIG.yaml [section.key=value ...]")
     options = parser.parse_args(argv)
-    if options.meeting_point is not None:
-        return run_command(partial(_be_meeting_point, options.meeting_point))
-    if not options.train:
+    if options.meeting_point is None and not options.train:
         parser.error("give the YAML file of a run or the name of a preset")
-    return run_command(partial(_launch, options))
+    return run_command(partial(_start, options))
+
+
+def _start(options: argparse.Namespace) -> int:
+    if sys.platform == "win32":
+        raise UserError("training does not run on Windows: use WSL 2 (wsl --install).")
+    return _launch(options) if options.meeting_point is None else _be_meeting_point(options.meeting_point)
 
 
 def _launch(options: argparse.Namespace) -> int:

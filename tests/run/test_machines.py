@@ -172,6 +172,23 @@ def test_a_frozen_process_is_named_and_replaced(cluster, undisturbed: Path) -> N
     compare(agents.folder, undisturbed)
 
 
+def test_a_machine_without_power_is_missed(cluster, undisturbed: Path) -> None:
+    """Agent and process freeze: no connection breaks, and the other process waits in a collective."""
+    agents = cluster("1:2")
+    for _ in range(2):
+        agents.add(1)
+    agents.wait(lambda: agents.step() >= 9)
+    ranks = [psutil.Process(agent.pid).children()[0] for agent in agents.agents]
+    lost = next(number for number, each in enumerate(ranks) if each.environ()["RANK"] == "1")  # 0 holds the folder
+    for each in (psutil.Process(agents.agents[lost].pid), ranks[lost]):
+        each.suspend()
+    took = agents.wait(lambda: len(agents.starts()) == 2)
+    print(f"a machine without power costs {took:.0f} s")
+    assert agents.agents[1 - lost].wait(timeout=600) == 0
+    assert "a machine is lost" in agents.said(1 - lost)
+    compare(agents.folder, undisturbed)
+
+
 def test_a_mistake_is_not_tried_again(cluster) -> None:
     """It is said once on each machine at most, and all agents end."""
     agents = cluster("2:2", *LONG, "data.train.0.shards=nowhere")
