@@ -4,8 +4,8 @@ them again on as many machines as there are whenever one is lost, fails or joins
 It is torchrun's agent, https://docs.pytorch.org/docs/stable/elastic/agent.html, with five differences:
 
 - a person's mistake (status 2 of a process) ends the whole group; torchrun would try it again;
-- the processes of each start meet at that start's rank 0; torchrun 2.11 keeps the address of the first one, which may
-  be the machine that was lost, so that every further start fails;
+- the processes of each start meet at that start's rank 0; torchrun keeps the address of the first one, which may
+  be the machine that was lost: the next start then stands still;
 - agents that miss another restart at once; torchrun's wait until their processes notice, which may hang instead;
 - what is asked to stop has `--grace` seconds to save; torchrun gives 30;
 - Slurm's warning, SIGUSR1, reaches the processes; it would end torchrun.
