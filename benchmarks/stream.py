@@ -26,6 +26,7 @@ import webdataset
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.record import record
 from vglm_train.config.data import Data, Source
 from vglm_train.config.data import Image as Augmentation
 from vglm_train.config.model import Model, Text, Vision
@@ -139,6 +140,9 @@ def decode(folder: Path, number: int, rounds: int) -> None:
                 rates[1].append(samples / (time.process_time() - began))
             plain_rate, our_rate = map(statistics.median, rates)
             print(f"{short:10} {plain_rate:9.1f} {our_rate:9.1f} {our_rate / plain_rate:6.2f}", flush=True)
+            values = {"plain_per_s": plain_rate, "times_plain": our_rate / plain_rate}
+            method = f"median of {rounds} rounds of {samples} photos, processor time of one core"
+            record(f"short side {short}", method, samples_per_s=our_rate, values=values)
 
 
 def start(folder: Path, shards: int, batches: int, workers: int) -> None:
@@ -163,6 +167,11 @@ def start(folder: Path, shards: int, batches: int, workers: int) -> None:
                 f"after {batches} batches of 256",
                 flush=True,
             )
+            values = {"plan_s": read, "first_batch_s": first}
+            for when, sizes in (("at_first", before), ("afterwards", after)):
+                rss, own = (max(column) for column in zip(*sizes))
+                values |= {f"worker_mib_{when}": rss, f"worker_own_mib_{when}": own}
+            record(f"{names} shards", f"one start, and {batches} batches of 256", values=values)
 
 
 def memory(process: psutil.Process) -> tuple[float, float]:

@@ -1,6 +1,7 @@
 """What a run would do: `train.py CONFIG.yaml --check`. It builds the model on the meta device only."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -210,15 +211,35 @@ def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
     ]
 
 
-def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
-    """Weights and optimizer exactly, activations by the stage's count."""
-    frozen = frozen_bytes(model)
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a rank needs, in bytes."""
+
+    frozen: float  # weights that do not train
+    states: float  # those that do, with gradients and optimizer
+    kept: float  # activations of `rows` rows
+    rows: int
+    checkpoint: float  # of the first process, in the memory of the machine
+
+    @property
+    def total(self) -> float:
+        return self.frozen + self.states + self.kept
+
+
+def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int) -> Memory:
+    """Weights and optimizer exactly, activations by the stage's count. model: may be on the meta device."""
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
-    micro = split(config, world).micro
-    kept, cost = stage.activations(model) * micro, stage.cost(model)
+    rows = split(config, world).micro
+    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows, trained * 12)
+
+
+def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
+    """Of a rank, and the arithmetic of a pair."""
+    need, cost = estimate_memory(config, stage, model, world), stage.cost(model)
     return [
-        f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
-        f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
+        f"memory a rank: about {bytes_of(need.total)} (frozen {bytes_of(need.frozen)}, weights and optimizer "
+        f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)})",
+        f"memory beside it: the first process keeps {bytes_of(need.checkpoint)} for the checkpoint being written",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

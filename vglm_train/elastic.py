@@ -54,7 +54,7 @@ class _Agent(LocalElasticAgent):
     """torchrun's, as the module says."""
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
-        result = super()._monitor_workers(worker_group)
+        result: RunResult = super()._monitor_workers(worker_group)
         if result.is_failed() and MISTAKE in _statuses(result):
             self._remaining_restarts = 0
         elif result.state == WorkerState.HEALTHY and self._rdzv_handler.is_closed():

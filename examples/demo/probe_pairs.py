@@ -6,7 +6,7 @@ half the time.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -58,7 +58,7 @@ def ceilings(scenes: Sequence[Scene]) -> dict[str, float]:
     `colours`: which two colours there are; `colours and places`: also which of them is where, but no shape.
     The same for both directions: a query has as many equal candidates as its own group has members.
     """
-    views = {
+    views: dict[str, Callable[[Scene], object]] = {
         "colours": lambda scene: frozenset((scene.first.colour, scene.second.colour)),
         "colours and places": lambda scene: (scene.first.colour, scene.relation, scene.second.colour),
     }

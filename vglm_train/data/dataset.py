@@ -76,7 +76,8 @@ class StreamDataset(Dataset[Any]):
         if self.batch_order is None or not rows:
             return rows
         step, first = divmod(rows.start, self.cut.batch)
-        return self.batch_order(step)[first : first + len(rows)].tolist()
+        positions: Sequence[int] = self.batch_order(step)[first : first + len(rows)].tolist()
+        return positions
 
     def _in_order(self, number: int) -> range:
         """As `positions`, before like lengths meet."""

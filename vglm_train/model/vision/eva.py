@@ -30,7 +30,8 @@ class Attention(nn.Module):
         qkv = self.qkv(x).view(n, p, 3, self.heads, c // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
         x = F.scaled_dot_product_attention(q, k, v)
-        return self.output(x.transpose(1, 2).reshape(n, p, c))
+        output: Tensor = self.output(x.transpose(1, 2).reshape(n, p, c))
+        return output
 
 
 class Mlp(nn.Module):
@@ -40,7 +41,8 @@ class Mlp(nn.Module):
         self.down = nn.Linear(hidden, width)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(gelu_linear(self.up, x))
+        output: Tensor = self.down(gelu_linear(self.up, x))
+        return output
 
 
 class Block(nn.Module):
