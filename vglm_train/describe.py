@@ -11,7 +11,7 @@ from vglm_train.checkpoint.convert.summary import bytes_of
 from vglm_train.checkpoint.inputs import named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length, length_window, split
+from vglm_train.config.check import candidates, check_length, length_window
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
@@ -63,7 +63,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, {folder.start_words(resume)}",
     ]
-    changes.compare_candidates(split(config, world).micro * world)
+    changes.compare_candidates(candidates(config, world))
     return "\n".join([*lines, *(f"changed: {line}" for line in changes.lines), *_not_here(absent)])
 
 
@@ -214,9 +214,11 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     micro = config.engine.micro_batch or config.data.global_batch // world
-    kept, cost = stage.activations(model) * micro, stage.cost(model)
+    kept, cost, group = stage.activations(model) * micro, stage.cost(model), stage.group_memory(model, world)
+    compared = f"; of {config.objective.itc.batch:,} rows that ITC compares " if group else ""
+    compared += ", ".join(f"{name} {bytes_of(size)}" for name, size in group.items())
     return [
-        f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
-        f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
+        f"memory a rank: about {bytes_of(frozen + states + kept + sum(group.values()))} (frozen {bytes_of(frozen)}, "
+        f"weights and optimizer {bytes_of(states)}, activations of {micro} rows {bytes_of(kept)}{compared})",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

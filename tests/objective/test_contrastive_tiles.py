@@ -55,9 +55,7 @@ def tiled(case: dict[str, Tensor], tile: int, ranks: int = 1) -> dict[str, Tenso
     """By tiles, with the images divided among `ranks`, row by row in turn."""
     n, valid = len(case["valid"]), case["valid"]
     every = [torch.arange(rank, n, ranks) for rank in range(ranks)]
-    parts = [
-        Pairs(**{**case, "images": case["images"][own]}, own=own, first_row=FIRST_ROW, tile=tile) for own in every
-    ]
+    parts = [Pairs(**{**case, "images": case["images"][own]}, own=own, first_row=FIRST_ROW, tile=tile) for own in every]
     scanned = [scan(pairs, SEED) for pairs in parts]
     texts = merge(torch.cat([of_texts.stacked() for _, of_texts in scanned]), case["texts"])
     images = Statistics.empty(n, case["texts"])
@@ -74,7 +72,10 @@ def tiled(case: dict[str, Tensor], tile: int, ranks: int = 1) -> dict[str, Tenso
     found["loss"] = losses[valid].sum()
     found["right"] = (images.right + texts.right)[valid].sum()
     possible = valid & (case["image_ids"][:, None] != case["image_ids"][valid]).any(1)
-    return found | {"text": images.negative.long().where(possible, 0), "image": texts.negative.long().where(possible, 0)}
+    return found | {
+        "text": images.negative.long().where(possible, 0),
+        "image": texts.negative.long().where(possible, 0),
+    }
 
 
 @settings(deadline=None, max_examples=60)

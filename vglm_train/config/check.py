@@ -45,6 +45,11 @@ def split(config: Config, world: int) -> BatchSplit:
     return BatchSplit(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
 
 
+def candidates(config: Config, world: int) -> int:
+    """Rows that ITC compares with each other: objective.itc.batch, or those that all ranks run at once."""
+    return config.objective.itc.batch or world * split(config, world).micro
+
+
 def length_window(config: Config) -> int:
     """data.length_window as it is meant. Unset: 1 where that changes no gradient, else 0.
 
@@ -61,7 +66,7 @@ def check(config: Config, world: int) -> None:
     if not config.data.train:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
     cut = split(config, world)
-    _check_mixture(config.data, cut, world)
+    _check_mixture(config, cut, world)
     _check_lengths(config)
     _check_features(config)
     _check_graphs(config)
@@ -70,6 +75,7 @@ def check(config: Config, world: int) -> None:
     _check_split(config)
     if config.run.stage == "align":
         _check_candidates(config, cut, world)
+        _check_contrastive_batch(config, cut, world)
     if config.run.stage == "align" or config.model.qformer.reads_question:
         _check_languages(config.data, config.model.text)
     _check_evaluation(config)
@@ -106,22 +112,52 @@ def check_vocabulary(config: Config, tokens: int) -> None:
 
 
 def _check_candidates(config: Config, cut: BatchSplit, world: int) -> None:
-    """ITC and ITM take their negatives from the rows that all ranks run at once, never across micro-batches."""
-    if world * cut.micro < 2 and (config.objective.itc.weight or config.objective.itm.weight):
+    """Without objective.itc.batch, ITC and ITM take their negatives from the rows that all ranks run at once."""
+    objective = config.objective
+    if objective.itc.batch is None and world * cut.micro < 2 and (objective.itc.weight or objective.itm.weight):
         reason = "one row at a time has no other row to be told apart from; ITC and ITM need at least 2 in all ranks"
         field = "engine.micro_batch" if config.engine.micro_batch else "data.global_batch"
-        raise FieldError(field, reason=reason)
+        raise FieldError(field, "objective.itc.batch", reason=reason)
 
 
-def _check_mixture(data: Data, cut: BatchSplit, world: int) -> None:
-    """Rows that all ranks run at once come from one source, where batches are not mixed."""
-    together, rows = world * cut.micro, data.mix_rows or data.global_batch
-    if data.mix == "batch" and rows % together:
+def _check_contrastive_batch(config: Config, cut: BatchSplit, world: int) -> None:
+    """Groups of objective.itc.batch rows fill the global batch, and micro-batches fill a group."""
+    rows, batch, together = config.objective.itc.batch, config.data.global_batch, world * cut.micro
+    if rows is None:
+        return
+    if batch % rows:
+        near = [n for n in (batch // rows * rows, (batch // rows + 1) * rows) if n]
         reason = (
-            f"{rows} rows come from one source, but {world} x {cut.micro} rows run at once: give a multiple of "
-            f"{together}, or another engine.micro_batch"
+            f"{rows} does not divide data.global_batch {batch}: a step holds whole groups of rows that are compared. "
+            f"Give a divisor of {batch}, or data.global_batch {' or '.join(map(str, near))}"
         )
-        raise FieldError("data.mix_rows", "engine.micro_batch", reason=reason)
+        raise FieldError("objective.itc.batch", "data.global_batch", reason=reason)
+    if rows % together:
+        fits = f"engine.micro_batch {_largest_divisor(rows // world, cut.micro)}" if rows % world == 0 else "another"
+        reason = (
+            f"{rows} is no multiple of the {together} rows that {world} process{'es' * (world > 1)} x {cut.micro} run "
+            f"at once. Give a multiple of them, or {fits}"
+        )
+        raise FieldError("objective.itc.batch", "engine.micro_batch", reason=reason)
+    if config.objective.mean == "micro":
+        reason = (
+            "needs mean global: its loss is of a whole group of micro-batches, so none of them has a mean of its own"
+        )
+        raise FieldError("objective.itc.batch", "objective.mean", reason=reason)
+    if config.objective.itc.gather == "lavis":
+        reason = "needs gather exact: gradients pass between micro-batches, so they pass between ranks as well"
+        raise FieldError("objective.itc.batch", "objective.itc.gather", reason=reason)
+
+
+def _check_mixture(config: Config, cut: BatchSplit, world: int) -> None:
+    """Rows that are compared, or that all ranks run at once, come from one source where batches are not mixed."""
+    data, contrast = config.data, config.objective.itc.batch if config.run.stage == "align" else None
+    together, rows = contrast or world * cut.micro, data.mix_rows or data.global_batch
+    if data.mix == "batch" and rows % together:
+        how = f"objective.itc.batch compares {contrast}" if contrast else f"{world} x {cut.micro} rows run at once"
+        field = "objective.itc.batch" if contrast else "engine.micro_batch"
+        reason = f"{rows} rows come from one source, but {how}: give a multiple of {together}, or another {field}"
+        raise FieldError("data.mix_rows", field, reason=reason)
 
 
 def _check_lengths(config: Config) -> None:

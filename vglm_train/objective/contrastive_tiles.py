@@ -21,6 +21,7 @@ from vglm_train.objective.contrastive import MASKED
 from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel_noise
 
 TILE = 2**26  # cosines of queries and texts held at once: 256 MiB in fp32
+TILE_BYTES = 2**29  # at most, with what else is computed of a tile
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,9 +152,7 @@ def scan(pairs: Pairs, seed: int | None) -> tuple[Statistics, Statistics]:
 
 
 @torch.no_grad()
-def gradients(
-    pairs: Pairs, images: Statistics, texts: Statistics, smoothing: float
-) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(pairs: Pairs, images: Statistics, texts: Statistics, smoothing: float) -> tuple[Tensor, Tensor, Tensor]:
     """Of ITC's sum over all valid pairs, in closed form, through own images alone: the sum over ranks is the whole.
 
     images [R] and texts [B]: `scan`'s, the texts' merged over all ranks.

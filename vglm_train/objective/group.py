@@ -79,7 +79,14 @@ class Group:
         return images.flatten(0, 1), texts.flatten(0, 1)
 
     def compare(
-        self, images: Tensor, texts: Tensor, temperature: Tensor, *, smoothing: float | None, seed: int | None, tf32: bool
+        self,
+        images: Tensor,
+        texts: Tensor,
+        temperature: Tensor,
+        *,
+        smoothing: float | None,
+        seed: int | None,
+        tf32: bool,
     ) -> None:
         """ITC of what the first pass embedded. smoothing: None where ITC has no weight; seed: None where ITM has none.
 
