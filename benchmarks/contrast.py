@@ -26,9 +26,7 @@ from vglm_train.model.flops import flops_per_pair
 from vglm_train.objective.alignment import AlignmentObjective
 
 GIB = 2**30
-HEADER = (
-    f"{'compared':>9} {'at once':>8} {'pairs/s':>9} {'ms a pair':>10} {'ratio':>6} {'peak GiB':>9} {'features GiB':>13}"
-)
+HEADER = f"{'compared':>9} {'at once':>8} {'pairs/s':>9} {'ms a pair':>10} {'ratio':>6} {'peak GiB':>9} {'features':>9}"
 
 
 def micro_batches(config: Model, model: Alignment, rows: int, micro: int, stored: bool) -> list[PairBatch]:
@@ -86,7 +84,7 @@ def measure(model: Alignment, config: Model, rows: int, micro: int, arguments: a
     peak = torch.cuda.max_memory_allocated() / GIB if cuda else float("nan")
     first = arguments.first = getattr(arguments, "first", None) or seconds
     print(
-        f"{rows:9,} {micro:8} {1 / seconds:9.1f} {1e3 * seconds:10.4f} {seconds / first:6.3f} {peak:9.2f} {features:13.2f}",
+        f"{rows:9,} {micro:8} {1 / seconds:9.1f} {1e3 * seconds:10.4f} {seconds / first:6.3f} {peak:9.2f} {features:9.2f}",
         flush=True,
     )
     return seconds

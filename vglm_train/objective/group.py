@@ -1,8 +1,8 @@
 """Gradient caching (Gao et al. 2021, arXiv:2101.06983): ITC over more pairs than run at once.
 
-A group is what ITC compares, `objective.itc.batch` rows of all ranks: several micro-batches of each. A first pass embeds
-them one after the other. ITC of all embeddings gives each its gradient. The second pass runs the micro-batches again,
-with the same dropout, and sends these gradients on.
+A group is what ITC compares, `objective.itc.batch` rows of all ranks: several micro-batches of each. A first pass
+embeds them one after the other. ITC of all embeddings gives each its gradient. The second pass runs the micro-batches
+again, with the same dropout, and sends these gradients on.
 
 R rows of this rank in the group, B of all ranks, b of a micro-batch, q queries, e embedding width, p image tokens, c
 image width.
@@ -75,7 +75,8 @@ class Group:
             if images is None or texts is None:  # one buffer from the start: joining parts would need two
                 images, texts = (x.new_empty(len(self.batches), *x.shape) for x in (image.detach(), text.detach()))
             images[number], texts[number] = image.detach(), text.detach()
-        assert images is not None and texts is not None
+        assert images is not None
+        assert texts is not None
         return images.flatten(0, 1), texts.flatten(0, 1)
 
     def compare(
@@ -88,9 +89,9 @@ class Group:
         seed: int | None,
         tf32: bool,
     ) -> None:
-        """ITC of what the first pass embedded. smoothing: None where ITC has no weight; seed: None where ITM has none.
+        """Set `contrast` by what the first pass embedded: images [R,q,e], texts [R,e].
 
-        Sets `contrast`.
+        smoothing: None where ITC has no weight; seed: None where ITM has none; tf32: as of `Pairs`.
         """
         rows = self.rows
         everyone = gather_in_order(texts, len(self.batches), self.ranks)
