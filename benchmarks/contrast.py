@@ -9,7 +9,7 @@ import argparse
 import gc
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 import torch
 
@@ -26,7 +26,23 @@ from vglm_train.model.flops import flops_per_pair
 from vglm_train.objective.alignment import AlignmentObjective
 
 GIB = 2**30
+DIRECT = (3, 10)  # steps before those measured, and these, of what runs at once
 HEADER = f"{'compared':>9} {'at once':>8} {'pairs/s':>9} {'ms a pair':>10} {'ratio':>6} {'peak GiB':>9} {'features':>9}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table."""
+
+    rows: int
+    micro: int
+    seconds: float  # a pair
+    peak: float  # GiB
+    features: float  # GiB, given ones
+
+    def line(self, first: "Result") -> str:
+        speed = f"{1 / self.seconds:9.1f} {1e3 * self.seconds:10.4f} {self.seconds / first.seconds:6.3f}"
+        return f"{self.rows:9,} {self.micro:8} {speed} {self.peak:9.2f} {self.features:9.2f}"
 
 
 def micro_batches(config: Model, model: Alignment, rows: int, micro: int, stored: bool) -> list[PairBatch]:
@@ -63,31 +79,23 @@ def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Rank
     return step
 
 
-def measure(model: Alignment, config: Model, rows: int, micro: int, arguments: argparse.Namespace, grouped: bool,
-            ranks: Ranks) -> float:  # fmt: skip
-    """Seconds a pair; prints all but the ratio's line end."""
-    cuda = ranks.device.type == "cuda"
-    data = micro_batches(config, model, rows, micro, arguments.stored)
-    step = stepping(model, rows, micro, grouped, ranks)
-    features = sum(b.features.nbytes for b in data if b.features is not None) / GIB
-    for _ in range(arguments.warm_up if grouped else 3):
+def measure(step: Callable[[list[PairBatch]], None], data: list[PairBatch], warm_up: int, steps: int) -> Result:
+    """Mean time of a step after some that do not count, and the peak memory of those that do."""
+    cuda = data[0].valid.is_cuda
+    for _ in range(warm_up):
         step(data)
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
-    start, steps = time.perf_counter(), arguments.steps if grouped else 10
+    start = time.perf_counter()
     for _ in range(steps):
         step(data)
     if cuda:
         torch.cuda.synchronize()
+    rows, micro = sum(len(batch.valid) for batch in data), len(data[0].valid)
     seconds = (time.perf_counter() - start) / steps / rows
     peak = torch.cuda.max_memory_allocated() / GIB if cuda else float("nan")
-    first = arguments.first = getattr(arguments, "first", None) or seconds
-    print(
-        f"{rows:9,} {micro:8} {1 / seconds:9.1f} {1e3 * seconds:10.4f} {seconds / first:6.3f} {peak:9.2f} {features:9.2f}",
-        flush=True,
-    )
-    return seconds
+    return Result(rows, micro, seconds, peak, sum(b.features.nbytes for b in data if b.features is not None) / GIB)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -114,9 +122,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     per_pair = flops_per_pair(config, VOCABULARY, encoder=not arguments.stored) / 1e9
     print(f"{name}, torch {torch.__version__}, {product_rate(ranks.device) / 1e12:.0f} TFLOP/s in bf16 products")
     print(f"{per_pair:.0f} GFLOP a pair, {'stored features' if arguments.stored else 'with the encoder'}\n{HEADER}")
-    for grouped, rows in [(False, arguments.direct), *((True, each) for each in arguments.compared)]:
-        micro = arguments.micro if grouped else rows
-        measure(model, config, rows, micro, arguments, grouped, ranks)
+    results: list[Result] = []
+    for rows in (arguments.direct, *arguments.compared):
+        grouped = len(results) > 0
+        micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else (rows, DIRECT)
+        data = micro_batches(config, model, rows, micro, arguments.stored)
+        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times))
+        print(results[-1].line(results[0]), flush=True)
+        del data
         gc.collect()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()
