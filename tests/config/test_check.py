@@ -140,6 +140,26 @@ def test_rows_that_run_at_once_come_from_one_source(run):
         check(config, 2)
 
 
+def test_a_contrastive_batch_is_whole_micro_batches_and_fills_the_step(run):
+    batch = ("data.global_batch=64", "engine.micro_batch=4")
+    check(run(*batch, "objective.itc.batch=16"), 4)
+    check(run("data.global_batch=64", "objective.itc.batch=64"), 4)
+    check(run(*batch, "engine.micro_batch=1", "objective.itc.batch=2"), 1)
+    for overrides, world, fields, words in (
+        (("objective.itc.batch=48",), 1, ("objective.itc.batch", "data.global_batch"), "48 does not divide"),
+        (("objective.itc.batch=16",), 8, ("objective.itc.batch", "engine.micro_batch"), "or engine.micro_batch 2"),
+        (("objective.itc.batch=4",), 8, ("objective.itc.batch", "engine.micro_batch"), "of the 32 rows that 8 proc"),
+        (("objective.itc.batch=16", "objective.mean=micro"), 1, ("objective.itc.batch", "objective.mean"), "global"),
+        (("objective.itc.batch=16", "objective.itc.gather=lavis"), 1, ("objective.itc.batch", "objective.itc.gather"),
+         "exact"),
+        (("objective.itc.batch=32", "data.mix=batch", "data.mix_rows=16"), 1, ("data.mix_rows", "objective.itc.batch"),
+         "compares 32: give a multiple of 32"),
+    ):  # fmt: skip
+        with pytest.raises(FieldError, match=words) as caught:
+            check(run(*batch, *overrides), world)
+        assert caught.value.fields == fields
+
+
 def test_features_are_of_an_encoder_that_stays(run):
     stored = ("data.features={folder: f}", "data.image={crop_scale: [1, 1], flip: false}")
     check(run(*stored), 1)

@@ -1,9 +1,8 @@
 """ITC over 512 rows by micro-batches of 32: on any number of ranks, and all at once in one graph. Also a script:
 
-python group_ranks.py FOLDER [gloo | nccl [fp64 | fp32]]: one rank, with torchrun's environment variables.
+python group_ranks.py FOLDER [gloo | nccl]: one rank, with torchrun's environment variables. All in float64.
 """
 
-import contextlib
 import sys
 from collections.abc import Sequence
 from dataclasses import fields, replace
@@ -62,11 +61,9 @@ def micro_batches(batch: PairBatch, ranks: Ranks, micro: int = MICRO) -> list[Pa
     ]
 
 
-def by_groups(
-    objective: AlignmentObjective, batches: Sequence[PairBatch], ranks: Ranks, precision: str = "fp64"
-) -> dict[str, Tensor]:
+def by_groups(objective: AlignmentObjective, batches: Sequence[PairBatch], ranks: Ranks) -> dict[str, Tensor]:
     """A step as trainer and engine take it: global means, counts, measures, and the averaged gradient."""
-    with in_float64(objective) if precision == "fp64" else contextlib.nullcontext():
+    with in_float64(objective):
         objective.prepare(batches)
         units = [objective.units(batch) for batch in batches]
         counts = {name: ranks.all_sum(torch.stack([u[name] for u in units]).sum()) for name in units[0]}
@@ -91,9 +88,9 @@ def gradients(objective: AlignmentObjective, ranks: Ranks) -> dict[str, Tensor]:
     }
 
 
-def at_once(objective: AlignmentObjective, batches: Sequence[PairBatch], precision: str = "fp64") -> dict[str, Tensor]:
+def at_once(objective: AlignmentObjective, batches: Sequence[PairBatch]) -> dict[str, Tensor]:
     """The same with everything in one graph and B x B matrices: torch's own gradient of the dense formula."""
-    with in_float64(objective) if precision == "fp64" else contextlib.nullcontext():
+    with in_float64(objective):
         model, states, keys, features, embedded, captions = objective.model, [], [], [], [], []
         for batch in batches:
             torch.manual_seed(dropout_seed(SEED, batch.first_row))
@@ -141,6 +138,6 @@ def at_once(objective: AlignmentObjective, batches: Sequence[PairBatch], precisi
 
 if __name__ == "__main__":
     group = distributed.start(sys.argv[2] if len(sys.argv) > 2 else "gloo")
-    found = by_groups(built(group), micro_batches(whole_batch(), group), group, *sys.argv[3:4])
+    found = by_groups(built(group), micro_batches(whole_batch(), group), group)
     save_file(found, Path(sys.argv[1]) / f"{group.rank}.safetensors")
     distributed.stop()
