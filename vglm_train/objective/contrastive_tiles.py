@@ -55,6 +55,10 @@ class Pairs:
         """Which show the same picture: [r,c] bool."""
         return self.image_ids[self.own[rows]][:, None] == self.image_ids[columns]
 
+    def both_valid(self, rows: slice, columns: slice) -> Tensor:
+        """Which may be compared: [r,c] bool."""
+        return self.valid[self.own[rows]][:, None] & self.valid[columns]
+
 
 @dataclass(slots=True)
 class Statistics:
@@ -75,23 +79,24 @@ class Statistics:
         made |= {"top": like.new_full((n,), MASKED), "score": like.new_full((n,), float("-inf"))}
         return cls(**{**made, "negative": made["negative"].double()})
 
-    def add(self, anchors: slice, logits: Tensor, valid: Tensor, same: Tensor) -> None:
-        """Candidates [c] of the anchors [r]. logits [r,c]; valid [c] bool; same [r,c] bool: of one picture."""
-        positive, before = same & valid, self.top[anchors]
-        best, where = logits.masked_fill(~valid, MASKED).max(1)
+    def add(self, anchors: slice, logits: Tensor, positive: Tensor, known: Tensor, dim: int) -> None:
+        """Candidates of the anchors of a tile [r,c], along `dim`.
+
+        logits: MASKED where one of the two is not valid; positive: bool; known: logits, of those that are not valid 0.
+        """
+        before, (best, where) = self.top[anchors], logits.max(dim)
         top = torch.maximum(before, best)
-        right = positive.gather(1, where[:, None])[:, 0].to(logits.dtype)
+        right = positive.gather(dim, where.unsqueeze(dim)).squeeze(dim).to(logits.dtype)
         self.right[anchors] = torch.where(best > before, right, self.right[anchors])
-        mass = torch.exp(logits - top[:, None]).masked_fill_(~valid, 0).sum(1)
+        mass = (logits - top.unsqueeze(dim)).exp_().sum(dim)
         self.mass[anchors] = self.mass[anchors] * torch.exp(before - top) + mass
         self.top[anchors] = top
-        self.total[anchors] += logits.masked_fill(~valid, 0).sum(1)
-        self.positive[anchors] += logits.masked_fill(~positive, 0).sum(1)
-        self.positives[anchors] += positive.sum(1)
+        self.total[anchors] += known.sum(dim)
+        self.positives[anchors] += positive.sum(dim)
 
-    def sample(self, anchors: slice, scores: Tensor, candidates: Tensor) -> None:
-        """Keep the best negative. scores [r,c]: logit plus noise, -inf if it is none; candidates [c]: their pairs."""
-        score, where = scores.max(1)
+    def sample(self, anchors: slice, scores: Tensor, candidates: Tensor, dim: int) -> None:
+        """Keep the best negative along `dim`. scores [r,c]: logit plus noise, -inf if it is none; candidates: pairs."""
+        score, where = scores.max(dim)
         better = score > self.score[anchors]
         self.score[anchors] = torch.where(better, score, self.score[anchors])
         self.negative[anchors] = torch.where(better, candidates[where].double(), self.negative[anchors])
@@ -136,18 +141,22 @@ def scan(pairs: Pairs, seed: int | None) -> tuple[Statistics, Statistics]:
     index = torch.arange(len(pairs.texts), device=pairs.texts.device)
     with _products(pairs.tf32):
         for rows, columns in pairs.tiles():
-            logits = pairs.cosines(rows, columns).amax(1) / pairs.temperature
-            same, own, other = pairs.same(rows, columns), pairs.own[rows], index[columns]
-            images.add(rows, logits, pairs.valid[columns], same)
-            texts.add(columns, logits.T, pairs.valid[own], same.T)
-            if seed is not None:
-                places = pairs.first_row + own, pairs.first_row + other
-                noise = gumbel_noise(seed, TEXT_FOR_IMAGE, *places)
-                allowed = ~same & pairs.valid[columns]
-                images.sample(rows, (logits + noise).masked_fill_(~allowed, float("-inf")), other)
-                noise = gumbel_noise(seed, IMAGE_FOR_TEXT, *reversed(places)).T
-                allowed = ~same & pairs.valid[own][:, None]
-                texts.sample(columns, (logits + noise).masked_fill_(~allowed, float("-inf")).T, own)
+            logits = pairs.cosines(rows, columns).amax(1).div_(pairs.temperature)
+            same, valid = pairs.same(rows, columns), pairs.both_valid(rows, columns)
+            positive, known = same & valid, logits.masked_fill(~valid, 0)
+            logits.masked_fill_(~valid, MASKED)
+            images.add(rows, logits, positive, known, 1)
+            texts.add(columns, logits, positive, known, 0)
+            of_positives = known.masked_fill_(~positive, 0)
+            images.positive[rows] += of_positives.sum(1)
+            texts.positive[columns] += of_positives.sum(0)
+            if seed is None:
+                continue
+            own, other = pairs.own[rows], index[columns]
+            logits.masked_fill_(same | ~valid, float("-inf"))  # what is left is a possible negative
+            places = pairs.first_row + own, pairs.first_row + other
+            images.sample(rows, gumbel_noise(seed, TEXT_FOR_IMAGE, *places).add_(logits), other, 1)
+            texts.sample(columns, gumbel_noise(seed, IMAGE_FOR_TEXT, *reversed(places)).T.add_(logits), own, 0)
     return images, texts
 
 
@@ -160,30 +169,23 @@ def gradients(pairs: Pairs, images: Statistics, texts: Statistics, smoothing: fl
     """
     image_grad, text_grad = torch.zeros_like(pairs.images), torch.zeros_like(pairs.texts)
     temperature_grad = torch.zeros_like(pairs.temperature, dtype=torch.float64)
+    log_mass, share = zip(*((x.log_mass(), (1 - smoothing) / x.positives.clamp(min=1)) for x in (images, texts)))
+    even = 2 * smoothing / pairs.valid.sum().clamp(min=1).to(pairs.images.dtype)
     with _products(pairs.tf32):
         for rows, columns in pairs.tiles():
             cosines = pairs.cosines(rows, columns)
             best, query = cosines.max(1)
-            by_logit = _by_logit(pairs, rows, columns, best / pairs.temperature, (images, texts), smoothing)
-            by_cosine = by_logit / pairs.temperature
-            temperature_grad -= (by_cosine * best).sum(dtype=torch.float64) / pairs.temperature
+            logits = best / pairs.temperature
+            # by the logits: of both directions' mean, softmax less target
+            target = torch.where(pairs.same(rows, columns), share[0][rows][:, None] + share[1][columns], 0) + even
+            softmax = (logits - log_mass[0][rows][:, None]).exp_() + (logits - log_mass[1][columns]).exp_()
+            by_cosine = (softmax - target).masked_fill_(~pairs.both_valid(rows, columns), 0).div_(2 * pairs.temperature)
+            temperature_grad -= (by_cosine * logits).sum(dtype=torch.float64)
             chosen = cosines.zero_().scatter_(1, query[:, None], by_cosine[:, None]).flatten(0, 1)  # [rq,c]
             image_grad[rows].flatten(0, 1).addmm_(chosen, pairs.texts[columns])
             text_grad[columns].addmm_(chosen.T, pairs.images[rows].flatten(0, 1))
+            del cosines, chosen  # before the next tile's
     return image_grad, text_grad, temperature_grad.to(pairs.temperature.dtype)
-
-
-def _by_logit(
-    pairs: Pairs, rows: slice, columns: slice, logits: Tensor, anchors: tuple[Statistics, Statistics], smoothing: float
-) -> Tensor:
-    """Gradient of both directions' mean cross entropy by the logits of a tile: softmax less target. [r,c]."""
-    images, texts = anchors
-    share = [(1 - smoothing) / x.positives.clamp(min=1) for x in (images, texts)]
-    target = torch.where(pairs.same(rows, columns), share[0][rows][:, None] + share[1][columns], 0)
-    found = torch.exp(logits - images.log_mass()[rows][:, None]) + torch.exp(logits - texts.log_mass()[columns])
-    valid = pairs.valid[pairs.own[rows]][:, None] & pairs.valid[columns]
-    even = 2 * smoothing / pairs.valid.sum().clamp(min=1).to(logits.dtype)
-    return ((found - target - even) / 2).masked_fill_(~valid, 0)
 
 
 @contextmanager
