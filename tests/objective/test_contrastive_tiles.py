@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from precision import EXACT
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from vglm_train.objective.contrastive import contrastive_loss, count_correct, similarities
 from vglm_train.objective.contrastive_tiles import Pairs, Statistics, gradients, merge, scan
@@ -78,7 +79,7 @@ def tiled(case: dict[str, Tensor], tile: int, ranks: int = 1) -> dict[str, Tenso
     }
 
 
-@settings(deadline=None, max_examples=60)
+@settings(deadline=None, max_examples=40)
 @given(st.data())
 def test_tiles_are_the_dense_formula(data):
     n = data.draw(st.integers(2, 24))
@@ -128,3 +129,26 @@ def test_the_precision_of_products_is_put_back(precision):
         assert torch.get_float32_matmul_precision() == precision
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+class Largest(TorchDispatchMode):
+    """The most elements of any result within it."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, function, types, arguments=(), keywords=None):
+        result = function(*arguments, **keywords or {})
+        for tensor in result if isinstance(result, list | tuple) else [result]:
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.numel())
+        return result
+
+
+def test_no_matrix_of_all_pairs_is_ever_made():
+    n, tile, queries, width = 96, 256, 3, 5
+    case = made(list(range(n)), [True] * n, queries=queries, width=width)
+    with Largest() as largest:
+        pairs = Pairs(**case, own=torch.arange(n), first_row=0, tile=tile)
+        gradients(pairs, *scan(pairs, SEED), SMOOTHING)
+    assert max(tile, n * queries * width) >= largest.elements
+    assert largest.elements < n * n
