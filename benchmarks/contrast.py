@@ -45,6 +45,17 @@ class Result:
         return f"{self.rows:9,} {self.micro:8} {speed} {self.peak:9.2f} {self.features:9.2f}"
 
 
+def built_model(config: Model, arguments: argparse.Namespace, ranks: Ranks) -> Alignment:
+    torch.manual_seed(0)
+    with ranks.device:
+        model = build_alignment(config, VOCABULARY, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    if arguments.compile:
+        model.compile_blocks()
+    if arguments.graphs:
+        model.graph_passes()
+    return model
+
+
 def micro_batches(config: Model, model: Alignment, rows: int, micro: int, stored: bool) -> list[PairBatch]:
     """Pairs of different pictures that follow each other in the stream, on the device."""
     device, made = model.temperature.device, []
@@ -111,13 +122,6 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
     arguments = parser.parse_args(argv)
     ranks, config = distributed.start(), TINY if arguments.tiny else FULL
-    torch.manual_seed(0)
-    with ranks.device:
-        model = build_alignment(config, VOCABULARY, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
-    if arguments.compile:
-        model.compile_blocks()
-    if arguments.graphs:
-        model.graph_passes()
     name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     per_pair = flops_per_pair(config, VOCABULARY, encoder=not arguments.stored) / 1e9
     print(f"{name}, torch {torch.__version__}, {product_rate(ranks.device) / 1e12:.0f} TFLOP/s in bf16 products")
@@ -126,10 +130,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     for rows in (arguments.direct, *arguments.compared):
         grouped = len(results) > 0
         micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else (rows, DIRECT)
+        model = built_model(config, arguments, ranks)  # another each time: the engine leaves hooks on its weights
         data = micro_batches(config, model, rows, micro, arguments.stored)
         results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times))
         print(results[-1].line(results[0]), flush=True)
-        del data
+        del data, model
         gc.collect()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()

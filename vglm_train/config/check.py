@@ -140,12 +140,10 @@ def _check_contrastive_batch(config: Config, cut: BatchSplit, world: int) -> Non
         )
         raise FieldError("objective.itc.batch", "engine.micro_batch", reason=reason)
     if config.objective.mean == "micro":
-        reason = (
-            "needs mean global: its loss is of a whole group of micro-batches, so none of them has a mean of its own"
-        )
+        reason = "needs objective.mean=global: a group has one loss, so none of its micro-batches has a mean of its own"
         raise FieldError("objective.itc.batch", "objective.mean", reason=reason)
     if config.objective.itc.gather == "lavis":
-        reason = "needs gather exact: gradients pass between micro-batches, so they pass between ranks as well"
+        reason = "needs objective.itc.gather=exact: gradients pass between micro-batches, so between ranks too"
         raise FieldError("objective.itc.batch", "objective.itc.gather", reason=reason)
 
 
