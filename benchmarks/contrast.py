@@ -111,8 +111,8 @@ def measure(step: Callable[[list[PairBatch]], None], data: list[PairBatch], warm
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--direct", type=int, default=256, help="pairs of the step to compare with")
-    parser.add_argument("--compared", type=int, nargs="+", default=[4096], help="objective.itc.batch")
+    parser.add_argument("--direct", type=int, nargs="*", default=[256], help="pairs of steps without it")
+    parser.add_argument("--compared", type=int, nargs="*", default=[4096], help="objective.itc.batch")
     parser.add_argument("--micro", type=int, default=128, help="pairs that run at once")
     parser.add_argument("--steps", type=int, default=2, help="steps measured")
     parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
@@ -127,8 +127,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     print(f"{name}, torch {torch.__version__}, {product_rate(ranks.device) / 1e12:.0f} TFLOP/s in bf16 products")
     print(f"{per_pair:.0f} GFLOP a pair, {'stored features' if arguments.stored else 'with the encoder'}\n{HEADER}")
     results: list[Result] = []
-    for rows in (arguments.direct, *arguments.compared):
-        grouped = len(results) > 0
+    for grouped, rows in [(False, n) for n in arguments.direct] + [(True, n) for n in arguments.compared]:
         micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else (rows, DIRECT)
         model = built_model(config, arguments, ranks)  # another each time: the engine leaves hooks on its weights
         data = micro_batches(config, model, rows, micro, arguments.stored)
