@@ -6,6 +6,7 @@ import pytest
 
 from run import runs
 from run.test_elastic import NOISE, rows
+from run.test_stored_features import WHOLE
 
 STEPS = 4
 # AdamW's usual epsilon, 1e-8, would turn what rounding leaves of gradients that are zero into steps of full size
@@ -16,10 +17,15 @@ COMMON = (
 
 
 def test_one_two_and_four_processes_log_the_same(config: Path, tmp_path: Path) -> None:
-    """Two groups of eight rows a step, in micro-batches of two: four, two or one of each group in a process."""
+    """Two groups of eight rows a step, in micro-batches of two: four, two or one of each group in a process.
+
+    Four of them read stored features.
+    """
     found = {}
     for processes in (1, 2, 4):
-        folder, overrides = tmp_path / str(processes), (*COMMON, "data.workers=0")
+        folder, overrides = tmp_path / str(processes), (*COMMON, *WHOLE, "data.workers=0")
+        if processes == 4:
+            overrides = (*overrides, f"data.features={{folder: {tmp_path / 'features'}}}")
         if processes == 1:
             runs.finish_here(config, folder, *overrides)
         else:
