@@ -189,7 +189,7 @@ class AlignmentObjective(Objective):
         def embed(batch: PairBatch) -> tuple[Tensor, Tensor, Tensor]:
             features = model.image_features(batch)
             queries, text, _ = self._seeded_passes(batch, model.image_keys(features))
-            return features, model.image_embeds(queries), model.text_embeds(text)
+            return features, model.image_embeds(queries).detach(), model.text_embeds(text).detach()
 
         images, texts = group.embed(embed)
         device = images.device.type

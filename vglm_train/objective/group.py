@@ -67,14 +67,17 @@ class Group:
         return rows.valid[own] & ((ids != first) | (ids != last))
 
     def embed(self, embed: Callable[[PairBatch], tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-        """The first pass. `embed`: a micro-batch -> features [b,p,c], images [b,q,e], text [b,e]. -> [R,q,e], [R,e]."""
+        """The first pass -> images [R,q,e], texts [R,e].
+
+        embed: a micro-batch -> features [b,p,c], images [b,q,e], texts [b,e], without gradient.
+        """
         images = texts = None
         for number, batch in enumerate(self.batches):
             features, image, text = embed(batch)
             self.features.append(features)
             if images is None or texts is None:  # one buffer from the start: joining parts would need two
-                images, texts = (x.new_empty(len(self.batches), *x.shape) for x in (image.detach(), text.detach()))
-            images[number], texts[number] = image.detach(), text.detach()
+                images, texts = (x.new_empty(len(self.batches), *x.shape) for x in (image, text))
+            images[number], texts[number] = image, text
         assert images is not None
         assert texts is not None
         return images.flatten(0, 1), texts.flatten(0, 1)
