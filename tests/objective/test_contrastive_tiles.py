@@ -79,7 +79,7 @@ def tiled(case: dict[str, Tensor], tile: int, ranks: int = 1) -> dict[str, Tenso
     }
 
 
-@settings(deadline=None, max_examples=40)
+@settings(deadline=None, max_examples=30)
 @given(st.data())
 def test_tiles_are_the_dense_formula(data):
     n = data.draw(st.integers(2, 24))

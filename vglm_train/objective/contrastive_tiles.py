@@ -21,6 +21,7 @@ from vglm_train.objective.contrastive import MASKED
 from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel_noise
 
 TILE = 2**26  # cosines of queries and texts held at once: 256 MiB in fp32
+SCANNED = 8  # values of a pair that `scan` holds once its cosines are gone: logits, and noise of 64 bits on its way
 TILE_BYTES = 2**29  # at most, with what else is computed of a tile
 
 
@@ -38,18 +39,22 @@ class Pairs:
     tf32: bool = False  # products on tensor cores, where the embeddings come of bf16 anyway
     tile: int = TILE
 
-    def tiles(self) -> Iterator[tuple[slice, slice]]:
-        """Rows and columns of each tile."""
-        (number, queries, _), columns = self.images.shape, min(len(self.texts), isqrt(self.tile))
-        rows = max(1, self.tile // (queries * columns))
-        for row in range(0, number, rows):
-            for column in range(0, len(self.texts), columns):
-                yield slice(row, row + rows), slice(column, column + columns)
+    def tiles(self, values: int) -> Iterator[tuple[slice, slice]]:
+        """Rows and columns of each tile. values: how many of them are held of each pair in it."""
+        columns = min(len(self.texts), isqrt(self.tile))
+        for row in _slices(slice(0, len(self.images)), self.tile // (values * columns)):
+            for column in _slices(slice(0, len(self.texts)), columns):
+                yield row, column
 
     def cosines(self, rows: slice, columns: slice) -> Tensor:
         """Of every query: [r,q,c]."""
         images = self.images[rows]
         return (images.flatten(0, 1) @ self.texts[columns].T).view(*images.shape[:2], -1)
+
+    def best(self, rows: slice, columns: slice) -> Tensor:
+        """Of the best query: [r,c]."""
+        number = self.tile // (self.images.shape[1] * len(self.texts[columns]))
+        return torch.cat([self.cosines(part, columns).amax(1) for part in _slices(rows, number)])
 
     def same(self, rows: slice, columns: slice) -> Tensor:
         """Which show the same picture: [r,c] bool."""
@@ -140,8 +145,8 @@ def scan(pairs: Pairs, seed: int | None) -> tuple[Statistics, Statistics]:
     images, texts = (Statistics.empty(len(x), pairs.images) for x in (pairs.images, pairs.texts))
     index = torch.arange(len(pairs.texts), device=pairs.texts.device)
     with _products(pairs.tf32):
-        for rows, columns in pairs.tiles():
-            logits = pairs.cosines(rows, columns).amax(1).div_(pairs.temperature)
+        for rows, columns in pairs.tiles(SCANNED):
+            logits = pairs.best(rows, columns).div_(pairs.temperature)
             same, valid = pairs.same(rows, columns), pairs.both_valid(rows, columns)
             positive, known = same & valid, logits.masked_fill(~valid, 0)
             logits.masked_fill_(~valid, MASKED)
@@ -172,7 +177,7 @@ def gradients(pairs: Pairs, images: Statistics, texts: Statistics, smoothing: fl
     log_mass, share = zip(*((x.log_mass(), (1 - smoothing) / x.positives.clamp(min=1)) for x in (images, texts)))
     even = 2 * smoothing / pairs.valid.sum().clamp(min=1).to(pairs.images.dtype)
     with _products(pairs.tf32):
-        for rows, columns in pairs.tiles():
+        for rows, columns in pairs.tiles(pairs.images.shape[1]):
             cosines = pairs.cosines(rows, columns)
             best, query = cosines.max(1)
             logits = best / pairs.temperature
@@ -186,6 +191,12 @@ def gradients(pairs: Pairs, images: Statistics, texts: Statistics, smoothing: fl
             text_grad[columns].addmm_(chosen.T, pairs.images[rows].flatten(0, 1))
             del cosines, chosen  # before the next tile's
     return image_grad, text_grad, temperature_grad.to(pairs.temperature.dtype)
+
+
+def _slices(whole: slice, size: int) -> Iterator[slice]:
+    """`whole` in parts of `size`, and of 1 at least."""
+    for start in range(whole.start, whole.stop, max(1, size)):
+        yield slice(start, min(start + max(1, size), whole.stop))
 
 
 @contextmanager
