@@ -15,7 +15,7 @@ from vglm_train.changes import Changes
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import keep
-from vglm_train.config.check import check_length
+from vglm_train.config.check import candidates, check_length
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
@@ -116,7 +116,7 @@ class _Run:
             warmup_steps=self.plan.warmup_samples // self.plan.global_batch,
             epoch_samples=self.plan.epoch_samples,
             global_batch=self.plan.global_batch,
-            candidates=self.plan.split.together,
+            candidates=candidates(config, ranks.world),
             vocabulary=self.stage.vocabulary,
             weights=dict(self.stage.weights),
         )

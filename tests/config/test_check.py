@@ -160,6 +160,33 @@ def test_one_row_at_a_time_has_no_negatives(run):
     check(run("engine.micro_batch=1", "objective.itc.weight=0", "objective.itm.weight=0"), 1)
 
 
+def test_a_contrastive_batch_is_whole_micro_batches_and_fills_the_step(run):
+    batch = ("data.global_batch=64", "engine.micro_batch=4")
+    check(run(*batch, "objective.itc.batch=16"), 4)
+    check(run("data.global_batch=64", "objective.itc.batch=64"), 4)
+    check(run(*batch, "engine.micro_batch=1", "objective.itc.batch=2"), 1)
+    for overrides, world, fields, words in (
+        (("objective.itc.batch=48",), 1, ("objective.itc.batch", "data.global_batch"), "48 does not divide"),
+        (("objective.itc.batch=16", "objective.mean=micro"), 1, ("objective.itc.batch", "objective.mean"), "global"),
+        (("objective.itc.batch=16", "objective.itc.gather=lavis"), 1, ("objective.itc.batch", "objective.itc.gather"),
+         "exact"),
+        (("objective.itc.batch=32", "data.mix=batch", "data.mix_rows=16"), 1, ("data.mix_rows", "objective.itc.batch"),
+         "compares 32: give a multiple of 32"),
+    ):  # fmt: skip
+        with pytest.raises(FieldError, match=words) as caught:
+            check(run(*batch, *overrides), world)
+        assert caught.value.fields == fields
+
+
+@pytest.mark.parametrize("world", range(1, 9))
+def test_a_group_fills_its_micro_batches_in_order_for_any_world(run, world):
+    cut = split(run("data.global_batch=64", "engine.micro_batch=4", "objective.itc.batch=32"), world)
+    shares = [cut.rows(part, rank) for part in range(cut.accumulation) for rank in range(world)]
+    assert [row for rows in shares for row in rows] == list(range(64))
+    assert {rows.start for rows in shares if rows} == set(range(0, 64, 4))
+    assert cut.together == min(32, 4 * world)
+
+
 def test_features_are_of_an_encoder_that_stays(run):
     stored = ("data.features={folder: f}", "data.image={crop_scale: [1, 1], flip: false}")
     check(run(*stored), 1)

@@ -24,10 +24,10 @@ from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
 from vglm_train.signals import starts_again
 
-# What a run may change half-way: none of it moves the loss of a step that is still to come,
-# but for the length, which moves the schedule and is changed on purpose.
-FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
-        "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+# What a run may change half-way: none of it moves the loss of a step that is still to come, but for the length, which
+# moves the schedule, and for what ITC compares, of which `Changes` tells.
+FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "objective.itc.batch", "data.workers",
+        "data.max_damaged", "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
 PATIENCE = 90  # seconds for rank 0 of the start before, perhaps on a lost machine, to give the folder up
 NOTHING = object()  # in place of an entry that a shorter list does not have
 

@@ -1,7 +1,6 @@
 """The training loop: a step, and the hooks after it."""
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -18,7 +17,7 @@ from vglm_train.engine.device_prefetch import prefetch
 from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.watch import Watch
-from vglm_train.objective.base import LossOutput, Objective
+from vglm_train.objective.base import LossOutput, Objective, dropout_seed
 
 
 class Loader(Protocol):
@@ -102,11 +101,12 @@ class Trainer:
         batches = [next(stream) for _ in range(self.plan.split.accumulation)]
         waited = time.perf_counter() - start
         self.watch.note("counting rows and targets", number)
+        self.objective.prepare(batches)
         units = [self.objective.units(batch) for batch in batches]
         totals = self._global_counts(batches, units)
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
-        torch.manual_seed(_step_seed(self.config.run.seed, batches[0].first_row))
+        torch.manual_seed(dropout_seed(self.config.run.seed, batches[0].first_row))
         outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
         stop = self._account(update, totals, list(units[0]))
         return StepReport(
@@ -165,9 +165,3 @@ class Trainer:
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         asked: bool = stop > 0
         return asked
-
-
-def _step_seed(seed: int, first_row: int) -> int:
-    """Dropout of a step is a function of the seed and of the stream row this rank starts at."""
-    digest = hashlib.blake2b(f"{seed} {first_row}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1
