@@ -126,11 +126,7 @@ class _Pass(nn.Module):
         """`packed`: the keys of all blocks' groups of images [.,p,2d], one after the other."""
         left = iter(packed)
         for block, each in zip(self.blocks, rows_each, strict=True):
-            images = [_unpack(block, next(left), rows) for rows in each]
+            images = [ImageKey(next(left), rows) for rows in each]
             hidden, _ = block(hidden, queries, images, bias)
         return hidden
 
-
-def _unpack(block: Block, packed: Tensor, rows_each: int) -> ImageKey:
-    assert block.cross is not None
-    return block.cross.unpack(packed)._replace(rows_each=rows_each)

@@ -78,13 +78,13 @@ class QFormer(nn.Module):
     def select(self, keys: Keys, rows: Tensor) -> Keys:
         """The keys of chosen images, rows [k] int64, repeats allowed."""
         return [
-            () if block.cross is None else (block.cross.unpack(_Select.apply(groups[0].packed, rows)),)
+            () if block.cross is None else (ImageKey(_Select.apply(groups[0].packed, rows)),)
             for groups, block in zip(keys, self.blocks, strict=True)
         ]
 
     def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
         """The queries read the images alone -> ([n,q,d], the cache that `caption` needs)."""
-        rows = next(groups[0].key.shape[0] for groups in keys if groups)
+        rows = next(len(groups[0].packed) for groups in keys if groups)
         hidden = self._query_states(rows)
         return self._run(hidden, hidden.shape[1], keys, None, keep=True)
 
