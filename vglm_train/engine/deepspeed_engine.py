@@ -24,7 +24,7 @@ from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 200_000_000  # elements reduced or gathered at once
-# Replace two methods of DeepSpeed 0.19.8's ZeRO optimizer that launch kernels weight by weight while the device waits;
+# Replace methods of DeepSpeed 0.19.8's ZeRO optimizer that launch kernels weight by weight, or wait for the device;
 # see `_patch_zero_optimizer`. False: DeepSpeed as it is, slower and with the same results.
 PATCH_ZERO_OPTIMIZER = True
 
@@ -70,7 +70,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         if PATCH_ZERO_OPTIMIZER:
-            _patch_zero_optimizer(self._engine.optimizer)
+            _patch_zero_optimizer(self._engine.optimizer, ranks.world)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -152,23 +152,39 @@ class _Autocast(nn.Module):
             return self.objective(batch)
 
 
-def _patch_zero_optimizer(optimizer: Any) -> None:
-    """Replace two methods of DeepSpeedZeroOptimizer, which works weight by weight after each backward.
+def _patch_zero_optimizer(optimizer: Any, world: int) -> None:
+    """Replace methods of DeepSpeedZeroOptimizer, which works weight by weight after each backward.
 
     https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
     get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
     the norms of all gradients; the rest stays DeepSpeed's.
+    scaled_global_norm leaves the norm on the device, where `step` and each group's clipping wait for it anew. Here it is
+    fetched once. Clipping passes over all gradients also where it multiplies by one. Here it does not.
     _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
     by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
+    reduce_ready_partitions_and_remove_grads copies each gradient to a bucket, which is averaged and copied to another
+    buffer. With one rank there is nothing to average.
     """
-    norm_of = optimizer.get_grad_norm_direct
+    norm_of, global_norm, clip = (
+        optimizer.get_grad_norm_direct,
+        optimizer.scaled_global_norm,
+        optimizer.unscale_and_clip_grads,
+    )
 
     def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
         norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
         return norm_of([torch.stack(norms)], params[:1], norm_type)
 
+    def clip_longer(gradients: list[Tensor], norm: Tensor) -> None:
+        if norm > optimizer.clip_grad:
+            clip(gradients, norm)
+
     optimizer.get_grad_norm_direct = foreach_norm
+    optimizer.scaled_global_norm = lambda norm_type=2: global_norm(norm_type).cpu()
+    optimizer.unscale_and_clip_grads = clip_longer
     optimizer._update_model_bit16_weights = lambda group: None
+    if world == 1:
+        optimizer.reduce_ready_partitions_and_remove_grads = lambda param, group: None
 
 
 def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict[str, Any]:
@@ -185,7 +201,8 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
             # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are
             # waited for in turn; there is one bucket, which is full only when backward ends anyway
             "overlap_comm": False,
-            "reduce_bucket_size": max(1, min(BUCKET, trained)),  # a buffer: adapters need none of most of a gigabyte
+            # a buffer: adapters need none of most of a gigabyte, and one rank none at all
+            "reduce_bucket_size": 1 if world == 1 and PATCH_ZERO_OPTIMIZER else max(1, min(BUCKET, trained)),
             "allgather_bucket_size": BUCKET,
         },
         "steps_per_print": None,

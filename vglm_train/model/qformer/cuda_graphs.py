@@ -61,35 +61,51 @@ class Recording:
 
     def __init__(self, run: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
         device = inputs[0].device
+        mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
         # not the parameters themselves: their gradients are awaited on another stream than the recording's
-        self.parameters = [p.detach().requires_grad_(p.requires_grad) for p in parameters]
-        self._needed = [x for x in (*self.inputs, *self.parameters) if x.requires_grad]
+        self.parameters = [p.detach() for p in parameters]
+        # all are cast at once, and their gradients back, instead of one by one as autocast does
+        self._cast = [p.to(dtype) if mixed else p for p in self.parameters]
+        for cast, parameter in zip(self._cast, parameters, strict=True):
+            cast.requires_grad_(parameter.requires_grad)
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         rng_state = torch.cuda.get_rng_state(device)
-        mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         # a copy of a weight from autocast's cache would be read for ever
         with torch.autocast(device.type, dtype, enabled=mixed, cache_enabled=False):
             self._warm_up(run)
             with torch.cuda.graph(self.forward, capture_error_mode=CAPTURE_MODE):
-                output = run(self.inputs, self.parameters)
+                output = self._compute(run)
         self.output, self.grad = output.detach(), torch.empty_like(output)
         with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=CAPTURE_MODE):
-            gradients = self._gradients(output, self.grad)
+            self.gradients = self._gradients(output, self.grad)
         torch.cuda.set_rng_state(rng_state, device)
-        left = iter(gradients)
-        self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
 
     def _warm_up(self, run: Callable[..., Tensor]) -> None:
         torch.cuda.synchronize()
         with torch.cuda.stream(torch.cuda.Stream()):
             for _ in range(WARM_UP):
-                output = run(self.inputs, self.parameters)
+                output = self._compute(run)
                 self._gradients(output, torch.zeros_like(output))
         torch.cuda.synchronize()
 
-    def _gradients(self, output: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
-        return torch.autograd.grad(output, self._needed, grad, allow_unused=True)
+    def _compute(self, run: Callable[..., Tensor]) -> Tensor:
+        if self._cast[0] is not self.parameters[0]:
+            with torch.no_grad():
+                torch._foreach_copy_(self._cast, self.parameters)
+        return run(self.inputs, self._cast)
+
+    def _gradients(self, output: Tensor, grad: Tensor) -> list[Tensor | None]:
+        """Of the inputs and then of the parameters, in the precision of each; None where there is none."""
+        tensors = [*self.inputs, *self._cast]
+        found = iter(torch.autograd.grad(output, [x for x in tensors if x.requires_grad], grad, allow_unused=True))
+        gradients = [next(found) if x.requires_grad else None for x in tensors]
+        first = len(self.inputs)
+        narrow = [x for x in gradients[first:] if x is not None]
+        wide = [torch.empty_like(x, dtype=self.parameters[0].dtype) for x in narrow]
+        torch._foreach_copy_(wide, narrow)
+        left = iter(wide)
+        return [*gradients[:first], *(None if x is None else next(left) for x in gradients[first:])]
 
 
 class _Replay(torch.autograd.Function):
