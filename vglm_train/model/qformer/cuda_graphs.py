@@ -145,4 +145,3 @@ class _Pass(nn.Module):
             images = [ImageKey(next(left), rows) for rows in each]
             hidden, _ = block(hidden, queries, images, bias)
         return hidden
-
