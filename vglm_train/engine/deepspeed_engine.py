@@ -158,8 +158,8 @@ def _patch_zero_optimizer(optimizer: Any, world: int) -> None:
     https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
     get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
     the norms of all gradients; the rest stays DeepSpeed's.
-    scaled_global_norm leaves the norm on the device, where `step` and each group's clipping wait for it anew. Here it is
-    fetched once. Clipping passes over all gradients also where it multiplies by one. Here it does not.
+    scaled_global_norm leaves the norm on the device, where `step` and each group's clipping wait for it anew. Here it
+    is fetched once. Clipping passes over all gradients also where it multiplies by one. Here it does not.
     _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
     by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
     reduce_ready_partitions_and_remove_grads copies each gradient to a bucket, which is averaged and copied to another

@@ -89,6 +89,11 @@ class VisualLanguageModel(VisualModel):
         super().recompute(on)
         self.language.recompute(on)
 
+    def compile_blocks(self) -> None:
+        """torch.compile the Q-Former's and the language model's blocks in place. Weights keep their names."""
+        super().compile_blocks()
+        self.language.compile_blocks()
+
 
 def build_visual_language(
     config: Model,

@@ -26,11 +26,14 @@ def attend(x: Tensor, image: Tensor | None, heads: int, bias: Tensor | None, dro
     bias [n,1,s,p]: added to the scores, without gradient; no row of it is -inf throughout.
     """
     if fuses(x, image, heads):
-        draws = {"dtype": torch.int64, "device": x.device}
-        seed = torch.randint(2**62, (1,), **draws) if dropout else torch.zeros(1, **draws)
+        if dropout:
+            seed = torch.randint(2**62, (1,), dtype=torch.int64, device=x.device)
+        else:
+            seed = torch.zeros(1, dtype=torch.int64, device=x.device)
         return torch.ops.vglm.attend(x, image, bias, seed, heads, dropout)[0]
-    packed = split_heads(x, 3, heads) if image is None else (*split_heads(x, 1, heads), *split_heads(image, 2, heads))
-    return scaled_dot_products(*packed, bias, dropout)
+    parts = split_heads(x, 3, heads) if image is None else (*split_heads(x, 1, heads), *split_heads(image, 2, heads))
+    q, k, v = parts
+    return scaled_dot_products(q, k, v, bias, dropout)
 
 
 def scaled_dot_products(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None, dropout: float) -> Tensor:
@@ -55,7 +58,7 @@ def fuses(x: Tensor, image: Tensor | None, heads: int) -> bool:
     return contiguous and width // heads in WIDTHS and _available()
 
 
-@torch.compiler.assume_constant_result
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
 def _available() -> bool:
     return _kernels() is not None
 

@@ -13,7 +13,7 @@ import os
 import random
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -199,7 +199,7 @@ class Transformer(BaseTransformer):  # type: ignore[misc]
         norms = [*(layer.input_layernorm for layer in self.layers[1:]), self.final_layernorm]
         x = self.layers[0].input_layernorm(embeds)
         for number, norm in enumerate(norms):
-            run = partial(self._block, number=number, norm=norm, fused=fused, **options)
+            run: Callable[[Tensor], Tensor] = partial(self._block, number=number, norm=norm, fused=fused, **options)
             if self.recompute and training:
                 x = checkpoint(run, x, use_reentrant=False, preserve_rng_state=self.random)
             else:
