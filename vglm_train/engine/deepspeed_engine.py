@@ -19,14 +19,13 @@ from vglm_train.batch import Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks, name_accelerator
 from vglm_train.engine.optim import parameter_groups
+from vglm_train.engine.zero_patch import ZeroPatch
 from vglm_train.errors import needs_extra
 from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 200_000_000  # elements reduced or gathered at once
-# Replace methods of DeepSpeed 0.19.8's ZeRO optimizer that launch kernels weight by weight, or wait for the device;
-# see `_patch_zero_optimizer`. False: DeepSpeed as it is, slower and with the same results.
-PATCH_ZERO_OPTIMIZER = True
+PATCH_ZERO_OPTIMIZER = True  # see `ZeroPatch`; False: DeepSpeed as it is, slower and with the same results
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +55,7 @@ class DeepSpeedEngine:
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
-            fused=ranks.device.type == "cuda",
+            fused=True,
         )
         self.accumulation = accumulation
         self._device = ranks.device
@@ -70,7 +69,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         if PATCH_ZERO_OPTIMIZER:
-            _patch_zero_optimizer(self._engine.optimizer, ranks.world)
+            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks.world)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -134,7 +133,7 @@ class DeepSpeedEngine:
         for group in self._adam.param_groups:
             for flat in group["params"]:
                 self._adam.state[flat] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=flat.device if group["fused"] else "cpu"),
+                    "step": torch.zeros((), dtype=torch.float32, device=flat.device),
                     **{moment: torch.zeros_like(flat) for moment in MOMENTS},
                 }
         self._engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -150,41 +149,6 @@ class _Autocast(nn.Module):
     def forward(self, batch: Batch) -> LossOutput:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
             return self.objective(batch)
-
-
-def _patch_zero_optimizer(optimizer: Any, world: int) -> None:
-    """Replace methods of DeepSpeedZeroOptimizer, which works weight by weight after each backward.
-
-    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
-    get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
-    the norms of all gradients; the rest stays DeepSpeed's.
-    scaled_global_norm leaves the norm on the device, where `step` and each group's clipping wait for it anew. Here it
-    is fetched once. Clipping passes over all gradients also where it multiplies by one. Here it does not.
-    _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
-    by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
-    reduce_ready_partitions_and_remove_grads copies each gradient to a bucket, which is averaged and copied to another
-    buffer. With one rank there is nothing to average.
-    """
-    norm_of, global_norm, clip = (
-        optimizer.get_grad_norm_direct,
-        optimizer.scaled_global_norm,
-        optimizer.unscale_and_clip_grads,
-    )
-
-    def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
-        norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
-        return norm_of([torch.stack(norms)], params[:1], norm_type)
-
-    def clip_longer(gradients: list[Tensor], norm: Tensor) -> None:
-        if norm > optimizer.clip_grad:
-            clip(gradients, norm)
-
-    optimizer.get_grad_norm_direct = foreach_norm
-    optimizer.scaled_global_norm = lambda norm_type=2: global_norm(norm_type).cpu()
-    optimizer.unscale_and_clip_grads = clip_longer
-    optimizer._update_model_bit16_weights = lambda group: None
-    if world == 1:
-        optimizer.reduce_ready_partitions_and_remove_grads = lambda param, group: None
 
 
 def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict[str, Any]:

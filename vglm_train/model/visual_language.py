@@ -52,7 +52,7 @@ class VisualLanguageModel(VisualModel):
         """
         keys = self.image_keys(features)
         if ids is None or mask is None:
-            return self.projection(self.qformer.queries(keys)[0])
+            return self.projection(self.qformer.queries(keys, keep=False)[0])
         return self.projection(self.qformer.joint(keys, ids, mask, "full")[0])
 
     def _visual(self, batch: PromptBatch) -> Tensor:

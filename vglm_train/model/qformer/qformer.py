@@ -82,11 +82,11 @@ class QFormer(nn.Module):
             for groups, block in zip(keys, self.blocks, strict=True)
         ]
 
-    def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
-        """The queries read the images alone -> ([n,q,d], the cache that `caption` needs)."""
+    def queries(self, keys: Keys, keep: bool = True) -> tuple[Tensor, Cache]:
+        """The queries read the images alone -> ([n,q,d], the cache that `caption` needs, empty unless `keep`)."""
         rows = next(len(groups[0].packed) for groups in keys if groups)
         hidden = self._query_states(rows)
-        return self._run(hidden, hidden.shape[1], keys, None, keep=True)
+        return self._run(hidden, hidden.shape[1], keys, None, keep=keep)
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Sentences alone: ids [n,t], mask [n,t] bool -> [n,t,d]."""
