@@ -69,7 +69,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         if PATCH_ZERO_OPTIMIZER:
-            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks.world)
+            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks.rank, ranks.world)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 

@@ -22,9 +22,11 @@ class ZeroPatch:
     one by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
     reduce_ready_partitions_and_remove_grads: copies each gradient to a bucket, which is averaged and copied to another
     buffer. With one rank there is nothing to average.
+
+    The copy of this rank's weights that AdamW would update gives way to the weights, which are in fp32 themselves.
     """
 
-    def __init__(self, optimizer: Any, clip: float, world: int) -> None:
+    def __init__(self, optimizer: Any, clip: float, rank: int, world: int) -> None:
         """clip: the norm above which gradients are clipped; 0: none."""
         self.optimizer, self.clip = optimizer, clip
         self._norm_of, self._global_norm = optimizer.get_grad_norm_direct, optimizer.scaled_global_norm
@@ -38,6 +40,11 @@ class ZeroPatch:
         optimizer._update_model_bit16_weights = lambda group: None
         if world == 1:
             optimizer.reduce_ready_partitions_and_remove_grads = lambda param, group: None
+        for copy, parts in zip(
+            optimizer.single_partition_of_fp32_groups, optimizer.parallel_partitioned_bit16_groups, strict=True
+        ):
+            copy.data = parts[rank].data
+        optimizer._link_all_hp_params()  # by which the engine finds its state
 
     def _norm_direct(self, gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
         norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)

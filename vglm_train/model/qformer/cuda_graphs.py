@@ -22,27 +22,46 @@ class PassGraphs:
     """A forward and a backward graph for every shape of a pass, recorded when the shape first occurs.
 
     Operations and random numbers are the same as without graphs. A shape may run only once before its backward, since
-    a graph keeps what backward needs in one buffer.
+    a graph keeps what backward needs in one buffer. Under autocast all weights are cast together, once for the passes
+    over the same images, instead of one by one in each.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._pass = _Pass(blocks)
         named = dict(self._pass.named_parameters())
         self._names, self._parameters = tuple(named), tuple(named.values())
+        self._buffers: dict[torch.dtype, list[Tensor]] = {}  # of the cast weights, which graphs read in place
+        self._cast: Sequence[Tensor] | None = None  # the weights of the passes over these images
         self._recorded: dict[tuple[object, ...], Recording] = {}
+
+    def start(self) -> None:
+        """Other images follow, and perhaps other weights."""
+        self._cast = None
 
     def __call__(self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor) -> Tensor:
         """The blocks' output for hidden [n,s,d], of which the first `queries` tokens are queries."""
         rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
         inputs = (hidden, bias, *(group.packed for groups in keys for group in groups))
         layout = (queries, rows_each, *(tuple(x.shape) for x in inputs))
+        weights = self._weights(hidden.device.type)
         if layout not in self._recorded:
-            self._recorded[layout] = Recording(self._function(queries, rows_each), inputs, self._parameters)
-        return _Replay.apply(self._recorded[layout], *inputs, *self._parameters)
+            self._recorded[layout] = Recording(self._function(queries, rows_each), inputs, weights)
+        return _Replay.apply(self._recorded[layout], *inputs, *weights)
 
     def __len__(self) -> int:
         """Number of recorded shapes."""
         return len(self._recorded)
+
+    def _weights(self, device: str) -> Sequence[Tensor]:
+        """The parameters in autocast's dtype."""
+        if not torch.is_autocast_enabled(device):
+            return self._parameters
+        if self._cast is None:
+            dtype = torch.get_autocast_dtype(device)
+            if dtype not in self._buffers:
+                self._buffers[dtype] = [torch.empty_like(p, dtype=dtype) for p in self._parameters]
+            self._cast = _Cast.apply(self._buffers[dtype], *self._parameters)
+        return self._cast
 
     def _function(self, queries: int, rows_each: RowsEach) -> Callable[..., Tensor]:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
@@ -61,51 +80,53 @@ class Recording:
 
     def __init__(self, run: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
         device = inputs[0].device
-        mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
         # not the parameters themselves: their gradients are awaited on another stream than the recording's
-        self.parameters = [p.detach() for p in parameters]
-        # all are cast at once, and their gradients back, instead of one by one as autocast does
-        self._cast = [p.to(dtype) if mixed else p for p in self.parameters]
-        for cast, parameter in zip(self._cast, parameters, strict=True):
-            cast.requires_grad_(parameter.requires_grad)
+        self.parameters = [p.detach().requires_grad_(p.requires_grad) for p in parameters]
+        self._needed = [x for x in (*self.inputs, *self.parameters) if x.requires_grad]
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         rng_state = torch.cuda.get_rng_state(device)
+        mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
         # a copy of a weight from autocast's cache would be read for ever
         with torch.autocast(device.type, dtype, enabled=mixed, cache_enabled=False):
             self._warm_up(run)
             with torch.cuda.graph(self.forward, capture_error_mode=CAPTURE_MODE):
-                output = self._compute(run)
+                output = run(self.inputs, self.parameters)
         self.output, self.grad = output.detach(), torch.empty_like(output)
         with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=CAPTURE_MODE):
-            self.gradients = self._gradients(output, self.grad)
+            gradients = self._gradients(output, self.grad)
         torch.cuda.set_rng_state(rng_state, device)
+        left = iter(gradients)
+        self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
 
     def _warm_up(self, run: Callable[..., Tensor]) -> None:
         torch.cuda.synchronize()
         with torch.cuda.stream(torch.cuda.Stream()):
             for _ in range(WARM_UP):
-                output = self._compute(run)
+                output = run(self.inputs, self.parameters)
                 self._gradients(output, torch.zeros_like(output))
         torch.cuda.synchronize()
 
-    def _compute(self, run: Callable[..., Tensor]) -> Tensor:
-        if self._cast[0] is not self.parameters[0]:
-            with torch.no_grad():
-                torch._foreach_copy_(self._cast, self.parameters)
-        return run(self.inputs, self._cast)
+    def _gradients(self, output: Tensor, grad: Tensor) -> tuple[Tensor | None, ...]:
+        return torch.autograd.grad(output, self._needed, grad, allow_unused=True)
 
-    def _gradients(self, output: Tensor, grad: Tensor) -> list[Tensor | None]:
-        """Of the inputs and then of the parameters, in the precision of each; None where there is none."""
-        tensors = [*self.inputs, *self._cast]
-        found = iter(torch.autograd.grad(output, [x for x in tensors if x.requires_grad], grad, allow_unused=True))
-        gradients = [next(found) if x.requires_grad else None for x in tensors]
-        first = len(self.inputs)
-        narrow = [x for x in gradients[first:] if x is not None]
-        wide = [torch.empty_like(x, dtype=self.parameters[0].dtype) for x in narrow]
-        torch._foreach_copy_(wide, narrow)
-        left = iter(wide)
-        return [*gradients[:first], *(None if x is None else next(left) for x in gradients[first:])]
+
+class _Cast(torch.autograd.Function):
+    """Copies parameters to buffers of another dtype, and their gradients back, each in a few launches."""
+
+    @staticmethod
+    def forward(ctx: Any, buffers: Sequence[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [p.dtype for p in parameters]
+        torch._foreach_copy_(buffers, parameters)
+        return tuple(buffer.detach() for buffer in buffers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        wide = [None if x is None else torch.empty_like(x, dtype=dtype) for x, dtype in zip(grads, ctx.dtypes)]
+        torch._foreach_copy_([x for x in wide if x is not None], [x for x in grads if x is not None])
+        return None, *wide
 
 
 class _Replay(torch.autograd.Function):

@@ -73,6 +73,8 @@ class QFormer(nn.Module):
 
     def image_keys(self, image: Tensor) -> Keys:
         """Image tokens [n,p,c] -> what each block's cross-attention needs of them; one call serves every pass."""
+        if self.graphs is not None:
+            self.graphs.start()
         return [() if block.cross is None else (block.cross.keys(image),) for block in self.blocks]
 
     def select(self, keys: Keys, rows: Tensor) -> Keys:
