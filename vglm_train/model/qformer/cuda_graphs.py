@@ -115,7 +115,7 @@ class _Cast(torch.autograd.Function):
     """Copies parameters to buffers of another dtype, and their gradients back, each in a few launches."""
 
     @staticmethod
-    def forward(ctx: Any, buffers: Sequence[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
+    def forward(ctx: Any, buffers: list[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
         ctx.set_materialize_grads(False)
         ctx.dtypes = [p.dtype for p in parameters]
         torch._foreach_copy_(buffers, parameters)
