@@ -76,7 +76,7 @@ class Alignment(VisualModel):
 
         Column 1: the two belong together.
         """
-        queries, _ = self.qformer.joint(keys, ids, mask)
+        queries, _ = self.qformer.joint(keys, ids, mask, text=False)
         with torch.autocast(queries.device.type, enabled=False):
             return self.matching_head(queries.float().mean(1))  # the head is linear: its mean is the mean's head
 

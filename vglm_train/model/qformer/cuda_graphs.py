@@ -38,14 +38,16 @@ class PassGraphs:
         """Other images follow, and perhaps other weights."""
         self._cast = None
 
-    def __call__(self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor) -> Tensor:
-        """The blocks' output for hidden [n,s,d], of which the first `queries` tokens are queries."""
+    def __call__(
+        self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor, text: bool = True
+    ) -> Tensor:
+        """The blocks' output for hidden [n,s,d], the first `queries` tokens of which are queries."""
         rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
         inputs = (hidden, bias, *(group.packed for groups in keys for group in groups))
-        layout = (queries, rows_each, *(tuple(x.shape) for x in inputs))
+        layout = (queries, rows_each, text, *(tuple(x.shape) for x in inputs))
         weights = self._weights(hidden.device.type)
         if layout not in self._recorded:
-            self._recorded[layout] = Recording(self._function(queries, rows_each), inputs, weights)
+            self._recorded[layout] = Recording(self._function(queries, rows_each, text), inputs, weights)
         return _Replay.apply(self._recorded[layout], *inputs, *weights)
 
     def __len__(self) -> int:
@@ -63,11 +65,11 @@ class PassGraphs:
             self._cast = _Cast.apply(self._buffers[dtype], *self._parameters)
         return self._cast
 
-    def _function(self, queries: int, rows_each: RowsEach) -> Callable[..., Tensor]:
+    def _function(self, queries: int, rows_each: RowsEach, text: bool) -> Callable[..., Tensor]:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             hidden, bias, *packed = inputs
             weights = dict(zip(self._names, parameters, strict=True))
-            return torch.func.functional_call(self._pass, weights, (hidden, queries, packed, rows_each, bias))
+            return torch.func.functional_call(self._pass, weights, (hidden, queries, packed, rows_each, bias, text))
 
         return run
 
@@ -158,11 +160,11 @@ class _Pass(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
     def forward(
-        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], rows_each: RowsEach, bias: Tensor
+        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], rows_each: RowsEach, bias: Tensor, text: bool
     ) -> Tensor:
         """`packed`: the keys of all blocks' groups of images [.,p,2d], one after the other."""
         left = iter(packed)
-        for block, each in zip(self.blocks, rows_each, strict=True):
+        for number, (block, each) in enumerate(zip(self.blocks, rows_each, strict=True), 1):
             images = [ImageKey(next(left), rows) for rows in each]
-            hidden, _ = block(hidden, queries, images, bias)
+            hidden, _ = block(hidden, queries, images, bias, text=text or number < len(self.blocks))
         return hidden

@@ -114,9 +114,11 @@ class Block(nn.Module):
         bias: Tensor | None,
         past: KeyValue | None = None,
         keep: bool = False,
+        text: bool = True,
     ) -> tuple[Tensor, KeyValue | None]:
         """hidden [n,s,d], of which the first `queries` tokens are queries -> [n,s,d], and with `keep` keys and values.
 
+        `text` False: nothing reads what becomes of the text, so that only the queries [n,q,d] are computed to the end.
         Unneeded outputs are not returned: compiled, they would get gradients of zeros.
         """
         hidden, key_value = self.attention(hidden, bias, past)
@@ -125,10 +127,10 @@ class Block(nn.Module):
             assert self.text_mlp is not None
             return self.text_mlp(hidden), kept
         parts = hidden.split((queries, hidden.shape[1] - queries), 1)
-        query, text = (part.contiguous() for part in parts)  # once, rather than in each operation below
+        query, words = (part.contiguous() for part in parts)  # once, rather than in each operation below
         if self.cross is not None:
             query = self.cross(query, images)
         query = self.query_mlp(query)
-        if text.shape[1] == 0 or self.text_mlp is None:  # None: nothing reads the text after the last block
+        if words.shape[1] == 0 or self.text_mlp is None or not text:
             return query, kept
-        return torch.cat((query, self.text_mlp(text)), 1), kept
+        return torch.cat((query, self.text_mlp(words)), 1), kept
