@@ -189,11 +189,18 @@ class _Run:
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
-        if self.config.engine.graphs and self.ranks.device.type != "cuda":
-            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
-        elif self.config.engine.graphs:
+        if self._records_passes():
             model.graph_passes()
         return model
+
+    def _records_passes(self) -> bool:
+        """Whether the Q-Former's passes become CUDA graphs."""
+        config, on_gpu = self.config, self.ranks.device.type == "cuda"
+        if config.engine.graphs is None:
+            return on_gpu and config.run.stage == "align" and not config.engine.recompute
+        if config.engine.graphs and not on_gpu:
+            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
+        return config.engine.graphs and on_gpu
 
     def _sinks(self) -> list[sinks.Sink]:
         if not self.ranks.main:

@@ -12,13 +12,13 @@ from torch import Tensor
 
 KEYS = 32  # that a program looks at together
 WARPS = {16: 4, 32: 4, 64: 4, 128: 8}  # of programs with so many rows of queries
+STAGES = 3
 
 
 @triton.jit
 def _kept(seed, offset, dropout):
     """Whether a probability is kept: a hash of its position and the two halves of the seed, uniform in 32 bits."""
-    low = tl.load(seed).to(tl.uint32)
-    high = (tl.load(seed) >> 32).to(tl.uint32)
+    low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
     x = offset.to(tl.uint32) ^ low
     x = (x ^ (x >> 16)) * 0x7FEB352D
     x = x ^ (x >> 15) ^ high
@@ -56,6 +56,7 @@ def _forward(
     most = tl.full([block], float("-inf"), tl.float32)
     total = tl.zeros([block], tl.float32)
     result = tl.zeros([block, d], tl.float32)
+    drawn = tl.load(seed)
     for start in range(0, keys, step):
         key = start + tl.arange(0, step)
         where = key[:, None] * k_row + channel[None, :]
@@ -69,7 +70,7 @@ def _forward(
         total = total * factor + tl.sum(p, 1)
         if drops:
             offset = (program.to(tl.int32) * queries + query)[:, None] * keys + key[None, :]
-            p = tl.where(_kept(seed, offset, dropout), p / (1 - dropout), 0.0)
+            p = tl.where(_kept(drawn, offset, dropout), p / (1 - dropout), 0.0)
         result = result * factor[:, None] + tl.dot(p.to(v_tile.dtype), v_tile, input_precision="ieee")
         most = higher
     tl.store(lse + program * queries + query, most + tl.log(total), mask=query < queries)
@@ -96,6 +97,7 @@ def _backward(
     first = row * keys * k_row + head * d
     bias += row * queries * bias_row
     dq_tile = tl.zeros([block, d], tl.float32)
+    drawn = tl.load(seed)
     for start in range(0, keys, step):
         key = start + tl.arange(0, step)
         inside = (key < keys)[:, None]
@@ -108,7 +110,7 @@ def _backward(
         dropped = p
         if drops:
             offset = (program.to(tl.int32) * queries + query)[:, None] * keys + key[None, :]
-            kept = _kept(seed, offset, dropout)
+            kept = _kept(drawn, offset, dropout)
             dropped = tl.where(kept, p / (1 - dropout), 0.0)
             dp = tl.where(kept, dp / (1 - dropout), 0.0)
         ds = (p * (dp - delta[:, None]) * scale).to(k_tile.dtype)
@@ -176,5 +178,5 @@ def _launch(
         kernel[(n * heads,)](
             *inputs, q if bias is None else bias, seed, *others, s, p, heads, q.stride(1), k.stride(1),
             0 if bias is None else bias.shape[-1], d**-0.5, dropout,
-            has_bias=bias is not None, drops=dropout > 0, d=d, block=block, step=KEYS, num_warps=WARPS[block],
+            has_bias=bias is not None, drops=dropout > 0, d=d, block=block, step=KEYS, num_warps=WARPS[block], num_stages=STAGES,
         )  # fmt: skip
