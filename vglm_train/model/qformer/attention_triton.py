@@ -12,7 +12,6 @@ from torch import Tensor
 
 KEYS = 32  # that a program looks at together
 WARPS = {16: 4, 32: 4, 64: 4, 128: 8}  # of programs with so many rows of queries
-STAGES = 3
 
 
 @triton.jit
@@ -178,5 +177,5 @@ def _launch(
         kernel[(n * heads,)](
             *inputs, q if bias is None else bias, seed, *others, s, p, heads, q.stride(1), k.stride(1),
             0 if bias is None else bias.shape[-1], d**-0.5, dropout,
-            has_bias=bias is not None, drops=dropout > 0, d=d, block=block, step=KEYS, num_warps=WARPS[block], num_stages=STAGES,
+            has_bias=bias is not None, drops=dropout > 0, d=d, block=block, step=KEYS, num_warps=WARPS[block],
         )  # fmt: skip
