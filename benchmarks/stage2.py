@@ -28,7 +28,8 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.model.flops import generation_cost, vision_flops
 from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.objective.generation import GenerationObjective, token_losses
+from vglm_train.objective.cross_entropy import token_losses
+from vglm_train.objective.generation import GenerationObjective
 
 LR = 1e-4
 PARTS = ("image encoder", "Q-Former", "language model")
