@@ -4,7 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from vglm_train.objective.cross_entropy import CHUNK, token_losses
+from vglm_train.objective.cross_entropy import CHUNK, fused_losses, token_losses
 
 
 def test_token_losses_are_cross_entropy_in_value_and_gradient():
@@ -34,3 +34,20 @@ def test_kernels_are_cross_entropy(dtype, words):
     torch.testing.assert_close(losses.double(), expected, rtol=1e-5, atol=1e-4)  # of logits up to 40
     error = (found.double() - wanted).norm() / wanted.norm()
     assert error < max(1e-5, torch.finfo(dtype).eps)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
+def test_kernels_smooth_and_ignore_as_torch_does():
+    draw = torch.Generator().manual_seed(0)
+    padded = torch.randn(6, 7, 104, generator=draw).to("cuda", torch.bfloat16).requires_grad_()
+    targets = torch.randint(0, 101, (6, 7), generator=draw)
+    targets[:, 4:] = -100
+    targets, logits = targets.cuda().flatten(), padded[..., :101]  # rows that do not follow each other at once
+    (found,) = torch.autograd.grad(fused_losses(logits.flatten(0, 1), targets, 0.1).sum(), padded)
+    wide = padded.detach().double().requires_grad_()
+    expected = F.cross_entropy(wide[..., :101].flatten(0, 1), targets, reduction="none", label_smoothing=0.1)
+    (wanted,) = torch.autograd.grad(expected.sum(), wide)
+    torch.testing.assert_close(
+        fused_losses(logits.flatten(0, 1), targets, 0.1).double(), expected, rtol=1e-5, atol=1e-5
+    )
+    assert (found.double() - wanted).norm() / wanted.norm() < torch.finfo(torch.bfloat16).eps

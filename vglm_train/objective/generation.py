@@ -47,4 +47,3 @@ class GenerationObjective(Objective):
         if batch.question_ids is not None:
             padded["question"] = batch.question_ids.numel()
         return LossOutput({"lm": loss}, measures, padded)
-
