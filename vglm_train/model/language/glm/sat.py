@@ -175,9 +175,9 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
 class Transformer(BaseTransformer):  # type: ignore[misc]
     """Replaces SAT's forward, which asks for its model parallel group: embeddings in, logits of chosen rows out.
 
-    It computes what SAT's blocks do. A block ends with the norm of the one that follows, so that a sum and its norm
-    are one function. `recompute`: blocks' activations are computed again in backward. `random`: blocks have dropout,
-    which recomputing must repeat.
+    Attention, MLP and head run as SAT's hooks say. A block ends with the norm of the one that follows, so that a sum
+    and its norm are one function. `recompute`: blocks' activations are computed again in backward. `random`: blocks
+    have dropout, which recomputing must repeat.
     """
 
     recompute = False
@@ -209,10 +209,10 @@ class Transformer(BaseTransformer):  # type: ignore[misc]
     def _block(self, x: Tensor, *, number: int, norm: nn.LayerNorm, fused: FusedParts, **options: Any) -> Tensor:
         """One block between its own first norm and `norm`: [b,s,e] -> [b,s,e]."""
         layer, alpha = self.layers[number], (2 * len(self.layers)) ** 0.5
-        read = self.hooks["attention_forward"](x, None, layer_id=number, **options)
-        x = fused.add_and_norm(x, read, alpha, layer.post_attention_layernorm)
-        added = layer.mlp.dense_4h_to_h(fused.gelu(layer.mlp.dense_h_to_4h(x)))
-        return fused.add_and_norm(x, added, alpha, norm)
+        # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
+        options |= {"layer_id": number, "output_this_layer": {}}
+        x = fused.add_and_norm(x, layer.attention(x, None, **options), alpha, layer.post_attention_layernorm)
+        return fused.add_and_norm(x, layer.mlp(x, **options), alpha, norm)
 
 
 @contextmanager
