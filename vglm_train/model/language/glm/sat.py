@@ -13,7 +13,7 @@ import os
 import random
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from importlib.util import find_spec
@@ -30,7 +30,6 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
-from vglm_train.model.language.glm.fused import FusedParts, trained_parts
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
 INSTALL = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
@@ -175,9 +174,8 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
 class Transformer(BaseTransformer):  # type: ignore[misc]
     """Replaces SAT's forward, which asks for its model parallel group: embeddings in, logits of chosen rows out.
 
-    Attention, MLP and head run as SAT's hooks say. A block ends with the norm of the one that follows, so that a sum
-    and its norm are one function. `recompute`: blocks' activations are computed again in backward. `random`: blocks
-    have dropout, which recomputing must repeat.
+    Blocks and head run as SAT's hooks say. `recompute`: blocks' activations are computed again in backward. `random`:
+    blocks have dropout, which recomputing must repeat.
     """
 
     recompute = False
@@ -194,25 +192,16 @@ class Transformer(BaseTransformer):  # type: ignore[misc]
         **options: Any,
     ) -> list[Tensor]:
         """embeds [b,s,e] -> [logits [m,v]] at positions `rows` [m] of the flattened batch."""
-        training = torch.is_grad_enabled()
-        fused = trained_parts(training and embeds.is_cuda)
-        norms = [*(layer.input_layernorm for layer in self.layers[1:]), self.final_layernorm]
-        x = self.layers[0].input_layernorm(embeds)
-        for number, norm in enumerate(norms):
-            run: Callable[[Tensor], Tensor] = partial(self._block, number=number, norm=norm, fused=fused, **options)
-            if self.recompute and training:
-                x = checkpoint(run, x, use_reentrant=False, preserve_rng_state=self.random)
+        hidden = embeds
+        for number in range(len(self.layers)):
+            # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
+            run = partial(self.hooks["layer_forward"], layer_id=number, output_this_layer={}, **options)
+            if self.recompute and torch.is_grad_enabled():
+                hidden = checkpoint(run, hidden, None, use_reentrant=False, preserve_rng_state=self.random)
             else:
-                x = run(x)
-        return [self.hooks["final_forward"](x.flatten(0, 1).index_select(0, rows))]
-
-    def _block(self, x: Tensor, *, number: int, norm: nn.LayerNorm, fused: FusedParts, **options: Any) -> Tensor:
-        """One block between its own first norm and `norm`: [b,s,e] -> [b,s,e]."""
-        layer, alpha = self.layers[number], (2 * len(self.layers)) ** 0.5
-        # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
-        options |= {"layer_id": number, "output_this_layer": {}}
-        x = fused.add_and_norm(x, layer.attention(x, None, **options), alpha, layer.post_attention_layernorm)
-        return fused.add_and_norm(x, layer.mlp(x, **options), alpha, norm)
+                hidden = run(hidden, None)
+        hidden = self.final_layernorm(hidden)
+        return [self.hooks["final_forward"](hidden.flatten(0, 1).index_select(0, rows))]
 
 
 @contextmanager

@@ -7,15 +7,19 @@ not a matrix product is compiled into one kernel at a time, and the whole is rec
 n slots, r rows in use, h heads, t columns, d width of a head, e embedding width, v vocabulary.
 """
 
-from collections.abc import Iterator, Sequence
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from importlib.util import find_spec
 from typing import Any, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vglm_train.model.language.glm.fused import fused_parts
+from vglm_train.log import console
 
+log = logging.getLogger(console.LOGGER)
 WARM_UP = 2  # steps before one is recorded: libraries make their workspaces, kernels are compiled
 
 
@@ -163,9 +167,54 @@ class SlotPool:
             self._free, self._state = [], state
 
 
+class FusedParts:
+    """What a step does between its matrix products, each as one function."""
+
+    def __init__(self, compiled: bool) -> None:
+        wrap: Callable[..., Any] = torch.compile if compiled else lambda function, **_: function
+        self.rotate_and_keep = wrap(rotate_and_keep, dynamic=True)
+        self._norm, self.gelu = wrap(add_and_norm, dynamic=True), wrap(gelu, dynamic=True)
+
+    def add_and_norm(self, x: Tensor, added: Tensor, alpha: float, norm: nn.LayerNorm) -> Tensor:
+        """[n,e] twice -> LayerNorm of alpha x + added."""
+        return self._norm(x, added, alpha, norm.weight, norm.bias, norm.eps)
+
+
 def glm_positions(index: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:
     """Index in the sequence -> GLM's two positions.
 
     The first counts through the context and stays at its last token; the second counts from <sop> on.
     """
     return index.minimum((context - 1).clamp(min=0)), (index - context + 1).clamp(min=0)
+
+
+@cache
+def fused_parts(cuda: bool) -> FusedParts:
+    """Compiled on a GPU with triton."""
+    compiled = cuda and find_spec("triton") is not None
+    if cuda and not compiled:
+        log.warning("ChatGLM answers a quarter slower without triton")
+    return FusedParts(compiled)
+
+
+def rotate_and_keep(qkv: Tensor, cos: Tensor, sin: Tensor, column: Tensor, keys: Tensor, values: Tensor) -> Tensor:
+    """Rotate queries and keys of qkv [n,3,h,d] by [n,1,2,d/4]; write keys and values to `column` [1] of [n,h,t,d].
+
+    -> queries [n,h,1,d]
+    """
+    first, second = qkv[:, :2].unflatten(-1, (2, 2, -1)).unbind(-2)  # [n,2,h,2,d/4] each
+    cos, sin = cos[:, None], sin[:, None]
+    rotated = torch.stack((first * cos - second * sin, second * cos + first * sin), -2).flatten(-3).to(qkv.dtype)
+    keys.index_copy_(2, column, rotated[:, 1, :, None])
+    values.index_copy_(2, column, qkv[:, 2, :, None])
+    return rotated[:, 0, :, None]
+
+
+def add_and_norm(x: Tensor, added: Tensor, alpha: float, weight: Tensor, bias: Tensor, eps: float) -> Tensor:
+    """See `FusedParts.add_and_norm`."""
+    return F.layer_norm(x * alpha + added, x.shape[-1:], weight, bias, eps)
+
+
+def gelu(x: Tensor) -> Tensor:
+    """SAT's activation of ChatGLM."""
+    return F.gelu(x, approximate="tanh")
