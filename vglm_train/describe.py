@@ -12,7 +12,8 @@ from vglm_train.checkpoint.convert.summary import bytes_of
 from vglm_train.checkpoint.inputs import named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import candidates, check_length, length_window, split
+from vglm_train.config.batch_split import candidates, split
+from vglm_train.config.check import check_length, length_window
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture

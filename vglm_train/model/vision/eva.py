@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
+from vglm_train.model.vision import in_place
 from vglm_train.model.vision.base import Encoder
 from vglm_train.model.vision.fused import add_norm, gelu_linear
 
@@ -103,6 +104,8 @@ class EvaVit(Encoder):
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block."""
         x, added = self.stem(pixels), None
+        if in_place.applies(self.blocks, x):
+            return in_place.run(self.blocks, x)
         for block in self.blocks:
             x, added = block.residual(x, added)
         return x if added is None else x + added
