@@ -1,0 +1,93 @@
+"""What an encoder in eight bits computes around its products, as Triton kernels. Imported only for tensors on a GPU.
+
+Each program takes a row: what `vglm_train.model.vision.fp8` computes plainly, with its largest magnitude found and its
+codes written while it is in registers. No gradient.
+
+r rows, c channels.
+"""
+
+import torch
+import triton
+import triton.language as tl
+from torch import Tensor
+
+CODES = torch.float8_e4m3fn
+WARPS = {"norm": 8, "gelu": 8, "plain": 4}
+
+
+@triton.jit
+def _store(value, inside, channel, row, codes, scales, width, top: tl.constexpr, least: tl.constexpr):
+    """Codes and the scale of a row in fp32. A number that is no number makes the scale one, and so the row."""
+    most = tl.max(tl.where(inside, tl.abs(value), 0.0), 0)
+    broken = tl.sum(tl.where(inside & (value != value), 1, 0), 0) > 0
+    scale = tl.where(broken, float("nan"), tl.maximum(tl.div_rn(most, top), least))
+    code = tl.minimum(tl.maximum(tl.div_rn(value, scale), -top), top)
+    tl.store(codes + row * width + channel, code.to(codes.dtype.element_ty), mask=inside)
+    tl.store(scales + row, scale)
+
+
+@triton.jit
+def _rows(x, codes, scales, width, gelu: tl.constexpr, top: tl.constexpr, least: tl.constexpr, block: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, block)
+    inside = channel < width
+    value = tl.load(x + row * width + channel, mask=inside, other=0.0).to(tl.float32)
+    if gelu:
+        value = 0.5 * value * (1.0 + tl.erf(value * 0.7071067811865476))
+    _store(value, inside, channel, row, codes, scales, width, top, least)
+
+
+@triton.jit
+def _norm_rows(
+    x, added, weight, bias, total, codes, scales, width, eps,
+    has_added: tl.constexpr, top: tl.constexpr, least: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, block)
+    inside = channel < width
+    value = tl.load(x + row * width + channel, mask=inside, other=0.0).to(tl.float32)
+    if has_added:
+        value += tl.load(added + row * width + channel, mask=inside, other=0.0).to(tl.float32)
+        kept = value.to(total.dtype.element_ty)  # what the plain sum rounds to: the norm is of that
+        tl.store(total + row * width + channel, kept, mask=inside)
+        value = kept.to(tl.float32)
+    mean = tl.sum(value, 0) / width
+    centred = tl.where(inside, value - mean, 0.0)
+    scale = 1 / tl.sqrt(tl.sum(centred * centred, 0) / width + eps)
+    gain = tl.load(weight + channel, mask=inside).to(tl.float32)
+    shift = tl.load(bias + channel, mask=inside).to(tl.float32)
+    _store(centred * scale * gain + shift, inside, channel, row, codes, scales, width, top, least)
+
+
+def quantize(x: Tensor, gelu: bool, top: float, least: float) -> tuple[Tensor, Tensor]:
+    """x [r,c] contiguous, or GELU of it -> codes [r,c] and scales [r,1]."""
+    assert x.is_contiguous()
+    (rows, width), (codes, scales) = x.shape, _empty(x)
+    warps = WARPS["gelu" if gelu else "plain"]
+    with torch.cuda.device_of(x):
+        _rows[(rows,)](
+            x, codes, scales, width,
+            gelu=gelu, top=top, least=least, block=triton.next_power_of_2(width), num_warps=warps,
+        )  # fmt: skip
+    return codes, scales
+
+
+def add_norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float, top: float, least: float
+) -> tuple[Tensor, Tensor, Tensor]:
+    """x, added [r,c] contiguous -> their sum, and codes [r,c] and scales [r,1] of its layer norm in fp32."""
+    assert x.is_contiguous()
+    assert added is None or added.is_contiguous()
+    total = x if added is None else torch.empty_like(x)
+    (rows, width), (codes, scales) = x.shape, _empty(x)
+    with torch.cuda.device_of(x):
+        _norm_rows[(rows,)](
+            x, x if added is None else added, weight, bias, total, codes, scales, width, eps,
+            has_added=added is not None, top=top, least=least, block=triton.next_power_of_2(width),
+            num_warps=WARPS["norm"],
+        )  # fmt: skip
+    return total, codes, scales
+
+
+def _empty(x: Tensor) -> tuple[Tensor, Tensor]:
+    return torch.empty_like(x, dtype=CODES), torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
