@@ -12,21 +12,21 @@ BYTES, WARPS = 2048, 4  # of codes that a program reads
 
 
 @triton.jit
-def _all(codes, scales, levels, out, pairs, block: tl.constexpr, size: tl.constexpr):
-    """`size` bytes of codes, two weights each, the first in the upper half."""
+def _all(codes, scales, levels, out, count, block: tl.constexpr, size: tl.constexpr):
+    """`size` of `count` bytes of codes, two weights each, the first in the upper half."""
     byte = tl.program_id(0).to(tl.int64) * size + tl.arange(0, size)
-    inside = byte < pairs
+    inside = byte < count
     code = tl.load(codes + byte, mask=inside, other=0).to(tl.int32)
     scale = tl.load(scales + byte * 2 // block, mask=inside, other=0.0).to(levels.dtype.element_ty).to(tl.float32)
     first = tl.load(levels + (code >> 4)).to(tl.float32) * scale
     second = tl.load(levels + (code & 15)).to(tl.float32) * scale
     weight = tl.interleave(first.to(out.dtype.element_ty), second.to(out.dtype.element_ty))
     number = tl.program_id(0).to(tl.int64) * (2 * size) + tl.arange(0, 2 * size)
-    tl.store(out + number, weight, mask=number < 2 * pairs)
+    tl.store(out + number, weight, mask=number < 2 * count)
 
 
 def dequantize(codes: Tensor, scales: Tensor, levels: Tensor, block: int) -> Tensor:
-    """Codes [n/2], scales [n/block], and the 16 levels in the dtype of the result -> weights [n], each rounded once."""
+    """Codes [n/2], scales [n/block] and the 16 levels -> weights [n] in the dtype of the levels, each rounded once."""
     out = torch.empty(2 * codes.numel(), dtype=levels.dtype, device=codes.device)
     with torch.cuda.device_of(codes):
         _all[(triton.cdiv(codes.numel(), BYTES),)](

@@ -8,6 +8,7 @@ from vglm_train.model.vision.eva import EvaVit
 from vglm_train.model.vision.hf import HfVision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
+DTYPES["fp8"] = torch.bfloat16  # of what is not in eight bits
 
 __all__ = ["VisionEncoder", "build_vision"]
 

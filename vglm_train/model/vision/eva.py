@@ -11,45 +11,56 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
+from vglm_train.model.vision import fp8
 from vglm_train.model.vision.base import Encoder
+from vglm_train.model.vision.fp8 import Fp8Linear, Rows
 from vglm_train.model.vision.fused import add_norm, gelu_linear
 
 EPS = 1e-6
+WIDE = 4  # blocks whose MLP stays in bf16 where the rest is in eight bits: see `fp8`
+Normed = Tensor | Rows
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, linear: type[nn.Linear]) -> None:
         super().__init__()
         self.heads = heads
         # the key third of the bias is zero in every published EVA; a constant on all keys changes no attention
-        self.qkv = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.qkv = linear(width, 3 * width)
+        self.output = linear(width, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, p, c = x.shape
-        qkv = self.qkv(x).view(n, p, 3, self.heads, c // self.heads)
+    def forward(self, x: Normed) -> Tensor:
+        qkv = self.qkv(x)
+        n, p, _ = qkv.shape
+        c = self.output.in_features
+        qkv = qkv.view(n, p, 3, self.heads, c // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
         x = F.scaled_dot_product_attention(q, k, v)
         return self.output(x.transpose(1, 2).reshape(n, p, c))
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, linear: type[nn.Linear]) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        self.up = linear(width, hidden)
+        self.down = linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, x: Normed) -> Tensor:
+        if isinstance(x, Rows):
+            return self.down(fp8.gelu(self.up(x)))
         return self.down(gelu_linear(self.up, x))
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+    def __init__(self, config: Vision, number: int) -> None:
         super().__init__()
+        width, attention, mlp = config.width, nn.Linear, nn.Linear
+        if config.dtype == "fp8":
+            attention, mlp = Fp8Linear, Fp8Linear if number >= WIDE else nn.Linear
         self.norm1 = nn.LayerNorm(width, EPS)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, config.heads, attention)
         self.norm2 = nn.LayerNorm(width, EPS)
-        self.mlp = Mlp(width, mlp_width)
+        self.mlp = Mlp(width, config.mlp_width, mlp)
 
     def forward(self, x: Tensor) -> Tensor:
         x, added = self.residual(x, None)
@@ -57,9 +68,16 @@ class Block(nn.Module):
 
     def residual(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both parts of the block's output, whose sum the next block takes together with its first norm."""
-        x, normed = add_norm(x, added, self.norm1)
-        x, normed = add_norm(x, self.attention(normed), self.norm2)
+        x, normed = _add_norm(x, added, self.norm1, self.attention.qkv)
+        x, normed = _add_norm(x, self.attention(normed), self.norm2, self.mlp.up)
         return x, self.mlp(normed)
+
+
+def _add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm, reader: nn.Linear) -> tuple[Tensor, Normed]:
+    """As `add_norm`, with the norm as `reader` multiplies it."""
+    if isinstance(reader, Fp8Linear) and reader.active:
+        return fp8.add_norm(x, added, norm)
+    return add_norm(x, added, norm)
 
 
 class EvaVit(Encoder):
@@ -77,7 +95,7 @@ class EvaVit(Encoder):
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.zeros(1 + (config.image_size // patch) ** 2, width))
-        blocks = nn.ModuleList(Block(width, config.heads, config.mlp_width) for _ in range(config.depth))
+        blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.reset()
 

@@ -1,16 +1,19 @@
 """A frozen encoder's products in eight bits (e4m3) with a scale for each row: `model.vision.dtype: fp8`.
 
-A row of what goes in, and an output's row of weights, is divided by its scale and rounded to e4m3, a sign, four bits of
-exponent and three of mantissa. The scale is the row's largest magnitude divided by 448, e4m3's largest number. Products
-are summed in fp32, multiplied by both scales and rounded to bf16. Everything else stays as in bf16.
+A row of what goes in, and an output's row of weights, is divided by its scale and rounded to e4m3: a sign, four bits of
+exponent, three of mantissa. The scale is the row's largest magnitude divided by 448, e4m3's largest number. Products
+are summed in fp32, multiplied by both scales and rounded to bf16. All else is as in bf16.
 
-On a Hopper GPU or newer, tensor cores multiply the codes, and Triton kernels quantise where sums, norms and GELU are
-computed anyway (`fp8_triton.py`). Elsewhere each function is the plain computation of the same numbers.
+On a Hopper GPU, tensor cores multiply the codes, and Triton kernels quantise where sums, norms and GELU are computed
+anyway (`fp8_triton.py`). Elsewhere each function is the plain computation of the same numbers.
 
-r rows, i inputs, o outputs.
+i inputs, o outputs.
 """
 
-from typing import NamedTuple
+import logging
+from functools import cache
+from subprocess import CalledProcessError
+from typing import NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
@@ -18,35 +21,117 @@ from torch import Tensor, nn
 
 CODES = torch.float8_e4m3fn
 TOP = torch.finfo(CODES).max  # 448
-LEAST = torch.finfo(torch.float32).tiny  # scale of a row of zeros
-CAPABILITY = (9, 0)  # Hopper, the first card whose products were measured
-VERSION = 1  # raised when another code or scale would be made of the same numbers
+LEAST = torch.finfo(torch.float32).tiny  # the scale of a row of zeros
+CAPABILITY = (9, 0)  # Hopper, the only cards whose products were measured
+VERSION = 1  # raised when other numbers would come of the same weights
+log = logging.getLogger("vglm_train")
 
 
 class Rows(NamedTuple):
     """Numbers in eight bits."""
 
-    codes: Tensor  # [r,i] e4m3
-    scales: Tensor  # [r,1] fp32
+    codes: Tensor  # [...,i] e4m3
+    scales: Tensor  # [...,1] fp32
 
     def full(self) -> Tensor:
-        """[r,i] fp32."""
+        """[...,i] fp32."""
         return self.codes.float() * self.scales
 
 
-def multiplies(device: torch.device) -> bool:
+class Kernels(Protocol):
+    """What is needed of `fp8_triton`."""
+
+    def quantize(self, x: Tensor, gelu: bool, top: float, least: float) -> tuple[Tensor, Tensor]: ...
+
+    def add_norm(
+        self, x: Tensor, added: Tensor | None, norm: nn.LayerNorm, top: float, least: float
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+
+
+class Fp8Linear(nn.Linear):
+    """A linear layer whose product is in eight bits while its weight is bf16. In fp32, for training, an ordinary one.
+
+    The weight stays as it was read. Its codes are made when they are first needed, and again when it has changed.
+    """
+
+    _made: tuple[tuple[int, int], Rows] | None = None
+
+    @property
+    def active(self) -> bool:
+        return self.weight.dtype == torch.bfloat16
+
+    def rows(self) -> Rows:
+        """The weight [o,i] in eight bits."""
+        state = (self.weight.data_ptr(), self.weight._version)
+        if self._made is None or self._made[0] != state:
+            self._made = state, plain(self.weight.detach())
+        return self._made[1]
+
+    def forward(self, x: Tensor | Rows) -> Tensor:
+        """x [...,i] -> [...,o] in the weight's dtype."""
+        if isinstance(x, Tensor) and not self.active:
+            return super().forward(x)
+        x = quantize(x) if isinstance(x, Tensor) else x
+        out = product(x.codes.flatten(0, -2), x.scales.flatten(0, -2), self.rows(), self.bias)
+        return out.view(*x.codes.shape[:-1], -1)
+
+
+def product(codes: Tensor, scales: Tensor, weight: Rows, bias: Tensor) -> Tensor:
+    """Codes [r,i] and scales [r,1], weight [o,i] -> [r,o] bf16, summed in fp32."""
+    if has_fp8(codes.device):
+        return torch._scaled_mm(codes, weight.codes.t(), scales, weight.scales.t(), bias=bias, out_dtype=torch.bfloat16)
+    return F.linear(Rows(codes, scales).full(), weight.full(), bias.float()).bfloat16()
+
+
+def plain(x: Tensor) -> Rows:
+    """x [...,i] in eight bits. A row that holds a number that is not finite becomes NaN."""
+    x = x.float()
+    scales = (x.abs().amax(-1, keepdim=True) / TOP).clamp(min=LEAST)
+    return Rows((x / scales).clamp(-TOP, TOP).to(CODES), scales)
+
+
+def quantize(x: Tensor) -> Rows:
+    """As `plain`."""
+    if found := _kernels_for(x):
+        return Rows(*found.quantize(x.contiguous(), False, TOP, LEAST))
+    return plain(x)
+
+
+def gelu(x: Tensor) -> Rows:
+    """GELU of x, computed in fp32."""
+    if found := _kernels_for(x):
+        return Rows(*found.quantize(x.contiguous(), True, TOP, LEAST))
+    return plain(F.gelu(x.float()))
+
+
+def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Rows]:
+    """x and what is added to it [...,i] -> their sum, and its norm, which is not rounded to bf16 before."""
+    if found := _kernels_for(x):
+        total, *rows = found.add_norm(x.contiguous(), None if added is None else added.contiguous(), norm, TOP, LEAST)
+        return total, Rows(*rows)
+    total = x if added is None else x + added
+    weight, bias = norm.weight.float(), norm.bias.float()
+    return total, plain(F.layer_norm(total.float(), norm.normalized_shape, weight, bias, norm.eps))
+
+
+@cache
+def has_fp8(device: torch.device) -> bool:
     """Whether this device has tensor cores for it."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= CAPABILITY
 
 
-def quantize(x: Tensor) -> Rows:
-    """x [r,i], of any floating dtype. A row that holds a number that is not finite becomes NaN."""
-    if fuses(x):
-        return Rows(*kernels().quantize(x.contiguous(), False, TOP, LEAST))
-    return plain(x)
+def _kernels_for(x: Tensor) -> Kernels | None:
+    return _kernels() if x.dtype == torch.bfloat16 and has_fp8(x.device) else None
 
 
-def plain(x: Tensor) -> Rows:
-    x = x.float()
-    scales = (x.abs().amax(1, keepdim=True) / TOP).clamp(min=LEAST)
-    return Rows((x / scales).clamp(-TOP, TOP).to(CODES), scales)
+@cache
+def _kernels() -> Kernels | None:
+    """None, with one warning, where they cannot be built."""
+    try:
+        from vglm_train.model.vision import fp8_triton
+
+        fp8_triton.quantize(torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16), False, TOP, LEAST)
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("an image encoder in fp8 is slower than in bf16 without triton and a C compiler (%s)", error)
+        return None
+    return fp8_triton

@@ -3,24 +3,23 @@
 Each program takes a row: what `vglm_train.model.vision.fp8` computes plainly, with its largest magnitude found and its
 codes written while it is in registers. No gradient.
 
-r rows, c channels.
+c channels.
 """
 
 import torch
 import triton
 import triton.language as tl
-from torch import Tensor
+from torch import Tensor, nn
 
 CODES = torch.float8_e4m3fn
-WARPS = {"norm": 8, "gelu": 8, "plain": 4}
+WARPS, GELU_WARPS = 8, 8
 
 
 @triton.jit
 def _store(value, inside, channel, row, codes, scales, width, top: tl.constexpr, least: tl.constexpr):
-    """Codes and the scale of a row in fp32. A number that is no number makes the scale one, and so the row."""
-    most = tl.max(tl.where(inside, tl.abs(value), 0.0), 0)
-    broken = tl.sum(tl.where(inside & (value != value), 1, 0), 0) > 0
-    scale = tl.where(broken, float("nan"), tl.maximum(tl.div_rn(most, top), least))
+    """Codes and the scale of a row in fp32. Channels that are not inside must be 0."""
+    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value), 0), top), least)
+    scale += 0.0 * tl.sum(value, 0)  # a maximum leaves NaN out
     code = tl.minimum(tl.maximum(tl.div_rn(value, scale), -top), top)
     tl.store(codes + row * width + channel, code.to(codes.dtype.element_ty), mask=inside)
     tl.store(scales + row, scale)
@@ -54,40 +53,38 @@ def _norm_rows(
     mean = tl.sum(value, 0) / width
     centred = tl.where(inside, value - mean, 0.0)
     scale = 1 / tl.sqrt(tl.sum(centred * centred, 0) / width + eps)
-    gain = tl.load(weight + channel, mask=inside).to(tl.float32)
-    shift = tl.load(bias + channel, mask=inside).to(tl.float32)
+    gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
     _store(centred * scale * gain + shift, inside, channel, row, codes, scales, width, top, least)
 
 
 def quantize(x: Tensor, gelu: bool, top: float, least: float) -> tuple[Tensor, Tensor]:
-    """x [r,c] contiguous, or GELU of it -> codes [r,c] and scales [r,1]."""
+    """x [...,c] contiguous, or GELU of it -> codes [...,c] and scales [...,1]."""
     assert x.is_contiguous()
-    (rows, width), (codes, scales) = x.shape, _empty(x)
-    warps = WARPS["gelu" if gelu else "plain"]
+    width, (codes, scales) = x.shape[-1], _empty(x)
     with torch.cuda.device_of(x):
-        _rows[(rows,)](
-            x, codes, scales, width,
-            gelu=gelu, top=top, least=least, block=triton.next_power_of_2(width), num_warps=warps,
+        _rows[(scales.numel(),)](
+            x, codes, scales, width, gelu=gelu, top=top, least=least,
+            block=triton.next_power_of_2(width), num_warps=GELU_WARPS if gelu else WARPS,
         )  # fmt: skip
     return codes, scales
 
 
 def add_norm(
-    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float, top: float, least: float
+    x: Tensor, added: Tensor | None, norm: nn.LayerNorm, top: float, least: float
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """x, added [r,c] contiguous -> their sum, and codes [r,c] and scales [r,1] of its layer norm in fp32."""
+    """x, added [...,c] contiguous -> their sum, and codes [...,c] and scales [...,1] of its layer norm in fp32."""
     assert x.is_contiguous()
     assert added is None or added.is_contiguous()
     total = x if added is None else torch.empty_like(x)
-    (rows, width), (codes, scales) = x.shape, _empty(x)
+    width, (codes, scales) = x.shape[-1], _empty(x)
     with torch.cuda.device_of(x):
-        _norm_rows[(rows,)](
-            x, x if added is None else added, weight, bias, total, codes, scales, width, eps,
-            has_added=added is not None, top=top, least=least, block=triton.next_power_of_2(width),
-            num_warps=WARPS["norm"],
+        _norm_rows[(scales.numel(),)](
+            x, x if added is None else added, norm.weight, norm.bias, total, codes, scales, width, norm.eps,
+            has_added=added is not None, top=top, least=least, block=triton.next_power_of_2(width), num_warps=WARPS,
         )  # fmt: skip
     return total, codes, scales
 
 
 def _empty(x: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, dtype=CODES), torch.empty(x.shape[0], 1, dtype=torch.float32, device=x.device)
+    return torch.empty_like(x, dtype=CODES), torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
