@@ -21,6 +21,7 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
 from vglm_train.model.language.packed import frozen_bytes
+from vglm_train.model.vision.fp8 import copied_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
@@ -210,7 +211,7 @@ def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
     """Weights and optimizer exactly, activations by the stage's count."""
-    frozen = frozen_bytes(model)
+    frozen = frozen_bytes(model) + copied_bytes(model.vision)
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     micro = config.engine.micro_batch or config.data.global_batch // world

@@ -114,6 +114,12 @@ def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tenso
     return total, plain(F.layer_norm(total.float(), norm.normalized_shape, weight, bias, norm.eps))
 
 
+def copied_bytes(module: nn.Module) -> int:
+    """Bytes of the codes and scales that a GPU holds beside a module's weights."""
+    linears = [part for part in module.modules() if isinstance(part, Fp8Linear) and part.active]
+    return sum(part.weight.numel() + 4 * part.out_features for part in linears)
+
+
 @cache
 def has_fp8(device: torch.device) -> bool:
     """Whether this device has tensor cores for it."""
