@@ -1,6 +1,7 @@
 """Products in eight bits: what a row becomes, what a layer multiplies, how far the encoder is from fp32."""
 
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ from vglm_train.config.model import Vision
 from vglm_train.config.validation import FieldError
 from vglm_train.model.vision import build_vision, check_card
 from vglm_train.model.vision.eva import WIDE
-from vglm_train.model.vision.fp8 import TOP, Fp8Linear, add_norm, copied_bytes, gelu, product, quantize
+from vglm_train.model.vision.fp8 import TOP, Fp8Linear, Rows, add_norm, copied_bytes, gelu, has_fp8, product, quantize
 
 SMALL = Vision(image_size=32, patch=8, width=64, depth=WIDE + 4, heads=2, mlp_width=128, dtype="fp8")
 
@@ -181,3 +182,25 @@ def test_a_cpu_does_not_train_with_it():
     with pytest.raises(FieldError, match=r"compute capability 9\.0 .*would train on its CPU\. Set bf16"):
         check_card(SMALL, torch.device("cpu"))
     check_card(replace(SMALL, dtype="bf16"), torch.device("cpu"))
+
+
+@pytest.mark.skipif(
+    not has_fp8(torch.device("cuda" if torch.cuda.is_available() else "cpu")), reason="needs a Hopper GPU"
+)
+@torch.no_grad()
+def test_kernels_give_the_plain_numbers():
+    x, added, wide = (normal(3, 7, width, seed=seed).bfloat16() for seed, width in enumerate((1408, 1408, 6144)))
+    x[0, 1], x[0, 2, 3], x[1, 1, 5] = 0, 5e4, float("nan")
+
+    def normed(x: torch.Tensor, added: torch.Tensor | None) -> Rows:
+        return add_norm(x, None if added is None else added.to(x.device), norm(1408).to(x.device))[1]
+
+    functions = {quantize: x, gelu: wide, partial(normed, added=None): x, partial(normed, added=added): x}
+    for function, numbers in functions.items():
+        here, there = function(numbers), Rows(*(part.cpu() for part in function(numbers.cuda())))
+        assert (here.codes.view(torch.uint8) == there.codes.view(torch.uint8)).float().mean() > 0.99
+        torch.testing.assert_close(there.scales, here.scales, rtol=1e-3, atol=0, equal_nan=True)
+        torch.testing.assert_close(there.full(), here.full(), rtol=0.13, atol=1e-3, equal_nan=True)
+    layer = Fp8Linear(1408, 2816).bfloat16()
+    expected = layer(x)
+    torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), expected, rtol=2e-2, atol=2e-2, equal_nan=True)
