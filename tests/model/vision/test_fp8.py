@@ -58,7 +58,7 @@ def test_a_row_that_is_not_finite_is_nan_and_no_other(bad):
     x = normal(4, 16).bfloat16()
     x[2, 5] = bad
     layer = Fp8Linear(16, 16).bfloat16().requires_grad_(False)
-    for rows in (quantize(x), gelu(x) if bad != float("-inf") else quantize(x), add_norm(x, None, norm(16))[1]):
+    for rows in (quantize(x), gelu(x), add_norm(x, None, norm(16))[1]):
         out = layer(rows)
         assert out[2].isnan().all()
         assert out[[0, 1, 3]].isfinite().all()
@@ -78,7 +78,7 @@ def test_sum_and_norm_are_those_of_bf16_but_for_the_rounding():
     wide = norm(32).float()
     expected = quantize(F.layer_norm(total.float(), (32,), wide.weight, wide.bias, 1e-6))
     assert torch.equal(rows.full(), expected.full())
-    assert torch.equal(gelu(x).full(), quantize(F.gelu(x.float())).full())
+    assert torch.equal(gelu(x).full(), quantize(F.gelu(x.float(), approximate="tanh")).full())
 
 
 def test_a_product_is_that_of_the_numbers_in_eight_bits():
@@ -91,19 +91,13 @@ def test_a_product_is_that_of_the_numbers_in_eight_bits():
 
 def test_a_weight_that_changes_is_quantised_again():
     layer = Fp8Linear(16, 32).bfloat16().requires_grad_(False)
-    x = normal(3, 16).bfloat16()
+    x = quantize(normal(3, 16))
     before = layer(x)
     assert layer.rows() is layer.rows()
     layer.weight.mul_(-1)
     torch.testing.assert_close(layer(x) - layer.bias, layer.bias - before, rtol=0.1, atol=0.1)
     layer.weight = nn.Parameter(torch.zeros(32, 16, dtype=torch.bfloat16), requires_grad=False)
     assert torch.equal(layer(x), layer.bias.expand(3, 32))
-
-
-def test_in_fp32_it_is_an_ordinary_layer():
-    layer, x = Fp8Linear(16, 32), normal(3, 16)
-    assert torch.equal(layer(x), F.linear(x, layer.weight, layer.bias))
-    assert layer(x).requires_grad
 
 
 @torch.no_grad()
@@ -147,8 +141,8 @@ def test_it_is_the_same_encoder_to_everybody_else():
     kinds = [type(block.mlp.up) for block in tower.encoder.blocks]
     assert kinds == [nn.Linear] * WIDE + [Fp8Linear] * 4
     width, hidden = SMALL.width, SMALL.mlp_width
-    attention, mlp = 4 * width * width + 16 * width, 2 * width * hidden + 4 * (width + hidden)
-    assert copied_bytes(tower) == SMALL.depth * attention + 4 * mlp
+    qkv, mlp = 3 * width * (width + 4), 2 * width * hidden + 4 * (width + hidden)
+    assert copied_bytes(tower) == SMALL.depth * qkv + 4 * mlp
     assert copied_bytes(plain) == 0
 
 
@@ -195,12 +189,14 @@ def test_kernels_give_the_plain_numbers():
     def normed(x: torch.Tensor, added: torch.Tensor | None) -> Rows:
         return add_norm(x, None if added is None else added.to(x.device), norm(1408).to(x.device))[1]
 
-    functions = {quantize: x, gelu: wide, partial(normed, added=None): x, partial(normed, added=added): x}
+    functions = {gelu: wide, partial(normed, added=None): x, partial(normed, added=added): x}
     for function, numbers in functions.items():
         here, there = function(numbers), Rows(*(part.cpu() for part in function(numbers.cuda())))
         assert (here.codes.view(torch.uint8) == there.codes.view(torch.uint8)).float().mean() > 0.99
         torch.testing.assert_close(there.scales, here.scales, rtol=1e-3, atol=0, equal_nan=True)
         torch.testing.assert_close(there.full(), here.full(), rtol=0.13, atol=1e-3, equal_nan=True)
     layer = Fp8Linear(1408, 2816).bfloat16()
-    expected = layer(x)
-    torch.testing.assert_close(layer.cuda()(x.cuda()).cpu(), expected, rtol=2e-2, atol=2e-2, equal_nan=True)
+    rows = quantize(x)
+    expected = layer(rows)
+    found = layer.cuda()(Rows(rows.codes.cuda(), rows.scales.cuda())).cpu()
+    torch.testing.assert_close(found, expected, rtol=2e-2, atol=2e-2, equal_nan=True)

@@ -56,15 +56,14 @@ def pair_table(dtype: torch.dtype) -> Tensor:
 class Kernels(Protocol):
     """What is needed of `nf4_triton`."""
 
-    def dequantize(self, codes: Tensor, scales: Tensor, levels: Tensor, block: int) -> Tensor: ...
+    def dequantize(self, codes: Tensor, scales: Tensor, pairs: Tensor, block: int) -> Tensor: ...
 
 
 def dequantize(codes: Tensor, scales: Tensor, table: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """The weight [o,i] in `dtype`; `table` is `pair_table(dtype)` on its device."""
     o, i = size
     if codes.is_cuda and (kernels := _kernels()):
-        levels = table.view(dtype)[1:32:2].contiguous()  # the second numbers of the first 16 pairs
-        return kernels.dequantize(codes, scales, levels, BLOCK)[: o * i].view(o, i)
+        return kernels.dequantize(codes, scales, table.view(dtype), BLOCK)[: o * i].view(o, i)
     weights = table.index_select(0, codes.int()).view(dtype).view(-1, BLOCK)
     weights.mul_(scales[:, None].to(dtype))
     return weights.flatten()[: o * i].view(o, i)
@@ -102,7 +101,7 @@ def _kernels() -> Kernels | None:
         from vglm_train.model.language import nf4_triton
 
         codes = torch.zeros(BLOCK // 2, dtype=torch.uint8, device="cuda")
-        nf4_triton.dequantize(codes, torch.zeros(1, device="cuda"), torch.zeros(16, device="cuda"), BLOCK)
+        nf4_triton.dequantize(codes, torch.zeros(1, device="cuda"), torch.zeros(512, device="cuda"), BLOCK)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         log.warning("training in nf4 is slower without triton and a C compiler (%s)", error)
         return None

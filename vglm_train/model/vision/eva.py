@@ -22,12 +22,12 @@ Normed = Tensor | Rows
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int, linear: type[nn.Linear]) -> None:
+    def __init__(self, width: int, heads: int, eight_bits: bool) -> None:
         super().__init__()
         self.heads = heads
         # the key third of the bias is zero in every published EVA; a constant on all keys changes no attention
-        self.qkv = linear(width, 3 * width)
-        self.output = linear(width, width)
+        self.qkv = Fp8Linear(width, 3 * width) if eight_bits else nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)  # quantising what it reads would take as long as it saves
 
     def forward(self, x: Normed) -> Tensor:
         qkv = self.qkv(x)
@@ -35,13 +35,14 @@ class Attention(nn.Module):
         c = self.output.in_features
         qkv = qkv.view(n, p, 3, self.heads, c // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
-        x = F.scaled_dot_product_attention(q, k, v)
-        return self.output(x.transpose(1, 2).reshape(n, p, c))
+        mixed = fp8.attend(q, k, v) if isinstance(x, Rows) else F.scaled_dot_product_attention(q, k, v)
+        return self.output(mixed.transpose(1, 2).reshape(n, p, c))
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int, linear: type[nn.Linear]) -> None:
+    def __init__(self, width: int, hidden: int, eight_bits: bool) -> None:
         super().__init__()
+        linear = Fp8Linear if eight_bits else nn.Linear
         self.up = linear(width, hidden)
         self.down = linear(hidden, width)
 
@@ -54,13 +55,11 @@ class Mlp(nn.Module):
 class Block(nn.Module):
     def __init__(self, config: Vision, number: int) -> None:
         super().__init__()
-        width, attention, mlp = config.width, nn.Linear, nn.Linear
-        if config.dtype == "fp8":
-            attention, mlp = Fp8Linear, Fp8Linear if number >= WIDE else nn.Linear
+        width, eight_bits = config.width, config.dtype == "fp8"
         self.norm1 = nn.LayerNorm(width, EPS)
-        self.attention = Attention(width, config.heads, attention)
+        self.attention = Attention(width, config.heads, eight_bits)
         self.norm2 = nn.LayerNorm(width, EPS)
-        self.mlp = Mlp(width, config.mlp_width, mlp)
+        self.mlp = Mlp(width, config.mlp_width, eight_bits and number >= WIDE)
 
     def forward(self, x: Tensor) -> Tensor:
         x, added = self.residual(x, None)
