@@ -175,8 +175,7 @@ def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[R
     """Measure every variant of a step, eager and, if chosen, compiled, each on its own model; prints as it goes."""
     device = torch.device("cuda" if torch.cuda.is_available() and not arguments.cpu else "cpu")
     config = TINY if arguments.tiny else FULL
-    vision, qformer = replace(config.vision, dtype=arguments.vision), replace(config.qformer, dropout=arguments.dropout)
-    config = replace(config, vision=vision, qformer=qformer)
+    config = replace(config, qformer=replace(config.qformer, dropout=arguments.dropout))
     rate = product_rate(device)
     floor = arguments.batch * flops_per_pair(config, VOCABULARY) / rate
     data = batches(config, arguments.batch, 4, device)
@@ -206,7 +205,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=30, help="steps measured")
     parser.add_argument("--compile", choices=("no", "yes", "both"), default="both")
     parser.add_argument("--dropout", type=float, default=0.1)
-    parser.add_argument("--vision", choices=("bf16", "fp8"), default="bf16", help="model.vision.dtype")
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--profile", action="store_true", help="print the longest kernels")
