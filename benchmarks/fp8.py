@@ -1,8 +1,8 @@
 """An image encoder in eight bits beside one in bf16: `python -m benchmarks.fp8`. Needs a Hopper GPU.
 
 First the frozen ViT-g/14 alone with random weights, as they are and with outliers like those of published encoders.
-Errors are relative to the same weights in fp32: of all channels, of all but the massive ones, which would hide the rest,
-and of those less their mean over tokens and pictures. Then stage one's step at full size, as `benchmarks.stage1`.
+Errors are relative to the same weights in fp32: of all channels, of all but the massive ones, which would hide the
+rest, and of those less their mean over tokens and pictures. Then stage one's step at full size, as `benchmarks.stage1`.
 
 massive   Three channels of every token start 60 to 120 times larger than the rest, in the first token three times that.
 channels  In every norm four channels have 50 to 100 times the gain. The weights that read them are as much smaller, in
