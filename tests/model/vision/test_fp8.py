@@ -192,7 +192,9 @@ def test_kernels_give_the_plain_numbers():
     functions = {gelu: wide, partial(normed, added=None): x, partial(normed, added=added): x}
     for function, numbers in functions.items():
         here, there = function(numbers), Rows(*(part.cpu() for part in function(numbers.cuda())))
-        assert (here.codes.view(torch.uint8) == there.codes.view(torch.uint8)).float().mean() > 0.99
+        finite = here.scales.isfinite().squeeze(-1)
+        assert finite.float().mean() > 0.9
+        assert (here.codes.float() == there.codes.float())[finite].float().mean() > 0.99
         torch.testing.assert_close(there.scales, here.scales, rtol=1e-3, atol=0, equal_nan=True)
         torch.testing.assert_close(there.full(), here.full(), rtol=0.13, atol=1e-3, equal_nan=True)
     layer = Fp8Linear(1408, 2816).bfloat16()

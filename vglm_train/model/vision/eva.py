@@ -35,7 +35,7 @@ class Attention(nn.Module):
         c = self.output.in_features
         qkv = qkv.view(n, p, 3, self.heads, c // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
-        mixed = fp8.attend(q, k, v) if isinstance(x, Rows) else F.scaled_dot_product_attention(q, k, v)
+        mixed = F.scaled_dot_product_attention(q, k, v)
         return self.output(mixed.transpose(1, 2).reshape(n, p, c))
 
 

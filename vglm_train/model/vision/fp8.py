@@ -19,18 +19,11 @@ from typing import Any, NamedTuple, Protocol
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.nn.attention import SDPBackend, sdpa_kernel
 
 CODES = torch.float8_e4m3fn
 TOP = torch.finfo(CODES).max  # 448
 LEAST = torch.finfo(torch.float32).tiny  # the scale of a row of zeros
 CAPABILITY = (9, 0)  # Hopper, the only cards whose products were measured
-BACKENDS = [
-    SDPBackend.CUDNN_ATTENTION,
-    SDPBackend.FLASH_ATTENTION,
-    SDPBackend.EFFICIENT_ATTENTION,
-    SDPBackend.MATH,
-]  # of attention, the first that can
 VERSION = 1  # raised when other numbers would come of the same weights
 log = logging.getLogger("vglm_train")
 
@@ -103,14 +96,6 @@ def gelu(x: Tensor) -> Rows:
     if found := _kernels_for(x):
         return Rows(*found.gelu(x, TOP, LEAST))
     return quantize(F.gelu(x.float(), approximate="tanh"))
-
-
-def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-    """Attention in bf16, [n,heads,p,c] each; on a GPU by cuDNN where it can, which takes a fifth less time."""
-    if not has_fp8(q.device):
-        return F.scaled_dot_product_attention(q, k, v)
-    with sdpa_kernel(BACKENDS, set_priority=True):
-        return F.scaled_dot_product_attention(q, k, v)
 
 
 def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Rows]:
