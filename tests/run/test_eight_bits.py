@@ -6,13 +6,17 @@ from pathlib import Path
 import pytest
 import torch
 
+from vglm_train.checkpoint.bundle.read import open_bundle
+from vglm_train.checkpoint.bundle.write import save_bundle
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.load import load
 from vglm_train.data.features.identity import Identity, encoder_fingerprint
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.log.jsonl import METRICS
+from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
+from vglm_train.prompt.qformer_text import build_text
 
 FP8 = ("model.vision.dtype=fp8", "model.vision.width=32", "model.vision.mlp_width=64")
 
@@ -53,3 +57,19 @@ def test_its_features_are_stored_apart(config: Path, tmp_path: Path) -> None:
     assert '"fp8": 1' in one.json()
     assert "fp8" not in other.json()
     assert encoder_fingerprint(fp8) != encoder_fingerprint(bf16)
+
+
+def test_its_bundle_opens_anywhere(config: Path, tmp_path: Path) -> None:
+    """With the weights as they were, and the numbers of eight bits."""
+    section = load(config, FP8)
+    text = build_text(section.model.text, section.data.languages)
+    torch.manual_seed(0)
+    model = build_alignment(section.model, text.vocabulary, section.data.image.mean, section.data.image.std)
+    save_bundle(tmp_path / "bundle", section, model, text, {})
+    found = open_bundle(tmp_path / "bundle", torch.device("cpu"))
+    assert found.config.model.vision.dtype == "fp8"
+    assert found.model.vision.fp8 == model.vision.fp8
+    assert all(torch.equal(value, found.model.state_dict()[name]) for name, value in model.state_dict().items())
+    size = section.model.vision.image_size
+    pixels = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
+    assert torch.equal(found.model.encode_image(pixels), model.encode_image(pixels))
