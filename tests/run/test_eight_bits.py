@@ -28,7 +28,7 @@ def test_a_machine_without_its_card(config: Path, tmp_path: Path, refused) -> No
     own = tmp_path / "own.yaml"
     own.write_text(config.read_text().replace("dtype: fp32", "dtype: fp8"))
     said = refused(own, *FP8[1:], f"run.folder={tmp_path / 'run'}")
-    assert said.startswith(f"{own}:{line}: model.vision.dtype: fp8 trains on NVIDIA GPUs")
+    assert said.startswith(f"{own}:{line}: model.vision.dtype: fp8 trains on NVIDIA's Hopper GPUs")
     assert not (tmp_path / "run").exists()
 
 

@@ -25,7 +25,7 @@ class Vision:
     mlp_width: Annotated[int, "channels inside the feed-forward", POSITIVE] = 6144
     dtype: Annotated[
         Literal["bf16", "fp16", "fp32", "fp8"],
-        "of its weights and arithmetic; fp8: products in e4m3, family eva, to train on Hopper GPUs (H100) or newer",
+        "of its weights and arithmetic; fp8: products in e4m3, family eva, to train on Hopper GPUs (H100, H200)",
     ] = "bf16"
     weights: Annotated[
         str | None, "a file (safetensors, or LAVIS's .pth), or a Hugging Face folder; null: random", NOT_EMPTY

@@ -6,7 +6,7 @@ from vglm_train.config.model import Vision
 from vglm_train.config.validation import FieldError
 from vglm_train.model.vision.base import VisionEncoder
 from vglm_train.model.vision.eva import EvaVit
-from vglm_train.model.vision.fp8 import CAPABILITY, has_fp8
+from vglm_train.model.vision.fp8 import has_fp8
 from vglm_train.model.vision.hf import HfVision
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
@@ -29,8 +29,5 @@ def check_card(config: Vision, device: torch.device) -> None:
     if device.type == "cuda":
         major, minor = torch.cuda.get_device_capability(device)
         found = f"this one is {torch.cuda.get_device_name(device)} of {major}.{minor}"
-    least = ".".join(map(str, CAPABILITY))
-    reason = (
-        f"fp8 trains on NVIDIA GPUs of compute capability {least} (Hopper: H100, H200) or newer, and {found}. Set bf16"
-    )
+    reason = f"fp8 trains on NVIDIA's Hopper GPUs (H100, H200: compute capability 9.0), and {found}. Set bf16"
     raise FieldError("model.vision.dtype", reason=reason)

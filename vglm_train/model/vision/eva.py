@@ -48,7 +48,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Normed) -> Tensor:
         if isinstance(x, Rows):
-            return self.down(fp8.gelu(self.up(x)))
+            assert isinstance(self.up, Fp8Linear)
+            return self.down(fp8.gelu_linear(self.up, x))
         return self.down(gelu_linear(self.up, x))
 
 

@@ -1,44 +1,58 @@
 """What an encoder in eight bits computes around its products, as Triton kernels. Imported only for tensors on a GPU.
 
-Each program takes a row: what `vglm_train.model.vision.fp8` computes plainly, with its largest magnitude found and its
-codes written while it is in registers. No gradient.
+They write codes while the numbers are in registers, as `vglm_train.model.vision.fp8` does plainly. No gradient.
 
-c channels.
+c channels, i inputs, o outputs.
 """
+
+from typing import TYPE_CHECKING
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
+from triton.tools.tensor_descriptor import TensorDescriptor
+
+if TYPE_CHECKING:
+    from vglm_train.model.vision.fp8 import Rows
 
 CODES = torch.float8_e4m3fn
-WARPS = 4  # 2 and 8 take as long for a norm of 1408; 2 takes twice as long for a GELU of 6144
+WARPS = 4  # of a norm of 1408; 2 and 8 take as long
+ROWS, OUTPUTS, INPUTS = 256, 128, 128  # of a product's tile; 128 x 256 takes 10 % longer
 
 
 @triton.jit
-def _store(value, inside, channel, row, codes, scales, width, top: tl.constexpr, least: tl.constexpr):
-    """Codes and the scale of a row in fp32. Channels that are not inside must be 0."""
-    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value), 0), top), least)
-    scale += 0.0 * tl.sum(value, 0)  # a maximum leaves NaN out
-    code = tl.clamp(value * tl.div_rn(1.0, scale), -top, top)
-    tl.store(codes + row * width + channel, code.to(codes.dtype.element_ty), mask=inside)
-    tl.store(scales + row, scale)
-
-
-@triton.jit
-def _gelu_rows(x, codes, scales, width, top: tl.constexpr, least: tl.constexpr, block: tl.constexpr):
-    row = tl.program_id(0).to(tl.int64)
-    channel = tl.arange(0, block)
-    inside = channel < width
-    value = tl.load(x + row * width + channel, mask=inside, other=0.0).to(tl.float32)
+def _gelu_product(
+    x, weight, out, x_scales, lengths, weight_scales, bias, limits, scales, rows, outputs,
+    inputs: tl.constexpr, top: tl.constexpr, least: tl.constexpr,
+    size_r: tl.constexpr, size_o: tl.constexpr, size_i: tl.constexpr, together: tl.constexpr,
+):  # fmt: skip
+    """A tile of codes of GELU(x W' + b). Programs of `together` neighbouring tiles of rows run after one another."""
+    across, down = tl.cdiv(outputs, size_o), tl.cdiv(rows, size_r)
+    group = tl.program_id(0) // (together * across)
+    first = group * together
+    height = tl.minimum(down - first, together)
+    within = tl.program_id(0) % (together * across)
+    r0, o0 = (first + within % height) * size_r, within // height * size_o
+    total = tl.zeros((size_r, size_o), tl.float32)
+    for i in range(0, inputs, size_i):
+        total = tl.dot(x.load([r0, i]), weight.load([o0, i]).T, total)
+    r, o = r0 + tl.arange(0, size_r), o0 + tl.arange(0, size_o)
+    in_r, in_o = r < rows, o < outputs
+    total *= tl.load(x_scales + r, mask=in_r, other=0.0)[:, None]
+    total *= tl.load(weight_scales + o, mask=in_o, other=0.0)[None, :]
+    total += tl.load(bias + o, mask=in_o, other=0.0).to(tl.float32)[None, :]
     # 0.5 (1 + tanh(y)) is 1 / (1 + exp(-2 y))
-    value /= 1.0 + tl.exp(-1.5957691216057308 * (value + 0.044715 * value * value * value))
-    _store(value, inside, channel, row, codes, scales, width, top, least)
+    total /= 1.0 + tl.exp(-1.5957691216057308 * (total + 0.044715 * total * total * total))
+    length = tl.load(lengths + r, mask=in_r, other=0.0)
+    scale = tl.maximum(length * tl.load(limits) + tl.load(limits + 1), least) + 0.0 * length  # a maximum leaves NaN out
+    tl.store(scales + r, scale, mask=in_r & (o0 == 0))
+    out.store([r0, o0], tl.clamp(total * tl.div_rn(1.0, scale)[:, None], -top, top).to(out.dtype))
 
 
 @triton.jit
 def _norm_rows(
-    x, added, weight, bias, total, codes, scales, width, eps,
+    x, added, weight, bias, total, codes, scales, lengths, width, eps,
     has_added: tl.constexpr, top: tl.constexpr, least: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
@@ -55,34 +69,43 @@ def _norm_rows(
     scale = 1 / tl.sqrt(tl.sum(centred * centred, 0) / width + eps)
     gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
     shift = tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
-    _store(centred * scale * gain + shift, inside, channel, row, codes, scales, width, top, least)
+    value = centred * scale * gain + shift  # 0 outside
+    scale = tl.maximum(tl.div_rn(tl.max(tl.abs(value), 0), top), least)
+    scale += 0.0 * tl.sum(value, 0)  # a maximum leaves NaN out
+    code = tl.clamp(value * tl.div_rn(1.0, scale), -top, top)
+    tl.store(codes + row * width + channel, code.to(codes.dtype.element_ty), mask=inside)
+    tl.store(scales + row, scale)
+    tl.store(lengths + row, tl.sqrt_rn(tl.sum(value * value, 0)))
 
 
-def gelu(x: Tensor, top: float, least: float) -> tuple[Tensor, Tensor]:
-    """x [...,c] contiguous -> codes [...,c] and scales [...,1] of its GELU in tanh form."""
-    assert x.is_contiguous()
-    width, (codes, scales) = x.shape[-1], _empty(x)
-    block = triton.next_power_of_2(width)
-    with torch.cuda.device_of(x):
-        _gelu_rows[(scales.numel(),)](x, codes, scales, width, top=top, least=least, block=block, num_warps=WARPS)
-    return codes, scales
+def gelu_product(
+    x: "Rows", weight: "Rows", bias: Tensor, limits: Tensor, top: float, least: float
+) -> tuple[Tensor, Tensor]:
+    """x [...,i], weight [o,i], bias [o] -> codes [...,o] and scales [...,1] of GELU(x W' + b)."""
+    rows, inputs, outputs = x.scales.numel(), x.codes.shape[-1], weight.codes.shape[0]
+    out, scales = x.codes.new_empty(*x.codes.shape[:-1], outputs), torch.empty_like(x.scales)
+    tiles = TensorDescriptor.from_tensor
+    with torch.cuda.device_of(out):
+        _gelu_product[(triton.cdiv(rows, ROWS) * triton.cdiv(outputs, OUTPUTS),)](
+            tiles(x.codes.view(rows, inputs), [ROWS, INPUTS]),
+            tiles(weight.codes, [OUTPUTS, INPUTS]),
+            tiles(out.view(rows, outputs), [ROWS, OUTPUTS]),
+            x.scales, x.lengths, weight.scales, bias, limits, scales, rows, outputs,
+            inputs=inputs, top=top, least=least, size_r=ROWS, size_o=OUTPUTS, size_i=INPUTS,
+            together=8, num_warps=8, num_stages=4,
+        )  # fmt: skip
+    return out, scales
 
 
-def add_norm(
-    x: Tensor, added: Tensor | None, norm: nn.LayerNorm, top: float, least: float
-) -> tuple[Tensor, Tensor, Tensor]:
-    """x, added [...,c] contiguous -> their sum, and codes [...,c] and scales [...,1] of its layer norm in fp32."""
+def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm, top: float, least: float) -> tuple[Tensor, ...]:
+    """x, added [...,c] contiguous -> their sum; codes [...,c], scales [...,1] and lengths [...,1] of its norm."""
     assert x.is_contiguous()
     assert added is None or added.is_contiguous()
-    total = x if added is None else torch.empty_like(x)
-    width, (codes, scales) = x.shape[-1], _empty(x)
+    total, codes, width = x if added is None else torch.empty_like(x), torch.empty_like(x, dtype=CODES), x.shape[-1]
+    scales, lengths = (torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device) for _ in range(2))
     with torch.cuda.device_of(x):
         _norm_rows[(scales.numel(),)](
-            x, x if added is None else added, norm.weight, norm.bias, total, codes, scales, width, norm.eps,
+            x, x if added is None else added, norm.weight, norm.bias, total, codes, scales, lengths, width, norm.eps,
             has_added=added is not None, top=top, least=least, block=triton.next_power_of_2(width), num_warps=WARPS,
         )  # fmt: skip
-    return total, codes, scales
-
-
-def _empty(x: Tensor) -> tuple[Tensor, Tensor]:
-    return torch.empty_like(x, dtype=CODES), torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device)
+    return total, codes, scales, lengths
