@@ -1,7 +1,8 @@
-"""What pyproject.toml cannot say: `data_tools/` and `configs/` stand beside the package and are shipped inside it.
+"""What pyproject.toml cannot say: folders that stand beside the package are shipped inside it.
 
-`vglm_train/shipped.py` finds them. In a wheel no top-level name but `vglm_train` is taken. Which of their files are
-shipped is in pyproject.toml, because a list there replaces one here.
+These are `data_tools/`, `benchmarks/` and `configs/`. `vglm_train/shipped.py` finds them. In a wheel no top-level name
+but `vglm_train` is taken. Which of their files are shipped is in pyproject.toml, because a list there replaces one
+here.
 """
 
 from setuptools import find_packages, setup
@@ -13,7 +14,12 @@ setup(
     packages=[
         *find_packages(include=["vglm_train", "vglm_train.*"]),
         *(f"{SHIPPED}.{name}" for name in DATA_TOOLS),
+        f"{SHIPPED}.benchmarks",
         f"{SHIPPED}.configs",
     ],
-    package_dir={f"{SHIPPED}.data_tools": "data_tools", f"{SHIPPED}.configs": "configs"},
+    package_dir={
+        f"{SHIPPED}.data_tools": "data_tools",
+        f"{SHIPPED}.benchmarks": "benchmarks",
+        f"{SHIPPED}.configs": "configs",
+    },
 )

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from benchmarks.rates import copy_rate, wait
+from benchmarks.record import record
 from benchmarks.stage2_cases import ROOT, VISUALGLM, Case, configure
 from vglm_train.batch import PromptBatch
 from vglm_train.chat.memory import need
@@ -105,6 +107,8 @@ def run_format(name: str, arguments: argparse.Namespace) -> None:
         f"{frozen_bytes(language) / GIB:.2f} GiB, of which a step reads {read / GIB:.2f}: floor "
         f"{1e3 * read / rate:.2f} ms"
     )
+    weights = {"weights_gib": held, "loading_gib": peak, "language_gib": frozen_bytes(language) / GIB}
+    record("weights", "torch's allocator", values=weights)
     if arguments.check and FORMATS[name][1]:
         check(model)
     for rows in ROWS:
@@ -116,6 +120,11 @@ def run_format(name: str, arguments: argparse.Namespace) -> None:
             f"{rows / step:7.0f} tokens/s, {step * rate / read:5.2f} x floor, at most {memory(device)[1]:.2f} GiB",
             flush=True,
         )
+        record(
+            f"{rows} at once", f"mean of {arguments.steps} steps after {WARM}", ms=1e3 * step,
+            peak_gib=memory(device)[1], floor_ms=1e3 * read / rate,
+            values={"tokens_per_s": rows / step, "first_ms": 1e3 * first},
+        )  # fmt: skip
         language.slots._free.clear()
     longest(model, device, arguments.tiny)
 
@@ -138,6 +147,8 @@ def longest(model: VisualLanguageModel, device: torch.device, tiny: bool) -> Non
         f"{memory(device)[1]:.2f} GiB used, {reserved:.2f} held; `auto` counts with {counted / GIB:.2f}",
         flush=True,
     )
+    values = {"first_ms": 1e3 * first, "reserved_gib": reserved, "auto_gib": counted / GIB}
+    record("2048 tokens", "one conversation", ms=1e3 * step, peak_gib=memory(device)[1], values=values)
 
 
 def check(model: VisualLanguageModel) -> None:
@@ -199,30 +210,7 @@ def run_sat(arguments: argparse.Namespace) -> None:
         f"\nSAT's filling_sequence, fp16, VisualGLM's sampling: {1e3 * seconds:.1f} ms a token, "
         f"{1 / seconds:.1f} tokens/s"
     )
-
-
-def copy_rate(device: torch.device, tiny: bool) -> float:
-    """Bytes a second, read and written, of a large copy."""
-    source = torch.randn(1 << (16 if tiny else 28), device=device)
-    target = torch.empty_like(source)
-    return 2 * source.numel() * 4 / timed(lambda: target.copy_(source), device)
-
-
-def timed(call: Callable[[], Any], device: torch.device, times: int = 10) -> float:
-    """Median seconds."""
-    found = []
-    for _ in range(times):
-        wait(device)
-        begin = time.perf_counter()
-        call()
-        wait(device)
-        found.append(time.perf_counter() - begin)
-    return sorted(found)[times // 2]
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
+    record("filling_sequence", f"mean of {steps} tokens", ms=1e3 * seconds, values={"tokens_per_s": 1 / seconds})
 
 
 def reset_peak(device: torch.device) -> None:

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import torch
 
+from benchmarks.record import record
 from vglm_train.checkpoint.convert.source import expected
 from vglm_train.checkpoint.convert.visualglm import hub_table
 from vglm_train.checkpoint.load.lazy_tensors import Lazy, convert, of_tensors
@@ -35,6 +36,11 @@ class Result:
     seconds: float
     anonymous: int  # bytes, peak
     written: int
+
+    def record(self) -> None:
+        """Leave it for `vglm benchmark`."""
+        values = {"seconds": self.seconds, "anonymous_gib": self.anonymous / 2**30, "written_gib": self.written / 2**30}
+        record(self.what, "one conversion by the clock", values=values)
 
     def row(self) -> str:
         rate = self.written / self.seconds / 2**20
@@ -111,6 +117,7 @@ def run(work: Path, billions: float) -> list[Result]:
             shutil.rmtree(out, ignore_errors=True)
             results.append(measure(what, arguments, out))
             print(results[-1].row(), flush=True)
+            results[-1].record()
             shutil.rmtree(hub, ignore_errors=True)
     finally:
         for folder in (hub, bundle, sat):

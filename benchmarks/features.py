@@ -22,7 +22,8 @@ import torch
 from torch import Tensor
 
 from benchmarks import stage1, stream
-from benchmarks.stage1 import HEADER, measure, product_rate
+from benchmarks.rates import product_rate
+from benchmarks.stage1 import HEADER, measure
 from vglm_train import distributed
 from vglm_train.batch import IGNORED, Batch, PromptBatch
 from vglm_train.config.data import Data, Features, Image

@@ -28,7 +28,9 @@ import torch
 
 import vglm_train.model.language.glm.chatglm  # noqa: F401  (before the clock of building starts)
 from benchmarks.finetune_cases import CASES, MICRO, PARTS, Table, TunedModel, step_flops, tuning_of
-from benchmarks.stage1 import HEADER, Result, measure, product_rate
+from benchmarks.rates import product_rate, wait
+from benchmarks.record import record
+from benchmarks.stage1 import HEADER, Result, measure
 from benchmarks.stage2 import LR, Journal, batches, engine_step
 from benchmarks.stage2_cases import ROOT
 from vglm_train import distributed
@@ -55,11 +57,6 @@ def build_objective(config: Config, tuning: Tuning, ranks: Ranks, sop_id: int | 
         model = build_visual_language(config.model, image.mean, image.std, sop_id, None, tuning.quantize)
     apply_tuning(model, tuning)
     return GenerationObjective(model).train()
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def gib(device: torch.device) -> tuple[float, float]:
@@ -92,6 +89,7 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
     trained = sum(p.numel() for _, p in objective.model.trained_parameters())
     print(f"\n{name}: {trained:,} numbers train; {card}, torch {torch.__version__}, {rate / 1e12:.0f} TFLOP/s")
     print(f"built in {seconds:.1f} s: {held:.2f} GiB held, {peak:.2f} at most while building", flush=True)
+    record("weights", "torch's allocator", values={"trained": trained, "held_gib": held, "building_gib": peak})
     engine = DeepSpeedEngine(objective, config, PARTS if table else 1, ranks)
     if table:
         measure_table(table, case, config, objective, engine, rate)
@@ -178,6 +176,9 @@ def measure_pass(
     seconds = (time.perf_counter() - start) / len(steps)
     rows = sum(part.valid.shape[0] for part in steps[0])
     result = Result(name, rows, seconds, math.nan, gib(device)[1], flops / rate / len(steps))
+    result.record(
+        f"mean of a pass of {len(steps)} steps, waited for at its end", {"padding_percent": 100 * (1 - real / tokens)}
+    )
     return result, 1 - real / tokens
 
 

@@ -64,8 +64,10 @@ def run(name: str, arguments: argparse.Namespace) -> None:
     share = split(config, ranks.world)
     engine = DeepSpeedEngine(objective, config, share.accumulation, ranks)
     data = batches(config, case, model, 1)
-    result = measure(name, engine_step(objective, engine, Journal()), data, arguments.steps, float("nan"))
     trained = sum(p.numel() for _, p in model.trained_parameters())
+    values = {"trained": trained, "rows_at_once": share.micro, "tokens": data[0].input_ids.shape[1], "held_gib": held}
+    step = engine_step(objective, engine, Journal())
+    result = measure(name, step, data, arguments.steps, float("nan"), values)
     rows, tokens = f"{share.accumulation} x {share.micro}", data[0].input_ids.shape[1]
     speed = result.pairs / result.seconds
     print(f"{name:32} {trained:12,} {rows:>9} {tokens:6} {held:9.1f} {result.gib:9.1f} {speed:9.1f}", flush=True)

@@ -32,6 +32,8 @@ import numpy as np
 import psutil
 from PIL import Image
 
+from benchmarks.record import record
+
 PICTURES, SIDE = 200, 96
 QUESTIONS = ("What is in this picture?", "Which colour is it?", "How many are there?", "图里有什么？", "这是什么颜色？")
 PATIENCE = 100  # tries of a question
@@ -231,6 +233,16 @@ def line(rows: int, clients: int, load: Load, alone: Load | None) -> str:
     return _row(values)
 
 
+def leave(rows: int, clients: int, load: Load) -> None:
+    """The same for `vglm benchmark`."""
+    spans = {"first": load.first or [0.0], "whole": load.whole or [0.0]}
+    values = {f"{name}_p{p}_s": float(np.percentile(span, p)) for name, span in spans.items() for p in (50, 95)}
+    values |= {"tokens_per_s": load.rate, "answered": load.answered, "refused": load.refused}
+    values |= {"errors": len(load.errors), "server_mib": load.mib[-1]}
+    method = f"{clients} clients ask without a pause for {load.seconds:.0f} s"
+    record(f"{rows} rows, {clients} clients", method, values=values)
+
+
 def _row(values: Sequence[str]) -> str:
     return "".join(value.rjust(width) for value, width in zip(values, WIDTHS, strict=True))
 
@@ -260,6 +272,7 @@ def loads(server: Server, args: argparse.Namespace, rows: int, numbers: Sequence
     for clients in numbers:
         load = asyncio.run(measure(server, clients, args.seconds, args.tokens))
         print(line(rows, clients, load, alone), flush=True)
+        leave(rows, clients, load)
         for error in sorted(set(load.errors))[:5]:
             print(f"error: {error}")
     return load

@@ -7,11 +7,13 @@ arithmetic a step must do (`vglm_train.model.flops`) at the rate of a large bf16
 import argparse
 import gc
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import torch
 
+from benchmarks.rates import product_rate, wait
+from benchmarks.record import record
 from vglm_train import distributed
 from vglm_train.batch import PairBatch
 from vglm_train.config.data import Data
@@ -45,6 +47,13 @@ class Result:
     spread: float  # between the fastest and the slowest tenth, as a fraction of the median
     gib: float  # most memory allocated while stepping
     floor: float  # seconds
+
+    def record(self, method: str, values: Mapping[str, float] | None = None) -> None:
+        """Leave it for `vglm benchmark`."""
+        record(
+            self.name, method, samples_per_s=self.pairs / self.seconds, ms=1e3 * self.seconds, spread=self.spread,
+            peak_gib=self.gib, floor_ms=1e3 * self.floor, values=values,
+        )  # fmt: skip
 
     def row(self) -> str:
         return (
@@ -117,42 +126,34 @@ def batches(config: Model, rows: int, number: int, device: torch.device) -> list
     return made
 
 
-def measure(name: str, step: Step, data: Sequence[PairBatch], steps: int, floor: float) -> Result:
-    """Median time of a step after a warm-up, and the peak memory of those steps."""
+def measure(
+    name: str,
+    step: Step,
+    data: Sequence[PairBatch],
+    steps: int,
+    floor: float,
+    values: Mapping[str, float] | None = None,
+) -> Result:
+    """Median time of a step after a warm-up, and the peak memory of those steps; `values` are recorded with them."""
     device = data[0].pixels.device
     for index in range(max(5, steps // 5) if device.type == "cuda" else 1):
         step(data[index % len(data)])
-    _wait(device)
+    wait(device)
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     times = []
     for index in range(steps):
         start = time.perf_counter()
         step(data[index % len(data)])
-        _wait(device)  # costs the overlap of one step's launches with the last: what is reported is not flattered
+        wait(device)  # costs the overlap of one step's launches with the last: what is reported is not flattered
         times.append(time.perf_counter() - start)
     times.sort()
     median, tenth = times[len(times) // 2], len(times) // 10
     gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
     rows = data[0].valid.shape[0]
-    return Result(name, rows, median, (times[-1 - tenth] - times[tenth]) / median, gib, floor)
-
-
-def product_rate(device: torch.device) -> float:
-    """Floating point operations a second of large bf16 products on random data, kept up for about a second.
-
-    A step lasts long enough to reach the card's power limit; a shorter burst would run at clocks it cannot hold.
-    """
-    n, times = (8192, 600) if device.type == "cuda" else (512, 3)
-    a, b = (torch.randn(n, n, device=device).bfloat16() for _ in range(2))
-    for _ in range(times // 4):
-        a @ b
-    _wait(device)
-    start = time.perf_counter()
-    for _ in range(times):
-        a @ b
-    _wait(device)
-    return times * 2 * n**3 / (time.perf_counter() - start)
+    result = Result(name, rows, median, (times[-1 - tenth] - times[tenth]) / median, gib, floor)
+    result.record(f"median of {steps} steps of {rows} rows after a warm-up, each waited for", values)
+    return result
 
 
 def profile(step: Step, batch: PairBatch) -> str:
@@ -162,13 +163,8 @@ def profile(step: Step, batch: PairBatch) -> str:
 
     with recorder(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as recorded:
         step(batch)
-        _wait(batch.pixels.device)
+        wait(batch.pixels.device)
     return recorded.key_averages().table(sort_by="self_cuda_time_total", row_limit=40, max_name_column_width=90)
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
 
 
 def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[Result]:

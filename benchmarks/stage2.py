@@ -19,7 +19,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from benchmarks.stage1 import HEADER, Step, measure, product_rate, profile
+from benchmarks.rates import product_rate
+from benchmarks.stage1 import HEADER, Step, measure, profile
 from benchmarks.stage2_cases import CASES, ROOT, USUAL, Case, configure
 from vglm_train import distributed, stages
 from vglm_train.batch import IGNORED, PromptBatch

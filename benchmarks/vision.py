@@ -1,31 +1,35 @@
-"""Speed and error of the frozen ViT-g/14, plain and fused: `python -m benchmarks.vision`. Needs a GPU.
+"""Speed and error of the frozen ViT-g/14, plain and fused: `python -m benchmarks.vision`.
 
 Random weights and pictures. Errors are against the same weights in fp32. The floor is the encoder's arithmetic at the
-rate of a large bf16 product measured in the same run.
+rate of a large bf16 product measured in the same run. Without a GPU there is nothing to fuse.
 """
 
 import argparse
 import time
+from collections.abc import Sequence
 from unittest.mock import patch
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from benchmarks.stage1 import product_rate
+from benchmarks.rates import product_rate, wait
+from benchmarks.record import record
 from vglm_train.config.model import Vision
+from vglm_train.model.flops import vision_flops
 from vglm_train.model.vision import fused
 from vglm_train.model.vision.base import VisionEncoder
 from vglm_train.model.vision.eva import EvaVit
 
+TINY = Vision(image_size=28, patch=14, width=32, depth=1, heads=2, mlp_width=64)
 COMPARED = 8  # pictures that fp32 encodes as well
 
 
-def build(device: torch.device) -> EvaVit:
+def build(shape: Vision, device: torch.device) -> EvaVit:
     """Random weights, with gains and biases that are not all one and zero."""
     torch.manual_seed(0)
     with device:
-        encoder = EvaVit(Vision())
+        encoder = EvaVit(shape)
     with torch.no_grad():
         for parameter in encoder.parameters():
             if parameter.dim() == 1:
@@ -35,42 +39,55 @@ def build(device: torch.device) -> EvaVit:
 
 def milliseconds(encoder: VisionEncoder, pixels: Tensor, times: int) -> float:
     """Of one forward, after a warm-up."""
-    for _ in range(4):
+    for _ in range(min(4, times)):
         encoder(pixels)
-    torch.cuda.synchronize()
+    wait(pixels.device)
     start = time.perf_counter()
     for _ in range(times):
         encoder(pixels)
-    torch.cuda.synchronize()
+    wait(pixels.device)
     return 1e3 * (time.perf_counter() - start) / times
 
 
-def main() -> None:
+def compare(dtype: torch.dtype, shape: Vision, args: argparse.Namespace, device: torch.device, rate: float) -> None:
+    """Plain and fused in one precision; prints as it goes."""
+    encoder = build(shape, device)
+    pixels = torch.randn(args.batch, 3, shape.image_size, shape.image_size, device=device)
+    with torch.no_grad():
+        exact = encoder(pixels[:COMPARED])
+    tower = VisionEncoder(encoder, shape.width, encoder.num_patches, dtype)
+    variants = [("plain", lambda _: False), *([("fused", fused.fuses)] if device.type == "cuda" else [])]
+    for name, fuses in variants:
+        with patch.object(fused, "fuses", fuses):
+            took = milliseconds(tower, pixels, args.times)
+            found = tower(pixels[:COMPARED]).float()
+        error = ((found - exact).norm() / exact.norm()).item()
+        least = F.cosine_similarity(found, exact, dim=-1).min().item()
+        print(
+            f"{str(dtype)[6:]:9} {name}  {took:7.2f} ms  {1e3 * args.batch / took:6.0f} images/s  "
+            f"relative error {error:.5f}  least cosine of a token {least:.6f}",
+            flush=True,
+        )
+        record(
+            f"{str(dtype)[6:]} {name}", f"mean of {args.times} forwards of {args.batch} pictures after a warm-up",
+            samples_per_s=1e3 * args.batch / took, ms=took, floor_ms=1e3 * args.batch * vision_flops(shape) / rate,
+            values={"relative_error": error, "least_cosine": least},
+        )  # fmt: skip
+
+
+def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.vision", description=__doc__)
     parser.add_argument("--batch", type=int, default=100, help="pictures")
     parser.add_argument("--times", type=int, default=10, help="forwards that are measured")
-    args = parser.parse_args()
-    device = torch.device("cuda")
+    parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
+    parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
+    args = parser.parse_args(argv)
+    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
     rate = product_rate(device)
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {rate / 1e12:.0f} TFLOP/s in bf16 products")
-    shape = Vision()
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "CPU"
+    print(f"{name}, torch {torch.__version__}, {rate / 1e12:.2f} TFLOP/s in bf16 products")
     for dtype in (torch.bfloat16, torch.float16):
-        encoder = build(device)
-        pixels = torch.randn(args.batch, 3, shape.image_size, shape.image_size, device=device)
-        with torch.no_grad():
-            exact = encoder(pixels[:COMPARED])
-        tower = VisionEncoder(encoder, shape.width, encoder.num_patches, dtype)
-        for name, fuses in (("plain", lambda _: False), ("fused", fused.fuses)):
-            with patch.object(fused, "fuses", fuses):
-                took = milliseconds(tower, pixels, args.times)
-                found = tower(pixels[:COMPARED]).float()
-            error = ((found - exact).norm() / exact.norm()).item()
-            least = F.cosine_similarity(found, exact, dim=-1).min().item()
-            print(
-                f"{str(dtype)[6:]:9} {name}  {took:7.2f} ms  {1e3 * args.batch / took:6.0f} images/s  "
-                f"relative error {error:.5f}  least cosine of a token {least:.6f}",
-                flush=True,
-            )
+        compare(dtype, TINY if args.tiny else Vision(), args, device, rate)
 
 
 if __name__ == "__main__":

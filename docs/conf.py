@@ -23,12 +23,4 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-html_context = {
-    "one_language": (  # pages that are in English only
-        "reference/configuration",
-        "reference/commands",
-        "reference/formats",
-        "reference/glossary",
-        "explanation/decisions",
-    )
-}
+html_context = {"one_language": ("explanation/decisions",)}  # pages that are in English only

@@ -1,8 +1,9 @@
 """The search of the Chinese pages, as an extension of Sphinx.
 
 Sphinx cuts Chinese pages into words but not what a person types, and with English stems its page of results stops at a
-name that is not defined (Sphinx 9.0). Here both are cut in the same way: single characters and pairs of neighbours. A
-page is found if it holds every pair of the query, which needs no dictionary. Words in Latin letters stay whole.
+name that is not defined (Sphinx 9.0). Here pages are cut into single characters and pairs of neighbours, which needs no
+dictionary. The browser cuts what is typed into words; a page is found if it holds every pair within them, in whatever
+order it says the words. Words in Latin letters stay whole.
 """
 
 import re
@@ -16,14 +17,22 @@ PIECES = re.compile(rf"[{HAN}]+|[^\W{HAN}]+")
 
 
 class ChineseSearch(SearchLanguage):
-    """Single characters and pairs on pages; a query of two characters or more asks for its pairs."""
+    """Single characters and pairs on pages; a query asks for the pairs within its words."""
 
     lang = "zh"
     language_name = "Chinese"
     js_splitter_code = r"""
+var asking = new Set(["为什么", "什么", "怎么", "怎样", "如何", "哪里", "哪个", "可以"]);
+var pairs = (piece) => {
+  const segments = "Segmenter" in Intl ? [...new Intl.Segmenter("zh", {granularity: "word"}).segment(piece)] : [];
+  const cut = segments.map((part) => part.segment);
+  const words = cut.filter((word) => word.length > 1 && !asking.has(word));
+  const whole = cut.some((word) => asking.has(word)) ? [] : [piece];  // nothing but a question is left out
+  return (words.length ? words : whole).flatMap((word) => [...word].slice(1).map((second, i) => word[i] + second));
+};
 var splitQuery = (query) =>
   query.split(/([\u3400-\u9fff]+)|[^\p{Letter}\p{Number}_]+/u).filter(Boolean).flatMap((piece) =>
-    /^[\u3400-\u9fff]{2}/.test(piece) ? [...piece].slice(1).map((second, i) => piece[i] + second) : [piece]);
+    /^[\u3400-\u9fff]{2}/.test(piece) ? pairs(piece) : [piece]);
 """
 
     def split(self, input: str) -> list[str]:

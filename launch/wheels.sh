@@ -35,7 +35,7 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 mkdir "$work/wheels" "$work/source"
 # a copy, because setuptools leaves a folder `build` where it works
-(cd "$root" && tar cf - vglm_train data_tools configs setup.py pyproject.toml README.md LICENSE) | tar xf - -C "$work/source"
+(cd "$root" && tar cf - vglm_train data_tools benchmarks configs setup.py pyproject.toml README.md LICENSE) | tar xf - -C "$work/source"
 "$python" -m venv "$work/venv"
 pip() { "$work/venv/bin/python" -m pip "$@"; }
 

@@ -12,14 +12,14 @@ LONGEST = 300  # lines of a product file
 
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
-    {"errors", "file_kind", "shipped", "version"},
+    {"autograd", "errors", "file_kind", "shipped", "version"},
     {"files"},
     {"folders", "fingerprint"},
     {"weights"},
     {"signals", "config", "batch", "image", "distributed"},
     {"command"},
     {"log"},
-    {"prompt", "report", "env", "schema"},
+    {"prompt", "report", "env", "schema", "benchmark"},
     {"data", "model"},
     {"objective", "checkpoint"},
     {"evaluate"},
@@ -127,6 +127,7 @@ FENCED = {
     "sse_starlette": {"vglm_train/serve/openai_routes.py", "vglm_train/serve/server.py"},
     "prometheus_client": {"vglm_train/serve/metrics.py"},
     "sat": {"vglm_train/model/language/glm/sat.py"},
+    "simplejpeg": {"vglm_train/image/resize.py"},
 }
 
 

@@ -1,6 +1,7 @@
 """What a run would do: `train.py CONFIG.yaml --check`. It builds the model on the meta device only."""
 
 from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 
 import torch
 from torch import nn
@@ -36,6 +37,8 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
     Where data or tokenizer are not on this machine, it says so and describes the rest. Raises UserError for
     everything that training would refuse.
     """
+    folder = RunFolder(config)
+    config = folder.settled(config)
     stage = stages.build(config)
     absent, manifests = _absent(config, stage)
     words = [] if any(key in absent for key in TOKENIZERS) else [stage.tokenizer_line()]
@@ -43,7 +46,6 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         model = stage.model()
         uncompared = _weights(stage, model, absent)
         tuned = stage.tune(model)
-    folder = RunFolder(config)
     resume = folder.check(config)
     state = RunState.read(resume) if resume else RunState()
     changes = Changes(config, folder, resume, state, accept_changes)
@@ -209,15 +211,36 @@ def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
     ]
 
 
-def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
-    """Weights and optimizer exactly, activations by the stage's count."""
-    frozen = frozen_bytes(model) + copied_bytes(model.vision)
+@dataclass(frozen=True, slots=True)
+class Memory:
+    """What a rank needs, in bytes."""
+
+    frozen: float  # weights that do not train
+    states: float  # those that do, with gradients and optimizer
+    kept: float  # activations of `rows` rows
+    rows: int
+    checkpoint: float  # of the first process, in the memory of the machine
+
+    @property
+    def total(self) -> float:
+        return self.frozen + self.states + self.kept
+
+
+def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int) -> Memory:
+    """Weights and optimizer exactly, activations by the stage's count. model: may be on the meta device."""
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
-    micro = config.engine.micro_batch or config.data.global_batch // world
-    kept, cost = stage.activations(model) * micro, stage.cost(model)
+    rows = config.engine.micro_batch or config.data.global_batch // world
+    frozen = frozen_bytes(model) + copied_bytes(model.vision)
+    return Memory(frozen, states, stage.activations(model) * rows, rows, trained * 12)
+
+
+def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
+    """Of a rank, and the arithmetic of a pair."""
+    need, cost = estimate_memory(config, stage, model, world), stage.cost(model)
     return [
-        f"memory a rank: about {bytes_of(frozen + states + kept)} (frozen {bytes_of(frozen)}, weights and optimizer "
-        f"{bytes_of(states)}, activations of {micro} rows {bytes_of(kept)})",
+        f"memory a rank: about {bytes_of(need.total)} (frozen {bytes_of(need.frozen)}, weights and optimizer "
+        f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)})",
+        f"memory beside it: the first process keeps {bytes_of(need.checkpoint)} for the checkpoint being written",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

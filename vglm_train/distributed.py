@@ -13,6 +13,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from vglm_train.autograd import apply
 from vglm_train.errors import LostProcess, UserError
 
 # torch 2.13 renamed it and warns of the old name at every call; 2.11 knows only the old one
@@ -48,7 +49,8 @@ class Ranks:
 
     def gather_with_grad(self, tensor: Tensor) -> Tensor:
         """[b,...] -> [world*b,...] in rank order; backward sums the gradients of all ranks."""
-        return tensor if self.world == 1 else _GatherWithGrad.apply(tensor, self)
+        gathered: Tensor = tensor if self.world == 1 else apply(_GatherWithGrad, tensor, self)
+        return gathered
 
     def exchange(self, rows: Tensor, wanted: Tensor) -> Tensor:
         """Fetch chosen rows of all ranks' `rows`, without gradient. Only those rows are sent.
@@ -212,4 +214,5 @@ def explain_full_card(advice: str) -> Iterator[None]:
 def _free_port() -> int:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
-        return s.getsockname()[1]
+        port: int = s.getsockname()[1]
+        return port

@@ -78,7 +78,8 @@ def rough_agreement(first: Bytes, second: Bytes) -> Floats:
 
 def colour_distance(first: Bytes, second: Bytes) -> Floats:
     """Colours [n,2,c,c] twice -> [n], the largest difference of a point, in levels."""
-    return np.abs(first.astype(np.float64) - second).max(axis=(1, 2, 3))
+    distance: Floats = np.abs(first.astype(np.float64) - second).max(axis=(1, 2, 3))
+    return distance
 
 
 def compare(first: NDArray[Any], second: NDArray[Any], enough: float) -> NDArray[np.float64]:
@@ -137,7 +138,8 @@ def _sampled(pictures: Floats, rows: Floats, columns: Floats) -> tuple[Floats, F
 
 
 def _centred(pictures: Floats) -> Floats:
-    return pictures - pictures.mean(axis=(1, 2), keepdims=True)
+    centred: Floats = pictures - pictures.mean(axis=(1, 2), keepdims=True)
+    return centred
 
 
 def _gradients(pictures: Floats) -> Floats:
@@ -149,4 +151,5 @@ def _gradients(pictures: Floats) -> Floats:
 
 def _cosine(a: NDArray[Any], b: NDArray[Any]) -> NDArray[Any]:
     """[n,m] twice -> [n]."""
-    return (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1) + 1e-9)
+    cosine: NDArray[Any] = (a * b).sum(1) / np.sqrt((a * a).sum(1) * (b * b).sum(1) + 1e-9)
+    return cosine

@@ -197,7 +197,8 @@ def _format_of(args: argparse.Namespace) -> str:
     """How the source is read: "hf" by the library `datasets`, as a stream. UserError where it is nothing known."""
     path, library = Path(args.source), args.format == "hf"
     if args.format is not None and not library:
-        return args.format
+        name: str = args.format
+        return name
     if library and not path.is_dir():
         return "hf"
     try:

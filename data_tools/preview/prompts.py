@@ -169,7 +169,8 @@ class PromptView:
 
     def _processed(self, seed: int, stored: StoredSample) -> Encoded:
         context = SampleContext(stored.key, 0, len(stored.images))
-        return self.stage.processor.process(stored.record, random.Random(seed), None, context).row
+        row: Encoded = self.stage.processor.process(stored.record, random.Random(seed), None, context).row
+        return row
 
 
 def _runs(ids: list[int], labels: list[int], visual: tuple[int, ...], length: int) -> Iterator[tuple[str, list[Any]]]:

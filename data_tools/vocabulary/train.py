@@ -85,7 +85,8 @@ def train(records: Path, size: int, split: str | None, words: Words) -> dict[str
     )
     tokenizer = _reader({})
     tokenizer.train_from_iterator((text for _, text in captions(records, split)), trainer)
-    return tokenizer.get_vocab()
+    vocabulary: dict[str, int] = tokenizer.get_vocab()
+    return vocabulary
 
 
 def measure(vocabulary: dict[str, int], words: Words) -> dict[str, tuple[int, int]]:

@@ -6,7 +6,7 @@ half the time.
 
 import math
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
@@ -58,7 +58,7 @@ def ceilings(scenes: Sequence[Scene]) -> dict[str, float]:
     `colours`: which two colours there are; `colours and places`: also which of them is where, but no shape.
     The same for both directions: a query has as many equal candidates as its own group has members.
     """
-    views = {
+    views: dict[str, Callable[[Scene], object]] = {
         "colours": lambda scene: frozenset((scene.first.colour, scene.second.colour)),
         "colours and places": lambda scene: (scene.first.colour, scene.relation, scene.second.colour),
     }
@@ -72,8 +72,8 @@ def score_pairs(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) 
     """
     loaded = open_bundle(bundle, torch.device("cpu"))
     embedder = Embedder(loaded.model, loaded.text, torch.device("cpu"))
-    size = loaded.config.model.vision.image_size
-    items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES))
+    size, decoder = loaded.config.model.vision.image_size, loaded.config.data.image.decoder
+    items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES, decoder=decoder))
     named = {captions(scene, LANGUAGES[0])[0]: scene for scene in scenes}
     shown = [named[item.captions[LANGUAGES[0]][0]] for item in items]
     raw, features = embedder.images(torch.stack([item.pixels for item in items]))

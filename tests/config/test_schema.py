@@ -16,6 +16,7 @@ from vglm_train.config.tuning import Rule
 from vglm_train.config.validation import FieldError
 from vglm_train.schema import main, schema_text
 
+ROOT = CONFIGS.parent
 FILE = CONFIGS / "schema.json"
 HEADER = "# yaml-language-server: $schema="
 
@@ -58,6 +59,12 @@ def test_every_shipped_yaml_passes_and_names_the_schema(checker, path, read):
     assert (path.parent / first.removeprefix(HEADER)).resolve() == FILE
     assert marked(checker, text) == []
     assert marked(checker, dump(read(path))) == []
+
+
+def test_a_configuration_stands_in_configs_alone():
+    """Elsewhere the test above would not see it."""
+    folders = ("vglm_train", "data_tools", "examples", "benchmarks", "docs", "launch")
+    assert [path for folder in folders for path in (ROOT / folder).rglob("*.y*ml")] == []
 
 
 @pytest.mark.parametrize(

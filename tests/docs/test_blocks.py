@@ -6,11 +6,13 @@ import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
+import jsonschema_rs
 import pytest
 import yaml
 
 from vglm_train.__main__ import main
 from vglm_train.config.load import load
+from vglm_train.config.schema import schema
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -83,6 +85,12 @@ def test_yaml_is_a_configuration_or_a_part_of_one(text, tmp_path):
     ]
     (tmp_path / "page.yaml").write_text(text)
     load(tmp_path / "page.yaml", left_out)
+
+
+@pytest.mark.parametrize("text", [pytest.param(text, id=where) for where, text in blocks("yaml")])
+def test_an_editor_marks_nothing_in_yaml_but_what_is_left_out(text):
+    errors = jsonschema_rs.validator_for(schema()).iter_errors(yaml.safe_load(text))
+    assert [error.message for error in errors if error.schema_path[-1] != "required"] == []
 
 
 def test_there_is_something_to_look_at():

@@ -70,7 +70,10 @@ def found(browser: Browser, address: str, query: str) -> list[str]:
         ("eval/zh_i2t_r1", ["指标名称"]),
         ("服务器 unreachable", ["指标名称"]),
         ("服务器unreachable", ["指标名称"]),
+        ("eval/zh_i2t_r1 是什么", ["指标名称"]),
         ("balance", ["混合来源"]),
+        ("占语言", ["混合来源"]),  # single characters are left out beside words
+        ("怎样设定语言来源", ["混合来源"]),  # words in another order, and one that only asks
         ("半各", []),  # both characters, but not beside each other
     ],
 )

@@ -1,14 +1,17 @@
 """The folder of wheels for machines without internet, and what is made of it."""
 
+import json
 import os
 import re
 import shutil
 import subprocess
 import sys
 import venv
+from functools import partial
 from pathlib import Path
 
 import pytest
+from first_run import Vglm, run, train_on_ten_pictures
 
 LAUNCH = Path(__file__).resolve().parents[2] / "launch"
 SCRIPT = LAUNCH / "wheels.sh"
@@ -53,36 +56,118 @@ def test_another_python_is_refused(tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+def of_the_image(instruction: str) -> list[str]:
+    """What stands behind an instruction of the Dockerfile."""
+    return re.findall(rf"^{instruction} (.+)$", (LAUNCH / "Dockerfile").read_text(), re.MULTILINE)
+
+
 def steps_of_the_image(wheels: Path, python: Path) -> list[str]:
     """The Dockerfile's commands on this machine, but for the user that it makes."""
-    text = (LAUNCH / "Dockerfile").read_text()
-    (extras,) = re.findall(r"^ARG EXTRAS=(\S+)$", text, re.MULTILINE)
-    steps = [step for step in re.findall(r"^RUN (.+)$", text, re.MULTILINE) if not step.startswith("useradd")]
+    (extras,) = [value for value in of_the_image("ARG") if value.startswith("EXTRAS=")]
     return [
-        step.replace("python -m", f"{python} -m").replace("/wheels", str(wheels)).replace("$EXTRAS", extras)
-        for step in steps
+        step.replace("python -m", f"{python} -m").replace("/wheels", str(wheels)).replace("$EXTRAS", extras[7:])
+        for step in of_the_image("RUN")
+        if not step.startswith("useradd")
     ]
+
+
+@pytest.mark.skipif(shutil.which("useradd") is None or os.geteuid() != 0, reason="only root makes the image's user")
+def test_the_user_of_the_image_is_made(tmp_path):
+    (step,) = [step for step in of_the_image("RUN") if step.startswith("useradd ")]
+    for folder in ("etc", "home"):
+        (tmp_path / folder).mkdir()
+    for name in ("passwd", "group", "shadow", "gshadow"):
+        (tmp_path / "etc" / name).touch()
+    subprocess.run(["useradd", "--prefix", tmp_path, *step.split()[1:]], check=True, timeout=60)
+    (user,) = of_the_image("USER")
+    assert (tmp_path / "home" / user).is_dir()
+    assert (tmp_path / "etc/passwd").read_text().startswith(f"{user}:")
+
+
+@pytest.fixture(scope="module")
+def wheels(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder of wheels for this interpreter."""
+    folder = tmp_path_factory.mktemp("made") / "wheels"
+    done = script("--out", folder, "--python", sys.executable)
+    assert done.returncode == 0, done.stderr
+    return folder
+
+
+@pytest.fixture
+def empty(tmp_path: Path) -> Path:
+    """A folder with nothing in it."""
+    (tmp_path / "empty").mkdir()
+    return tmp_path / "empty"
+
+
+@pytest.fixture
+def python(tmp_path: Path) -> Path:
+    """The interpreter of an environment with pip alone."""
+    venv.create(tmp_path / "environment", with_pip=True)
+    return tmp_path / "environment" / "bin" / "python"
+
+
+def vglm_of(python: Path, cwd: Path) -> Vglm:
+    return partial(run, python.parent / "vglm", cwd=cwd, hidden=("PIP_",))
+
+
+def install(python: Path, wheels: Path, source: str, *words: str) -> None:
+    """`words` from the folder alone, or from pip's index with only this project's wheel from the folder."""
+    pip = (python, "-m", "pip", "install", "-q")
+    if source == "folder":
+        run(
+            "env", f"PIP_CONFIG_FILE={os.devnull}", *pip, "--no-index", "--find-links", wheels, *words, hidden=("PIP_",)
+        )
+    else:
+        (own,) = wheels.glob("vglm_train-*.whl")
+        run(*pip, *(word.replace("vglm_train", str(own)) for word in words))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_an_image_is_made_of_the_folder_without_an_index(tmp_path):
-    done = script("--out", tmp_path / "wheels", "--python", sys.executable)
-    assert done.returncode == 0, done.stderr
+def test_an_image_is_made_of_the_folder_without_an_index(wheels, tmp_path, python, empty):
+    """Every RUN line of the Dockerfile but the one above, and what a container of it starts with."""
+    shutil.copytree(wheels, tmp_path / "wheels", copy_function=os.link)
     check = subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=tmp_path / "wheels", check=False)
     assert check.returncode == 0
-    venv.create(tmp_path / "image", with_pip=True)
-    python = tmp_path / "image" / "bin" / "python"
-    environment = {name: value for name, value in os.environ.items() if not name.startswith(("PIP_", "PYTHONPATH"))}
-    environment["PIP_CONFIG_FILE"] = os.devnull
-    (step,) = steps_of_the_image(tmp_path / "wheels", python)
-    subprocess.run(["bash", "-c", step], env=environment, check=True, timeout=1800)
+    for step in steps_of_the_image(tmp_path / "wheels", python):
+        run("env", f"PIP_CONFIG_FILE={os.devnull}", "bash", "-c", step, hidden=("PIP_",))
     assert not (tmp_path / "wheels").exists(), "the image does not keep them"
-    vglm = subprocess.run(
-        [tmp_path / "image" / "bin" / "vglm", "train", "lavis_stage1", "--check"],
-        cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=600, check=False,
-    )  # fmt: skip
-    assert vglm.returncode == 0, vglm.stderr
+    assert of_the_image("ENTRYPOINT") == ['["vglm"]']
+    assert "usage: vglm" in run(python.parent / "vglm", *json.loads(of_the_image("CMD")[0]), cwd=empty)
+    vglm_of(python, empty)("train", "lavis_stage1", "--check")
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("source", ["folder", "index"])
+def test_an_empty_environment_trains(wheels, python, empty, source):
+    install(python, wheels, source, "vglm_train[train]")
+    train_on_ten_pictures(vglm_of(python, empty), empty)
+
+
+@pytest.fixture(scope="module")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder that a short demo leaves."""
+    folder = tmp_path_factory.mktemp("demo")
+    checkout = f"PYTHONPATH={LAUNCH.parent}"
+    run("env", checkout, sys.executable, "-m", "examples.demo.run", "--quick", cwd=folder)
+    return folder / "demo_run"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(3600)
+@pytest.mark.parametrize("source", ["folder", "index"])
+def test_an_empty_environment_answers_a_question(wheels, demo, python, empty, source):
+    install(python, wheels, source, "vglm_train[chat]")
+    vglm, bundle = vglm_of(python, empty), demo / "run2/bundle"
+    picture = next((demo / "data/images").glob("*.png"))
+    ask = ("chat", bundle, "--image", picture, "--temperature", 0, "--language", "en")
+    refused = vglm(*ask, text="What is in the picture?\n", status=2)
+    (words,) = re.findall(r"pip install (--no-deps) \"(SwissArmyTransformer[^\"]+)\"", refused)
+    install(python, wheels, source, *words)
+    answer = vglm(*ask, text="What is in the picture?\n")
+    assert re.search("circle|square|triangle|star", answer), answer
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="systemd is not here: the unit was not checked")

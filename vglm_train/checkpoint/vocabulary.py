@@ -84,6 +84,7 @@ def _quoted(word: str | None) -> str:
 
 def _read(file: Path) -> list[str] | None:
     try:
-        return json.loads(file.read_text("utf-8"))
+        words: list[str] | None = json.loads(file.read_text("utf-8"))
+        return words
     except (OSError, ValueError):
         return None

@@ -40,7 +40,7 @@ def inherit(root: YamlNode) -> YamlNode:
 def _document(folder: Path, origin: str) -> dict[str, Any]:
     recover(folder)
     try:
-        document = json.loads((folder / "bundle.json").read_text("utf-8"))
+        document: dict[str, Any] = json.loads((folder / "bundle.json").read_text("utf-8"))
         if not isinstance(document["towers"], dict) or not isinstance(document["stage"], str):
             raise TypeError("no stage")
     except (OSError, ValueError, KeyError, TypeError):

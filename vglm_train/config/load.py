@@ -33,7 +33,8 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     """
     root = inherit(read(Path(path), overrides))
     point_into_presets(root)
-    return _section(Config, root, "")
+    config: Config = _section(Config, root, "")
+    return config
 
 
 def dump(config: Config) -> str:

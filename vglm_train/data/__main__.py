@@ -1,7 +1,6 @@
 """`vglm data NAME ...`, and `python -m vglm_train.data NAME ...`: the commands of the folder `data_tools/`."""
 
 import ast
-import os
 import sys
 from collections.abc import Sequence
 from functools import partial
@@ -9,7 +8,7 @@ from importlib import import_module
 from pathlib import Path
 
 from vglm_train.command import called_as, program, run_command
-from vglm_train.shipped import shipped_folder
+from vglm_train.shipped import make_importable, shipped_folder
 
 PACKAGE = "data_tools"
 HELP = ("-h", "--help", "help")
@@ -34,19 +33,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     if name not in known:
         print(f"error: there is no command {name!r}; the commands of {own} are {', '.join(known)}.", file=sys.stderr)
         return 2
-    _make_importable()
+    make_importable(PACKAGE)
     module = import_module(f"{PACKAGE}.{name}.__main__")
     with called_as(f"{own} {name}"):
         return run_command(partial(module.main, arguments[1:]))
-
-
-def _make_importable() -> None:
-    """`data_tools` by its one name in this process and in those that it starts, but in no other of the environment."""
-    folder = str(shipped_folder(PACKAGE).parent)
-    if folder in sys.path:
-        return
-    sys.path.insert(0, folder)
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (folder, os.environ.get("PYTHONPATH"))))
 
 
 def _first_line(file: Path) -> str:

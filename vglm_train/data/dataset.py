@@ -78,7 +78,8 @@ class StreamDataset(Dataset[Any]):
         if self.batch_order is None:
             return range(first, first + self.cut.micro)
         step, start = divmod(first, self.global_batch)
-        return self.batch_order(step)[start : start + self.cut.micro].tolist()
+        positions: Sequence[int] = self.batch_order(step)[start : start + self.cut.micro].tolist()
+        return positions
 
     def _batch(self, first: int, positions: Sequence[int]) -> Batch:
         builder, number = self.builder, self.cut.micro

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -98,16 +99,22 @@ class DeepSpeedEngine:
         return outputs, Update(applied, norm)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that trains and its Adam moments as full fp32 CPU tensors, one name at a time.
+        """Everything that trains and its Adam moments as full fp32 tensors on the device, one name at a time.
 
         Names are `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and `adam_step` [1], the updates made so far.
         The same for any number of ranks, which all must walk the iterator to its end.
         """
         for name, parameter in self._trained.items():
-            yield f"weight/{name}", parameter.get_full_hp_param().cpu()
+            yield f"weight/{name}", parameter.get_full_hp_param()
             for moment in MOMENTS:
-                yield f"{moment}/{name}", parameter.get_full_hp_param(moment).cpu()
-        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1).cpu()
+                yield f"{moment}/{name}", parameter.get_full_hp_param(moment)
+        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `state` yields, in its order."""
+        trained = self.trained_shapes().items()
+        shapes = {f"{kind}/{name}": shape for name, shape in trained for kind in ("weight", *MOMENTS)}
+        return {**shapes, "adam_step": (1,)}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -149,7 +156,8 @@ class _Autocast(nn.Module):
 
     def forward(self, batch: Batch) -> LossOutput:
         with torch.autocast(self.device_type, torch.bfloat16, enabled=self.enabled):
-            return self.objective(batch)
+            output: LossOutput = self.objective(batch)
+            return output
 
 
 def _patch_zero_optimizer(optimizer: Any) -> None:
@@ -165,7 +173,8 @@ def _patch_zero_optimizer(optimizer: Any) -> None:
 
     def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
         norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
-        return norm_of([torch.stack(norms)], params[:1], norm_type)
+        norm: Tensor = norm_of([torch.stack(norms)], params[:1], norm_type)
+        return norm
 
     optimizer.get_grad_norm_direct = foreach_norm
     optimizer._update_model_bit16_weights = lambda group: None
@@ -192,6 +201,18 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
     }
 
 
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """For DeepSpeed's Muon, which every run imports and no run here uses. It decorates functions with torch.compile,
+    and with torch 2.13 that imports torch's compiler, which takes a second."""
+    plain = torch.compile
+    torch.compile = lambda function: function  # type: ignore
+    try:
+        yield
+    finally:
+        torch.compile = plain
+
+
 def _import_deepspeed() -> ModuleType:
     """Import quietly, and on a CPU without the shared-memory collectives, which take 45 s to compile."""
     name_accelerator()
@@ -199,7 +220,11 @@ def _import_deepspeed() -> ModuleType:
     with needs_extra("train", "training"):
         import deepspeed
 
+        with _nothing_compiled():
+            import deepspeed.runtime.zero.muon.muon_optimizer
+
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if os.environ["DS_ACCELERATOR"] == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    return deepspeed
+    module: ModuleType = deepspeed
+    return module

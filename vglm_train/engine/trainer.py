@@ -148,7 +148,8 @@ class Trainer:
             state.sample_counts[name] = state.sample_counts.get(name, 0) + int(count)
         state.skipped += not update.applied
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
-        return stop > 0
+        asked: bool = stop > 0
+        return asked
 
 
 def _step_seed(seed: int, first_row: int) -> int:

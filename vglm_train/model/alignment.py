@@ -78,12 +78,15 @@ class Alignment(VisualModel):
         """
         queries, _ = self.qformer.joint(keys, ids, mask)
         with torch.autocast(queries.device.type, enabled=False):
-            return self.matching_head(queries.float().mean(1))  # the head is linear: its mean is the mean's head
+            # the head is linear: its mean is the mean's head
+            logits: Tensor = self.matching_head(queries.float().mean(1))
+            return logits
 
     def caption_logits(self, caption: Tensor) -> Tensor:
         """The Q-Former's captioning text [b,t,d], which starts with [DEC] -> logits of each next word [b,t,v]."""
         assert self.qformer.embeddings is not None
-        return self.caption_head(caption, self.qformer.embeddings.words.weight)
+        logits: Tensor = self.caption_head(caption, self.qformer.embeddings.words.weight)
+        return logits
 
     def embed_images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """For evaluation: pixels [n,3,h,w] -> (frozen features [n,p,c], unit vectors [n,q,e])."""

@@ -39,7 +39,8 @@ class VisualModel(nn.Module):
         """
         if pixels.dtype == torch.uint8:
             pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
-        return self.vision(pixels)
+        tokens: Tensor = self.vision(pixels)
+        return tokens
 
     def image_features(self, batch: Batch) -> Tensor:
         """Frozen features [n,p,c] of a batch's pictures: stored ones that came with it, or the encoder's."""

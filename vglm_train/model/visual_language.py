@@ -52,8 +52,11 @@ class VisualLanguageModel(VisualModel):
         """
         keys = self.image_keys(features)
         if ids is None or mask is None:
-            return self.projection(self.qformer.queries(keys)[0])
-        return self.projection(self.qformer.joint(keys, ids, mask, "full")[0])
+            queries = self.qformer.queries(keys)[0]
+        else:
+            queries = self.qformer.joint(keys, ids, mask, "full")[0]
+        tokens: Tensor = self.projection(queries)
+        return tokens
 
     def _visual(self, batch: PromptBatch) -> Tensor:
         """Image tokens of a batch [n,q,e]."""

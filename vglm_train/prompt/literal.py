@@ -29,9 +29,10 @@ def encode_literally(backend: Any, text: str, control: frozenset[int]) -> list[i
     where they are pieces of it, as in T5's. Such a piece is split by a space before its last letter: "</s >".
     """
     encoding = backend.encode(text, add_special_tokens=False)
-    if control.isdisjoint(encoding.ids):
-        return encoding.ids
-    for token, (start, end) in reversed(list(zip(encoding.ids, encoding.offsets, strict=True))):
+    ids: list[int] = encoding.ids
+    if control.isdisjoint(ids):
+        return ids
+    for token, (start, end) in reversed(list(zip(ids, encoding.offsets, strict=True))):
         if token in control and end - start > 1:
             text = f"{text[: end - 1]} {text[end - 1 :]}"
     ids = backend.encode(text, add_special_tokens=False).ids

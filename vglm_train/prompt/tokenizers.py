@@ -63,11 +63,13 @@ class HfTokenizer:
     def decode(self, ids: Sequence[int]) -> str:
         """Text of ids without special tokens; ids beyond the vocabulary are left out."""
         known = [int(i) for i in ids if 0 <= int(i) < self.vocabulary]
-        return self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        text: str = self.tokenizer.decode(known, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        return text
 
     def find(self, token: str) -> int | None:
         """Id of a token by its name; None if there is none."""
-        return self.tokenizer.get_vocab().get(token)
+        number: int | None = self.tokenizer.get_vocab().get(token)
+        return number
 
     def words(self) -> list[str]:
         """Every token by its id; "" where an id has none."""
@@ -78,7 +80,8 @@ class HfTokenizer:
         self.tokenizer.add_tokens([token], special_tokens=True)
         self.vocabulary = max(self.vocabulary, self.tokenizer.convert_tokens_to_ids(token) + 1)
         self._literal()
-        return self.tokenizer.convert_tokens_to_ids(token)
+        number: int = self.tokenizer.convert_tokens_to_ids(token)
+        return number
 
     def save(self, folder: Path) -> None:
         """Write a tokenizer folder."""

@@ -83,4 +83,5 @@ def read_sampling(body: VisualGLMRequest) -> Sampling:
     """What a request says about how it is answered."""
     names = ("temperature", "top_p", "top_k", "repetition_penalty", "seed")
     sampling: Any = {name: value for name in names if (value := getattr(body, name)) is not None}
-    return sampling if body.do_sample is None else sampling | {"sample": body.do_sample}
+    chosen: Sampling = sampling if body.do_sample is None else sampling | {"sample": body.do_sample}
+    return chosen

@@ -35,7 +35,8 @@ def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | Non
     Raises UserError if there are none, or they are not those the bundle was trained with.
     """
     if "fingerprint" not in reference:
-        return folder / reference["file"]
+        file: Path = folder / reference["file"]
+        return file
     path = Path(moved or reference["file"])
     if not path.exists():
         raise UserError(

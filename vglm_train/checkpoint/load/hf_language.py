@@ -80,7 +80,8 @@ def as_published(network: Any, raw: Mapping[str, Lazy]) -> Published:
 
 
 def _made(run: Any, raw: Mapping[str, Lazy], name: str) -> Tensor:
-    return run(lambda key: raw[key].read())[name]
+    tensor: Tensor = run(lambda key: raw[key].read())[name]
+    return tensor
 
 
 def _alike(network: Any) -> dict[str, set[str]]:

@@ -122,8 +122,11 @@ def _unreadable(path: Path, error: Exception) -> str:
 
 def _torch_file(path: Path) -> dict[str, Any]:
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+        return content
     except RuntimeError as error:
         if "mmap can only be used" not in str(error):
             raise
-        return torch.load(path, map_location="cpu", weights_only=True)  # files older than torch 1.6 cannot be mapped
+        # files older than torch 1.6 cannot be mapped
+        content = torch.load(path, map_location="cpu", weights_only=True)
+        return content

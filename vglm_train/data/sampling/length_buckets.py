@@ -39,7 +39,8 @@ class LengthBuckets:
     def batch(self, step: int) -> NDArray[np.int64]:
         """Positions [batch] of global batch `step`, longest text first (in each block)."""
         window, nth = divmod(step, self.window)
-        return self._windows[window][nth]
+        positions: NDArray[np.int64] = self._windows[window][nth]
+        return positions
 
     def _sorted_window(self, window: int) -> NDArray[np.int64]:
         """[window,batch] positions."""

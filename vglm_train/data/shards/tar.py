@@ -149,7 +149,8 @@ class TarIndex:
         return len(self.keys)
 
     def key(self, index: int) -> str:
-        return self.keys[index].decode("utf-8", "surrogateescape")
+        key: str = self.keys[index].decode("utf-8", "surrogateescape")
+        return key
 
     def further(self, index: int) -> list[tuple[int, int]]:
         """Offset and size of each further picture of sample `index`."""

@@ -163,7 +163,8 @@ def _language(cell: Any, record: Mapping[str, Any], notes: list[str]) -> str:
         notes.append(f"{UNKNOWN_LANGUAGE}: {name[:40]}")
     if "turns" in record:
         return language_of(" ".join(turn["text"] for turn in record["turns"][:2]).replace(IMAGE, ""))
-    return next(iter(record["captions"]))
+    language: str = next(iter(record["captions"]))
+    return language
 
 
 def _kind(row: Mapping[str, Any], columns: Columns, record: Mapping[str, Any], notes: list[str]) -> str | None:

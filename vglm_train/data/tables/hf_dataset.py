@@ -40,7 +40,8 @@ class SavedTable:
         return f"row {number}"
 
     def row(self, offset: int, size: int) -> dict[str, Any]:
-        return self.rows[offset]
+        values: dict[str, Any] = self.rows[offset]
+        return values
 
 
 def open_saved(folder: Path) -> TableFile:

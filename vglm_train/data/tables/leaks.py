@@ -66,7 +66,8 @@ def _column(tables: Side, name: str) -> NDArray[np.uint64]:
     """The hashes of all rows that have one."""
     hashes = [getattr(table.index, name)[rows] for table, rows in tables]
     joined = np.concatenate(hashes) if hashes else np.zeros(0, np.uint64)
-    return joined[joined != 0]
+    present: NDArray[np.uint64] = joined[joined != 0]
+    return present
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,10 +133,14 @@ class Table:
     def of_split(self, split: str | None) -> NDArray[np.bool_]:
         """[rows] True: of that split; None: all."""
         names = self.index.split_names.tolist()
-        return np.array(split is None) | (self.index.splits == (names.index(split) if split in names else -1))
+        rows: NDArray[np.bool_] = np.array(split is None) | (
+            self.index.splits == (names.index(split) if split in names else -1)
+        )
+        return rows
 
     def _pictured(self) -> NDArray[np.bool_]:
-        return self.index.states != STATES.index("text")
+        rows: NDArray[np.bool_] = self.index.states != STATES.index("text")
+        return rows
 
     def manifest(self, rows: NDArray[np.int64]) -> Manifest:
         """Those rows as shards."""

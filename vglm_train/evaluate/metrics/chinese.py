@@ -69,7 +69,8 @@ def _corpus_bleu(references: list[list[str]], outputs: list[str]) -> float:
 
     most = max(map(len, references))
     columns: list[Any] = [[texts[n] if n < len(texts) else None for texts in references] for n in range(most)]
-    return BLEU(tokenize="zh").corpus_score(outputs, columns).score
+    score: float = BLEU(tokenize="zh").corpus_score(outputs, columns).score
+    return score
 
 
 def _rouge(references: list[list[str]], outputs: list[str]) -> dict[str, list[float]]:

@@ -37,7 +37,8 @@ def meteor(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float
         if scorer.lock.locked():
             scorer.lock.release()  # its __del__ would wait for the lock for ever
         raise NoJava("METEOR's program gave no answer; it asks for 2 GB of memory") from error
-    return 100 * score
+    percent: float = 100 * score
+    return percent
 
 
 def _require_java() -> None:

@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vglm_train.autograd import apply
+
 TARGET = 1.0  # largest value of the scaled gradient of the logits: fp16 reaches from 2**-24 to 2**16
 
 
@@ -25,7 +27,8 @@ class GradientScaling:
         """Embeddings in fp32 (see `LanguageModel.embed`) -> the model's dtype."""
         if self.dtype != torch.float16:
             return embeds.to(self.dtype)
-        return _Enter.apply(embeds, self)
+        entered: Tensor = apply(_Enter, embeds, self)
+        return entered
 
     def unscale(self, grad: Tensor) -> Tensor:
         """A gradient from inside the model -> the true gradient, in fp32."""
@@ -38,7 +41,8 @@ class GradientScaling:
         """fp16 logits -> fp32; other dtypes as they are."""
         if self.dtype != torch.float16:
             return logits
-        return _Leave.apply(logits, self)
+        left: Tensor = apply(_Leave, logits, self)
+        return left
 
 
 def embedding_dtype(dtype: torch.dtype) -> torch.dtype:

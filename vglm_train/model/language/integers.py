@@ -128,7 +128,8 @@ def _integers(groups: Tensor, most: int, dtype: torch.dtype) -> tuple[Tensor, Te
 
 def _blocks(weight: Tensor) -> Tensor:
     """[o,i] -> [n,o,128], with zeros at the end."""
-    return F.pad(weight, (0, -weight.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK)).transpose(0, 1)
+    blocks: Tensor = F.pad(weight, (0, -weight.shape[1] % BLOCK)).unflatten(1, (-1, BLOCK)).transpose(0, 1)
+    return blocks
 
 
 @cache

@@ -48,7 +48,8 @@ class Linear(NamedTuple):
 
     @property
     def device(self) -> torch.device:
-        return next(t for t in (*self.module.buffers(), *self.module.parameters())).device
+        device: torch.device = next(t for t in (*self.module.buffers(), *self.module.parameters())).device
+        return device
 
 
 def linears(model: LanguageModel, layers: Sequence[int] = (), field: str = "tuning.lora.layers") -> Iterator[Linear]:

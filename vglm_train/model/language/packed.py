@@ -11,6 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vglm_train.autograd import apply
+
 
 class PackedLinear(nn.Module):
     """x W' + b in place of a frozen linear layer. Until a weight is set it has an empty one, on the meta device.
@@ -46,7 +48,7 @@ class PackedLinear(nn.Module):
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """An empty weight stays so: `to_empty` must not give it memory. Scales keep their dtype."""
         empty, scales = self._parameters.pop("weight"), self.scales
-        super()._apply(fn, recurse)
+        nn.Module._apply(self, fn, recurse)
         self._parameters["weight"] = empty
         if scales is not None and self.scales is not None:
             self.scales = scales.to(self.scales.device)
@@ -71,7 +73,8 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
-        return _FrozenLinear.apply(x, self) if torch.is_grad_enabled() else self.product(x)
+        output: Tensor = apply(_FrozenLinear, x, self) if torch.is_grad_enabled() else self.product(x)
+        return output
 
 
 class _FrozenLinear(torch.autograd.Function):

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from vglm_train.autograd import apply
 from vglm_train.model.qformer.layers import Block, ImageKey
 
 WARM_UP = 3  # runs before the recording, in which libraries choose their kernels
@@ -38,7 +39,8 @@ class PassGraphs:
         layout = (queries, rows_each, *(tuple(x.shape) for x in inputs))
         if layout not in self._recorded:
             self._recorded[layout] = Recording(self._function(queries, rows_each), inputs, self._parameters)
-        return _Replay.apply(self._recorded[layout], *inputs, *self._parameters)
+        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *self._parameters)
+        return output
 
     def __len__(self) -> int:
         """Number of recorded shapes."""
@@ -48,7 +50,8 @@ class PassGraphs:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             hidden, bias, *packed = inputs
             weights = dict(zip(self._names, parameters, strict=True))
-            return torch.func.functional_call(self._pass, weights, (hidden, queries, packed, rows_each, bias))
+            output: Tensor = torch.func.functional_call(self._pass, weights, (hidden, queries, packed, rows_each, bias))
+            return output
 
         return run
 

@@ -43,7 +43,8 @@ class Attention(nn.Module):
 
     def add(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Output projection of the attention's result, residual and norm: [n,s,d] each -> [n,s,d]."""
-        return self.norm(F.dropout(self.output(x), self.dropout, self.training) + hidden)
+        normed: Tensor = self.norm(F.dropout(self.output(x), self.dropout, self.training) + hidden)
+        return normed
 
     def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
         """[n,s,parts*d] -> `parts` of [n,heads,s,d/heads], without a copy."""
@@ -101,7 +102,8 @@ class Mlp(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         y = self.down(F.gelu(self.up(x)))
-        return self.norm(F.dropout(y, self.dropout, self.training) + x)
+        normed: Tensor = self.norm(F.dropout(y, self.dropout, self.training) + x)
+        return normed
 
 
 class Block(nn.Module):

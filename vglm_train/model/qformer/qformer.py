@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vglm_train.autograd import apply
 from vglm_train.config.model import QFormer as QFormerConfig
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer import masks
@@ -31,7 +32,8 @@ class TextEmbeddings(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         """[n,t] -> [n,t,d]; positions start at 0, whatever precedes the text."""
-        return self.words(ids) + self.positions.weight[: ids.shape[1]]
+        embedded: Tensor = self.words(ids) + self.positions.weight[: ids.shape[1]]
+        return embedded
 
 
 class QFormer(nn.Module):
@@ -78,7 +80,7 @@ class QFormer(nn.Module):
     def select(self, keys: Keys, rows: Tensor) -> Keys:
         """The keys of chosen images, rows [k] int64, repeats allowed."""
         return [
-            () if block.cross is None else (block.cross.unpack(_Select.apply(groups[0].packed, rows)),)
+            () if block.cross is None else (block.cross.unpack(apply(_Select, groups[0].packed, rows)),)
             for groups, block in zip(keys, self.blocks, strict=True)
         ]
 
@@ -123,7 +125,8 @@ class QFormer(nn.Module):
         q, t = query.shape[1], ids.shape[1]
         hidden = torch.cat((query, self._text_states(ids), self._text_states(caption_ids)), 1)
         hidden = self._states(hidden, q, keys, masks.separate_and_causal(mask, q))
-        return hidden.split((q, t, t), 1)
+        parts: tuple[Tensor, Tensor, Tensor] = hidden.split((q, t, t), 1)
+        return parts
 
     def _query_states(self, rows: int) -> Tensor:
         states = self.norm(self.query_tokens).expand(rows, -1, -1)

@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vglm_train.autograd import apply
 from vglm_train.config.tuning import Lora
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Adapter
@@ -34,7 +35,8 @@ class LowRank(Adapter):
         """The layer's input [...,i] -> what is added to its output [...,o], both in the frozen model's dtype."""
         if self.training and self.dropout:
             x = F.dropout(x, self.dropout)
-        return _Update.apply(x, self.lora_a, self.lora_b, self.scale, self.scaling)
+        output: Tensor = apply(_Update, x, self.lora_a, self.lora_b, self.scale, self.scaling)
+        return output
 
     def delta(self) -> Tensor:
         """What would be added to the weight [o,i], fp32."""
@@ -101,7 +103,8 @@ def add_update(linear: Linear, update: LowRank) -> None:
 
 
 def _add(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor:
-    return output + module.adapter(inputs[0])  # type: ignore[operator]
+    added: Tensor = module.adapter(inputs[0])  # type: ignore[operator]
+    return output + added
 
 
 def remove_update(linear: Linear) -> None:

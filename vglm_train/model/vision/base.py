@@ -21,7 +21,8 @@ class Encoder(nn.Module):
 
     def step(self, block: Any, x: Tensor) -> Tensor:
         """One of the blocks: [n,p,c] -> [n,p,c]."""
-        return block(x)
+        hidden: Tensor = block(x)
+        return hidden
 
 
 class VisionEncoder(nn.Module):
@@ -85,7 +86,8 @@ class VisionEncoder(nn.Module):
         encoder = self.encoder
         with torch.autocast(pixels.device.type, enabled=False):
             if not self.trained:
-                return encoder(pixels.to(self.dtype))
+                tokens: Tensor = encoder(pixels.to(self.dtype))
+                return tokens
             x = encoder.stem(pixels.to(self.dtype))
             for block in list(encoder.blocks)[: -len(self.trained)]:
                 x = encoder.step(block, x)

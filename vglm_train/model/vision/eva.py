@@ -29,14 +29,15 @@ class Attention(nn.Module):
         self.qkv = Fp8Linear(width, 3 * width) if eight_bits else nn.Linear(width, 3 * width)
         self.output = nn.Linear(width, width)  # quantising what it reads would take as long as it saves
 
-    def forward(self, x: Normed) -> Tensor:
-        qkv = self.qkv(x)
+    def forward(self, normed: Normed) -> Tensor:
+        qkv: Tensor = self.qkv(normed)
         n, p, _ = qkv.shape
         c = self.output.in_features
         qkv = qkv.view(n, p, 3, self.heads, c // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
-        mixed = F.scaled_dot_product_attention(q, k, v)
-        return self.output(mixed.transpose(1, 2).reshape(n, p, c))
+        x = F.scaled_dot_product_attention(q, k, v)
+        output: Tensor = self.output(x.transpose(1, 2).reshape(n, p, c))
+        return output
 
 
 class Mlp(nn.Module):
@@ -49,8 +50,11 @@ class Mlp(nn.Module):
     def forward(self, x: Normed) -> Tensor:
         if isinstance(x, Rows):
             assert isinstance(self.up, Fp8Linear)
-            return self.down(fp8.gelu_linear(self.up, x))
-        return self.down(gelu_linear(self.up, x))
+            hidden: Normed = fp8.gelu_linear(self.up, x)
+        else:
+            hidden = gelu_linear(self.up, x)
+        output: Tensor = self.down(hidden)
+        return output
 
 
 class Block(nn.Module):

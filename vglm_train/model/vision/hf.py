@@ -46,20 +46,24 @@ class HfVision(Encoder):
     @property
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The blocks that are kept, in order."""
-        return self.tower.encoder.layers
+        layers: Sequence[nn.Module] = self.tower.encoder.layers
+        return layers
 
     def step(self, block: Any, x: Tensor) -> Tensor:
         """One of the blocks: [n,p,c] -> [n,p,c]."""
-        return block(x, attention_mask=None)
+        hidden: Tensor = block(x, attention_mask=None)
+        return hidden
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""
         x = self.tower.embeddings(pixels)
-        return self.tower.pre_layrnorm(x) if hasattr(self.tower, "pre_layrnorm") else x
+        normed: Tensor = self.tower.pre_layrnorm(x) if hasattr(self.tower, "pre_layrnorm") else x
+        return normed
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block kept."""
-        return self.tower(pixel_values=pixels).last_hidden_state
+        tokens: Tensor = self.tower(pixel_values=pixels).last_hidden_state
+        return tokens
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -72,7 +76,8 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"model.vision.weights: cannot read {path} ({error}). Give a folder with config.json and model.safetensors."
         ) from error
-    return content.get("vision_config", content)
+    vision: dict[str, Any] = content.get("vision_config", content)
+    return vision
 
 
 def check_shape(config: Vision, published: dict[str, Any]) -> None:

@@ -73,7 +73,8 @@ class ChatGlm(LanguageModel):
 
     def embed(self, input_ids: Tensor) -> Tensor:
         """Ids [b,s] -> [b,s,e]; fp32 of an fp16 model."""
-        return self.network.transformer.word_embeddings(input_ids).to(embedding_dtype(self.dtype))
+        embeds: Tensor = self.network.transformer.word_embeddings(input_ids).to(embedding_dtype(self.dtype))
+        return embeds
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         """See LanguageModel; the logits at position i-1 predict the label at position i. fp32 of an fp16 model.
@@ -96,7 +97,8 @@ class ChatGlm(LanguageModel):
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""
-        return self.network.transformer.layers
+        layers: Sequence[nn.Module] = self.network.transformer.layers
+        return layers
 
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         return [(block.attention, self.heads, self.embed_width // self.heads) for block in self.blocks()]  # type: ignore[misc]
@@ -149,7 +151,8 @@ class ChatGlm(LanguageModel):
             rows=rows,
             cache=cache,
         )
-        return out[0]
+        logits: Tensor = out[0]
+        return logits
 
 
 class CachedDecoder:

@@ -31,7 +31,7 @@ class Rotary(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         kept = self.inv_freq
-        super()._apply(fn, recurse)
+        nn.Module._apply(self, fn, recurse)
         device = self.inv_freq.device
         self.inv_freq = kept if device.type == "meta" else kept.to(device)
         return self

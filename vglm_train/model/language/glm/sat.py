@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vglm_train.autograd import apply
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
@@ -161,14 +162,15 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in SplitAndRotate.apply(qkv, *rotation))  # [b,h,s,d]
+        q, k, v = (part.transpose(1, 2) for part in apply(SplitAndRotate, qkv, *rotation))  # [b,h,s,d]
         if cache is not None:
             k, v = cache.append(layer_id, k, v)
         if isinstance(prefix := getattr(layer, "adapter", None), Prefix):
             k, v = prefix.append(k, v)
         # a block without prefix uses the first columns only, which leaves them aligned
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., : k.shape[2]])
-        return layer.dense(x.transpose(1, 2).reshape(b, s, width))
+        output: Tensor = layer.dense(x.transpose(1, 2).reshape(b, s, width))
+        return output
 
 
 class Transformer(BaseTransformer):  # type: ignore[misc]
@@ -252,9 +254,8 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
         network.del_mixin("chatglm-attn")
         network.add_mixin("chatglm-attn", Attention(config.width, config.heads))
         sizes = {"device": device, "dtype": dtype}
-        skip = nn.utils.skip_init
-        transformer.word_embeddings = skip(nn.Embedding, config.vocabulary, config.width, **sizes)
-        head = skip(nn.Linear, config.width, config.vocabulary, bias=False, **sizes)
+        transformer.word_embeddings = nn.utils.skip_init(nn.Embedding, config.vocabulary, config.width, **sizes)
+        head = nn.utils.skip_init(nn.Linear, config.width, config.vocabulary, bias=False, **sizes)
         network.get_mixin("chatglm-final").lm_head = head
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):

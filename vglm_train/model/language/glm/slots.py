@@ -132,7 +132,8 @@ class Slots:
             x = fused.add_and_norm(x, read, alpha, layer.post_attention_layernorm)
             x = fused.add_and_norm(x, mlp.dense_4h_to_h(fused.gelu(mlp.dense_h_to_4h(x))), alpha, norms[number])
         self.column += 1
-        return network.get_mixin("chatglm-final").lm_head(x)
+        logits: Tensor = network.get_mixin("chatglm-final").lm_head(x)
+        return logits
 
 
 class SlotPool:
@@ -177,7 +178,8 @@ class FusedParts:
 
     def add_and_norm(self, x: Tensor, added: Tensor, alpha: float, norm: nn.LayerNorm) -> Tensor:
         """[n,e] twice -> LayerNorm of alpha x + added."""
-        return self._norm(x, added, alpha, norm.weight, norm.bias, norm.eps)
+        normed: Tensor = self._norm(x, added, alpha, norm.weight, norm.bias, norm.eps)
+        return normed
 
 
 def glm_positions(index: Tensor, context: Tensor) -> tuple[Tensor, Tensor]:

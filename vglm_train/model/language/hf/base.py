@@ -60,7 +60,8 @@ class HuggingFaceLanguage(LanguageModel):
         return self.model.get_input_embeddings()
 
     def embed(self, input_ids: Tensor) -> Tensor:
-        return self.embeddings(input_ids).to(embedding_dtype(self.dtype))
+        embeds: Tensor = self.embeddings(input_ids).to(embedding_dtype(self.dtype))
+        return embeds
 
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         from vglm_train.model.language.hf.prefix import self_attention

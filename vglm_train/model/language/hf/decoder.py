@@ -27,7 +27,7 @@ class Layer(DynamicLayer):
     """One block of transformers' cache over `KeyValues`. A sliding window is in the mask; all columns are kept."""
 
     def __init__(self, **options: Any) -> None:
-        super().__init__(**options)
+        DynamicLayer.__init__(self, **options)
         self.held = KeyValues()
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:

@@ -56,4 +56,5 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
     def decoder_blocks(self) -> int:
         shape = getattr(self.model.get_decoder(), "config", self.model.config)
         names = ("num_decoder_layers", "decoder_layers", "num_hidden_layers")
-        return next(getattr(shape, name) for name in names if hasattr(shape, name))
+        number: int = next(getattr(shape, name) for name in names if hasattr(shape, name))
+        return number
