@@ -16,10 +16,10 @@ from vglm_train.model.vision.fp8 import (
     TOP,
     Fp8Linear,
     Rows,
-    add_norm,
     copied_bytes,
-    gelu_linear,
+    gelu_rows,
     has_fp8,
+    norm_rows,
     product,
     quantize,
 )
@@ -68,7 +68,7 @@ def test_a_row_that_is_not_finite_is_nan_and_no_other(bad):
     x = normal(4, 16).bfloat16()
     x[2, 5] = bad
     layer = Fp8Linear(16, 16).bfloat16().requires_grad_(False)
-    for rows in (quantize(x), add_norm(x, None, norm(16))[1], gelu_linear(layer, quantize(x))):
+    for rows in (quantize(x), norm_rows(x, None, norm(16))[1], gelu_rows(layer, quantize(x))):
         out = layer(rows)
         assert out[2].isnan().all()
         assert out[[0, 1, 3]].isfinite().all()
@@ -83,7 +83,7 @@ def norm(width: int) -> nn.LayerNorm:
 
 def test_sum_and_norm_are_those_of_bf16_but_for_the_rounding():
     x, added = normal(2, 5, 32).bfloat16(), normal(2, 5, 32, seed=1).bfloat16()
-    total, rows = add_norm(x, added, norm(32))
+    total, rows = norm_rows(x, added, norm(32))
     assert torch.equal(total, x + added)
     wide = norm(32).float()
     expected = quantize(F.layer_norm(total.float(), (32,), wide.weight, wide.bias, 1e-6))
@@ -101,6 +101,7 @@ def test_a_product_is_that_of_the_numbers_in_eight_bits():
 @pytest.mark.parametrize("planted", [False, True])
 def test_the_scale_between_the_products_of_an_mlp_is_never_too_small(planted):
     """It is known before the product. Numbers stay below the largest code, and keep their three bits."""
+    torch.manual_seed(0)
     layer = Fp8Linear(64, 256).bfloat16().requires_grad_(False)
     x = normal(500, 64)
     if planted:
@@ -108,14 +109,16 @@ def test_the_scale_between_the_products_of_an_mlp_is_never_too_small(planted):
         x[:, 5] *= 50
         x[0] = layer.weight[0] * 100  # as large as a product can be
     rows = quantize(x)
-    found = gelu_linear(layer, rows)
+    found = gelu_rows(layer, rows)
     assert found.codes.float().abs().max() < TOP
     exact = F.gelu(F.linear(rows.full(), layer.quantized()[0].full(), layer.bias.float()), approximate="tanh")
     assert ((found.full() - exact).abs() <= exact.abs() / 16 + found.scales * 2**-10).all()
-    assert (found.full() - exact).norm() < 0.04 * exact.norm()
+    small = slice(1, None), slice(2, None)  # neither the planted row nor the planted outputs
+    assert (found.full() - exact)[small].norm() < 0.04 * exact[small].norm()
 
 
 def test_a_weight_that_changes_is_quantised_again():
+    torch.manual_seed(0)
     layer = Fp8Linear(16, 32).bfloat16().requires_grad_(False)
     x = quantize(normal(3, 16))
     before = layer(x)
@@ -217,12 +220,12 @@ def test_kernels_give_the_plain_numbers():
     x[0, 1], x[0, 2, 3], x[1, 1, 5] = 0, 5e4, float("nan")
 
     def normed(x: torch.Tensor, added: torch.Tensor | None) -> Rows:
-        return add_norm(x, None if added is None else added.to(x.device), norm(1408).to(x.device))[1]
+        return norm_rows(x, None if added is None else added.to(x.device), norm(1408).to(x.device))[1]
 
     def hidden(x: torch.Tensor) -> Rows:
         torch.manual_seed(0)
         up = Fp8Linear(1408, 2832).bfloat16().requires_grad_(False)  # no multiple of a tile
-        return gelu_linear(up.to(x.device), moved(quantize(x.cpu()), x.device))
+        return gelu_rows(up.to(x.device), moved(quantize(x.cpu()), x.device))
 
     for function in (partial(normed, added=None), partial(normed, added=added), hidden):
         here, there = function(x), moved(function(x.cuda()), "cpu")
@@ -231,6 +234,7 @@ def test_kernels_give_the_plain_numbers():
         assert (here.codes.float() == there.codes.float())[finite].float().mean() > 0.99
         torch.testing.assert_close(there.scales, here.scales, rtol=1e-3, atol=0, equal_nan=True)
         torch.testing.assert_close(there.full(), here.full(), rtol=0.13, atol=1e-3, equal_nan=True)
+    torch.manual_seed(0)
     layer, rows = Fp8Linear(1408, 2816).bfloat16(), quantize(x)
     expected = layer(rows)
     found = layer.cuda()(moved(rows, "cuda")).cpu()

@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
-from vglm_train.model.vision import fp8
 from vglm_train.model.vision.base import Encoder
-from vglm_train.model.vision.fp8 import Fp8Linear, Rows
+from vglm_train.model.vision.fp8 import Fp8Linear, Rows, gelu_rows, norm_rows
 from vglm_train.model.vision.fused import add_norm, gelu_linear
 
 EPS = 1e-6
@@ -50,7 +49,7 @@ class Mlp(nn.Module):
     def forward(self, x: Normed) -> Tensor:
         if isinstance(x, Rows):
             assert isinstance(self.up, Fp8Linear)
-            hidden: Normed = fp8.gelu_linear(self.up, x)
+            hidden: Normed = gelu_rows(self.up, x)
         else:
             hidden = gelu_linear(self.up, x)
         output: Tensor = self.down(hidden)
@@ -80,7 +79,7 @@ class Block(nn.Module):
 def _add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm, reader: nn.Linear) -> tuple[Tensor, Normed]:
     """As `add_norm`, with the norm as `reader` multiplies it."""
     if isinstance(reader, Fp8Linear) and reader.active:
-        return fp8.add_norm(x, added, norm)
+        return norm_rows(x, added, norm)
     return add_norm(x, added, norm)
 
 

@@ -48,7 +48,7 @@ class Kernels(Protocol):
     """What is needed of `fp8_triton`."""
 
     def gelu_product(
-        self, x: "Rows", weight: "Rows", bias: Tensor, limits: Tensor, top: float, least: float
+        self, x: tuple[Tensor, ...], weight: tuple[Tensor, ...], bias: Tensor, limits: Tensor, top: float, least: float
     ) -> tuple[Tensor, Tensor]: ...
 
     def add_norm(
@@ -106,19 +106,20 @@ def _codes(x: Tensor, scales: Tensor) -> Tensor:
     return (x * (1 / scales)).clamp(-TOP, TOP).to(CODES)
 
 
-def gelu_linear(linear: Fp8Linear, x: Rows) -> Rows:
+def gelu_rows(linear: Fp8Linear, x: Rows) -> Rows:
     """gelu(linear(x)) in tanh form, x [...,i] with lengths -> [...,o] without."""
     assert x.lengths is not None
     weight, limits = linear.quantized()
     if found := _kernels_for(x.codes):
-        codes, scales = found.gelu_product(x, weight, linear.bias, limits, TOP, LEAST)
+        rows = x.codes, x.scales, x.lengths
+        codes, scales = found.gelu_product(rows, weight[:2], linear.bias, limits, TOP, LEAST)
         return Rows(codes, scales)
     out = F.linear(x.full(), weight.full(), linear.bias.float())
     scales = (x.lengths * limits[0] + limits[1]).clamp(min=LEAST)
     return Rows(_codes(F.gelu(out, approximate="tanh"), scales), scales)
 
 
-def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Rows]:
+def norm_rows(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Rows]:
     """x and what is added to it [...,i] -> their sum, and its norm, which is not rounded to bf16 before."""
     if found := _kernels_for(x):
         total, *rows = found.add_norm(x, added, norm, TOP, LEAST)

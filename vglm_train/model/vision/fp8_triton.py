@@ -5,16 +5,11 @@ They write codes while the numbers are in registers, as `vglm_train.model.vision
 c channels, i inputs, o outputs.
 """
 
-from typing import TYPE_CHECKING
-
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor, nn
 from triton.tools.tensor_descriptor import TensorDescriptor
-
-if TYPE_CHECKING:
-    from vglm_train.model.vision.fp8 import Rows
 
 CODES = torch.float8_e4m3fn
 WARPS = 4  # of a norm of 1408; 2 and 8 take as long
@@ -79,18 +74,19 @@ def _norm_rows(
 
 
 def gelu_product(
-    x: "Rows", weight: "Rows", bias: Tensor, limits: Tensor, top: float, least: float
+    x: tuple[Tensor, ...], weight: tuple[Tensor, ...], bias: Tensor, limits: Tensor, top: float, least: float
 ) -> tuple[Tensor, Tensor]:
-    """x [...,i], weight [o,i], bias [o] -> codes [...,o] and scales [...,1] of GELU(x W' + b)."""
-    rows, inputs, outputs = x.scales.numel(), x.codes.shape[-1], weight.codes.shape[0]
-    out, scales = x.codes.new_empty(*x.codes.shape[:-1], outputs), torch.empty_like(x.scales)
+    """x: codes [...,i], scales and lengths; weight: codes [o,i], scales -> codes [...,o], scales of GELU(x W' + b)."""
+    (codes, x_scales, lengths), (weights, weight_scales) = x, weight
+    rows, inputs, outputs = x_scales.numel(), codes.shape[-1], weights.shape[0]
+    out, scales = codes.new_empty(*codes.shape[:-1], outputs), torch.empty_like(x_scales)
     tiles = TensorDescriptor.from_tensor
     with torch.cuda.device_of(out):
         _gelu_product[(triton.cdiv(rows, ROWS) * triton.cdiv(outputs, OUTPUTS),)](
-            tiles(x.codes.view(rows, inputs), [ROWS, INPUTS]),
-            tiles(weight.codes, [OUTPUTS, INPUTS]),
+            tiles(codes.view(rows, inputs), [ROWS, INPUTS]),
+            tiles(weights, [OUTPUTS, INPUTS]),
             tiles(out.view(rows, outputs), [ROWS, OUTPUTS]),
-            x.scales, x.lengths, weight.scales, bias, limits, scales, rows, outputs,
+            x_scales, lengths, weight_scales, bias, limits, scales, rows, outputs,
             inputs=inputs, top=top, least=least, size_r=ROWS, size_o=OUTPUTS, size_i=INPUTS,
             together=8, num_warps=8, num_stages=4,
         )  # fmt: skip
