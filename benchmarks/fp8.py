@@ -19,7 +19,8 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from benchmarks.stage1 import FULL, HEADER, VOCABULARY, batches, build_objective, engine_step, measure, product_rate
+from benchmarks.rates import product_rate
+from benchmarks.stage1 import FULL, HEADER, VOCABULARY, batches, build_objective, engine_step, measure
 from vglm_train.config.model import Vision
 from vglm_train.model.flops import flops_per_pair
 from vglm_train.model.vision import DTYPES
