@@ -233,7 +233,9 @@ def test_kernels_give_the_plain_numbers():
         assert finite.float().mean() > 0.9
         assert (here.codes.float() == there.codes.float())[finite].float().mean() > 0.99
         torch.testing.assert_close(there.scales, here.scales, rtol=1e-3, atol=0, equal_nan=True)
-        torch.testing.assert_close(there.full(), here.full(), rtol=0.13, atol=1e-3, equal_nan=True)
+        assert torch.equal(there.full().isnan(), here.full().isnan())
+        step = here.full().abs() / 7 + here.scales * 2**-8  # of three bits, and of the smallest numbers
+        assert ((there.full() - here.full()).abs() <= step)[finite].all()
     torch.manual_seed(0)
     layer, rows = Fp8Linear(1408, 2816).bfloat16(), quantize(x)
     expected = layer(rows)
