@@ -66,7 +66,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, {folder.start_words(resume)}",
     ]
-    changes.compare_candidates(split(config, world).micro * world)
+    changes.compare_candidates(split(config, world).together)
     return "\n".join([*lines, *(f"changed: {line}" for line in changes.lines), *_not_here(absent)])
 
 
@@ -155,10 +155,12 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
         lines += _features(config, model, samples)
     plan = Plan.of(config, samples, world)
     epochs = f", {plan.total_samples / samples:.2f} epochs" if samples else ""
+    less = f" less {plan.split.empty} empty places" if plan.split.empty else ""
     return [
         *lines,
-        f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x "
-        f"{plan.accumulation} micro-batches{epochs}; warm-up {plan.warmup_samples // plan.global_batch:,} steps",
+        f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.split.micro} x "
+        f"{plan.split.accumulation} micro-batches{less}{epochs}; warm-up "
+        f"{plan.warmup_samples // plan.global_batch:,} steps",
         *_lengths(config),
         *_mixture(mixture, plan.total_samples),
     ]
@@ -230,7 +232,7 @@ def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int
     """Weights and optimizer exactly, activations by the stage's count. model: may be on the meta device."""
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
-    rows = config.engine.micro_batch or config.data.global_batch // world
+    rows = split(config, world).micro
     frozen = frozen_bytes(model) + copied_bytes(model.vision)
     return Memory(frozen, states, stage.activations(model) * rows, rows, trained * 12)
 

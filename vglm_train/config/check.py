@@ -25,24 +25,54 @@ SCORED: tuple[tuple[StageName, Task], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class BatchSplit:
-    """How a global batch is shared: global_batch = world * micro * accumulation."""
+    """How the rows of a global batch are shared among ranks. Every rank has as many places in every forward.
 
-    micro: int  # rows of one rank in one forward
+    The `accumulation` forwards of a step take runs of rows that differ by one row at most. In each forward rank 0 has
+    the first `micro` of them, rank 1 the next. Where the rows do not fill all places, the last ranks have empty ones.
+    """
+
+    batch: int  # rows of a global batch
+    world: int
+    micro: int  # places of one rank in one forward
     accumulation: int  # forwards of one rank in one step
+
+    def rows(self, part: int, rank: int) -> range:
+        """Rows of the global batch that `rank` has in forward `part` of a step; `micro` at most, or none.
+
+        An empty range also starts where this rank's places do.
+        """
+        first = self._start(part) + rank * self.micro
+        return range(first, max(first, min(first + self.micro, self._start(part + 1))))
+
+    @property
+    def together(self) -> int:
+        """Rows that all ranks run at once; in some forwards of uneven shares one fewer."""
+        return -(-self.batch // self.accumulation)
+
+    @property
+    def empty(self) -> int:
+        """Places of a step that no row takes. They are computed and count in no loss."""
+        return self.world * self.micro * self.accumulation - self.batch
+
+    @property
+    def used(self) -> int:
+        """Micro-batches of all ranks in a step that have a row."""
+        parts = range(self.accumulation)
+        return sum(-(-(self._start(part + 1) - self._start(part)) // self.micro) for part in parts)
+
+    def _start(self, part: int) -> int:
+        return part * self.batch // self.accumulation
 
 
 def split(config: Config, world: int) -> BatchSplit:
-    """Share data.global_batch among `world` processes. FieldError, with what would work, where it does not divide."""
+    """Share data.global_batch among `world` processes, engine.micro_batch rows of each at most at once.
+
+    With data.mix batch those that run at once come from one turn of one source.
+    """
     batch, micro = config.data.global_batch, config.engine.micro_batch
-    unit = world * (micro or 1)
-    if batch % unit:
-        shares = f"{world} process{'es' * (world > 1)}" + (f" x engine.micro_batch {micro}" if micro else "")
-        near = [n for n in (batch // unit * unit, (batch // unit + 1) * unit) if n]
-        reason = f"{batch} cannot be shared evenly by {shares}. Nearest that can: {' or '.join(map(str, near))}"
-        if micro and batch % world == 0:
-            reason += f"; or engine.micro_batch {_largest_divisor(batch // world, micro)}"
-        raise FieldError("data.global_batch", "engine.micro_batch", reason=reason)
-    return BatchSplit(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
+    turn = config.data.mix_rows or batch
+    accumulation = batch // turn * (-(-turn // (world * micro)) if micro else 1)
+    return BatchSplit(batch, world, -(-batch // (accumulation * world)), accumulation)
 
 
 def length_window(config: Config) -> int:
@@ -61,7 +91,6 @@ def check(config: Config, world: int) -> None:
     if not config.data.train:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
     cut = split(config, world)
-    _check_mixture(config.data, cut, world)
     _check_lengths(config)
     _check_features(config)
     _check_graphs(config)
@@ -69,7 +98,7 @@ def check(config: Config, world: int) -> None:
     _check_tuning(config)
     _check_split(config)
     if config.run.stage == "align":
-        _check_candidates(config, cut, world)
+        _check_candidates(config, cut)
     if config.run.stage == "align" or config.model.qformer.reads_question:
         _check_languages(config.data, config.model.text)
     _check_evaluation(config)
@@ -105,23 +134,12 @@ def check_vocabulary(config: Config, tokens: int) -> None:
         raise FieldError("model.qformer.vocabulary", "model.text.tokenizer", reason=reason)
 
 
-def _check_candidates(config: Config, cut: BatchSplit, world: int) -> None:
+def _check_candidates(config: Config, cut: BatchSplit) -> None:
     """ITC and ITM take their negatives from the rows that all ranks run at once, never across micro-batches."""
-    if world * cut.micro < 2 and (config.objective.itc.weight or config.objective.itm.weight):
+    if cut.together < 2 and (config.objective.itc.weight or config.objective.itm.weight):
         reason = "one row at a time has no other row to be told apart from; ITC and ITM need at least 2 in all ranks"
         field = "engine.micro_batch" if config.engine.micro_batch else "data.global_batch"
         raise FieldError(field, reason=reason)
-
-
-def _check_mixture(data: Data, cut: BatchSplit, world: int) -> None:
-    """Rows that all ranks run at once come from one source, where batches are not mixed."""
-    together, rows = world * cut.micro, data.mix_rows or data.global_batch
-    if data.mix == "batch" and rows % together:
-        reason = (
-            f"{rows} rows come from one source, but {world} x {cut.micro} rows run at once: give a multiple of "
-            f"{together}, or another engine.micro_batch"
-        )
-        raise FieldError("data.mix_rows", "engine.micro_batch", reason=reason)
 
 
 def _check_lengths(config: Config) -> None:
@@ -258,7 +276,3 @@ def _words(length: Length) -> str:
     if length.epochs is not None:
         return f"{length.epochs:g} epochs"
     return f"{length.steps} steps" if length.steps is not None else f"{length.samples} samples"
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)

@@ -158,6 +158,12 @@ class Engine:
     backend: Annotated[
         Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"
     ] = "auto"
+    stall: Annotated[
+        float | None,
+        "seconds that a part of a step may take before the ranks that do not arrive are named; after twice as long the "
+        "run ends; null: never",
+        POSITIVE,
+    ] = 600.0
     max_skipped: Annotated[int, "steps that are not finite, in a row, before the run stops", POSITIVE] = 20
 
     def __post_init__(self) -> None:

@@ -17,6 +17,7 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
 from vglm_train.engine.device_prefetch import prefetch
 from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.progress import Plan, RunState
+from vglm_train.engine.watch import Watch
 from vglm_train.objective.base import LossOutput, Objective
 
 
@@ -53,6 +54,10 @@ class StepReport:
 
 
 class Hook(Protocol):
+    @property
+    def doing(self) -> str | None:
+        """For a person who asks why a run stands still; None: it may take as long as it likes."""
+
     def after_step(self, report: StepReport) -> None: ...
 
 
@@ -69,28 +74,37 @@ class Trainer:
         loader: Loader,
         stop: StopRequest,
         ranks: Ranks,
+        watch: Watch,
     ) -> None:
         self.config, self.plan, self.state, self.ranks = config, plan, state, ranks
-        self.engine, self.objective, self.loader, self.stop = engine, objective, loader, stop
+        self.engine, self.objective, self.loader, self.stop, self.watch = engine, objective, loader, stop, watch
 
-    def fit(self, hooks: Sequence[Hook]) -> None:
-        """Train to the end of the plan, or of the step in which a hook ends the run or a rank is asked to stop."""
+    def fit(self, hooks: Sequence[Hook]) -> bool:
+        """Train to the end of the plan, or of the step in which a hook ends the run or a rank is asked to stop.
+
+        Returns whether a rank was asked to stop before the run's end.
+        """
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.stream_position)) as read:
             batches = prefetch(read, self.ranks.device)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:
+                    self.watch.note(hook.doing, report.step)
                     hook.after_step(report)
                 if report.stopping:
-                    break
+                    return self.state.step < self.plan.steps and not self.state.ended
+        return False
 
     def _train_step(self, stream: Iterator[Batch]) -> StepReport:
-        start = time.perf_counter()
-        batches = [next(stream) for _ in range(self.plan.accumulation)]
+        start, number = time.perf_counter(), self.state.step + 1
+        self.watch.note("waiting for data", number)
+        batches = [next(stream) for _ in range(self.plan.split.accumulation)]
         waited = time.perf_counter() - start
+        self.watch.note("counting rows and targets", number)
         units = [self.objective.units(batch) for batch in batches]
         totals = self._global_counts(batches, units)
+        self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         torch.manual_seed(_step_seed(self.config.run.seed, batches[0].first_row))
         outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
@@ -126,14 +140,15 @@ class Trainer:
         """For each micro-batch, the factor of each loss's sum: its weight over its number of units.
 
         global: units of all ranks and micro-batches, times `world` because gradients are averaged over ranks.
-        micro: the micro-batch's own units, each micro-batch counting the same (LAVIS, VisualGLM).
+        micro: the micro-batch's own units, each micro-batch with a row counting the same (LAVIS, VisualGLM).
         """
         weights = self.objective.weights
         if self.config.objective.mean == "global":
             counts = totals[: len(units[0])].clamp(min=1).float()
             shared = {name: weights[name] * self.ranks.world / count for name, count in zip(units[0], counts.unbind())}
             return [shared] * len(units)
-        return [{name: weights[name] / (n.clamp(min=1) * len(units)) for name, n in u.items()} for u in units]
+        share = self.ranks.world / self.plan.split.used
+        return [{name: weights[name] * share / n.clamp(min=1) for name, n in u.items()} for u in units]
 
     def _account(self, update: Update, totals: Tensor, losses: list[str]) -> bool:
         """Bring the state up to date; returns whether any rank was asked to stop."""
