@@ -105,7 +105,7 @@ def measure(step: Callable[[list[PairBatch]], None], data: list[PairBatch], warm
         torch.cuda.synchronize()
     rows, micro = sum(len(batch.valid) for batch in data), len(data[0].valid)
     seconds = (time.perf_counter() - start) / steps / rows
-    peak = torch.cuda.max_memory_allocated() / GIB if cuda else float("nan")
+    peak = torch.cuda.max_memory_reserved() / GIB if cuda else float("nan")
     return Result(rows, micro, seconds, peak, sum(b.features.nbytes for b in data if b.features is not None) / GIB)
 
 

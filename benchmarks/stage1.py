@@ -45,7 +45,7 @@ class Result:
     pairs: int
     seconds: float  # median of a step
     spread: float  # between the fastest and the slowest tenth, as a fraction of the median
-    gib: float  # most memory allocated while stepping
+    gib: float  # most memory that torch reserved while stepping, recorded passes included
     floor: float  # seconds
 
     def record(self, method: str, values: Mapping[str, float] | None = None) -> None:
@@ -149,7 +149,7 @@ def measure(
         times.append(time.perf_counter() - start)
     times.sort()
     median, tenth = times[len(times) // 2], len(times) // 10
-    gib = torch.cuda.max_memory_allocated(device) / 2**30 if device.type == "cuda" else float("nan")
+    gib = torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else float("nan")
     rows = data[0].valid.shape[0]
     result = Result(name, rows, median, (times[-1 - tenth] - times[tenth]) / median, gib, floor)
     result.record(f"median of {steps} steps of {rows} rows after a warm-up, each waited for", values)

@@ -97,9 +97,9 @@ class Throughput:
 
 
 def peak_memory(device: torch.device) -> int:
-    """Most bytes held so far: by tensors on a GPU, by the whole process on a CPU."""
+    """Most bytes held so far: by torch on a GPU, recorded passes included, by the whole process on a CPU."""
     if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
+        return torch.cuda.max_memory_reserved(device)
     import resource  # not on Windows, where other parts of this module are of use
 
     unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in KiB on Linux, in bytes on macOS
