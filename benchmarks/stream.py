@@ -35,7 +35,8 @@ from vglm_train.data import loader
 from vglm_train.data.processors import PairProcessor
 from vglm_train.data.sample import read_sample
 from vglm_train.data.shards.index import make_index, write_index
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.prompt.qformer_text import build_text
 

@@ -12,10 +12,12 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from typing import IO, Any, BinaryIO, TypeVar
 
 from vglm_train.errors import UserError
 
@@ -24,8 +26,12 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+Item = TypeVar("Item")
+
 _TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
 _SEEKING = threading.Lock()  # of `read_at`, where a descriptor's position is shared by threads
+_ASKING = 16  # threads, and files that each asks for at once
+_ASKED = 64
 _TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
 
 
@@ -55,6 +61,29 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     file.close()
     if durable:
         sync(path.parent)
+
+
+def file_states(files: Iterable[tuple[Path, Item]]) -> Iterator[tuple[Item, os.stat_result | OSError]]:
+    """Each path's item with the file's size and times, or why they cannot be had, in the order given.
+
+    Several are asked for side by side: of a file on a network each takes a fraction of a millisecond.
+    """
+
+    def states(some: Sequence[tuple[Path, Item]]) -> list[tuple[Item, os.stat_result | OSError]]:
+        return [(item, _state(path)) for path, item in some]
+
+    rest = iter(files)
+    with ThreadPoolExecutor(_ASKING) as pool:
+        while parts := [part for _ in range(_ASKING) if (part := list(islice(rest, _ASKED)))]:
+            for found in pool.map(states, parts):
+                yield from found
+
+
+def _state(path: Path) -> os.stat_result | OSError:
+    try:
+        return path.stat()
+    except OSError as error:
+        return error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -21,7 +21,8 @@ from vglm_train.data.sample import SampleBuilder
 from vglm_train.data.sampling.interleave import PERIOD, Interleave, whole_weights
 from vglm_train.data.sampling.length_buckets import LengthBuckets
 from vglm_train.data.sampling.mixture import Mixture, SubDataset, build_mixture
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 
 
