@@ -84,14 +84,14 @@ def photos(folder: Path, number: int, short: int, grain: float) -> Iterator[byte
         yield out.getvalue()
 
 
-def write_source(folder: Path, images: Iterator[bytes], names: int = 1) -> Path:
-    """One shard of the images with its index, under so many names, and the manifest."""
+def write_source(folder: Path, images: Iterator[bytes], names: int = 1, text: str = "a photo", language="en") -> Path:
+    """One shard of the images with its index, under so many names, and the manifest. `text`: of the captions."""
     folder.mkdir()
     first = folder / "shard-000000.tar"
     samples = 0
     with webdataset.TarWriter(str(first)) as tar:
         for number, image in enumerate(images):
-            record = {"id": str(number), "captions": {"en": [f"a photo {number}"]}}
+            record = {"id": str(number), "captions": {language: [f"{text} {number}"]}}
             tar.write({"__key__": f"{number:06d}", "jpg": image, "json": json.dumps(record).encode()})
             samples += 1
     digest = hashlib.sha256(first.read_bytes()).hexdigest()
@@ -102,8 +102,8 @@ def write_source(folder: Path, images: Iterator[bytes], names: int = 1) -> Path:
         if number:
             path.hardlink_to(first)
             path.with_suffix(".idx").hardlink_to(first.with_suffix(".idx"))
-        shards.append(Shard(path.name, path, samples, first.stat().st_size, digest, {"en": samples}))
-    Manifest(folder / "manifest.json", tuple(shards)).write()
+        shards.append(Shard(path.name, path, samples, first.stat().st_size, digest, {language: samples}))
+    Manifest(folder / "manifest.json", tuple(shards), {"captions": {language: samples * names}}).write()
     return folder
 
 
