@@ -204,11 +204,10 @@ def byte_rows(language: Language) -> Iterator[list[str]]:
 
 def need_rows(language: Language) -> Iterator[list[str]]:
     """A table's lines, the head first: what else each stage asks of a machine, and how often a pair is read."""
-    head = {
+    yield {
         "en": "; loader cores a card, 256 px; 1333 px; checkpoint, GB; written in, s; Chinese pairs are read; English",
-        "zh": "；每卡的加载核数，256 像素；1333 像素；检查点，GB；写入，秒；中文对读取次数；英文",
-    }[language]
-    yield head.replace("；", "; ").split("; ")
+        "zh": "; 每卡的加载核数，256 像素; 1333 像素; 检查点，GB; 写入，秒; 中文对读取次数; 英文",
+    }[language].split("; ")
     for name in STAGES:
         one = work(name)
         rates = (number("cpu", "stream/decode", f"short side {side}", "samples_per_s") for side in (256, 1333))
@@ -239,10 +238,10 @@ def given_rows(language: Language) -> Iterator[list[str]]:
     yield {"en": ["taken as given", ""], "zh": ["以此为前提", ""]}[language]
     one, two = map(work, STAGES)
     words = {
-        "en": ("a card sends within a machine (NVLink 4)", "between machines (400 Gbit/s a card)", "one process writes",
-               "pairs, Chinese and English", "rows in stage one", "rows in stage two"),
-        "zh": ("机器内每卡发送（NVLink 4）", "机器之间（每卡 400 Gbit/s）", "一个进程写入", "图文对，中文与英文", "第一阶段的行", "第二阶段的行"),
-    }[language]  # fmt: skip
+        "en": "a card sends within a machine (NVLink 4); between machines (400 Gbit/s a card); one process writes; "
+        "pairs, Chinese and English; rows in stage one; rows in stage two",
+        "zh": "机器内每卡发送（NVLink 4）; 机器之间（每卡 400 Gbit/s）; 一个进程写入; 图文对，中文与英文; 第一阶段的行; 第二阶段的行",
+    }[language].split("; ")
     values = [f"{speed / 1e9:.0f} GB/s" for speed in (NVLINK, NETWORK, STORAGE)]
     values.append(" + ".join(f"{pairs / 1e6:.0f} M" for pairs in PAIRS.values()))
     values += [f"{each.config.run.length.steps:,} x {each.batch:,} = {each.samples / 1e6:.1f} M" for each in (one, two)]

@@ -15,9 +15,8 @@ def measured(folder: Path, shards: int, samples: int, draws: int, number: int) -
     counts, expected = pairs.walk(mixture, draws, stops)
     assert sum(counts.values()) == draws
     assert all(abs(count / draws - 1 / 2) < 1e-6 for count in counts.values())
-    found = [pairs.apart(folder, "manifest.json", stop, pairs.AFTER, 1 + stop % 2) for stop in stops]
+    found = [pairs.apart(folder, "manifest.json", stop, pairs.AFTER, 1 + nth % 3) for nth, stop in enumerate(stops)]
     assert [list(one.keys) for one in found] == expected
-    assert all(len(set(keys)) == pairs.AFTER for keys in expected)
     return found
 
 
@@ -34,7 +33,7 @@ def test_places_are_whole_steps_within_the_walk() -> None:
         places = pairs.places(draws, number)
         assert len(set(places)) == number
         assert all(place % pairs.BATCH == 0 for place in places)
-        assert pairs.FROM <= places[0]
+        assert places[0] >= pairs.FROM
         assert places[-1] + pairs.AFTER <= pairs.FROM + draws
 
 
