@@ -171,11 +171,20 @@ def cost_rows(language: Language) -> Iterator[list[str]]:
         "en": ["", "cards", "rows a step", "arithmetic, ms", "moving", "wait", "of one card", "hours", "card-hours"],
         "zh": ["", "卡", "每步的行", "计算，毫秒", "传输", "等待", "相对单卡", "小时", "卡时"],
     }[language]
-    for name in STAGES:
-        one = work(name)
-        sizes = [(cards, float(one.rows)) for cards in CARDS]
-        sizes += [(cards, one.batch / cards) for cards in CARDS[1:]]
-        yield from (_line(_called(name, language), step(one, *size)) for size in sizes)
+    found = {name: list(_steps(work(name))) for name in STAGES}
+    for name, steps in found.items():
+        yield from (_line(_called(name, language), each) for each in steps)
+    for first, second in zip(*found.values()):
+        hours = first.hours + second.hours
+        rows = f"{first.rows * first.cards:,.0f}, {second.rows * second.cards:,.0f}"
+        both = {"en": "both stages", "zh": "两个阶段"}[language]
+        yield [both, str(first.cards), rows, "", "", "", "", f"{hours:,.1f}", f"{hours * first.cards:,.0f}"]
+
+
+def _steps(one: Work) -> Iterator[Step]:
+    """At the rows of a card that were measured, then at the configuration's batch."""
+    yield from (step(one, cards, float(one.rows)) for cards in CARDS)
+    yield from (step(one, cards, one.batch / cards) for cards in CARDS[1:])
 
 
 def _line(name: str, found: Step) -> list[str]:
@@ -240,7 +249,8 @@ def given_rows(language: Language) -> Iterator[list[str]]:
     words = {
         "en": "a card sends within a machine (NVLink 4); between machines (400 Gbit/s a card); one process writes; "
         "pairs, Chinese and English; rows in stage one; rows in stage two",
-        "zh": "机器内每卡发送（NVLink 4）; 机器之间（每卡 400 Gbit/s）; 一个进程写入; 图文对，中文与英文; 第一阶段的行; 第二阶段的行",
+        "zh": "机器内每卡发送（NVLink 4）; 机器之间（每卡 400 Gbit/s）; 一个进程写入; 图文对，中文与英文; "
+        "第一阶段的行; 第二阶段的行",
     }[language].split("; ")
     values = [f"{speed / 1e9:.0f} GB/s" for speed in (NVLINK, NETWORK, STORAGE)]
     values.append(" + ".join(f"{pairs / 1e6:.0f} M" for pairs in PAIRS.values()))

@@ -31,7 +31,7 @@ Item = TypeVar("Item")
 _TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
 _SEEKING = threading.Lock()  # of `read_at`, where a descriptor's position is shared by threads
 _ASKING = 16  # threads, and files that each asks for at once
-_ASKED = 64
+_ASKED = 256
 _TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
 
 

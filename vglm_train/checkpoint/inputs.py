@@ -206,7 +206,7 @@ def _data(sources: Sequence[Source], manifests: Sequence[Manifest]) -> tuple[dic
     held, times = {}, {}
     for source, manifest in zip(sources, manifests, strict=True):
         shards, name = manifest.shards, _key(source)
-        tables = [shard for shard in shards if isinstance(shard, TableSlice)]
+        tables = [shard for shard in shards if isinstance(shard, TableSlice)] if _is_table(shards) else []
         unit = "" if tables else f" in {len(shards)} shards"
         held[name] = f"{manifest.samples} samples{unit} ({_digest(shard.identity() for shard in shards)})"
         if tables:
@@ -214,6 +214,11 @@ def _data(sources: Sequence[Source], manifests: Sequence[Manifest]) -> tuple[dic
         if any(True for _ in _local(shards)):
             times[str(manifest.where)] = _digest(_times(shards))
     return held, times
+
+
+def _is_table(shards: Sequence[Shard]) -> bool:
+    """All shards of a manifest are of one kind."""
+    return bool(shards) and isinstance(shards[0], TableSlice)
 
 
 def _local(shards: Iterable[Shard]) -> Iterator[Shard]:

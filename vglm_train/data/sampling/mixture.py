@@ -124,10 +124,8 @@ def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, 
 
 def _counts(manifest: Manifest, language: str | None) -> list[int]:
     """Samples of each shard, those with captions in `language` if it is given."""
-    if language is None:
-        return [shard.samples for shard in manifest.shards]
-    if manifest.captions is not None and set(manifest.captions) == {language}:
-        return [shard.samples for shard in manifest.shards]
+    if language is None or (manifest.captions is not None and set(manifest.captions) == {language}):
+        return manifest.counts
     if any(shard.languages is None for shard in manifest.shards):
         raise UserError(
             f"{manifest.where}: does not say how many samples have captions in {language}, which data.balance needs. "

@@ -32,8 +32,13 @@ class Manifest:
 
     @property
     def samples(self) -> int:
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each shard."""
         shards = self.shards
-        return shards.samples if isinstance(shards, ShardList) else sum(shard.samples for shard in shards)
+        return shards.samples if isinstance(shards, ShardList) else [shard.samples for shard in shards]
 
     @property
     def captions(self) -> dict[str, int] | None:

@@ -73,9 +73,10 @@ class ShardList(_Shards):
         return map(self._made, range(len(self)))
 
     @property
-    def samples(self) -> int:
-        """Of all shards; none is made for it."""
-        return int(self._counts[:, 0].sum())
+    def samples(self) -> list[int]:
+        """Of each shard; none is made for it."""
+        counts: list[int] = self._counts[:, 0].tolist()
+        return counts
 
     def one(self, number: int) -> Shard:
         return self._last[number]
