@@ -12,11 +12,13 @@ import os
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
+from statistics import median
 from typing import IO, Any, BinaryIO, TypeVar
 
 from vglm_train.errors import UserError
@@ -30,8 +32,9 @@ Item = TypeVar("Item")
 
 _TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
 _SEEKING = threading.Lock()  # of `read_at`, where a descriptor's position is shared by threads
-_ASKING = 16  # threads, and files that each asks for at once
-_ASKED = 256
+_ASKED = 64  # files whose states are asked for one by one
+_SLOW = 100e-6  # seconds for most of them; then those of the next are asked for side by side:
+_ASIDE, _ASKING = 128, 32  # times as many, by threads, which cost more than they save where a local disk answers
 _TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
 
 
@@ -66,16 +69,23 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
 def file_states(files: Iterable[tuple[Path, Item]]) -> Iterator[tuple[Item, os.stat_result | OSError]]:
     """Each path's item with the file's size and times, or why they cannot be had, in the order given.
 
-    Several are asked for side by side: of a file on a network each takes a fraction of a millisecond.
+    Where each takes long, as on a network's file system, many are asked for side by side.
     """
 
     def states(some: Sequence[tuple[Path, Item]]) -> list[tuple[Item, os.stat_result | OSError]]:
         return [(item, _state(path)) for path, item in some]
 
     rest = iter(files)
-    with ThreadPoolExecutor(_ASKING) as pool:
-        while parts := [part for _ in range(_ASKING) if (part := list(islice(rest, _ASKED)))]:
-            for found in pool.map(states, parts):
+    with ThreadPoolExecutor(_ASKING) as pool:  # starts its threads when they are needed
+        while part := list(islice(rest, _ASKED)):
+            found, moments = [], [time.perf_counter()]
+            for path, item in part:
+                found.append((item, _state(path)))
+                moments.append(time.perf_counter())
+            yield from found
+            slow = median(after - before for before, after in pairwise(moments)) > _SLOW
+            more = [part for _ in range(_ASIDE) if slow and (part := list(islice(rest, _ASKED)))]
+            for found in pool.map(states, more):
                 yield from found
 
 
