@@ -120,7 +120,7 @@ CASES = {
              "stream start --photos {photos}", "stream start --photos {photos} --shards 12 --batches 2", 0.0, 120,
              packages=("webdataset", "psutil")),
         Case("pairs", "330 million pairs in 33,000 shards: start, memory, resumes, shares", "pairs",
-             "pairs --shards 110 --samples 60 --draws 4000 --resumes 2 --workers 1", 0.0, 300, disk=1.0,
+             "pairs --shards 110 --samples 60 --draws 4000 --resumes 2 --workers 1", 0.0, 300,
              packages=("webdataset", "psutil")),
         Case("serve_load", "many clients of `vglm serve` with a bundle (--bundle)", "serve_load {bundle}",
              "serve_load {bundle} --clients 4 --alone 2 --seconds 1 --tokens 8", 1.0, 200,
