@@ -37,7 +37,8 @@ from vglm_train.data import loader
 from vglm_train.data.processors import PairProcessor
 from vglm_train.data.sample import read_sample
 from vglm_train.data.shards.index import make_index, write_index
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.image import Decoder
 from vglm_train.prompt.qformer_text import build_text
@@ -103,14 +104,14 @@ def photos(folder: Path | None, number: int, short: int, grain: float) -> Iterat
         yield out.getvalue()
 
 
-def write_source(folder: Path, images: Iterator[bytes], names: int = 1) -> Path:
-    """One shard of the images with its index, under so many names, and the manifest."""
+def write_source(folder: Path, images: Iterator[bytes], names: int = 1, text: str = "a photo", language="en") -> Path:
+    """One shard of the images with its index, under so many names, and the manifest. `text`: of the captions."""
     folder.mkdir()
     first = folder / "shard-000000.tar"
     samples = 0
     with webdataset.TarWriter(str(first)) as tar:
         for number, image in enumerate(images):
-            record = {"id": str(number), "image_id": number, "captions": {"en": [f"a photo {number}"]}}
+            record = {"id": str(number), "image_id": number, "captions": {language: [f"{text} {number}"]}}
             tar.write({"__key__": f"{number:06d}", "jpg": image, "json": json.dumps(record).encode()})
             samples += 1
     digest = hashlib.sha256(first.read_bytes()).hexdigest()
@@ -121,8 +122,8 @@ def write_source(folder: Path, images: Iterator[bytes], names: int = 1) -> Path:
         if number:
             path.hardlink_to(first)
             path.with_suffix(".idx").hardlink_to(first.with_suffix(".idx"))
-        shards.append(Shard(path.name, path, samples, first.stat().st_size, digest, {"en": samples}))
-    Manifest(folder / "manifest.json", tuple(shards)).write()
+        shards.append(Shard(path.name, path, samples, first.stat().st_size, digest, {language: samples}))
+    Manifest(folder / "manifest.json", tuple(shards), {"captions": {language: samples * names}}).write()
     return folder
 
 

@@ -11,13 +11,13 @@ import textwrap
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
+from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 
 from benchmarks.result_file import MEASURED, Results
-from docs import cards
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks/results"
@@ -123,7 +123,10 @@ def render(name: str, language: Language) -> str:
     """The table and where its numbers come from, as Markdown."""
     table = definitions()["tables"][name]
     if "made" in table:
-        return markdown(list(getattr(cards, table["made"])(language)))
+        module, function = table["made"].split(".")
+        made = markdown(list(getattr(import_module(f"docs.{module}"), function)(language)))
+        told = " ".join(source(alias, language, brief=True) for alias in table.get("files", ()))
+        return f"{made}\n\n{_wrapped(told, language)}" if told else made
     head = [said(each, language) for each in table["head"]]
     rows = []
     for row in table["rows"]:
@@ -137,9 +140,11 @@ def render(name: str, language: Language) -> str:
     sources = table.get("sources", "whole")
     if sources != "none":
         parts.append(" ".join(source(alias, language, sources == "brief") for alias in files_of(table)))
-    if language == "en":
-        parts = [textwrap.fill(part, 120, break_long_words=False, break_on_hyphens=False) for part in parts]
-    return "\n\n".join([markdown([head, *rows]), *parts])
+    return "\n\n".join([markdown([head, *rows]), *(_wrapped(part, language) for part in parts)])
+
+
+def _wrapped(text: str, language: Language) -> str:
+    return textwrap.fill(text, 120, break_long_words=False, break_on_hyphens=False) if language == "en" else text
 
 
 def markdown(lines: Sequence[Sequence[str]]) -> str:

@@ -11,7 +11,8 @@ import numpy as np
 from PIL import Image
 from webdataset import TarWriter
 
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 
 TOKENS = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "photo", "number", "第", "张", "照", "片"]
 

@@ -193,3 +193,20 @@ def test_the_cache_folder_is_the_systems(tmp_path, monkeypatch, system, platform
     monkeypatch.setattr(files, "os", SimpleNamespace(name=system, environ=os.environ))
     monkeypatch.setattr(files.sys, "platform", platform)
     assert files.user_cache() == tmp_path / expected
+
+
+@pytest.mark.parametrize("slow", [1.0, -1.0])
+def test_states_of_many_files_come_in_their_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slow: float) -> None:
+    """One by one, and side by side; what cannot be had is an item's error."""
+    monkeypatch.setattr(files, "_SLOW", slow)
+    monkeypatch.setattr(files, "_ASKED", 3)
+    monkeypatch.setattr(files, "_ASIDE", 2)
+    for size in range(20):
+        if size != 7:
+            (tmp_path / str(size)).write_bytes(bytes(size))
+    asked = iter([(tmp_path / str(size), size) for size in range(20)])
+    found = list(files.file_states(asked))
+    assert [item for item, _ in found] == list(range(20))
+    assert isinstance(found[7][1], FileNotFoundError)
+    assert [state.st_size for size, state in found if size != 7] == [size for size in range(20) if size != 7]
+    assert list(files.file_states([])) == []

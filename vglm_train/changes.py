@@ -18,7 +18,8 @@ from vglm_train.checkpoint.inputs import (
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import Vocabulary, check_words
 from vglm_train.config.run import Config
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import RunState
 from vglm_train.log.run_info import RunInfo

@@ -12,10 +12,14 @@ import os
 import re
 import sys
 import threading
-from collections.abc import Callable, Iterator
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
+from itertools import islice, pairwise
 from pathlib import Path
-from typing import IO, Any, BinaryIO
+from statistics import median
+from typing import IO, Any, BinaryIO, TypeVar
 
 from vglm_train.errors import UserError
 
@@ -24,8 +28,13 @@ try:
 except ImportError:  # Windows
     fcntl = None  # type: ignore[assignment]
 
+Item = TypeVar("Item")
+
 _TEMPORARY = re.compile(r".+\.tmp-(\d+|old)")
 _SEEKING = threading.Lock()  # of `read_at`, where a descriptor's position is shared by threads
+_ASKED = 64  # files whose states are asked for one by one
+_SLOW = 100e-6  # seconds for most of them; then those of the next are asked for side by side:
+_ASIDE, _ASKING = 128, 32  # times as many, by threads, which cost more than they save where a local disk answers
 _TIDIED = 4  # temporaries of one name that are looked for: as many of its writers may have been killed at once
 
 
@@ -55,6 +64,36 @@ def replace_file(path: Path, durable: bool = True) -> Iterator[BinaryIO]:
     file.close()
     if durable:
         sync(path.parent)
+
+
+def file_states(files: Iterable[tuple[Path, Item]]) -> Iterator[tuple[Item, os.stat_result | OSError]]:
+    """Each path's item with the file's size and times, or why they cannot be had, in the order given.
+
+    Where each takes long, as on a network's file system, many are asked for side by side.
+    """
+
+    def states(some: Sequence[tuple[Path, Item]]) -> list[tuple[Item, os.stat_result | OSError]]:
+        return [(item, _state(path)) for path, item in some]
+
+    rest = iter(files)
+    with ThreadPoolExecutor(_ASKING) as pool:  # starts its threads when they are needed
+        while part := list(islice(rest, _ASKED)):
+            found, moments = [], [time.perf_counter()]
+            for path, item in part:
+                found.append((item, _state(path)))
+                moments.append(time.perf_counter())
+            yield from found
+            slow = median(after - before for before, after in pairwise(moments)) > _SLOW
+            more = [part for _ in range(_ASIDE) if slow and (part := list(islice(rest, _ASKED)))]
+            for found in pool.map(states, more):
+                yield from found
+
+
+def _state(path: Path) -> os.stat_result | OSError:
+    try:
+        return path.stat()
+    except OSError as error:
+        return error
 
 
 def write_text(path: Path, text: str) -> None:

@@ -25,7 +25,8 @@ from data_tools.check_shards.check import ShardCheck, check_shard
 from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.shards.index import index_path
-from vglm_train.data.shards.manifest import NAME, Manifest, Shard
+from vglm_train.data.shards.manifest import NAME, Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 

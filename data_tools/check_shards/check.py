@@ -13,8 +13,8 @@ from vglm_train.data.record import DamagedSample
 from vglm_train.data.rules import dialogue_of
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import count_languages, index_path, make_index, read_index, write_index
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import TarIndex
 from vglm_train.files import sha256
 from vglm_train.image import examine_image

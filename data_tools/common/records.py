@@ -13,8 +13,9 @@ from PIL import Image
 
 from data_tools.common.image_bytes import read_file
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, open_image
 

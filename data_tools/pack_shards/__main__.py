@@ -29,7 +29,8 @@ from data_tools.common.jobs import owned, read_json, refuse_other
 from data_tools.common.pool import spread
 from data_tools.pack_shards.write import Job, PackOptions, PackPlan, make_plan, pack_shard, shard_name
 from vglm_train.data.shards.index import index_path
-from vglm_train.data.shards.manifest import NAME, Manifest, Shard
+from vglm_train.data.shards.manifest import NAME, Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder, tidy

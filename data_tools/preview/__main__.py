@@ -33,8 +33,8 @@ from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.data.loader import build
 from vglm_train.data.processors import PairProcessor
 from vglm_train.data.record import DamagedSample, RecordError, parse
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file, write_text

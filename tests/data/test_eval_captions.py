@@ -12,7 +12,7 @@ from made_shards import jpeg, sample, write_manifest, write_shard, write_source
 from vglm_train.config.data import Source
 from vglm_train.data.eval_captions import EvalSet
 from vglm_train.data.eval_choice import examples, few, share_out
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.image import eval_pixels, open_image
 

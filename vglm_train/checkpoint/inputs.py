@@ -7,7 +7,7 @@ order of the samples, and so what an epoch has read, is a function of them.
 import hashlib
 import json
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
@@ -21,15 +21,17 @@ from vglm_train.config.load import show
 from vglm_train.config.metric_names import MEANING
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import VERSIONS
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.tables.picture_state import picture_state
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
+from vglm_train.files import file_states
 from vglm_train.fingerprint import bundle_fingerprint, content_hashes, fingerprint, tokenizer_fingerprint
 from vglm_train.prompt.qformer_text import find_tokenizer
 
-STREAM = 1  # raised when another sample would be at a position of the stream, or something else be drawn of it
+STREAM = 2  # raised when another sample would be at a position of the stream, or something else be drawn of it
 COMPARED = 8 << 30  # bytes of shards whose times have changed that are read again
 LIBRARIES = ("torch", "transformers", "tokenizers", "pillow", "numpy")
 
@@ -164,16 +166,16 @@ def check_shards(manifests: Sequence[Manifest], before: Inputs, now: Inputs) -> 
     changed = {name for name, _, _ in differences(before.times, now.times)}
     lines = []
     for manifest in manifests:
-        local = [shard for shard in manifest.shards if _is_local(shard) and shard.sha256]
-        size = sum(shard.bytes for shard in local)
-        if str(manifest.where) not in changed or not local:
+        if str(manifest.where) not in changed:
             continue
+        size = sum(shard.bytes for shard in _local(manifest.shards) if shard.sha256)
         if size > COMPARED:
             lines.append(
                 f"{manifest.where}: shards were written or copied since; they are too large to be compared here. "
                 f"vglm data check_shards {manifest.path.parent} does it."
             )
             continue
+        local = [shard for shard in _local(manifest.shards) if shard.sha256]
         hashes = content_hashes([shard.path for shard in local])
         if wrong := [shard for shard in local if hashes[shard.path] != shard.sha256]:
             raise UserError(
@@ -185,7 +187,7 @@ def check_shards(manifests: Sequence[Manifest], before: Inputs, now: Inputs) -> 
 
 def held_out_state(shards: Sequence[Shard]) -> str:
     """Held-out data, in words that are equal where it is."""
-    return f"{sum(shard.samples for shard in shards)} samples ({_digest([shard.identity() for shard in shards])})"
+    return f"{sum(shard.samples for shard in shards)} samples ({_digest(shard.identity() for shard in shards)})"
 
 
 def judged_by(config: Config, shards: Sequence[Shard]) -> dict[str, str]:
@@ -210,19 +212,32 @@ def _data(sources: Sequence[Source], manifests: Sequence[Manifest]) -> tuple[dic
     held, times = {}, {}
     for source, manifest in zip(sources, manifests, strict=True):
         shards, name = manifest.shards, _key(source)
-        tables = [shard for shard in shards if isinstance(shard, TableSlice)]
+        tables = [shard for shard in shards if isinstance(shard, TableSlice)] if _is_table(shards) else []
         unit = "" if tables else f" in {len(shards)} shards"
-        held[name] = f"{manifest.samples} samples{unit} ({_digest([shard.identity() for shard in shards])})"
+        held[name] = f"{manifest.samples} samples{unit} ({_digest(shard.identity() for shard in shards)})"
         if tables:
             held[name + PICTURES] = picture_state(tables)
-        local = [shard for shard in shards if _is_local(shard)]
-        if local:
-            times[str(manifest.where)] = _digest([[shard.name, shard.path.stat().st_mtime_ns] for shard in local])
+        if any(True for _ in _local(shards)):
+            times[str(manifest.where)] = _digest(_times(shards))
     return held, times
 
 
-def _is_local(shard: Shard) -> bool:
-    return shard.url is None and not isinstance(shard, TableSlice)
+def _is_table(shards: Sequence[Shard]) -> bool:
+    """All shards of a manifest are of one kind."""
+    return bool(shards) and isinstance(shards[0], TableSlice)
+
+
+def _local(shards: Iterable[Shard]) -> Iterator[Shard]:
+    """Tars on a disk of this machine."""
+    return (shard for shard in shards if shard.url is None and not isinstance(shard, TableSlice))
+
+
+def _times(shards: Iterable[Shard]) -> Iterator[tuple[str, int]]:
+    """Names and times of the tars on this machine. UserError where one is gone."""
+    for shard, state in file_states((shard.path, shard) for shard in _local(shards)):
+        if isinstance(state, OSError):
+            raise UserError(f"{shard.path}: {state.strerror}")
+        yield shard.name, state.st_mtime_ns
 
 
 def _weights(config: Config) -> dict[str, str]:
@@ -262,5 +277,10 @@ def named_files(config: Config) -> dict[str, Path]:
     return {key: Path(path) for key, path in named.items() if path}
 
 
-def _digest(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value).encode()).hexdigest()[:16]
+def _digest(values: Iterable[Any]) -> str:
+    """Of the values as a JSON list, which need not be in memory as a whole."""
+    digest = hashlib.sha256(b"[")
+    for number, value in enumerate(values):
+        digest.update(f"{', ' if number else ''}{json.dumps(value)}".encode())
+    digest.update(b"]")
+    return digest.hexdigest()[:16]

@@ -17,8 +17,8 @@ from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.record import DamagedSample, RecordError
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.sample import StoredSample, use_sample
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import SplitSource, name_of, open_part
 from vglm_train.image import Decoder, whole_pixels
 

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.shards.index import LANGUAGES
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 
 
 def hash_of(source: str, key: str) -> int:

@@ -20,8 +20,8 @@ from vglm_train.data.record import DamagedSample, Record, RecordError, parse
 from vglm_train.data.rules import dialogue_of
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import LANGUAGES
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import SplitSource, name_of, open_part
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.image import Decoder, whole_pixels

@@ -14,8 +14,8 @@ from vglm_train.data.features import FeatureStore
 from vglm_train.data.processors import ProcessedSample, Processor, SampleContext
 from vglm_train.data.record import DamagedSample, Record, RecordError, parse
 from vglm_train.data.sampling.mixture import SampleRef
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 from vglm_train.prompt.dialogue import ImageMarkMismatch

@@ -67,7 +67,7 @@ def generation_cost(config: Model, model: VisualLanguageModel, encoder: bool = T
     queried = 1 + (below or qformer) + qformer
     projection = 2 * q * config.qformer.width * model.language.embed_width
     projection *= 1 + (below or qformer) + _trains(model.projection)
-    picture = image + queried * (_image_keys(config) + _pass(config, q, 0, 0)) + projection
+    picture = image + queried * (image_keys_flops(config) + _pass(config, q, 0, 0)) + projection
     tokens = {"visual": picture / q, **_language(model, below or qformer or _trains(model.projection))}
     if config.qformer.reads_question:
         tokens["question"] = queried * _question(config.qformer)
@@ -129,7 +129,7 @@ def qformer_flops(config: Model, vocabulary: int, losses: Collection[str] = STAG
     ITM samples its negatives by what ITC compares, so that is computed also without ITC.
     """
     q, t, width = config.qformer.queries, config.text.max_length, config.qformer.width
-    flops = _image_keys(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
+    flops = image_keys_flops(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
     flops += 2 * (q + 1) * width * config.contrastive_width
     if "itm" in losses:
         flops += 3 * _pass(config, q, t, 0)
@@ -151,7 +151,7 @@ def _vision_block(config: Vision) -> float:
     return 2 * p * (4 * c * c + 2 * c * config.mlp_width) + 4 * p * p * c
 
 
-def _image_keys(config: Model) -> float:
+def image_keys_flops(config: Model) -> float:
     """One image's keys and values for every cross-attention."""
     return 2 * image_tokens(config.vision) * config.vision.width * 2 * config.qformer.width * _crossings(config.qformer)
 

@@ -9,7 +9,7 @@ from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
 from vglm_train.data.eval_captions import EvalSet
 from vglm_train.data.processors import Processor
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import validating
 from vglm_train.distributed import Ranks
 from vglm_train.engine.hooks import Evaluator

@@ -17,8 +17,8 @@ from vglm_train.config.data import Cache, Source
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import DamagedSample, ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 

@@ -10,7 +10,7 @@ from vglm_train.config.data import Cache, Source
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.remote.manifest import manifest_of
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 
 FIRST = "shard-000000.tar"

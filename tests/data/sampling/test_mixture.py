@@ -3,6 +3,7 @@
 import json
 from collections import Counter
 from collections.abc import Iterator
+from fractions import Fraction
 from itertools import islice
 from pathlib import Path
 from typing import cast
@@ -21,7 +22,8 @@ from vglm_train.data.sample import SampleBuilder
 from vglm_train.data.sampling.interleave import PERIOD, Interleave, whole_weights
 from vglm_train.data.sampling.length_buckets import LengthBuckets
 from vglm_train.data.sampling.mixture import Mixture, SubDataset, build_mixture
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 
 
@@ -61,6 +63,22 @@ def test_the_one_furthest_behind_is_next() -> None:
     turns = Interleave([3, 1])
     assert [turns.at(n)[0] for n in range(8)] == [0, 0, 1, 0, 0, 0, 1, 0]
     assert turns.at(10**15) == (0, 3 * 10**15 // 4)
+
+
+@given(st.lists(st.integers(1, 2**40), min_size=2, max_size=2), st.integers(0, 2**45))
+@settings(max_examples=60, deadline=None)
+def test_two_shares_are_exact_whatever_they_are(shares: list[int], first: int) -> None:
+    """The one furthest behind is next, the first of the two where both are as far, from any turn on."""
+    turns, total = Interleave(shares), sum(shares)
+    member, before = turns.at(first)
+    had = [before, first - before] if member == 0 else [first - before, before]
+    for turn in range(first, first + 20):
+        behind = [share * (turn + 1) - total * own for share, own in zip(shares, had)]
+        member = behind.index(max(behind))
+        assert turns.at(turn) == (member, had[member])
+        had[member] += 1
+        assert all(abs(own - Fraction(share * (turn + 1), total)) < 1 for share, own in zip(shares, had))
+    assert turns.shares == [share / total for share in shares]
 
 
 @pytest.mark.parametrize(

@@ -22,8 +22,9 @@ from vglm_train.data.record import DamagedSample
 from vglm_train.data.remote.manifest import manifest_of
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.index import index_path, make_index, parse_index, write_index
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import HIDDEN, read_tar_index, split_name
 from vglm_train.data.tables.base import CAUSES
 from vglm_train.errors import UserError

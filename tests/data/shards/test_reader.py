@@ -8,8 +8,8 @@ import pytest
 import webdataset
 from made_shards import sample, write_manifest, write_shard
 
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import DamagedSample, RawSample, ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
 

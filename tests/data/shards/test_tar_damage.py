@@ -21,8 +21,8 @@ from PIL import Image
 from data_tools.check_shards.__main__ import run as check_shards
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.sample import StoredSample, use_sample
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.tables.layouts.tars import TarTable
 from vglm_train.errors import UserError
 from vglm_train.image import open_image

@@ -20,7 +20,7 @@ from vglm_train.data.features.identity import Encoder, Identity, encoder_fingerp
 from vglm_train.data.features.jobs import PICTURE, DecodeJobs, Item, Items, ListJobs, Row, plain, row_keys, unchanged
 from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.prefetch import read_ahead
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.signals import sigterm_interrupts

@@ -13,8 +13,8 @@ from vglm_train.config.data import Cache, Data
 from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.features.store import row_key
 from vglm_train.data.record import DamagedSample
-from vglm_train.data.shards.manifest import Shard
 from vglm_train.data.shards.reader import ShardReader
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError, crop_pixels
 

@@ -22,7 +22,7 @@ from vglm_train.data.remote.download import Unreachable, download
 from vglm_train.data.shards.address import server_of
 from vglm_train.data.shards.index import SUFFIX as INDEX
 from vglm_train.data.shards.index import make_index, write_index
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.files import lock, open_binary, user_cache
 from vglm_train.folders import make_folder

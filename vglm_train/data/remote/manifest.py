@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
@@ -18,7 +19,9 @@ from vglm_train.data.remote.cache import ShardCache, locked
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
 from vglm_train.data.shards.address import is_remote, join_address, redacted, shards_of, split_manifest
 from vglm_train.data.shards.index import count_languages, read_caption_counts, write_index
-from vglm_train.data.shards.manifest import NAME, Manifest, Shard
+from vglm_train.data.shards.manifest import NAME, Manifest
+from vglm_train.data.shards.shard import Shard
+from vglm_train.data.shards.shard_list import ShardList
 from vglm_train.data.shards.tar import walk_tar
 from vglm_train.errors import MissingData, UserError
 from vglm_train.files import open_binary
@@ -48,8 +51,8 @@ def manifest_of(source: Source, cache: Cache, count: bool = True) -> Manifest | 
         return None
     folder, address = split_manifest(source.shards, NAME)
     manifest = _read(source.manifest or address, cache)
-    shards = [_placed(shard, join_address(folder, shard.name), store) for shard in manifest.shards]
-    return dataclasses.replace(manifest, shards=tuple(shards))
+    shards = ShardList(manifest.shards, manifest.path.parent, partial(_in_folder, folder, store))
+    return dataclasses.replace(manifest, shards=shards)
 
 
 def _read(address: str, cache: Cache) -> Manifest:
@@ -62,6 +65,10 @@ def _read(address: str, cache: Cache) -> Manifest:
             f"{redacted(address)}: {error}. A source is a folder that holds {NAME} (vglm data check_shards "
             "FOLDER --write-manifest makes one), or a list of shards: .../{000..099}.tar."
         ) from None
+
+
+def _in_folder(folder: str, store: ShardCache, shard: Shard) -> Shard:
+    return _placed(shard, join_address(folder, shard.name), store)
 
 
 def _placed(shard: Shard, address: str, store: ShardCache) -> Shard:

@@ -8,7 +8,7 @@ from itertools import chain
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.sampling.mixture import Mixture, SampleRef, SubDataset
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 
 
@@ -24,13 +24,12 @@ class _Lookahead:
 
     def __init__(self, subset: SubDataset, capacity: int) -> None:
         self.subset, self.capacity = subset, capacity
-        self.numbers = {shard: number for number, shard in enumerate(subset.shards)}
         self.now: frozenset[Shard] = frozenset()
         self.wanted: Sequence[Shard] = ()  # remote ones of this buffer and the next, as far as they fit
 
-    def move(self, epoch: int, shard: Shard) -> None:
-        """To the buffer of `shard`."""
-        current, then = self.subset.order.following(epoch, self.numbers[shard])
+    def move(self, epoch: int, shard: int) -> None:
+        """To the buffer that shard number `shard` is in."""
+        current, then = self.subset.order.following(epoch, shard)
         shards = self.subset.shards
         self.now = frozenset(shards[number] for number in current)
         self.wanted = _within([shards[number] for number in dict.fromkeys((*current, *then))], self.capacity)
@@ -71,7 +70,7 @@ class ShardPrefetch:
             lookahead = self._lookaheads[id(position.subset)] = _Lookahead(position.subset, self.capacity)
         if position.shard in lookahead.now:
             return
-        lookahead.move(position.epoch, position.shard)
+        lookahead.move(position.epoch, position.number)
         if self._thread is None or not self._thread.is_alive():
             self._thread = threading.Thread(target=self._fetch, daemon=True)
             self._thread.start()

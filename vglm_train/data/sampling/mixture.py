@@ -12,7 +12,9 @@ from fractions import Fraction
 from vglm_train.config.data import Data
 from vglm_train.data.sampling.interleave import Interleave
 from vglm_train.data.sampling.shuffle import EpochShuffle
-from vglm_train.data.shards.manifest import Manifest, Shard, remake
+from vglm_train.data.shards.manifest import Manifest, remake
+from vglm_train.data.shards.shard import Shard
+from vglm_train.data.shards.shard_list import JoinedShards
 from vglm_train.errors import UserError
 
 
@@ -20,7 +22,7 @@ from vglm_train.errors import UserError
 class SubDataset:
     """Samples that are read in epochs of their own. `language`: the one that is read; None: the processor chooses."""
 
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     sources: tuple[str, ...]  # of each shard
     language: str | None
     order: EpochShuffle
@@ -40,6 +42,7 @@ class SampleRef:
     shard: Shard
     source: str
     nth: int  # sample of the shard; among those in the sub-dataset's language, if it has one
+    number: int  # of the shard among those of the sub-dataset
 
 
 class Mixture:
@@ -60,7 +63,7 @@ class Mixture:
         subset = self.subsets[first][second]
         epoch, within = divmod(nth, subset.order.samples)
         shard, index = subset.order.at(epoch, within)
-        return SampleRef(subset, epoch, subset.shards[shard], subset.sources[shard], index)
+        return SampleRef(subset, epoch, subset.shards[shard], subset.sources[shard], index, shard)
 
     def shares(self) -> list[tuple[SubDataset, float]]:
         """Every sub-dataset with its share of the stream, as it will be."""
@@ -107,7 +110,7 @@ def build_mixture(data: Data, manifests: Sequence[Manifest], seed: int) -> Mixtu
 
 
 def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, buffer: int, seed: int) -> SubDataset:
-    shards = tuple(shard for _, manifest in members for shard in manifest.shards)
+    shards = members[0][1].shards if len(members) == 1 else JoinedShards(manifest.shards for _, manifest in members)
     sources = tuple(name for name, manifest in members for _ in manifest.shards)
     counts = [n for _, m in members for n in _counts(m, language)]
     name = " ".join(name for name, _ in members)
@@ -121,10 +124,8 @@ def _sub_dataset(members: Sequence[tuple[str, Manifest]], language: str | None, 
 
 def _counts(manifest: Manifest, language: str | None) -> list[int]:
     """Samples of each shard, those with captions in `language` if it is given."""
-    if language is None:
-        return [shard.samples for shard in manifest.shards]
-    if manifest.captions is not None and set(manifest.captions) == {language}:
-        return [shard.samples for shard in manifest.shards]
+    if language is None or (manifest.captions is not None and set(manifest.captions) == {language}):
+        return manifest.counts
     if any(shard.languages is None for shard in manifest.shards):
         raise UserError(
             f"{manifest.where}: does not say how many samples have captions in {language}, which data.balance needs. "

@@ -128,8 +128,8 @@ def parse_index(content: bytes, sha256: str) -> TarIndex | None:
     if captions is not None:
         counts = _part(body, "u1", end, samples * len(LANGUAGES)).reshape(-1, len(LANGUAGES))
         caption_counts = _caption_counts(counts, _part(body, "u1", own - captions, captions))
-    more = _part(body, "<i8", own, 3 * pictures).astype(np.int64).reshape(-1, 3)
-    offsets = offsets.astype(np.int64).reshape(-1, 4)
+    more = _part(body, "<i8", own, 3 * pictures).astype(np.int64, copy=False).reshape(-1, 3)
+    offsets = offsets.astype(np.int64, copy=False).reshape(-1, 4)  # a view of the file's bytes
     if tuple(head["extensions"]) != IMAGE_EXTENSIONS:
         if (offsets[:, 1::2] < 0).any():
             return None  # an earlier version knew fewer extensions: what a sample seems to lack may be there

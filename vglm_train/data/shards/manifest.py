@@ -1,40 +1,19 @@
 """manifest.json: which shards a source has, how many samples each holds, and what their bytes should be."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
 
-from vglm_train.data.shards.address import is_remote, redacted
+from vglm_train.data.shards.address import is_remote
+from vglm_train.data.shards.shard import Shard
+from vglm_train.data.shards.shard_list import ShardList
 from vglm_train.errors import MissingData, UserError
-from vglm_train.files import write_text
+from vglm_train.files import file_states, write_text
 
 NAME = "manifest.json"
 VERSION = 1
-
-
-@dataclass(frozen=True, slots=True)
-class Shard:
-    """One tar file."""
-
-    name: str  # relative to the manifest's folder
-    path: Path
-    samples: int
-    bytes: int
-    sha256: str
-    languages: Mapping[str, int] | None = field(default=None, hash=False)  # samples that have captions, by language
-    url: str | None = None  # where it is fetched from; `path` is that of its copy. None: `path` is the shard
-
-    @property
-    def where(self) -> str:
-        """For messages."""
-        return str(self.path) if self.url is None else redacted(self.url)
-
-    def identity(self) -> str:
-        """What is equal where the samples are."""
-        counts = sorted((self.languages or {}).items())
-        return f"{self.name} {self.samples} {self.bytes} {self.sha256} {counts}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +21,7 @@ class Manifest:
     """The shards of one source, in order. Reading it opens no shard."""
 
     path: Path  # of manifest.json itself; of a remote one, the name alone
-    shards: tuple[Shard, ...]
+    shards: Sequence[Shard]
     extra: Mapping[str, Any] = field(default_factory=dict)  # further keys: "captions" (language -> count) and the like
     origin: str | None = None  # the address of one that is not local
 
@@ -53,7 +32,13 @@ class Manifest:
 
     @property
     def samples(self) -> int:
-        return sum(shard.samples for shard in self.shards)
+        return sum(self.counts)
+
+    @property
+    def counts(self) -> list[int]:
+        """Samples of each shard."""
+        shards = self.shards
+        return shards.samples if isinstance(shards, ShardList) else [shard.samples for shard in shards]
 
     @property
     def captions(self) -> dict[str, int] | None:
@@ -75,31 +60,25 @@ class Manifest:
         entries = content.get("shards")
         if content.get("version") != VERSION or not isinstance(entries, list):
             raise _wrong(file, f'it must be {{"version": {VERSION}, "shards": [...]}}')
-        shards = tuple(_shard(file, path.parent, number, entry) for number, entry in enumerate(entries))
-        names: set[str] = set()
-        for shard in shards:
-            if shard.name in names:
-                raise _wrong(file, f"shard {shard.name} is listed twice")
-            names.add(shard.name)
+        made = (_shard(file, path.parent, number, entry) for number, entry in enumerate(entries))
+        shards = ShardList(_once(file, made), path.parent)
         extra = {key: value for key, value in content.items() if key not in ("version", "shards")}
         return cls(path, shards, extra, origin)
 
     def check_files(self) -> None:
         """Every local shard is there with the size the manifest gives; UserError names the first that is not."""
-        for shard in self.shards:
-            if shard.url is not None:  # asking a server for each would take longer than the first batch may
-                continue
-            try:
-                size = shard.path.stat().st_size
-            except OSError as error:
-                reason = f"{error.strerror}" if not isinstance(error, FileNotFoundError) else "the file is missing"
+        # asking a server for each would take longer than the first batch may
+        local = ((shard.path, shard) for shard in self.shards if shard.url is None)
+        for shard, state in file_states(local):
+            if isinstance(state, OSError):
+                reason = f"{state.strerror}" if not isinstance(state, FileNotFoundError) else "the file is missing"
                 raise UserError(
                     f"{shard.path}: {reason}, but {self.path} lists it. Bring it back, or "
                     f"{remake(str(self.path))} to leave it out."
-                ) from None
-            if size != shard.bytes:
+                )
+            if state.st_size != shard.bytes:
                 raise UserError(
-                    f"{shard.path}: the file has {size} bytes, {self.path} says {shard.bytes}. "
+                    f"{shard.path}: the file has {state.st_size} bytes, {self.path} says {shard.bytes}. "
                     f"Copy the shard again, or {remake(str(self.path))} to accept it as it is."
                 )
 
@@ -165,6 +144,16 @@ def _shard(file: str, folder: Path, number: int, entry: Any) -> Shard:
         raise _wrong(file, f"shards.{number}.languages must be counts by language, found {languages!r}")
     name = fields["name"]
     return Shard(name, folder / name, fields["samples"], fields["bytes"], fields["sha256"], languages)
+
+
+def _once(file: str, shards: Iterable[Shard]) -> Iterator[Shard]:
+    """The same shards. UserError where a name comes again."""
+    names: set[str] = set()
+    for shard in shards:
+        if shard.name in names:
+            raise _wrong(file, f"shard {shard.name} is listed twice")
+        names.add(shard.name)
+        yield shard
 
 
 def _are_counts(value: Any) -> bool:

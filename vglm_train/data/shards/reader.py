@@ -12,7 +12,8 @@ from vglm_train.data.record import DamagedSample, RawSample
 from vglm_train.data.remote.cache import ShardCache
 from vglm_train.data.remote.download import Unreachable
 from vglm_train.data.shards.index import LANGUAGES, index_path, read_caption_counts, read_index
-from vglm_train.data.shards.manifest import Shard, remake
+from vglm_train.data.shards.manifest import remake
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import IMAGE_EXTENSIONS, CaptionCounts, TarIndex, walk_tar
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.errors import UserError

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vglm_train.data.record import RecordError, content_id
-from vglm_train.data.shards.manifest import Shard
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.tables.table import Table, TableSlice
 
 READ = 20_000  # pictures of both sides together that the start of a run compares by their bytes

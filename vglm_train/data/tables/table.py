@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from vglm_train.config.data import Source
 from vglm_train.data.record import DamagedSample, RawSample, RecordError
 from vglm_train.data.shards.index import LANGUAGES
-from vglm_train.data.shards.manifest import Manifest, Shard
+from vglm_train.data.shards.manifest import Manifest
+from vglm_train.data.shards.shard import Shard
 from vglm_train.data.tables.base import sample_key
 from vglm_train.data.tables.canonical import RowReading
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
