@@ -30,6 +30,7 @@ from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.throughput import Throughput
+from vglm_train.log.wandb_sink import WandbSink
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
@@ -106,6 +107,16 @@ class _Run:
         for line in self.changes.lines if self.ranks.main else ():
             log.warning("changed: %s", line)
         outlets = self._sinks()
+        try:
+            return self._fit(engine, objective, model, outlets)
+        finally:
+            for outlet in outlets:
+                outlet.close()
+
+    def _fit(
+        self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink]
+    ) -> int:
+        """Take all steps and write the bundle; the exit status."""
         stop = StopOnSignal()
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
         try:
@@ -116,9 +127,6 @@ class _Run:
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
                 raise
             return 128 + received  # the launcher ends all ranks, since one gave up and says why
-        finally:
-            for outlet in outlets:
-                outlet.close()
         if stop.received is not None and self.state.step < self.plan.steps and not self.state.ended:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
             return 128 + stop.received
@@ -129,6 +137,8 @@ class _Run:
             origin["sources"] = self.sources
             self.stage.save(self.folder.bundle, model, origin, self.state.inputs["held"])
             log.info("done: %s", self.folder.bundle)
+            for outlet in outlets:
+                outlet.bundle(self.folder.bundle)
         self.ranks.barrier()
         return 0
 
@@ -206,15 +216,9 @@ class _Run:
             Alarms.resume(self.info, folder),
         ]
         if config.log.wandb.mode != "disabled":
+            resolved, source = dataclasses.asdict(config), self.stage.source()
             outlets.append(
-                sinks.WandbSink(
-                    config.log.wandb,
-                    folder,
-                    run_name=config.run.name,
-                    resolved=dataclasses.asdict(config),
-                    run_id=sinks.wandb_run_id(folder),
-                    resume_step=resume_step,
-                )
+                WandbSink(config.log.wandb, folder, self.info, config.run.stage, resolved, resume_step, source)
             )
         return outlets
 
