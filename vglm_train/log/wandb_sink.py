@@ -8,7 +8,7 @@ import logging
 import math
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from threading import Condition, Thread
 from typing import Any
@@ -117,7 +117,7 @@ class WandbSink(Sink):
     def _work(self) -> None:
         try:
             if self._source is not None and self._next_step <= 1:
-                self._run.uses(*self._source)
+                self._try(self._run.uses, *self._source)
             closing = False
             while not closing:
                 with self._news:
@@ -125,13 +125,21 @@ class WandbSink(Sink):
                     self._is_news, closing = False, self._closing
                 self._send()
             if self._bundle is not None:
-                self._run.bundle(self._bundle, self._name, self._source[1] if self._source else None)
+                self._try(self._run.bundle, self._bundle, self._name, self._source[1] if self._source else None)
             self._run.finish(self._best.summary())
             record_delivered(self._files, self._run.folder_name, self._last_step)
         except Exception as error:  # whatever W&B raises, training goes on
             if not self._abandoned:
                 self._run.abandon()
                 logger.warning(f"W&B has failed ({error}); training goes on without it. {self._rest()}")
+
+    def _try(self, note: Callable[..., None], *what: object) -> None:
+        """Note a bundle. Metrics do not need it, so they go on without it."""
+        try:
+            note(*what)
+        except Exception as error:
+            if not self._abandoned:
+                logger.warning(f"W&B has not taken a bundle as an artifact: {error}")
 
     def _send(self) -> None:
         """Every row and table that is new, by step: W&B takes no step that is lower than one before."""

@@ -35,8 +35,8 @@ def build(layout: str, project: str, entity: str) -> Any:
     if layout == COMPARE:
         filters, pinned = [], [f"summary:{name}.{best_of(name)}" for name in panels.COMPARED]
     else:
-        filters = [expr.Config("run.stage").isin([layout, "reference"])]
-        pinned = ["config:optim.lr", "config:data.global_batch"]
+        filters = [expr.Config("run.value.stage").isin([layout, "reference"])]  # W&B puts value behind a first key
+        pinned = [f"config:{name.replace('.', '.value.', 1)}" for name in panels.ASKED]
     return ws.Workspace(
         project=project,
         entity=entity,
