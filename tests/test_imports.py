@@ -127,6 +127,7 @@ FENCED = {
     "sse_starlette": {"vglm_train/serve/openai_routes.py", "vglm_train/serve/server.py"},
     "prometheus_client": {"vglm_train/serve/metrics.py"},
     "sat": {"vglm_train/model/language/glm/sat.py"},
+    "simplejpeg": {"vglm_train/image/resize.py"},
 }
 
 

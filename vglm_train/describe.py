@@ -36,6 +36,8 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
     Where data or tokenizer are not on this machine, it says so and describes the rest. Raises UserError for
     everything that training would refuse.
     """
+    folder = RunFolder(config)
+    config = folder.settled(config)
     stage = stages.build(config)
     absent, manifests = _absent(config, stage)
     words = [] if any(key in absent for key in TOKENIZERS) else [stage.tokenizer_line()]
@@ -43,7 +45,6 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         model = stage.model()
         uncompared = _weights(stage, model, absent)
         tuned = stage.tune(model)
-    folder = RunFolder(config)
     resume = folder.check(config)
     state = RunState.read(resume) if resume else RunState()
     changes = Changes(config, folder, resume, state, accept_changes)
@@ -217,6 +218,7 @@ class Memory:
     states: float  # those that do, with gradients and optimizer
     kept: float  # activations of `rows` rows
     rows: int
+    checkpoint: float  # of the first process, in the memory of the machine
 
     @property
     def total(self) -> float:
@@ -228,7 +230,7 @@ def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     rows = config.engine.micro_batch or config.data.global_batch // world
-    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows)
+    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows, trained * 12)
 
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
@@ -237,5 +239,6 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
     return [
         f"memory a rank: about {bytes_of(need.total)} (frozen {bytes_of(need.frozen)}, weights and optimizer "
         f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)})",
+        f"memory beside it: the first process keeps {bytes_of(need.checkpoint)} for the checkpoint being written",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

@@ -1,5 +1,6 @@
 """A training run from its configuration, built in the order data flows. train.py calls it."""
 
+import contextlib
 import dataclasses
 import logging
 from collections.abc import Sequence
@@ -22,6 +23,7 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import Plan, RunState
+from vglm_train.engine.saving import SaveHook
 from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
@@ -29,6 +31,7 @@ from vglm_train.log.alarms import Alarms
 from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
+from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
 from vglm_train.log.wandb_sink import WandbSink
 from vglm_train.model.visual import VisualModel
@@ -42,18 +45,20 @@ SMALLER = (
 log = logging.getLogger(console.LOGGER)
 
 
-def run(config: Config, accept_changes: bool = False) -> int:
+def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     """Train to the end, from the newest checkpoint if the run folder holds one.
 
     `accept_changes`: continue although data or weights have changed since that checkpoint was written.
     Returns 0, or 128 + signal number if asked to stop. Raises UserError for what a person can mend.
     """
     folder = RunFolder(config)
+    config = folder.settled(config)
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
         with distributed.explain_full_card(SMALLER):
-            return _Run(config, folder, resume_from, ranks, accept_changes).train()
+            startup.reached("processes")
+            return _Run(config, folder, resume_from, ranks, accept_changes, startup).train()
     finally:
         distributed.stop()
 
@@ -61,8 +66,17 @@ def run(config: Config, accept_changes: bool = False) -> int:
 class _Run:
     """One process of a run. The parts are built in `__init__` and `train`; nothing is built twice."""
 
-    def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks, accept: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        resume_from: Path | None,
+        ranks: Ranks,
+        accept: bool,
+        startup: Startup,
+    ) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
+        self.startup = startup
         self.stage = stages.build(config)
         manifests = read_manifests(config)
         self.sources = {source.name: each.samples for source, each in zip(config.data.train, manifests)}
@@ -90,17 +104,21 @@ class _Run:
         )
         self.changes.compare_candidates(self.info.candidates)
         console.setup(ranks)
+        startup.reached("inputs")
 
     def train(self) -> int:
         model = self._model()
         if self.config.data.features is not None:
             shards = self.loader.dataset.mixture.shards()
             self.loader.use_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
+            self.startup.reached("features")
         objective = self.stage.objective(model, self.ranks)
         rates = {f"model.{name}": rate for name, rate in model.rates.items()}
         engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks, rates)
+        self.startup.reached("engine")
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
+            self.startup.reached("checkpoint")
         self._claim()
         self._tell_leaks()
         log.info("%s: %s", self.folder.path, self.start_words)
@@ -119,9 +137,10 @@ class _Run:
         """Take all steps and write the bundle; the exit status."""
         stop = StopOnSignal()
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
+        save = self._save_hook(engine, outlets)
         try:
-            with explain_dead_processes():
-                trainer.fit(self._hooks(engine, objective, model, outlets))
+            with contextlib.closing(save), explain_dead_processes():
+                trainer.fit(self._hooks(objective, model, outlets, save))
         except UserError as error:
             received = stop.release()
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
@@ -193,7 +212,9 @@ class _Run:
         torch.manual_seed(self.config.run.seed)
         with self.ranks.device:
             model = self.stage.model()
+        self.startup.reached("model")
         self.stage.load(model)
+        self.startup.reached("weights")
         for line in self.stage.tune(model):
             log.info("%s", line)
         model.recompute(self.config.engine.recompute)
@@ -222,19 +243,22 @@ class _Run:
             )
         return outlets
 
+    def _save_hook(self, engine: DeepSpeedEngine, outlets: Sequence[sinks.Sink]) -> SaveHook:
+        config, cadence = self.config, hooks.Cadence.of(self.config)
+        keep = config.checkpoint.keep
+        return SaveHook(self.folder.checkpoints, engine, self.state, cadence, keep, outlets, self.ranks)
+
     def _hooks(
-        self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink]
+        self, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink], save: SaveHook
     ) -> list[Hook]:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)
         throughput = Throughput(self.ranks.device, self.ranks.world, cost.per_sample, cost.per_token)
-        save = hooks.SaveHook(
-            self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
-        )
-        names, rows = (self.loader.sources, self.loader.languages), self.plan.global_batch
+        names, rows, meter = (self.loader.sources, self.loader.languages), self.plan.global_batch, Meter(self.ranks)
         chain: list[Hook] = [
-            hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
+            hooks.StartHook(self.startup, meter),
+            hooks.LogHook(meter, throughput, outlets, cadence, state, objective, rows, names),
         ]
         if config.log.samples:
             chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
@@ -243,4 +267,6 @@ class _Run:
             best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))
-        return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
+        guard = hooks.GuardHook(config, state, save.save_now, save.checkpoints)
+        self.startup.reached("outputs")
+        return [*chain, guard, save, hooks.ClockHook(throughput, cadence)]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from vglm_train.command import program
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes, ignore_broken_pipe
+from vglm_train.log.startup import Startup
 from vglm_train.signals import status_of
 
 if TYPE_CHECKING:
@@ -98,6 +99,7 @@ def _describe(config: "Config", world: int, options: argparse.Namespace) -> int:
 
 
 def _run(config: "Config", options: argparse.Namespace) -> int:
+    startup = Startup()
     if sys.platform == "win32":
         raise UserError(
             "training does not run on Windows, which lacks what DeepSpeed and its processes need: train in WSL 2 "
@@ -107,7 +109,8 @@ def _run(config: "Config", options: argparse.Namespace) -> int:
         raise UserError('training needs deepspeed, which is not installed: pip install "vglm_train[train]"')
     from vglm_train.run import run
 
-    return run(config, options.accept_changes)
+    startup.reached("imports")
+    return run(config, options.accept_changes, startup)
 
 
 if __name__ == "__main__":

@@ -9,13 +9,14 @@ lock          held while a process trains here
 import os
 import socket
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load, show
 from vglm_train.config.run import Config
+from vglm_train.data.features.identity import holds_older
 from vglm_train.errors import UserError
 from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
@@ -40,6 +41,19 @@ class RunFolder:
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.path / "checkpoints")
 
+    def settled(self, config: Config) -> Config:
+        """`config` with the decoder of pictures that null stands for: the one that this run was begun with, or, of a
+        new run, pillow if data.features.folder holds features that it made, else turbo. Before `check`."""
+        asked, features = config.data.image.decoder, config.data.features
+        if self._is_begun():
+            began = load(self.config_file).data.image.decoder
+            decoder = began if asked is None or (asked, began) == ("pillow", None) else asked
+        elif asked is None and features is not None and holds_older(Path(features.folder)):
+            decoder = "pillow"
+        else:
+            decoder = asked or "turbo"
+        return replace(config, data=replace(config.data, image=replace(config.data.image, decoder=decoder)))
+
     def check(self, config: Config) -> Path | None:
         """The checkpoint to continue from, or None for a new run.
 
@@ -57,7 +71,7 @@ class RunFolder:
                 "Give another run.folder, or empty it."
             )
         newest = self.checkpoints.latest()
-        if newest is None and self._nothing_done():
+        if not self._is_begun():
             return None
         changed = list(_changes(load(self.config_file), config, "", FREE))
         if changed:
@@ -92,6 +106,12 @@ class RunFolder:
             write_text(self.config_file, dump(config))
         except OSError as error:
             raise UserError(f"run.folder {self.path}: {error.strerror}. Make it writable, or give another.") from error
+
+    def _is_begun(self) -> bool:
+        """Whether a run of this program has done something in the folder."""
+        if not self.config_file.exists():
+            return False
+        return self.checkpoints.latest() is not None or not self._nothing_done()
 
     def _nothing_done(self) -> bool:
         """Without a checkpoint: a start that failed before its first row left this, so nothing is lost or continued."""

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -98,16 +99,22 @@ class DeepSpeedEngine:
         return outputs, Update(applied, norm)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that trains and its Adam moments as full fp32 CPU tensors, one name at a time.
+        """Everything that trains and its Adam moments as full fp32 tensors on the device, one name at a time.
 
         Names are `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and `adam_step` [1], the updates made so far.
         The same for any number of ranks, which all must walk the iterator to its end.
         """
         for name, parameter in self._trained.items():
-            yield f"weight/{name}", parameter.get_full_hp_param().cpu()
+            yield f"weight/{name}", parameter.get_full_hp_param()
             for moment in MOMENTS:
-                yield f"{moment}/{name}", parameter.get_full_hp_param(moment).cpu()
-        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1).cpu()
+                yield f"{moment}/{name}", parameter.get_full_hp_param(moment)
+        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `state` yields, in its order."""
+        trained = self.trained_shapes().items()
+        shapes = {f"{kind}/{name}": shape for name, shape in trained for kind in ("weight", *MOMENTS)}
+        return {**shapes, "adam_step": (1,)}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -194,12 +201,27 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
     }
 
 
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """For DeepSpeed's Muon, which every run imports and no run here uses. It decorates functions with torch.compile,
+    and with torch 2.13 that imports torch's compiler, which takes a second."""
+    plain = torch.compile
+    torch.compile = lambda function: function  # type: ignore
+    try:
+        yield
+    finally:
+        torch.compile = plain
+
+
 def _import_deepspeed() -> ModuleType:
     """Import quietly, and on a CPU without the shared-memory collectives, which take 45 s to compile."""
     name_accelerator()
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with needs_extra("train", "training"):
         import deepspeed
+
+        with _nothing_compiled():
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if os.environ["DS_ACCELERATOR"] == "cpu":

@@ -5,14 +5,17 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from vglm_train.config.run import Config
+from vglm_train.image import Decoder
 
-VERSION = 2  # of the files and of how pictures become pixels; 1 knew neither deep pictures nor other formats
+# Of the files and of how pictures become pixels, by data.image.decoder; 1 knew neither deep pictures nor other formats
+VERSIONS: dict[Decoder | None, int] = {None: 2, "pillow": 2, "turbo": 3}
 
 
 class Encoder(Protocol):
@@ -44,7 +47,7 @@ class Identity:
     crop_scale: tuple[float, float]
     flip: bool
     seed: int | None  # of the crops; None where there is one view, which has nothing random
-    version: int = VERSION
+    version: int  # one of VERSIONS
     fused: bool = False  # whether a GPU's fused kernels computed it, which round in other places
 
     @classmethod
@@ -63,6 +66,7 @@ class Identity:
             crop_scale=image.crop_scale,
             flip=image.flip,
             seed=config.run.seed if config.data.features.views > 1 else None,
+            version=VERSIONS[image.decoder],
             fused=encoder.fused,
         )
 
@@ -80,6 +84,11 @@ class Identity:
         """The random numbers of the crop of view `view` of a picture; with one view the crop is fixed."""
         text = f"{self.seed} {view} ".encode() + digest
         return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
+
+
+def holds_older(root: Path) -> bool:
+    """Whether a folder holds features of pictures that Pillow decoded and resized."""
+    return any(f'"version": {VERSIONS["pillow"]}' in path.read_text("utf-8") for path in root.glob("*/store.json"))
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:
