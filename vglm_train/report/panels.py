@@ -119,6 +119,12 @@ SECTIONS = (
             Panel("against the floor: share of the GPUs' 16-bit peak", "perf/mfu"),
             Panel("share of time waiting for data", "perf/data_wait_fraction"),
             Panel("memory, GiB", "perf/memory_gib"),
+            Panel(
+                "seconds of each start, and their parts",
+                "perf/start_seconds perf/start_imports perf/start_processes perf/start_inputs perf/start_model "
+                "perf/start_weights perf/start_features perf/start_engine perf/start_checkpoint perf/start_outputs "
+                "perf/start_first_batch perf/start_first_step",
+            ),
         ),
     ),
     Section(
