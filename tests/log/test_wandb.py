@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb_reader import logged_steps, records
+from wandb_reader import logged_steps, records, summary
 from wandb_server import WandbServer
 
 from vglm_train.config.run import Wandb
@@ -109,10 +109,9 @@ def check_alerts(found: list[dict], steps: int) -> None:
 
 def check_summary(found: list[dict], steps: int) -> None:
     """Best and last values of all rows, though the last file may hold few of them; and the bundle."""
-    updates = [record["summary"]["update"] for record in found if record["type"] == "summary"]
-    summary = {name: value for update in updates for name, value in update.items()}
-    assert summary["train/loss"] == pytest.approx({"min": 10 / steps, "last": 10 / steps})
-    assert summary["perf/samples_per_second"] == {"max": 1000, "last": 100}
+    last = summary(found)
+    assert last["train/loss"] == pytest.approx({"min": 10 / steps, "last": 10 / steps})
+    assert last["perf/samples_per_second"] == {"max": 1000, "last": 100}
     artifacts = [record["artifact"] for record in found if record["type"] == "artifact"]
     (artifact,) = [each for each in artifacts if each["type"] == "bundle"][-1:]
     assert artifact["name"] == "bundle-stand-in"

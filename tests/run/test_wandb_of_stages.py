@@ -5,15 +5,16 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from wandb_reader import logged_steps, records
+from wandb_reader import logged_steps, records, summary
 from workspace_panels import tables, unshown
 
 from examples.marks.make_data import write_data
 from run import domain, runs
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.config.load import load
-from vglm_train.config.metric_meanings import best_of
+from vglm_train.config.metric_meanings import best_of, undescribed
 from vglm_train.config.run import StageName
+from vglm_train.evaluate.__main__ import main as evaluate
 
 pytestmark = pytest.mark.usefixtures("alone")
 STEPS = 4
@@ -42,6 +43,25 @@ def configs(config: Path, speaking_config: dict[str, Path], request) -> Callable
     return of
 
 
+def check_evaluation(bundle: Path, stage: StageName, data: Path, out: Path) -> None:
+    """The command's scores have the names of training; its files and its page are there."""
+    out.mkdir()
+    task = {"align": "retrieval", "generate": "caption", "finetune": "vqa"}[stage]
+    given = [bundle, "--task", task, "--data", data, "--workers", 0, "--out", out / "s.json", "--wandb", "offline"]
+    assert evaluate(list(map(str, given))) == 0
+    found = records(out)
+    (run,) = [record["run"] for record in found if record["type"] == "run"]
+    assert (run["job_type"], run["run_group"]) == ("evaluate", "stages")
+    last = summary(found)
+    scores = {name for name in last if name.startswith("eval/")}
+    assert undescribed(scores) == []
+    assert {"align": "eval/r_mean", "generate": "eval/en_cider", "finetune": "eval/vqa_accuracy"}[stage] in scores
+    (files,) = [record["artifact"]["manifest"]["contents"] for record in found if record["type"] == "artifact"]
+    page = {"s.html"} if stage == "finetune" else set()
+    assert {file["path"] for file in files} == {"s.json", *page}
+    assert (last.get("evaluation._type") == "html-file") == bool(page)
+
+
 @pytest.mark.parametrize("stage", ["align", "generate", "finetune"])
 def test_what_w_and_b_has_of_a_run(configs, tmp_path: Path, monkeypatch, stage: StageName) -> None:
     monkeypatch.setenv("WANDB_ERROR_REPORTING", "0")
@@ -54,19 +74,19 @@ def test_what_w_and_b_has_of_a_run(configs, tmp_path: Path, monkeypatch, stage: 
 
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     names = {name for row in rows for name in row} - {"step"}
-    summary = {k: v for each in found if each["type"] == "summary" for k, v in each["summary"]["update"].items()}
+    last = summary(found)
     for name in names:
         values = [row[name] for row in rows if row.get(name) is not None]
         best = {"min": min, "max": max, None: None}[best_of(name)] if values else None
         if best is not None:
-            assert summary[name] == pytest.approx({best_of(name): best(values), "last": values[-1]}), name
+            assert last[name] == pytest.approx({best_of(name): best(values), "last": values[-1]}), name
     assert unshown(names, stage) == set()
 
     shown = {path.name for path in (folder / "tables").glob("step-*/*")}
     assert shown
     assert shown <= tables(stage)
     for table in shown:
-        assert summary[f"{table}._type"] == "table-file"
+        assert last[f"{table}._type"] == "table-file"
 
     artifacts = [record["artifact"] for record in found if record["type"] == "artifact"]
     (bundle,) = [each for each in artifacts if each["type"] == "bundle"]
@@ -77,3 +97,5 @@ def test_what_w_and_b_has_of_a_run(configs, tmp_path: Path, monkeypatch, stage: 
     started = read_document(Path(str(source)))["origin"].get("run", Path(str(source)).name) if source else None
     assert json.loads(bundle["metadata"]) == {"run": run["display_name"], "starts_from": started}
     assert (started is None) == (stage == "align")
+    parts = load(folder / "config.yaml").data.validation
+    check_evaluation(folder / "bundle", stage, Path(str(parts[0].shards or parts[0].table)), tmp_path / "scores")

@@ -26,7 +26,7 @@ logger = logging.getLogger("vglm_train")
 
 ROOT = Path(__file__).resolve().parents[2]  # of the repository, when this runs from one
 SERVICE = "wandb-core"  # beginning of the name of W&B's service, a child of this process
-ARTIFACT = "bundle"  # type of W&B's artifacts
+BUNDLE, EVALUATION = "bundle", "evaluation"  # types of W&B's artifacts
 
 
 class WandbRun:
@@ -111,6 +111,18 @@ class WandbRun:
         """Log the run's result as an artifact. `source`: the run whose bundle this one started from."""
         self._run.log_artifact(self._artifact(folder, run, {"run": run, "starts_from": source}))
 
+    def evaluation(self, name: str, scores: Mapping[str, Any], files: Sequence[Path]) -> None:
+        """Log the scores of an evaluation, its page as a panel, and its files as an artifact."""
+        import wandb
+
+        self._run.summary.update(dict(scores))
+        artifact = wandb.Artifact(artifact_name(name, EVALUATION), type=EVALUATION)
+        for file in files:
+            artifact.add_file(str(file))
+            if file.suffix == ".html":
+                self._run.log({EVALUATION: wandb.Html(file.read_text("utf-8"), inject=False)})
+        self._run.log_artifact(artifact)
+
     def finish(self, summary: Mapping[str, Mapping[str, float]]) -> None:
         """Wait until W&B has taken everything.
 
@@ -135,7 +147,7 @@ class WandbRun:
     def _artifact(self, folder: Path, run: str, metadata: dict[str, Any]) -> Any:
         import wandb
 
-        artifact = wandb.Artifact(artifact_name(run), type=ARTIFACT, metadata=metadata)
+        artifact = wandb.Artifact(artifact_name(run, BUNDLE), type=BUNDLE, metadata=metadata)
         if self._config.bundle == "upload":
             artifact.add_dir(str(folder), policy="immutable")  # without a copy in W&B's cache
         else:
@@ -143,9 +155,9 @@ class WandbRun:
         return artifact
 
 
-def artifact_name(run: str) -> str:
-    """Name of the artifact that holds the bundle of the run named `run`: W&B takes letters, digits, -, _ and dots."""
-    return "bundle-" + re.sub(r"[^\w.-]", "_", run, flags=re.ASCII)
+def artifact_name(name: str, kind: str) -> str:
+    """Name of an artifact, for any name: W&B takes letters, digits, -, _ and dots, 128 of them."""
+    return f"{kind}-{re.sub(r'[^a-zA-Z0-9_.-]', '_', name)}"[:128]
 
 
 def wandb_run_id(folder: Path) -> str:
