@@ -214,6 +214,21 @@ def test_a_service_that_stalls_is_waited_for_and_then_given_up(tmp_path):
     check(tmp_path)
 
 
+@pytest.mark.slow
+def test_a_stalled_service_holds_no_step(tmp_path):
+    """More rows than the socket between the two takes are logged meanwhile; none is lost."""
+    steps = 1500
+    process = start(tmp_path, steps)
+    stalled = service(process)
+    os.kill(stalled, signal.SIGSTOP)
+    assert process.stdout is not None
+    assert [next(process.stdout) for _ in range(steps)][-1] == f"{steps}\n"
+    os.kill(stalled, signal.SIGCONT)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    check(tmp_path, steps)
+
+
 def test_a_run_goes_on_when_the_service_dies(tmp_path):
     process = start(tmp_path, seconds=0.05)
     os.kill(service(process), signal.SIGKILL)

@@ -4,6 +4,7 @@ import json
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 from wandb_reader import logged_steps, records, summary
 from workspace_panels import tables, unshown
@@ -99,3 +100,17 @@ def test_what_w_and_b_has_of_a_run(configs, tmp_path: Path, monkeypatch, stage: 
     assert (started is None) == (stage == "align")
     parts = load(folder / "config.yaml").data.validation
     check_evaluation(folder / "bundle", stage, Path(str(parts[0].shards or parts[0].table)), tmp_path / "scores")
+
+
+@pytest.mark.slow
+def test_training_goes_on_while_the_service_is_stalled(config: Path, straight: dict[int, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    process = runs.start(runs.command(config, folder, 1, WORDS[0]), WANDB_ERROR_REPORTING="0")
+    runs.wait_for(folder, 2)
+    (service,) = [each for each in psutil.Process(process.pid).children() if each.name().startswith("wandb-core")]
+    service.suspend()
+    runs.wait_for(folder, 30)
+    service.resume()
+    runs.finish(process)
+    assert runs.losses(folder) == runs.losses(straight[1])
+    assert logged_steps(folder) == list(range(1, 31))
