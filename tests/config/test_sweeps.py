@@ -9,6 +9,7 @@ import pytest
 import yaml
 from shipped import SWEEPS, reader
 
+from vglm_train.config.check import check
 from vglm_train.config.metric_meanings import best_of
 from vglm_train.config.presets import presets
 from vglm_train.report.panels import ASKED
@@ -40,6 +41,7 @@ def test_every_run_of_a_sweep_is_one_of_this_program(path, tmp_path, read):
         assert command == "train"
         assert overrides[-len(given) :] == given
         config = read(presets()[preset], overrides)
+        check(config, world=1)
         assert config.run.folder == f"runs/{path.stem}/chosen"
         assert config.log.wandb.mode == "online"
         seen.append(config)

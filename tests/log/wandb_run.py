@@ -12,7 +12,8 @@ from PIL import Image
 
 from vglm_train.config.run import Wandb
 from vglm_train.log.run_info import RunInfo
-from vglm_train.log.sinks import JsonlSink, Sink
+from vglm_train.log.sink import Sink
+from vglm_train.log.sinks import JsonlSink
 from vglm_train.log.wandb_sink import WandbSink
 
 SAVE, EVALUATE = 5, 4

@@ -25,7 +25,7 @@ from vglm_train.engine.hooks import Cadence
 from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.log import console
-from vglm_train.log.sinks import Sink
+from vglm_train.log.sink import Sink
 
 log = logging.getLogger(console.LOGGER)
 
@@ -79,6 +79,8 @@ class SaveHook:
     What cannot be written ends the run after the step in which that is known. After the last step it waits for what is
     being written. `close` waits as well, however the run ends.
     """
+
+    doing = "saving a checkpoint"
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from statistics import fmean
 from vglm_train.log.held_out import held_out
 from vglm_train.log.jsonl import METRICS, Row, read_rows
 from vglm_train.log.run_info import RunInfo
-from vglm_train.log.sinks import Sink
+from vglm_train.log.sink import Sink
 
 logger = logging.getLogger("vglm_train")
 
@@ -27,6 +27,7 @@ ITM_SPAN = 0.3  # of the steps after warm-up
 ITC_SPAN = 0.1
 ITC_NEAR = 0.98  # of ln N
 CHECK_EVERY = 0.002  # of all steps: long runs log many rows, and nothing changes in so few steps
+END_EVERY = 0.01  # of all steps: whether an alarm is over; all of its span has to be read for that
 PARTS = 5  # a span is judged by the means of so many parts: noise of small batches does not hide a flat line
 
 Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
@@ -59,8 +60,8 @@ def itc_alarm(points: Points, info: RunInfo) -> str | None:
         f"ITC loss is still at or above ln {info.candidates} = {chance:.3f} after warm-up{_right(means)}, which is no "
         "better than an even guess: images and texts do not find each other. Check that captions belong to their "
         "images (vglm data preview), that image weights are loaded and that train/temperature is between "
-        "0.01 and 0.5; ITC needs many candidates a step: a larger engine.micro_batch or more processes, not "
-        "accumulation, gives them."
+        "0.01 and 0.5; ITC needs many candidates: objective.itc.batch, a larger engine.micro_batch or more "
+        "processes give them."
     )
 
 
@@ -119,8 +120,8 @@ class Alarms(Sink):
             self._points[name].append((step, value, row.get(f"train/{name}_accuracy", math.nan)))
             if step < self._next[name]:
                 continue
-            self._next[name] = step + CHECK_EVERY * self.info.total_steps
             text = None if self._seen[name] else alarm(self._points[name], self.info)
+            self._next[name] = step + (END_EVERY if text else CHECK_EVERY) * self.info.total_steps
             if bool(text) != (name in self._raised):
                 self._raised ^= {name}
                 end = f"the alarm about {name.upper()} is over; its loss is {value:.3f} now"

@@ -19,7 +19,7 @@ from vglm_train.log.alarms import Alarms
 from vglm_train.log.delivered import last_delivered, record_delivered
 from vglm_train.log.jsonl import METRICS, Cell, LoggedTable, NewRows, Row, read_tables, table_folder
 from vglm_train.log.run_info import RunInfo
-from vglm_train.log.sinks import Sink
+from vglm_train.log.sink import Sink
 from vglm_train.log.wandb_run import WandbRun, wandb_run_id
 
 logger = logging.getLogger("vglm_train")

@@ -147,7 +147,7 @@ COMPARED = (
     "eval/vqa_accuracy", "eval/report_f1", "perf/samples_per_second",
 )  # fmt: skip
 # what runs differ in: the questions of configs/sweeps
-ASKED = ("optim.lr", "data.global_batch", "engine.micro_batch", "tuning.lora.rank")
+ASKED = ("optim.lr", "data.global_batch", "objective.itc.batch", "tuning.lora.rank")
 
 
 def sections(stage: StageName) -> list[Section]:
