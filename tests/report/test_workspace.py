@@ -4,6 +4,7 @@ import json
 import re
 
 import pytest
+import wandb
 import wandb_workspaces.workspaces as ws
 import yaml
 from wandb_reader import logged_steps, records
@@ -99,7 +100,10 @@ def server(monkeypatch):
     with WandbServer() as server:
         monkeypatch.setenv("WANDB_BASE_URL", server.url)
         monkeypatch.setenv("WANDB_API_KEY", 40 * "a")
+        monkeypatch.setenv("WANDB_ERROR_REPORTING", "0")
+        wandb.teardown()  # it has read the environment of an earlier test
         yield server
+        wandb.teardown()
         server.shutdown()
 
 
@@ -114,3 +118,26 @@ def test_a_second_call_renews_what_the_first_has_made(tmp_path, server):
     stored = json.loads((tmp_path / "wandb" / "workspaces.json").read_text())
     view = ws.Workspace.from_url(stored["align"])
     assert [section.name for section in view.sections] == [section.title for section in panels.sections("align")]
+
+
+def test_the_command_against_a_server(tmp_path, server, capsys):
+    (tmp_path / "wandb").mkdir()
+    document = {"run": {"name": "a"}, "data": {"languages": ["en"]}, "log": {"wandb": {"project": "tests"}}}
+    (tmp_path / "config.yaml").write_text(yaml.safe_dump(document))
+    assert main(["workspace", str(tmp_path)]) == 0
+    assert "published loss curve: logged" in capsys.readouterr().out
+    assert server.steps() == [int(step) for step, _ in reference.curve()]
+    wandb.teardown()  # the second command is another process
+    assert main(["workspace", str(tmp_path), "--layouts", "align"]) == 0
+    assert "published loss curve: is there already" in capsys.readouterr().out
+    assert len(server.history) == len(reference.curve())
+    assert len(server.views) == len(LAYOUTS)
+
+
+def test_a_workspace_that_was_deleted_is_made_anew(tmp_path, server):
+    (tmp_path / "wandb").mkdir()
+    config = Wandb(mode="online", project="tests", entity="somebody")
+    list(send(["align"], config, tmp_path))
+    server.views.clear()
+    list(send(["align"], config, tmp_path))
+    assert len(server.views) == 1

@@ -7,6 +7,7 @@ import argparse
 import json
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any, get_args
@@ -136,21 +137,36 @@ def send(layouts: Sequence[str], config: Wandb, folder: Path) -> Iterator[str]:
 
     Their addresses are kept in the run `folder`, so that a second call renews them.
     """
-    import wandb
-    import wandb_workspaces.workspaces as ws
+    with needs_extra("workspace", "a W&B workspace"):
+        import wandb
 
     stored = folder / "wandb" / STORED
     known = json.loads(stored.read_text("utf-8")) if stored.exists() else {}
-    entity = config.entity or str(wandb.Api().default_entity)
-    for layout in layouts:
-        new = build(layout, config.project, entity)
-        if layout in known:
-            old = ws.Workspace.from_url(known[layout])
-            old.sections, old.runset_settings = new.sections, new.runset_settings
-            new = old
-        known[layout] = new.save().url
-        write_json(stored, known)
-        yield f"{layout}: {known[layout]}"
+    try:
+        entity = config.entity or str(wandb.Api().default_entity)
+        for layout in layouts:
+            new = build(layout, config.project, entity)
+            known[layout] = _renewed(known.get(layout), new).save().url
+            write_json(stored, known)
+            yield f"{layout}: {known[layout]}"
+    except wandb.Error as error:
+        raise UserError(
+            f"W&B has not taken the workspaces: {error}. Run `wandb login`, or write them with --out."
+        ) from error
+
+
+def _renewed(address: str | None, new: Any) -> Any:
+    """The workspace at the address with the panels of `new`; `new` itself where there is none."""
+    import wandb_workspaces.workspaces as ws
+
+    if address is None:
+        return new
+    try:
+        old = ws.Workspace.from_url(address)
+    except ValueError:  # somebody has deleted it
+        return new
+    old.sections, old.runset_settings = new.sections, new.runset_settings
+    return old
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -168,7 +184,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _command(folder: Path, layouts: Sequence[str], out: Path | None) -> Callable[[], int]:
     def work() -> int:
-        config = _config(folder).log.wandb
+        config = replace(_config(folder).log.wandb, mode="online")  # as it is for runs that are synchronised later
         if out is None:
             print("published loss curve:", "logged" if log_reference(config, folder) else "is there already")
             for line in send(layouts, config, folder):
