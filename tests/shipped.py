@@ -3,7 +3,7 @@
 import json
 import re
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -15,7 +15,8 @@ from vglm_train.model.tuning import apply_tuning
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
-YAMLS = sorted(CONFIGS.rglob("*.yaml"))
+SWEEPS = sorted((CONFIGS / "sweeps").glob("*.yaml"))
+YAMLS = sorted(path for path in CONFIGS.rglob("*.yaml") if path not in SWEEPS)
 PRESETS = sorted((CONFIGS / "pretrain").glob("*_stage1.yaml"))
 STAGE_TWO = sorted((CONFIGS / "pretrain").glob("*_stage2*.yaml"))
 FINETUNE = sorted((CONFIGS / "finetune").glob("*.yaml"))
@@ -31,7 +32,7 @@ def name(path: Path) -> str:
     return path.relative_to(CONFIGS).as_posix()
 
 
-Read = Callable[[Path], Config]
+Read = Callable[..., Config]
 
 
 def begins_with(path: Path) -> str | None:
@@ -58,9 +59,10 @@ def reader(folder: Path) -> Read:
     for name, recipe in BASES.items():
         write_description(places[name], CONFIGS / recipe)
 
-    def read(path: Path) -> Config:
+    def read(path: Path, overrides: Sequence[str] = ()) -> Config:
         bundle = begins_with(path)
-        return load(path, [f"model.bundle={places[bundle]}"] if bundle else [])
+        described = [f"model.bundle={places[bundle]}"] if bundle else []
+        return load(path, [*described, *overrides])
 
     return read
 

@@ -105,7 +105,9 @@ FENCED = {
     "boto3": {"vglm_train/data/remote/transfer.py"},
     "botocore": {"vglm_train/data/remote/transfer.py"},
     "httpcore": {"vglm_train/serve/fetch.py"},
-    "wandb": {"vglm_train/log/sinks.py"},
+    "wandb": {"vglm_train/log/wandb_run.py", "vglm_train/report/workspace.py"},
+    "wandb_workspaces": {"vglm_train/report/workspace.py"},
+    "psutil": {"vglm_train/log/wandb_run.py"},
     "yaml": {"vglm_train/config/yaml_tree.py", "vglm_train/config/load.py"},
     "matplotlib": {"vglm_train/report/curves.py", "data_tools/stats/page.py", "examples/demo/figure.py"},
     "pycocoevalcap": {

@@ -17,6 +17,12 @@ def records(folder: Path) -> list[dict]:
     return found
 
 
+def summary(found: list[dict]) -> dict:
+    """The last value of each key of the run's summary, of the records `found`."""
+    updates = [record["summary"].get("update", {}) for record in found if record["type"] == "summary"]
+    return {name: value for update in updates for name, value in update.items()}
+
+
 def logged_steps(folder: Path) -> list[int]:
     """The step of each row of metrics, in the order of the files."""
     return [record["history"]["step"]["num"] for record in records(folder) if record["type"] == "history"]

@@ -1,4 +1,5 @@
-"""A stand-in for W&B's server, which cannot run here: it takes the rows of one run as `wandb sync` sends them.
+"""A stand-in for W&B's server, which cannot run here: it takes the rows of one run as `wandb sync` sends them, and
+workspaces.
 
 It answers as W&B's does where that decides which rows are sent: how many rows the run has, and its last one.
 """
@@ -18,6 +19,7 @@ class WandbServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.history: list[str] = []  # rows as JSON, at the line numbers that they were sent for
+        self.views: dict[str, dict[str, Any]] = {}  # by id
         self.url = f"http://127.0.0.1:{self.server_address[1]}"
         Thread(target=self.serve_forever, daemon=True).start()
 
@@ -28,13 +30,21 @@ class WandbServer(ThreadingHTTPServer):
         start, lines = chunk["offset"], chunk["content"]
         self.history[start : start + len(lines)] = lines
 
-    def answer(self, query: str) -> dict[str, Any] | None:
+    def answer(self, query: str, variables: dict[str, Any]) -> dict[str, Any] | None:
         """None for what it does not have: tables, which are artifacts, and files."""
         if "upsertBucket" in query:
             bucket = {"id": "b", "name": "run", "displayName": "run", "config": "{}", "project": PROJECT}
             return {"upsertBucket": {"bucket": bucket, "inserted": not self.history}}
         if "RunResumeStatus" in query:
             return {"model": {**PROJECT, "bucket": self._bucket()}}
+        if "upsertView" in query:
+            view = {"id": variables.get("id") or f"view{len(self.views)}", **variables}
+            self.views[view["id"]] = view
+            return {"upsertView": {"view": {"id": view["id"], "name": view["name"]}, "inserted": True}}
+        if "allViews" in query:
+            named = [view for view in self.views.values() if view["name"] == variables["viewName"]]
+            nodes = [{"node": {key: view[key] for key in ("id", "displayName", "spec")}} for view in named]
+            return {"project": {"allViews": {"edges": nodes}}}
         if "viewer" in query:
             return {"viewer": {"id": "v", "entity": "somebody", "flags": "{}", "teams": {"edges": []}}}
         return None
@@ -55,7 +65,7 @@ class _Handler(BaseHTTPRequestHandler):
         body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
         content = json.loads(gzip.decompress(body) if self.headers.get("Content-Encoding") == "gzip" else body)
         if self.path == "/graphql":
-            data = self.server.answer(content["query"])
+            data = self.server.answer(content["query"], content.get("variables") or {})
             self._reply({"errors": [{"message": "not here"}]} if data is None else {"data": data})
             return
         if chunk := (content.get("files") or {}).get("wandb-history.jsonl"):

@@ -17,6 +17,7 @@ COMMANDS = {
     "evaluate": ("vglm_train.evaluate.__main__", "score a bundle on held-out data"),
     "checkpoint": ("vglm_train.checkpoint.__main__", "weights in and out"),
     "report": ("vglm_train.report.__main__", "curves and verdicts of runs"),
+    "workspace": ("vglm_train.report.workspace", "the W&B pages of a project: panels for each stage, and to compare"),
     "benchmark": ("vglm_train.benchmark", "measure this machine with the project's own cases"),
     "schema": ("vglm_train.schema", "the configuration as a JSON schema, for editors"),
     "env": ("vglm_train.env", "what this machine has"),

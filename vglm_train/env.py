@@ -24,8 +24,9 @@ EXTRAS = {
     "chat": ("gradio", "fastapi", "uvicorn", "sse-starlette", "prometheus-client", "python-multipart", "einops",
              "requests", "httpcore"),
     "eval": ("pycocoevalcap", "nltk", "jieba", "rouge-chinese", "sacrebleu"),
-    "train": ("deepspeed", "SwissArmyTransformer", "datasets", "webdataset", "wandb", "matplotlib", "requests",
-              "urllib3", "braceexpand"),
+    "train": ("deepspeed", "SwissArmyTransformer", "datasets", "webdataset", "wandb", "psutil", "matplotlib",
+              "requests", "urllib3", "braceexpand"),
+    "workspace": ("wandb", "wandb-workspaces"),
 }  # fmt: skip
 """What the extras of pyproject.toml bring."""
 SAT = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
@@ -38,6 +39,7 @@ PURPOSES: dict[str, tuple[tuple[str, ...], str]] = {
     "quantising": (("triton",), "a CUDA build of torch brings it on Linux; without it, answers come more slowly"),
     "scoring texts": (EXTRAS["eval"], 'pip install "vglm_train[eval]"'),
     "training": (EXTRAS["train"], 'pip install "vglm_train[train]"'),
+    "W&B workspaces": (EXTRAS["workspace"], 'pip install "vglm_train[workspace]"'),
 }  # fmt: skip
 # language model -> numbers in the matrices of its blocks, which can be quantised, and others
 SIZES = {

@@ -34,8 +34,10 @@ from vglm_train.log.alarms import Alarms
 from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
+from vglm_train.log.sink import Sink
 from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
+from vglm_train.log.wandb_sink import WandbSink
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
@@ -125,6 +127,14 @@ class _Run:
         self._claim()
         self._tell_start()
         outlets = self._sinks()
+        try:
+            return self._fit(engine, objective, model, outlets)
+        finally:
+            for outlet in outlets:
+                outlet.close()
+
+    def _fit(self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[Sink]) -> int:
+        """Take all steps and write the bundle; the exit status."""
         stop = StopOnSignal()
         watch = Watch(self.folder.path, self.ranks, self.config.engine.stall)
         trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch)
@@ -137,9 +147,6 @@ class _Run:
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
                 raise
             return 128 + received  # the launcher ends all ranks, since one gave up and says why
-        finally:
-            for outlet in outlets:
-                outlet.close()
         if stopped:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
             return 128 + (stop.received or signal.SIGTERM)  # where another rank was asked, too
@@ -150,6 +157,8 @@ class _Run:
             origin["sources"] = self.sources
             self.stage.save(self.folder.bundle, model, origin, self.state.inputs["held"])
             log.info("done: %s", self.folder.bundle)
+            for outlet in outlets:
+                outlet.bundle(self.folder.bundle)
         self.ranks.barrier()
         return 0
 
@@ -236,37 +245,29 @@ class _Run:
             log.info("engine.graphs: there is no GPU here, so nothing is recorded")
         return config.engine.graphs and on_gpu
 
-    def _sinks(self) -> list[sinks.Sink]:
+    def _sinks(self) -> list[Sink]:
         if not self.ranks.main:
             return []
         config, folder = self.config, self.folder.path
         resume_step = self.state.step if self.resume_from else None
-        outlets: list[sinks.Sink] = [
+        outlets: list[Sink] = [
             sinks.JsonlSink(folder, resume_step),
             sinks.ConsoleSink(self.plan.steps, resume_step),
             Alarms.resume(self.info, folder),
         ]
         if config.log.wandb.mode != "disabled":
+            resolved, source = dataclasses.asdict(config), self.stage.source()
             outlets.append(
-                sinks.WandbSink(
-                    config.log.wandb,
-                    folder,
-                    run_name=config.run.name,
-                    resolved=dataclasses.asdict(config),
-                    run_id=sinks.wandb_run_id(folder),
-                    resume_step=resume_step,
-                )
+                WandbSink(config.log.wandb, folder, self.info, config.run.stage, resolved, resume_step, source)
             )
         return outlets
 
-    def _save_hook(self, engine: DeepSpeedEngine, outlets: Sequence[sinks.Sink]) -> SaveHook:
+    def _save_hook(self, engine: DeepSpeedEngine, outlets: Sequence[Sink]) -> SaveHook:
         config, cadence = self.config, hooks.Cadence.of(self.config)
         keep = config.checkpoint.keep
         return SaveHook(self.folder.checkpoints, engine, self.state, cadence, keep, outlets, self.ranks)
 
-    def _hooks(
-        self, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink], save: SaveHook
-    ) -> list[Hook]:
+    def _hooks(self, objective: Objective, model: VisualModel, outlets: Sequence[Sink], save: SaveHook) -> list[Hook]:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)

@@ -89,15 +89,22 @@ def test_held_out_scores_above_chance_are_no_alarm(accuracy, images, alarm):
     alarms = Alarms(FACTS)
     evaluation = {"eval/en_itm_accuracy": accuracy, "eval/en_shuffled_itm_accuracy": 50.0, "eval/en_images": images}
     alarms.feed(400, {**evaluation, "eval/en_i2t_r1": 0.0, "eval/en_t2i_r1": 0.0})
-    said = [text for step, loss, right in points(lambda s: 0.637, right=0.667)
-            for text in alarms.feed(step, {"train/loss_itm": loss, "train/itm_accuracy": right})]  # fmt: skip
+    said = [notice.text for step, loss, right in points(lambda s: 0.637, right=0.667)
+            for notice in alarms.feed(step, {"train/loss_itm": loss, "train/itm_accuracy": right})]  # fmt: skip
     assert bool(said) == bool(alarms.active()) == alarm
 
 
-def test_an_alarm_is_said_once_per_tenth_of_the_run():
+def notices(alarms: Alarms, loss, first: int, last: int) -> list[tuple[int, bool]]:
+    """(step, whether it says that an alarm is over) of what rows with this ITM loss change."""
+    rows = ((step, {"train/loss_itm": loss(step)}) for step in range(first, last + 1, 10))
+    return [(step, notice.over) for step, row in rows for notice in alarms.feed(step, row)]
+
+
+def test_an_alarm_is_said_when_it_begins_and_when_it_is_over():
     alarms = Alarms(FACTS)
-    said = [step for step, loss, _ in points(lambda s: 0.637) for text in alarms.feed(step, {"train/loss_itm": loss})]
-    assert said == [370, 470, 570, 670, 770, 870, 970]
+    assert notices(alarms, lambda step: 0.637, 10, 700) == [(370, False)]
+    assert notices(alarms, lambda step: 0.5, 710, 1000) == [(710, True)]
+    assert alarms.active() == []
 
 
 def test_a_resumed_run_does_not_say_it_twice_and_forgets_nothing(tmp_path):
@@ -107,8 +114,8 @@ def test_a_resumed_run_does_not_say_it_twice_and_forgets_nothing(tmp_path):
     sink.write(390, {"eval/r_mean": 1.0})
     sink.close()
     alarms = Alarms.resume(FACTS, tmp_path)
-    said = [step for step in range(400, 501, 10) for text in alarms.feed(step, {"train/loss_itm": 0.637})]
-    assert said == [470]
+    assert notices(alarms, lambda step: 0.637, 400, 800) == []
+    assert [over for _, over in notices(alarms, lambda step: 0.5, 810, 1000)] == [True]
 
 
 def test_it_warns_through_the_logger(caplog):

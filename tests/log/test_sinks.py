@@ -4,19 +4,15 @@ import json
 import logging
 import math
 import os
-import subprocess
-import sys
 
 import pytest
 from PIL import Image
 
-from vglm_train.config.run import Wandb
 from vglm_train.distributed import Ranks
-from vglm_train.errors import UserError
 from vglm_train.log import console
 from vglm_train.log.console import Progress, describe, duration
 from vglm_train.log.jsonl import read_rows, read_tables
-from vglm_train.log.sinks import ConsoleSink, JsonlSink, WandbSink
+from vglm_train.log.sinks import ConsoleSink, JsonlSink
 
 
 def steps(folder) -> list[int]:
@@ -146,21 +142,3 @@ def test_rank_0_speaks_and_the_others_warn_into_the_same_log(tmp_path, capsys):
     assert (tmp_path / "log.txt").read_text() == text + said
     logging.getLogger(console.LOGGER).handlers.clear()
     logger.propagate = True
-
-
-def test_disabled_wandb_is_not_even_imported(tmp_path):
-    code = (
-        "import sys; from pathlib import Path; from vglm_train.config.run import Wandb;"
-        "from vglm_train.log.sinks import WandbSink;"
-        "s = WandbSink(Wandb(), Path(sys.argv[1]), run_name='a', resolved={}, run_id='b', resume_step=None);"
-        "s.write(1, {'train/loss': 1.0}); s.image_table(1, 'a', ['b'], []); s.close();"
-        "assert 'wandb' not in sys.modules"
-    )
-    subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
-    assert os.listdir(tmp_path) == []
-
-
-def test_online_without_a_key_is_one_clear_error(tmp_path, monkeypatch):
-    monkeypatch.setenv("WANDB_API_KEY", "too-short")
-    with pytest.raises(UserError, match=r"W&B could not start.*log\.wandb\.mode=offline"):
-        WandbSink(Wandb(mode="online"), tmp_path, run_name="a", resolved={}, run_id="b", resume_step=None)

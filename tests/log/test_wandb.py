@@ -10,18 +10,20 @@ import time
 from pathlib import Path
 
 import pytest
-from wandb_reader import logged_steps, records
+from wandb_reader import logged_steps, records, summary
 from wandb_server import WandbServer
 
+from vglm_train.config.run import Wandb
+from vglm_train.errors import UserError
 from vglm_train.log.delivered import last_delivered
-from vglm_train.log.sinks import code_version, wandb_run_id
+from vglm_train.log.wandb_run import WandbRun, code_version, wandb_run_id
 
 SCRIPT = Path(__file__).with_name("wandb_run.py")
 STEPS = 23
 
 
-def start(folder: Path, steps: int = STEPS, seconds: float = 0.0) -> subprocess.Popen:
-    """The stand-in run, in a process group of its own."""
+def start(folder: Path, steps: int = STEPS, seconds: float = 0.0, patience: int = 600) -> subprocess.Popen:
+    """The stand-in run, in a process group of its own. What it says goes to `folder`/said.txt, too."""
     command = [sys.executable, str(SCRIPT), str(folder), str(steps), str(seconds)]
     root = str(SCRIPT.parents[2])
     environment = {
@@ -29,8 +31,12 @@ def start(folder: Path, steps: int = STEPS, seconds: float = 0.0) -> subprocess.
         "PYTHONPATH": os.pathsep.join([root, os.environ.get("PYTHONPATH", "")]),
         "WANDB_DATA_DIR": str(folder / "data"),
         "WANDB_ERROR_REPORTING": "0",
+        "PATIENCE": str(patience),
     }
-    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment, start_new_session=True)
+    with (folder / "said.txt").open("w") as said:
+        return subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=said, text=True, env=environment, start_new_session=True
+        )
 
 
 def finish(folder: Path, steps: int = STEPS) -> None:
@@ -77,6 +83,11 @@ def check(folder: Path, steps: int = STEPS) -> None:
     assert {run["run_id"] for run in runs} == {wandb_run_id(folder)}
     assert all(run["config"]["update"]["optim"] == {"lr": 1e-4} for run in runs)
     assert all(run["config"]["update"]["code"].keys() == code_version().keys() for run in runs)
+    for run in runs:
+        assert (run["run_group"], run["job_type"], run["notes"]) == ("stages", "align", "a stand-in")
+        assert run["tags"] == ["small", "中文"]
+    check_alerts(found, steps)
+    check_summary(found, steps)
     history = [record["history"]["item"] for record in found if record["type"] == "history"]
     assert sorted(item["_step"] for item in history) == list(range(1, steps + 1))
     for item in history:
@@ -86,6 +97,26 @@ def check(folder: Path, steps: int = STEPS) -> None:
             assert item["eval/matches._type"] == "table-file"
             media = list((folder / "wandb").glob(f"offline-run-*/files/{item['eval/matches.path']}"))
             assert f"红色 {item['_step']}" in media[0].read_text(encoding="utf-8")
+
+
+def check_alerts(found: list[dict], steps: int) -> None:
+    """The matching head is blind until step 15: one alert when that is noticed, and one when it is over."""
+    alerts = [record["alert"] for record in found if record["type"] == "alert"]
+    assert [alert["level"] for alert in alerts] == ["WARN", "INFO"][: 1 + (steps >= 15)]
+    assert alerts[0]["text"].startswith("step 9: ITM loss has stayed within 0.63-0.645")
+    assert len({alert["title"] for alert in alerts}) == len(alerts)  # W&B drops what repeats a title within a minute
+
+
+def check_summary(found: list[dict], steps: int) -> None:
+    """Best and last values of all rows, though the last file may hold few of them; and the bundle."""
+    last = summary(found)
+    assert last["train/loss"] == pytest.approx({"min": 10 / steps, "last": 10 / steps})
+    assert last["perf/samples_per_second"] == {"max": 1000, "last": 100}
+    artifacts = [record["artifact"] for record in found if record["type"] == "artifact"]
+    (artifact,) = [each for each in artifacts if each["type"] == "bundle"][-1:]
+    assert artifact["name"] == "bundle-stand-in"
+    (file,) = artifact["manifest"]["contents"]
+    assert file["ref"].endswith("/bundle/bundle.json")
 
 
 def test_a_run_that_is_never_killed(tmp_path):
@@ -149,15 +180,86 @@ def test_folders_of_other_runs_stay(tmp_path):
     assert other.exists()
 
 
+def wait_until_written(folder: Path, steps: int) -> None:
+    """W&B's service writes its file every 15 seconds, or when a block is full."""
+    end = time.monotonic() + 120
+    while len(logged_steps(folder)) < steps:
+        assert time.monotonic() < end
+        time.sleep(0.2)
+
+
 @pytest.mark.slow
 def test_killed_after_w_and_b_has_written_some_steps(tmp_path):
-    """W&B's service writes its file every 15 seconds: this process lives long enough to see it."""
     process = start(tmp_path, 60, 0.5)
-    time.sleep(22)
+    wait_until_written(tmp_path, 6)
     kill(process)
-    assert len(logged_steps(tmp_path)) > 5
+    assert len(logged_steps(tmp_path)) >= 6
     finish(tmp_path, 60)
     check(tmp_path, 60)
+
+
+def service(process: subprocess.Popen) -> int:
+    """W&B's service, once the process is ready."""
+    assert process.stdout is not None
+    assert process.stdout.readline() == "ready\n"
+    (child,) = [pid for pid in _children(process.pid) if "wandb-core" in Path(f"/proc/{pid}/comm").read_text()]
+    return child
+
+
+def test_a_service_that_stalls_is_waited_for_and_then_given_up(tmp_path):
+    """The run goes on and ends by itself, says how to send the rest, and the next start sends it."""
+    process = start(tmp_path, seconds=0.05, patience=2)
+    os.kill(service(process), signal.SIGSTOP)
+    output, _ = process.communicate(timeout=60)
+    assert output.split()[-1] == str(STEPS)
+    assert process.returncode == 0
+    said = (tmp_path / "said.txt").read_text()
+    assert "W&B did not answer, so its service was ended. Nothing is lost" in said
+    assert "Start the same command again" in said
+    assert "Traceback" not in said
+    finish(tmp_path)
+    check(tmp_path)
+
+
+@pytest.mark.slow
+def test_a_stalled_service_holds_no_step(tmp_path):
+    """More rows than the socket between the two takes are logged meanwhile; none is lost."""
+    steps = 1500
+    process = start(tmp_path, steps)
+    stalled = service(process)
+    os.kill(stalled, signal.SIGSTOP)
+    assert process.stdout is not None
+    assert [next(process.stdout) for _ in range(steps)][-1] == f"{steps}\n"
+    os.kill(stalled, signal.SIGCONT)
+    process.communicate(timeout=300)
+    assert process.returncode == 0
+    check(tmp_path, steps)
+
+
+def test_a_run_goes_on_when_the_service_dies(tmp_path):
+    process = start(tmp_path, seconds=0.05)
+    os.kill(service(process), signal.SIGKILL)
+    output, _ = process.communicate(timeout=60)
+    assert output.split()[-1] == str(STEPS)
+    assert process.returncode == 0
+    said = (tmp_path / "said.txt").read_text()
+    assert "W&B has failed" in said
+    assert "Traceback" not in said
+    finish(tmp_path)
+    check(tmp_path)
+
+
+def test_online_without_a_key_is_one_clear_error(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_API_KEY", "too-short")
+    with pytest.raises(UserError, match=r"W&B could not start.*log\.wandb\.mode=offline"):
+        WandbRun(Wandb(mode="online"), tmp_path, "b", "a", "align", {})
+
+
+def test_the_agent_of_a_sweep_chooses_the_id(tmp_path, monkeypatch):
+    monkeypatch.setenv("WANDB_RUN_ID", "chosen")
+    assert wandb_run_id(tmp_path) == "chosen"
+    monkeypatch.setenv("WANDB_RUN_ID", "another")
+    assert wandb_run_id(tmp_path) == "chosen"
 
 
 def test_the_id_stays(tmp_path):
@@ -171,7 +273,7 @@ def test_the_server_gets_every_step_once(tmp_path):
     """A run that was stopped, killed, uploaded by hand with what the kill had left, continued, and uploaded again."""
     finish(tmp_path, 13)
     process = start(tmp_path, 60, 0.5)
-    time.sleep(22)  # W&B's service has written some of its steps
+    wait_until_written(tmp_path, 19)
     kill(process)
     with WandbServer() as server:
         sync(tmp_path, server)

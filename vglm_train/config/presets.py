@@ -10,6 +10,7 @@ from vglm_train.errors import UserError
 from vglm_train.shipped import shipped_folder
 
 FOLDER = "configs"
+SWEEPS = "sweeps"  # folder below it, of files for `wandb sweep`
 SUFFIXES = (".yaml", ".yml")
 
 
@@ -23,7 +24,8 @@ class Found:
 
 def presets() -> dict[str, Path]:
     """Name -> file of every preset, in alphabetical order."""
-    return {path.stem: path for path in sorted(shipped_folder(FOLDER).rglob("*.yaml"), key=lambda path: path.stem)}
+    found = (path for path in shipped_folder(FOLDER).rglob("*.yaml") if path.parent.name != SWEEPS)
+    return {path.stem: path for path in sorted(found, key=lambda path: path.stem)}
 
 
 def find_config(given: str) -> Found:

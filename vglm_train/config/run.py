@@ -202,6 +202,16 @@ class Wandb:
     ] = "disabled"
     project: Annotated[str, "the project's name", NOT_EMPTY] = "vglm_train"
     entity: Annotated[str | None, "user or team; null: the default of the account", NOT_EMPTY] = None
+    tags: Annotated[tuple[str, ...], "words to find the run by"] = ()
+    notes: Annotated[str | None, "a text about the run", NOT_EMPTY] = None
+    group: Annotated[str | None, "runs of one group are shown together, such as the stages of a model", NOT_EMPTY] = (
+        None
+    )
+    job_type: Annotated[str | None, "kind of run within its group; null: the stage", NOT_EMPTY] = None
+    bundle: Annotated[
+        Literal["reference", "upload"], "the bundle as an artifact: where it lies and its hashes, or the files too"
+    ] = "reference"
+    patience: Annotated[int, "seconds that the end of a run waits for W&B", POSITIVE] = 600
 
     def __post_init__(self) -> None:
         check_limits(self)

@@ -24,7 +24,7 @@ from vglm_train.log import console
 from vglm_train.log.alarms import not_finite
 from vglm_train.log.jsonl import SampleLog
 from vglm_train.log.meter import Meter
-from vglm_train.log.sinks import Sink
+from vglm_train.log.sink import Sink
 from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective

@@ -25,7 +25,7 @@ from vglm_train.engine.hooks import Cadence
 from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.log import console
-from vglm_train.log.sinks import Sink
+from vglm_train.log.sink import Sink
 
 log = logging.getLogger(console.LOGGER)
 

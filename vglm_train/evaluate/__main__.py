@@ -19,6 +19,7 @@ from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.evaluate.caption import command as caption
 from vglm_train.evaluate.result import Result, choose, write
 from vglm_train.evaluate.retrieval import command as retrieval
+from vglm_train.evaluate.to_wandb import log_evaluation
 from vglm_train.evaluate.vqa.command import VqaCommand
 
 
@@ -64,6 +65,8 @@ def _score(args: argparse.Namespace) -> int:
         result = TASKS[args.task].run(bundle, args, device)
     written = _write(result, out)
     print("\n".join([*result.lines, *map(str, written)]))
+    if args.wandb is not None:
+        log_evaluation(bundle.config.log.wandb, args.wandb, Path(args.bundle), args.task, result.report, written)
     return 0
 
 
@@ -95,6 +98,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vision-weights", help="the frozen encoder's weights, where they have moved")
     parser.add_argument(
         "--out", help="JSON file to write, not there yet, or a folder (default: TASK-DATA.json beside the bundle)"
+    )
+    parser.add_argument(
+        "--wandb", choices=("online", "offline"), help="log it to W&B, in the project of log.wandb of the bundle's run"
     )
     TASKS[chosen].add_arguments(parser)
     return parser.parse_args(argv)

@@ -9,12 +9,14 @@ guess, too, and no held-out score above chance: ITM's hard negatives may look al
 import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
 from vglm_train.log.held_out import held_out
-from vglm_train.log.jsonl import METRICS, Cell, Row, read_rows
+from vglm_train.log.jsonl import METRICS, Row, read_rows
 from vglm_train.log.run_info import RunInfo
+from vglm_train.log.sink import Sink
 
 logger = logging.getLogger("vglm_train")
 
@@ -24,8 +26,8 @@ RIGHT_NEAR = 0.02  # from the share of right answers of a guess
 ITM_SPAN = 0.3  # of the steps after warm-up
 ITC_SPAN = 0.1
 ITC_NEAR = 0.98  # of ln N
-REPEAT = 0.1  # of all steps: an alarm that stays is repeated after as many
 CHECK_EVERY = 0.002  # of all steps: long runs log many rows, and nothing changes in so few steps
+END_EVERY = 0.01  # of all steps: whether an alarm is over; all of its span has to be read for that
 PARTS = 5  # a span is judged by the means of so many parts: noise of small batches does not hide a flat line
 
 Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
@@ -77,8 +79,17 @@ def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: 
     )
 
 
-class Alarms:
-    """A sink that warns. It repeats each alarm once per tenth of the run, not at every row."""
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """An alarm begins, or is over."""
+
+    loss: str
+    text: str
+    over: bool
+
+
+class Alarms(Sink):
+    """A sink that warns when an alarm begins, and says when it is over."""
 
     WATCHED = (("itm", itm_alarm), ("itc", itc_alarm))
 
@@ -88,6 +99,7 @@ class Alarms:
         self._points: dict[str, list[tuple[int, float, float]]] = {name: [] for name, _ in self.WATCHED}
         self._seen: dict[str, bool] = {name: False for name, _ in self.WATCHED}  # above chance at the last evaluation
         self._next: dict[str, float] = {name: 0.0 for name, _ in self.WATCHED}  # step of the next check
+        self._raised: set[str] = set()
         for step, row in past:
             self.feed(step, row)
 
@@ -96,9 +108,9 @@ class Alarms:
         """With what the run `folder` has logged so far; construct the JsonlSink, which cuts back, first."""
         return cls(info, read_rows(folder / METRICS))
 
-    def feed(self, step: int, row: Row) -> list[str]:
-        """Alarms that are due at this row."""
-        texts = []
+    def feed(self, step: int, row: Row) -> list[Notice]:
+        """What this row changes."""
+        notices = []
         for name, alarm in self.WATCHED:
             if scores := held_out(name, row):
                 self._seen[name] = any(score.above for score in scores)
@@ -109,10 +121,12 @@ class Alarms:
             if step < self._next[name]:
                 continue
             text = None if self._seen[name] else alarm(self._points[name], self.info)
-            self._next[name] = step + (REPEAT if text else CHECK_EVERY) * self.info.total_steps
-            if text:
-                texts.append(f"step {step}: {text}")
-        return texts
+            self._next[name] = step + (END_EVERY if text else CHECK_EVERY) * self.info.total_steps
+            if bool(text) != (name in self._raised):
+                self._raised ^= {name}
+                end = f"the alarm about {name.upper()} is over; its loss is {value:.3f} now"
+                notices.append(Notice(name, f"step {step}: {text or end}", over=not text))
+        return notices
 
     def active(self) -> list[str]:
         """Alarms that hold at the last row, whether or not they have been logged."""
@@ -120,17 +134,8 @@ class Alarms:
         return [text for text in texts if text]
 
     def write(self, step: int, row: Row) -> None:
-        for text in self.feed(step, row):
-            logger.warning(text)
-
-    def image_table(self, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
-        pass
-
-    def checkpointed(self, step: int) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
+        for notice in self.feed(step, row):
+            logger.log(logging.INFO if notice.over else logging.WARNING, notice.text)
 
 
 def _recent_means(points: Points, info: RunInfo, share: float) -> list[tuple[float, float]] | None:

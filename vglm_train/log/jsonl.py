@@ -26,16 +26,34 @@ def to_line(step: int, row: Row) -> str:
     return json.dumps({"step": step, **finite}) + "\n"
 
 
+class NewRows:
+    """Rows of a metrics.jsonl that is being written, each once."""
+
+    def __init__(self, path: Path) -> None:
+        self._path, self._offset = path, 0
+
+    def read(self) -> Iterator[tuple[int, Row]]:
+        """(step, row) of each complete line since the last call; null becomes NaN. No file is no rows.
+
+        A line that a kill cut short is passed over.
+        """
+        if not self._path.exists():
+            return
+        with self._path.open("rb") as file:
+            file.seek(self._offset)
+            for line in file:
+                if not line.endswith(b"\n"):  # the rest of it may be on its way
+                    return
+                self._offset += len(line)
+                values = _parse(line)
+                if values is not None:
+                    step = values.pop("step")
+                    yield step, {name: math.nan if value is None else value for name, value in values.items()}
+
+
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
-    """(step, row) of each line; null becomes NaN. A line cut short by a kill is passed over, no file is no rows."""
-    if not path.exists():
-        return
-    with path.open("rb") as file:
-        for line in file:
-            values = _parse(line)
-            if values is not None:
-                step = values.pop("step")
-                yield step, {name: math.nan if value is None else value for name, value in values.items()}
+    """(step, row) of each line, see `NewRows`."""
+    return NewRows(path).read()
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
@@ -80,9 +98,14 @@ class LoggedTable:
         return cell
 
 
+def table_folder(folder: Path, step: int, name: str) -> Path:
+    """Where the run `folder` keeps a table."""
+    return folder / TABLES / f"step-{step:08d}" / name.replace("/", "_")
+
+
 def write_table(folder: Path, step: int, name: str, columns: Sequence[str], rows: Sequence[Sequence[Cell]]) -> None:
     """Store a table below the run `folder`, complete or not at all."""
-    with replace_folder(folder / TABLES / f"step-{step:08d}" / name.replace("/", "_"), durable=False) as new:
+    with replace_folder(table_folder(folder, step, name), durable=False) as new:
         stored = [[_store(cell, new, f"{i}-{j}.jpg") for j, cell in enumerate(row)] for i, row in enumerate(rows)]
         content = {"step": step, "name": name, "columns": list(columns), "rows": stored}
         (new / "table.json").write_text(json.dumps(content, ensure_ascii=False), encoding="utf-8")

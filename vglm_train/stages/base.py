@@ -4,6 +4,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from vglm_train.checkpoint.bundle.format import read_document
+from vglm_train.checkpoint.bundle.stage_one import is_bundle
 from vglm_train.checkpoint.vocabulary import Vocabulary
 from vglm_train.config.run import Config
 from vglm_train.config.validation import FieldError
@@ -80,6 +82,13 @@ class Stage:
     def load(self, model: Any) -> None:
         """Read the weights that the configuration names into `model`. UserError where they do not fit."""
         raise NotImplementedError
+
+    def source(self) -> tuple[Path, str] | None:
+        """The bundle that the run starts from, and the name of the run that wrote it; None where there is none."""
+        weights = self.config.model.qformer.weights
+        if not is_bundle(weights):
+            return None
+        return Path(str(weights)), str(read_document(Path(str(weights)))["origin"].get("run", Path(str(weights)).name))
 
     def tune(self, model: Any) -> list[str]:
         """Set what of `model` trains; lines about it. Called once its weights are read, or on the meta device."""
