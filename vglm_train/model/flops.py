@@ -141,7 +141,7 @@ def qformer_flops(config: Model, vocabulary: int, losses: Collection[str] = STAG
 def _first_pass(config: Model, losses: Collection[str]) -> float:
     """Forward of one pair in the pass that embeds before ITC: what the losses share, without their heads."""
     q, t, width = config.qformer.queries, config.text.max_length, config.qformer.width
-    flops = _image_keys(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
+    flops = image_keys_flops(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
     return flops + ("itg" in losses) * _pass(config, 0, t, q) + 2 * (q + 1) * width * config.contrastive_width
 
 
