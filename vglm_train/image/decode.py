@@ -25,7 +25,7 @@ from vglm_train.image.dicom import read_header as read_dicom_header
 from vglm_train.image.errors import ImageError
 from vglm_train.image.tags import check_exif
 
-# Pillow's name of each format that is read, and DICOM -> suffixes of its files, in small letters; files may have capitals
+# name of each format that is read, as Pillow has it -> suffixes of its files, in small letters (or capitals)
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "PNG": ("png",),
@@ -111,9 +111,9 @@ def decode(data: bytes, limit: Limit) -> tuple[Image.Image, str | None]:
     `limit`: of the picture as stored, the width and height that a JPEG's scaled decoding must not go below.
     """
     if is_dicom(data):
-        image, note, _ = render(data)
-        limit(image)
-        return image, note
+        dicom = render(data)
+        limit(dicom.image)
+        return dicom.image, dicom.note
     with reading(data):
         image = header_of(data)
         raw = _raw_mode(image)  # now, because asking a PNG for its EXIF loads it

@@ -27,7 +27,8 @@ PICTURE = (  # keywords of what a picture needs
     "RescaleSlope", "RescaleIntercept", "ModalityLUTSequence", "WindowCenter", "WindowWidth", "VOILUTFunction",
     "VOILUTSequence", "PatientOrientation", "ImageOrientationPatient", "SharedFunctionalGroupsSequence",
     "PerFrameFunctionalGroupsSequence", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
-    *(f"{colour}PaletteColorLookupTable{part}" for colour in ("Red", "Green", "Blue") for part in ("Descriptor", "Data")),
+    *(f"{colour}PaletteColorLookupTableDescriptor" for colour in ("Red", "Green", "Blue")),
+    *(f"{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
     *(f"Segmented{colour}PaletteColorLookupTableData" for colour in ("Red", "Green", "Blue")),
 )  # fmt: skip
 _DEFLATED = b"1.2.840.10008.1.2.1.99"
@@ -82,7 +83,7 @@ def read_dataset(data: bytes, whole: bool = False) -> "Dataset":
 
     with guarded():
         config.settings.reading_validation_mode = config.IGNORE
-        tags = None if whole else [Tag(name) for name in (*PICTURE, *PIXELS)]
+        tags: Any = None if whole else [Tag(name) for name in (*PICTURE, *PIXELS)]
         dataset = read_partial(io.BytesIO(data), too_many, force=True, specific_tags=tags)
         _name_syntax(dataset)
         return dataset

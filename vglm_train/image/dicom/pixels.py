@@ -22,14 +22,13 @@ from vglm_train.image.dicom.header import (
     read_dataset,
 )
 from vglm_train.image.dicom.turn import NONE
-from vglm_train.image.dicom.window import Window
+from vglm_train.image.dicom.window import FILE, Window
 from vglm_train.image.errors import ImageError
 from vglm_train.image.levels import STRETCHED
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-FILE = Window()
 _SOF = re.compile(rb"\xff[\xc0-\xc3\xc5-\xc7\xc9-\xcb\xcd-\xcf\xf7]..\x08?", re.DOTALL)
 
 
@@ -56,7 +55,7 @@ def render_dataset(dataset: "Dataset", window: Window = FILE, frame: int = 0) ->
         if values.ndim == 3:
             levels, note = _colour(values, dataset)
         elif dataset.PhotometricInterpretation == "PALETTE COLOR":
-            from pydicom.pixels import apply_color_lut
+            from pydicom.pixels.processing import apply_color_lut
 
             levels, note = _colour(apply_color_lut(values, dataset), dataset, palette=True)
         else:
@@ -81,7 +80,7 @@ def stored_values(dataset: "Dataset", header: Header, frame: int) -> NDArray[Any
             _check_encoded(dataset, header, frame, syntax.name)
         else:
             _check_length(dataset, header.width * header.height * samples * bits * header.frames)
-        from pydicom.pixels import pixel_array
+        from pydicom.pixels.utils import pixel_array
 
         try:
             values: NDArray[Any] = pixel_array(dataset, index=frame)
@@ -92,7 +91,7 @@ def stored_values(dataset: "Dataset", header: Header, frame: int) -> NDArray[Any
 
 
 def _check_decoder(syntax: Any) -> None:
-    from pydicom.pixels import get_decoder
+    from pydicom.pixels.decoders.base import get_decoder
 
     name = syntax.name if syntax.is_transfer_syntax else "a transfer syntax that DICOM does not know"
     try:
@@ -206,7 +205,8 @@ def _windowed(
     number = window.number
     if max(len(tables), min(len(centres), len(widths))) <= number:
         if number:
-            raise ImageError("undecodable", f"DICOM without window {number + 1}: it has {max(len(tables), len(centres))}")
+            there = max(len(tables), len(centres))
+            raise ImageError("undecodable", f"DICOM without window {number + 1}: it has {there}")
         return None, ""
     if number < len(tables):
         found, bits = _looked_up(values, dataset, tables[number])
@@ -226,7 +226,7 @@ def _several(value: Any) -> list[Any]:
 def _through(values: NDArray[Any], centre: float, width: float, function: str) -> NDArray[np.uint8]:
     """By pydicom's windowing, from 0 to 255."""
     from pydicom import Dataset
-    from pydicom.pixels import apply_windowing
+    from pydicom.pixels.processing import apply_windowing
 
     if function not in ("LINEAR", "LINEAR_EXACT", "SIGMOID") or width < (1 if function == "LINEAR" else 1e-9):
         raise ImageError("undecodable", "DICOM whose window cannot be used: choose another one")

@@ -15,14 +15,18 @@ FORMS = f"file, file:N, full, {', '.join(PRESETS)}, CENTRE/WIDTH"
 
 @dataclass(frozen=True, slots=True)
 class Window:
-    """`kind`: "file": what the file says, its VOI LUT or its window `number` (from 0); "full": smallest to largest value;
-    "hounsfield": `centre` and `width` of tomography; "values": these of any picture. `name`: as people write it."""
+    """`kind`: "file": what the file says, its VOI LUT or its window `number` (from 0); "full": smallest to largest
+    value; "hounsfield": `centre` and `width` of tomography; "values": these of any picture. `name`: as people write it.
+    """
 
     name: str = "file"
     kind: Literal["file", "full", "hounsfield", "values"] = "file"
     centre: float = 0.0
     width: float = 0.0
     number: int = 0
+
+
+FILE = Window()
 
 
 def parse_window(text: str) -> Window:
