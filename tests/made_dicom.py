@@ -50,7 +50,8 @@ def make_dicom(
     """A file of `values`, [h,w] grey, [h,w,3] colour or, with the tag NumberOfFrames, these by frame, whose first
     patient is planted. `compressed`: encoded by pydicom as `syntax`."""
     tags = {**patient(), **(tags or {})}
-    colour, frames = values.shape[-1] == 3, int(tags.get("NumberOfFrames", 1))
+    frames = int(tags.get("NumberOfFrames", 1))
+    colour = values.ndim == 3 + ("NumberOfFrames" in tags)
     size = values.shape[1:3] if "NumberOfFrames" in tags else values.shape[:2]
     out = Dataset()
     out.file_meta = FileMetaDataset()
@@ -91,8 +92,9 @@ def make_dicom(
 def lut(name: str, entries: NDArray[Any], first: int, bits: int) -> dict[str, Any]:
     """The tag `name`, ModalityLUTSequence or VOILUTSequence, with one table."""
     item = Dataset()
-    item.LUTDescriptor, item.LUTData = [len(entries), first, bits], entries.tolist()
-    item["LUTDescriptor"].VR, item["LUTData"].VR = "US", "US"
+    many = len(entries) > 32767  # too many for numbers
+    item.add_new("LUTDescriptor", "SS" if first < 0 else "US", [len(entries) % 65536, first, bits])
+    item.add_new("LUTData", *(("OW", entries.astype("<u2").tobytes()) if many else ("US", entries.tolist())))
     item.LUTExplanation = "WANG"
     if name == "ModalityLUTSequence":
         item.ModalityLUTType = "US"

@@ -90,9 +90,7 @@ def _allowed(dataset: "Dataset", salt: Salt) -> "Dataset":
         except (ValueError, TypeError, AttributeError, KeyError, OverflowError):
             continue  # it is not what its tag says it is
         if value is not None:
-            setattr(out, keyword, value)
-            if keyword in TABLES or keyword in ("LUTDescriptor", "PixelPaddingValue"):
-                out[keyword].VR = dataset[tag].VR
+            out.add_new(tag, dataset[tag].VR, value)
     return out
 
 
