@@ -1,6 +1,8 @@
 """DICOM files as devices and hospitals write them, with a patient in every place where one can be named."""
 
 import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -87,6 +89,23 @@ def make_dicom(
         del out.file_meta
         dcmwrite(file, out, implicit_vr=implicit, little_endian=little)
     return file.getvalue()
+
+
+def leaks(*places: Path) -> set[tuple[str, str]]:
+    """What was planted and stands in names or bytes of all that was written, and where."""
+    return {(word, name) for name, data in _everything(places) for word in PLANTED if _holds(data, word)}
+
+
+def _holds(data: bytes, word: str) -> bool:
+    return any(word.encode(encoding) in data for encoding in ("utf-8", "gb18030"))
+
+
+def _everything(places: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
+    for place in places:
+        for path in [place, *place.rglob("*")]:
+            yield path.name, path.name.encode()
+            if path.is_file():
+                yield path.name, path.read_bytes()
 
 
 def lut(name: str, entries: NDArray[Any], first: int, bits: int) -> dict[str, Any]:

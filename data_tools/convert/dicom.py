@@ -16,6 +16,7 @@ from data_tools.common.image_bytes import png_of
 from vglm_train.files import write_json
 from vglm_train.image import ImageError
 from vglm_train.image.dicom.header import guarded, header_of, read_dataset
+from vglm_train.image.dicom.named import Names, names_of
 from vglm_train.image.dicom.pixels import render_dataset
 from vglm_train.image.dicom.private import Salt, open_salt, tags_of
 from vglm_train.image.dicom.text import HEURISTIC, has_corner_text
@@ -29,6 +30,7 @@ class Frame(NamedTuple):
     patient: str | None  # hash
     number: int | None
     corner_text: bool
+    names: Names  # what would name the patient in a text; never written
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ class DicomReader:
         pictures = [render_dataset(dataset, self.window, number) for number in numbers]
         several = header.frames > 1
         with guarded():
+            names = names_of(dataset)
             patient, burned = self.salt.patient(dataset), dataset.get("BurnedInAnnotation") == "YES"
             tags = tags_of(dataset) + tags_of(dataset.file_meta)
         with self._lock:
@@ -104,7 +107,7 @@ class DicomReader:
             self.report.notes.update(picture.note for picture in pictures)
             self.report.burned_in += burned
         return [
-            Frame(png_of(image), patient, number + 1 if several else None, has_corner_text(image))
+            Frame(png_of(image), patient, number + 1 if several else None, has_corner_text(image), names)
             for number, (image, _, _) in zip(numbers, pictures)
         ]
 

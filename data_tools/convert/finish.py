@@ -1,5 +1,6 @@
 """A draft -> finished records: its pictures are read, and where they are DICOM nothing names the patient."""
 
+import json
 import os
 from dataclasses import dataclass
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import Any
 from data_tools.convert.dicom import DicomReader
 from data_tools.convert.draft import Draft
 from data_tools.convert.pictures import SourcePictures, Taken
+from vglm_train.data.record import RecordError
+from vglm_train.image.dicom.named import tags_in
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +33,21 @@ class Target:
 def finish(draft: Draft, target: Target, source: SourcePictures) -> list[dict[str, Any]]:
     """The finished records, one, or one a frame; reads the pictures for their hash. RecordError where one cannot be
     used."""
-    return [_record(draft, target, pictures) for pictures in source.get(draft.images)]
+    records = source.get(draft.images)
+    for pictures in records:
+        _check_texts(draft, pictures)
+    return [_record(draft, target, pictures) for pictures in records]
+
+
+def _check_texts(draft: Draft, pictures: list[Taken]) -> None:
+    """RecordError where a text names the patient of a picture. It says which tag, and not what stands there."""
+    names = tuple(name for taken in pictures for name in taken.names)
+    if not names:
+        return
+    texts = [text for captions in draft.captions.values() for text in captions]
+    texts.append(json.dumps(draft.dialogue, ensure_ascii=False))
+    if found := tags_in(texts, names):
+        raise RecordError("record", f"a text that names its DICOM's patient, number or date: {', '.join(found)}")
 
 
 def _record(draft: Draft, target: Target, pictures: list[Taken]) -> dict[str, Any]:

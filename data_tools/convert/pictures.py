@@ -13,6 +13,7 @@ from vglm_train.data.tables.pictures import decode_fault
 from vglm_train.files import replace_file
 from vglm_train.image import FORMATS, ImageError, examine_image
 from vglm_train.image.dicom import is_dicom
+from vglm_train.image.dicom.named import Names
 
 REMEMBERED = 1 << 16  # files: many rows in a row ask about one picture
 _OF_DICOM = tuple(f".{suffix}" for suffix in FORMATS["DICOM"])
@@ -28,6 +29,7 @@ class Taken(NamedTuple):
     dicom: bool = False
     patient: str | None = None
     frame: int | None = None
+    names: Names = ()  # of a DICOM: what would name its patient in a text
 
 
 class _File(NamedTuple):
@@ -114,7 +116,7 @@ class SourcePictures:
         taken = self._keep(frame.png)
         if frame.corner_text:
             self.dicom.report.corner_text.add(taken.name)
-        return taken._replace(dicom=True, patient=frame.patient, frame=frame.number)
+        return taken._replace(dicom=True, patient=frame.patient, frame=frame.number, names=frame.names)
 
     def _keep(self, data: bytes) -> Taken:
         """Write a picture that came inside the source as a file; an equal one is kept."""

@@ -153,17 +153,13 @@ def _identify(out: "Dataset", dataset: "Dataset", salt: Salt, data: bytes) -> No
 
 def _write_pixels(out: "Dataset", dataset: "Dataset", header: Header) -> None:
     """All frames, decoded: comments within compressed pixels, what follows the last pixel, and overlays in bits that
-    the pixels do not use are gone."""
+    the pixels do not use (pydicom clears them) are gone."""
     if "PixelData" not in dataset:
         raise ImageError("undecodable", "DICOM of floating-point pixels, which is not written")
     frames = np.stack([stored_values(dataset, header, number) for number in range(header.frames)])
     if frames.dtype.byteorder == ">":
         frames = frames.astype(frames.dtype.newbyteorder("<"))
-    size, stored = 8 * frames.dtype.itemsize, int(dataset.BitsStored)
-    if int(dataset.get("HighBit", stored - 1)) != stored - 1:
-        raise ImageError("undecodable", "DICOM whose pixels do not begin at the lowest bit, which is not written")
-    if stored < size:
-        frames = np.right_shift(np.left_shift(frames, size - stored), size - stored)
+    size = 8 * frames.dtype.itemsize
     colour = frames.ndim == 4
     out.SamplesPerPixel, out.BitsAllocated = 3 if colour else 1, size
     if colour:

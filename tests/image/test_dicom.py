@@ -322,6 +322,7 @@ BROKEN: dict[str, tuple[bytes, str]] = {
     "no pixels": (changed(PixelData=None), "without pixels .Secondary Capture Image Storage.: leave it out"),
     "wrong length": (changed(Rows=41), "cut short .2,880 of 2,952 bytes of pixels"),
     "0 x 0": (changed(Rows=0, Columns=0), "without pixels: 0 x 0"),
+    "high bit": (changed(HighBit=15), "do not begin at their lowest bit"),
     "no bits": (changed(BitsAllocated=None), "damaged"),
     "three samples": (changed(SamplesPerPixel=3), "cut short"),
     "odd samples": (changed(SamplesPerPixel=2, Rows=20), "cannot be decoded"),
@@ -388,11 +389,11 @@ def test_limits() -> None:
 
 
 def test_a_frame_that_claims_to_be_larger_is_not_decoded() -> None:
+    dataset = dcmread(io.BytesIO(encoded(jpeg2000(), uid.JPEG2000Lossless)))
+    dataset.Rows = 39
+    out = io.BytesIO()
+    dataset.save_as(out)
     with pytest.raises(ImageError, match="of another size than it says: 36 x 40, not 36 x 39"):
-        dataset = dcmread(io.BytesIO(encoded(jpeg2000(), uid.JPEG2000Lossless)))
-        dataset.Rows = 39
-        out = io.BytesIO()
-        dataset.save_as(out)
         open_image(out.getvalue())
 
 

@@ -5,6 +5,7 @@ pixels.py   a frame -> an upright RGB picture
 window.py   which values become black and white
 turn.py     how a frame is turned by the patient's position
 private.py  salted hashes in place of who and when, and which tags a file has
+named.py    whether a text names the patient
 text.py     letters burned into a picture's corners: a guess
 
 Every error is told in words of our own: what pydicom says of a file may quote a name or a date in it.

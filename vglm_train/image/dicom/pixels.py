@@ -74,6 +74,9 @@ def stored_values(dataset: "Dataset", header: Header, frame: int) -> NDArray[Any
         samples, bits = int(dataset.get("SamplesPerPixel") or 1), int(dataset.get("BitsAllocated") or 0)
         if header.width * header.height * samples * bits // 8 > MAX_BYTES:
             raise ImageError("bomb", f"DICOM of {header.width:,} x {header.height:,} pixels: store it smaller")
+        highest = int(dataset.get("BitsStored") or bits) - 1
+        if int(dataset.get("HighBit", highest)) != highest:
+            raise ImageError("undecodable", "DICOM whose values do not begin at their lowest bit: export it anew")
         syntax = dataset.file_meta.TransferSyntaxUID
         _check_decoder(syntax)
         if syntax.is_encapsulated:
