@@ -1,6 +1,7 @@
 """DICOM files as devices and hospitals write them, with a patient in every place where one can be named."""
 
 import io
+import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
@@ -106,6 +107,21 @@ def _everything(places: Iterable[Path]) -> Iterator[tuple[str, bytes]]:
             yield path.name, path.name.encode()
             if path.is_file():
                 yield path.name, path.read_bytes()
+
+
+def inflating(size: int = 300 * 2**20) -> bytes:
+    """A small file whose deflated data are `size` zeros more."""
+    data = make_dicom(np.zeros((4, 4), np.uint8), syntax=uid.DeflatedExplicitVRLittleEndian)
+    start = 144 + int.from_bytes(data[140:144], "little")
+    deflate = zlib.compressobj(9, wbits=-15)
+    return data[:start] + b"".join(deflate.compress(bytes(2**20)) for _ in range(size >> 20)) + deflate.flush()
+
+
+def many_elements(number: int = 60_000) -> bytes:
+    """A file with this many elements before its pixels."""
+    mark = b"\xe0\x7f\x10\0"
+    head, pixels = make_dicom(np.zeros((4, 4), np.uint8)).split(mark)
+    return head + b"".join(b"\xdf\x7f" + n.to_bytes(2, "little") + b"LO\0\0" for n in range(number)) + mark + pixels
 
 
 def lut(name: str, entries: NDArray[Any], first: int, bits: int) -> dict[str, Any]:

@@ -4,14 +4,13 @@ import io
 import logging
 import sys
 import warnings
-import zlib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pydicom
 import pytest
-from made_dicom import PLANTED, lut, make_dicom
+from made_dicom import PLANTED, inflating, lut, make_dicom, many_elements
 from numpy.typing import NDArray
 from pydicom import Dataset, dcmread, uid
 from pydicom.encaps import encapsulate
@@ -398,14 +397,7 @@ def test_a_frame_that_claims_to_be_larger_is_not_decoded() -> None:
 
 
 def test_a_deflated_bomb_and_a_million_elements_are_refused() -> None:
-    data = make_dicom(STORED, syntax=uid.DeflatedExplicitVRLittleEndian)
-    start = 144 + int.from_bytes(data[140:144], "little")
-    deflate = zlib.compressobj(9, wbits=-15)
-    bomb = data[:start] + b"".join(deflate.compress(bytes(2**20)) for _ in range(300)) + deflate.flush()
-    head, pixels = make_dicom(STORED).split(b"\xe0\x7f\x10\0")
-    elements = b"".join(b"\xdf\x7f" + number.to_bytes(2, "little") + b"LO\0\0" for number in range(20_000))
-    many = head + elements + b"\xe0\x7f\x10\0" + pixels
-    for each, reason in ((bomb, "inflates to more than"), (many, "elements")):
+    for each, reason in ((inflating(), "inflates to more than"), (many_elements(), "elements")):
         with pytest.raises(ImageError, match=reason) as error:
             check_image(each, ImageLimits())
         assert error.value.cause == "bomb"

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 ELEMENTS = 10_000  # at the top of a file: real ones have a few hundred
 INFLATED = 2**28  # bytes of a deflated data set
+STEP = 2**24  # bytes that are inflated at once to count them
 MAX_BYTES = 2**31  # of one frame's values
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
@@ -136,12 +137,14 @@ def _check_inflated(data: bytes) -> None:
     if data[132:140] != b"\2\0\0\0UL\4\0":
         raise ImageError("undecodable", f"DICOM that is damaged (its first group has no length): {AGAIN}")
     start = 144 + int.from_bytes(data[140:144], "little")
-    inflate = zlib.decompressobj(-zlib.MAX_WBITS)
-    try:
-        inflate.decompress(data[start:], INFLATED)
-    except zlib.error:
-        raise ImageError("undecodable", f"DICOM that is damaged (its deflated data): {AGAIN}") from None
-    if inflate.unconsumed_tail:
+    inflate, rest, total = zlib.decompressobj(-zlib.MAX_WBITS), data[start:], 0
+    while rest and total <= INFLATED:
+        try:
+            total += len(inflate.decompress(rest, STEP))
+        except zlib.error:
+            raise ImageError("undecodable", f"DICOM that is damaged (its deflated data): {AGAIN}") from None
+        rest = inflate.unconsumed_tail
+    if total > INFLATED:
         raise ImageError("bomb", f"DICOM that inflates to more than {INFLATED:,} bytes: save it uncompressed")
 
 
