@@ -127,6 +127,7 @@ FENCED = {
     "sat": {"vglm_train/model/language/glm/sat.py"},
     "pydicom": {
         "vglm_train/image/dicom/header.py",
+        "vglm_train/image/dicom/named.py",
         "vglm_train/image/dicom/pixels.py",
         "vglm_train/image/dicom/private.py",
         "data_tools/deidentify/write.py",

@@ -86,7 +86,8 @@ def test_from_a_hospitals_folder_to_shards(
 
 def test_patients_are_held_out_whole(hospital: Path, tmp_path: Path) -> None:
     out = tmp_path / "records.jsonl"
-    run(hospital, out)
+    (tmp_path / "salt").write_bytes(bytes(32))  # the same patients are held out each time
+    run(hospital, out, "--salt", str(tmp_path / "salt"))
     table = Table(Source(name="records", table=str(out)))
     kept = held(table, table.usable(), Holdout(share=0.4, by="group"))
     groups = np.array([record["group"] for record in records_of(out)])
