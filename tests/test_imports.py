@@ -126,6 +126,8 @@ FENCED = {
     "prometheus_client": {"vglm_train/serve/metrics.py"},
     "sat": {"vglm_train/model/language/glm/sat.py"},
     "pydicom": {
+        "vglm_train/image/dicom/apart.py",
+        "vglm_train/image/dicom/frames.py",
         "vglm_train/image/dicom/header.py",
         "vglm_train/image/dicom/named.py",
         "vglm_train/image/dicom/pixels.py",

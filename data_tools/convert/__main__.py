@@ -136,8 +136,8 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
             report.notes.update(note.partition(": ")[0] for note in draft.notes)
         if not report.records:
             raise UserError("no row makes a record, nothing is written\n" + "\n".join(report.lines()))
-    if target.dicom.report.files:
-        target.dicom.write_report(target.dicom_report)
+        if target.dicom.report.files:
+            target.dicom.write_report(target.dicom_report)
     return report
 
 

@@ -11,8 +11,9 @@ import numpy as np
 from data_tools.deidentify.allowed import NUMBERS, SEQUENCES, TABLES, UIDS, WORDS
 from vglm_train.image import ImageError
 from vglm_train.image.dicom import is_dicom
+from vglm_train.image.dicom.frames import stored_values
 from vglm_train.image.dicom.header import Header, guarded, header_of, read_dataset
-from vglm_train.image.dicom.pixels import render_dataset, stored_values
+from vglm_train.image.dicom.pixels import render_dataset
 from vglm_train.image.dicom.private import Salt, tags_of
 from vglm_train.image.dicom.text import has_corner_text
 

@@ -1,5 +1,6 @@
 """DICOM files become the pixels that pydicom itself makes of them; what cannot is named, and no patient with it."""
 
+import contextlib
 import io
 import logging
 import sys
@@ -401,6 +402,36 @@ def test_a_deflated_bomb_and_a_million_elements_are_refused() -> None:
         with pytest.raises(ImageError, match=reason) as error:
             check_image(each, ImageLimits())
         assert error.value.cause == "bomb"
+
+
+def test_a_decoder_that_ends_its_process_takes_nobody_along() -> None:
+    whole = (WHEEL / "test_files" / "SC_rgb_jpeg_gdcm.dcm").read_bytes()
+    start = whole.index(b"\xff\xd8\xff")
+    for place, value in ((37, 124), (22, 132), (17, 198)):
+        damaged = whole[: start + place] + bytes([value]) + whole[start + place + 1 :]
+        with pytest.raises(ImageError, match=r"cannot be decoded \(JPEG Lossless"):
+            open_image(damaged)
+        assert open_image(whole).size == (100, 100)
+
+
+def test_a_jp2_box_without_a_size_ends() -> None:
+    box = b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(4) + b"ftyp" + bytes(40) + b"\xff\xd9"
+    with pytest.raises(ImageError, match=r"pixels are damaged \(JPEG 2000"):
+        open_image(encoded(box, uid.JPEG2000Lossless))
+
+
+@pytest.mark.parametrize(
+    "name", ["693_J2KI", "JPEGLSNearLossless_16", "MR_small_RLE", "SC_rgb_dcmtk_+eb+cr", "CT_small"]
+)
+def test_whatever_is_damaged_only_an_image_error_comes(name: str) -> None:
+    whole, random = (WHEEL / "test_files" / f"{name}.dcm").read_bytes(), np.random.default_rng(len(name))
+    for _ in range(60):
+        data = bytearray(whole)
+        for place in random.integers(0, min(len(data), 3000), random.integers(1, 6)):
+            data[place] = random.integers(0, 256)
+        with contextlib.suppress(ImageError):
+            check_image(bytes(data), ImageLimits())
+            open_image(bytes(data))
 
 
 def test_without_pydicom_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

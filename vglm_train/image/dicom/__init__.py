@@ -1,6 +1,8 @@
 """DICOM files as pictures.
 
 header.py   bytes -> a data set, within bounds; what a picture's header says
+apart.py    a decoder that may crash, in a process apart
+frames.py   the values of a frame, decoded
 pixels.py   a frame -> an upright RGB picture
 window.py   which values become black and white
 turn.py     how a frame is turned by the patient's position
