@@ -29,7 +29,7 @@ LAYERS = [
     {"stages"},
     {"changes"},
     {"run", "describe"},
-    {"train"},
+    {"train", "elastic"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -76,7 +76,7 @@ COMMAND_MAY = {"small_language": {"chatglm_tokenizer"}}
 # A library with opinions is imported in one place, so that replacing it is a change of one file.
 FENCED = {
     "deepspeed": {"vglm_train/engine/deepspeed_engine.py"},
-    "torch.distributed": {"vglm_train/distributed.py"},
+    "torch.distributed": {"vglm_train/distributed.py", "vglm_train/elastic.py"},
     "transformers": {
         "vglm_train/model/vision/hf.py",
         "vglm_train/model/language/hf/build.py",
@@ -91,7 +91,11 @@ FENCED = {
     "triton": {
         "vglm_train/model/language/glm/rope_triton.py",
         "vglm_train/model/language/integers_triton.py",
+        "vglm_train/model/qformer/attention_triton.py",
+        "vglm_train/objective/cross_entropy_triton.py",
+        "vglm_train/model/language/nf4_triton.py",
         "vglm_train/model/vision/add_norm_triton.py",
+        "vglm_train/model/vision/fp8_triton.py",
     },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/chatglm_tokenizer/train.py"},
     "webdataset": {"data_tools/pack_shards/write.py"},
@@ -134,6 +138,7 @@ FENCED = {
         "vglm_train/image/dicom/private.py",
         "data_tools/deidentify/write.py",
     },
+    "simplejpeg": {"vglm_train/image/resize.py"},
 }
 
 

@@ -18,7 +18,7 @@ from typing import Any
 from vglm_train.command import program, run_command
 
 GIB = 2**30
-BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "pillow", "pyyaml", "safetensors",
+BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "pillow", "simplejpeg", "pyyaml", "safetensors",
             "tqdm", "sentencepiece", "protobuf")  # fmt: skip
 EXTRAS = {
     "chat": ("gradio", "fastapi", "uvicorn", "sse-starlette", "prometheus-client", "python-multipart", "einops",

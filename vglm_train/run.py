@@ -1,7 +1,9 @@
 """A training run from its configuration, built in the order data flows. train.py calls it."""
 
+import contextlib
 import dataclasses
 import logging
+import signal
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +14,7 @@ from vglm_train.changes import Changes
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import keep
+from vglm_train.config.batch_split import candidates
 from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
@@ -22,13 +25,16 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import Plan, RunState
+from vglm_train.engine.saving import SaveHook
 from vglm_train.engine.trainer import Hook, Trainer
+from vglm_train.engine.watch import Watch
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
+from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
@@ -41,18 +47,21 @@ SMALLER = (
 log = logging.getLogger(console.LOGGER)
 
 
-def run(config: Config, accept_changes: bool = False) -> int:
+def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     """Train to the end, from the newest checkpoint if the run folder holds one.
 
     `accept_changes`: continue although data or weights have changed since that checkpoint was written.
     Returns 0, or 128 + signal number if asked to stop. Raises UserError for what a person can mend.
     """
     folder = RunFolder(config)
+    config = folder.settled(config)
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
+        resume_from = folder.agreed(resume_from, ranks)
         with distributed.explain_full_card(SMALLER):
-            return _Run(config, folder, resume_from, ranks, accept_changes).train()
+            startup.reached("processes")
+            return _Run(config, folder, resume_from, ranks, accept_changes, startup).train()
     finally:
         distributed.stop()
 
@@ -60,8 +69,17 @@ def run(config: Config, accept_changes: bool = False) -> int:
 class _Run:
     """One process of a run. The parts are built in `__init__` and `train`; nothing is built twice."""
 
-    def __init__(self, config: Config, folder: RunFolder, resume_from: Path | None, ranks: Ranks, accept: bool) -> None:
+    def __init__(
+        self,
+        config: Config,
+        folder: RunFolder,
+        resume_from: Path | None,
+        ranks: Ranks,
+        accept: bool,
+        startup: Startup,
+    ) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
+        self.startup = startup
         self.stage = stages.build(config)
         manifests = read_manifests(config)
         self.sources = {source.name: each.samples for source, each in zip(config.data.train, manifests)}
@@ -83,34 +101,37 @@ class _Run:
             warmup_steps=self.plan.warmup_samples // self.plan.global_batch,
             epoch_samples=self.plan.epoch_samples,
             global_batch=self.plan.global_batch,
-            candidates=self.plan.micro_batch * ranks.world,
+            candidates=candidates(config, ranks.world),
             vocabulary=self.stage.vocabulary,
             weights=dict(self.stage.weights),
         )
         self.changes.compare_candidates(self.info.candidates)
         console.setup(ranks)
+        startup.reached("inputs")
 
     def train(self) -> int:
         model = self._model()
         if self.config.data.features is not None:
             shards = self.loader.dataset.mixture.shards()
             self.loader.use_features(prepare(self.config, model.vision, model.encode_image, shards, self.ranks))
+            self.startup.reached("features")
         objective = self.stage.objective(model, self.ranks)
         rates = {f"model.{name}": rate for name, rate in model.rates.items()}
-        engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks, rates)
+        engine = DeepSpeedEngine(objective, self.config, self.plan.split.accumulation, self.ranks, rates)
+        self.startup.reached("engine")
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
+            self.startup.reached("checkpoint")
         self._claim()
-        self._tell_leaks()
-        log.info("%s: %s", self.folder.path, self.start_words)
-        for line in self.changes.lines if self.ranks.main else ():
-            log.warning("changed: %s", line)
+        self._tell_start()
         outlets = self._sinks()
         stop = StopOnSignal()
-        trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
+        watch = Watch(self.folder.path, self.ranks, self.config.engine.stall)
+        trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch)
+        save = self._save_hook(engine, outlets)
         try:
-            with explain_dead_processes():
-                trainer.fit(self._hooks(engine, objective, model, outlets))
+            with contextlib.closing(save), explain_dead_processes(), watch:
+                stopped = trainer.fit(self._hooks(objective, model, outlets, save))
         except UserError as error:
             received = stop.release()
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
@@ -119,9 +140,9 @@ class _Run:
         finally:
             for outlet in outlets:
                 outlet.close()
-        if stop.received is not None and self.state.step < self.plan.steps and not self.state.ended:
+        if stopped:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
-            return 128 + stop.received
+            return 128 + (stop.received or signal.SIGTERM)  # where another rank was asked, too
         self._check_applied()
         step = self._best(engine)
         if self.ranks.main:
@@ -154,12 +175,23 @@ class _Run:
         engine.load_state(read_tensors(self.folder.checkpoints.of(best), engine.trained_shapes()))
         return best
 
-    def _tell_leaks(self) -> None:
-        """Of tables, what training and validation share: scores are too good then."""
-        if self.validation is not None and self.ranks.main:
+    def _tell_start(self) -> None:
+        """Where the run begins, what has changed, and of tables what training and validation share: scores are too
+        good then."""
+        if not self.ranks.main:
+            return
+        if self.validation is not None:
             leaks = find_leaks(side(self.loader.dataset.mixture.shards()), side(self.validation.shards))
             for line in leaks.lines():
                 log.warning("%s", line)
+        log.info("%s: %s", self.folder.path, self.start_words)
+        share = self.plan.split
+        if share.empty:
+            places = share.batch + share.empty
+            words = "%d rows do not divide among %d processes: %d of %d places of a step stay empty"
+            log.info(words, share.batch, share.world, share.empty, places)
+        for line in self.changes.lines:
+            log.warning("changed: %s", line)
 
     def _state(self) -> RunState:
         if self.resume_from is None:
@@ -183,17 +215,26 @@ class _Run:
         torch.manual_seed(self.config.run.seed)
         with self.ranks.device:
             model = self.stage.model()
+        self.startup.reached("model")
         self.stage.load(model)
+        self.startup.reached("weights")
         for line in self.stage.tune(model):
             log.info("%s", line)
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
-        if self.config.engine.graphs and self.ranks.device.type != "cuda":
-            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
-        elif self.config.engine.graphs:
+        if self._records_passes():
             model.graph_passes()
         return model
+
+    def _records_passes(self) -> bool:
+        """Whether the Q-Former's passes become CUDA graphs."""
+        config, on_gpu = self.config, self.ranks.device.type == "cuda"
+        if config.engine.graphs is None:
+            return on_gpu and config.run.stage == "align" and not config.engine.recompute
+        if config.engine.graphs and not on_gpu:
+            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
+        return config.engine.graphs and on_gpu
 
     def _sinks(self) -> list[sinks.Sink]:
         if not self.ranks.main:
@@ -218,19 +259,22 @@ class _Run:
             )
         return outlets
 
+    def _save_hook(self, engine: DeepSpeedEngine, outlets: Sequence[sinks.Sink]) -> SaveHook:
+        config, cadence = self.config, hooks.Cadence.of(self.config)
+        keep = config.checkpoint.keep
+        return SaveHook(self.folder.checkpoints, engine, self.state, cadence, keep, outlets, self.ranks)
+
     def _hooks(
-        self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink]
+        self, objective: Objective, model: VisualModel, outlets: Sequence[sinks.Sink], save: SaveHook
     ) -> list[Hook]:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
         cost = self.stage.cost(model)
         throughput = Throughput(self.ranks.device, self.ranks.world, cost.per_sample, cost.per_token)
-        save = hooks.SaveHook(
-            self.folder.checkpoints, engine, state, cadence, config.checkpoint.keep, outlets, self.ranks
-        )
-        names, rows = (self.loader.sources, self.loader.languages), self.plan.global_batch
+        names, rows, meter = (self.loader.sources, self.loader.languages), self.plan.global_batch, Meter(self.ranks)
         chain: list[Hook] = [
-            hooks.LogHook(Meter(self.ranks), throughput, outlets, cadence, state, objective, rows, names)
+            hooks.StartHook(self.startup, meter),
+            hooks.LogHook(meter, throughput, outlets, cadence, state, objective, rows, names),
         ]
         if config.log.samples:
             chain.append(hooks.SampleHook(SampleLog(self.folder.path, self.ranks.rank)))
@@ -239,4 +283,6 @@ class _Run:
             best = (config.checkpoint.best, config.evaluate.patience)
             judge = self.stage.evaluator(model, items, self.ranks)
             chain.append(hooks.EvaluateHook(judge, objective, outlets, cadence, state, *best))
-        return [*chain, hooks.GuardHook(config, state, save), save, hooks.ClockHook(throughput, cadence)]
+        guard = hooks.GuardHook(config, state, save.save_now, save.checkpoints)
+        self.startup.reached("outputs")
+        return [*chain, guard, save, hooks.ClockHook(throughput, cadence)]

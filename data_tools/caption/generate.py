@@ -17,7 +17,7 @@ from data_tools.common.records import Block, RecordItem, moved, read_block
 from vglm_train.config.language import Decoding
 from vglm_train.data.record import RecordError
 from vglm_train.evaluate.generator import Generator
-from vglm_train.image import eval_pixels
+from vglm_train.image import Decoder, eval_pixels
 
 AT_ONCE = 16  # pictures captioned in one go
 
@@ -92,7 +92,8 @@ def _generated(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Ima
     """`samples` captions of each picture."""
     bundle, device, autocast = loaded(captioning.generator, captioning.devices)
     generator = Generator(bundle.model, bundle.template, bundle.config.prompt.questions, device, autocast)
-    pixels = _pixels(good, bundle.config.model.vision.image_size)
+    config = bundle.config
+    pixels = _pixels(good, config.model.vision.image_size, config.data.image.decoder)
     made: list[list[str]] = [[] for _ in good]
     for sample in range(captioning.samples):
         decoding = replace(captioning.decoding, seed=_seed(captioning.decoding.seed, good[0][0].row, sample))
@@ -101,8 +102,8 @@ def _generated(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Ima
     return made
 
 
-def _pixels(good: Sequence[tuple[RecordItem, Image.Image]], size: int) -> Tensor:
-    return torch.stack([eval_pixels(picture, size) for _, picture in good])
+def _pixels(good: Sequence[tuple[RecordItem, Image.Image]], size: int, decoder: Decoder | None) -> Tensor:
+    return torch.stack([eval_pixels(picture, size, decoder) for _, picture in good])
 
 
 def _seed(seed: int, row: int, sample: int) -> int:
@@ -130,7 +131,7 @@ def _rank(
     pairs = [(n, caption) for n, (item, _) in enumerate(good) for caption in found[item.row]]
     if not pairs:
         return
-    _, features = judging.see(_pixels(good, judging.size))
+    _, features = judging.see(_pixels(good, judging.size, judging.decoder))
     texts = [caption.text for _, caption in pairs]
     for (_, caption), value in zip(pairs, judging.similarity(features, [n for n, _ in pairs], texts, language)):
         caption.similarity = round(value, 4)

@@ -16,6 +16,7 @@ from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import Embedder
 from vglm_train.files import lock, sha256
+from vglm_train.image import Decoder
 
 STAGES = {"align": "stage one", "generate": "stage two", "finetune": "a fine-tuning"}
 
@@ -106,6 +107,7 @@ class Scorer:
 
     embedder: Embedder
     size: int  # of its pictures, in pixels
+    decoder: Decoder | None  # of its pictures, as data.image.decoder
     languages: tuple[str, ...]
 
     def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -130,5 +132,6 @@ class Scorer:
 def load_scorer(model: ModelSpec, devices: Devices) -> Scorer:
     """The judge of this process."""
     bundle, device, autocast = loaded(model, devices)
-    size = bundle.config.model.vision.image_size
-    return Scorer(Embedder(bundle.model, bundle.text, device, autocast), size, bundle.config.data.languages)
+    size, data = bundle.config.model.vision.image_size, bundle.config.data
+    embedder = Embedder(bundle.model, bundle.text, device, autocast)
+    return Scorer(embedder, size, data.image.decoder, data.languages)

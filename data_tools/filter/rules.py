@@ -15,7 +15,7 @@ from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer
 from data_tools.common.records import Block, RecordItem, moved, read_block
 from data_tools.common.text import caption_length, detect_language
 from vglm_train.data.record import RecordError
-from vglm_train.image import ImageError, eval_pixels, read_header
+from vglm_train.image import Decoder, ImageError, eval_pixels, read_header
 
 AT_ONCE = 32  # pictures scored in one go
 
@@ -129,7 +129,7 @@ def _score(
     candidates: Sequence[Candidate], rules: Rules, judging: Scorer, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, float]]:
     """Drop captions by the model; yields every score. Languages that it was not trained on are left alone."""
-    made = pool.map(partial(_pixels, judging.size), candidates)
+    made = pool.map(partial(_pixels, judging.size, judging.decoder), candidates)
     decoded = [(candidate, pixels) for candidate, pixels in zip(candidates, made) if pixels is not None]
     if not decoded:
         return
@@ -148,10 +148,10 @@ def _score(
             candidate.gone = "no caption left", None
 
 
-def _pixels(size: int, candidate: Candidate) -> Tensor | None:
+def _pixels(size: int, decoder: Decoder | None, candidate: Candidate) -> Tensor | None:
     """uint8 [3,size,size], or none and the candidate knows why."""
     try:
-        return eval_pixels(candidate.item.picture(size), size)
+        return eval_pixels(candidate.item.picture(size), size, decoder)
     except RecordError as error:
         candidate.gone = error.cause, str(error)
         return None

@@ -81,9 +81,8 @@ def validation_samples(config: Config, text: QFormerTokenizer) -> Iterator[Previ
     """The validation samples in order, with every caption."""
     if not config.data.validation:
         raise UserError("data.validation is empty; give it a source, or preview --split train")
-    items = EvalSet(
-        config.data.validation, config.model.vision.image_size, config.data.languages, cache=config.data.cache
-    )
+    data, size = config.data, config.model.vision.image_size
+    items = EvalSet(data.validation, size, data.languages, cache=data.cache, decoder=data.image.decoder)
     for number in range(len(items)):
         item = items[number]
         if isinstance(item, EvalItem):

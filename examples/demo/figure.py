@@ -18,7 +18,7 @@ import vglm_train
 from examples.demo.scenes import LANGUAGES
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.evaluate.retrieval.evaluator import Embedder
-from vglm_train.image import eval_pixels, open_image
+from vglm_train.image import whole_pixels
 from vglm_train.report.curves import fonts
 
 SHOWN = 4  # pictures a caption
@@ -37,9 +37,9 @@ def retrieved(work: Path, records: list[dict[str, Any]], wanted: list[tuple[str,
     """Of (language, record): the caption, and the records whose pictures ITC puts first, best first."""
     bundle = open_bundle(work / "run" / "bundle", torch.device("cpu"))
     embedder = Embedder(bundle.model, bundle.text, torch.device("cpu"))
-    size = bundle.config.model.vision.image_size
+    size, decoder = bundle.config.model.vision.image_size, bundle.config.data.image.decoder
     files = [(work / "data" / record["image"]).read_bytes() for record in records]
-    _, images = embedder.images(torch.stack([eval_pixels(open_image(data), size) for data in files]))
+    _, images = embedder.images(torch.stack([whole_pixels(data, size, decoder) for data in files]))
     found = []
     for language, number in wanted:
         caption = records[number]["captions"][language][0]

@@ -1,7 +1,7 @@
 """Everything that a run or a command writes, killed between any two file-system calls while it replaces an older one:
 a whole one is found by the real reader, the old or the new, and the next one that is written leaves nothing else."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,6 +28,12 @@ from vglm_train.checkpoint.resume import Checkpoints, read_state, read_tensors
 from vglm_train.config.language import Language
 from vglm_train.config.load import load
 from vglm_train.config.tuning import Lora, Rule, Tuning
+from vglm_train.distributed import Ranks
+from vglm_train.engine.hooks import Cadence
+from vglm_train.engine.progress import RunState
+from vglm_train.engine.saving import SaveHook
+from vglm_train.log.jsonl import read_rows
+from vglm_train.log.sinks import JsonlSink
 from vglm_train.model.language import build_language
 from vglm_train.model.tuning import apply_tuning
 from vglm_train.prompt.tokenizers import build_tokenizer
@@ -250,3 +256,60 @@ def test_a_checkpoint(tmp_path: Path, way: str) -> None:
         assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-00000002"]
     assert found == sorted(found)
     assert set(found) == {1, 2}
+
+
+class Training:
+    """In place of the engine: what trains is full of the number of the step."""
+
+    def __init__(self) -> None:
+        self.weights = torch.zeros(1000)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"weight/a": (1000,), "adam/a": (3,)}
+
+    def state(self) -> Iterator[tuple[str, torch.Tensor]]:
+        yield "weight/a", self.weights
+        yield "adam/a", self.weights[:3].clone()
+
+
+def test_checkpoints_that_are_written_while_training_goes_on(tmp_path: Path) -> None:
+    """Steps 2 and 3 are saved at once, so that the second waits for the first, while step 1 is the latest. What trains
+    changes as soon as each is copied, and rows of later steps are logged meanwhile."""
+    folder, step_1 = tmp_path / "checkpoints", torch.full((1000,), 1.0)
+
+    def restore() -> None:
+        folders._empty(tmp_path)
+        Checkpoints(folder).write(1, {"weight/a": step_1, "adam/a": step_1[:3].clone()}, RunState(step=1).to_dict())
+
+    def write() -> None:
+        training, state = Training(), RunState(step=1)
+        sink = JsonlSink(tmp_path, 1)
+        hook = SaveHook(Checkpoints(folder), training, state, Cadence(1, 1, None), 1, [sink], Ranks())  # type: ignore
+        for step in (2, 3):
+            training.weights.fill_(step)
+            state.step = step
+            sink.write(step, {"train/loss": float(step)})
+            hook.save(step)
+            training.weights.fill_(-1)
+            state.step = -1
+        sink.write(4, {"train/loss": 4.0})
+        hook.close()
+
+    def read() -> int:
+        latest = Checkpoints(folder).latest()
+        assert latest is not None
+        step = RunState.read(latest).step
+        assert latest.name == f"step-{step:08d}"
+        tensors = read_tensors(latest, {"a": (1000,)})
+        assert all(bool((tensor == step).all()) for tensor in tensors.values())
+        assert {row for row, _ in read_rows(tmp_path / "metrics.jsonl")} >= set(range(2, step + 1))
+        return step
+
+    found = []
+    for _ in crash.everywhere(write, restore):
+        found.append(read())
+        write()
+        assert read() == 3
+        assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-00000003"]
+    assert found == sorted(found)
+    assert set(found) == {1, 2, 3}

@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from run import runs, speaking
 from run.starts import STEPS, begin, go_on, said, second_start
 from vglm_train.checkpoint import inputs
+from vglm_train.data.features.identity import VERSIONS
 from vglm_train.model.alignment import Alignment
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -125,10 +126,11 @@ def test_a_later_version_of_the_decoder_is_refused(
     home: Path, refused: Callable[..., str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begin(home)
-    monkeypatch.setattr(inputs, "PIXELS", inputs.PIXELS + 1)
+    now = VERSIONS["turbo"]
+    monkeypatch.setitem(VERSIONS, "turbo", now + 1)
     error = refused(home / "run.yaml", f"run.folder={home / 'run'}", f"run.length.steps={2 * STEPS}")
-    assert f"code: pixels {inputs.PIXELS - 1}, order 1 when" in error
-    assert f"pixels {inputs.PIXELS}, order 1 now" in error
+    assert f"code: pixels {now}, order 1 when" in error
+    assert f"pixels {now + 1}, order 1 now" in error
 
 
 def test_other_image_settings_are_refused(home: Path, refused: Callable[..., str]) -> None:

@@ -22,7 +22,10 @@ def test_a_whole_run_leaves_what_it_promises(straight):
     assert [row["step"] for row in rows if "eval/r_mean" in row] == [10, 20, 30]
     assert sorted(p.name for p in (folder / "checkpoints").iterdir()) == ["latest", "step-00000025", "step-00000030"]
     assert (folder / "bundle" / "trained.safetensors").exists()
-    assert (folder / "log.txt").read_text()
+    assert [row["step"] for row in rows if "perf/start_seconds" in row] == [1]
+    log = (folder / "log.txt").read_text()
+    assert log.count("first step after ") == 1
+    assert log.count(": checkpoint written in ") == 6
 
 
 @pytest.mark.parametrize("processes", [1, 2])

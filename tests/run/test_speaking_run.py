@@ -154,6 +154,8 @@ def test_check_says_what_is_carried_over(
     memory = next(line for line in lines if line.startswith("memory a rank: about "))
     assert " 0.0" not in memory, "a small model's memory has a unit in which it can be read"
     assert "KiB" in memory
+    beside = "memory beside it: the first process keeps "
+    assert any(line.startswith(beside) and line.endswith("iB for the checkpoint being written") for line in lines)
     assert not (tmp_path / "run").exists()
 
 

@@ -10,16 +10,21 @@ from PIL import Image
 from torch import Tensor
 
 from vglm_train.errors import UserError
-from vglm_train.image import FORMATS, MAX_PIXELS, ImageError, eval_pixels, open_image
+from vglm_train.image import FORMATS, MAX_PIXELS, Decoder, ImageError, eval_pixels, whole_pixels
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 Picture = str | PurePath | bytes | Image.Image | NDArray[np.uint8]
 
 
-def read_pixels(picture: Picture, size: int) -> Tensor:
-    """A picture -> uint8 [3,size,size], as evaluation makes it. UserError that names the picture."""
+def read_pixels(picture: Picture, size: int, decoder: Decoder | None = None) -> Tensor:
+    """A picture -> uint8 [3,size,size], as evaluation makes it. UserError that names the picture.
+
+    `decoder`: the bundle's data.image.decoder.
+    """
     try:
-        return eval_pixels(_image(picture), size)
+        if isinstance(picture, np.ndarray):
+            return eval_pixels(_of_array(picture), size, decoder)
+        return whole_pixels(_file(picture), size, decoder)
     except ImageError as error:
         advice = f"give a whole picture in one of these formats: {', '.join(FORMATS)}"
         if error.cause == "bomb":
@@ -48,20 +53,23 @@ def find_file(name: str | PurePath) -> Path:
     return path
 
 
-def _image(picture: Picture) -> Image.Image:
+def _file(picture: str | PurePath | bytes | Image.Image) -> bytes:
+    """An encoded picture."""
     if isinstance(picture, str | PurePath):
         path = find_file(picture)
         try:
-            return open_image(path.read_bytes())
+            return path.read_bytes()
         except OSError as error:
             raise UserError(f"{path}: the picture cannot be read ({error.strerror}).") from error
     if isinstance(picture, bytes | bytearray | memoryview):
-        return open_image(bytes(picture))
+        return bytes(picture)
     if isinstance(picture, Image.Image):
         return _in_memory(picture)
-    if not isinstance(picture, np.ndarray):
-        kind = type(picture).__name__
-        raise UserError(f"a picture must be a path, bytes, a PIL image or a numpy array; found {kind}.")
+    kind = type(picture).__name__
+    raise UserError(f"a picture must be a path, bytes, a PIL image or a numpy array; found {kind}.")
+
+
+def _of_array(picture: NDArray[np.uint8]) -> Image.Image:
     if picture.dtype != np.uint8 or picture.ndim != 3 or picture.shape[2] != 3 or 0 in picture.shape:
         raise UserError(
             f"{name_of(picture)} of {picture.dtype} is no picture: it must be uint8 of height x width x 3 (RGB)."
@@ -69,8 +77,8 @@ def _image(picture: Picture) -> Image.Image:
     return Image.fromarray(picture)
 
 
-def _in_memory(image: Image.Image) -> Image.Image:
-    """A picture of Pillow's, through the one decoder. ImageError as `open_image`."""
+def _in_memory(image: Image.Image) -> bytes:
+    """A picture of Pillow's as a file, for the one decoder. ImageError as `open_image`."""
     if image.width * image.height > MAX_PIXELS:
         raise ImageError("bomb", f"{image.width} x {image.height} pixels")
     out, kind = io.BytesIO(), "PNG" if image.mode in PNG_MODES else "TIFF"
@@ -78,4 +86,4 @@ def _in_memory(image: Image.Image) -> Image.Image:
         image.save(out, kind, compress_level=1, exif=image.getexif())
     except Exception as error:  # a lazily opened file may be damaged in any way
         raise ImageError("undecodable", f"{type(error).__name__}: {error}") from error
-    return open_image(out.getvalue())
+    return out.getvalue()

@@ -129,10 +129,9 @@ class ChatModel:
     ) -> Asked:
         """Read pictures and question, and drop the oldest turns where all of it is too long. UserError as `chat`."""
         turns, images = read_history(history), as_images(image)
-        size = self.bundle.config.model.vision.image_size
-        pixels = [read_pixels(picture, size) for turn in turns for picture in turn.images]
+        pixels = [self.read_pixels(picture) for turn in turns for picture in turn.images]
         shown = {_name(each) for each in pixels}
-        new = [(picture, read_pixels(picture, size)) for picture in images]
+        new = [(picture, self.read_pixels(picture)) for picture in images]
         new = [(picture, each) for picture, each in new if _name(each) not in shown]
         images, pixels = tuple(picture for picture, _ in new), [*pixels, *(each for _, each in new)]
         if turns and not names_pictures(history):
@@ -161,9 +160,10 @@ class ChatModel:
         """The answer as it is written."""
         return AnswerStream(self.scheduler, asked.request)
 
-    def check_picture(self, picture: Picture) -> None:
-        """UserError if the picture cannot be used."""
-        read_pixels(picture, self.bundle.config.model.vision.image_size)
+    def read_pixels(self, picture: Picture) -> Tensor:
+        """uint8 [3,h,w] as the model's training made it. UserError if the picture cannot be used."""
+        config = self.bundle.config
+        return read_pixels(picture, config.model.vision.image_size, config.data.image.decoder)
 
     def forget(self, asked: Asked) -> None:
         """Free the image tokens that are kept of this conversation."""

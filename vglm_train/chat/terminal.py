@@ -97,7 +97,7 @@ class Terminal:
 
     def _check(self, path: str) -> None:
         file = find_file(path)
-        self.model.check_picture(file)
+        self.model.read_pixels(file)
         self.images.append(str(file))
 
     def _attempt(self, work: Callable[[], None]) -> bool:

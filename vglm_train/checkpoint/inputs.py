@@ -8,6 +8,7 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Collection, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field, fields, replace
 from importlib.metadata import version
 from pathlib import Path
@@ -19,7 +20,7 @@ from vglm_train.config.data import Source
 from vglm_train.config.load import show
 from vglm_train.config.metric_names import MEANING
 from vglm_train.config.run import Config
-from vglm_train.data.features.identity import VERSION as PIXELS
+from vglm_train.data.features.identity import VERSIONS
 from vglm_train.data.shards.manifest import Manifest, Shard
 from vglm_train.data.tables.picture_state import picture_state
 from vglm_train.data.tables.table import TableSlice
@@ -81,10 +82,15 @@ def gather_inputs(
     mine = None
     with ranks.together():
         if ranks.local == 0:
-            held, times = _data([source for source in config.data.train if _key(source) not in absent], manifests)
-            told = {name: f"version {version(name)}" for name in LIBRARIES}
-            held |= {**_weights(config, absent), "code": f"pixels {PIXELS}, order {STREAM}"}
-            mine = Inputs(held, {key: each.digest for key, each in vocabularies().items()}, times, told)
+            with ThreadPoolExecutor(1) as pool:  # seconds, in which the tokenizers' library is imported
+                weights = pool.submit(_weights, config)
+                words = {key: each.digest for key, each in vocabularies().items()}
+                held, times = _data([source for source in config.data.train if _key(source) not in absent], manifests)
+                held |= weights.result() | _tokenizers(config, absent)
+            decoder = config.data.image.decoder
+            libraries = (*LIBRARIES, "simplejpeg") if decoder == "turbo" else LIBRARIES
+            told = {name: f"version {version(name)}" for name in libraries}
+            mine = Inputs(held | {"code": f"pixels {VERSIONS[decoder]}, order {STREAM}"}, words, times, told)
     every: list[Inputs] = [inputs for inputs in ranks.gather_objects(mine) if inputs is not None]
     for other in every[1:]:
         if changed := differences({**every[0].words, **every[0].held}, {**other.words, **other.held}):
@@ -219,15 +225,21 @@ def _is_local(shard: Shard) -> bool:
     return shard.url is None and not isinstance(shard, TableSlice)
 
 
-def _weights(config: Config, absent: Collection[str]) -> dict[str, str]:
-    """Configuration key -> fingerprint of the file or folder that it names."""
-    model, language = config.model, config.model.language
+def _weights(config: Config) -> dict[str, str]:
+    """Configuration key -> fingerprint of the file or folder of weights that it names."""
     found = {}
     for key, path in named_files(config).items():
         if not path.exists():  # whoever loads it says what is missing
             continue
         is_whole = key.startswith("model.qformer") and is_bundle(str(path))
         found[key] = bundle_fingerprint(path) if is_whole else fingerprint(path)
+    return found
+
+
+def _tokenizers(config: Config, absent: Collection[str]) -> dict[str, str]:
+    """Configuration key -> fingerprint of the tokenizer that it names."""
+    model, language = config.model, config.model.language
+    found = {}
     if (language is None or model.qformer.reads_question) and "model.text.tokenizer" not in absent:
         found["model.text.tokenizer"] = tokenizer_fingerprint(find_tokenizer(model.text.tokenizer))
     if language is not None:

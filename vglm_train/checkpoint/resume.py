@@ -8,9 +8,9 @@ A folder holds only what trains, in one format for every number of ranks.
 """
 
 import json
-import os
 import re
 import shutil
+import stat
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -147,10 +147,10 @@ def _unreadable(file: Path, error: Exception) -> UserError:
 
 def save_tensors(tensors: dict[str, Tensor], path: Path) -> None:
     """A safetensors file that others may read as they may any new file; the library's is for its owner alone."""
+    path.touch()
+    mode = path.stat().st_mode  # os.umask would tell it by changing it, for all threads
     save_file(tensors, path)
-    mask = os.umask(0)
-    os.umask(mask)
-    path.chmod(0o666 & ~mask)
+    path.chmod(stat.S_IMODE(mode))
 
 
 def _some(names: list[str]) -> str:

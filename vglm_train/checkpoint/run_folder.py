@@ -8,23 +8,28 @@ lock          held while a process trains here
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
-from dataclasses import fields, is_dataclass
+from dataclasses import fields, is_dataclass, replace
 from itertools import zip_longest
 from pathlib import Path
 
 from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load, show
 from vglm_train.config.run import Config
-from vglm_train.errors import UserError
+from vglm_train.data.features.identity import holds_older
+from vglm_train.distributed import Ranks
+from vglm_train.errors import LostProcess, UserError
 from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
+from vglm_train.signals import starts_again
 
-# What a run may change half-way: none of it moves the loss of a step that is still to come,
-# but for the length, which moves the schedule and is changed on purpose.
-FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
-        "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+# What a run may change half-way: none of it moves the loss of a step that is still to come, but for the length, which
+# moves the schedule, and for what ITC compares, of which `Changes` tells.
+FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "objective.itc.batch", "data.workers",
+        "data.max_damaged", "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+PATIENCE = 90  # seconds for rank 0 of the start before, perhaps on a lost machine, to give the folder up
 NOTHING = object()  # in place of an entry that a shorter list does not have
 
 
@@ -39,6 +44,19 @@ class RunFolder:
     @property
     def checkpoints(self) -> Checkpoints:
         return Checkpoints(self.path / "checkpoints")
+
+    def settled(self, config: Config) -> Config:
+        """`config` with the decoder of pictures that null stands for: the one that this run was begun with, or, of a
+        new run, pillow if data.features.folder holds features that it made, else turbo. Before `check`."""
+        asked, features = config.data.image.decoder, config.data.features
+        if self._is_begun():
+            began = load(self.config_file).data.image.decoder
+            decoder = began if asked is None or (asked, began) == ("pillow", None) else asked
+        elif asked is None and features is not None and holds_older(Path(features.folder)):
+            decoder = "pillow"
+        else:
+            decoder = asked or "turbo"
+        return replace(config, data=replace(config.data, image=replace(config.data.image, decoder=decoder)))
 
     def check(self, config: Config) -> Path | None:
         """The checkpoint to continue from, or None for a new run.
@@ -57,7 +75,7 @@ class RunFolder:
                 "Give another run.folder, or empty it."
             )
         newest = self.checkpoints.latest()
-        if newest is None and self._nothing_done():
+        if not self._is_begun():
             return None
         changed = list(_changes(load(self.config_file), config, "", FREE))
         if changed:
@@ -68,6 +86,20 @@ class RunFolder:
                 + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
             )
         return newest
+
+    def agreed(self, newest: Path | None, ranks: Ranks) -> Path | None:
+        """The checkpoint that all processes continue from. newest: this one's. UserError where they differ."""
+        for pause in (5.0, 0.0):  # seconds; a process that the launcher has lost may be writing its last one
+            seen = [each or "none" for each in ranks.gather_objects(newest and newest.name)]
+            if len(set(seen)) == 1:
+                return newest
+            time.sleep(pause)
+            newest = self.checkpoints.latest()
+        other = next(rank for rank, each in enumerate(seen) if each != seen[0])
+        raise UserError(
+            f"{self.path}: process 0 sees {seen[0]} as the newest checkpoint of the run, process {other} sees "
+            f"{seen[other]}. The run folder must be one folder that all machines share."
+        )
 
     def start_words(self, newest: Path | None) -> str:
         """Where a start begins, for a person; `newest`: as `check` returned it. Before `claim`."""
@@ -93,6 +125,12 @@ class RunFolder:
         except OSError as error:
             raise UserError(f"run.folder {self.path}: {error.strerror}. Make it writable, or give another.") from error
 
+    def _is_begun(self) -> bool:
+        """Whether a run of this program has done something in the folder."""
+        if not self.config_file.exists():
+            return False
+        return self.checkpoints.latest() is not None or not self._nothing_done()
+
     def _nothing_done(self) -> bool:
         """Without a checkpoint: a start that failed before its first row left this, so nothing is lost or continued."""
         metrics = self.path / METRICS
@@ -103,9 +141,14 @@ class RunFolder:
         """Until this process ends, however it ends. Two runs in one folder, say after only a launcher was killed,
         would write each other's files."""
         file = (self.path / "lock").open("a+")
-        if lock(file, of_process=True) is False:  # of this process alone: loader workers may outlive it
+        end = time.monotonic() + (PATIENCE if starts_again() else 0)
+        while lock(file, of_process=True) is False:  # of this process alone: loader workers may outlive it
+            if time.monotonic() < end:
+                time.sleep(0.5)
+                continue
             file.seek(0)
-            raise UserError(
+            # of a machine that the others cannot reach, it ends by itself: then another start is worth trying
+            raise (LostProcess if starts_again() else UserError)(
                 f"{self.path}: another process is training here ({file.read().strip()}). "
                 "Wait until it ends, stop it, or give another run.folder."
             )

@@ -186,6 +186,11 @@ class Image:
         Range(above=0, most=1),
     ] = (0.5, 1.0)
     flip: Annotated[bool, "mirror half of the pictures; off for X-rays and text, where left is not right"] = True
+    decoder: Annotated[
+        Literal["turbo", "pillow"] | None,
+        "what decodes and resizes: turbo (libjpeg-turbo, torch) is twice as fast, pillow is what earlier versions "
+        "had; null: turbo in a new run, and what was begun with pillow goes on with it",
+    ] = None
     mean: Annotated[
         tuple[float, float, float],
         "subtracted from red, green, blue",

@@ -94,6 +94,14 @@ TRAINING = (
         "peak so far: tensors on a GPU, the whole process on a CPU",
         "至今的峰值：GPU 上为张量，CPU 上为整个进程",
     ),
+    Metric(
+        "perf/start_seconds perf/start_imports perf/start_processes perf/start_inputs perf/start_model "
+        "perf/start_weights perf/start_features perf/start_engine perf/start_checkpoint perf/start_outputs "
+        "perf/start_first_batch perf/start_first_step",
+        "in the first row of a start: seconds from the start of the process to the end of its first step, and their "
+        "parts",
+        "每次启动的第一行：从进程启动到第一步结束的秒数，以及其中各部分",
+    ),
     Metric("data/damaged data/damaged_{CAUSE}", "damaged samples so far", "至今的损坏样本数"),
     Metric(
         "data/epoch data/samples",

@@ -8,6 +8,7 @@ import logging
 import math
 import os
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
 from typing import Any
@@ -19,14 +20,13 @@ from vglm_train.batch import Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks, name_accelerator
 from vglm_train.engine.optim import parameter_groups
+from vglm_train.engine.zero_patch import ZeroPatch
 from vglm_train.errors import needs_extra
 from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 200_000_000  # elements reduced or gathered at once
-# Replace two methods of DeepSpeed 0.19.8's ZeRO optimizer that launch kernels weight by weight while the device waits;
-# see `_patch_zero_optimizer`. False: DeepSpeed as it is, slower and with the same results.
-PATCH_ZERO_OPTIMIZER = True
+PATCH_ZERO_OPTIMIZER = True  # see `ZeroPatch`; False: DeepSpeed as it is, slower and with the same results
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,7 +56,7 @@ class DeepSpeedEngine:
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
-            fused=ranks.device.type == "cuda",
+            fused=True,
         )
         self.accumulation = accumulation
         self._device = ranks.device
@@ -70,7 +70,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         if PATCH_ZERO_OPTIMIZER:
-            _patch_zero_optimizer(self._engine.optimizer)
+            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks.rank, ranks.world)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -98,16 +98,22 @@ class DeepSpeedEngine:
         return outputs, Update(applied, norm)
 
     def state(self) -> Iterator[tuple[str, Tensor]]:
-        """Everything that trains and its Adam moments as full fp32 CPU tensors, one name at a time.
+        """Everything that trains and its Adam moments as full fp32 tensors on the device, one name at a time.
 
         Names are `weight/NAME`, `exp_avg/NAME`, `exp_avg_sq/NAME`, and `adam_step` [1], the updates made so far.
         The same for any number of ranks, which all must walk the iterator to its end.
         """
         for name, parameter in self._trained.items():
-            yield f"weight/{name}", parameter.get_full_hp_param().cpu()
+            yield f"weight/{name}", parameter.get_full_hp_param()
             for moment in MOMENTS:
-                yield f"{moment}/{name}", parameter.get_full_hp_param(moment).cpu()
-        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1).cpu()
+                yield f"{moment}/{name}", parameter.get_full_hp_param(moment)
+        yield "adam_step", next(iter(self._adam.state.values()))["step"].reshape(1)
+
+    def state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Names and shapes of what `state` yields, in its order."""
+        trained = self.trained_shapes().items()
+        shapes = {f"{kind}/{name}": shape for name, shape in trained for kind in ("weight", *MOMENTS)}
+        return {**shapes, "adam_step": (1,)}
 
     @torch.no_grad()
     def load_state(self, tensors: Mapping[str, Tensor]) -> None:
@@ -134,7 +140,7 @@ class DeepSpeedEngine:
         for group in self._adam.param_groups:
             for flat in group["params"]:
                 self._adam.state[flat] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=flat.device if group["fused"] else "cpu"),
+                    "step": torch.zeros((), dtype=torch.float32, device=flat.device),
                     **{moment: torch.zeros_like(flat) for moment in MOMENTS},
                 }
         self._engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -153,30 +159,11 @@ class _Autocast(nn.Module):
             return output
 
 
-def _patch_zero_optimizer(optimizer: Any) -> None:
-    """Replace two methods of DeepSpeedZeroOptimizer, which works weight by weight after each backward.
-
-    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
-    get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
-    the norms of all gradients; the rest stays DeepSpeed's.
-    _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
-    by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
-    """
-    norm_of = optimizer.get_grad_norm_direct
-
-    def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
-        norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
-        norm: Tensor = norm_of([torch.stack(norms)], params[:1], norm_type)
-        return norm
-
-    optimizer.get_grad_norm_direct = foreach_norm
-    optimizer._update_model_bit16_weights = lambda group: None
-
-
 def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict[str, Any]:
     return {
-        "train_batch_size": config.data.global_batch,
-        "train_micro_batch_size_per_gpu": config.data.global_batch // (world * accumulation),
+        # it only multiplies them: shares may be uneven, and losses come with their scales
+        "train_batch_size": world * accumulation,
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip or 0.0,
         "zero_allow_untested_optimizer": True,
@@ -187,11 +174,24 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
             # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are
             # waited for in turn; there is one bucket, which is full only when backward ends anyway
             "overlap_comm": False,
-            "reduce_bucket_size": max(1, min(BUCKET, trained)),  # a buffer: adapters need none of most of a gigabyte
+            # a buffer: adapters need none of most of a gigabyte, and one rank none at all
+            "reduce_bucket_size": 1 if world == 1 and PATCH_ZERO_OPTIMIZER else max(1, min(BUCKET, trained)),
             "allgather_bucket_size": BUCKET,
         },
         "steps_per_print": None,
     }
+
+
+@contextmanager
+def _nothing_compiled() -> Iterator[None]:
+    """For DeepSpeed's Muon, which every run imports and no run here uses. It decorates functions with torch.compile,
+    and with torch 2.13 that imports torch's compiler, which takes a second."""
+    plain = torch.compile
+    torch.compile = lambda function: function  # type: ignore
+    try:
+        yield
+    finally:
+        torch.compile = plain
 
 
 def _import_deepspeed() -> ModuleType:
@@ -200,6 +200,9 @@ def _import_deepspeed() -> ModuleType:
     logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
     with needs_extra("train", "training"):
         import deepspeed
+
+        with _nothing_compiled():
+            import deepspeed.runtime.zero.muon.muon_optimizer
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
     if os.environ["DS_ACCELERATOR"] == "cpu":

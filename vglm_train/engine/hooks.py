@@ -1,4 +1,5 @@
-"""What happens after a step: log, evaluate, save, guard. Each hook decides for itself whether it is due.
+"""What happens after a step: log, evaluate, guard. Each hook decides for itself whether it is due. `saving.py` has that
+which writes checkpoints.
 
 Training metrics get their names here. `LogHook` logs the objective's loss and measure NAME as train/loss_NAME and
 train/NAME, speed as perf/ (`log/throughput.py`) and counts as data/. `EvaluateHook` logs the evaluator's scores under
@@ -7,7 +8,7 @@ the names they have: `eval/...` comes from `config/metric_names.py`.
 
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -15,8 +16,6 @@ from torch import nn
 
 from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.run import Config
-from vglm_train.distributed import Ranks
-from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import RunState
 from vglm_train.engine.trainer import StepReport
 from vglm_train.errors import UserError
@@ -26,6 +25,7 @@ from vglm_train.log.alarms import not_finite
 from vglm_train.log.jsonl import SampleLog
 from vglm_train.log.meter import Meter
 from vglm_train.log.sinks import Sink
+from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
 from vglm_train.objective.base import Objective
 
@@ -58,6 +58,8 @@ class Cadence:
 
 class LogHook:
     """Gathers what the steps report and writes one row to every sink when due."""
+
+    doing = "logging"
 
     def __init__(
         self,
@@ -112,8 +114,28 @@ class LogHook:
         self.throughput.step(self.samples_per_step, report.started)
 
 
+class StartHook:
+    """After the first step tells what the time until then was spent on. Before `LogHook`, whose row has it too."""
+
+    doing = "logging"
+
+    def __init__(self, startup: Startup, meter: Meter) -> None:
+        self.startup, self.meter, self.is_told = startup, meter, False
+
+    def after_step(self, report: StepReport) -> None:
+        if self.is_told:
+            return
+        self.is_told = True
+        self.startup.first_step(report.wait_seconds)
+        log.info("%s", self.startup.line())
+        for name, seconds in self.startup.row().items():
+            self.meter.last(name, seconds)
+
+
 class SampleHook:
     """Notes which samples each step read."""
+
+    doing = "noting samples"
 
     def __init__(self, samples: SampleLog) -> None:
         self.samples = samples
@@ -140,6 +162,8 @@ class Evaluator(Protocol):
 
 class EvaluateHook:
     """Runs the evaluator when due, writes its scores and tables, and remembers the best step."""
+
+    doing = None  # as long as the validation data takes
 
     def __init__(
         self,
@@ -190,48 +214,16 @@ class EvaluateHook:
                 log.info("%s has not risen in %d evaluations: the run ends here", self.best, waited)
 
 
-class SaveHook:
-    """Writes checkpoints when due and at each new best, then deletes those no longer wanted."""
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        engine: DeepSpeedEngine,
-        state: RunState,
-        cadence: Cadence,
-        keep: int,
-        sinks: Sequence[Sink],
-        ranks: Ranks,
-    ) -> None:
-        self.checkpoints, self.engine, self.state, self.cadence = checkpoints, engine, state, cadence
-        self.keep, self.sinks, self.ranks = keep, sinks, ranks
-
-    def after_step(self, report: StepReport) -> None:
-        if self.cadence.saves(report) or self.state.best_step == report.step or self.state.ended:
-            self.save(report.step)
-
-    def save(self, step: int) -> None:
-        """All ranks take part, rank 0 writes."""
-        tensors = {}
-        for name, tensor in self.engine.state():
-            if self.ranks.main:
-                tensors[name] = tensor
-        if self.ranks.main:
-            for sink in self.sinks:
-                sink.checkpointed(step)
-            self.checkpoints.write(step, tensors, self.state.to_dict())
-            self.checkpoints.prune(self.keep, also=[] if self.state.best_step is None else [self.state.best_step])
-        self.ranks.barrier()
-
-
 class GuardHook:
     """Stops a run that cannot go on: too many steps without an update, or too much damaged data."""
 
+    doing = "checking"
     MINIMUM_ROWS = 1000  # fewer say little about the fraction
 
-    def __init__(self, config: Config, state: RunState, save: "SaveHook") -> None:
+    def __init__(self, config: Config, state: RunState, save: Callable[[int], None], checkpoints: Checkpoints) -> None:
+        """`save`: writes a checkpoint of this step, and waits until it is written."""
         self.config, self.state = config, state
-        self.save, self.checkpoints = save.save, save.checkpoints
+        self.save, self.checkpoints = save, checkpoints
 
     def after_step(self, report: StepReport) -> None:
         state, limit = self.state, self.config.engine.max_skipped
@@ -259,6 +251,8 @@ class GuardHook:
 
 class ClockHook:
     """Keeps time spent on evaluation and checkpoints out of the throughput. It comes last."""
+
+    doing = "checking"
 
     def __init__(self, throughput: Throughput, cadence: Cadence) -> None:
         self.throughput, self.cadence = throughput, cadence

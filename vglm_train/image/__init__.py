@@ -3,6 +3,8 @@
 decode.py      bytes of a file -> an upright RGB picture, the same for every reader
 depth.py       pictures of more than 8 bits as Pillow gives them
 levels.py      their black and white
+part.py        which part of a picture is wanted, and where it lies once it is decoded smaller
+resize.py      that part as pixels, by libjpeg-turbo and torch
 limits.py      what a stranger's picture may cost, judged before it is decoded
 tags.py        TIFF's and EXIF's directories
 transforms.py  crops and squares for training and evaluation
@@ -20,12 +22,13 @@ from vglm_train.image.decode import (
 )
 from vglm_train.image.errors import ImageError
 from vglm_train.image.limits import ImageLimits, check_image
-from vglm_train.image.transforms import crop_pixels, eval_pixels, random_crop, train_pixels
+from vglm_train.image.transforms import Decoder, crop_pixels, eval_pixels, random_crop, train_pixels, whole_pixels
 
 __all__ = [
     "FORMATS",
     "MAX_PIXELS",
     "SUFFIXES",
+    "Decoder",
     "ExaminedImage",
     "ImageError",
     "ImageHeader",
@@ -38,4 +41,5 @@ __all__ = [
     "random_crop",
     "read_header",
     "train_pixels",
+    "whole_pixels",
 ]

@@ -105,10 +105,11 @@ def read_header(data: bytes) -> ImageHeader:
         return ImageHeader("JPEG" if image.format == "MPO" else str(image.format), width, height)
 
 
-def decode(data: bytes, limit: Limit) -> tuple[Image.Image, str | None]:
+def decode(data: bytes, limit: Limit, grey: bool = False) -> tuple[Image.Image, str | None]:
     """An upright RGB picture, and which values were taken as black and white where that had to be found out.
 
     `limit`: of the picture as stored, the width and height that a JPEG's scaled decoding must not go below.
+    `grey`: a picture without colours is of mode L.
     """
     if is_dicom(data):
         dicom = render(data)
@@ -123,9 +124,10 @@ def decode(data: bytes, limit: Limit) -> tuple[Image.Image, str | None]:
         if least is not None:
             image.draft(None, least)
         image.load()
-        rgb, note = _rgb(image, data, raw)
         method = _TRANSPOSES.get(orientation(image))
-        return rgb if method is None else rgb.transpose(method), note
+        image, note = _flat(image, data, raw)
+        image = image if image.mode == "RGB" or (grey and image.mode == "L") else image.convert("RGB")
+        return image if method is None else image.transpose(method), note
 
 
 def orientation(image: Image.Image) -> int:
@@ -235,7 +237,8 @@ def _raw_mode(image: Image.Image) -> str:
     return first if isinstance(first, str) else ""
 
 
-def _rgb(image: Image.Image, data: bytes, raw: str) -> tuple[Image.Image, str | None]:
+def _flat(image: Image.Image, data: bytes, raw: str) -> tuple[Image.Image, str | None]:
+    """Of 8 bits, opaque, in whichever mode."""
     note = None
     if image.mode[0] in "IF":
         image, note = grey_of_many_bits(image, data)
@@ -246,4 +249,4 @@ def _rgb(image: Image.Image, data: bytes, raw: str) -> tuple[Image.Image, str | 
         if image.getchannel("A").getextrema() == (0, 0):
             raise ImageError("undecodable", "transparent everywhere: if its colours are right, save it without alpha")
         image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    return image if image.mode == "RGB" else image.convert("RGB"), note
+    return image, note

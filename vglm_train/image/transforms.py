@@ -2,49 +2,40 @@
 
 import math
 import random
+from typing import Literal
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 from torch import Tensor
 
 from vglm_train.image.decode import decode
-from vglm_train.image.decode import orientation as orientation_of
+from vglm_train.image.part import Part
+from vglm_train.image.resize import part_pixels, resize
+
+Decoder = Literal["turbo", "pillow"]
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a training crop, as torchvision's RandomResizedCrop
 ATTEMPTS = 10  # to sample a crop that fits, as torchvision
 
-_REVERSED_X, _REVERSED_Y = (2, 3, 6, 7), (3, 4, 7, 8)  # whose left, or top, was right or bottom as stored
 
-
-def crop_pixels(data: bytes, size: int, scale: tuple[float, float], flip: bool, rng: random.Random) -> Tensor:
+def crop_pixels(
+    data: bytes, size: int, scale: tuple[float, float], flip: bool, rng: random.Random, decoder: Decoder | None = None
+) -> Tensor:
     """`train_pixels` of an encoded picture, decoded only as large as its crop needs.
 
     The crop is sampled first. Then a JPEG is decoded at the smallest of 1, 1/2, 1/4, 1/8 of its size that leaves the
     crop at least `size` wide and high. At full size the pixels equal those of `train_pixels`, below it they differ by
-    less than 2 of 255 levels on average, since JPEG shrinks by its own filter. ImageError as `open_image`.
+    a few of 255 levels on average (`decoder` pillow: less than 2), since JPEG shrinks by its own filter.
+    `decoder`: as data.image.decoder; None is pillow. ImageError as `open_image`.
     """
-    whole, box, orientation = (0, 0), (0, 0, 0, 0), 1
+    pixels = _part(data, Part(size, lambda width, height: random_crop(width, height, scale, rng)), decoder)
+    return _mirrored(pixels, flip, rng)
 
-    def limit(image: Image.Image) -> tuple[int, int] | None:
-        nonlocal whole, box, orientation
-        orientation = orientation_of(image)
-        whole = (image.height, image.width) if orientation >= 5 else image.size
-        box = random_crop(*whole, scale, rng)
-        factor = min(box[2] - box[0], box[3] - box[1]) / size
-        return (math.ceil(image.width / factor), math.ceil(image.height / factor)) if factor >= 2 else None
 
-    image, _ = decode(data, limit)
-    if image.size == whole:
-        return _finish(image.crop(box).resize((size, size), Image.Resampling.BICUBIC), flip, rng)
-    shrink = round(
-        max(whole) / max(image.size)
-    )  # the last pixel of a row stands for what is left: sizes are rounded up
-    x = image.width - whole[0] / shrink if orientation in _REVERSED_X else 0.0
-    y = image.height - whole[1] / shrink if orientation in _REVERSED_Y else 0.0
-    right, bottom = min(x + box[2] / shrink, image.width), min(y + box[3] / shrink, image.height)
-    part = (x + box[0] / shrink, y + box[1] / shrink, right, bottom)
-    return _finish(image.resize((size, size), Image.Resampling.BICUBIC, part), flip, rng)
+def whole_pixels(data: bytes, size: int, decoder: Decoder | None = None) -> Tensor:
+    """`eval_pixels` of an encoded picture, decoded at full size. ImageError as `open_image`."""
+    return _part(data, Part(size, lambda width, height: (0, 0, width, height), scaled=False), decoder)
 
 
 def train_pixels(image: Image.Image, size: int, scale: tuple[float, float], flip: bool, rng: random.Random) -> Tensor:
@@ -53,11 +44,13 @@ def train_pixels(image: Image.Image, size: int, scale: tuple[float, float], flip
     RGB picture -> uint8 [3,size,size]. Only `rng.random()` is used, whose sequence Python guarantees for a seed.
     """
     crop = image.crop(random_crop(image.width, image.height, scale, rng))
-    return _finish(crop.resize((size, size), Image.Resampling.BICUBIC), flip, rng)
+    return _mirrored(eval_pixels(crop, size), flip, rng)
 
 
-def eval_pixels(image: Image.Image, size: int) -> Tensor:
+def eval_pixels(image: Image.Image, size: int, decoder: Decoder | None = None) -> Tensor:
     """The whole RGB picture squeezed into a square, bicubic, as BLIP-2 evaluates -> uint8 [3,size,size]."""
+    if decoder == "turbo":
+        return resize(np.array(image), size)
     return _tensor(image.resize((size, size), Image.Resampling.BICUBIC))
 
 
@@ -82,8 +75,18 @@ def random_crop(width: int, height: int, scale: tuple[float, float], rng: random
     return left, top, left + w, top + h
 
 
-def _finish(crop: Image.Image, flip: bool, rng: random.Random) -> Tensor:
-    return _tensor(ImageOps.mirror(crop) if flip and rng.random() < 0.5 else crop)
+def _part(data: bytes, part: Part, decoder: Decoder | None) -> Tensor:
+    if decoder == "turbo":
+        return part_pixels(data, part)
+    image, _ = decode(data, part.limit)
+    box, side = part.within(*image.size), (part.size, part.size)
+    if image.size == part.whole:  # what is beyond the crop does not reach into it
+        return _tensor(image.crop(part.rounded(*image.size)).resize(side, Image.Resampling.BICUBIC))
+    return _tensor(image.resize(side, Image.Resampling.BICUBIC, box))
+
+
+def _mirrored(pixels: Tensor, flip: bool, rng: random.Random) -> Tensor:
+    return pixels.flip(-1) if flip and rng.random() < 0.5 else pixels
 
 
 def _tensor(image: Image.Image) -> Tensor:

@@ -92,7 +92,7 @@ class Stage:
         """Validation pictures with all their captions; None where the run has no validation."""
         data, parts = self.config.data, validating(self.config.data)
         size, images = self.config.model.vision.image_size, self.config.evaluate.images
-        return EvalSet(parts, size, data.languages, images, data.cache) if parts else None
+        return EvalSet(parts, size, data.languages, images, data.cache, data.image.decoder) if parts else None
 
     def evaluator(self, model: Any, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         raise NotImplementedError
@@ -112,6 +112,11 @@ class Stage:
 
     def max_tokens(self) -> Mapping[str, int]:
         """Kind of sequence, as in `cost` -> tokens of a sample at most."""
+        return {}
+
+    def group_memory(self, model: Any, world: int) -> dict[str, float]:
+        """What a rank holds of the rows that are compared with each other, in bytes, where these are more than run at
+        once."""
         return {}
 
     def activations(self, model: Any) -> float:

@@ -51,8 +51,8 @@ class Finetune(Generate):
         if self.config.evaluate.task == "caption":
             return super().held_out()
         data, size = self.config.data, self.config.model.vision.image_size
-        parts = validating(data)
-        return QuestionSet(parts, size, data.languages, self.config.evaluate.images) if parts else None
+        parts, images = validating(data), self.config.evaluate.images
+        return QuestionSet(parts, size, data.languages, images, data.image.decoder) if parts else None
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         config = self.config

@@ -13,7 +13,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vglm_train.chat.history import ChatTurn
-from vglm_train.chat.images import read_pixels
 from vglm_train.chat.intake import Intake
 from vglm_train.chat.model import Asked, ChatModel
 from vglm_train.chat.request import Answer, Event, Reason
@@ -86,7 +85,7 @@ class Conversation:
         cleared = self._cleared
         self._room_for_pictures()
         async with self.reading:
-            picture = await asyncio.to_thread(_read, data, self.model.bundle.config.model.vision.image_size)
+            picture = await asyncio.to_thread(_read, data, self.model)
         self._room_for_pictures()
         if cleared == self._cleared:
             self.waiting.append(picture)
@@ -219,9 +218,9 @@ class Conversation:
             ticket.cancel()
 
 
-def _read(data: bytes, size: int) -> Shown:
+def _read(data: bytes, model: ChatModel) -> Shown:
     Intake().check(data)
-    pixels = read_pixels(data, size).permute(1, 2, 0).contiguous().numpy()
+    pixels = model.read_pixels(data).permute(1, 2, 0).contiguous().numpy()
     image, file = open_image(data), io.BytesIO()
     image.thumbnail((SIDE, SIDE), Image.Resampling.BICUBIC, reducing_gap=2.0)
     image.save(file, "JPEG", quality=85)

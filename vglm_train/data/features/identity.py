@@ -5,14 +5,17 @@ import json
 import random
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any, Protocol, Self
 
 import torch
 from torch import Tensor, nn
 
 from vglm_train.config.run import Config
+from vglm_train.image import Decoder
 
-VERSION = 2  # of the files and of how pictures become pixels; 1 knew neither deep pictures nor other formats
+# Of the files and of how pictures become pixels, by data.image.decoder; 1 knew neither deep pictures nor other formats
+VERSIONS: dict[Decoder | None, int] = {None: 2, "pillow": 2, "turbo": 3}
 
 
 class Encoder(Protocol):
@@ -24,6 +27,9 @@ class Encoder(Protocol):
 
     @property
     def fused(self) -> bool: ...
+
+    @property
+    def fp8(self) -> int: ...
 
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
@@ -44,8 +50,9 @@ class Identity:
     crop_scale: tuple[float, float]
     flip: bool
     seed: int | None  # of the crops; None where there is one view, which has nothing random
-    version: int = VERSION
+    version: int  # one of VERSIONS
     fused: bool = False  # whether a GPU's fused kernels computed it, which round in other places
+    fp8: int = 0  # version of the products in eight bits that computed it
 
     @classmethod
     def of(cls, config: Config, encoder: Encoder, fingerprint: str) -> Self:
@@ -63,7 +70,9 @@ class Identity:
             crop_scale=image.crop_scale,
             flip=image.flip,
             seed=config.run.seed if config.data.features.views > 1 else None,
+            version=VERSIONS[image.decoder],
             fused=encoder.fused,
+            fp8=encoder.fp8,
         )
 
     @property
@@ -72,14 +81,19 @@ class Identity:
         return hashlib.sha256(self.json().encode()).hexdigest()[:16]
 
     def json(self) -> str:
-        """What holds, in words. `fused` stands only where it does, so that other stores keep their keys."""
-        said = {name: value for name, value in asdict(self).items() if name != "fused" or value}
+        """What holds, in words. `fused` and `fp8` stand only where they do, so that other stores keep their keys."""
+        said = {name: value for name, value in asdict(self).items() if name not in ("fused", "fp8") or value}
         return json.dumps(said, indent=2, sort_keys=True) + "\n"
 
     def crop(self, digest: bytes, view: int) -> random.Random:
         """The random numbers of the crop of view `view` of a picture; with one view the crop is fixed."""
         text = f"{self.seed} {view} ".encode() + digest
         return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
+
+
+def holds_older(root: Path) -> bool:
+    """Whether a folder holds features of pictures that Pillow decoded and resized."""
+    return any(f'"version": {VERSIONS["pillow"]}' in path.read_text("utf-8") for path in root.glob("*/store.json"))
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:

@@ -62,7 +62,7 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     config = bundle.config
     decoding, languages = changed_decoding(config.evaluate.decoding, args), options.languages(config, args)
     source = Source(name="evaluation", shards=args.data)
-    data = EvalSet([source], config.model.vision.image_size, languages, args.images)
+    data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=config.data.image.decoder)
     items = list(data.items(args.workers))
     if not items:
         raise UserError(f"{args.data}: no usable picture with a caption in {', '.join(languages)}.")

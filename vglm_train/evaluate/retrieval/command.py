@@ -36,9 +36,9 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     """Evaluate `bundle` on `args.data`. UserError if no language has two usable pictures."""
     config = bundle.config
     source = Source(name="evaluation", shards=args.data)
-    data = EvalSet([source], config.model.vision.image_size, config.data.languages, args.images)
+    languages, decoder = config.data.languages, config.data.image.decoder
+    data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=decoder)
     items = list(data.items(args.workers))
-    languages = config.data.languages
     if not any(captioned(items, language) for language in languages):
         raise UserError(f"{args.data}: {nothing_to_retrieve(items, languages)}.")
     autocast = device.type == "cuda" and config.engine.precision == "bf16"

@@ -108,8 +108,9 @@ class VqaCommand:
         """`option`: the one that says how `path` is read."""
         options_of = args.source if option == "--source" else args.train_source
         source = parse_source(path, args.pictures, args.fields, options_of, option)
-        size = bundle.config.model.vision.image_size
-        return QuestionSet([source], size, options.languages(bundle.config, args), limit)
+        config = bundle.config
+        size, decoder = config.model.vision.image_size, config.data.image.decoder
+        return QuestionSet([source], size, options.languages(config, args), limit, decoder)
 
     def _majority(self, path: str | None, train: QuestionSet | None, items: Sequence[EvalQuestion]) -> MajorityBaseline:
         """The baseline of the questions in --train, or of the evaluated ones."""

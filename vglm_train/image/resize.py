@@ -1,0 +1,75 @@
+"""A part of an encoded picture as a square of pixels: libjpeg-turbo decodes, torch resizes.
+
+Where the picture is decoded at full size, no value is more than 2 of 255 levels from Pillow's BICUBIC. torch's kernels
+for bytes give the same values on every processor. JPEGs that libjpeg-turbo says anything about, those of CMYK, and all
+other formats are decoded by Pillow, which then judges them as it does alone.
+
+h, w: sides of a picture as it is decoded.
+"""
+
+from typing import Any
+
+import numpy as np
+import simplejpeg
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from vglm_train.image.decode import decode, header_of, reading
+from vglm_train.image.part import REVERSED_X, REVERSED_Y, Part
+
+_JPEG = b"\xff\xd8\xff"
+_SPACES = {"L": "GRAY", "RGB": "RGB"}  # Pillow's mode -> simplejpeg's name
+
+
+def part_pixels(data: bytes, part: Part) -> Tensor:
+    """`part` of an encoded picture -> uint8 [3,size,size] of the part's size. ImageError as `open_image`.
+
+    Where it is decoded smaller than it is, the edges of the part are rounded to whole pixels of that.
+    """
+    values = _decode_jpeg(data, part) if data.startswith(_JPEG) else None
+    if values is None:
+        image, _ = decode(data, part.limit, grey=True)
+        return resize(np.array(image.crop(part.rounded(image.width, image.height))), part.size)
+    left, top, right, bottom = part.rounded(values.shape[1], values.shape[0])
+    return resize(values[top:bottom, left:right], part.size)
+
+
+def resize(values: NDArray[np.uint8], size: int) -> Tensor:
+    """Antialiased bicubic: uint8 [h,w] or [h,w,3] -> [3,size,size]."""
+    plane = torch.from_numpy(np.ascontiguousarray(values))
+    planes = plane[None] if plane.ndim == 2 else plane.permute(2, 0, 1)
+    made = F.interpolate(planes[None], (size, size), mode="bicubic", antialias=True)
+    return made[0].expand(3, -1, -1).contiguous()
+
+
+def _decode_jpeg(data: bytes, part: Part) -> NDArray[np.uint8] | None:
+    """[h,w] or [h,w,3], upright. None of what libjpeg-turbo does not read without a warning."""
+    with reading(data):
+        image = header_of(data)
+        if image.mode not in _SPACES:
+            return None
+        width, height = _scaled(image, part.limit(image))
+        try:
+            values: NDArray[Any] = simplejpeg.decode_jpeg(data, _SPACES[image.mode], min_height=height, min_width=width)
+        except ValueError:
+            return None
+    values = values[..., 0] if image.mode == "L" else values
+    return _upright(values, part.turn)
+
+
+def _scaled(image: Image.Image, least: tuple[int, int] | None) -> tuple[int, int]:
+    """The width and height at 1, 1/2, 1/4 or 1/8 of its size, the smallest that are at least `least`."""
+    if least is None:
+        return image.size
+    ratio = min(image.width / least[0], image.height / least[1])
+    divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor <= ratio)
+    return -(-image.width // divisor), -(-image.height // divisor)
+
+
+def _upright(values: NDArray[Any], turn: int) -> NDArray[Any]:
+    values = values.swapaxes(0, 1) if turn >= 5 else values
+    values = values[::-1] if turn in REVERSED_Y else values
+    return values[:, ::-1] if turn in REVERSED_X else values
