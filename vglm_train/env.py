@@ -18,8 +18,8 @@ from typing import Any
 from vglm_train.command import program, run_command
 
 GIB = 2**30
-BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "pillow", "simplejpeg", "pyyaml", "safetensors",
-            "tqdm", "sentencepiece", "protobuf")  # fmt: skip
+BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "pillow", "simplejpeg", "pyyaml",
+            "safetensors", "tqdm", "sentencepiece", "protobuf")  # fmt: skip
 EXTRAS = {
     "chat": ("gradio", "fastapi", "uvicorn", "sse-starlette", "prometheus-client", "python-multipart", "einops",
              "requests", "httpcore"),
