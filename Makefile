@@ -45,7 +45,7 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "Python 3.11 or 3.12 is needed; $$($(PYTHON) -V) found. Try: make PYTHON=python3.12 ..."; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install -q -c constraints.txt torch numpy setuptools wheel
-	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,train,eval,chat]"
+	DS_BUILD_OPS=0 $(BIN)/python -m pip install -q -c constraints.txt --no-build-isolation -e ".[dev,train,eval,chat,dicom]"
 	@touch $(READY)
 
 clean:

@@ -131,6 +131,15 @@ FENCED = {
     "sse_starlette": {"vglm_train/serve/openai_routes.py", "vglm_train/serve/server.py"},
     "prometheus_client": {"vglm_train/serve/metrics.py"},
     "sat": {"vglm_train/model/language/glm/sat.py"},
+    "pydicom": {
+        "vglm_train/image/dicom/apart.py",
+        "vglm_train/image/dicom/frames.py",
+        "vglm_train/image/dicom/header.py",
+        "vglm_train/image/dicom/named.py",
+        "vglm_train/image/dicom/pixels.py",
+        "vglm_train/image/dicom/private.py",
+        "data_tools/deidentify/write.py",
+    },
     "simplejpeg": {"vglm_train/image/resize.py"},
 }
 

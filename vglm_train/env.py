@@ -18,11 +18,12 @@ from typing import Any
 from vglm_train.command import program, run_command
 
 GIB = 2**30
-BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "pillow", "pyyaml", "safetensors",
-            "tqdm", "sentencepiece", "protobuf")  # fmt: skip
+BACKBONE = ("torch", "transformers", "tokenizers", "huggingface-hub", "numpy", "pillow", "simplejpeg", "pyyaml",
+            "safetensors", "tqdm", "sentencepiece", "protobuf")  # fmt: skip
 EXTRAS = {
     "chat": ("gradio", "fastapi", "uvicorn", "sse-starlette", "prometheus-client", "python-multipart", "einops",
              "requests", "httpcore"),
+    "dicom": ("pydicom", "python-gdcm", "pyjpegls", "pylibjpeg", "pylibjpeg-openjpeg"),
     "eval": ("pycocoevalcap", "nltk", "jieba", "rouge-chinese", "sacrebleu"),
     "train": ("deepspeed", "SwissArmyTransformer", "datasets", "webdataset", "wandb", "psutil", "matplotlib",
               "requests", "urllib3", "braceexpand"),
@@ -36,6 +37,7 @@ PURPOSES: dict[str, tuple[tuple[str, ...], str]] = {
     "chatting with ChatGLM": (("SwissArmyTransformer", "einops", "requests"),
                               f'pip install "vglm_train[chat]", then {SAT}'),
     "serving and the web page": (EXTRAS["chat"], 'pip install "vglm_train[chat]"'),
+    "reading DICOM": (EXTRAS["dicom"], 'pip install "vglm_train[dicom]"'),
     "quantising": (("triton",), "a CUDA build of torch brings it on Linux; without it, answers come more slowly"),
     "scoring texts": (EXTRAS["eval"], 'pip install "vglm_train[eval]"'),
     "training": (EXTRAS["train"], 'pip install "vglm_train[train]"'),

@@ -31,6 +31,8 @@ _TEXT = FileKind("text", "text", "look into it; a server's error message often s
 
 _BOX = rb".{4}ftyp"  # how MP4 begins, and every format that is kept in its boxes
 _KINDS: tuple[tuple[bytes, FileKind], ...] = (
+    (rb".{128}DICM|\x02\0[\0-\x20]\0(UL|OB|UI)|\x08\0[\0-\x20]\0([CU][IS]|[\x04-\x20]\0\0\0)", FileKind(
+        "dicom", "DICOM", "", "DICOM")),
     (rb"\xff\xd8\xff", FileKind("jpeg", "a JPEG picture", "", "JPEG")),
     (rb"\x89PNG\r\n\x1a\n", FileKind("png", "a PNG picture", "", "PNG")),
     (rb"GIF8[79]a", FileKind("gif", "a GIF picture", "", "GIF")),
@@ -45,8 +47,6 @@ _KINDS: tuple[tuple[bytes, FileKind], ...] = (
     (rb"8BPS", FileKind("photoshop", "a Photoshop document", _AS_PNG)),
     (rb"\0\0[\x01\x02]\0[^\0]\0", FileKind("icon", "an icon", _AS_PNG)),
     (rb"v/1\x01", FileKind("openexr", "an OpenEXR picture", _AS_PNG)),
-    (rb".{128}DICM|\x08\0[\0-\x20]\0(UI|[\x04\x08]\0\0\0)", FileKind(
-        "dicom", "DICOM", "export it as PNG first, with the window that a reader of it would set")),
     (rb".{344}(n\+1|ni1)\0", FileKind("nifti", "a NIfTI volume", "export slices of it as PNG first")),
     (rb"%PDF|%!PS|\xc5\xd0\xd3\xc6", FileKind("pdf", "a PDF or PostScript document", _AS_PNG)),
     (rb"\x1f[\x8b\x9d]", FileKind("gzip", "gzip data", f"{_UNPACK} (gzip -d)")),

@@ -70,11 +70,18 @@ def _shrunk(examined: ExaminedImage, short_side: int, lossless: bool) -> Prepare
 
 
 def _encoded(image: Image.Image, kind: str, notes: tuple[str, ...]) -> PreparedImage:
-    """An RGB picture; a PNG without colour is stored as grey, which is decoded to the same."""
+    """An RGB picture; a grey PNG is decoded to the same."""
     out = io.BytesIO()
     if kind == "JPEG":
         image.save(out, kind, quality=95, subsampling=0)
     else:
-        red, green, blue = (channel.tobytes() for channel in image.split())
-        (image.getchannel(0) if red == green == blue else image).save(out, kind)
+        out.write(png_of(image))
     return PreparedImage(FORMATS[kind][0], out.getvalue(), notes)
+
+
+def png_of(image: Image.Image) -> bytes:
+    """An RGB picture as a PNG, grey where it has no colour."""
+    out = io.BytesIO()
+    red, green, blue = (channel.tobytes() for channel in image.split())
+    (image.getchannel(0) if red == green == blue else image).save(out, "PNG")
+    return out.getvalue()

@@ -12,7 +12,6 @@ picture is decoded for it, but not with --quick.
 """
 
 import argparse
-import json
 import os
 import sys
 from collections import Counter, deque
@@ -25,7 +24,9 @@ from typing import Any, get_args
 from data_tools.common import cli
 from data_tools.common.cli import command, progress
 from data_tools.common.text import LANGUAGES
+from data_tools.convert.dicom import DicomReader, frame_argument, window_argument
 from data_tools.convert.draft import CaptionColumns, Draft, DraftRules, caption_column, column, make_draft, merge
+from data_tools.convert.finish import Target, finish
 from data_tools.convert.pictures import SourcePictures
 from vglm_train.config.data import Format, Source
 from vglm_train.data.record import RecordError
@@ -40,6 +41,7 @@ from vglm_train.data.tables.unread import describe_unread
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
+from vglm_train.image.dicom.window import FILE, FORMS
 
 STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
 INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
@@ -81,17 +83,6 @@ class Report:
             yield "pictures were not decoded; check_table does"
 
 
-@dataclass(frozen=True, slots=True)
-class Target:
-    """Where a run of `convert` reads pictures and writes records; all paths are resolved."""
-
-    out: Path
-    kept: Path  # where pictures inside the data are written
-    source: str
-    split: str
-    decoded: bool = True  # whether pictures are decoded
-
-
 def _drafts(rows: RowReader, rules: DraftRules, report: Report) -> Iterator[Draft]:
     """Drafts in the rows' order, neighbours of one picture merged, bad rows counted."""
     pending: Draft | None = None
@@ -109,30 +100,11 @@ def _drafts(rows: RowReader, rules: DraftRules, report: Report) -> Iterator[Draf
         yield pending
 
 
-def _record(draft: Draft, target: Target, source: SourcePictures) -> dict[str, Any]:
-    """The finished record; reads the pictures for their hash. RecordError where one cannot be used."""
-    pictures = source.get(draft.images)
-    _, identity, name = pictures[0]
-    paths = [Path(os.path.relpath(path, target.out.parent)).as_posix() for path, _, _ in pictures]
-    key = draft.labels.get("id") or name
-    return {
-        "id": key,
-        "image": paths[0] if len(paths) == 1 else paths,
-        "image_id": identity,
-        "captions": draft.captions,
-        "source": target.source,
-        "split": draft.labels.get("split") or target.split,
-        "group": draft.labels.get("group") or name,  # what shows one picture is never split
-        **{name: text for name, text in draft.labels.items() if name == "type"},
-        **draft.dialogue,
-    }
-
-
 def _in_order(
-    items: Iterator[Draft], work: Callable[[Draft], dict[str, Any]], threads: int
-) -> Iterator[tuple[Draft, Future[dict[str, Any]]]]:
+    items: Iterator[Draft], work: Callable[[Draft], list[dict[str, Any]]], threads: int
+) -> Iterator[tuple[Draft, Future[list[dict[str, Any]]]]]:
     """`work` on a bounded window of items, results in the items' order: reading overlaps, memory stays constant."""
-    window: deque[tuple[Draft, Future[dict[str, Any]]]] = deque()
+    window: deque[tuple[Draft, Future[list[dict[str, Any]]]]] = deque()
     with ThreadPoolExecutor(threads) as pool:
         for item in items:
             window.append((item, pool.submit(work, item)))
@@ -144,25 +116,28 @@ def _in_order(
 def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report(decoded=target.decoded)
-    source = SourcePictures(rules.schema.pictures, target.kept, target.decoded)
+    source = SourcePictures(rules.schema.pictures, target.kept, target.dicom, target.decoded)
     bar = progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
-        for draft, future in _in_order(drafts, lambda draft: _record(draft, target, source), THREADS):
+        for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
             bar.update(draft.done - bar.n)
             try:
-                record = future.result()
+                records = future.result()
             except RecordError as error:
                 report.leave_out(draft.where, error, draft.rows)
                 continue
-            file.write(json.dumps(record, ensure_ascii=False).encode("utf-8", "replace") + b"\n")
-            report.records += 1
+            for record in records:
+                file.write(cli.json_line(record))
+                report.records += 1
+                report.splits[record["split"]] += 1
+                report.captions.update(parse_record(record).caption_counts)
             report.rows += draft.rows
-            report.splits[record["split"]] += 1
-            report.captions.update(parse_record(record).caption_counts)
             report.notes.update(note.partition(": ")[0] for note in draft.notes)
         if not report.records:
             raise UserError("no row makes a record, nothing is written\n" + "\n".join(report.lines()))
+        if target.dicom.report.files:
+            target.dicom.write_report(target.dicom_report)
     return report
 
 
@@ -188,6 +163,9 @@ def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
         help="column with what must stay in one split (default: group, patient or study, else the picture)",
     )
     add("--quick", action="store_true", help="look whether pictures are there, and decode none")
+    add("--window", type=window_argument, default=FILE, help=f"DICOM: black and white: {FORMS} (default: file)")
+    add("--frame", type=frame_argument, default="first", help="DICOM: first, middle, each or a number (default: first)")
+    add("--salt", type=Path, help="DICOM: file with the salt of hashes (default: one of your own, made once)")
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     return parser.parse_args(arguments)
@@ -262,20 +240,27 @@ def target(args: argparse.Namespace) -> Target:
     inside = _format_of(args) in (*STREAMED, *INSIDE)
     out, source = cli.output(args.out, []), Path(args.source)
     kept = args.images or out.parent / "images"
-    if inside:
+    if not inside:
+        kept = out.with_suffix(".pictures")  # of DICOM files; a folder of people's own is not written in
+    else:
         make_folder(f"--images {kept}", kept)
     named = source.parent.resolve() if set(source.name) & set("*?[{") else source
-    return Target(out, kept.resolve(), args.name or named.stem, args.split, not args.quick)
+    dicom = DicomReader(args.salt, args.window, args.frame)
+    own_group = args.group_field is not None or cli.parse_fields(args.field).group is not None
+    return Target(out, kept.resolve(), args.name or named.stem, args.split, dicom, not args.quick, own_group)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     args = parse(argv)
     rows, rules = open_source(args)
-    report = convert(rows, rules, target(args))
+    taken = target(args)
+    report = convert(rows, rules, taken)
     print(describe_columns(rules.schema.columns), file=sys.stderr)
     if rules.schema.unread:
         print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))
+    if taken.dicom.report.files:
+        print("\n".join(taken.dicom.report.lines()) + f"\nevery dropped tag: {taken.dicom_report}")
     return 0
 
 

@@ -3,65 +3,122 @@
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from data_tools.common.image_bytes import extension
+from data_tools.convert.dicom import DicomReader, Frame
 from vglm_train.data.record import RecordError, content_id
-from vglm_train.data.tables.image_paths import PictureFolder
+from vglm_train.data.tables.image_paths import NOT_THERE, PictureFolder
 from vglm_train.data.tables.pictures import decode_fault
 from vglm_train.files import replace_file
-from vglm_train.image import ImageError, examine_image
+from vglm_train.image import FORMATS, ImageError, examine_image
+from vglm_train.image.dicom import is_dicom
+from vglm_train.image.dicom.named import Names
 
 REMEMBERED = 1 << 16  # files: many rows in a row ask about one picture
+_OF_DICOM = tuple(f".{suffix}" for suffix in FORMATS["DICOM"])
+
+
+class Taken(NamedTuple):
+    """A picture of a record. `identity`: hash of its bytes; `name`: for its record; `patient`: hash of a DICOM's;
+    `frame`: its number in a DICOM of several."""
+
+    path: Path
+    identity: int
+    name: str
+    dicom: bool = False
+    patient: str | None = None
+    frame: int | None = None
+    names: Names = ()  # of a DICOM: what would name its patient in a text
+
+
+class _File(NamedTuple):
+    """A file that was read. `problem`: why it cannot be; `fault`: why it cannot be decoded."""
+
+    identity: int = 0
+    problem: str | None = None
+    fault: str | None = None
+    frames: tuple[Taken, ...] = ()  # of a DICOM
 
 
 class SourcePictures:
-    """`folder`: that names start from; `kept`: where pictures that are inside the data are written, named by their
-    content; `decoded`: whether each is decoded in full, else only its header where it is inside the data."""
+    """`folder`: that names start from; `kept`: where pictures that are inside the data, and those of DICOM files, are
+    written, named by their content; `decoded`: whether each is decoded in full, else only its header where it is inside
+    the data. DICOM always is."""
 
-    def __init__(self, folder: PictureFolder, kept: Path, decoded: bool = True) -> None:
-        self.folder, self.kept, self.decoded = folder, kept, decoded
+    def __init__(self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True) -> None:
+        self.folder, self.kept, self.decoded, self.dicom = folder, kept, decoded, dicom
         self._file = lru_cache(REMEMBERED)(self._read_file)
 
-    def get(self, images: Sequence[str | bytes]) -> list[tuple[Path, int, str]]:
-        """Of each picture of a row its file, the hash of its bytes, and a name for its record.
+    def get(self, images: Sequence[str | bytes]) -> list[list[Taken]]:
+        """The pictures of a row: of one record, or of several where each frame of a DICOM has its own.
 
         RecordError where one cannot be used. As in training, all are looked for before any is decoded.
         """
         for image in images:
             if isinstance(image, str):
                 self._look(image)
-        return [self._use(image) for image in images]
+        taken = [self._use(image) for image in images]
+        if len(taken) == 1:
+            return [[picture] for picture in taken[0]]
+        if any(len(frames) > 1 for frames in taken):
+            raise RecordError("image", "a DICOM of several frames beside another picture: choose one with --frame")
+        return [[frames[0] for frames in taken]]
 
     def _look(self, name: str) -> Path:
         path = self.folder.find(name)
         if path is None:
+            if name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
+                raise RecordError("image", f"{NOT_THERE}: the DICOM file that the row names")
             raise RecordError("image", self.folder.problem(name))
-        if (problem := self._file(path)[1]) is not None:
+        if (problem := self._file(path).problem) is not None:
             raise RecordError("image", problem)
         return path
 
-    def _use(self, image: str | bytes) -> tuple[Path, int, str]:
+    def _use(self, image: str | bytes) -> Sequence[Taken]:
         if isinstance(image, bytes):
+            if is_dicom(image):
+                return self._frames(image)
             if self.decoded and (fault := _fault(image)) is not None:
                 raise RecordError("image", fault)
-            return self._keep(image)
+            return (self._keep(image),)
         path = self._look(image)
         name = self.folder.key(str(path))  # one name, however the rows write the path
-        identity, _, fault = self._file(path)
-        if fault is not None:
-            what, _, detail = fault.partition(": ")
-            raise RecordError("image", f"{what}: {name}" + (f": {detail}" if detail else ""))
-        return path, identity, Path(name).with_suffix("").as_posix()
+        file = self._file(path)
+        if file.frames:
+            return file.frames
+        if file.fault is not None:
+            what, _, detail = file.fault.partition(": ")
+            shown = "" if "DICOM" in what else f": {name}"
+            raise RecordError("image", f"{what}{shown}" + (f": {detail}" if detail else ""))
+        return (Taken(path, file.identity, Path(name).with_suffix("").as_posix()),)
 
-    def _read_file(self, path: Path) -> tuple[int, str | None, str | None]:
-        """The hash of a file, why it cannot be read, and why it cannot be decoded."""
+    def _read_file(self, path: Path) -> _File:
         try:
             _, data = self.folder.read(str(path))
         except RecordError as error:
-            return 0, str(error), None
-        return content_id(data), None, _fault(data) if self.decoded else None
+            return _File(problem=str(error))
+        if is_dicom(data):
+            try:
+                return _File(frames=tuple(self._frames(data)))
+            except RecordError as error:
+                return _File(fault=error.reason)
+        return _File(content_id(data), None, _fault(data) if self.decoded else None)
 
-    def _keep(self, data: bytes) -> tuple[Path, int, str]:
+    def _frames(self, data: bytes) -> list[Taken]:
+        """A DICOM's frames as files of their own. RecordError where there is none that can be used."""
+        try:
+            return [self._keep_frame(frame) for frame in self.dicom.frames(data)]
+        except ImageError as error:
+            raise RecordError("image", decode_fault(error)) from None
+
+    def _keep_frame(self, frame: Frame) -> Taken:
+        taken = self._keep(frame.png)
+        if frame.corner_text:
+            self.dicom.report.corner_text.add(taken.name)
+        return taken._replace(dicom=True, patient=frame.patient, frame=frame.number, names=frame.names)
+
+    def _keep(self, data: bytes) -> Taken:
         """Write a picture that came inside the source as a file; an equal one is kept."""
         identity = content_id(data)
         try:
@@ -73,7 +130,7 @@ class SourcePictures:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replace_file(path, durable=False) as file:
                 file.write(data)
-        return path, identity, f"{identity:016x}"
+        return Taken(path, identity, f"{identity:016x}")
 
 
 def _fault(data: bytes) -> str | None:

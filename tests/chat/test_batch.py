@@ -7,7 +7,10 @@ import subprocess
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
+from made_dicom import make_dicom
+from PIL import Image
 from test_terminal import command, piped
 
 from vglm_train.chat.__main__ import main
@@ -91,6 +94,22 @@ def test_a_folder_of_pictures(models, pictures, tmp_path, capsys):
     for number, row in enumerate(found[key] for key in sorted(found)):
         assert row["answer"] == models["causal"].chat(pictures[number], "what number", max_new=5)[0]
     assert "5 of 5 inputs answered" in capsys.readouterr().out
+
+
+def test_a_folder_as_a_device_writes_it(models, tmp_path):
+    """DICOM files have no ending, or a number."""
+    values = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in ("IM0001", "1.2.840.113619.4711", "DICOMDIR"):
+        (folder / name).write_bytes(make_dicom(values))
+    (folder / "index.txt").write_text("no picture")
+    Image.fromarray(values).save(tmp_path / "same.png")
+    assert batch(models["causal"], folder, tmp_path / "out.jsonl", "what number", max_new=5) == 0
+    found = lines(tmp_path / "out.jsonl")
+    assert sorted(found) == ["1.2.840.113619.4711", "IM0001"]
+    wanted = models["causal"].chat(tmp_path / "same.png", "what number", max_new=5)[0]
+    assert {row["answer"] for row in found.values()} == {wanted}
 
 
 @pytest.mark.slow

@@ -2,7 +2,9 @@
 
 import base64
 
+import numpy as np
 import pytest
+from made_dicom import PLANTED, make_dicom
 from made_pictures import encoded
 from PIL import Image
 
@@ -22,6 +24,19 @@ def test_a_data_url_is_read():
     assert intake.read_base64(TEXT[:20] + "\n" + TEXT[20:] + "\n") == PNG
     jpeg = encoded(Image.new("RGB", (8, 6)), "JPEG")
     assert intake.read_data_url("data:image/jpg;base64," + base64.b64encode(jpeg).decode()) == jpeg
+
+
+def test_a_dicom_is_taken_as_what_it_is():
+    data = make_dicom(np.arange(12, dtype=np.uint16).reshape(3, 4))
+    text = base64.b64encode(data).decode()
+    assert Intake().read_data_url("data:application/dicom;base64," + text) == data
+    with pytest.raises(UserError, match="image/png is declared, but it is DICOM"):
+        Intake().read_data_url("data:image/png;base64," + text)
+    with pytest.raises(TooLarge, match="more than 2 frames"):
+        Intake(image=ImageLimits(frames=2)).check(make_dicom(np.zeros((3, 4, 4), np.uint8), {"NumberOfFrames": 3}))
+    with pytest.raises(UserError, match="DICOM without pixels: 2 x 0") as error:
+        Intake().check(make_dicom(np.zeros((2, 2), np.uint8), {"Rows": 0}), "the picture")
+    assert [word for word in PLANTED if word in str(error.value)] == []
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import numpy as np
 import pytest
 import torch
+from made_dicom import make_dicom
 from made_pictures import chunk, deep_png, encoded, png, tiff
 from made_shards import TOKENS, write_manifest, write_shard
 from numpy.typing import NDArray
@@ -90,7 +91,7 @@ def kinds() -> dict[str, Kind]:
     half.paste((0, 0, 255, 255), (0, 0, 16, 24))
     blue = np.full((24, 32, 3), 255)
     blue[:, :16] = 0, 0, 255
-    deep = spread(4095, "u2")
+    deep, windowed = spread(4095, "u2"), {"WindowCenter": 2048, "WindowWidth": 4096}
     colour = np.repeat(deep[..., None], 3, -1)
     nan = spread(1, "f4")
     nan[3, 3] = np.nan
@@ -147,7 +148,11 @@ def kinds() -> dict[str, Kind]:
         "text": bad("jpg", "没有图片 not a picture".encode(), "text, '没有图片 not a picture'"),
         "base64": bad("jpg", b"iVBORw0KGgoAAAANSUhEUgAA", "a picture as base64 text"),
         "SVG": bad("png", b'<svg xmlns="http://www.w3.org/2000/svg"/>', "an SVG drawing"),
-        "DICOM": bad("png", bytes(128) + b"DICM\2\0\0\0UL\4\0" + bytes(60), "DICOM: export it as PNG"),
+        "DICOM of 12 bits": good("dcm", make_dicom(deep, bits=12), ends, 1),
+        "DICOM with a window": good("DCM", make_dicom(deep, windowed, bits=12), ends, 1),
+        "DICOM on its side": good("dcm", make_dicom(deep, {"PatientOrientation": ["F", "L"]}, bits=12), ends.T, 1),
+        "DICOM, cut": bad("dcm", make_dicom(deep)[:-9], "DICOM that is cut short"),
+        "DICOM without pixels": bad("png", bytes(128) + b"DICM\2\0\0\0UL\4\0" + bytes(60), "DICOM"),
         "PDF": bad("jpg", b"%PDF-1.7\n" + bytes(60), "a PDF"),
         "gzip": bad("tif", gzip.compress(as_tiff), "gzip data"),
         "zip": bad("jpg", b"PK\3\4" + bytes(60), "a zip archive"),
@@ -370,5 +375,8 @@ def notes() -> dict[str, int]:
         "32-bit values, range found 16 bits": 1,
         "float values, range found 0 to 1": 1,
         "float values, range found smallest to largest value": 2,
+        "DICOM, range found smallest to largest value": 1,
+        "DICOM, range found smallest to largest value; turned by the patient's position": 1,
+        "DICOM, window as the file says": 1,
         SEVERAL: 4,
     }

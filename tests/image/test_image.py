@@ -24,6 +24,7 @@ from vglm_train.image import (
     train_pixels,
 )
 
+OF_PILLOW = [name for name in FORMATS if name != "DICOM"]
 RED, GREEN, BLUE, YELLOW = (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0)
 
 
@@ -43,7 +44,7 @@ def corners(image: Image.Image) -> list[tuple[int, ...]]:
     return [tuple(round(c / 255) * 255 for c in image.getpixel(place)) for place in places]  # type: ignore[union-attr]
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", OF_PILLOW)
 def test_formats(kind: str) -> None:
     image = open_image(encoded(quarters(), kind))
     assert image.mode == "RGB"
@@ -152,7 +153,7 @@ def test_damaged_exif_is_ignored() -> None:
     assert open_image(data[:start] + b"II*\0\xff\xff\xff\x7f" + data[start + 8 :]).mode == "RGB"
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", OF_PILLOW)
 @pytest.mark.parametrize("kept", [0.0, 0.1, 0.5, 0.9])
 def test_cut_short_is_an_error(kind: str, kept: float) -> None:
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8))
@@ -216,7 +217,7 @@ def test_crop_of_a_narrow_picture_is_the_middle_at_the_nearest_ratio() -> None:
 
 
 @pytest.mark.parametrize("orientation", [1, 6])
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", OF_PILLOW)
 def test_pixels_of_a_small_picture_are_those_of_its_crop(kind: str, orientation: int) -> None:
     """At full size nothing changes, turned ones included."""
     photo = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 120, 3), dtype=np.uint8))

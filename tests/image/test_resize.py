@@ -71,7 +71,7 @@ def test_crops_at_full_size(make, size: tuple[int, int], side: int) -> None:
         assert one.getstate() == other.getstate()
 
 
-@pytest.mark.parametrize("kind", FORMATS)
+@pytest.mark.parametrize("kind", [name for name in FORMATS if name != "DICOM"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
 @pytest.mark.parametrize("turn", range(1, 9))
 def test_every_format_and_turn(kind: str, mode: str, turn: int) -> None:

@@ -2,10 +2,13 @@
 
 import asyncio
 
+import numpy as np
 import pytest
+from made_dicom import PLANTED, make_dicom
 from web.made_page import held  # noqa: F401
 
 from vglm_train.chat.sampling import Sampling
+from vglm_train.errors import UserError
 from vglm_train.web import pages as pages_module
 from vglm_train.web.conversation import REMEMBERED, Conversation
 from vglm_train.web.pages import FRESH, IDLE, LEFT, Pages
@@ -31,6 +34,21 @@ def test_who_makes_room_for_a_new_page(pages, pictures):
         assert pages.find("opened long ago") is None
         pages.begin("newest")
         assert list(pages._open) == ["used later", "new", "newest"]
+
+    asyncio.run(run())
+
+
+def test_a_dicom_is_shown_and_asked_about(pages):
+    async def run() -> None:
+        conversation = pages.begin("page")
+        data = make_dicom(np.arange(600, dtype=np.uint16).reshape(20, 30))
+        shown = await conversation.add(data)
+        assert shown.jpeg[:2] == b"\xff\xd8"
+        assert [word for word in PLANTED if word.encode() in shown.jpeg] == []
+        assert await answer(conversation)
+        assert conversation.exchanges[0].pictures == (shown,)
+        with pytest.raises(UserError, match="DICOM that is cut short"):
+            await conversation.add(data[:-20])
 
     asyncio.run(run())
 

@@ -14,6 +14,8 @@ from vglm_train.data.tables.json_table import FIRST
 from vglm_train.data.tables.readers import folder_of, open_source
 from vglm_train.errors import UserError
 from vglm_train.evaluate.vqa.source import parse_source
+from vglm_train.file_kind import LOOKED_AT
+from vglm_train.image.dicom import is_dicom
 
 SAVED = ("state.json", "dataset_dict.json")  # a folder that `datasets` saved is a table
 
@@ -47,7 +49,7 @@ class FolderInputs:
     def __init__(self, folder: Path) -> None:
         """UserError if there are none."""
         self.folder = folder
-        files = (path for path in folder.rglob("*") if path.suffix.lower() in ENDINGS and path.is_file())
+        files = (path for path in folder.rglob("*") if _is_picture(path))
         self.names = sorted(path.relative_to(folder).as_posix() for path in files)
         if not self.names:
             raise UserError(f"{folder}: no pictures in it ({', '.join(ENDINGS)}).")
@@ -55,6 +57,19 @@ class FolderInputs:
     def __iter__(self) -> Iterator[Input]:
         for name in self.names:
             yield Input(name, (name,), contents=(self.folder / name,))
+
+
+def _is_picture(path: Path) -> bool:
+    """By its ending; DICOM files, which often have none or a number for one, by how they begin."""
+    if not path.is_file() or path.name == "DICOMDIR":
+        return False
+    if path.suffix.lower() in ENDINGS:
+        return True
+    try:
+        with open(path, "rb") as file:
+            return is_dicom(file.read(LOOKED_AT))
+    except OSError:
+        return False
 
 
 class AskingTable:

@@ -21,6 +21,7 @@ TYPES = {f"image/{suffix}": name for name, suffixes in FORMATS.items() for suffi
     "image/x-portable-pixmap": "PPM",
     "image/x-portable-graymap": "PPM",
     "image/x-portable-bitmap": "PPM",
+    "application/dicom": "DICOM",
 }
 
 _DATA_URL = re.compile(r"data:([^;,]*)((?:;[^;,]*)*),", re.IGNORECASE)

@@ -20,10 +20,12 @@ from vglm_train.image.depth import (
     grey_of_many_bits,
     is_torn_apart,
 )
+from vglm_train.image.dicom import is_dicom, render
+from vglm_train.image.dicom import read_header as read_dicom_header
 from vglm_train.image.errors import ImageError
 from vglm_train.image.tags import check_exif
 
-# Pillow's name of each format that is read -> suffixes of its files, in small letters; files may have capitals
+# name of each format that is read, as Pillow has it -> suffixes of its files, in small letters (or capitals)
 FORMATS: dict[str, tuple[str, ...]] = {
     "JPEG": ("jpg", "jpeg", "jpe", "jfif"),
     "PNG": ("png",),
@@ -33,7 +35,9 @@ FORMATS: dict[str, tuple[str, ...]] = {
     "BMP": ("bmp",),
     "AVIF": ("avif",),
     "PPM": ("ppm", "pgm", "pbm", "pnm"),
+    "DICOM": ("dcm", "dicom"),
 }
+_OF_PILLOW = tuple(name for name in FORMATS if name != "DICOM")
 SUFFIXES = tuple(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 MAX_PIXELS = 89_478_485  # a larger picture counts as a decompression bomb: 256 MiB as RGB
 SEVERAL = "several in one file (an animation, pages), of which the first is taken"
@@ -89,6 +93,10 @@ def examine_image(data: bytes) -> ExaminedImage:
 
 def read_header(data: bytes) -> ImageHeader:
     """Format and size; only a PNG is decoded for it, as its EXIF may stand at the end. ImageError as `open_image`."""
+    if is_dicom(data):
+        dicom = read_dicom_header(data)
+        sides = (dicom.width, dicom.height)
+        return ImageHeader("DICOM", *(reversed(sides) if dicom.turn[0] else sides))
     with reading(data):
         image = header_of(data)
         width, height = image.size
@@ -103,6 +111,10 @@ def decode(data: bytes, limit: Limit, grey: bool = False) -> tuple[Image.Image, 
     `limit`: of the picture as stored, the width and height that a JPEG's scaled decoding must not go below.
     `grey`: a picture without colours is of mode L.
     """
+    if is_dicom(data):
+        dicom = render(data)
+        limit(dicom.image)
+        return dicom.image, dicom.note
     with reading(data):
         image = header_of(data)
         raw = _raw_mode(image)  # now, because asking a PNG for its EXIF loads it
@@ -153,7 +165,7 @@ def reading(data: bytes) -> Iterator[None]:
             raise ImageError("undecodable", _reason(data, error)) from error
 
 
-def header_of(data: bytes, formats: tuple[str, ...] = tuple(FORMATS)) -> Image.Image:
+def header_of(data: bytes, formats: tuple[str, ...] = _OF_PILLOW) -> Image.Image:
     """The picture with its header read."""
     image = Image.open(io.BytesIO(data), formats=formats)
     if image.width * image.height > MAX_PIXELS:
@@ -209,8 +221,10 @@ def _tiff_tags(data: bytes) -> Any:
 
 def _has_several(data: bytes) -> bool:
     """Whether more pictures follow the first. A JPEG's further ones are previews and the like."""
+    if is_dicom(data):
+        return read_dicom_header(data).frames > 1
     try:
-        image = Image.open(io.BytesIO(data), formats=tuple(FORMATS))
+        image = Image.open(io.BytesIO(data), formats=_OF_PILLOW)
         return image.format != "MPO" and bool(getattr(image, "is_animated", False))
     except Exception:  # what follows the first is damaged
         return True

@@ -14,6 +14,7 @@ from PIL import UnidentifiedImageError
 
 from vglm_train.file_kind import kind_of
 from vglm_train.image.decode import ImageHeader, header_of, reading
+from vglm_train.image.dicom import read_header as read_dicom_header
 from vglm_train.image.errors import ImageError
 from vglm_train.image.tags import EXIF, check_exif, check_tags, count_pages
 
@@ -50,6 +51,8 @@ def check_image(data: bytes, limits: ImageLimits) -> ImageHeader:
     if len(data) > limits.bytes:
         raise ImageError("bomb", f"{len(data):,} bytes; at most {limits.bytes:,} are taken: store it smaller")
     kind = kind_of(data)
+    if kind.picture == "DICOM":
+        return _check_dicom(data, limits)
     with reading(data):
         if kind.picture is None:
             raise UnidentifiedImageError
@@ -62,6 +65,13 @@ def check_image(data: bytes, limits: ImageLimits) -> ImageHeader:
     if tiles and tiles[0].codec_name in IN_PYTHON:
         raise ImageError("undecodable", f"{kind.what} of a rare kind that is slow to read: save it as PNG")
     return ImageHeader("JPEG" if image.format == "MPO" else str(image.format), image.width, image.height)
+
+
+def _check_dicom(data: bytes, limits: ImageLimits) -> ImageHeader:
+    header = read_dicom_header(data)
+    _check_size(header.width, header.height, limits)
+    _check_frames(header.frames, limits)
+    return ImageHeader("DICOM", header.width, header.height)
 
 
 def _check_size(width: int, height: int, limits: ImageLimits) -> None:

@@ -27,7 +27,7 @@
   // Kept and in the document: a browser opens no dialogue for an input that is neither.
   const picker = (camera) => {
     const input = document.createElement("input");
-    Object.assign(input, { type: "file", accept: "image/*", multiple: !camera, hidden: true });
+    Object.assign(input, { type: "file", accept: camera ? "image/*" : "image/*,application/dicom,.dcm", multiple: !camera, hidden: true });
     if (camera) input.capture = "environment";
     input.addEventListener("change", async () => {
       const files = [...input.files];
