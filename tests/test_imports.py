@@ -13,11 +13,11 @@ LONGEST = 300  # lines of a product file
 # A part of vglm_train imports only from lines above its own (and from itself).
 LAYERS = [
     {"autograd", "errors", "file_kind", "shipped", "version"},
-    {"files"},
+    {"files", "progress"},
     {"folders", "fingerprint"},
     {"weights"},
     {"signals", "config", "batch", "image", "distributed"},
-    {"command"},
+    {"access", "command"},
     {"log"},
     {"prompt", "report", "env", "schema", "benchmark"},
     {"data", "model"},
@@ -126,6 +126,8 @@ FENCED = {
     "prometheus_client": {"vglm_train/serve/metrics.py"},
     "sat": {"vglm_train/model/language/glm/sat.py"},
     "simplejpeg": {"vglm_train/image/resize.py"},
+    "torch.utils.tensorboard": {"vglm_train/log/tensorboard.py"},
+    "tqdm": {"vglm_train/progress.py"},
 }
 
 

@@ -28,10 +28,12 @@ from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
-from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
+from vglm_train.log.health_sink import HealthSink
+from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples, read_rows
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.startup import Startup
+from vglm_train.log.tensorboard import TensorBoardSink
 from vglm_train.log.throughput import Throughput
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
@@ -225,7 +227,10 @@ class _Run:
             sinks.JsonlSink(folder, resume_step),
             sinks.ConsoleSink(self.plan.steps, resume_step),
             Alarms.resume(self.info, folder),
+            HealthSink(self.info, read_rows(folder / METRICS)),
         ]
+        if config.log.tensorboard:
+            outlets.append(TensorBoardSink(folder))
         if config.log.wandb.mode != "disabled":
             outlets.append(
                 sinks.WandbSink(

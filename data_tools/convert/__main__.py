@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from data_tools.common import cli
-from data_tools.common.cli import command, progress
+from data_tools.common.cli import command
 from data_tools.common.text import LANGUAGES
 from data_tools.convert.draft import CaptionColumns, Draft, DraftRules, caption_column, column, make_draft, merge
 from data_tools.convert.pictures import SourcePictures
@@ -40,6 +40,7 @@ from vglm_train.data.tables.unread import describe_unread
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
+from vglm_train.progress import Progress
 
 STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
 INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
@@ -145,7 +146,7 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report(decoded=target.decoded)
     source = SourcePictures(rules.schema.pictures, target.kept, target.decoded)
-    bar = progress(rows.size, rows.unit, "convert")
+    bar = Progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
         for draft, future in _in_order(drafts, lambda draft: _record(draft, target, source), THREADS):

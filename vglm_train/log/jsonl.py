@@ -32,10 +32,17 @@ def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
         return
     with path.open("rb") as file:
         for line in file:
-            values = _parse(line)
-            if values is not None:
-                step = values.pop("step")
-                yield step, {name: math.nan if value is None else value for name, value in values.items()}
+            if (row := parse_row(line)) is not None:
+                yield row
+
+
+def parse_row(line: bytes) -> tuple[int, Row] | None:
+    """(step, row) of a line; null becomes NaN. None for a line that is cut short."""
+    values = _parse(line)
+    if values is None:
+        return None
+    step = values.pop("step")
+    return step, {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:
