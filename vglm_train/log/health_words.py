@@ -52,7 +52,7 @@ def _in_chinese(time: str) -> str:
 WORDS: dict[str, tuple[Words, Words]] = {
     "no_row": (
         Words("no row yet", "The run has not reached its first log step.", "Wait; log.txt says what it is doing."),
-        Words("还没有数据", "运行还没有到第一个记录步。", "请等待；log.txt 写着它在做什么。"),
+        Words("还没有数据", "训练还没有到第一个记录步。", "请等待；log.txt 写着它在做什么。"),
     ),
     "too_few": (
         Words("too early to tell ({rows} rows)"),
@@ -154,13 +154,14 @@ WORDS: dict[str, tuple[Words, Words]] = {
         Words(
             "starved: waiting for data {share:.0%} of the time",
             "The GPU waits for pictures, so the run takes longer than it has to.",
-            "Raise data.workers up to the number of cores; move the shards to a local disk, or set data.cache; make "
-            "pictures smaller once (vglm data pack).",
+            "Raise data.workers up to the number of cores; put the shards on a local disk; make pictures smaller once "
+            "(vglm data pack_shards --resize-short-side).",
         ),
         Words(
             "数据供不上：{share:.0%} 的时间在等待",
-            "GPU 在等图片，运行比应有的更慢。",
-            "把 data.workers 提高到核数；把分片放到本地磁盘，或设 data.cache；一次性缩小图片（vglm data pack）。",
+            "GPU 在等图片，训练比应有的更慢。",
+            "把 data.workers 提高到核数；把分片放到本地磁盘；"
+            "一次性缩小图片（vglm data pack_shards --resize-short-side）。",
         ),
     ),
     "skipped": (
@@ -218,7 +219,7 @@ WORDS: dict[str, tuple[Words, Words]] = {
         ),
         Words(
             "已有 {left} 没有新数据",
-            "可能是长时间评测、写检查点，或运行卡住、在另一台机器上结束了。",
+            "可能是长时间评测、写检查点，或训练卡住、在另一台机器上结束了。",
             "看 log.txt 的结尾和 nvidia-smi。若毫无动静，停止后重新启动。",
         ),
     ),
