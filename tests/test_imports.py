@@ -29,7 +29,7 @@ LAYERS = [
     {"stages"},
     {"changes"},
     {"run", "describe"},
-    {"train"},
+    {"train", "elastic"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -76,7 +76,7 @@ COMMAND_MAY = {"small_language": {"chatglm_tokenizer"}}
 # A library with opinions is imported in one place, so that replacing it is a change of one file.
 FENCED = {
     "deepspeed": {"vglm_train/engine/deepspeed_engine.py"},
-    "torch.distributed": {"vglm_train/distributed.py"},
+    "torch.distributed": {"vglm_train/distributed.py", "vglm_train/elastic.py"},
     "transformers": {
         "vglm_train/model/vision/hf.py",
         "vglm_train/model/language/hf/build.py",

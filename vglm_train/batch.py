@@ -17,8 +17,8 @@ IGNORED = -100  # a label that is no target
 class Batch:
     """One rank's micro-batch: `b` rows and their `n` pictures in the order of the rows. n is b except for dialogues.
 
-    A damaged sample keeps its row, with `valid` False, so the number of rows never changes. Such a row takes part in
-    no loss, neither as an anchor nor as a candidate.
+    A damaged sample keeps its row, with `valid` False, so the number of rows never changes. A rank whose share is
+    smaller than others' has such rows at the end. They take part in no loss, neither as an anchor nor as a candidate.
     """
 
     pixels: Tensor  # [n,3,h,w] uint8, normalised on the device; float is taken as normalised already

@@ -108,8 +108,8 @@ class Changes:
         if before is not None and before.weights.get("itc") and before.candidates != candidates:
             self.lines.append(
                 f"candidates: ITC has compared each image with {before.candidates} texts so far and will with "
-                f"{candidates}: its loss, and ITM's, will shift. Choose engine.micro_batch so that processes x "
-                "micro_batch stays the same to avoid it"
+                f"{candidates}: its loss, and ITM's, will shift. Set objective.itc.batch={before.candidates}, or "
+                "choose engine.micro_batch so that processes x micro_batch stays the same, to avoid it"
             )
 
 

@@ -12,7 +12,7 @@ from vglm_train.checkpoint.convert.summary import bytes_of
 from vglm_train.checkpoint.inputs import named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import check_length, length_window, split
+from vglm_train.config.check import candidates, check_length, length_window, split
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
@@ -65,7 +65,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, {folder.start_words(resume)}",
     ]
-    changes.compare_candidates(split(config, world).micro * world)
+    changes.compare_candidates(candidates(config, world))
     return "\n".join([*lines, *(f"changed: {line}" for line in changes.lines), *_not_here(absent)])
 
 
@@ -154,10 +154,12 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
         lines += _features(config, model, samples)
     plan = Plan.of(config, samples, world)
     epochs = f", {plan.total_samples / samples:.2f} epochs" if samples else ""
+    less = f" less {plan.split.empty} empty places" if plan.split.empty else ""
     return [
         *lines,
-        f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.micro_batch} x "
-        f"{plan.accumulation} micro-batches{epochs}; warm-up {plan.warmup_samples // plan.global_batch:,} steps",
+        f"steps: {plan.steps:,} of {plan.global_batch:,} rows = {world} ranks x {plan.split.micro} x "
+        f"{plan.split.accumulation} micro-batches{less}{epochs}; warm-up "
+        f"{plan.warmup_samples // plan.global_batch:,} steps",
         *_lengths(config),
         *_mixture(mixture, plan.total_samples),
     ]
@@ -219,26 +221,29 @@ class Memory:
     kept: float  # activations of `rows` rows
     rows: int
     checkpoint: float  # of the first process, in the memory of the machine
+    group: Mapping[str, float]  # what objective.itc.batch needs, by name
 
     @property
     def total(self) -> float:
-        return self.frozen + self.states + self.kept
+        return self.frozen + self.states + self.kept + sum(self.group.values())
 
 
 def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int) -> Memory:
     """Weights and optimizer exactly, activations by the stage's count. model: may be on the meta device."""
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
-    rows = config.engine.micro_batch or config.data.global_batch // world
-    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows, trained * 12)
+    rows, group = split(config, world).micro, stage.group_memory(model, world)
+    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows, trained * 12, group)
 
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
     """Of a rank, and the arithmetic of a pair."""
     need, cost = estimate_memory(config, stage, model, world), stage.cost(model)
+    compared = f"; of {config.objective.itc.batch:,} rows that ITC compares " if need.group else ""
+    compared += ", ".join(f"{name} {bytes_of(size)}" for name, size in need.group.items())
     return [
         f"memory a rank: about {bytes_of(need.total)} (frozen {bytes_of(need.frozen)}, weights and optimizer "
-        f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)})",
+        f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)}{compared})",
         f"memory beside it: the first process keeps {bytes_of(need.checkpoint)} for the checkpoint being written",
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

@@ -4,7 +4,7 @@ import contextlib
 import os
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -52,23 +52,25 @@ class Ranks:
         gathered: Tensor = tensor if self.world == 1 else apply(_GatherWithGrad, tensor, self)
         return gathered
 
-    def exchange(self, rows: Tensor, wanted: Tensor) -> Tensor:
-        """Fetch chosen rows of all ranks' `rows`, without gradient. Only those rows are sent.
+    def exchange(self, rows: Sequence[Tensor], wanted: Tensor) -> Tensor:
+        """Fetch chosen rows of all ranks, without gradient. Only those rows are sent.
 
-        rows [b,...]: of this rank; wanted [k] int64: global indices (rank * b + row) -> [k,...].
+        rows: of this rank, in parts [b,...]; wanted [k] int64: rank * (rows of a rank) + row -> [k,...]. Alone it does
+        not wait for the device if `wanted` is on the CPU.
         """
         if self.world == 1:
-            return rows.detach()[wanted]
-        size = rows.shape[0]
-        requests = self.gather(wanted).view(self.world, -1)  # row r: what rank r wants
+            return _take(rows, wanted)
+        size = len(rows) * rows[0].shape[0]
+        requests = self.gather(wanted.to(rows[0].device)).view(self.world, -1).cpu()  # row r: what rank r wants
+        owners = requests[self.rank] // size
         mine = (requests // size == self.rank).nonzero()  # sorted by the rank that asks
-        send = rows.detach()[requests[mine[:, 0], mine[:, 1]] - self.rank * size]
+        send = _take(rows, requests[mine[:, 0], mine[:, 1]] - self.rank * size)
         sends = torch.bincount(mine[:, 0], minlength=self.world).tolist()
-        receives = torch.bincount(wanted // size, minlength=self.world).tolist()
+        receives = torch.bincount(owners, minlength=self.world).tolist()
         received = send.new_empty((wanted.shape[0], *send.shape[1:]))
         dist.all_to_all_single(received, send.contiguous(), receives, sends)
-        order = torch.argsort(wanted // size, stable=True)
-        return received[torch.argsort(order)]
+        back = torch.argsort(torch.argsort(owners, stable=True))
+        return received[back.to(received.device)]
 
     def gather_objects(self, value: object) -> list[Any]:
         """Every rank's `value`, in rank order, on every rank. For small Python objects."""
@@ -114,6 +116,15 @@ class Ranks:
 def _in_one_line(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), "")
     return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
+
+
+def _take(parts: Sequence[Tensor], rows: Tensor) -> Tensor:
+    """Rows [k] int64 of parts [b,...] that follow each other -> [k,...], without gradient and without joining them."""
+    if len(parts) == 1:
+        return parts[0].detach()[rows.to(parts[0].device)]
+    size = parts[0].shape[0]
+    chosen = [parts[row // size][row % size].detach() for row in rows.tolist()]
+    return torch.stack(chosen) if chosen else parts[0][:0].detach()
 
 
 class _GatherWithGrad(torch.autograd.Function):

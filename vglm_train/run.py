@@ -3,6 +3,8 @@
 import contextlib
 import dataclasses
 import logging
+import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -13,7 +15,7 @@ from vglm_train.changes import Changes
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import keep
-from vglm_train.config.check import check_length
+from vglm_train.config.check import candidates, check_length
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
@@ -25,6 +27,7 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.saving import SaveHook
 from vglm_train.engine.trainer import Hook, Trainer
+from vglm_train.engine.watch import Watch
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
@@ -57,11 +60,27 @@ def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
+        resume_from = _agree(folder, resume_from, ranks)
         with distributed.explain_full_card(SMALLER):
             startup.reached("processes")
             return _Run(config, folder, resume_from, ranks, accept_changes, startup).train()
     finally:
         distributed.stop()
+
+
+def _agree(folder: RunFolder, newest: Path | None, ranks: Ranks) -> Path | None:
+    """The checkpoint that all processes continue from. UserError where they do not see the same."""
+    for pause in (5.0, 0.0):  # seconds; a process that the launcher has lost may be writing its last one
+        seen = [each or "none" for each in ranks.gather_objects(newest and newest.name)]
+        if len(set(seen)) == 1:
+            return newest
+        time.sleep(pause)
+        newest = folder.checkpoints.latest()
+    other = next(rank for rank, each in enumerate(seen) if each != seen[0])
+    raise UserError(
+        f"{folder.path}: process 0 sees {seen[0]} as the newest checkpoint of the run, process {other} sees "
+        f"{seen[other]}. The run folder must be one folder that all machines share."
+    )
 
 
 class _Run:
@@ -99,7 +118,7 @@ class _Run:
             warmup_steps=self.plan.warmup_samples // self.plan.global_batch,
             epoch_samples=self.plan.epoch_samples,
             global_batch=self.plan.global_batch,
-            candidates=self.plan.micro_batch * ranks.world,
+            candidates=candidates(config, ranks.world),
             vocabulary=self.stage.vocabulary,
             weights=dict(self.stage.weights),
         )
@@ -115,23 +134,21 @@ class _Run:
             self.startup.reached("features")
         objective = self.stage.objective(model, self.ranks)
         rates = {f"model.{name}": rate for name, rate in model.rates.items()}
-        engine = DeepSpeedEngine(objective, self.config, self.plan.accumulation, self.ranks, rates)
+        engine = DeepSpeedEngine(objective, self.config, self.plan.split.accumulation, self.ranks, rates)
         self.startup.reached("engine")
         if self.resume_from:
             engine.load_state(read_tensors(self.resume_from, engine.trained_shapes()))
             self.startup.reached("checkpoint")
         self._claim()
-        self._tell_leaks()
-        log.info("%s: %s", self.folder.path, self.start_words)
-        for line in self.changes.lines if self.ranks.main else ():
-            log.warning("changed: %s", line)
+        self._tell_start()
         outlets = self._sinks()
         stop = StopOnSignal()
-        trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks)
+        watch = Watch(self.folder.path, self.ranks, self.config.engine.stall)
+        trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch)
         save = self._save_hook(engine, outlets)
         try:
-            with contextlib.closing(save), explain_dead_processes():
-                trainer.fit(self._hooks(objective, model, outlets, save))
+            with contextlib.closing(save), explain_dead_processes(), watch:
+                stopped = trainer.fit(self._hooks(objective, model, outlets, save))
         except UserError as error:
             received = stop.release()
             if received is None or (self.ranks.main and not isinstance(error, LostProcess)):
@@ -140,9 +157,9 @@ class _Run:
         finally:
             for outlet in outlets:
                 outlet.close()
-        if stop.received is not None and self.state.step < self.plan.steps and not self.state.ended:
+        if stopped:
             log.info("stopped at step %d; the same command continues from there", self.state.step)
-            return 128 + stop.received
+            return 128 + (stop.received or signal.SIGTERM)  # where another rank was asked, too
         self._check_applied()
         step = self._best(engine)
         if self.ranks.main:
@@ -175,12 +192,23 @@ class _Run:
         engine.load_state(read_tensors(self.folder.checkpoints.of(best), engine.trained_shapes()))
         return best
 
-    def _tell_leaks(self) -> None:
-        """Of tables, what training and validation share: scores are too good then."""
-        if self.validation is not None and self.ranks.main:
+    def _tell_start(self) -> None:
+        """Where the run begins, what has changed, and of tables what training and validation share: scores are too
+        good then."""
+        if not self.ranks.main:
+            return
+        if self.validation is not None:
             leaks = find_leaks(side(self.loader.dataset.mixture.shards()), side(self.validation.shards))
             for line in leaks.lines():
                 log.warning("%s", line)
+        log.info("%s: %s", self.folder.path, self.start_words)
+        share = self.plan.split
+        if share.empty:
+            places = share.batch + share.empty
+            words = "%d rows do not divide among %d processes: %d of %d places of a step stay empty"
+            log.info(words, share.batch, share.world, share.empty, places)
+        for line in self.changes.lines:
+            log.warning("changed: %s", line)
 
     def _state(self) -> RunState:
         if self.resume_from is None:
@@ -228,9 +256,8 @@ class _Run:
             sinks.ConsoleSink(self.plan.steps, resume_step),
             Alarms.resume(self.info, folder),
             HealthSink(self.info, read_rows(folder / METRICS)),
+            *([TensorBoardSink(folder)] if config.log.tensorboard else []),
         ]
-        if config.log.tensorboard:
-            outlets.append(TensorBoardSink(folder))
         if config.log.wandb.mode != "disabled":
             outlets.append(
                 sinks.WandbSink(

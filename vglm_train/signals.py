@@ -1,5 +1,6 @@
 """Signals: Ctrl-C and a scheduler's SIGTERM, and what a process does about them."""
 
+import os
 import signal
 import threading
 import time
@@ -80,6 +81,11 @@ def _is_handled(number: int) -> bool:
     """Whether this thread may set what a signal does, and the signal does something."""
     main_thread = threading.current_thread() is threading.main_thread()
     return main_thread and signal.getsignal(number) not in (None, signal.SIG_IGN)
+
+
+def starts_again() -> bool:
+    """Whether a launcher, torchrun's agent, starts this process and the others again when one of them fails."""
+    return int(os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0")) > 0
 
 
 def status_of(stop: KeyboardInterrupt) -> int:

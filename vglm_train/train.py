@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from vglm_train.command import program
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes, ignore_broken_pipe
 from vglm_train.log.startup import Startup
-from vglm_train.signals import status_of
+from vglm_train.signals import starts_again, status_of
 
 if TYPE_CHECKING:
     from vglm_train.config.run import Config
@@ -81,10 +81,11 @@ def _start(options: argparse.Namespace, world: int) -> int:
 def _print_error(error: UserError) -> int:
     """Print a mistake once for all ranks: the launcher ends the others while they wait here."""
     lost = isinstance(error, LostProcess)
-    if (
-        wait := 20 if lost else 0 if os.environ.get("RANK", "0") == "0" else 10
-    ):  # seconds; a rank that lost another knows least
-        time.sleep(wait)
+    first = os.environ.get("RANK", "0") == "0"
+    if lost:  # a rank that lost another knows least
+        time.sleep(5 if starts_again() else 20)
+    elif not first:
+        time.sleep(10)
     print(f"error: {error}", file=sys.stderr)
     return 1 if lost else 2
 

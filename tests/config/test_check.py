@@ -1,9 +1,15 @@
 """Combinations across sections that cannot be, each refused with its reason and what would work."""
 
+from pathlib import Path
+
 import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
 
 from vglm_train.config.check import check, check_length, check_vocabulary, split
+from vglm_train.config.data import Data
 from vglm_train.config.load import errors_with_location, load
+from vglm_train.config.run import Config, Engine, Run
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
@@ -36,33 +42,54 @@ def refusal(config, world=1) -> FieldError:
 
 @pytest.mark.parametrize(
     ("world", "micro", "expected"),
-    [(1, None, (24, 1)), (2, None, (12, 1)), (24, None, (1, 1)), (2, 4, (4, 3)), (4, 6, (6, 1)), (1, 8, (8, 3))],
-)
+    [
+        (1, None, (24, 1, 0)), (2, None, (12, 1, 0)), (24, None, (1, 1, 0)), (2, 4, (4, 3, 0)), (4, 6, (6, 1, 0)),
+        (1, 8, (8, 3, 0)),
+        (7, None, (4, 1, 4)), (32, None, (1, 1, 8)), (2, 5, (4, 3, 0)), (7, 2, (2, 2, 4)), (5, 4, (3, 2, 6)),
+    ],
+)  # fmt: skip
 def test_the_global_batch_is_shared_whole(run, world, micro, expected):
     cut = split(run(f"engine.micro_batch={micro or 'null'}"), world)
-    assert (cut.micro, cut.accumulation) == expected
-    assert cut.micro * cut.accumulation * world == 24
+    assert (cut.micro, cut.accumulation, cut.empty) == expected
 
 
-def test_a_batch_that_does_not_divide_names_what_would(run):
-    error = refusal(run(), world=7)
-    assert error.fields[0] == "data.global_batch"
-    assert error.reason == "24 cannot be shared evenly by 7 processes. Nearest that can: 21 or 28"
-    error = refusal(run("engine.micro_batch=5"), world=2)
-    assert "2 processes x engine.micro_batch 5" in error.reason
-    assert "20 or 30; or engine.micro_batch 4" in error.reason
-    assert "Nearest that can: 32" in refusal(run(), world=32).reason
+SHARES = st.tuples(
+    st.integers(1, 40), st.integers(1, 9), st.one_of(st.none(), st.integers(1, 12)), st.sampled_from([0, 1, 2, 3])
+)
+
+
+@given(SHARES)
+@example((1600, 56, None, 0))
+@example((17, 8, 1, 0))
+def test_every_row_has_one_place_in_order(shares: tuple[int, int, int | None, int]) -> None:
+    """Of any batch, over any number of processes, micro-batches and turns of sources."""
+    turn, world, micro, turns = shares
+    data = Data(global_batch=turn * max(1, turns), mix="batch" if turns else "sample", mix_rows=turn if turns else None)
+    cut = split(Config(run=Run(name="any"), data=data, engine=Engine(micro_batch=micro)), world)
+    places = [[cut.rows(part, rank) for rank in range(world)] for part in range(cut.accumulation)]
+    assert [row for part in places for rows in part for row in rows] == list(range(cut.batch))
+    at_once = [sum(map(len, part)) for part in places]
+    assert max(at_once) == cut.together
+    assert max(at_once) - min(at_once) <= 1
+    assert all(len(rows) <= cut.micro <= (micro or cut.batch) for part in places for rows in part)
+    assert sum(bool(rows) for part in places for rows in part) == cut.used
+    assert world * cut.micro * cut.accumulation == cut.batch + cut.empty
+    for part in places:
+        first = part[0].start
+        assert [rows.start for rows in part] == [first + rank * cut.micro for rank in range(world)]
+        assert len({row // turn for rows in part for row in rows}) == 1, "one turn of one source"
 
 
 def test_the_error_names_the_line(run):
-    config = run()
+    run()
+    Path("run.yaml").write_text(RUN.replace("global_batch: 24", "global_batch: 1"))
     with pytest.raises(UserError) as caught, errors_with_location("run.yaml"):
-        check(config, 7)
-    assert str(caught.value).startswith("run.yaml:7: data.global_batch: 24 cannot be shared")
-    config = run("engine.micro_batch=5")
-    with pytest.raises(UserError) as caught, errors_with_location("run.yaml", ["engine.micro_batch=5"]):
+        check(load("run.yaml"), 7)
+    assert str(caught.value).startswith("run.yaml:7: data.global_batch: one row at a time has no other row")
+    config = run("engine.micro_batch=1")
+    with pytest.raises(UserError) as caught, errors_with_location("run.yaml", ["engine.micro_batch=1"]):
         check(config, 1)
-    assert str(caught.value).startswith("override engine.micro_batch=5: data.global_batch: 24 cannot be shared")
+    assert str(caught.value).startswith("override engine.micro_batch=1: engine.micro_batch: one row at a time has no")
 
 
 def test_no_training_source(run):
@@ -133,11 +160,31 @@ def test_one_row_at_a_time_has_no_negatives(run):
     check(run("engine.micro_batch=1", "objective.itc.weight=0", "objective.itm.weight=0"), 1)
 
 
-def test_rows_that_run_at_once_come_from_one_source(run):
-    config = run("data.mix=batch", "data.mix_rows=4", "data.global_batch=8", "engine.micro_batch=4")
-    check(config, 1)
-    with pytest.raises(FieldError, match="give a multiple of 8"):
-        check(config, 2)
+def test_a_contrastive_batch_is_whole_micro_batches_and_fills_the_step(run):
+    batch = ("data.global_batch=64", "engine.micro_batch=4")
+    check(run(*batch, "objective.itc.batch=16"), 4)
+    check(run("data.global_batch=64", "objective.itc.batch=64"), 4)
+    check(run(*batch, "engine.micro_batch=1", "objective.itc.batch=2"), 1)
+    for overrides, world, fields, words in (
+        (("objective.itc.batch=48",), 1, ("objective.itc.batch", "data.global_batch"), "48 does not divide"),
+        (("objective.itc.batch=16", "objective.mean=micro"), 1, ("objective.itc.batch", "objective.mean"), "global"),
+        (("objective.itc.batch=16", "objective.itc.gather=lavis"), 1, ("objective.itc.batch", "objective.itc.gather"),
+         "exact"),
+        (("objective.itc.batch=32", "data.mix=batch", "data.mix_rows=16"), 1, ("data.mix_rows", "objective.itc.batch"),
+         "compares 32: give a multiple of 32"),
+    ):  # fmt: skip
+        with pytest.raises(FieldError, match=words) as caught:
+            check(run(*batch, *overrides), world)
+        assert caught.value.fields == fields
+
+
+@pytest.mark.parametrize("world", range(1, 9))
+def test_a_group_fills_its_micro_batches_in_order_for_any_world(run, world):
+    cut = split(run("data.global_batch=64", "engine.micro_batch=4", "objective.itc.batch=32"), world)
+    shares = [cut.rows(part, rank) for part in range(cut.accumulation) for rank in range(world)]
+    assert [row for rows in shares for row in rows] == list(range(64))
+    assert {rows.start for rows in shares if rows} == set(range(0, 64, 4))
+    assert cut.together == min(32, 4 * world)
 
 
 def test_features_are_of_an_encoder_that_stays(run):

@@ -96,6 +96,24 @@ def test_another_micro_batch_or_world_reads_the_same_rows(loader_of, uneven: Pat
                 assert torch.equal(getattr(batch, name), getattr(whole[step], name)[row : row + 2])
 
 
+@pytest.mark.parametrize(("world", "micro"), [(5, None), (8, 1), (9, 2), (14, None)])
+def test_a_world_that_does_not_divide_the_batch_reads_the_same_rows(loader_of, uneven: Path, world, micro) -> None:
+    """Places without a row are as a damaged sample's, at the end, and count as no damage."""
+    whole, found = take(loader_of(uneven), 3), []
+    loaders = [loader_of(uneven, rank=rank, world=world, micro=micro) for rank in range(world)]
+    cut = loaders[0].dataset.cut
+    read = [take(loader, 3 * cut.accumulation) for loader in loaders]
+    for number in range(3 * cut.accumulation):
+        for batch in (each[number] for each in read):
+            rows = int(batch.valid.sum())
+            assert len(batch.pixels) == len(batch.text_ids) == len(batch.valid) == cut.micro
+            assert batch.valid[:rows].all()
+            assert not batch.damaged
+            found += [(ids, pixels) for ids, pixels in zip(batch.image_ids[:rows].tolist(), batch.pixels)]
+    assert [ids for ids, _ in found] == torch.cat([batch.image_ids for batch in whole]).tolist()
+    assert all(torch.equal(a, b) for (_, a), b in zip(found, torch.cat([batch.pixels for batch in whole]), strict=True))
+
+
 def test_a_sample_changes_from_epoch_to_epoch_and_with_the_seed(loader_of, uneven: Path) -> None:
     def views(loader: Loader) -> dict[int, list[bytes]]:
         found: dict[int, list[bytes]] = {}

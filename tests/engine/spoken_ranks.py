@@ -13,16 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from vglm_train import distributed
-from vglm_train.batch import PromptBatch
-from vglm_train.config.check import split
+from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.config.check import BatchSplit, split
 from vglm_train.config.run import Config, Engine, Length, Objective, Optim, Run
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.trainer import StepReport, Trainer
+from vglm_train.engine.watch import Watch
 from vglm_train.objective.generation import GenerationObjective
 
-ROWS, MICRO = 8, 2  # of a step; of a forward
+ROWS, MICRO = 8, 2  # of a step; of a forward. The third of three processes has none
 CASES = [(zero, mean) for zero in (1, 2) for mean in ("global", "micro")]
 
 
@@ -42,12 +43,22 @@ class Stream:
 
     sources, languages = ("made",), ("en", "zh")
 
-    def __init__(self, ranks: Ranks) -> None:
-        self.ranks = ranks
+    def __init__(self, cut: BatchSplit, rank: int) -> None:
+        self.cut, self.rank = cut, rank
 
     def batches(self, consumed: int) -> Generator[PromptBatch]:
-        for part in range(ROWS // MICRO // self.ranks.world):
-            yield tiny_language.prompts(MICRO, first=(part * self.ranks.world + self.ranks.rank) * MICRO)
+        for part in range(self.cut.accumulation):
+            rows = self.cut.rows(part, self.rank)
+            yield with_empty_places(tiny_language.prompts(self.cut.micro, first=rows.start), len(rows))
+
+
+def with_empty_places(batch: PromptBatch, rows: int) -> PromptBatch:
+    """As the template makes them of no row: one picture, no text, no target."""
+    for tensor in (batch.valid, batch.pixels):
+        tensor[rows:] = 0
+    batch.labels[rows:] = IGNORED
+    batch.attention_mask[rows:] = batch.visual_mask[rows:]
+    return batch
 
 
 class Never:
@@ -59,6 +70,7 @@ class Seen:
     """The last step's report."""
 
     report: StepReport
+    doing = "looking"
 
     def after_step(self, report: StepReport) -> None:
         self.report = report
@@ -70,7 +82,9 @@ def step(ranks: Ranks, zero: int, mean: str) -> dict[str, Tensor]:
     objective = GenerationObjective(tiny_language.build(own.model))
     engine = DeepSpeedEngine(objective, own, split(own, ranks.world).accumulation, ranks)
     plan, seen = Plan.of(own, ROWS, ranks.world), Seen()
-    Trainer(own, plan, RunState(), engine, objective, Stream(ranks), Never(), ranks).fit([seen])
+    watch = Watch(Path(), ranks, None)
+    stream = Stream(plan.split, ranks.rank)
+    Trainer(own, plan, RunState(), engine, objective, stream, Never(), ranks, watch).fit([seen])
     assert seen.report.update.applied
     total = sum(output.sums["lm"] for output in seen.report.outputs)
     units = sum(units["lm"] for units in seen.report.units)

@@ -1,4 +1,5 @@
-"""Stage two's step under DeepSpeed, one process and two: answers of uneven lengths, accumulation, both ZeRO stages."""
+"""Stage two's step under DeepSpeed, one process, two and three, the third without a row: answers of uneven lengths,
+accumulation, both ZeRO stages."""
 
 import sys
 from pathlib import Path
@@ -17,10 +18,11 @@ sys.path.insert(0, str(HERE))
 import spoken_ranks  # noqa: E402
 
 
-@pytest.fixture(scope="module")
-def apart(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
-    """What each of two ranks found, all cases."""
-    return two_ranks.launch(tmp_path_factory.mktemp("ranks"), 2, script=HERE / "spoken_ranks.py", DS_ACCELERATOR="cpu")
+@pytest.fixture(scope="module", params=[2, 3])
+def apart(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
+    """What each of two or three ranks found, all cases."""
+    folder, script = tmp_path_factory.mktemp("ranks"), HERE / "spoken_ranks.py"
+    return two_ranks.launch(folder, request.param, script=script, DS_ACCELERATOR="cpu")
 
 
 @pytest.fixture(scope="module", params=["global", "micro"])
@@ -47,7 +49,7 @@ def test_one_process(wanted: tuple[str, dict[str, Tensor]], zero: int) -> None:
 
 
 @pytest.mark.parametrize("zero", [1, 2])
-def test_two_processes(wanted: tuple[str, dict[str, Tensor]], apart: list[dict[str, Tensor]], zero: int) -> None:
+def test_several_processes(wanted: tuple[str, dict[str, Tensor]], apart: list[dict[str, Tensor]], zero: int) -> None:
     mean, gradients = wanted
     case = f"{zero}/{mean}/"
     found = [
@@ -56,6 +58,7 @@ def test_two_processes(wanted: tuple[str, dict[str, Tensor]], apart: list[dict[s
     for each in found:
         compare(each, gradients)
     assert found[0]["tokens"] != found[1]["tokens"]
+    assert not any(each["tokens"] for each in found[2:])
 
 
 def compare(found: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

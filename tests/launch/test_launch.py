@@ -116,13 +116,13 @@ def test_slurm(config: Path, expected: list, stand_ins: str, tmp_path: Path) -> 
 
 @pytest.mark.slow
 def test_a_mistake_ends_the_slurm_job_with_its_status(config: Path, stand_ins: str, tmp_path: Path) -> None:
-    words = [str(LAUNCH / "slurm.sh"), str(config), f"run.folder={tmp_path / 'run'}", "data.global_batch=7"]
+    words = [str(LAUNCH / "slurm.sh"), str(config), f"run.folder={tmp_path / 'run'}", "data.global_batch=1"]
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "2", "SLURM_NTASKS_PER_NODE": "2", "SLURM_JOB_NODELIST": "127.0.0.1",
            "SLURM_SUBMIT_DIR": str(runs.ROOT), "MASTER_PORT": free_port(), "PATH": stand_ins}  # fmt: skip
     process = runs.start(words, **job)
     output, _ = process.communicate(timeout=120)
     assert process.returncode == 2
-    assert "data.global_batch: 7 cannot be shared evenly by 2 processes" in output
+    assert "data.global_batch: one row at a time" in output
 
 
 def script(name: str, *words: object, **environment: str) -> subprocess.CompletedProcess[str]:

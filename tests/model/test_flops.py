@@ -47,3 +47,19 @@ def test_an_absent_vocabulary_is_the_tokenizers():
     config = replace(tiny.MODEL, qformer=replace(tiny.MODEL.qformer, vocabulary=None))
     assert flops_per_pair(config, tiny.VOCABULARY) == flops_per_pair(tiny.MODEL, 1)
     assert torch.tensor(flops_per_pair(config, 500)) > flops_per_pair(config, 50)
+
+
+def test_a_contrastive_batch_adds_a_forward_pass_and_its_similarities():
+    model, batch = tiny.alignment(), tiny.batch(0, 1)
+    ids, mask = batch.text_ids, batch.text_mask
+    features = model.encode_image(batch.pixels)
+    with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
+        keys = model.image_keys(features)
+        queries, cache = model.qformer.queries(keys)
+        model.image_embeds(queries)
+        model.embed_texts(ids, mask)
+        model.qformer.caption(cache, ids, mask)
+    without, small, large = (flops_per_pair(tiny.MODEL, 50, contrast=n) for n in (None, 8, 16))
+    similarities = 3 * 2 * tiny.MODEL.qformer.queries * tiny.MODEL.contrastive_width
+    assert large - small == 8 * similarities
+    assert small - without - 8 * similarities == pytest.approx(counter.get_total_flops(), rel=0.001)

@@ -162,6 +162,22 @@ def losses(run_folder: Path) -> list[tuple]:
     return found
 
 
+def train_rows(folder: Path) -> dict[int, dict[str, float]]:
+    """Step -> its row of training metrics."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in found if "train/loss" in row}
+
+
+def consumed(folder: Path) -> dict[int, list[str]]:
+    """Step -> what all ranks noted that they read in it."""
+    found: dict[int, list[str]] = {}
+    for path in sorted(folder.glob("samples-*.jsonl")):
+        for line in path.read_text().splitlines():
+            row = json.loads(line)
+            found.setdefault(row["step"], []).extend(row["keys"])
+    return {step: sorted(keys) for step, keys in sorted(found.items())}
+
+
 def kill_at_ten_moments(arguments: list[str], folder: Path, seed: int) -> None:
     """Start and kill it ten times; three of the moments are while a checkpoint is being written."""
     chance, slow = random.Random(seed), slow_disk(folder.with_name(f"{folder.name}_slow"))

@@ -44,11 +44,6 @@ def go(config: Path, folder: Path, processes: int, *overrides: str, until: int |
         runs.finish(process)
 
 
-def rows(folder: Path) -> dict[int, dict[str, float]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row for row in found if "train/loss" in row}
-
-
 @pytest.mark.parametrize(("zero", "first", "then"), [(2, (1, ALONE), (2, PAIR)), (1, (2, PAIR), (1, ALONE))])
 def test_goes_on_with_another_number_of_processes(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], zero: int, first, then
@@ -59,7 +54,7 @@ def test_goes_on_with_another_number_of_processes(
     go(config, broken, first[0], *common, *first[1], until=3)
     go(config, broken, then[0], *common, *then[1])
     assert runs.undescribed_metrics(straight) == []
-    whole, parts = rows(straight), rows(broken)
+    whole, parts = runs.train_rows(straight), runs.train_rows(broken)
     assert list(parts) == list(whole) == list(range(1, STEPS + 1))
     for step, row in whole.items():
         for name in ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_itg", "train/grad_norm"):
@@ -78,6 +73,20 @@ def test_goes_on_with_another_number_of_processes(
     assert "share: 75.00 % made: 100 samples, each read 0.72 times" in words[1]
 
 
+def test_a_world_that_does_not_divide_the_batch(config: Path, tmp_path: Path) -> None:
+    """Three processes have 3, 3 and 2 of 8 rows; all rows run at once, so negatives stay the same."""
+    common = mixture(tmp_path, zero=1)
+    runs.finish_here(config, tmp_path / "alone", *common, "data.workers=0")
+    go(config, tmp_path / "three", 3, *common, "data.workers=1")
+    alone, three = runs.train_rows(tmp_path / "alone"), runs.train_rows(tmp_path / "three")
+    assert list(three) == list(alone) == list(range(1, STEPS + 1))
+    for step, row in alone.items():
+        for name in ("train/loss_itc", "train/loss_itm", "train/loss_itg", "train/itc_accuracy", "train/grad_norm"):
+            assert three[step][name] == pytest.approx(row[name], rel=NOISE), (step, name)
+        for name in ("data/samples", "data/damaged", "data/share_second", "data/share_zh"):
+            assert three[step][name] == row[name], (step, name)
+
+
 EPOCHS = (
     "run.length={steps: 25}", "checkpoint.every=4", "data.validation=[]", "evaluate.every=null", "engine.zero=2",
     "log.samples=true", *STILL,
@@ -93,16 +102,6 @@ def unbroken(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def consumed(folder: Path) -> dict[int, list[str]]:
-    """Step -> what all ranks noted that they read in it."""
-    found: dict[int, list[str]] = {}
-    for path in sorted(folder.glob("samples-*.jsonl")):
-        for line in path.read_text().splitlines():
-            row = json.loads(line)
-            found.setdefault(row["step"], []).extend(row["keys"])
-    return {step: sorted(keys) for step, keys in sorted(found.items())}
-
-
 @pytest.mark.parametrize(("first", "then"), [((2, PAIR), (1, THREE_WORKERS)), ((1, THREE_WORKERS), (2, PAIR))])
 def test_killed_and_continued_reads_every_sample_of_an_epoch_once(
     config: Path, unbroken: Path, tmp_path: Path, first, then
@@ -113,18 +112,18 @@ def test_killed_and_continued_reads_every_sample_of_an_epoch_once(
     process = runs.start(runs.command(config, folder, first[0], *EPOCHS, *first[1]))
     runs.wait_for(folder, 14)
     runs.kill(process)
-    read = consumed(folder)
+    read = runs.consumed(folder)
     assert 14 <= max(read) < 25
     go(config, folder, then[0], *EPOCHS, *then[1])
-    whole, parts = consumed(unbroken), consumed(folder)
+    whole, parts = runs.consumed(unbroken), runs.consumed(folder)
     assert list(parts) == list(range(1, 26))
     assert parts == whole
     keys = [key for step in parts.values() for key in step]
     assert set(Counter(keys).values()) == {2}
     assert len(set(keys)) == 100
     assert keys[0].startswith("made/shard-00000")
-    losses = rows(unbroken)
-    for step, row in rows(folder).items():
+    losses = runs.train_rows(unbroken)
+    for step, row in runs.train_rows(folder).items():
         for name in ("train/loss", "train/loss_itc", "train/loss_itm", "train/loss_itg", "train/grad_norm"):
             assert row[name] == pytest.approx(losses[step][name], rel=NOISE), (step, name)
 

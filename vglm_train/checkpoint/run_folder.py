@@ -8,6 +8,7 @@ lock          held while a process trains here
 
 import os
 import socket
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import fields, is_dataclass, replace
 from itertools import zip_longest
@@ -17,15 +18,17 @@ from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load, show
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import holds_older
-from vglm_train.errors import UserError
+from vglm_train.errors import LostProcess, UserError
 from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
+from vglm_train.signals import starts_again
 
-# What a run may change half-way: none of it moves the loss of a step that is still to come,
-# but for the length, which moves the schedule and is changed on purpose.
-FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "data.workers", "data.max_damaged",
-        "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+# What a run may change half-way: none of it moves the loss of a step that is still to come, but for the length, which
+# moves the schedule, and for what ITC compares, of which `Changes` tells.
+FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "objective.itc.batch", "data.workers",
+        "data.max_damaged", "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+PATIENCE = 90  # seconds for rank 0 of the start before, perhaps on a lost machine, to give the folder up
 NOTHING = object()  # in place of an entry that a shorter list does not have
 
 
@@ -123,9 +126,14 @@ class RunFolder:
         """Until this process ends, however it ends. Two runs in one folder, say after only a launcher was killed,
         would write each other's files."""
         file = (self.path / "lock").open("a+")
-        if lock(file, of_process=True) is False:  # of this process alone: loader workers may outlive it
+        end = time.monotonic() + (PATIENCE if starts_again() else 0)
+        while lock(file, of_process=True) is False:  # of this process alone: loader workers may outlive it
+            if time.monotonic() < end:
+                time.sleep(0.5)
+                continue
             file.seek(0)
-            raise UserError(
+            # of a machine that the others cannot reach, it ends by itself: then another start is worth trying
+            raise (LostProcess if starts_again() else UserError)(
                 f"{self.path}: another process is training here ({file.read().strip()}). "
                 "Wait until it ends, stop it, or give another run.folder."
             )

@@ -25,24 +25,74 @@ SCORED: tuple[tuple[StageName, Task], ...] = (
 
 @dataclass(frozen=True, slots=True)
 class BatchSplit:
-    """How a global batch is shared: global_batch = world * micro * accumulation."""
+    """How the rows of a global batch are shared among ranks. Every rank has as many places in every forward.
 
-    micro: int  # rows of one rank in one forward
+    The `accumulation` forwards of a step take runs of rows that differ by one row at most. In each forward rank 0 has
+    the first `micro` of them, rank 1 the next. Where the rows do not fill all places, the last ranks have empty ones.
+    With groups of rows that ITC compares, all forwards of a group but its last are full. So every row is in the same
+    micro-batch, with the same dropout, for any number of ranks.
+    """
+
+    batch: int  # rows of a global batch
+    world: int
+    micro: int  # places of one rank in one forward
     accumulation: int  # forwards of one rank in one step
+    group: int | None = None  # rows that ITC compares, if more than run at once
+
+    def rows(self, part: int, rank: int) -> range:
+        """Rows of the global batch that `rank` has in forward `part` of a step; `micro` at most, or none.
+
+        An empty range also starts where this rank's places do.
+        """
+        first = self._start(part) + rank * self.micro
+        return range(first, max(first, min(first + self.micro, self._start(part + 1))))
+
+    @property
+    def together(self) -> int:
+        """Rows that all ranks run at once; in some forwards of uneven shares fewer."""
+        return min(self.group, self.world * self.micro) if self.group else -(-self.batch // self.accumulation)
+
+    @property
+    def empty(self) -> int:
+        """Places of a step that no row takes. They are computed and count in no loss."""
+        return self.world * self.micro * self.accumulation - self.batch
+
+    @property
+    def used(self) -> int:
+        """Micro-batches of all ranks in a step that have a row."""
+        parts = range(self.accumulation)
+        return sum(-(-(self._start(part + 1) - self._start(part)) // self.micro) for part in parts)
+
+    def _start(self, part: int) -> int:
+        if self.group is None:
+            return part * self.batch // self.accumulation
+        group, nth = divmod(part, self.accumulation * self.group // self.batch)
+        return group * self.group + min(self.group, nth * self.world * self.micro)
 
 
 def split(config: Config, world: int) -> BatchSplit:
-    """Share data.global_batch among `world` processes. FieldError, with what would work, where it does not divide."""
-    batch, micro = config.data.global_batch, config.engine.micro_batch
-    unit = world * (micro or 1)
-    if batch % unit:
-        shares = f"{world} process{'es' * (world > 1)}" + (f" x engine.micro_batch {micro}" if micro else "")
-        near = [n for n in (batch // unit * unit, (batch // unit + 1) * unit) if n]
-        reason = f"{batch} cannot be shared evenly by {shares}. Nearest that can: {' or '.join(map(str, near))}"
-        if micro and batch % world == 0:
-            reason += f"; or engine.micro_batch {_largest_divisor(batch // world, micro)}"
-        raise FieldError("data.global_batch", "engine.micro_batch", reason=reason)
-    return BatchSplit(micro=micro or batch // world, accumulation=batch // unit if micro else 1)
+    """Share data.global_batch among `world` processes, engine.micro_batch rows of each at most at once.
+
+    With data.mix batch those that run at once come from one turn of one source.
+    """
+    batch, micro, group = config.data.global_batch, config.engine.micro_batch, contrast(config)
+    if group:
+        places = micro or -(-group // world)
+        return BatchSplit(batch, world, places, batch // group * -(-group // (world * places)), group)
+    turn = config.data.mix_rows or batch
+    accumulation = batch // turn * (-(-turn // (world * micro)) if micro else 1)
+    return BatchSplit(batch, world, -(-batch // (accumulation * world)), accumulation)
+
+
+def contrast(config: Config) -> int | None:
+    """Rows of a group that ITC compares; None: those that run at once."""
+    losses = config.objective
+    return losses.itc.batch if config.run.stage == "align" and (losses.itc.weight or losses.itm.weight) else None
+
+
+def candidates(config: Config, world: int) -> int:
+    """Rows that ITC compares with each other."""
+    return contrast(config) or split(config, world).together
 
 
 def length_window(config: Config) -> int:
@@ -60,8 +110,10 @@ def check(config: Config, world: int) -> None:
     """What needs no data: batch shares, languages, evaluation, lengths that are not in epochs. Raises FieldError."""
     if not config.data.train:
         raise FieldError("data.train", reason="is empty; give at least one source: [{name: ..., shards: FOLDER}]")
+    if config.run.stage == "align":
+        _check_contrastive_batch(config)
     cut = split(config, world)
-    _check_mixture(config.data, cut, world)
+    _check_mixture(config)
     _check_lengths(config)
     _check_features(config)
     _check_graphs(config)
@@ -69,7 +121,7 @@ def check(config: Config, world: int) -> None:
     _check_tuning(config)
     _check_split(config)
     if config.run.stage == "align":
-        _check_candidates(config, cut, world)
+        _check_candidates(config, cut)
     if config.run.stage == "align" or config.model.qformer.reads_question:
         _check_languages(config.data, config.model.text)
     _check_evaluation(config)
@@ -105,23 +157,45 @@ def check_vocabulary(config: Config, tokens: int) -> None:
         raise FieldError("model.qformer.vocabulary", "model.text.tokenizer", reason=reason)
 
 
-def _check_candidates(config: Config, cut: BatchSplit, world: int) -> None:
-    """ITC and ITM take their negatives from the rows that all ranks run at once, never across micro-batches."""
-    if world * cut.micro < 2 and (config.objective.itc.weight or config.objective.itm.weight):
+def _check_candidates(config: Config, cut: BatchSplit) -> None:
+    """Without objective.itc.batch, ITC and ITM take their negatives from the rows that all ranks run at once."""
+    objective = config.objective
+    if objective.itc.batch is None and cut.together < 2 and (objective.itc.weight or objective.itm.weight):
         reason = "one row at a time has no other row to be told apart from; ITC and ITM need at least 2 in all ranks"
         field = "engine.micro_batch" if config.engine.micro_batch else "data.global_batch"
-        raise FieldError(field, reason=reason)
+        raise FieldError(field, "objective.itc.batch", reason=reason)
 
 
-def _check_mixture(data: Data, cut: BatchSplit, world: int) -> None:
-    """Rows that all ranks run at once come from one source, where batches are not mixed."""
-    together, rows = world * cut.micro, data.mix_rows or data.global_batch
-    if data.mix == "batch" and rows % together:
+def _check_contrastive_batch(config: Config) -> None:
+    """Groups of objective.itc.batch rows fill the global batch."""
+    rows, batch = config.objective.itc.batch, config.data.global_batch
+    if rows is None:
+        return
+    if batch % rows:
+        near = [n for n in (batch // rows * rows, (batch // rows + 1) * rows) if n]
         reason = (
-            f"{rows} rows come from one source, but {world} x {cut.micro} rows run at once: give a multiple of "
-            f"{together}, or another engine.micro_batch"
+            f"{rows} does not divide data.global_batch {batch}: a step holds whole groups of rows that are compared. "
+            f"Give a divisor of {batch}, or data.global_batch {' or '.join(map(str, near))}"
         )
-        raise FieldError("data.mix_rows", "engine.micro_batch", reason=reason)
+        raise FieldError("objective.itc.batch", "data.global_batch", reason=reason)
+    if config.objective.mean == "micro":
+        reason = "needs objective.mean=global: a group has one loss, so none of its micro-batches has a mean of its own"
+        raise FieldError("objective.itc.batch", "objective.mean", reason=reason)
+    if config.objective.itc.gather == "lavis":
+        reason = "needs objective.itc.gather=exact: gradients pass between micro-batches, so between ranks too"
+        raise FieldError("objective.itc.batch", "objective.itc.gather", reason=reason)
+
+
+def _check_mixture(config: Config) -> None:
+    """Rows that are compared come from one source where batches are not mixed."""
+    data, compared = config.data, contrast(config)
+    rows = data.mix_rows or data.global_batch
+    if compared and data.mix == "batch" and rows % compared:
+        reason = (
+            f"{rows} rows come from one source, but objective.itc.batch compares {compared}: "
+            f"give a multiple of {compared}, or another objective.itc.batch"
+        )
+        raise FieldError("data.mix_rows", "objective.itc.batch", reason=reason)
 
 
 def _check_lengths(config: Config) -> None:
@@ -258,7 +332,3 @@ def _words(length: Length) -> str:
     if length.epochs is not None:
         return f"{length.epochs:g} epochs"
     return f"{length.steps} steps" if length.steps is not None else f"{length.samples} samples"
-
-
-def _largest_divisor(number: int, limit: int) -> int:
-    return next(n for n in range(min(number, limit), 0, -1) if number % n == 0)

@@ -60,9 +60,14 @@ class Run:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Contrastive:
-    """ITC: which text belongs to which image, among all pairs that run at once."""
+    """ITC: which text belongs to which image, among `batch` pairs."""
 
     weight: Annotated[float, "share of the loss; 0: not computed", NOT_NEGATIVE] = 1.0
+    batch: Annotated[
+        int | None,
+        "pairs that ITC compares, and that ITM chooses its negatives from; null: the rows that all ranks run at once",
+        Range(least=2),
+    ] = None
     smoothing: Annotated[float, "label smoothing", BELOW_ONE] = 0.1
     gather: Annotated[Literal["exact", "lavis"], "lavis: no gradient through other ranks' features"] = "exact"
 
@@ -158,6 +163,12 @@ class Engine:
     backend: Annotated[
         Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"
     ] = "auto"
+    stall: Annotated[
+        float | None,
+        "seconds that a part of a step may take before the ranks that do not arrive are named; after twice as long the "
+        "run ends; null: never",
+        POSITIVE,
+    ] = 600.0
     max_skipped: Annotated[int, "steps that are not finite, in a row, before the run stops", POSITIVE] = 20
 
     def __post_init__(self) -> None:

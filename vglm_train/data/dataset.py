@@ -1,10 +1,10 @@
 """The stream: micro-batch number -> Batch, the same whichever worker reads it and however often.
 
 The stream is one sequence of positions. `Mixture` says which sample is at each. Global batch g is positions
-[g*G, (g+1)*G); within it micro-batch m of rank r is the `micro` positions from g*G + (m*world + r)*micro. So a position
-is all there is to remember, and any number of ranks and workers reads the same samples. Where a batch is to hold texts
-of one length, `LengthBuckets` gives the order of the positions in a global batch. A damaged sample leaves its row empty
-and is counted.
+[g*G, (g+1)*G); `BatchSplit.rows` says which of them are micro-batch m of rank r. So a position is all there is to
+remember, and any number of ranks and workers reads the same samples. Where a batch is to hold texts of one length,
+`LengthBuckets` gives the order of the positions in a global batch. A damaged sample leaves its row empty and is
+counted. Where a rank has fewer rows than places, the last places are empty rows too.
 """
 
 import logging
@@ -43,15 +43,13 @@ class StreamDataset(Dataset[Any]):
         mixture: Mixture,
         epoch_samples: int,
         builder: SampleBuilder,
-        global_batch: int,
         cut: BatchSplit,
         rank: int,
-        world: int,
         cache: Cache | None = None,
     ) -> None:
         """`epoch_samples`: samples of all sources together; `cache`: for remote shards."""
         self.mixture, self.epoch_samples, self.builder = mixture, epoch_samples, builder
-        self.global_batch, self.cut, self.rank, self.world = global_batch, cut, rank, world
+        self.cut, self.rank = cut, rank
         buffers = [subset.order.shards_per_buffer for subset, _ in mixture.shares()]
         self.reader = ShardReader(2 * sum(buffers), cache)  # a batch may straddle two shuffle buffers of each subset
         self.prefetch = ShardPrefetch(mixture, self.reader.cache)
@@ -62,24 +60,30 @@ class StreamDataset(Dataset[Any]):
 
     def __getitem__(self, number: int) -> Batch | UserError:
         try:
-            self.prefetch.at(self.mixture.at(self.first_row(number)))  # before lengths are looked up
+            for position in self._in_order(number)[:1]:
+                self.prefetch.at(self.mixture.at(position))  # before lengths are looked up
             return self._batch(self.first_row(number), self.positions(number))
         except UserError as error:
             return error
 
     def first_row(self, number: int) -> int:
-        """Position in the stream of the first row of micro-batch `number`."""
-        step, part = divmod(number, self.cut.accumulation)
-        return step * self.global_batch + (part * self.world + self.rank) * self.cut.micro
+        """Position in the stream of the first place of micro-batch `number`."""
+        return self._in_order(number).start
 
     def positions(self, number: int) -> Sequence[int]:
-        """Positions in the stream of the rows of micro-batch `number`."""
-        first = self.first_row(number)
-        if self.batch_order is None:
-            return range(first, first + self.cut.micro)
-        step, start = divmod(first, self.global_batch)
-        positions: Sequence[int] = self.batch_order(step)[start : start + self.cut.micro].tolist()
+        """Positions in the stream of the rows of micro-batch `number`; none where all its places are empty."""
+        rows = self._in_order(number)
+        if self.batch_order is None or not rows:
+            return rows
+        step, first = divmod(rows.start, self.cut.batch)
+        positions: Sequence[int] = self.batch_order(step)[first : first + len(rows)].tolist()
         return positions
+
+    def _in_order(self, number: int) -> range:
+        """As `positions`, before like lengths meet."""
+        step, part = divmod(number, self.cut.accumulation)
+        rows = self.cut.rows(part, self.rank)
+        return range(step * self.cut.batch + rows.start, step * self.cut.batch + rows.stop)
 
     def _batch(self, first: int, positions: Sequence[int]) -> Batch:
         builder, number = self.builder, self.cut.micro

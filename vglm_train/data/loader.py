@@ -7,7 +7,7 @@ from itertools import count
 from torch.utils.data import Sampler
 
 from vglm_train.batch import Batch
-from vglm_train.config.check import BatchSplit, length_window, split
+from vglm_train.config.check import length_window, split
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.dataset import StreamDataset
@@ -27,9 +27,8 @@ class Loader:
     """This rank's share of the stream. `epoch_samples`: samples of all sources together; `Batch.sample_counts`
     counts by the names in `sources` and `languages`."""
 
-    def __init__(self, dataset: StreamDataset, data: Data, cut: BatchSplit, pin: bool) -> None:
-        self.dataset, self.cut, self.pin = dataset, cut, pin
-        self.global_batch, self.workers = data.global_batch, data.workers
+    def __init__(self, dataset: StreamDataset, data: Data, pin: bool) -> None:
+        self.dataset, self.workers, self.pin = dataset, data.workers, pin
         self.epoch_samples = dataset.epoch_samples
         self.sources = tuple(source.name for source in data.train)
         self.languages: tuple[str, ...] = tuple(data.languages)
@@ -43,8 +42,9 @@ class Loader:
 
         Workers start here. The batches do not depend on how many there are.
         """
-        assert consumed % self.global_batch == 0, "the stream is entered between two steps"
-        first = consumed // self.global_batch * self.cut.accumulation
+        cut = self.dataset.cut
+        assert consumed % cut.batch == 0, "the stream is entered between two steps"
+        first = consumed // cut.batch * cut.accumulation
         loader = read_ahead(self.dataset, _From(first), self.workers, self.pin)
         return _unwrapped(iter(loader))
 
@@ -89,9 +89,9 @@ def build(
     mixture, samples = build_mixture(data, manifests, seed), sum(manifest.samples for manifest in manifests)
     cut, window = split(config, ranks.world), length_window(config)
     builder = SampleBuilder(seed, processor, config.model.vision.image_size, data.image, config.log.samples)
-    dataset = StreamDataset(mixture, samples, builder, data.global_batch, cut, ranks.rank, ranks.world, data.cache)
+    dataset = StreamDataset(mixture, samples, builder, cut, ranks.rank, data.cache)
     if window:
         length = TextLengths(mixture, dataset.reader, seed, data.languages)
         block = mixture.block if data.mix == "batch" else None
         dataset.batch_order = LengthBuckets(length, data.global_batch, window, seed, block).batch
-    return Loader(dataset, data, cut, pin=ranks.device.type == "cuda")
+    return Loader(dataset, data, pin=ranks.device.type == "cuda")

@@ -182,8 +182,9 @@ def _patch_zero_optimizer(optimizer: Any) -> None:
 
 def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict[str, Any]:
     return {
-        "train_batch_size": config.data.global_batch,
-        "train_micro_batch_size_per_gpu": config.data.global_batch // (world * accumulation),
+        # it only multiplies them: shares may be uneven, and losses come with their scales
+        "train_batch_size": world * accumulation,
+        "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": config.optim.clip or 0.0,
         "zero_allow_untested_optimizer": True,

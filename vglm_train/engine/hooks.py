@@ -59,6 +59,8 @@ class Cadence:
 class LogHook:
     """Gathers what the steps report and writes one row to every sink when due."""
 
+    doing = "logging"
+
     def __init__(
         self,
         meter: Meter,
@@ -115,6 +117,8 @@ class LogHook:
 class StartHook:
     """After the first step tells what the time until then was spent on. Before `LogHook`, whose row has it too."""
 
+    doing = "logging"
+
     def __init__(self, startup: Startup, meter: Meter) -> None:
         self.startup, self.meter, self.is_told = startup, meter, False
 
@@ -130,6 +134,8 @@ class StartHook:
 
 class SampleHook:
     """Notes which samples each step read."""
+
+    doing = "noting samples"
 
     def __init__(self, samples: SampleLog) -> None:
         self.samples = samples
@@ -156,6 +162,8 @@ class Evaluator(Protocol):
 
 class EvaluateHook:
     """Runs the evaluator when due, writes its scores and tables, and remembers the best step."""
+
+    doing = None  # as long as the validation data takes
 
     def __init__(
         self,
@@ -209,6 +217,7 @@ class EvaluateHook:
 class GuardHook:
     """Stops a run that cannot go on: too many steps without an update, or too much damaged data."""
 
+    doing = "checking"
     MINIMUM_ROWS = 1000  # fewer say little about the fraction
 
     def __init__(self, config: Config, state: RunState, save: Callable[[int], None], checkpoints: Checkpoints) -> None:
@@ -242,6 +251,8 @@ class GuardHook:
 
 class ClockHook:
     """Keeps time spent on evaluation and checkpoints out of the throughput. It comes last."""
+
+    doing = "checking"
 
     def __init__(self, throughput: Throughput, cadence: Cadence) -> None:
         self.throughput, self.cadence = throughput, cadence

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vglm_train.checkpoint.resume import read_state
-from vglm_train.config.check import split
+from vglm_train.config.check import BatchSplit, split
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 
@@ -87,29 +87,28 @@ class RunState:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """Lengths of a run in samples, and how a step is split into micro-batches."""
+    """Lengths of a run in samples, and how a step is shared among ranks and micro-batches."""
 
     epoch_samples: int
     total_samples: int  # a whole number of steps
     warmup_samples: int
-    global_batch: int
-    micro_batch: int
-    accumulation: int
+    split: BatchSplit
 
     @classmethod
     def of(cls, config: Config, epoch_samples: int, world: int) -> Self:
         """Resolve lengths; a run ends with the last whole step."""
         batch = config.data.global_batch
-        cut = split(config, world)
         total = config.run.length.samples_of(epoch_samples, batch)
         return cls(
             epoch_samples=epoch_samples,
             total_samples=max(1, total // batch) * batch,
             warmup_samples=config.optim.warmup.samples_of(epoch_samples, batch),
-            global_batch=batch,
-            micro_batch=cut.micro,
-            accumulation=cut.accumulation,
+            split=split(config, world),
         )
+
+    @property
+    def global_batch(self) -> int:
+        return self.split.batch
 
     @property
     def steps(self) -> int:

@@ -80,6 +80,8 @@ class SaveHook:
     being written. `close` waits as well, however the run ends.
     """
 
+    doing = "saving a checkpoint"
+
     def __init__(
         self,
         checkpoints: Checkpoints,

@@ -1,7 +1,6 @@
 """The training loop: a step, and the hooks after it."""
 
 import contextlib
-import hashlib
 import time
 from collections.abc import Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -17,7 +16,8 @@ from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
 from vglm_train.engine.device_prefetch import prefetch
 from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.progress import Plan, RunState
-from vglm_train.objective.base import LossOutput, Objective
+from vglm_train.engine.watch import Watch
+from vglm_train.objective.base import LossOutput, Objective, dropout_seed
 
 
 class Loader(Protocol):
@@ -53,6 +53,10 @@ class StepReport:
 
 
 class Hook(Protocol):
+    @property
+    def doing(self) -> str | None:
+        """For a person who asks why a run stands still; None: it may take as long as it likes."""
+
     def after_step(self, report: StepReport) -> None: ...
 
 
@@ -69,30 +73,40 @@ class Trainer:
         loader: Loader,
         stop: StopRequest,
         ranks: Ranks,
+        watch: Watch,
     ) -> None:
         self.config, self.plan, self.state, self.ranks = config, plan, state, ranks
-        self.engine, self.objective, self.loader, self.stop = engine, objective, loader, stop
+        self.engine, self.objective, self.loader, self.stop, self.watch = engine, objective, loader, stop, watch
 
-    def fit(self, hooks: Sequence[Hook]) -> None:
-        """Train to the end of the plan, or of the step in which a hook ends the run or a rank is asked to stop."""
+    def fit(self, hooks: Sequence[Hook]) -> bool:
+        """Train to the end of the plan, or of the step in which a hook ends the run or a rank is asked to stop.
+
+        Returns whether a rank was asked to stop before the run's end.
+        """
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.stream_position)) as read:
             batches = prefetch(read, self.ranks.device)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:
+                    self.watch.note(hook.doing, report.step)
                     hook.after_step(report)
                 if report.stopping:
-                    break
+                    return self.state.step < self.plan.steps and not self.state.ended
+        return False
 
     def _train_step(self, stream: Iterator[Batch]) -> StepReport:
-        start = time.perf_counter()
-        batches = [next(stream) for _ in range(self.plan.accumulation)]
+        start, number = time.perf_counter(), self.state.step + 1
+        self.watch.note("waiting for data", number)
+        batches = [next(stream) for _ in range(self.plan.split.accumulation)]
         waited = time.perf_counter() - start
+        self.watch.note("counting rows and targets", number)
+        self.objective.prepare(batches)
         units = [self.objective.units(batch) for batch in batches]
         totals = self._global_counts(batches, units)
+        self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
-        torch.manual_seed(_step_seed(self.config.run.seed, batches[0].first_row))
+        torch.manual_seed(dropout_seed(self.config.run.seed, batches[0].first_row))
         outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
         stop = self._account(update, totals, list(units[0]))
         return StepReport(
@@ -126,14 +140,15 @@ class Trainer:
         """For each micro-batch, the factor of each loss's sum: its weight over its number of units.
 
         global: units of all ranks and micro-batches, times `world` because gradients are averaged over ranks.
-        micro: the micro-batch's own units, each micro-batch counting the same (LAVIS, VisualGLM).
+        micro: the micro-batch's own units, each micro-batch with a row counting the same (LAVIS, VisualGLM).
         """
         weights = self.objective.weights
         if self.config.objective.mean == "global":
             counts = totals[: len(units[0])].clamp(min=1).float()
             shared = {name: weights[name] * self.ranks.world / count for name, count in zip(units[0], counts.unbind())}
             return [shared] * len(units)
-        return [{name: weights[name] / (n.clamp(min=1) * len(units)) for name, n in u.items()} for u in units]
+        share = self.ranks.world / self.plan.split.used
+        return [{name: weights[name] * share / n.clamp(min=1) for name, n in u.items()} for u in units]
 
     def _account(self, update: Update, totals: Tensor, losses: list[str]) -> bool:
         """Bring the state up to date; returns whether any rank was asked to stop."""
@@ -150,9 +165,3 @@ class Trainer:
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         asked: bool = stop > 0
         return asked
-
-
-def _step_seed(seed: int, first_row: int) -> int:
-    """Dropout of a step is a function of the seed and of the stream row this rank starts at."""
-    digest = hashlib.blake2b(f"{seed} {first_row}".encode(), digest_size=8).digest()
-    return int.from_bytes(digest) >> 1

@@ -59,8 +59,8 @@ def itc_alarm(points: Points, info: RunInfo) -> str | None:
         f"ITC loss is still at or above ln {info.candidates} = {chance:.3f} after warm-up{_right(means)}, which is no "
         "better than an even guess: images and texts do not find each other. Check that captions belong to their "
         "images (vglm data preview), that image weights are loaded and that train/temperature is between "
-        "0.01 and 0.5; ITC needs many candidates a step: a larger engine.micro_batch or more processes, not "
-        "accumulation, gives them."
+        "0.01 and 0.5; ITC needs many candidates: objective.itc.batch, a larger engine.micro_batch or more "
+        "processes give them."
     )
 
 

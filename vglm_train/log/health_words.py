@@ -127,13 +127,14 @@ WORDS: dict[str, tuple[Words, Words]] = {
             "ITC finds nothing",
             "ITC is no better than an even guess after warm-up: images and texts do not find each other.",
             "Check that captions belong to their images (vglm data preview), that image weights are loaded and that "
-            "train/temperature is between 0.01 and 0.5; a larger engine.micro_batch or more processes help.",
+            "train/temperature is between 0.01 and 0.5; more candidates help: objective.itc.batch, engine.micro_batch, "
+            "processes.",
         ),
         Words(
             "ITC 一无所获",
             "预热之后 ITC 并不比均匀瞎猜好：图片和文字找不到对方。",
             "检查描述与图片是否对应（vglm data preview）、图像权重是否加载、train/temperature 是否在 0.01 到 0.5 之间；"
-            "增大 engine.micro_batch 或进程数有帮助。",
+            "更多候选有帮助：objective.itc.batch、engine.micro_batch、进程数。",
         ),
     ),
     "gap_blind": (

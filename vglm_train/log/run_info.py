@@ -20,7 +20,7 @@ class RunInfo:
     warmup_steps: int
     epoch_samples: int
     global_batch: int
-    candidates: int  # texts each image is compared with in ITC: micro-batch times ranks
+    candidates: int  # texts each image is compared with in ITC
     vocabulary: int
     weights: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "itm": 1.0, "itg": 1.0})
 

@@ -2,7 +2,7 @@
 
 p image tokens, c image width, d Q-Former width, q queries, t text tokens; a matrix product [a,b] x [b,c] is 2abc.
 Backward is another product where a gradient passes through weights, and another where weights train. Recomputation does
-not count.
+not count, but the pass that embeds all pairs of `objective.itc.batch` does.
 """
 
 import re
@@ -36,14 +36,23 @@ class Cost:
         return samples * self.per_sample + sum(tokens.get(kind, 0) * cost for kind, cost in self.per_token.items())
 
 
-def flops_per_pair(config: Model, vocabulary: int, losses: Collection[str] = STAGE_ONE, encoder: bool = True) -> float:
+def flops_per_pair(
+    config: Model,
+    vocabulary: int,
+    losses: Collection[str] = STAGE_ONE,
+    encoder: bool = True,
+    contrast: int | None = None,
+) -> float:
     """Floating point operations of one pair in one stage-one step, forward and backward, of matrix products alone.
 
-    losses: those of a weight above 0. encoder: False where the image encoder's outputs are stored.
-    Every image is projected once for all passes, also where several ranks project a negative again.
+    losses: those of a weight above 0. encoder: False where the image encoder's outputs are stored. contrast:
+    objective.itc.batch; with it the pass that embeds before ITC counts, and the similarities, which are many then.
+    Every image is projected once for all passes, also where several ranks or groups project a negative again.
     """
     trained = qformer_flops(config, config.qformer.vocabulary or vocabulary, losses)
-    return encoder * vision_flops(config.vision) + 3 * trained
+    first = 0.0 if contrast is None else _first_pass(config, losses)
+    similarity = 2.0 * (contrast or 0) * config.qformer.queries * config.contrastive_width
+    return encoder * vision_flops(config.vision) + first + 3 * (trained + similarity)
 
 
 def generation_cost(config: Model, model: VisualLanguageModel, encoder: bool = True) -> Cost:
@@ -127,6 +136,13 @@ def qformer_flops(config: Model, vocabulary: int, losses: Collection[str] = STAG
     if "itg" in losses:
         flops += _pass(config, 0, t, q) + 2 * t * (width * width + width * vocabulary)
     return flops
+
+
+def _first_pass(config: Model, losses: Collection[str]) -> float:
+    """Forward of one pair in the pass that embeds before ITC: what the losses share, without their heads."""
+    q, t, width = config.qformer.queries, config.text.max_length, config.qformer.width
+    flops = _image_keys(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
+    return flops + ("itg" in losses) * _pass(config, 0, t, q) + 2 * (q + 1) * width * config.contrastive_width
 
 
 def _vision_block(config: Vision) -> float:

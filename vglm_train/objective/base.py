@@ -1,5 +1,7 @@
 """The contract of an objective: a module that owns a model and turns a batch into losses. The engine wraps it."""
 
+import hashlib
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +27,12 @@ class Objective(nn.Module):
     weights: dict[str, float]  # loss name -> weight in the total
     token_loss: str  # the loss whose units are text tokens
 
+    def prepare(self, batches: Sequence[Any]) -> None:
+        """Called once a step, before `units`, with all of this rank's micro-batches, whose forwards follow in order.
+
+        May use collectives. Nothing to do for an objective whose losses are of one micro-batch each.
+        """
+
     def units(self, batch: Any) -> dict[str, Tensor]:
         """Loss name -> number of this rank's units in the batch, fp32 []. May use collectives: call it on all ranks."""
         raise NotImplementedError
@@ -35,3 +43,9 @@ class Objective(nn.Module):
     def watched(self) -> dict[str, Tensor]:
         """Values of the model to be logged as they are, name -> []."""
         return {}
+
+
+def dropout_seed(seed: int, first_row: int) -> int:
+    """Dropout is a function of the run's seed and of the stream row at which it begins."""
+    digest = hashlib.blake2b(f"{seed} {first_row}".encode(), digest_size=8).digest()
+    return int.from_bytes(digest) >> 1

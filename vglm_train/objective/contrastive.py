@@ -25,7 +25,7 @@ def soft_targets(positives: Tensor, columns: Tensor, smoothing: float) -> Tensor
     With one positive a row this is F.cross_entropy's label smoothing over the valid columns.
     """
     share = positives.float() / positives.sum(1, keepdim=True).clamp(min=1)
-    return (1 - smoothing) * share + smoothing * columns / columns.sum().clamp(min=1)
+    return (1 - smoothing) * share + smoothing * columns.float() / columns.sum().clamp(min=1)
 
 
 def contrastive_loss(logits: Tensor, positives: Tensor, columns: Tensor, rows: Tensor, smoothing: float) -> Tensor:

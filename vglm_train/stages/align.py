@@ -20,6 +20,7 @@ from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.flops import Cost, flops_per_pair, image_tokens
 from vglm_train.objective.alignment import AlignmentObjective
+from vglm_train.objective.contrastive_tiles import TILE_BYTES
 from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.stages.base import Stage, check_best
 
@@ -95,7 +96,22 @@ class Align(Stage):
 
     def cost(self, model: Alignment) -> Cost:
         losses = [name for name, weight in self.weights.items() if weight > 0]
-        return Cost(flops_per_pair(self.config.model, self.vocabulary, losses, self.encodes))
+        contrast = self.config.objective.itc.batch if {"itc", "itm"} & set(losses) else None
+        return Cost(flops_per_pair(self.config.model, self.vocabulary, losses, self.encodes, contrast))
+
+    def group_memory(self, model: Alignment, world: int) -> dict[str, float]:
+        rows = self.config.objective.itc.batch
+        if rows is None:
+            return {}
+        size, vision, own = self.config.model, model.vision, rows / world
+        embeddings = 4 * size.contrastive_width * (own * size.qformer.queries + rows)
+        features = own if self.encodes else self.config.data.global_batch / world
+        return {
+            "embeddings": embeddings,
+            "their gradients": embeddings,
+            "features": features * vision.num_patches * vision.width * vision.dtype.itemsize,
+            "tiles": TILE_BYTES,
+        }
 
     def activations(self, model: Alignment) -> float:
         """Q-Former passes over queries and text, image keys, word logits: within 11 % of three runs on a GPU."""

@@ -114,6 +114,11 @@ class Stage:
         """Kind of sequence, as in `cost` -> tokens of a sample at most."""
         return {}
 
+    def group_memory(self, model: Any, world: int) -> dict[str, float]:
+        """What a rank holds of the rows that are compared with each other, in bytes, where these are more than run at
+        once."""
+        return {}
+
     def activations(self, model: Any) -> float:
         """About how many bytes backward keeps for one row."""
         raise NotImplementedError

@@ -68,11 +68,11 @@ class Chart {
     const series = lines.map(line => ({
       label: line.name, stroke: line.color, dash: line.dash, width: line.width, alpha: line.alpha, spanGaps: true,
       points: { show: line.points, size: 5 },
-      value: (plot, value, number, index) => short(index == null ? plot.data[number]?.findLast(each => each != null) : value),
+      value: (plot, value, number, index) => short(index == null ? this.newest(plot, number) : value),
     }));
     return {
       width: this.body.clientWidth || 300, height: HEIGHT,
-      series: [{ label: look.stepWord, value: (_, value) => value == null ? "" : String(Math.round(value)) }, ...series],
+      series: [{ label: look.stepWord, value: (plot, value) => shortStep(Math.round(value ?? Math.min(this.range[1], plot.data[0].at(-1) ?? 0))) }, ...series],
       scales: { x: { time: false, range: () => this.range }, y: { range: (_, low, high) => this.span(low, high, panel) } },
       axes: [
         { ...axis, values: (_, ticks) => ticks.map(shortStep), size: 28, space: 60 },
@@ -85,6 +85,11 @@ class Chart {
         drawAxes: [plot => this.marks(plot, panel, ink, look)],
       },
     };
+  }
+
+  newest(plot, number) {
+    // where nothing is pointed at: the last value that is in view
+    return plot.data[number]?.findLast((each, index) => each != null && plot.data[0][index] <= this.range[1]);
   }
 
   span(low, high, panel) {

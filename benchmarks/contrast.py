@@ -1,0 +1,144 @@
+"""What objective.itc.batch costs at full size: `python -m benchmarks.contrast --compared 4096`.
+
+EVA ViT-g/14, BERT-base Q-Former, random weights and pictures. The first line is a step of 256 pairs that run and are
+compared at once; the others compare more, by micro-batches, in one update. With --stored, the encoder's outputs are
+given, random ones on the device, and its time is not spent. Steps are the engine's, ZeRO 1.
+"""
+
+import argparse
+import gc
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+
+from benchmarks.stage1 import FULL, TINY, VOCABULARY, batches, product_rate
+from vglm_train import distributed
+from vglm_train.batch import PairBatch
+from vglm_train.config.data import Data
+from vglm_train.config.model import Model
+from vglm_train.config.run import Config, Contrastive, Engine, Objective, Run
+from vglm_train.distributed import Ranks
+from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
+from vglm_train.model.alignment import Alignment, build_alignment
+from vglm_train.model.flops import flops_per_pair
+from vglm_train.objective.alignment import AlignmentObjective
+
+GIB = 2**30
+DIRECT = (3, 10)  # steps before those measured, and these, of what runs at once
+HEADER = f"{'compared':>9} {'at once':>8} {'pairs/s':>9} {'ms a pair':>10} {'ratio':>6} {'peak GiB':>9} {'features':>9}"
+
+
+@dataclass(frozen=True, slots=True)
+class Result:
+    """One line of the table."""
+
+    rows: int
+    micro: int
+    seconds: float  # a pair
+    peak: float  # GiB
+    features: float  # GiB, given ones
+
+    def line(self, first: "Result") -> str:
+        speed = f"{1 / self.seconds:9.1f} {1e3 * self.seconds:10.4f} {self.seconds / first.seconds:6.3f}"
+        return f"{self.rows:9,} {self.micro:8} {speed} {self.peak:9.2f} {self.features:9.2f}"
+
+
+def built_model(config: Model, arguments: argparse.Namespace, ranks: Ranks) -> Alignment:
+    torch.manual_seed(0)
+    with ranks.device:
+        model = build_alignment(config, VOCABULARY, (0.48, 0.46, 0.41), (0.27, 0.26, 0.28))
+    if arguments.compile:
+        model.compile_blocks()
+    if arguments.graphs:
+        model.graph_passes()
+    return model
+
+
+def micro_batches(config: Model, model: Alignment, rows: int, micro: int, stored: bool) -> list[PairBatch]:
+    """Pairs of different pictures that follow each other in the stream, on the device."""
+    device, made = model.temperature.device, []
+    empty = torch.empty(0, dtype=torch.uint8, device=device)
+    (template,) = batches(config, micro, 1, device)
+    for start in range(0, rows, micro):
+        ids = torch.arange(start, start + micro, device=device)
+        batch = replace(template, first_row=start, image_ids=ids, text_ids=template.text_ids.roll(start // micro, 0))
+        if stored:
+            shape = (micro, model.vision.num_patches, model.vision.width)
+            features = torch.randn(shape, dtype=model.vision.dtype, device=device)
+            batch = replace(batch, pixels=empty, features=features)
+        else:
+            batch = replace(batch, pixels=template.pixels.roll(start // micro, 0))
+        made.append(batch)
+    return made
+
+
+def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Ranks) -> Callable[[list[PairBatch]], None]:
+    """What train.py does with the micro-batches of one step."""
+    objective = Objective(itc=Contrastive(batch=rows if grouped else None))
+    built = AlignmentObjective(model, objective, ranks, 0, dec_id=VOCABULARY - 1).train()
+    config = Config(run=Run(name="benchmark"), data=Data(global_batch=rows), engine=Engine(micro_batch=micro))
+    engine = DeepSpeedEngine(built, config, rows // micro, ranks)
+
+    def step(data: list[PairBatch]) -> None:
+        built.prepare(data)
+        units = [built.units(batch) for batch in data]
+        scale = {name: built.weights[name] / sum(each[name] for each in units) for name in units[0]}
+        engine.step(data, [scale] * len(data), 1e-5)
+
+    return step
+
+
+def measure(step: Callable[[list[PairBatch]], None], data: list[PairBatch], warm_up: int, steps: int) -> Result:
+    """Mean time of a step after some that do not count, and the peak memory of those that do."""
+    cuda = data[0].valid.is_cuda
+    for _ in range(warm_up):
+        step(data)
+    if cuda:
+        torch.cuda.synchronize()
+        torch.cuda.reset_peak_memory_stats()
+    start = time.perf_counter()
+    for _ in range(steps):
+        step(data)
+    if cuda:
+        torch.cuda.synchronize()
+    rows, micro = sum(len(batch.valid) for batch in data), len(data[0].valid)
+    seconds = (time.perf_counter() - start) / steps / rows
+    peak = torch.cuda.max_memory_allocated() / GIB if cuda else float("nan")
+    return Result(rows, micro, seconds, peak, sum(b.features.nbytes for b in data if b.features is not None) / GIB)
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
+    parser.add_argument("--direct", type=int, nargs="*", default=[256], help="pairs of steps without it")
+    parser.add_argument("--compared", type=int, nargs="*", default=[4096], help="objective.itc.batch")
+    parser.add_argument("--micro", type=int, default=128, help="pairs that run at once")
+    parser.add_argument("--steps", type=int, default=2, help="steps measured")
+    parser.add_argument("--warm-up", type=int, default=1, help="steps before them")
+    parser.add_argument("--stored", action="store_true", help="the encoder's outputs are given")
+    parser.add_argument("--compile", action="store_true", help="torch.compile the Q-Former's blocks")
+    parser.add_argument("--graphs", action="store_true", help="its passes as CUDA graphs")
+    parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
+    arguments = parser.parse_args(argv)
+    ranks, config = distributed.start(), TINY if arguments.tiny else FULL
+    name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
+    per_pair = flops_per_pair(config, VOCABULARY, encoder=not arguments.stored) / 1e9
+    print(f"{name}, torch {torch.__version__}, {product_rate(ranks.device) / 1e12:.0f} TFLOP/s in bf16 products")
+    print(f"{per_pair:.0f} GFLOP a pair, {'stored features' if arguments.stored else 'with the encoder'}\n{HEADER}")
+    results: list[Result] = []
+    for grouped, rows in [(False, n) for n in arguments.direct] + [(True, n) for n in arguments.compared]:
+        micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else (rows, DIRECT)
+        model = built_model(config, arguments, ranks)  # another each time: the engine leaves hooks on its weights
+        data = micro_batches(config, model, rows, micro, arguments.stored)
+        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times))
+        print(results[-1].line(results[0]), flush=True)
+        del data, model
+        gc.collect()
+        if ranks.device.type == "cuda":
+            torch.cuda.empty_cache()
+    distributed.stop()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,28 @@
+"""The benchmark of contrastive batches runs, at a toy size, and compares with what runs at once."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.mark.parametrize("stored", [(), ("--stored",)])
+def test_a_toy_size_on_the_cpu(stored):
+    sizes = ("--direct", "4", "--compared", "8", "16", "--micro", "4", "--steps", "1", "--warm-up", "0")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.contrast", "--tiny", *sizes, *stored],
+        cwd=ROOT,
+        env={**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    lines = [line.split() for line in done.stdout[done.stdout.index("pairs/s") :].splitlines()[1:]]
+    lines = [line for line in lines if len(line) == 7]
+    assert [line[:2] for line in lines] == [["4", "4"], ["8", "4"], ["16", "4"]]
+    milliseconds, ratios = [float(line[3]) for line in lines], [float(line[4]) for line in lines]
+    assert ratios == pytest.approx([each / milliseconds[0] for each in milliseconds], rel=0.01)
