@@ -64,11 +64,12 @@ def rise(run: Logged, name: str) -> Rise | None:
     now, width = recent(run, name), _width(values)
     if now is None or now.error is None or len(values) < 2 * width:
         return None
-    means = [_mean(steps, values[: start + width], start) for start in range(0, len(values) - width, width)]
-    best = min(means, key=lambda mean: mean.value)
+    means = {start: fmean(values[start : start + width]) for start in range(0, len(values) - width, width)}
+    start = min(means, key=means.__getitem__)
+    best = _mean(steps, values[: start + width], start)  # its noise alone: noise takes longer than all means
     if best.error is None:
         return None
-    noise, fallen = CERTAIN * math.hypot(now.error, best.error), means[0].value - best.value
+    noise, fallen = CERTAIN * math.hypot(now.error, best.error), means[0] - best.value
     higher = now.value - best.value
     return Rise(best, now) if higher > max(noise, 0.1 * fallen, 0.02 * abs(best.value)) else None
 
