@@ -20,7 +20,7 @@ from benchmarks.stage1 import measure
 from benchmarks.stage2 import Journal, batches, engine_step
 from benchmarks.stage2_cases import FLAN_T5, ROOT, VISUALGLM, Case, configure
 from vglm_train import distributed
-from vglm_train.config.check import split
+from vglm_train.config.batch_split import split
 from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.config.tuning import Lora

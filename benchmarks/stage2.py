@@ -29,7 +29,8 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.model.flops import generation_cost, vision_flops
 from vglm_train.model.visual_language import VisualLanguageModel
-from vglm_train.objective.generation import GenerationObjective, token_losses
+from vglm_train.objective.cross_entropy import token_losses
+from vglm_train.objective.generation import GenerationObjective
 
 LR = 1e-4
 PARTS = ("image encoder", "Q-Former", "language model")
@@ -180,6 +181,8 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
         config = configure(case, arguments.batch, arguments.tiny, Path(folder))
         objective = build_objective(config, ranks)
     device, model = ranks.device, objective.model
+    if arguments.compile:
+        model.compile_blocks()
     data = batches(config, case, model, 4)
     rate, flops = product_rate(device), step_flops(config, model, data[0])
     whole, (rows, tokens) = sum(flops.values()), data[0].input_ids.shape
@@ -231,6 +234,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--micro", type=int, help="rows the engine runs at once; none: all")
     parser.add_argument("--steps", type=int, default=8, help="steps measured")
     parser.add_argument("--parts", action="store_true", help="also measure the parts of a step alone")
+    parser.add_argument("--compile", action="store_true", help="torch.compile, as engine.compile")
     parser.add_argument("--no-bare", action="store_true", help="leave out the loop without an engine")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")

@@ -23,7 +23,8 @@ from shipped import (
     tuned,
 )
 
-from vglm_train.config.check import check, check_length, split
+from vglm_train.config.batch_split import split
+from vglm_train.config.check import check, check_length
 from vglm_train.config.data import Data
 from vglm_train.config.load import dump, load
 from vglm_train.config.metric_names import best_metrics

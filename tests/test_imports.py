@@ -91,7 +91,11 @@ FENCED = {
     "triton": {
         "vglm_train/model/language/glm/rope_triton.py",
         "vglm_train/model/language/integers_triton.py",
+        "vglm_train/model/qformer/attention_triton.py",
+        "vglm_train/objective/cross_entropy_triton.py",
+        "vglm_train/model/language/nf4_triton.py",
         "vglm_train/model/vision/add_norm_triton.py",
+        "vglm_train/model/vision/fp8_triton.py",
     },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/chatglm_tokenizer/train.py"},
     "webdataset": {"data_tools/pack_shards/write.py"},

@@ -12,7 +12,8 @@ from vglm_train.checkpoint.convert.summary import bytes_of
 from vglm_train.checkpoint.inputs import named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
-from vglm_train.config.check import candidates, check_length, length_window, split
+from vglm_train.config.batch_split import candidates, split
+from vglm_train.config.check import check_length, length_window
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
@@ -22,6 +23,7 @@ from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
 from vglm_train.model.language.packed import frozen_bytes
+from vglm_train.model.vision.fp8 import copied_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
 
@@ -233,7 +235,8 @@ def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     rows, group = split(config, world).micro, stage.group_memory(model, world)
-    return Memory(frozen_bytes(model), states, stage.activations(model) * rows, rows, trained * 12, group)
+    frozen = frozen_bytes(model) + copied_bytes(model.vision)
+    return Memory(frozen, states, stage.activations(model) * rows, rows, trained * 12, group)
 
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:

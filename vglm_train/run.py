@@ -4,7 +4,6 @@ import contextlib
 import dataclasses
 import logging
 import signal
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,7 +14,8 @@ from vglm_train.changes import Changes
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import keep
-from vglm_train.config.check import candidates, check_length
+from vglm_train.config.batch_split import candidates
+from vglm_train.config.check import check_length
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
@@ -60,27 +60,12 @@ def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend)
     try:
-        resume_from = _agree(folder, resume_from, ranks)
+        resume_from = folder.agreed(resume_from, ranks)
         with distributed.explain_full_card(SMALLER):
             startup.reached("processes")
             return _Run(config, folder, resume_from, ranks, accept_changes, startup).train()
     finally:
         distributed.stop()
-
-
-def _agree(folder: RunFolder, newest: Path | None, ranks: Ranks) -> Path | None:
-    """The checkpoint that all processes continue from. UserError where they do not see the same."""
-    for pause in (5.0, 0.0):  # seconds; a process that the launcher has lost may be writing its last one
-        seen = [each or "none" for each in ranks.gather_objects(newest and newest.name)]
-        if len(set(seen)) == 1:
-            return newest
-        time.sleep(pause)
-        newest = folder.checkpoints.latest()
-    other = next(rank for rank, each in enumerate(seen) if each != seen[0])
-    raise UserError(
-        f"{folder.path}: process 0 sees {seen[0]} as the newest checkpoint of the run, process {other} sees "
-        f"{seen[other]}. The run folder must be one folder that all machines share."
-    )
 
 
 class _Run:
@@ -240,11 +225,18 @@ class _Run:
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
-        if self.config.engine.graphs and self.ranks.device.type != "cuda":
-            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
-        elif self.config.engine.graphs:
+        if self._records_passes():
             model.graph_passes()
         return model
+
+    def _records_passes(self) -> bool:
+        """Whether the Q-Former's passes become CUDA graphs."""
+        config, on_gpu = self.config, self.ranks.device.type == "cuda"
+        if config.engine.graphs is None:
+            return on_gpu and config.run.stage == "align" and not config.engine.recompute
+        if config.engine.graphs and not on_gpu:
+            log.info("engine.graphs: there is no GPU here, so nothing is recorded")
+        return config.engine.graphs and on_gpu
 
     def _sinks(self) -> list[sinks.Sink]:
         if not self.ranks.main:

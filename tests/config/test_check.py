@@ -6,7 +6,8 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from vglm_train.config.check import check, check_length, check_vocabulary, split
+from vglm_train.config.batch_split import split
+from vglm_train.config.check import check, check_length, check_vocabulary
 from vglm_train.config.data import Data
 from vglm_train.config.load import errors_with_location, load
 from vglm_train.config.run import Config, Engine, Run

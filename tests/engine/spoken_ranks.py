@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vglm_train import distributed
 from vglm_train.batch import IGNORED, PromptBatch
-from vglm_train.config.check import BatchSplit, split
+from vglm_train.config.batch_split import BatchSplit, split
 from vglm_train.config.run import Config, Engine, Length, Objective, Optim, Run
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine

@@ -18,6 +18,7 @@ from vglm_train.checkpoint.resume import Checkpoints
 from vglm_train.config.load import dump, load, show
 from vglm_train.config.run import Config
 from vglm_train.data.features.identity import holds_older
+from vglm_train.distributed import Ranks
 from vglm_train.errors import LostProcess, UserError
 from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
@@ -85,6 +86,20 @@ class RunFolder:
                 + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
             )
         return newest
+
+    def agreed(self, newest: Path | None, ranks: Ranks) -> Path | None:
+        """The checkpoint that all processes continue from. newest: this one's. UserError where they differ."""
+        for pause in (5.0, 0.0):  # seconds; a process that the launcher has lost may be writing its last one
+            seen = [each or "none" for each in ranks.gather_objects(newest and newest.name)]
+            if len(set(seen)) == 1:
+                return newest
+            time.sleep(pause)
+            newest = self.checkpoints.latest()
+        other = next(rank for rank, each in enumerate(seen) if each != seen[0])
+        raise UserError(
+            f"{self.path}: process 0 sees {seen[0]} as the newest checkpoint of the run, process {other} sees "
+            f"{seen[other]}. The run folder must be one folder that all machines share."
+        )
 
     def start_words(self, newest: Path | None) -> str:
         """Where a start begins, for a person; `newest`: as `check` returned it. Before `claim`."""

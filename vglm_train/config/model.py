@@ -9,6 +9,8 @@ from typing import Annotated, Literal
 from vglm_train.config.language import Language
 from vglm_train.config.validation import BELOW_ONE, NOT_EMPTY, POSITIVE, FieldError, check_limits, multiple
 
+EIGHT_BIT_UNIT = 16  # channels: what a product in fp8 is cut into
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vision:
@@ -21,7 +23,10 @@ class Vision:
     depth: Annotated[int, "blocks kept; BLIP-2 drops the last of ViT-g's 40", POSITIVE] = 39
     heads: Annotated[int, "attention heads", POSITIVE] = 16
     mlp_width: Annotated[int, "channels inside the feed-forward", POSITIVE] = 6144
-    dtype: Annotated[Literal["bf16", "fp16", "fp32"], "of its weights and arithmetic"] = "bf16"
+    dtype: Annotated[
+        Literal["bf16", "fp16", "fp32", "fp8"],
+        "of its weights and arithmetic; fp8: products in e4m3, family eva, to train on Hopper GPUs (H100, H200)",
+    ] = "bf16"
     weights: Annotated[
         str | None, "a file (safetensors, or LAVIS's .pth), or a Hugging Face folder; null: random", NOT_EMPTY
     ] = None
@@ -30,6 +35,17 @@ class Vision:
         check_limits(self)
         multiple(self, "image_size", of="patch", why="the picture is cut into whole patches")
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
+        if self.dtype == "fp8":
+            self._check_fp8()
+
+    def _check_fp8(self) -> None:
+        if self.family != "eva":
+            reason = f"fp8 is for the family eva; {self.family} runs in bf16, fp16 or fp32"
+            raise FieldError("dtype", "family", reason=reason)
+        for name in ("width", "mlp_width"):
+            if (size := getattr(self, name)) % EIGHT_BIT_UNIT:
+                reason = f"fp8 needs widths in multiples of {EIGHT_BIT_UNIT}, but {name} is {size}"
+                raise FieldError("dtype", name, reason=reason)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -154,12 +154,11 @@ class Engine:
     precision: Annotated[Literal["bf16", "fp32"], "of the arithmetic of what trains"] = "bf16"
     recompute: Annotated[bool, "compute Q-Former activations again in backward: less memory, more time"] = False
     compile: Annotated[
-        bool, "torch.compile of the Q-Former's blocks: 3 % faster, with stored features and graphs 10"
+        bool, "torch.compile of the Q-Former's blocks, and of those of transformers' language models: 1 to 3 % faster"
     ] = False
     graphs: Annotated[
-        bool,
-        "stage align, on a GPU: the Q-Former's passes as CUDA graphs; pays where the host is what is slow",
-    ] = False
+        bool | None, "the Q-Former's passes as CUDA graphs; null: in stage align, on a GPU, without recompute"
+    ] = None
     backend: Annotated[
         Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"
     ] = "auto"

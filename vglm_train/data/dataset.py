@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from vglm_train.batch import Batch
-from vglm_train.config.check import BatchSplit
+from vglm_train.config.batch_split import BatchSplit
 from vglm_train.config.data import Cache
 from vglm_train.data.record import DamagedSample
 from vglm_train.data.remote.prefetch import ShardPrefetch

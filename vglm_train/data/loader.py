@@ -7,7 +7,8 @@ from itertools import count
 from torch.utils.data import Sampler
 
 from vglm_train.batch import Batch
-from vglm_train.config.check import length_window, split
+from vglm_train.config.batch_split import split
+from vglm_train.config.check import length_window
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.dataset import StreamDataset

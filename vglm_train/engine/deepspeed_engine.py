@@ -20,14 +20,13 @@ from vglm_train.batch import Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks, name_accelerator
 from vglm_train.engine.optim import parameter_groups
+from vglm_train.engine.zero_patch import ZeroPatch
 from vglm_train.errors import needs_extra
 from vglm_train.objective.base import LossOutput
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 BUCKET = 200_000_000  # elements reduced or gathered at once
-# Replace two methods of DeepSpeed 0.19.8's ZeRO optimizer that launch kernels weight by weight while the device waits;
-# see `_patch_zero_optimizer`. False: DeepSpeed as it is, slower and with the same results.
-PATCH_ZERO_OPTIMIZER = True
+PATCH_ZERO_OPTIMIZER = True  # see `ZeroPatch`; False: DeepSpeed as it is, slower and with the same results
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +56,7 @@ class DeepSpeedEngine:
             lr=optim.lr,
             betas=optim.betas,
             eps=optim.eps,
-            fused=ranks.device.type == "cuda",
+            fused=True,
         )
         self.accumulation = accumulation
         self._device = ranks.device
@@ -71,7 +70,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         if PATCH_ZERO_OPTIMIZER:
-            _patch_zero_optimizer(self._engine.optimizer)
+            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks.rank, ranks.world)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -141,7 +140,7 @@ class DeepSpeedEngine:
         for group in self._adam.param_groups:
             for flat in group["params"]:
                 self._adam.state[flat] = {
-                    "step": torch.zeros((), dtype=torch.float32, device=flat.device if group["fused"] else "cpu"),
+                    "step": torch.zeros((), dtype=torch.float32, device=flat.device),
                     **{moment: torch.zeros_like(flat) for moment in MOMENTS},
                 }
         self._engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -160,26 +159,6 @@ class _Autocast(nn.Module):
             return output
 
 
-def _patch_zero_optimizer(optimizer: Any) -> None:
-    """Replace two methods of DeepSpeedZeroOptimizer, which works weight by weight after each backward.
-
-    https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
-    get_grad_norm_direct takes the norm of each gradient in fp64, then the norm of these norms. Here one launch takes
-    the norms of all gradients; the rest stays DeepSpeed's.
-    _update_model_bit16_weights points every weight at its slice of the group's flat buffer again after each update, one
-    by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
-    """
-    norm_of = optimizer.get_grad_norm_direct
-
-    def foreach_norm(gradients: Sequence[Tensor], params: Sequence[Tensor], norm_type: float = 2) -> Tensor:
-        norms = torch._foreach_norm(list(gradients), norm_type, dtype=torch.float64)
-        norm: Tensor = norm_of([torch.stack(norms)], params[:1], norm_type)
-        return norm
-
-    optimizer.get_grad_norm_direct = foreach_norm
-    optimizer._update_model_bit16_weights = lambda group: None
-
-
 def _deepspeed_config(config: Config, accumulation: int, world: int, trained: int) -> dict[str, Any]:
     return {
         # it only multiplies them: shares may be uneven, and losses come with their scales
@@ -195,7 +174,8 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
             # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are
             # waited for in turn; there is one bucket, which is full only when backward ends anyway
             "overlap_comm": False,
-            "reduce_bucket_size": max(1, min(BUCKET, trained)),  # a buffer: adapters need none of most of a gigabyte
+            # a buffer: adapters need none of most of a gigabyte, and one rank none at all
+            "reduce_bucket_size": 1 if world == 1 and PATCH_ZERO_OPTIMIZER else max(1, min(BUCKET, trained)),
             "allgather_bucket_size": BUCKET,
         },
         "steps_per_print": None,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vglm_train.checkpoint.resume import read_state
-from vglm_train.config.check import BatchSplit, split
+from vglm_train.config.batch_split import BatchSplit, split
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 

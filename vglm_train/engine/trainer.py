@@ -104,11 +104,12 @@ class Trainer:
         self.objective.prepare(batches)
         units = [self.objective.units(batch) for batch in batches]
         totals = self._global_counts(batches, units)
+        counted = totals.to("cpu", non_blocking=True)  # has arrived once the engine knows the norm of the gradients
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         torch.manual_seed(dropout_seed(self.config.run.seed, batches[0].first_row))
         outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
-        stop = self._account(update, totals, list(units[0]))
+        stop = self._account(update, counted, list(units[0]))
         return StepReport(
             step=self.state.step,
             epoch=batches[0].epoch,

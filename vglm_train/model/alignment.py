@@ -76,7 +76,7 @@ class Alignment(VisualModel):
 
         Column 1: the two belong together.
         """
-        queries, _ = self.qformer.joint(keys, ids, mask)
+        queries, _ = self.qformer.joint(keys, ids, mask, text=False)
         with torch.autocast(queries.device.type, enabled=False):
             # the head is linear: its mean is the mean's head
             logits: Tensor = self.matching_head(queries.float().mean(1))

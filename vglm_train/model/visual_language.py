@@ -52,7 +52,7 @@ class VisualLanguageModel(VisualModel):
         """
         keys = self.image_keys(features)
         if ids is None or mask is None:
-            queries = self.qformer.queries(keys)[0]
+            queries = self.qformer.queries(keys, keep=False)[0]
         else:
             queries = self.qformer.joint(keys, ids, mask, "full")[0]
         tokens: Tensor = self.projection(queries)
@@ -91,6 +91,11 @@ class VisualLanguageModel(VisualModel):
         """Whether activations of the Q-Former and of the language model are computed again in backward."""
         super().recompute(on)
         self.language.recompute(on)
+
+    def compile_blocks(self) -> None:
+        """torch.compile the Q-Former's and the language model's blocks in place. Weights keep their names."""
+        super().compile_blocks()
+        self.language.compile_blocks()
 
 
 def build_visual_language(

@@ -8,6 +8,8 @@ from collections.abc import Collection
 import torch.nn.functional as F
 from torch import Tensor
 
+from vglm_train.objective.cross_entropy import fused_losses, fuses
+
 
 def caption_inputs(ids: Tensor, dec_id: int) -> Tensor:
     """ids [b,t] with [DEC] in place of the [CLS] in front."""
@@ -31,5 +33,8 @@ def target_mask(ids: Tensor, mask: Tensor, rows: Tensor, never: Collection[int])
 def captioning_loss(logits: Tensor, ids: Tensor, chosen: Tensor, smoothing: float) -> Tensor:
     """Sum of the smoothed cross entropy over chosen targets. logits [b,t,v], ids [b,t], chosen [b,t-1] bool -> []."""
     targets = ids[:, 1:].masked_fill(~chosen, -100)
+    if fuses(logits):
+        every = F.pad(targets, (0, 1), value=-100)  # the last token predicts nothing
+        return fused_losses(logits.flatten(0, 1), every.flatten(), smoothing).sum()
     words = logits[:, :-1].float().flatten(0, 1)  # float first: one copy instead of two
     return F.cross_entropy(words, targets.flatten(), label_smoothing=smoothing, reduction="sum")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from made_shards import sample, write_manifest, write_shard
 
 from vglm_train.batch import PairBatch
-from vglm_train.config.check import BatchSplit
+from vglm_train.config.batch_split import BatchSplit
 from vglm_train.config.data import Data, Source
 from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.loader import Loader

@@ -51,6 +51,19 @@ def test_each_weight_becomes_the_nearest_level_of_its_block(dtype):
     torch.testing.assert_close((found - blocks).abs(), nearest, rtol=0.05, atol=0.01)  # products in `dtype`
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("size", [(4096, 1024), (70, 48), (3, 64), (5, 30)])
+def test_a_gpu_dequantises_to_the_same_numbers(dtype, size):
+    torch.manual_seed(0)
+    weight = torch.randn(*size).to(dtype)
+    weight[0] = 0
+    codes, scales = quantize(weight)
+    table = pair_table(dtype)
+    expected = dequantize(codes, scales, table, size, dtype)
+    assert torch.equal(dequantize(codes.cuda(), scales.cuda(), table.cuda(), size, dtype).cpu(), expected)
+
+
 def test_a_normal_weight_loses_as_much_as_nf4_does():
     torch.manual_seed(0)
     weight = torch.randn(64, 1024)

@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from vglm_train.config.model import QFormer as Shape
-from vglm_train.model.qformer.cuda_graphs import PassGraphs
+from vglm_train.model.qformer.cuda_graphs import PassGraphs, _Cast
 from vglm_train.model.qformer.qformer import QFormer, grouped
 
 ROWS, PLACES, TEXT, WIDTH, WORDS = 3, 5, 6, 24, 100
@@ -59,6 +59,24 @@ def assert_same(qformer: QFormer, other: QFormer, batches: list[tuple[Tensor, Te
         # one by one, autocast shares a weight's bf16 copy between the passes and adds their gradients in bf16
         error = (grad - grads_again[name]).norm() / grads_again[name].norm().clamp(min=1e-6)
         assert error < 0.02, name
+
+
+def test_weights_cast_together_have_the_gradients_of_weights_cast_alone() -> None:
+    draw = torch.Generator().manual_seed(0)
+    weights = [torch.randn(size, generator=draw).requires_grad_() for size in ((3, 4), (4,), (2,))]
+    buffers = [torch.empty_like(w, dtype=torch.bfloat16) for w in weights]
+    first, second, unused = _Cast.apply(buffers, *weights)
+    x = torch.randn(5, 4, generator=draw).bfloat16()
+    (x @ first.T).sum().backward(retain_graph=True)
+    (x * second).float().square().sum().backward()
+    found = [w.grad for w in weights]
+    assert torch.equal(unused, weights[2].bfloat16())
+    for w in weights:
+        w.grad = None
+    (x @ weights[0].bfloat16().T).sum().backward()
+    (x * weights[1].bfloat16()).float().square().sum().backward()
+    assert found[2] is None
+    assert all(torch.equal(grad, w.grad) for grad, w in zip(found[:2], weights))
 
 
 @gpu

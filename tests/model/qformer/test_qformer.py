@@ -52,6 +52,13 @@ def test_separate_is_two_passes(qformer, image, text):
     assert close(words, qformer.text(*text))
 
 
+def test_queries_alone_are_those_of_the_whole_pass(qformer, image, text):
+    keys = qformer.image_keys(image)
+    queries, words = qformer.joint(keys, *text, text=False)
+    assert torch.equal(queries, qformer.joint(keys, *text)[0])
+    assert words.shape[1] == 0
+
+
 def test_one_sequence_for_contrast_and_caption_is_three_passes(qformer, image, text):
     ids, mask = text
     caption_ids = ids.roll(1, 0)

@@ -28,6 +28,9 @@ class Encoder(Protocol):
     @property
     def fused(self) -> bool: ...
 
+    @property
+    def fp8(self) -> int: ...
+
     def parameters(self) -> Iterator[nn.Parameter]: ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -49,6 +52,7 @@ class Identity:
     seed: int | None  # of the crops; None where there is one view, which has nothing random
     version: int  # one of VERSIONS
     fused: bool = False  # whether a GPU's fused kernels computed it, which round in other places
+    fp8: int = 0  # version of the products in eight bits that computed it
 
     @classmethod
     def of(cls, config: Config, encoder: Encoder, fingerprint: str) -> Self:
@@ -68,6 +72,7 @@ class Identity:
             seed=config.run.seed if config.data.features.views > 1 else None,
             version=VERSIONS[image.decoder],
             fused=encoder.fused,
+            fp8=encoder.fp8,
         )
 
     @property
@@ -76,8 +81,8 @@ class Identity:
         return hashlib.sha256(self.json().encode()).hexdigest()[:16]
 
     def json(self) -> str:
-        """What holds, in words. `fused` stands only where it does, so that other stores keep their keys."""
-        said = {name: value for name, value in asdict(self).items() if name != "fused" or value}
+        """What holds, in words. `fused` and `fp8` stand only where they do, so that other stores keep their keys."""
+        said = {name: value for name, value in asdict(self).items() if name not in ("fused", "fp8") or value}
         return json.dumps(said, indent=2, sort_keys=True) + "\n"
 
     def crop(self, digest: bytes, view: int) -> random.Random:

@@ -122,6 +122,9 @@ class LanguageModel(nn.Module):
         """Whether activations are computed again in backward instead of kept. Call it after adapters are added."""
         raise NotImplementedError
 
+    def compile_blocks(self) -> None:
+        """torch.compile the blocks for training, where that is not done anyway. Call it after adapters are added."""
+
 
 def left_padded(embeds: Tensor, length: Tensor) -> tuple[Tensor, Tensor]:
     """Rows [b,s,e] of these lengths [b], padded on the right -> padded on the left, to the longest row.

@@ -2,15 +2,24 @@
 
 Scales are bf16: 0.25 bit a weight, where the paper's second quantisation takes 0.13.
 
+A GPU dequantises with one kernel (`nf4_triton.py`), which gives the same numbers.
+
 i inputs, o outputs, n = i * o weights, padded to whole blocks of 64.
 """
+
+import logging
+from functools import cache
+from subprocess import CalledProcessError
+from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from vglm_train.log import console
 from vglm_train.model.language.packed import PackedLinear
 
+log = logging.getLogger(console.LOGGER)
 BLOCK = 64  # weights that share a scale
 CHUNK = 2**18  # blocks quantised at once
 LEVELS = (
@@ -44,11 +53,19 @@ def pair_table(dtype: torch.dtype) -> Tensor:
     return table.view(torch.int64 if dtype == torch.float32 else torch.int32)[:, 0].clone()
 
 
+class Kernels(Protocol):
+    """What is needed of `nf4_triton`."""
+
+    def dequantize(self, codes: Tensor, scales: Tensor, pairs: Tensor, block: int) -> Tensor: ...
+
+
 def dequantize(codes: Tensor, scales: Tensor, table: Tensor, size: tuple[int, int], dtype: torch.dtype) -> Tensor:
     """The weight [o,i] in `dtype`; `table` is `pair_table(dtype)` on its device."""
+    o, i = size
+    if codes.is_cuda and (kernels := _kernels()):
+        return kernels.dequantize(codes, scales, table.view(dtype), BLOCK)[: o * i].view(o, i)
     weights = table.index_select(0, codes.int()).view(dtype).view(-1, BLOCK)
     weights.mul_(scales[:, None].to(dtype))
-    o, i = size
     return weights.flatten()[: o * i].view(o, i)
 
 
@@ -75,3 +92,17 @@ class Nf4Linear(PackedLinear):
         assert self.codes is not None
         assert self.scales is not None
         return dequantize(self.codes, self.scales, self.pairs, (self.outputs, self.inputs), self.dtype)
+
+
+@cache
+def _kernels() -> Kernels | None:
+    """None, with one warning, where they cannot be built."""
+    try:
+        from vglm_train.model.language import nf4_triton
+
+        codes = torch.zeros(BLOCK // 2, dtype=torch.uint8, device="cuda")
+        nf4_triton.dequantize(codes, torch.zeros(1, device="cuda"), torch.zeros(512, device="cuda"), BLOCK)
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("training in nf4 is slower without triton and a C compiler (%s)", error)
+        return None
+    return nf4_triton

@@ -23,34 +23,56 @@ class PassGraphs:
     """A forward and a backward graph for every shape of a pass, recorded when the shape first occurs.
 
     Operations and random numbers are the same as without graphs. A shape may run only once before its backward, since
-    a graph keeps what backward needs in one buffer.
+    a graph keeps what backward needs in one buffer. Under autocast all weights are cast together, once for the passes
+    over the same images, instead of one by one in each.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
         self._pass = _Pass(blocks)
         named = dict(self._pass.named_parameters())
         self._names, self._parameters = tuple(named), tuple(named.values())
+        self._buffers: dict[torch.dtype, list[Tensor]] = {}  # of the cast weights, which graphs read in place
+        self._cast: Sequence[Tensor] | None = None  # the weights of the passes over these images
         self._recorded: dict[tuple[object, ...], Recording] = {}
 
-    def __call__(self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor) -> Tensor:
-        """The blocks' output for hidden [n,s,d], of which the first `queries` tokens are queries."""
+    def start(self) -> None:
+        """Other images follow, and perhaps other weights."""
+        self._cast = None
+
+    def __call__(
+        self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor, text: bool = True
+    ) -> Tensor:
+        """The blocks' output for hidden [n,s,d], the first `queries` tokens of which are queries."""
         rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
         inputs = (hidden, bias, *(group.packed for groups in keys for group in groups))
-        layout = (queries, rows_each, *(tuple(x.shape) for x in inputs))
+        layout = (queries, rows_each, text, *(tuple(x.shape) for x in inputs))
+        weights = self._weights(hidden.device.type)
         if layout not in self._recorded:
-            self._recorded[layout] = Recording(self._function(queries, rows_each), inputs, self._parameters)
-        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *self._parameters)
+            self._recorded[layout] = Recording(self._function(queries, rows_each, text), inputs, weights)
+        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *weights)
         return output
 
     def __len__(self) -> int:
         """Number of recorded shapes."""
         return len(self._recorded)
 
-    def _function(self, queries: int, rows_each: RowsEach) -> Callable[..., Tensor]:
+    def _weights(self, device: str) -> Sequence[Tensor]:
+        """The parameters in autocast's dtype."""
+        if not torch.is_autocast_enabled(device):
+            return self._parameters
+        if self._cast is None:
+            dtype = torch.get_autocast_dtype(device)
+            if dtype not in self._buffers:
+                self._buffers[dtype] = [torch.empty_like(p, dtype=dtype) for p in self._parameters]
+            self._cast = apply(_Cast, self._buffers[dtype], *self._parameters)
+        return self._cast
+
+    def _function(self, queries: int, rows_each: RowsEach, text: bool) -> Callable[..., Tensor]:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
             hidden, bias, *packed = inputs
             weights = dict(zip(self._names, parameters, strict=True))
-            output: Tensor = torch.func.functional_call(self._pass, weights, (hidden, queries, packed, rows_each, bias))
+            given = (hidden, queries, packed, rows_each, bias, text)
+            output: Tensor = torch.func.functional_call(self._pass, weights, given)
             return output
 
         return run
@@ -95,6 +117,24 @@ class Recording:
         return torch.autograd.grad(output, self._needed, grad, allow_unused=True)
 
 
+class _Cast(torch.autograd.Function):
+    """Copies parameters to buffers of another dtype, and their gradients back, each in a few launches."""
+
+    @staticmethod
+    def forward(ctx: Any, buffers: list[Tensor], *parameters: Tensor) -> tuple[Tensor, ...]:
+        ctx.set_materialize_grads(False)
+        ctx.dtypes = [p.dtype for p in parameters]
+        torch._foreach_copy_(buffers, parameters)
+        return tuple(buffer.detach() for buffer in buffers)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor | None) -> Any:
+        wide = [None if x is None else torch.empty_like(x, dtype=dtype) for x, dtype in zip(grads, ctx.dtypes)]
+        torch._foreach_copy_([x for x in wide if x is not None], [x for x in grads if x is not None])
+        return None, *wide
+
+
 class _Replay(torch.autograd.Function):
     """Runs a recording on real inputs and parameters."""
 
@@ -124,16 +164,11 @@ class _Pass(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
     def forward(
-        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], rows_each: RowsEach, bias: Tensor
+        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], rows_each: RowsEach, bias: Tensor, text: bool
     ) -> Tensor:
         """`packed`: the keys of all blocks' groups of images [.,p,2d], one after the other."""
         left = iter(packed)
-        for block, each in zip(self.blocks, rows_each, strict=True):
-            images = [_unpack(block, next(left), rows) for rows in each]
-            hidden, _ = block(hidden, queries, images, bias)
+        for number, (block, each) in enumerate(zip(self.blocks, rows_each, strict=True), 1):
+            images = [ImageKey(next(left), rows) for rows in each]
+            hidden, _ = block(hidden, queries, images, bias, text=text or number < len(self.blocks))
         return hidden
-
-
-def _unpack(block: Block, packed: Tensor, rows_each: int) -> ImageKey:
-    assert block.cross is not None
-    return block.cross.unpack(packed)._replace(rows_each=rows_each)

@@ -1,6 +1,6 @@
 """The parts of one Q-Former block: post-norm BERT layers (arXiv:1810.04805) with shared self-attention.
 
-n rows, s = q queries + t text tokens, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s or p,d/heads].
+n rows, s = q queries + t text tokens, p image tokens, d width. A KeyValue is (k, v), each [n,heads,s,d/heads].
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vglm_train.config.model import QFormer
 from vglm_train.model.norm import LayerNorm
+from vglm_train.model.qformer.attention import attend, scaled_dot_products, split_heads
 
 KeyValue = tuple[Tensor, Tensor]
 EPS = 1e-12
@@ -20,9 +21,7 @@ EPS = 1e-12
 class ImageKey(NamedTuple):
     """Keys and values of n images for one block. `rows_each` consecutive rows of the Q-Former read each image."""
 
-    packed: Tensor  # [n,p,2d]
-    key: Tensor  # [n,heads,p,d/heads], a view of `packed`
-    value: Tensor
+    packed: Tensor  # keys and values [n,p,2d]
     rows_each: int = 1
 
 
@@ -35,23 +34,14 @@ class Attention(nn.Module):
         self.output = nn.Linear(width, width)
         self.norm = LayerNorm(width, EPS)
 
-    def attend(self, q: Tensor, key_value: KeyValue, bias: Tensor | None) -> Tensor:
-        """q [n,heads,s,d/heads], bias broadcast to [n,heads,s,s'] -> [n,s,d]."""
-        dropout = self.dropout if self.training else 0.0
-        x = F.scaled_dot_product_attention(q, *key_value, attn_mask=bias, dropout_p=dropout)
-        return x.transpose(1, 2).flatten(2)
+    def attend(self, x: Tensor, image: Tensor | None, bias: Tensor | None) -> Tensor:
+        """See `attention.attend`."""
+        return attend(x, image, self.heads, bias, self.dropout if self.training else 0.0)
 
     def add(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Output projection of the attention's result, residual and norm: [n,s,d] each -> [n,s,d]."""
         normed: Tensor = self.norm(F.dropout(self.output(x), self.dropout, self.training) + hidden)
         return normed
-
-    def split(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
-        """[n,s,parts*d] -> `parts` of [n,heads,s,d/heads], without a copy."""
-        n, s, width = x.shape
-        each = x.view(n, s, parts, self.heads, width // parts // self.heads).unbind(2)
-        # transposed only now: backward then stacks gradients in memory order, several times faster
-        return tuple(part.transpose(1, 2) for part in each)
 
 
 class SelfAttention(Attention):
@@ -61,9 +51,14 @@ class SelfAttention(Attention):
 
     def forward(self, hidden: Tensor, bias: Tensor | None, past: KeyValue | None) -> tuple[Tensor, KeyValue]:
         """hidden [n,s,d]; `past` precedes it -> ([n,s,d], keys and values of `hidden` alone)."""
-        q, k, v = self.split(self.qkv(hidden), 3)
-        whole = (k, v) if past is None else (torch.cat((past[0], k), 2), torch.cat((past[1], v), 2))
-        return self.add(hidden, self.attend(q, whole, bias)), (k, v)
+        x = self.qkv(hidden)
+        q, k, v = split_heads(x, 3, self.heads)
+        if past is None:
+            attended = self.attend(x, None, bias)
+        else:
+            whole = torch.cat((past[0], k), 2), torch.cat((past[1], v), 2)
+            attended = scaled_dot_products(q, *whole, bias, self.dropout if self.training else 0.0)
+        return self.add(hidden, attended), (k, v)
 
 
 class CrossAttention(Attention):
@@ -74,21 +69,17 @@ class CrossAttention(Attention):
 
     def keys(self, image: Tensor) -> ImageKey:
         """Image tokens [n,p,c] -> what `forward` needs of them."""
-        return self.unpack(self.key_value(image))
-
-    def unpack(self, packed: Tensor) -> ImageKey:
-        key, value = self.split(packed, 2)
-        return ImageKey(packed, key, value)
+        return ImageKey(self.key_value(image))
 
     def forward(self, hidden: Tensor, images: Sequence[ImageKey]) -> Tensor:
         """Queries [n,q,d] attend to the images of their rows, group by group -> [n,q,d]."""
         queries, width = hidden.shape[1:]
-        groups = self.query(hidden).split([group.key.shape[0] * group.rows_each for group in images])
+        groups = self.query(hidden).split([len(group.packed) * group.rows_each for group in images])
         outputs = []
         for rows, group in zip(groups, images):
             # the rows of one image are consecutive: as one longer row they read its keys once
-            (q,) = self.split(rows.view(group.key.shape[0], -1, width), 1)
-            outputs.append(self.attend(q, (group.key, group.value), None).view(-1, queries, width))
+            longer = rows.view(len(group.packed), -1, width)
+            outputs.append(self.attend(longer, group.packed, None).view(-1, queries, width))
         return self.add(hidden, torch.cat(outputs) if len(outputs) > 1 else outputs[0])
 
 
@@ -125,9 +116,11 @@ class Block(nn.Module):
         bias: Tensor | None,
         past: KeyValue | None = None,
         keep: bool = False,
+        text: bool = True,
     ) -> tuple[Tensor, KeyValue | None]:
         """hidden [n,s,d], of which the first `queries` tokens are queries -> [n,s,d], and with `keep` keys and values.
 
+        `text` False: nothing reads what becomes of the text, so that only the queries [n,q,d] are computed to the end.
         Unneeded outputs are not returned: compiled, they would get gradients of zeros.
         """
         hidden, key_value = self.attention(hidden, bias, past)
@@ -136,10 +129,10 @@ class Block(nn.Module):
             assert self.text_mlp is not None
             return self.text_mlp(hidden), kept
         parts = hidden.split((queries, hidden.shape[1] - queries), 1)
-        query, text = (part.contiguous() for part in parts)  # once, rather than in each operation below
+        query, words = (part.contiguous() for part in parts)  # once, rather than in each operation below
         if self.cross is not None:
             query = self.cross(query, images)
         query = self.query_mlp(query)
-        if text.shape[1] == 0 or self.text_mlp is None:  # None: nothing reads the text after the last block
+        if words.shape[1] == 0 or self.text_mlp is None or not text:
             return query, kept
-        return torch.cat((query, self.text_mlp(text)), 1), kept
+        return torch.cat((query, self.text_mlp(words)), 1), kept

@@ -75,20 +75,22 @@ class QFormer(nn.Module):
 
     def image_keys(self, image: Tensor) -> Keys:
         """Image tokens [n,p,c] -> what each block's cross-attention needs of them; one call serves every pass."""
+        if self.graphs is not None:
+            self.graphs.start()
         return [() if block.cross is None else (block.cross.keys(image),) for block in self.blocks]
 
     def select(self, keys: Keys, rows: Tensor) -> Keys:
         """The keys of chosen images, rows [k] int64, repeats allowed."""
         return [
-            () if block.cross is None else (block.cross.unpack(apply(_Select, groups[0].packed, rows)),)
+            () if block.cross is None else (ImageKey(apply(_Select, groups[0].packed, rows)),)
             for groups, block in zip(keys, self.blocks, strict=True)
         ]
 
-    def queries(self, keys: Keys) -> tuple[Tensor, Cache]:
-        """The queries read the images alone -> ([n,q,d], the cache that `caption` needs)."""
-        rows = next(groups[0].key.shape[0] for groups in keys if groups)
+    def queries(self, keys: Keys, keep: bool = True) -> tuple[Tensor, Cache]:
+        """The queries read the images alone -> ([n,q,d], the cache that `caption` needs, empty unless `keep`)."""
+        rows = next(len(groups[0].packed) for groups in keys if groups)
         hidden = self._query_states(rows)
-        return self._run(hidden, hidden.shape[1], keys, None, keep=True)
+        return self._run(hidden, hidden.shape[1], keys, None, keep=keep)
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Sentences alone: ids [n,t], mask [n,t] bool -> [n,t,d]."""
@@ -96,16 +98,21 @@ class QFormer(nn.Module):
         return self._run(hidden, 0, None, masks.separate(mask, 0))[0]
 
     def joint(
-        self, keys: Keys, ids: Tensor, mask: Tensor, attend: Literal["separate", "full", "causal"] = "full"
+        self,
+        keys: Keys,
+        ids: Tensor,
+        mask: Tensor,
+        attend: Literal["separate", "full", "causal"] = "full",
+        text: bool = True,
     ) -> tuple[Tensor, Tensor]:
-        """Queries and text in one sequence -> ([n,q,d], [n,t,d]; without text if the Q-Former does not write).
+        """Queries and text in one sequence -> ([n,q,d], [n,t,d]; [n,0,d] without `text` or if the Q-Former only reads).
 
         ids [n,t] and mask [n,t] bool: for each image of each group of `keys`, its `rows_each` sentences in order.
         """
         query = self._query_states(ids.shape[0])
         q = query.shape[1]
         hidden = torch.cat((query, self._text_states(ids)), 1)
-        hidden = self._states(hidden, q, keys, MASKS[attend](mask, q))
+        hidden = self._states(hidden, q, keys, MASKS[attend](mask, q), text)
         return hidden[:, :q], hidden[:, q:]
 
     def caption(self, cache: Cache, ids: Tensor, mask: Tensor) -> Tensor:
@@ -136,11 +143,11 @@ class QFormer(nn.Module):
         assert self.embeddings is not None, "this Q-Former was built without its text side"
         return F.dropout(self.norm(self.embeddings(ids)), self.dropout, self.training)
 
-    def _states(self, hidden: Tensor, queries: int, keys: Keys, mask: Tensor) -> Tensor:
+    def _states(self, hidden: Tensor, queries: int, keys: Keys, mask: Tensor, text: bool = True) -> Tensor:
         """`_run` without a cache; in training as CUDA graphs, if `graphs` is set."""
         if self.graphs is not None and self.training and torch.is_grad_enabled():
-            return self.graphs(hidden, queries, keys, _additive(mask, hidden))
-        return self._run(hidden, queries, keys, mask)[0]
+            return self.graphs(hidden, queries, keys, _additive(mask, hidden), text)
+        return self._run(hidden, queries, keys, mask, text=text)[0]
 
     def _run(
         self,
@@ -150,13 +157,14 @@ class QFormer(nn.Module):
         mask: Tensor | None,
         past: Cache | None = None,
         keep: bool = False,
+        text: bool = True,
     ) -> tuple[Tensor, Cache]:
-        """`keep`: fill the cache, which is empty otherwise."""
+        """`keep`: fill the cache, which is empty otherwise. `text`: also what becomes of the text after queries."""
         bias = None if mask is None else _additive(mask, hidden)
         cache: Cache = []
         for number, block in enumerate(self.blocks):
             images, before = keys[number] if keys else (), past[number] if past else None
-            inputs = (hidden, queries, images, bias, before, keep)
+            inputs = (hidden, queries, images, bias, before, keep, text or number < len(self.blocks) - 1)
             if self.recompute and self.training:
                 hidden, key_value = checkpoint(block, *inputs, use_reentrant=False)
             else:

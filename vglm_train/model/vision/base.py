@@ -6,6 +6,8 @@ from typing import Any, Self
 import torch
 from torch import Tensor, nn
 
+from vglm_train.model.vision.fp8 import VERSION, Fp8Linear
+
 
 class Encoder(nn.Module):
     """A stack of blocks over tokens. Calling it runs the stem and all blocks."""
@@ -43,6 +45,11 @@ class VisionEncoder(nn.Module):
         """Whether its numbers are those of fused kernels, which round in other places."""
         on_gpu = next(self.encoder.parameters()).is_cuda
         return self.encoder.fused and on_gpu and self.dtype in (torch.float16, torch.bfloat16)
+
+    @property
+    def fp8(self) -> int:
+        """Which version of products in eight bits it has; 0: none."""
+        return VERSION if any(isinstance(module, Fp8Linear) for module in self.encoder.modules()) else 0
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode: `model.train()` must not switch on a frozen tower's dropout."""

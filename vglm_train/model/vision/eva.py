@@ -11,23 +11,29 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
+from vglm_train.model.vision import in_place
 from vglm_train.model.vision.base import Encoder
+from vglm_train.model.vision.fp8 import Fp8Linear, Rows, gelu_rows, norm_rows
 from vglm_train.model.vision.fused import add_norm, gelu_linear
 
 EPS = 1e-6
+WIDE = 4  # blocks whose MLP stays in bf16 where the rest is in eight bits: see `fp8`
+Normed = Tensor | Rows
 
 
 class Attention(nn.Module):
-    def __init__(self, width: int, heads: int) -> None:
+    def __init__(self, width: int, heads: int, eight_bits: bool) -> None:
         super().__init__()
         self.heads = heads
         # the key third of the bias is zero in every published EVA; a constant on all keys changes no attention
-        self.qkv = nn.Linear(width, 3 * width)
-        self.output = nn.Linear(width, width)
+        self.qkv = Fp8Linear(width, 3 * width) if eight_bits else nn.Linear(width, 3 * width)
+        self.output = nn.Linear(width, width)  # quantising what it reads would take as long as it saves
 
-    def forward(self, x: Tensor) -> Tensor:
-        n, p, c = x.shape
-        qkv = self.qkv(x).view(n, p, 3, self.heads, c // self.heads)
+    def forward(self, normed: Normed) -> Tensor:
+        qkv: Tensor = self.qkv(normed)
+        n, p, _ = qkv.shape
+        c = self.output.in_features
+        qkv = qkv.view(n, p, 3, self.heads, c // self.heads)
         q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
         x = F.scaled_dot_product_attention(q, k, v)
         output: Tensor = self.output(x.transpose(1, 2).reshape(n, p, c))
@@ -35,23 +41,30 @@ class Attention(nn.Module):
 
 
 class Mlp(nn.Module):
-    def __init__(self, width: int, hidden: int) -> None:
+    def __init__(self, width: int, hidden: int, eight_bits: bool) -> None:
         super().__init__()
-        self.up = nn.Linear(width, hidden)
-        self.down = nn.Linear(hidden, width)
+        linear = Fp8Linear if eight_bits else nn.Linear
+        self.up = linear(width, hidden)
+        self.down = linear(hidden, width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        output: Tensor = self.down(gelu_linear(self.up, x))
+    def forward(self, x: Normed) -> Tensor:
+        if isinstance(x, Rows):
+            assert isinstance(self.up, Fp8Linear)
+            hidden: Normed = gelu_rows(self.up, x)
+        else:
+            hidden = gelu_linear(self.up, x)
+        output: Tensor = self.down(hidden)
         return output
 
 
 class Block(nn.Module):
-    def __init__(self, width: int, heads: int, mlp_width: int) -> None:
+    def __init__(self, config: Vision, number: int) -> None:
         super().__init__()
+        width, eight_bits = config.width, config.dtype == "fp8"
         self.norm1 = nn.LayerNorm(width, EPS)
-        self.attention = Attention(width, heads)
+        self.attention = Attention(width, config.heads, eight_bits)
         self.norm2 = nn.LayerNorm(width, EPS)
-        self.mlp = Mlp(width, mlp_width)
+        self.mlp = Mlp(width, config.mlp_width, eight_bits and number >= WIDE)
 
     def forward(self, x: Tensor) -> Tensor:
         x, added = self.residual(x, None)
@@ -59,9 +72,16 @@ class Block(nn.Module):
 
     def residual(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
         """Both parts of the block's output, whose sum the next block takes together with its first norm."""
-        x, normed = add_norm(x, added, self.norm1)
-        x, normed = add_norm(x, self.attention(normed), self.norm2)
+        x, normed = _add_norm(x, added, self.norm1, self.attention.qkv)
+        x, normed = _add_norm(x, self.attention(normed), self.norm2, self.mlp.up)
         return x, self.mlp(normed)
+
+
+def _add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm, reader: nn.Linear) -> tuple[Tensor, Normed]:
+    """As `add_norm`, with the norm as `reader` multiplies it."""
+    if isinstance(reader, Fp8Linear) and reader.active:
+        return norm_rows(x, added, norm)
+    return add_norm(x, added, norm)
 
 
 class EvaVit(Encoder):
@@ -79,7 +99,7 @@ class EvaVit(Encoder):
         self.patches = nn.Conv2d(3, width, patch, stride=patch)
         self.class_token = nn.Parameter(torch.zeros(width))
         self.positions = nn.Parameter(torch.zeros(1 + (config.image_size // patch) ** 2, width))
-        blocks = nn.ModuleList(Block(width, config.heads, config.mlp_width) for _ in range(config.depth))
+        blocks = nn.ModuleList(Block(config, number) for number in range(config.depth))
         self.blocks: Sequence[Block] = blocks  # type: ignore[assignment]
         self.reset()
 
@@ -103,6 +123,8 @@ class EvaVit(Encoder):
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block."""
         x, added = self.stem(pixels), None
+        if in_place.applies(self.blocks, x):
+            return in_place.run(self.blocks, x)
         for block in self.blocks:
             x, added = block.residual(x, added)
         return x if added is None else x + added

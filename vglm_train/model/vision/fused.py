@@ -6,16 +6,15 @@ was: 0.0161 and 0.0159 in bf16, 0.00201 and 0.00200 in fp16.
 """
 
 import logging
-from collections.abc import Callable
 from functools import cache
 from subprocess import CalledProcessError
+from types import ModuleType
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 HALF = (torch.float16, torch.bfloat16)
-AddNorm = Callable[[Tensor, Tensor, Tensor, Tensor, float], tuple[Tensor, Tensor]]
 log = logging.getLogger("vglm_train")
 
 
@@ -40,21 +39,22 @@ def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tenso
     """x and what is added to it [..., c] -> their sum and norm(sum)."""
     if added is None:
         return x, norm(x)
-    if fuses(x) and x.is_contiguous() and added.is_contiguous() and (kernel := _add_norm_kernel()):
-        return kernel(x, added, norm.weight, norm.bias, norm.eps)
+    if fuses(x) and x.is_contiguous() and added.is_contiguous() and (found := kernels()):
+        both: tuple[Tensor, Tensor] = found.add_norm(x, added, norm.weight, norm.bias, norm.eps)
+        return both
     x = x + added
     return x, norm(x)
 
 
 @cache
-def _add_norm_kernel() -> AddNorm | None:
-    """None, with one warning, where the kernel cannot be built."""
+def kernels() -> ModuleType | None:
+    """None, with one warning, where they cannot be built."""
     try:
-        from vglm_train.model.vision.add_norm_triton import add_norm as kernel
+        from vglm_train.model.vision import add_norm_triton
 
         row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
-        kernel(row, row, row[0], row[0], 1e-6)
+        add_norm_triton.add_norm(row, row, row[0], row[0], 1e-6)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         log.warning("the image encoder runs 5 %% slower without triton and a C compiler (%s)", error)
         return None
-    return kernel
+    return add_norm_triton

@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 
 import pytest
 import torch
@@ -81,6 +82,29 @@ def test_logits_and_gradients_are_those_of_transformers(tmp_path, family):
     model.recompute(True)
     (again,) = torch.autograd.grad((model.score(embeds, whole)[0] * noise).sum(), embeds)
     assert torch.equal(again, found)
+
+
+def test_compiled_blocks_score_the_same_and_answer_uncompiled(tmp_path, monkeypatch):
+    # traced and differentiated as on a GPU; C++ instead of Triton would take minutes to build
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
+    model, whole = language(tmp_path, "flan-t5"), batch()
+    embeds, decoding = model.embed(whole.input_ids).requires_grad_(), Decoding(max_new=4)
+    names, answers = list(model.state_dict()), model.generate(embeds, whole, decoding, END)
+    logits, _ = model.score(embeds, whole)
+    noise = torch.randn(logits.shape, generator=torch.Generator().manual_seed(2))
+    (grad,) = torch.autograd.grad((logits * noise).sum(), embeds)
+    model.compile_blocks()
+    for recompute in (False, True):
+        model.recompute(recompute)
+        again, _ = model.score(embeds, whole)
+        (grad_again,) = torch.autograd.grad((again * noise).sum(), embeds)
+        torch.testing.assert_close(again, logits, **like(logits))
+        torch.testing.assert_close(grad_again, grad, **like(grad))
+    compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"]
+    assert compiled > 0
+    assert list(model.state_dict()) == names
+    assert torch.equal(model.generate(embeds, whole, decoding, END), answers)
+    assert torch._dynamo.utils.counters["stats"]["unique_graphs"] == compiled
 
 
 @pytest.mark.parametrize("family", ["t5", "flan-t5", "bart"])

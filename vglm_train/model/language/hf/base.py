@@ -5,9 +5,10 @@ The architectures are those of transformers.
 b rows, s tokens, m targets, d width of the head's input, e embedding width, v vocabulary.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
+from types import MethodType
 from typing import Any
 
 import torch
@@ -32,6 +33,8 @@ class HuggingFaceLanguage(LanguageModel):
         """`classes` is transformers' table of a kind of model: configuration class -> model class."""
         super().__init__()
         self.dtype = DTYPES[config.dtype]
+        self._recomputed = False
+        self._compiled: dict[type[nn.Module], Callable[..., Any]] = {}  # forward of each kind of block
         content = read_config(config)
         source, seq2seq = source_of(config), config.family == "seq2seq"
         shape = configuration(content, source)
@@ -74,9 +77,22 @@ class HuggingFaceLanguage(LanguageModel):
         use_prefixes(self.model)
 
     def recompute(self, on: bool) -> None:
+        self._recomputed = on
+        self._wrap_blocks()
+
+    def compile_blocks(self) -> None:
+        kinds = {type(block) for block in self.blocks()}
+        # one function for all blocks of a kind: a shape compiles once and not once a block
+        torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
+        self._compiled = {kind: _with_gradient(kind.forward, torch.compile(kind.forward)) for kind in kinds}
+        self._wrap_blocks()
+
+    def _wrap_blocks(self) -> None:
         for block in self.blocks():
             vars(block).pop("forward", None)
-            if on:
+            if compiled := self._compiled.get(type(block)):
+                block.forward = MethodType(compiled, block)
+            if self._recomputed:
                 forward = partial(checkpoint, block.forward, use_reentrant=False, preserve_rng_state=self.random)
                 block.forward = forward
 
@@ -127,6 +143,15 @@ class HuggingFaceLanguage(LanguageModel):
         head = self.model.get_output_embeddings()
         if content.get("tie_word_embeddings") is False and head.weight is self.embeddings.weight:
             head.weight = nn.Parameter(head.weight.detach().clone())
+
+
+def _with_gradient(plain: Callable[..., Any], compiled: Callable[..., Any]) -> Callable[..., Any]:
+    """`compiled` in training, `plain` without gradient: answers grow, and each length would compile anew."""
+
+    def forward(block: nn.Module, *inputs: Any, **options: Any) -> Any:
+        return (compiled if torch.is_grad_enabled() else plain)(block, *inputs, **options)
+
+    return forward
 
 
 def first_id(*candidates: int | list[int] | None) -> int:
