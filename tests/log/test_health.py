@@ -61,8 +61,10 @@ def test_held_out_pairs_that_are_told_apart_are_not_blind():
     assert codes(logged) == ["learning", "waiting", "left"]
 
 
-def test_what_is_not_finite_comes_first():
-    logged = [*rows("healthy", 4000), (4050, {"train/loss": float("nan"), "train/steps_not_finite": 90.0})]
+@pytest.mark.parametrize("newest", [{"train/loss": float("nan")}, {"train/lr": 1e-4, "train/grad_norm": float("nan")}])
+def test_what_is_not_finite_comes_first(newest):
+    """A row in which no step was applied has no loss at all."""
+    logged = [*rows("healthy", 4000), (4050, {**newest, "train/steps_not_finite": 90.0})]
     found = health(logged).notes()
     assert line(found, "en").startswith("the loss is not finite since step 4000; ")
     assert ("skipped", "warn") in [(note.code, note.kind) for note in found]

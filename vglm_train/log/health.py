@@ -58,8 +58,10 @@ class Health:
     def _learning(self) -> Note:
         """By the losses alone: in warm-up, falling, risen again, or neither."""
         history, info = self.history, self.info
-        if not history.finite.get("train/loss", True):
-            return Note("not_finite", "bad", {"step": (list(history.series("train/loss")[0]) or [0])[-1]})
+        rows, losses = (history.series(name)[0] for name in ("train/lr", "train/loss"))
+        last = losses[-1] if losses else 0.0
+        if not history.finite.get("train/loss", True) or (rows and rows[-1] > last):  # rows without a finite step
+            return Note("not_finite", "bad", {"step": last})
         for name in sorted(n for n in history.names() if n.startswith("train/loss_")):
             if found := evidence.rise(history, name):
                 best, now = found.best, found.now

@@ -27,7 +27,7 @@ class HealthSink:
     def write(self, step: int, row: Row) -> None:
         """Take a row. What two checks have found is said, so that a value at its limit does not repeat itself."""
         self.health.add(step, row)
-        if step < self._next or "train/loss" not in row:
+        if step < self._next or not any(name.startswith("train/") for name in row):
             return
         self._next = step + CHECK_EVERY * self.info.total_steps
         notes = self.health.notes()

@@ -75,9 +75,9 @@ class WatchedRun:
         if (self.folder / BUNDLE).is_dir() and not alive:
             return [Note("complete", "ok")]
         silent = time.time() - (_stamp(self.folder / METRICS) or time.time())
+        if not alive and "stopped at step" in self._last_words():
+            return [Note("stopped", "fact", {"step": step})]
         if alive is False:
-            if "stopped at step" in self._last_words():
-                return [Note("stopped", "fact", {"step": step})]
             values = {"step": step, "steps": total or "?", "checkpoint": self._checkpoint()}
             return [Note("killed", "bad", values)]
         return [Note("silent", "warn", {"seconds": silent})] if silent > SILENT else []
