@@ -1,10 +1,12 @@
 """The command `vglm`, and `python -m vglm_train`: `vglm NAME ...` runs one of the commands below."""
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
 
 from vglm_train.command import called_as
+from vglm_train.progress import STYLES, VARIABLE
 from vglm_train.version import __version__
 
 COMMANDS = {
@@ -28,6 +30,13 @@ HELP, VERSION = ("-h", "--help", "help"), ("-V", "--version")
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command that the first argument names. Exit status: the command's; 2 for one that does not exist."""
     arguments = list(sys.argv[1:] if argv is None else argv)
+    if arguments[:1] == ["--progress"]:
+        if arguments[1:2] and arguments[1] in STYLES:
+            os.environ[VARIABLE] = arguments[1]  # of this process and those that it starts
+            del arguments[:2]
+        else:
+            print(f"error: --progress: give one of {', '.join(STYLES)}, before the command", file=sys.stderr)
+            return 2
     name = arguments[0] if arguments else "help"
     if name in HELP:
         print(_overview())
@@ -46,7 +55,15 @@ def main(argv: Sequence[str] | None = None) -> int:
 def _overview() -> str:
     width = max(map(len, COMMANDS))
     lines = [f"  {name:<{width}}  {what}" for name, (_, what) in COMMANDS.items()]
-    return "\n".join(["usage: vglm COMMAND ...", "", *lines, "", "vglm COMMAND --help says more."])
+    return "\n".join(
+        [
+            "usage: vglm [--progress bar|json|off] COMMAND ...",
+            "",
+            *lines,
+            "",
+            "vglm COMMAND --help says more. --progress: how long commands show how far they are.",
+        ]
+    )
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ read only what has changed since.
 import hashlib
 import json
 import os
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -15,10 +14,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vglm_train.errors import UserError
 from vglm_train.files import sha256, user_cache, write_json
+from vglm_train.progress import Progress
 
 WEIGHTS = (".safetensors", ".bin", ".pt", ".pth", ".ckpt")
 SHAPES = ("config.json", "model_config.json")  # of Hugging Face, of SAT
@@ -67,10 +65,8 @@ def content_hashes(files: Iterable[Path]) -> dict[Path, str]:
     states = {file: _state(file) for file in files}
     found = {file: known for file, state in states.items() if (known := cache.get(file, state)) is not None}
     unread = {file: state for file, state in states.items() if file not in found}
-    interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
     total = sum(state[0] for state in unread.values())
-    bar = tqdm(total=total, unit="B", unit_scale=True, desc="fingerprint", delay=2, mininterval=interval)
-    with bar, ThreadPoolExecutor(THREADS) as pool:
+    with Progress(total, "B", "fingerprint") as bar, ThreadPoolExecutor(THREADS) as pool:
         for file, hashed in zip(unread, pool.map(_read, unread)):
             found[file] = hashed
             bar.update(unread[file][0])

@@ -31,11 +31,13 @@ from vglm_train.engine.watch import Watch
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
 from vglm_train.log import console, sinks
 from vglm_train.log.alarms import Alarms
-from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples
+from vglm_train.log.health_sink import HealthSink
+from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples, read_rows
 from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.sink import Sink
 from vglm_train.log.startup import Startup
+from vglm_train.log.tensorboard import TensorBoardSink
 from vglm_train.log.throughput import Throughput
 from vglm_train.log.wandb_sink import WandbSink
 from vglm_train.model.visual import VisualModel
@@ -254,6 +256,8 @@ class _Run:
             sinks.JsonlSink(folder, resume_step),
             sinks.ConsoleSink(self.plan.steps, resume_step),
             Alarms.resume(self.info, folder),
+            HealthSink(self.info, read_rows(folder / METRICS)),
+            *([TensorBoardSink(folder)] if config.log.tensorboard else []),
         ]
         if config.log.wandb.mode != "disabled":
             resolved, source = dataclasses.asdict(config), self.stage.source()

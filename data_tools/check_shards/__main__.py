@@ -29,6 +29,7 @@ from vglm_train.data.shards.manifest import NAME, Manifest
 from vglm_train.data.shards.shard import Shard
 from vglm_train.data.shards.tar import read_tar_index
 from vglm_train.errors import UserError
+from vglm_train.progress import Progress
 
 SHOWN = 10  # damaged samples of one cause, and problems, on the console
 COMPRESSED = (".tgz", ".tar.gz", ".tar.bz2", ".tar.xz", ".tar.zst")
@@ -107,7 +108,7 @@ def check(folder: Path, names: Sequence[str], workers: int, write: bool = False)
     """Read the shards `names` of `folder` in full, in parallel; in their order. `write`: also write their indices."""
     sizes = {name: (folder / name).stat().st_size for name in names}
     done: dict[str, ShardCheck] = {}
-    with cli.progress(sum(sizes.values()), "B", "check") as bar:
+    with Progress(sum(sizes.values()), "B", "check") as bar:
         for name, each in spread(partial(check_shard, folder, write), names, workers, check_shard.__module__):
             done[name] = each
             bar.update(sizes[name])

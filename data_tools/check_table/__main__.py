@@ -38,6 +38,7 @@ from vglm_train.data.tables.holdout import held
 from vglm_train.data.tables.leaks import find_leaks, named_pictures, same_pictures
 from vglm_train.data.tables.table import Table
 from vglm_train.data.tables.unread import describe_unread
+from vglm_train.progress import Progress
 
 TYPES = 12  # kinds of question whose commonest answer is shown
 LONG = 40  # characters of an answer that are shown
@@ -109,7 +110,7 @@ def compare(first: TableScan, second: TableScan) -> dict[str, Any]:
     shared: dict[str, Any] = {"table": str(second.table.path), "groups": groups, "nameless": nameless}
     shared["rows"] = leaks.rows
     if not (first.opened and second.opened):
-        with cli.progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
+        with Progress(len(first.usable) + len(second.usable), "row", "compare") as bar:
             named = [named_pictures(side, bar.update) for side in sides]
         return {**shared, "same": same_pictures(*named), "near": None}
     known = {each.content: first.names[n] for n, each in sorted(first.pictures.known.items()) if each.damage is None}

@@ -16,13 +16,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from data_tools.check_table.pictures import OpenedPictures, open_file, open_picture
-from data_tools.common import cli
 from data_tools.common.pool import spread
 from vglm_train.data.processors import RecordCheck
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.tables.canonical import RowReading
 from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.table import Table
+from vglm_train.progress import Progress
 
 
 @dataclass(slots=True)
@@ -115,13 +115,13 @@ def scan_table(
     rows = np.flatnonzero(table.of_split(split)).tolist()
     scan.outside = len(table.index) - len(rows)
     pictures = _Pictures(table.where, table.pictures, scan.pictures if opened else None)
-    with cli.progress(len(rows), "row", f"read {table.path.name}") as bar:
+    with Progress(len(rows), "row", f"read {table.path.name}") as bar:
         for row in rows:
             bar.update(1)
             _read(scan, pictures, row, check)
     scan.names = pictures.names
     if opened:
-        with cli.progress(len(pictures.files), "picture", "decode") as bar:
+        with Progress(len(pictures.files), "picture", "decode") as bar:
             for path, picture in spread(open_file, list(pictures.files), workers, open_file.__module__):
                 scan.pictures.add(pictures.files[path], picture)
                 bar.update(1)

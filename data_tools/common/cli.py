@@ -9,8 +9,6 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args
 
-from tqdm import tqdm
-
 from vglm_train.command import program, run_command
 from vglm_train.config.data import Fields, Format, Source
 from vglm_train.errors import UserError
@@ -85,12 +83,6 @@ def nearest(name: str, names: Iterable[str]) -> str:
     """' (nearest: X)' for an error message, or nothing when no name is near."""
     close = get_close_matches(name, list(names), n=1, cutoff=0.5)
     return f" (nearest: {close[0]!r})" if close else ""
-
-
-def progress(total: int | None, unit: str, text: str) -> Any:
-    """A progress bar with rate and ETA on stderr; sparse lines where stderr is not a terminal."""
-    interval = 0.2 if sys.stderr.isatty() else 15.0
-    return tqdm(total=total, unit=unit, desc=text, unit_scale=unit == "B", mininterval=interval, dynamic_ncols=True)
 
 
 def parser(module: str, text: str | None) -> argparse.ArgumentParser:

@@ -8,11 +8,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from data_tools.common.cli import progress
 from data_tools.common.pool import spread
 from vglm_train.errors import UserError
 from vglm_train.files import lock, replace_file, write_json
 from vglm_train.folders import tidy
+from vglm_train.progress import Progress
 
 
 class Numbered(Protocol):
@@ -84,10 +84,8 @@ class JobStage:
         """
         rest = [block for block in blocks if not self.part(block.number).exists()]
         module = (work.func if isinstance(work, partial) else work).__module__
-        bar = progress(sum(block.count for block in blocks), unit, text)
-        with bar:
-            bar.update(bar.total - sum(block.count for block in rest))
-            bar.unpause()
+        total = sum(block.count for block in blocks)
+        with Progress(total, unit, text, already=total - sum(block.count for block in rest)) as bar:
             for block, _ in spread(partial(_finish, self, work), rest, workers, module):
                 bar.update(block.count)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any, get_args
 
 from data_tools.common import cli
-from data_tools.common.cli import command, progress
+from data_tools.common.cli import command
 from data_tools.common.text import LANGUAGES
 from data_tools.convert.dicom import DicomReader, frame_argument, window_argument
 from data_tools.convert.draft import CaptionColumns, Draft, DraftRules, caption_column, column, make_draft, merge
@@ -42,6 +42,7 @@ from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
 from vglm_train.image.dicom.window import FILE, FORMS
+from vglm_train.progress import Progress
 
 STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
 INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
@@ -117,7 +118,7 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report(decoded=target.decoded)
     source = SourcePictures(rules.schema.pictures, target.kept, target.dicom, target.decoded)
-    bar = progress(rows.size, rows.unit, "convert")
+    bar = Progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
         for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common import cli
-from data_tools.common.cli import at_least_one, command, progress
+from data_tools.common.cli import at_least_one, command
 from data_tools.common.pool import spread
 from data_tools.deidentify.write import HASHED, Outcome, Plan, clean_file, count
 from vglm_train.errors import UserError
@@ -28,6 +28,7 @@ from vglm_train.files import write_json
 from vglm_train.folders import check_folder, replace_folder
 from vglm_train.image.dicom.private import open_salt
 from vglm_train.image.dicom.text import HEURISTIC
+from vglm_train.progress import Progress
 
 REPORT = "report.json"
 
@@ -43,7 +44,7 @@ def deidentify(folder: Path, out: Path, salt: Path | None, burned_in: bool, work
         raise UserError(f"--out {out} and {folder}: one is within the other; give a folder elsewhere")
     check_folder(f"--out {out}", out)
     outcomes: dict[Path, Outcome] = {}
-    with replace_folder(out) as new, progress(len(files), "file", "deidentify") as bar:
+    with replace_folder(out) as new, Progress(len(files), "file", "deidentify") as bar:
         work = partial(clean_file, Plan(new, open_salt(salt), burned_in))
         for path, outcome in spread(work, files, workers, clean_file.__module__):
             outcomes[path] = outcome

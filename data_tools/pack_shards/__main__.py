@@ -24,7 +24,7 @@ from pathlib import Path
 from typing import Any
 
 from data_tools.common import cli
-from data_tools.common.cli import at_least_one, command, progress
+from data_tools.common.cli import at_least_one, command
 from data_tools.common.jobs import owned, read_json, refuse_other
 from data_tools.common.pool import spread
 from data_tools.pack_shards.write import Job, PackOptions, PackPlan, make_plan, pack_shard, shard_name
@@ -34,6 +34,7 @@ from vglm_train.data.shards.shard import Shard
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder, tidy
+from vglm_train.progress import Progress
 
 KIND = "pack"
 SHOWN = 5  # left-out records of one cause that are named on the console
@@ -60,10 +61,8 @@ def _finished(plan: PackPlan, job: Job) -> dict[str, Any] | None:
 def _pack_all(plan: PackPlan, jobs: list[Job], workers: int) -> list[dict[str, Any]]:
     parts = {job.shard: part for job in jobs if (part := _finished(plan, job)) is not None}
     rest = [job for job in jobs if job.shard not in parts]
-    bar = progress(sum(job.records for job in jobs), "record", "pack")
-    with bar:
-        bar.update(sum(job.records for job in jobs if job.shard in parts))
-        bar.unpause()
+    already = sum(job.records for job in jobs if job.shard in parts)
+    with Progress(sum(job.records for job in jobs), "record", "pack", already=already) as bar:
         for job, part in spread(partial(pack_shard, plan), rest, workers, pack_shard.__module__):
             parts[job.shard] = part
             bar.update(job.records)

@@ -9,7 +9,6 @@ from random import Random
 import torch
 from safetensors.torch import save_file
 from torch.nn import functional
-from tqdm import tqdm
 
 from vglm_train.checkpoint.load.chatglm import hub_chatglm
 from vglm_train.config.language import Language, Questions
@@ -18,6 +17,7 @@ from vglm_train.errors import UserError
 from vglm_train.files import write_json
 from vglm_train.folders import make_folder, replace_folder
 from vglm_train.model.language import LanguageModel, build_language
+from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template
 
@@ -69,7 +69,7 @@ def train_language(
         [warm],
     )
     rng, losses = Random(f"lessons {seed}"), []
-    for step in tqdm(range(steps), desc="language model", unit="step", mininterval=10, disable=None):
+    for step in Progress(steps, "step", "language model").over(range(steps)):
         rows = [_encoded(draw(rng), template, rng) for _ in range(batch)]
         batched = template.batch(rows, None).to(torch.device(device))
         logits, targets = model.score(model.embed(batched.input_ids), batched)

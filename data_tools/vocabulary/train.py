@@ -1,6 +1,5 @@
 """Learning one WordPiece vocabulary from captions: what `vocabulary` runs."""
 
-import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -12,6 +11,7 @@ from tokenizers.trainers import WordPieceTrainer
 from data_tools.common.text import captions
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
+from vglm_train.progress import style
 
 SPECIAL = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
 SMALLEST = 100
@@ -81,7 +81,7 @@ def train(records: Path, size: int, split: str | None, words: Words) -> dict[str
         special_tokens=[*SPECIAL, *(f"##{letter}" for letter in inside)],
         initial_alphabet=kept,
         limit_alphabet=len(kept),
-        show_progress=sys.stderr.isatty(),
+        show_progress=style() == "bar",
     )
     tokenizer = _reader({})
     tokenizer.train_from_iterator((text for _, text in captions(records, split)), trainer)

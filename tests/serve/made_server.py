@@ -14,12 +14,12 @@ from typing import Any
 import httpx
 import openai
 
+from vglm_train.access import Access, address, bind
 from vglm_train.chat.model import ChatModel
 from vglm_train.chat.sampling import Sampling
-from vglm_train.serve.access import Access
 from vglm_train.serve.answering import Serving
 from vglm_train.serve.limits import ServeLimits
-from vglm_train.serve.server import Server, address, bind, configure
+from vglm_train.serve.server import Server, configure
 
 HEAD = "POST {} HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\n"
 TOKEN = "a-token-of-this-test-0123456789"

@@ -3,8 +3,8 @@
 import pytest
 from serve.made_server import TOKEN, chat_body, serving_at
 
+from vglm_train.access import VARIABLE, Access, is_loopback, read_access
 from vglm_train.errors import UserError
-from vglm_train.serve.access import VARIABLE, Access, is_loopback, read_access
 
 HI = {"role": "user", "content": "what"}
 

@@ -14,11 +14,10 @@ from typing import Any
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
+from vglm_train.access import Access, address, bind
 from vglm_train.chat.cohort import Cohort
 from vglm_train.chat.model import ChatModel
 from vglm_train.chat.sampling import Sampling
-from vglm_train.serve.access import Access
-from vglm_train.serve.server import address, bind
 from vglm_train.web.conversation import Conversation
 from vglm_train.web.notice import Notice
 from vglm_train.web.pages import Pages

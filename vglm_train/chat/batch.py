@@ -5,15 +5,12 @@ have a line are not asked again, and a last line that was cut off is removed fir
 """
 
 import json
-import sys
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from queue import SimpleQueue
 from typing import Any, BinaryIO
-
-from tqdm import tqdm
 
 from vglm_train.chat.events import next_event
 from vglm_train.chat.inputs import Input, Inputs
@@ -22,9 +19,9 @@ from vglm_train.chat.request import Answer, Event
 from vglm_train.chat.sampling import Sampling
 from vglm_train.errors import UserError
 from vglm_train.files import write_json
+from vglm_train.progress import Progress
 
 WINDOW = 256  # inputs that are sorted by length
-LOUD = 10.0  # seconds between two lines of progress where nobody watches
 
 
 class Batch:
@@ -50,10 +47,9 @@ class Batch:
         """Ask everything that has no line yet. 1 if an input has no answer. UserError as `read_done`."""
         check_about(self.out, self.about)
         done = read_done(self.out)
-        seconds = 0.1 if sys.stderr.isatty() else LOUD
         with (
             open(self.out, "ab") as file,
-            tqdm(total=self.inputs.count, unit="input", mininterval=seconds, dynamic_ncols=True) as bar,
+            Progress(self.inputs.count, "input", "answers") as bar,
         ):
             waiting = iter(self._remaining(done, bar))
             while window := list(islice(waiting, WINDOW)):
@@ -65,7 +61,7 @@ class Batch:
                 self._take(file, bar)
         return self._report(len(done))
 
-    def _remaining(self, done: Mapping[str, Any], bar: tqdm) -> Iterator[Input]:
+    def _remaining(self, done: Mapping[str, Any], bar: Progress) -> Iterator[Input]:
         """Inputs without a line. UserError if a line is of another input."""
         for item in self.inputs:
             if item.key not in done:
@@ -77,7 +73,7 @@ class Batch:
             self.counts["answered" if "answer" in line else str(line.get("cause"))] += 1
             bar.update()
 
-    def _prepare(self, window: Sequence[Input], file: BinaryIO, bar: tqdm) -> list[tuple[Input, Asked]]:
+    def _prepare(self, window: Sequence[Input], file: BinaryIO, bar: Progress) -> list[tuple[Input, Asked]]:
         """Read pictures and questions; the shortest first. What cannot be asked gets its line at once."""
         ready = []
         for item in window:
@@ -99,7 +95,7 @@ class Batch:
         self.running += 1
         self.model.submit(asked, lambda event: self.events.put((item, event)))
 
-    def _take(self, file: BinaryIO, bar: tqdm) -> None:
+    def _take(self, file: BinaryIO, bar: Progress) -> None:
         """Write the next answer that is ready."""
         item, event = next_event(self.events)
         while isinstance(event, str):
@@ -110,7 +106,7 @@ class Batch:
         else:
             self._write(file, bar, item, cause="model", error=f"{type(event).__name__}: {event}")
 
-    def _write(self, file: BinaryIO, bar: tqdm, item: Input, **result: Any) -> None:
+    def _write(self, file: BinaryIO, bar: Progress, item: Input, **result: Any) -> None:
         """Append a line whole."""
         question = item.question or self.prompt or ""
         line = {"key": item.key, "images": list(item.images), "question": question, **result}

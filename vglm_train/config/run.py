@@ -223,6 +223,7 @@ class Log:
 
     every: Annotated[int, "steps between two rows of metrics.jsonl", POSITIVE] = 10
     wandb: Annotated[Wandb, "Weights & Biases"] = field(default_factory=Wandb)
+    tensorboard: Annotated[bool, "write RUN/tensorboard for TensorBoard; needs the extra tensorboard"] = False
     samples: Annotated[bool, "write samples-RANK.jsonl in the run folder: which samples each step read"] = False
 
     def __post_init__(self) -> None:

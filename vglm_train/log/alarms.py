@@ -21,6 +21,7 @@ from vglm_train.log.sink import Sink
 logger = logging.getLogger("vglm_train")
 
 ITM_BAND = (0.63, 0.645)
+ITM_BLIND = 0.637  # the share of matches alone
 ITM_RIGHT = 2 / 3  # of a head that always says no
 RIGHT_NEAR = 0.02  # from the share of right answers of a guess
 ITM_SPAN = 0.3  # of the steps after warm-up

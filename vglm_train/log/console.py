@@ -4,13 +4,13 @@ Rank 0 logs everything, the other ranks only warnings. All of it also goes to lo
 """
 
 import logging
-import math
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from vglm_train.distributed import Ranks
 from vglm_train.log.jsonl import Row
+from vglm_train.progress import duration
 
 LOGGER = "vglm_train"
 TERMS = ("itc", "itm", "itg", "lm")
@@ -77,17 +77,6 @@ def describe(step: int, row: Row, progress: Progress) -> str:
     left = progress.seconds_left(step)
     parts = [head, _losses(row), *_measures(row), "" if left is None else f"ETA {duration(left)}"]
     return "  ".join(part for part in parts if part)
-
-
-def duration(seconds: float) -> str:
-    """`45 s`, `12 min`, `3 h 05 min`, `2 d 04 h`."""
-    if seconds < 60:
-        return f"{seconds:.0f} s"
-    minutes = math.ceil(seconds / 60)
-    if minutes < 60:
-        return f"{minutes} min"
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours < 24 else f"{hours // 24} d {hours % 24:02d} h"
 
 
 def _headlines(row: Row) -> list[tuple[str, float]]:

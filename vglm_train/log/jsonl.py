@@ -45,15 +45,22 @@ class NewRows:
                 if not line.endswith(b"\n"):  # the rest of it may be on its way
                     return
                 self._offset += len(line)
-                values = _parse(line)
-                if values is not None:
-                    step = values.pop("step")
-                    yield step, {name: math.nan if value is None else value for name, value in values.items()}
+                if (row := parse_row(line)) is not None:
+                    yield row
 
 
 def read_rows(path: Path) -> Iterator[tuple[int, Row]]:
     """(step, row) of each line, see `NewRows`."""
     return NewRows(path).read()
+
+
+def parse_row(line: bytes) -> tuple[int, Row] | None:
+    """(step, row) of a line; null becomes NaN. None for a line that is cut short."""
+    values = _parse(line)
+    if values is None:
+        return None
+    step = values.pop("step")
+    return step, {name: math.nan if value is None else value for name, value in values.items()}
 
 
 def _parse(line: bytes) -> dict[str, Any] | None:

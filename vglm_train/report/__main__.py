@@ -1,4 +1,4 @@
-"""python -m vglm_train.report RUN [RUN ...] [--out DIR]"""
+"""python -m vglm_train.report RUN [RUN ...] [--out DIR | --watch]"""
 
 import argparse
 import sys
@@ -44,13 +44,24 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="run folder: it holds metrics.jsonl")
     parser.add_argument("--out", type=Path, help="where to write (default: RUN/report, or ./report for several)")
+    parser.add_argument(
+        "--watch", action="store_true", help="serve a live page on 127.0.0.1; RUN may be a folder that holds runs"
+    )
+    parser.add_argument("--port", type=int, default=7870, help="of the live page (default 7870; 0: any that is free)")
     args = parser.parse_args(arguments)
+    if args.watch and args.out:
+        parser.error("--watch writes nothing, so it takes no --out")
 
-    def draw_all() -> int:
-        report(args.runs, args.out)
+    def show() -> int:
+        if args.watch:
+            from vglm_train.report.live import watch  # needs no extra
+
+            watch(args.runs, args.port)
+        else:
+            report(args.runs, args.out)
         return 0
 
-    return run_command(draw_all)
+    return run_command(show)
 
 
 if __name__ == "__main__":

@@ -1,24 +1,14 @@
 """Curves of several runs as one PNG: a panel for each training metric, and for each kind of evaluation metric."""
 
 import math
-import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from vglm_train.config.metric_names import (
-    DIRECTIONS,
-    IMAGES,
-    ITM_ACCURACY,
-    LOSS_GAP,
     PREFIX,
-    QUESTIONS,
-    RERANK,
-    SHUFFLED_IMAGES,
 )
 from vglm_train.errors import needs_extra
-from vglm_train.log.alarms import ITM_BAND
-from vglm_train.report import reference
+from vglm_train.report import charts, reference
 from vglm_train.report.runs import LoggedRun, Series
 from vglm_train.report.verdict import is_stage_two
 
@@ -40,44 +30,10 @@ CHINESE = (
 )  # fmt: skip
 
 
-@dataclass(frozen=True, slots=True)
-class Panel:
-    """One set of axes: metrics over steps, a line of its own style for each."""
-
-    title: str
-    names: Sequence[str]
-    level: tuple[float, str] | None = None  # a horizontal line and what it means
-    band: tuple[float, float] | None = None
-    noisy: bool = True  # show a running mean
-
-
-PANELS = (
-    Panel("loss", ["train/loss"]),
-    Panel("ITC loss", ["train/loss_itc"]),
-    Panel("ITM loss", ["train/loss_itm"], band=ITM_BAND),
-    Panel("ITG loss", ["train/loss_itg"]),
-    Panel("LM loss", ["train/loss_lm"]),
-    Panel("LM accuracy", ["train/lm_accuracy"]),
-    Panel("share of padding", ["train/padding"]),
-    Panel("ITC accuracy", ["train/itc_accuracy"]),
-    Panel("ITM accuracy", ["train/itm_accuracy"], level=(2 / 3, "blind guess")),
-    Panel("temperature", ["train/temperature"], noisy=False),
-    Panel("learning rate", ["train/lr"], noisy=False),
-    Panel("gradient norm", ["train/grad_norm"]),
-    Panel("samples a second", ["perf/samples_per_second"]),
-    Panel("share of time waiting for data", ["perf/data_wait_fraction"]),
-    Panel("memory, GiB", ["perf/memory_gib"], noisy=False),
-    Panel("damaged samples", ["data/damaged"], noisy=False),
-)
-RECALL = re.compile(rf"{PREFIX}[a-z]+_((?:{RERANK}|{SHUFFLED_IMAGES})?)(?:{'|'.join(DIRECTIONS)})_r(\d+)")
-TEXT_SCORE = re.compile(rf"{PREFIX}[a-z]+_(?:shuffled_)?(distinct|cider|bleu\d|rouge_\w|meteor|loss)\w*")
-VARIANTS = {"": "ITC", RERANK: "re-ranked by ITM", SHUFFLED_IMAGES: "images shuffled"}
-
-
 def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
     """Write the curves of `runs` to the PNG `path`. A panel without a metric of any run is left out."""
     names = set().union(*(run.names() for run in runs))
-    panels = [panel for panel in [*PANELS, *_evaluations(names)] if names & set(panel.names)]
+    panels = charts.panels(names)
     with matplotlib.rc_context({"font.family": fonts(), "axes.formatter.useoffset": False}):
         reference_panels = 2 * any(not is_stage_two(run) for run in runs)  # the public run is one of stage one
         rows = math.ceil((len(panels) + reference_panels) / COLUMNS)
@@ -119,25 +75,7 @@ def _characters(font: str) -> set[int]:
     return set(FT2Font(font).get_charmap())
 
 
-def _evaluations(names: Iterable[str]) -> list[Panel]:
-    """Panels of recall at 1, ITM accuracy, text scores, and every other score; other recalls have none."""
-    groups: dict[str, list[str]] = {}
-    counts = (f"_{IMAGES}", f"_{QUESTIONS}")
-    for name in sorted(name for name in names if name.startswith(PREFIX) and not name.endswith(counts)):
-        recall, text_score = RECALL.fullmatch(name), TEXT_SCORE.fullmatch(name)
-        if text_score:
-            kind = "loss gap" if f"_{LOSS_GAP}" in name else text_score[1]
-            groups.setdefault(f"held-out {kind}", []).append(name)
-        elif recall is None:
-            accuracy = name.endswith(ITM_ACCURACY)
-            title = "held-out ITM accuracy, %" if accuracy else f"held-out {name.removeprefix(PREFIX)}"
-            groups.setdefault(title, []).append(name)
-        elif recall[2] == "1":
-            groups.setdefault(f"held-out R@1, %, {VARIANTS[recall[1]]}", []).append(name)
-    return [Panel(title, members, noisy=False) for title, members in groups.items()]
-
-
-def _draw_panel(axes: Axes, panel: Panel, runs: Sequence[LoggedRun]) -> None:
+def _draw_panel(axes: Axes, panel: charts.Panel, runs: Sequence[LoggedRun]) -> None:
     for number, run in enumerate(runs):
         for style, name in enumerate(panel.names):
             legend = name.removeprefix(PREFIX) if number == 0 and len(panel.names) > 1 else None

@@ -19,9 +19,9 @@ from vglm_train.config.metric_names import (
     VqaTask,
     answer_metric,
 )
+from vglm_train.log import evidence
 from vglm_train.log.held_out import ERRORS, UNKNOWN, HeldOut, held_out
 from vglm_train.log.jsonl import Row
-from vglm_train.report import evidence
 from vglm_train.report.html import VerdictLine
 from vglm_train.report.runs import LoggedRun
 

@@ -5,18 +5,19 @@ by a guess. What is learned of the training data alone is told apart by the held
 pictures.
 """
 
+import math
 from collections.abc import Iterator
 
-from vglm_train.log.alarms import ITC_NEAR, ITM_RIGHT, Alarms
+from vglm_train.log import evidence
+from vglm_train.log.alarms import ITC_NEAR, ITM_BLIND, ITM_RIGHT, Alarms
 from vglm_train.log.held_out import HeldOut
 from vglm_train.log.run_info import RunInfo
-from vglm_train.report import evaluations, evidence, reference
+from vglm_train.report import evaluations, reference
 from vglm_train.report.html import VerdictLine
 from vglm_train.report.runs import LoggedRun
 
 MUCH_PADDING = 0.3  # share of padding that is mentioned
 TERMS = {"itc": "ln(candidates)", "itm": "ln 2", "itg": "ln(vocabulary)"}
-ITM_BLIND = 0.637  # the share of matches alone
 ITG_LEARNED = 0.9  # of ln(vocabulary): the commonest words alone bring it below 0.98
 MARGIN = 0.01  # of the share of right answers, and of what an even guess costs
 
@@ -202,7 +203,7 @@ def _troubles(run: LoggedRun) -> list[VerdictLine]:
     if skipped:
         text = f"{skipped:.0f} steps were skipped: a loss or gradient was not finite."
         lines.append(VerdictLine("warn", text))
-    if since := evidence.not_finite_since(run):
+    if since := _not_finite_since(run):
         text = f"No loss is finite since step {since[0]}: {since[1]} rows. What stands above is of before."
         lines.append(VerdictLine("warn", text))
     damaged = run.last("data/damaged")
@@ -220,3 +221,12 @@ def _troubles(run: LoggedRun) -> list[VerdictLine]:
         text = f"{wait:.0%} of the time is spent waiting for data: more data.workers may help."
         lines.append(VerdictLine("warn", text))
     return lines
+
+
+def _not_finite_since(run: LoggedRun) -> tuple[int, int] | None:
+    """(step of the last finite total loss, or 0; rows of training since); None where the newest row has one."""
+    training = [(step, row) for step, row in run.rows if any(name.startswith("train/") for name in row)]
+    finite = [number for number, (_, row) in enumerate(training) if math.isfinite(row.get("train/loss", math.nan))]
+    last = finite[-1] if finite else -1
+    since = len(training) - 1 - last
+    return (training[last][0] if finite else 0, since) if since else None

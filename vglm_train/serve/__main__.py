@@ -9,11 +9,11 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vglm_train.access import VARIABLE, read_access
 from vglm_train.chat.options import add_model_options, add_sampling_options, open_model, sampling_of
 from vglm_train.command import program, run_command
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
-from vglm_train.serve.access import VARIABLE, read_access
 
 if TYPE_CHECKING:
     from vglm_train.serve.pictures import Pictures

@@ -10,9 +10,9 @@ from fastapi.responses import JSONResponse, PlainTextResponse, Response
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp
 
+from vglm_train.access import Access
 from vglm_train.errors import UserError
 from vglm_train.serve import openai_routes, visualglm
-from vglm_train.serve.access import Access
 from vglm_train.serve.answering import Serving
 from vglm_train.serve.errors import VISUALGLM, ClientGone, HttpError, error_body, error_of
 from vglm_train.serve.middleware import GONE, BodyLimit, Guard, Watch, status_error

@@ -15,7 +15,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import JSONResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vglm_train.serve.access import REFUSALS, Access
+from vglm_train.access import REFUSALS, Access
 from vglm_train.serve.answering import Note, Serving
 from vglm_train.serve.errors import TWO_LENGTHS, VISUALGLM, HttpError, error_body, error_of
 from vglm_train.serve.limits import ServeLimits

@@ -2,8 +2,6 @@
 
 import asyncio
 import logging
-import socket
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -14,14 +12,12 @@ import uvicorn
 from sse_starlette.sse import AppStatus
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
+from vglm_train.access import BACKLOG, Access, address, bind
 from vglm_train.chat.model import ChatModel
-from vglm_train.errors import UserError
-from vglm_train.serve.access import Access
 from vglm_train.serve.answering import Serving
 from vglm_train.serve.app import build_app
 
 logger = logging.getLogger("vglm_train.serve")
-BACKLOG = 1024  # connections that wait to be accepted
 LAST = 5  # seconds for responses to end once their answers did
 
 
@@ -117,28 +113,3 @@ def configure(serving: Serving, access: Access) -> uvicorn.Config:
         server_header=False, proxy_headers=False, limit_concurrency=serving.limits.connections,
         timeout_graceful_shutdown=LAST, backlog=BACKLOG,
     )  # fmt: skip
-
-
-def bind(host: str, port: int) -> socket.socket:
-    """A socket at this address. UserError if it cannot be had."""
-    try:
-        if not 0 <= port < 2**16:
-            raise OverflowError("a port lies between 0 and 65535")  # getaddrinfo would take another one
-        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        made = socket.socket(family, kind, protocol)
-        if sys.platform != "win32":  # there, two programs could share the port
-            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        made.bind(where)
-        made.listen(BACKLOG)  # whoever comes before the server runs waits
-    except (OSError, OverflowError, UnicodeError) as error:
-        raise UserError(
-            f"--host {host} --port {port}: cannot listen there ({error}); give an address of this machine and a free "
-            "port (0: any)."
-        ) from error
-    return made
-
-
-def address(listener: socket.socket) -> str:
-    """Where people find it."""
-    host, port = listener.getsockname()[:2]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

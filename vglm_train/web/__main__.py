@@ -6,9 +6,9 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
+from vglm_train.access import VARIABLE, Access, read_access
 from vglm_train.chat.options import add_model_options, add_sampling_options, open_model, sampling_of
 from vglm_train.command import program, run_command
-from vglm_train.serve.access import VARIABLE, Access, read_access
 
 
 def main(argv: Sequence[str] | None = None) -> int:

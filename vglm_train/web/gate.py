@@ -16,7 +16,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.responses import HTMLResponse, PlainTextResponse, RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from vglm_train.serve.access import REFUSALS, Access
+from vglm_train.access import REFUSALS, Access
 
 COOKIE = "vglm_web"
 WEEK = 7 * 24 * 3600

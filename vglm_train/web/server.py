@@ -11,10 +11,10 @@ import uvicorn
 from fastapi import FastAPI, Request, Response
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse
 
+from vglm_train.access import Access, address, bind
 from vglm_train.chat.sampling import Sampling
 from vglm_train.errors import UserError
-from vglm_train.serve.access import Access
-from vglm_train.serve.server import Protocol, address, bind
+from vglm_train.serve.server import Protocol
 from vglm_train.web.conversation import TooMany
 from vglm_train.web.gate import Gate
 from vglm_train.web.notice import Notice, verdict_file

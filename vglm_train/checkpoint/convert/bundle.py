@@ -5,8 +5,6 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
 from vglm_train.checkpoint.bundle.format import CONFIG, TOKENIZER, TOWERS, TRAINED, read_whole, write_document
 from vglm_train.checkpoint.bundle.towers import find
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, Options, SourceModel, expected, tokenizer_of
@@ -18,6 +16,7 @@ from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 from vglm_train.fingerprint import fingerprint
+from vglm_train.progress import Progress
 
 
 def read(folder: Path, options: Options) -> SourceModel:
@@ -67,7 +66,7 @@ def write(source: SourceModel, out: Path, force: bool) -> None:
         write_document(new, source.config, document)
 
 
-def _tower(source: SourceModel, tower: str, new: Path, bar: tqdm) -> dict[str, str] | None:
+def _tower(source: SourceModel, tower: str, new: Path, bar: Progress) -> dict[str, str] | None:
     """Write a frozen tower, or name where it is. Returns the reference."""
     if tower in source.towers:
         path = source.towers[tower].resolve()

@@ -4,7 +4,6 @@ import errno
 import json
 import shutil
 import struct
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,13 +11,13 @@ from typing import Any, BinaryIO
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
 from vglm_train.checkpoint.load.lazy_tensors import Lazy, total
 from vglm_train.checkpoint.load.tensor_files import DTYPES
 from vglm_train.errors import UserError
 from vglm_train.folders import check_folder, recover, replace_path
+from vglm_train.progress import Progress
 
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 SHARD = 5 * 10**9  # bytes of a file of a Hugging Face folder, at most
@@ -61,7 +60,7 @@ def check_target(out: Path, size: int, force: bool) -> None:
         )
 
 
-def write_safetensors(file: Path, tensors: Mapping[str, Lazy], bar: tqdm, metadata: Mapping[str, str]) -> None:
+def write_safetensors(file: Path, tensors: Mapping[str, Lazy], bar: Progress, metadata: Mapping[str, str]) -> None:
     """One safetensors file; only the tensor at hand is in memory."""
     header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     end = 0
@@ -78,7 +77,7 @@ def write_safetensors(file: Path, tensors: Mapping[str, Lazy], bar: tqdm, metada
             bar.update(tensor.size)
 
 
-def write_sharded(folder: Path, tensors: Mapping[str, Lazy], bar: tqdm, limit: int = SHARD) -> None:
+def write_sharded(folder: Path, tensors: Mapping[str, Lazy], bar: Progress, limit: int = SHARD) -> None:
     """A Hugging Face folder's safetensors: one file, or several of at most `limit` bytes and their index."""
     parts: list[dict[str, Lazy]] = [{}]
     for name, tensor in tensors.items():
@@ -98,7 +97,7 @@ def write_sharded(folder: Path, tensors: Mapping[str, Lazy], bar: tqdm, limit: i
 
 
 def write_torch(
-    file: Path, tensors: Mapping[str, Lazy], part: str, bar: tqdm, beside: Mapping[str, Any] | None = None
+    file: Path, tensors: Mapping[str, Lazy], part: str, bar: Progress, beside: Mapping[str, Any] | None = None
 ) -> None:
     """One file of torch.save with the tensors under `part`, and what stands beside them.
 
@@ -115,10 +114,9 @@ def write_torch(
     bar.update(total(tensors))
 
 
-def progress(tensors: Mapping[str, Lazy], what: str) -> tqdm:
-    """A bar in bytes on stderr, if a person watches."""
-    return tqdm(total=total(tensors), unit="B", unit_scale=True, unit_divisor=1024, desc=what,
-                disable=not sys.stderr.isatty())  # fmt: skip
+def progress(tensors: Mapping[str, Lazy], what: str) -> Progress:
+    """In bytes."""
+    return Progress(total(tensors), "B", what)
 
 
 def _compact(tensor: Tensor) -> Tensor:

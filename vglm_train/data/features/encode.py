@@ -2,7 +2,6 @@
 
 import logging
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -12,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from torch import Tensor
-from tqdm import tqdm
 
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
@@ -23,6 +21,7 @@ from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.shards.shard import Shard
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explain_dead_processes
+from vglm_train.progress import Progress
 from vglm_train.signals import sigterm_interrupts
 
 GIB = 2**30
@@ -174,9 +173,7 @@ class _Filling:
         loader = read_ahead(items, own, min(self.config.data.workers, len(own)), collate=unchanged)
         share = f"{what}, process 1 of {self.ranks.world}" if self.ranks.world > 1 else what
         total = min(items.size * len(own), items.total)
-        interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
-        bar = tqdm(total=total, desc=share, delay=2, mininterval=interval, disable=not self.ranks.main)
-        with explain_dead_processes(), bar:
+        with explain_dead_processes(), Progress(total, "picture", share, self.ranks.main) as bar:
             for item in loader:
                 if isinstance(item, UserError):
                     raise item

@@ -12,8 +12,6 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from tqdm import tqdm
-
 from vglm_train.config.data import Cache, Source
 from vglm_train.data.remote.cache import ShardCache, locked
 from vglm_train.data.remote.download import Unreachable, fetch_bytes
@@ -25,6 +23,7 @@ from vglm_train.data.shards.shard_list import ShardList
 from vglm_train.data.shards.tar import walk_tar
 from vglm_train.errors import MissingData, UserError
 from vglm_train.files import open_binary
+from vglm_train.progress import Progress
 
 AT_ONCE = 8  # shards that are fetched to be counted
 
@@ -113,7 +112,7 @@ def _count(source: Source, addresses: Sequence[str], store: ShardCache, file: Pa
     with ThreadPoolExecutor(AT_ONCE) as pool:
         counting = pool.map(lambda address: _count_one(address, store), addresses)
         try:
-            shards = list(tqdm(counting, f"counting {source.name}", len(addresses), unit="shard"))
+            shards = list(Progress(len(addresses), "shard", f"counting {source.name}").over(counting))
         except Unreachable as error:
             pool.shutdown(cancel_futures=True)
             raise UserError(f"source {source.name!r} has no manifest, and cannot be counted: {error}") from None

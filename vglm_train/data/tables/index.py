@@ -2,7 +2,6 @@
 
 import hashlib
 import json
-import sys
 import zipfile
 from array import array
 from collections import Counter
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from tqdm import tqdm
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.shards.index import LANGUAGES, estimate_tokens
@@ -23,6 +21,7 @@ from vglm_train.data.tables.canonical import NoPicture, labels, read_row
 from vglm_train.data.tables.fields import Columns
 from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.files import replace_file, user_cache
+from vglm_train.progress import Progress
 
 VERSION = 5  # of what rows mean, too: an index by older rules must not be read
 SPLITS = 255  # that are counted; a key with more values is no split
@@ -78,10 +77,7 @@ def build_index(file: TableFile, columns: Columns, images: PictureFolder) -> Tab
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft(images)
-    interval = 0.2 if sys.stderr.isatty() else 15.0  # sparse lines in a log
-    title = f"read {file.path.name}"
-    bar = tqdm(total=file.size, unit=file.unit, unit_scale=True, desc=title, delay=2, mininterval=interval)
-    with bar:
+    with Progress(file.size, file.unit, f"read {file.path.name}") as bar:
         for row in file.scan():
             draft.add(row, columns)
             if len(draft.states) % 1000 == 0:

@@ -35,6 +35,7 @@ from vglm_train.evaluate.caption.evaluator import (
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
+from vglm_train.progress import Progress
 
 STAGES = ("generate", "finetune")
 SEGMENTERS = ("tokenizer", "segmenter")  # entries of `made_by` that change scores most, and so are printed
@@ -63,7 +64,7 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     decoding, languages = changed_decoding(config.evaluate.decoding, args), options.languages(config, args)
     source = Source(name="evaluation", shards=args.data)
     data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=config.data.image.decoder)
-    items = list(data.items(args.workers))
+    items = list(Progress(len(data), "image", "read").over(data.items(args.workers)))
     if not items:
         raise UserError(f"{args.data}: no usable picture with a caption in {', '.join(languages)}.")
     generator, ranks = options.build_generator(bundle, args, device), Ranks(device=device)

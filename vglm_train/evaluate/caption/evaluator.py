@@ -12,7 +12,6 @@ from statistics import fmean
 from typing import Any
 
 import torch
-from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
 from vglm_train.config.metric_names import (
@@ -35,6 +34,7 @@ from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
 from vglm_train.evaluate.metrics.bootstrap import MIN_ITEMS, mean_interval
+from vglm_train.progress import Progress
 
 logger = logging.getLogger(__name__)
 
@@ -129,7 +129,7 @@ class CaptionEvaluator:
         indices = self._captioned()
         total = sum(len(own[self.ranks.rank :: self.ranks.world]) for own in indices.values())
         result = CaptionResult({}, {}, {}, {})
-        with tqdm(total=total, desc="captions", unit="image", disable=None if self.progress else True) as bar:
+        with Progress(total, "image", "captions", self.progress) as bar:
             for language, own in indices.items():
                 result.captions[language] = self._language(language, own, bar)
         for language, captions in result.captions.items():
@@ -141,7 +141,7 @@ class CaptionEvaluator:
                 self._log_once(note)
         return result
 
-    def _language(self, language: str, indices: Sequence[int], bar: tqdm) -> list[GeneratedCaption]:
+    def _language(self, language: str, indices: Sequence[int], bar: Progress) -> list[GeneratedCaption]:
         """The captions of the items with `indices`. One rank generates each, then every rank gets them all."""
         others = [None if n is None else indices[n] for n in derangement([self.items[i].image_id for i in indices])]
         pairs = list(zip(indices, others))[self.ranks.rank :: self.ranks.world]

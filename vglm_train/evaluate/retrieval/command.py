@@ -16,6 +16,7 @@ from vglm_train.errors import UserError
 from vglm_train.evaluate.result import Result
 from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator, nothing_to_retrieve
 from vglm_train.evaluate.retrieval.scores import captioned, chance
+from vglm_train.progress import Progress
 
 STAGES = ("align",)
 VARIANTS = (("", "ITC"), (RERANK, "ITC, then ITM"), (SHUFFLED_IMAGES, "images shuffled"))
@@ -38,11 +39,11 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     source = Source(name="evaluation", shards=args.data)
     languages, decoder = config.data.languages, config.data.image.decoder
     data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=decoder)
-    items = list(data.items(args.workers))
+    items = list(Progress(len(data), "image", "read").over(data.items(args.workers)))
     if not any(captioned(items, language) for language in languages):
         raise UserError(f"{args.data}: {nothing_to_retrieve(items, languages)}.")
     autocast = device.type == "cuda" and config.engine.precision == "bf16"
-    embedder = Embedder(bundle.model, bundle.text, device, autocast)
+    embedder = Embedder(bundle.model, bundle.text, device, autocast, progress=True)
     ranks = Ranks(device=device)
     scores, _ = RetrievalEvaluator(embedder, items, languages, args.rerank, 0, ranks, args.rerank_score)()
     by_chance = {f"{lang}_{name}": value for lang in languages for name, value in chance(items, lang).items()}

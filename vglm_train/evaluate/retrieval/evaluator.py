@@ -31,6 +31,7 @@ from vglm_train.errors import UserError
 from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
 from vglm_train.evaluate.retrieval.scores import captioned, recall, similarities
 from vglm_train.model.alignment import Alignment
+from vglm_train.progress import Progress
 from vglm_train.prompt.qformer_text import QFormerTokenizer
 
 LAST = -100.0  # added to the similarity of a pair that was not re-ranked
@@ -41,21 +42,32 @@ class Embedder:
     """Runs a stage-one model over images, texts and pairs in batches, without gradient."""
 
     def __init__(
-        self, model: Alignment, text: QFormerTokenizer, device: torch.device, autocast: bool = False, batch: int = 64
+        self,
+        model: Alignment,
+        text: QFormerTokenizer,
+        device: torch.device,
+        autocast: bool = False,
+        batch: int = 64,
+        progress: bool = False,
     ) -> None:
-        """autocast: compute in bf16 what is stored in fp32, as training does with engine.precision bf16."""
+        """autocast: compute in bf16 what is stored in fp32, as training does with engine.precision bf16; progress: say
+        how far it is.
+        """
         self.model, self.text, self.device, self.batch = model, text, device, batch
+        self.progress = progress
         self.autocast = torch.autocast(device.type, torch.bfloat16, enabled=autocast)
 
     @torch.no_grad()
     def images(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
         """uint8 [n,3,h,w] -> raw frozen features [n,p,c] on the CPU, query features [n,q,e] of unit length."""
         raw, features = [], []
-        for part in pixels.split(self.batch) if len(pixels) else ():
-            with self.autocast:
-                frozen, embeds = self.model.embed_images(part.to(self.device))
-            raw.append(frozen.cpu())
-            features.append(embeds)
+        with Progress(len(pixels), "image", "images", self.progress) as bar:
+            for part in pixels.split(self.batch) if len(pixels) else ():
+                with self.autocast:
+                    frozen, embeds = self.model.embed_images(part.to(self.device))
+                raw.append(frozen.cpu())
+                features.append(embeds)
+                bar.update(len(part))
         if not raw:
             return torch.empty(0), torch.empty(0, 1, 1, device=self.device)
         return torch.cat(raw), torch.cat(features)
@@ -78,11 +90,13 @@ class Embedder:
     def match_logits(self, raw: Tensor, rows: Tensor, ids: Tensor, mask: Tensor) -> Tensor:
         """The same pairs -> logits [k,2] of 'no match' and 'match', fp32."""
         scores = [torch.empty(0, 2, device=self.device)]
-        for r, i, m in zip(rows.cpu().split(self.batch), ids.split(self.batch), mask.split(self.batch)):
-            if len(r):
-                with self.autocast:
-                    logits = self.model.match_logits(self.model.image_keys(raw[r].to(self.device)), i, m)
-                scores.append(logits)
+        with Progress(len(rows), "pair", "pairs", self.progress) as bar:
+            for r, i, m in zip(rows.cpu().split(self.batch), ids.split(self.batch), mask.split(self.batch)):
+                if len(r):
+                    with self.autocast:
+                        logits = self.model.match_logits(self.model.image_keys(raw[r].to(self.device)), i, m)
+                    scores.append(logits)
+                bar.update(len(r))
         return torch.cat(scores)
 
 

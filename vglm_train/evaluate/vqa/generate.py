@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from vglm_train.config.language import Decoding
 from vglm_train.config.metric_names import BLANK, MODEL, SHUFFLED
@@ -18,6 +17,7 @@ from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.generator import Generator
+from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import Dialogue
 
 CONDITIONS = (MODEL, SHUFFLED, BLANK)  # which images the model is shown: the item's, another item's, grey ones
@@ -74,7 +74,7 @@ class AnswerGenerator:
         jobs = {name: self._deduplicate(each) for name, each in prompts.items()}
         total = sum(len(distinct[self.ranks.rank :: self.ranks.world]) for distinct, _ in jobs.values())
         outputs = {}
-        with tqdm(total=total, desc="answers", unit="question", disable=None if self.progress else True) as bar:
+        with Progress(total, "question", "answers", self.progress) as bar:
             for name, (distinct, indices) in jobs.items():
                 answers = self._generate(distinct, bar)
                 outputs[name] = [answers[index] for index in indices]
@@ -116,7 +116,7 @@ class AnswerGenerator:
             indices.append(index_of[name])
         return distinct, indices
 
-    def _generate(self, prompts: Sequence[ImageQuestion], bar: tqdm) -> list[str]:
+    def _generate(self, prompts: Sequence[ImageQuestion], bar: Progress) -> list[str]:
         """The answers to `prompts`. Each rank generates its share, then every rank gets them all."""
         own = range(self.ranks.rank, len(prompts), self.ranks.world)
         generated: list[tuple[int, str]] = []

@@ -10,11 +10,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import TypeVar
 
-from tqdm import tqdm
-
 from vglm_train.config.metric_names import VqaTask
 from vglm_train.data.eval_questions import Answered, EvalQuestion, QuestionSet
 from vglm_train.errors import UserError
+from vglm_train.progress import Progress
 
 CAUSES = {  # of damage -> what to say of these questions
     "image": "whose picture is missing or damaged",
@@ -63,8 +62,7 @@ def select_questions(
 
     UserError if none is left. It says how many were left out by which cause, and what to do.
     """
-    with tqdm(data.items(args.workers), "read", len(data), unit="question", delay=2, disable=None) as bar:
-        readable = list(bar)
+    readable = list(Progress(len(data), "question", "read").over(data.items(args.workers)))
     damaged = describe_left_out(data)
     if not readable:
         asked = f"all {args.images} chosen of" if args.images else "all of"

@@ -4,13 +4,19 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import fmean, stdev
-
-from vglm_train.report.runs import LoggedRun
+from typing import Protocol
 
 ERRORS = 2.0  # standard errors that two values must be apart
 CERTAIN = 4.0  # the same where one of the two is the best of many, which noise alone makes too good
 ROWS, PART = 10, 20  # a recent value is the mean of the last so many rows, or of a twentieth if that is more
 LEAST = 3  # rows that show noise
+
+
+class Logged(Protocol):
+    """What a run has logged."""
+
+    def series(self, name: str) -> tuple[Sequence[float], Sequence[float]]:
+        """Steps and finite values of a metric; empty where the run has none."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,13 +38,13 @@ class Recent:
         return f"{self.value:.3f}" if self.error is None else f"{self.value:.3f} \u00b1 {self.error:.3f}"
 
 
-def recent(run: LoggedRun, name: str) -> Recent | None:
+def recent(run: Logged, name: str) -> Recent | None:
     """The newest rows of a metric, of its later half at most; None where it has no finite value."""
     steps, values = run.series(name)
     return _mean(steps, values, len(values) - _width(values)) if values else None
 
 
-def first(run: LoggedRun, name: str) -> Recent | None:
+def first(run: Logged, name: str) -> Recent | None:
     """The same of the first rows."""
     steps, values = run.series(name)
     return _mean(steps, values[: _width(values)], 0) if values else None
@@ -52,28 +58,20 @@ class Rise:
     now: Recent
 
 
-def rise(run: LoggedRun, name: str) -> Rise | None:
+def rise(run: Logged, name: str) -> Rise | None:
     """Whether a loss is certainly above its best, by a tenth of all that it had fallen; None if not."""
     steps, values = run.series(name)
     now, width = recent(run, name), _width(values)
     if now is None or now.error is None or len(values) < 2 * width:
         return None
-    means = [_mean(steps, values[: start + width], start) for start in range(0, len(values) - width, width)]
-    best = min(means, key=lambda mean: mean.value)
+    means = {start: fmean(values[start : start + width]) for start in range(0, len(values) - width, width)}
+    start = min(means, key=means.__getitem__)
+    best = _mean(steps, values[: start + width], start)  # its noise alone: noise takes longer than all means
     if best.error is None:
         return None
-    noise, fallen = CERTAIN * math.hypot(now.error, best.error), means[0].value - best.value
+    noise, fallen = CERTAIN * math.hypot(now.error, best.error), means[0] - best.value
     higher = now.value - best.value
     return Rise(best, now) if higher > max(noise, 0.1 * fallen, 0.02 * abs(best.value)) else None
-
-
-def not_finite_since(run: LoggedRun) -> tuple[int, int] | None:
-    """(step of the last finite total loss, or 0; rows of training since); None where the newest row has one."""
-    training = [(step, row) for step, row in run.rows if any(name.startswith("train/") for name in row)]
-    finite = [number for number, (_, row) in enumerate(training) if math.isfinite(row.get("train/loss", math.nan))]
-    last = finite[-1] if finite else -1
-    since = len(training) - 1 - last
-    return (training[last][0] if finite else 0, since) if since else None
 
 
 def _width(values: Sequence[float]) -> int:

@@ -1,4 +1,4 @@
-"""Who may ask: whoever is on this machine, or else who has the token. For the HTTP server and the web page.
+"""Where a server listens, and who may ask: whoever is on this machine, or else who has the token.
 
 A page of another site that runs in a browser of this machine is on this machine too. It cannot leave out its Origin,
 and a name that it had resolved to 127.0.0.1 (DNS rebinding) stands in Host: both are checked.
@@ -7,6 +7,8 @@ and a name that it had resolved to 127.0.0.1 (DNS rebinding) stands in Host: bot
 import hmac
 import ipaddress
 import os
+import socket
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from urllib.parse import urlsplit
 from vglm_train.errors import UserError
 
 VARIABLE = "VGLM_TOKEN"
+BACKLOG = 1024  # connections that wait to be accepted
 SHORTEST = 16  # characters of a token
 Refusal = Literal["host", "origin", "token"]
 REFUSALS: dict[Refusal, tuple[int, str]] = {
@@ -67,6 +70,31 @@ def is_loopback(host: str) -> bool:
         return ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return host.lower() == "localhost"
+
+
+def bind(host: str, port: int) -> socket.socket:
+    """A socket at this address. UserError if it cannot be had."""
+    try:
+        if not 0 <= port < 2**16:
+            raise OverflowError("a port lies between 0 and 65535")  # getaddrinfo would take another one
+        family, kind, protocol, _, where = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
+        made = socket.socket(family, kind, protocol)
+        if sys.platform != "win32":  # there, two programs could share the port
+            made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        made.bind(where)
+        made.listen(BACKLOG)  # whoever comes before the server runs waits
+    except (OSError, OverflowError, UnicodeError) as error:
+        raise UserError(
+            f"--host {host} --port {port}: cannot listen there ({error}); give an address of this machine and a free "
+            "port (0: any)."
+        ) from error
+    return made
+
+
+def address(listener: socket.socket) -> str:
+    """Where people find it."""
+    host, port = listener.getsockname()[:2]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 def _hostname(host: str) -> str:

@@ -1,0 +1,227 @@
+"""The words of `health.py`: what is so, what it means, and what to try. In both languages."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from vglm_train.progress import duration
+
+Kind = Literal["ok", "fact", "warn", "bad"]
+Tongue = Literal["en", "zh"]
+
+
+@dataclass(frozen=True, slots=True)
+class Note:
+    """One thing that is so. `values` fill in its words."""
+
+    code: str
+    kind: Kind
+    values: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Words:
+    """A note in one language. Empty where there is nothing to explain or to do."""
+
+    short: str
+    means: str = ""
+    to_try: str = ""
+
+
+def line(notes: Iterable[Note], language: Tongue) -> str:
+    """All notes in one line, the worst first where it is bad."""
+    ordered = sorted(notes, key=lambda note: note.kind != "bad")
+    return ("; " if language == "en" else "；").join(said(note, language).short for note in ordered)
+
+
+def said(note: Note, language: Tongue) -> Words:
+    """The note's words with its values."""
+    values = {**note.values, "left": duration(float(note.values.get("seconds", 0)))}
+    if language == "zh":
+        values["left"] = _in_chinese(str(values["left"]))
+    words = WORDS[note.code][language == "zh"]
+    return Words(*(text.format(**values) for text in (words.short, words.means, words.to_try)))
+
+
+def _in_chinese(time: str) -> str:
+    for english, chinese in ((" min", " 分钟"), (" s", " 秒"), (" h", " 小时"), (" d", " 天")):
+        time = time.replace(english, chinese)
+    return time
+
+
+WORDS: dict[str, tuple[Words, Words]] = {
+    "no_row": (
+        Words("no row yet", "The run has not reached its first log step.", "Wait; log.txt says what it is doing."),
+        Words("还没有数据", "训练还没有到第一个记录步。", "请等待；log.txt 写着它在做什么。"),
+    ),
+    "too_few": (
+        Words("too early to tell ({rows} rows)"),
+        Words("为时尚早（{rows} 行）"),
+    ),
+    "warm_up": (
+        Words("warming up ({steps} steps)", "The learning rate is still rising, so the loss need not fall yet."),
+        Words("预热中（{steps} 步）", "学习率还在上升，loss 暂时不必下降。"),
+    ),
+    "learning": (Words("learning"), Words("正在学习")),
+    "words_only": (
+        Words("learning words without pictures", "The total falls by ITG alone. Pictures are not used."),
+        Words("只学了文字，没有看图", "总 loss 的下降只来自 ITG：学到的是文字，图片没有用上。"),
+    ),
+    "flat": (
+        Words(
+            "the loss does not fall",
+            "The newest rows are no better than the first ones, beyond their noise.",
+            "Look at a few samples (vglm data preview) and at the learning rate: try a third and three times of "
+            "optim.lr; check that weights are loaded.",
+        ),
+        Words(
+            "loss 没有下降",
+            "最新的若干行与最初相比，差别没有超出噪声。",
+            "看几个样本（vglm data preview）和学习率：试试 optim.lr 的三分之一和三倍；确认权重已加载。",
+        ),
+    ),
+    "risen": (
+        Words(
+            "{loss} has risen: {best:.3f} at step {step:.0f}, {now:.3f} now",
+            "A loss that was lower and stays higher: the rate is too high, or the data changed.",
+            "Go on from an earlier checkpoint with a lower optim.lr, or with optim.clip; look at the data since then.",
+        ),
+        Words(
+            "{loss} 回升：第 {step:.0f} 步 {best:.3f}，现在 {now:.3f}",
+            "曾经更低的 loss 又升高并停在高处：学习率过高，或数据变了。",
+            "从较早的检查点继续，降低 optim.lr 或设 optim.clip；查看那之后的数据。",
+        ),
+    ),
+    "not_finite": (
+        Words(
+            "the loss is not finite since step {step:.0f}",
+            "Losses or gradients are NaN or infinite, so steps are skipped and nothing is learned.",
+            "Lower optim.lr, lengthen optim.warmup or set optim.clip; look at the data of these steps.",
+        ),
+        Words(
+            "自第 {step:.0f} 步起 loss 不是有限数",
+            "loss 或梯度为 NaN 或无穷大，这些步被跳过，什么也没有学到。",
+            "降低 optim.lr、加长 optim.warmup 或设 optim.clip；查看这些步的数据。",
+        ),
+    ),
+    "itm_not_yet": (
+        Words("ITM still blind ({now:.3f})", "ITM has not come below 0.637, the cost of always saying no. It is late."),
+        Words("ITM 仍在瞎猜（{now:.3f}）", "ITM 还没有低于 0.637，即总说“不匹配”的代价。它学得较晚。"),
+    ),
+    "itm_blind": (
+        Words(
+            "ITM blind",
+            "For 30 % of the steps ITM has answered by the share of its labels. It does not look at the pictures.",
+            "Check that captions belong to their images (vglm data preview) and that image weights are loaded; try a "
+            "lower optim.lr, a longer optim.warmup, or more pairs a step.",
+        ),
+        Words(
+            "ITM 在瞎猜",
+            "已有 30 % 的步数，ITM 只按标签比例作答，没有看图片。",
+            "检查描述与图片是否对应（vglm data preview）、图像权重是否加载；试试更低的 optim.lr、更长的 optim.warmup，"
+            "或每步更多图文对。",
+        ),
+    ),
+    "itc_blind": (
+        Words(
+            "ITC finds nothing",
+            "ITC is no better than an even guess after warm-up: images and texts do not find each other.",
+            "Check that captions belong to their images (vglm data preview), that image weights are loaded and that "
+            "train/temperature is between 0.01 and 0.5; more candidates help: objective.itc.batch, engine.micro_batch, "
+            "processes.",
+        ),
+        Words(
+            "ITC 一无所获",
+            "预热之后 ITC 并不比均匀瞎猜好：图片和文字找不到对方。",
+            "检查描述与图片是否对应（vglm data preview）、图像权重是否加载、train/temperature 是否在 0.01 到 0.5 之间；"
+            "更多候选有帮助：objective.itc.batch、engine.micro_batch、进程数。",
+        ),
+    ),
+    "gap_blind": (
+        Words(
+            "pictures make no difference ({language} loss gap {gap:.3f})",
+            "Captions are as likely with another picture as with their own: the model writes without looking.",
+            "Check that stage one was loaded and knows pictures (its retrieval scores), and that captions belong to "
+            "their images; train longer before you judge.",
+        ),
+        Words(
+            "图片不起作用（{language} loss 差 {gap:.3f}）",
+            "换一张图片，描述的概率不变：模型没有看图。",
+            "检查是否加载了第一阶段、它是否认得图片（检索分数），描述与图片是否对应；再训练一段时间后判断。",
+        ),
+    ),
+    "waiting": (Words("waiting {share:.1%}"), Words("等待数据 {share:.1%}")),
+    "starved": (
+        Words(
+            "starved: waiting for data {share:.0%} of the time",
+            "The GPU waits for pictures, so the run takes longer than it has to.",
+            "Raise data.workers up to the number of cores; put the shards on a local disk; make pictures smaller once "
+            "(vglm data pack_shards --resize-short-side).",
+        ),
+        Words(
+            "数据供不上：{share:.0%} 的时间在等待",
+            "GPU 在等图片，训练比应有的更慢。",
+            "把 data.workers 提高到核数；把分片放到本地磁盘；"
+            "一次性缩小图片（vglm data pack_shards --resize-short-side）。",
+        ),
+    ),
+    "skipped": (
+        Words(
+            "{steps:.0f} steps skipped",
+            "Their loss or gradient was not finite. A few at the start of fp16 are normal.",
+            "If their number grows: lower optim.lr, lengthen optim.warmup, set optim.clip.",
+        ),
+        Words(
+            "跳过 {steps:.0f} 步",
+            "这些步的 loss 或梯度不是有限数。fp16 开始时有几步是正常的。",
+            "若不断增加：降低 optim.lr、加长 optim.warmup、设 optim.clip。",
+        ),
+    ),
+    "damaged": (
+        Words(
+            "{samples:.0f} damaged samples",
+            "Samples that could not be read are left out of the loss.",
+            "log.txt names them; vglm data check_shards or check_table lists them all.",
+        ),
+        Words(
+            "{samples:.0f} 个损坏样本",
+            "读不出来的样本不计入 loss。",
+            "log.txt 写有它们的名字；vglm data check_shards 或 check_table 列出全部。",
+        ),
+    ),
+    "left": (Words("{left} left"), Words("还需 {left}")),
+    "complete": (
+        Words("complete", "", "vglm evaluate and vglm chat take RUN/bundle."),
+        Words("已完成", "", "vglm evaluate 和 vglm chat 使用 RUN/bundle。"),
+    ),
+    "stopped": (
+        Words("stopped when asked to, at step {step}", "", "The same command goes on from there."),
+        Words("按要求停在第 {step} 步", "", "同一条命令从那里继续。"),
+    ),
+    "killed": (
+        Words(
+            "dead: the process ended at step {step} of {steps}",
+            "It was killed or failed: it said no word of an end. Rows after the newest checkpoint are computed again.",
+            "Read the end of log.txt and what the terminal or the scheduler said (out of memory? time limit?), then "
+            "run the same command: it goes on from {checkpoint}.",
+        ),
+        Words(
+            "已死：进程在第 {step} 步（共 {steps} 步）结束",
+            "它被杀掉或出错了，没有留下结束的话。最新检查点之后的步会重算。",
+            "看 log.txt 的结尾，以及终端或调度系统说了什么（内存不足？超时？），"
+            "然后运行同一条命令：从 {checkpoint} 继续。",
+        ),
+    ),
+    "silent": (
+        Words(
+            "no row for {left}",
+            "A long evaluation, a checkpoint, or a run that hangs or ended on another machine.",
+            "Look at the end of log.txt and at nvidia-smi. If nothing moves, stop the run and start it again.",
+        ),
+        Words(
+            "已有 {left} 没有新数据",
+            "可能是长时间评测、写检查点，或训练卡住、在另一台机器上结束了。",
+            "看 log.txt 的结尾和 nvidia-smi。若毫无动静，停止后重新启动。",
+        ),
+    ),
+}
