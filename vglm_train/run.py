@@ -13,7 +13,7 @@ from vglm_train.changes import Changes
 from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import keep
-from vglm_train.config.check import check_length
+from vglm_train.config.check import check_length, moves_blocks
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
@@ -33,6 +33,7 @@ from vglm_train.log.meter import Meter
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.startup import Startup
 from vglm_train.log.throughput import Throughput
+from vglm_train.model.frozen_blocks import FrozenBlocks, move_blocks
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
@@ -76,6 +77,7 @@ class _Run:
     ) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.startup = startup
+        self.frozen_blocks: FrozenBlocks | None = None
         self.stage = stages.build(config)
         manifests = read_manifests(config)
         self.sources = {source.name: each.samples for source, each in zip(config.data.train, manifests)}
@@ -143,6 +145,8 @@ class _Run:
             return 128 + stop.received
         self._check_applied()
         step = self._best(engine)
+        if self.frozen_blocks is not None:
+            self.frozen_blocks.restore(keep=self.ranks.main)
         if self.ranks.main:
             origin = {"run": self.config.run.name, "step": step, "samples": step * self.plan.global_batch}
             origin["sources"] = self.sources
@@ -200,13 +204,18 @@ class _Run:
     def _model(self) -> VisualModel:
         """Random weights are a function of the seed, the same on every rank; then what the configuration names."""
         torch.manual_seed(self.config.run.seed)
-        with self.ranks.device:
+        moved = moves_blocks(self.config, self.ranks.world)
+        with torch.device("cpu") if moved else self.ranks.device:  # the card may be too small for the whole
             model = self.stage.model()
         self.startup.reached("model")
         self.stage.load(model)
         self.startup.reached("weights")
         for line in self.stage.tune(model):
             log.info("%s", line)
+        self.cost = self.stage.cost(model)
+        if moved:
+            self.frozen_blocks = move_blocks(model, self.config, self.ranks)
+            model.to(self.ranks.device)
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
@@ -249,8 +258,7 @@ class _Run:
     ) -> list[Hook]:
         config, state = self.config, self.state
         cadence = hooks.Cadence.of(config)
-        cost = self.stage.cost(model)
-        throughput = Throughput(self.ranks.device, self.ranks.world, cost.per_sample, cost.per_token)
+        throughput = Throughput(self.ranks.device, self.ranks.world, self.cost.per_sample, self.cost.per_token)
         names, rows, meter = (self.loader.sources, self.loader.languages), self.plan.global_batch, Meter(self.ranks)
         chain: list[Hook] = [
             hooks.StartHook(self.startup, meter),

@@ -53,11 +53,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPS)
         self.mlp = Mlp(width, mlp_width)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, added = self.residual(x, None)
-        return x + added
-
-    def residual(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both parts of the block's output, whose sum the next block takes together with its first norm."""
         x, normed = add_norm(x, added, self.norm1)
         x, normed = add_norm(x, self.attention(normed), self.norm2)
@@ -104,8 +100,12 @@ class EvaVit(Encoder):
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block."""
         x, added = self.stem(pixels), None
         for block in self.blocks:
-            x, added = block.residual(x, added)
+            x, added = block(x, added)
         return x if added is None else x + added
+
+    def step(self, block: Block, x: Tensor) -> Tensor:
+        x, added = block(x)
+        return x + added
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""
