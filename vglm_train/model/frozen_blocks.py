@@ -4,7 +4,8 @@ A frozen block has neither gradients nor an optimizer: its parameters and buffer
 that must be there while it runs, forward and backward. They become one flat row of bytes, of which each rank keeps a
 piece. Before the block runs, the row gets memory again and is filled, and that of the next block is filled meanwhile on
 another stream. The tensors of the block are views of the row all the time, and so is what autograd keeps for backward.
-When the block has run, only the row's memory is given back. So nothing is computed twice, and results are the same bits.
+When the block has run, only the row's memory is given back. So nothing is computed twice, and results are the same
+bits.
 """
 
 import logging
@@ -17,6 +18,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
@@ -55,6 +57,7 @@ class FrozenBlocks:
         self.blocks: list[_Block] = []
         self._stacks: list[int] = []  # of each block
         self._filled: dict[int, torch.cuda.Event | None] = {}  # blocks that have memory -> when it holds their weights
+        self._hooks: list[RemovableHandle] = []
         self._alone = False
         if ranks.world > 1:
             ranks.shared.append(self)
@@ -73,14 +76,20 @@ class FrozenBlocks:
                 continue
             self.blocks.append(_Block(list(_places(block, shared)), self.ranks, self.offload))
             self._stacks.append(stack)
-            block.register_forward_pre_hook(partial(self._before, number))
-            block.register_forward_hook(partial(self._after, number))
+            self._hooks += [
+                block.register_forward_pre_hook(partial(self._before, number)),
+                block.register_forward_hook(partial(self._after, number)),
+            ]
 
     @torch.no_grad()
     def restore(self, keep: bool) -> None:
-        """Put the weights back into the model, in the machine's memory. All ranks call it, and the blocks must not run
-        afterwards. `keep`: whether this rank wants them; another rank's blocks are left without."""
+        """Put the weights back into the model, in the machine's memory; all ranks call it.
+
+        `keep`: whether this rank wants them. Without, its blocks can run no more.
+        """
         self._release(set(self._filled))
+        for hook in self._hooks:
+            hook.remove()
         for block in self.blocks:
             block.fill()
             if keep:
@@ -267,7 +276,9 @@ def moved_stacks(model: VisualModel, config: Config) -> list[list[nn.Module]]:
 def move_blocks(model: VisualModel, config: Config, ranks: Ranks) -> FrozenBlocks:
     """Divide the frozen blocks of a model among the ranks (engine.zero 3), keep them in the machine's memory
     (engine.offload), or both. The rest of the model stays where it is."""
-    frozen = FrozenBlocks(ranks if config.engine.zero == 3 else Ranks(device=ranks.device), config.engine.offload == "cpu")
+    frozen = FrozenBlocks(
+        ranks if config.engine.zero == 3 else Ranks(device=ranks.device), config.engine.offload == "cpu"
+    )
     for stack in moved_stacks(model, config):
         frozen.add(model, stack)
     if isinstance(model, VisualLanguageModel):

@@ -105,7 +105,8 @@ class EvaVit(Encoder):
 
     def step(self, block: Block, x: Tensor) -> Tensor:
         x, added = block(x)
-        return x + added
+        total: Tensor = x + added
+        return total
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""

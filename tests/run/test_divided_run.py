@@ -1,0 +1,93 @@
+"""Whole runs whose frozen blocks are divided or lie in the machine's memory: every number and every byte of the result
+is that of the plain run."""
+
+import json
+import os
+import signal
+from pathlib import Path
+
+import pytest
+
+from run import runs
+
+SHORT = ("run.length={steps: 6}", "optim.warmup={steps: 2}", "evaluate.every=3", "checkpoint.every=2",
+         "engine.micro_batch=2", "data.workers=0", "model.vision.depth=2")  # fmt: skip
+NOISE = 2e-4  # relative: sums of fp32 in another order
+
+
+def result(folder: Path) -> tuple[list[tuple], dict[str, bytes]]:
+    """What it logged, and the files of its bundle but for those that hold the configuration."""
+    bundle = folder / "bundle"
+    return runs.losses(folder), {file.name: file.read_bytes() for file in bundle.glob("*.safetensors")}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def no_java(tmp_path_factory: pytest.TempPathFactory):
+    """METEOR's program takes 15 s to start."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PATH", str(tmp_path_factory.mktemp("nothing")))
+        yield
+
+
+@pytest.mark.parametrize("family", ["chatglm", "causal", "seq2seq"])
+def test_stage_two_by_two_processes(speaking_config: dict[str, Path], tmp_path: Path, family: str) -> None:
+    """With evaluations, where each process generates answers of its own lengths."""
+    found = []
+    for zero, recompute in ((1, "false"), (3, "true")):
+        folder = tmp_path / f"zero{zero}"
+        words = (*SHORT, "model.vision.depth=1", f"engine.zero={zero}", f"engine.recompute={recompute}")
+        said = runs.finish(runs.start(runs.command(speaking_config[family], folder, 2, *words)))
+        assert ("frozen blocks" in said) == (zero == 3)
+        found.append(result(folder))
+    (plain, files), (divided, others) = found
+    assert any(name.startswith("eval/") for _, name, _ in plain)
+    assert divided == plain
+    assert others == files
+    assert {"trained.safetensors", "language.safetensors"} <= set(files)
+
+
+def test_stage_one_by_two_processes(config: Path, tmp_path: Path) -> None:
+    found = []
+    for zero in (1, 3):
+        runs.finish(runs.start(runs.command(config, tmp_path / str(zero), 2, *SHORT, f"engine.zero={zero}")))
+        found.append(result(tmp_path / str(zero)))
+    assert found[0] == found[1]
+    assert "vision.safetensors" in found[0][1]
+
+
+def test_offload_alone(speaking_config: dict[str, Path], tmp_path: Path) -> None:
+    found = []
+    for place in ("none", "cpu"):
+        words = (*SHORT, "model.vision.depth=1", f"engine.offload={place}")
+        runs.finish_here(speaking_config["chatglm"], tmp_path / place, *words)
+        found.append(result(tmp_path / place))
+    assert found[0] == found[1]
+
+
+def test_killed_and_continued_with_two_processes_and_with_one(speaking_config: dict[str, Path], tmp_path: Path) -> None:
+    """The same trained weights and losses as of one process that nobody disturbed, within rounding."""
+    words = ("run.length={steps: 12}", "checkpoint.every=2", "evaluate.every=null", "data.validation=[]",
+             "engine.zero=3", "model.qformer.dropout=0", "optim.eps=1e-4", "data.workers=0")  # fmt: skip
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    runs.finish_here(speaking_config["chatglm"], straight, *words)
+    for processes, until in ((1, 3), (2, 7), (1, None)):
+        process = runs.start(runs.command(speaking_config["chatglm"], broken, processes, *words))
+        if until is None:
+            runs.finish(process)
+        elif processes == 2:
+            runs.wait_for(broken, until)
+            runs.kill(process)
+        else:
+            runs.wait_for(broken, until)
+            os.killpg(process.pid, signal.SIGTERM)
+            process.communicate(timeout=120)
+    whole, parts = rows(straight), rows(broken)
+    assert list(whole) == list(parts) == list(range(1, 13))
+    for step, row in whole.items():
+        for name in ("train/loss", "train/grad_norm"):
+            assert parts[step][name] == pytest.approx(row[name], rel=NOISE), (step, name)
+
+
+def rows(folder: Path) -> dict[int, dict[str, float]]:
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in found if "train/loss" in row}
