@@ -9,17 +9,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 sys.path.insert(0, str(Path(__file__).parent))
-from tuning import families  # noqa: E402
+from tuning import families
 
-from vglm_train import distributed  # noqa: E402
-from vglm_train.config.language import Decoding  # noqa: E402
-from vglm_train.config.tuning import Lora  # noqa: E402
-from vglm_train.distributed import Ranks  # noqa: E402
-from vglm_train.errors import UserError  # noqa: E402
-from vglm_train.model.frozen_blocks import FrozenBlocks  # noqa: E402
-from vglm_train.model.language.base import LanguageModel  # noqa: E402
-from vglm_train.model.language.linears import quantize_blocks  # noqa: E402
-from vglm_train.model.tuning.lora import attach_lora  # noqa: E402
+from vglm_train import distributed
+from vglm_train.config.language import Decoding
+from vglm_train.config.tuning import Lora
+from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
+from vglm_train.model.frozen_blocks import FrozenBlocks
+from vglm_train.model.language.base import LanguageModel
+from vglm_train.model.language.linears import quantize_blocks
+from vglm_train.model.tuning.lora import attach_lora
 
 CASES = [("chatglm", None, False), ("causal", None, False), ("seq2seq", None, True), ("causal", "nf4", False)]
 

@@ -7,8 +7,12 @@ import signal
 from pathlib import Path
 
 import pytest
+import torch
 
 from run import runs
+from vglm_train import stages
+from vglm_train.config.load import load
+from vglm_train.describe import estimate_memory
 
 SHORT = ("run.length={steps: 6}", "optim.warmup={steps: 2}", "evaluate.every=3", "checkpoint.every=2",
          "engine.micro_batch=2", "data.workers=0", "model.vision.depth=2")  # fmt: skip
@@ -67,7 +71,8 @@ def test_offload_alone(speaking_config: dict[str, Path], tmp_path: Path) -> None
 def test_killed_and_continued_with_two_processes_and_with_one(speaking_config: dict[str, Path], tmp_path: Path) -> None:
     """The same trained weights and losses as of one process that nobody disturbed, within rounding."""
     words = ("run.length={steps: 12}", "checkpoint.every=2", "evaluate.every=null", "data.validation=[]",
-             "engine.zero=3", "model.qformer.dropout=0", "optim.eps=1e-4", "data.workers=0")  # fmt: skip
+             "engine.zero=3", "model.qformer.dropout=0", "optim.eps=1e-4", "optim.lr=1e-3",
+             "data.workers=0")  # fmt: skip
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     runs.finish_here(speaking_config["chatglm"], straight, *words)
     for processes, until in ((1, 3), (2, 7), (1, None)):
@@ -86,6 +91,27 @@ def test_killed_and_continued_with_two_processes_and_with_one(speaking_config: d
     for step, row in whole.items():
         for name in ("train/loss", "train/grad_norm"):
             assert parts[step][name] == pytest.approx(row[name], rel=NOISE), (step, name)
+
+
+def test_check_tells_the_memory(speaking_config: dict[str, Path], tmp_path: Path) -> None:
+    """Half of the blocks on each of two cards, or none on one, beside the two that run."""
+    needs = {}
+    for name, world, words in (
+        ("whole", 2, ()), ("divided", 2, ("engine.zero=3",)), ("offloaded", 1, ("engine.offload=cpu",)),
+        ("both", 2, ("engine.zero=3", "engine.offload=cpu")),
+    ):  # fmt: skip
+        config = load(speaking_config["causal"], ["model.vision.depth=1", f"run.folder={tmp_path}", *words])
+        stage = stages.build(config)
+        with torch.device("meta"):
+            model = stage.model()
+        needs[name] = estimate_memory(config, stage, model, world)
+    blocks = [sum(4 * p.numel() for p in block.parameters()) for stack in model.stacks() for block in stack]
+    outside, running = needs["whole"].frozen - sum(blocks), sum(sorted(blocks)[-2:])
+    assert needs["divided"].frozen == outside + sum(blocks) / 2 + running
+    assert needs["offloaded"].frozen == needs["both"].frozen == outside + running
+    assert [need.offloaded for need in needs.values()] == [0, 0, sum(blocks), sum(blocks) / 2]
+    assert needs["whole"].built == 0
+    assert needs["divided"].built >= sum(blocks) + outside
 
 
 def rows(folder: Path) -> dict[int, dict[str, float]]:
