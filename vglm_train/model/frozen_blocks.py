@@ -22,6 +22,7 @@ from torch.utils.hooks import RemovableHandle
 
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
+from vglm_train.errors import UserError
 from vglm_train.log import console
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel
@@ -209,7 +210,9 @@ class _Block:
         return place._replace(tensor=view)
 
     def allocate(self) -> None:
-        self.row.untyped_storage().resize_(self.size)
+        storage = self.row.untyped_storage()
+        if storage.size() != self.size:  # resize_ takes new memory also where the size stays
+            storage.resize_(self.size)
 
     def empty(self) -> None:
         self.row.untyped_storage().resize_(0)
@@ -263,7 +266,13 @@ def _pinned(piece: Tensor, device: torch.device) -> Tensor:
     held = torch.empty(piece.shape, dtype=piece.dtype, device="cpu")
     if device.type == "cuda":
         runtime: Any = torch.cuda.cudart()
-        torch.cuda.check_error(runtime.cudaHostRegister(held.data_ptr(), held.numel(), 0))
+        status = int(runtime.cudaHostRegister(held.data_ptr(), held.numel(), 0))
+        if status:
+            raise UserError(
+                f"engine.offload: {held.numel() / 1e9:.2f} GB more of the machine's memory could not be locked for the "
+                f"GPU (CUDA error {status}). --check tells how much is needed; free memory, or use engine.zero 3 on "
+                "several GPUs."
+            )
     return held.copy_(piece)
 
 
