@@ -102,7 +102,7 @@ class FrozenBlocks:
 
     def _after(self, number: int, module: nn.Module, inputs: Any, output: Any) -> None:
         """Backward needs the weights again once it has reached the gradient of the block's output."""
-        hidden = output[0] if isinstance(output, tuple) else output
+        hidden = output[0] if isinstance(output, tuple | list) else output  # GPT's returns a list
         if hidden.requires_grad:
             hidden.register_hook(partial(self._before_backward, number))
 
