@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from run import runs
 from vglm_train import stages
@@ -57,6 +58,28 @@ def test_stage_one_by_two_processes(config: Path, tmp_path: Path) -> None:
         found.append(result(tmp_path / str(zero)))
     assert found[0] == found[1]
     assert "vision.safetensors" in found[0][1]
+
+
+def test_fine_tuning_by_two_processes(speaking_config: dict[str, Path], tmp_path: Path) -> None:
+    """Adapters train in blocks of four bits that are divided; the image encoder's last block trains whole."""
+    stage, base = stages.build(load(speaking_config["chatglm"])), tmp_path / "base"
+    torch.manual_seed(1)
+    model = stage.model()
+    stage.load(model)
+    stage.save(base, model, {"run": "made"})
+    document = yaml.safe_load(speaking_config["chatglm"].read_text())
+    document["run"] |= {"stage": "finetune", "name": "tuned"}
+    document["model"] = {"bundle": str(base)}
+    document["tuning"] = {"lora": {"rank": 2, "alpha": 8}, "quantize": "nf4", "vision_blocks": {"last": 1}}
+    config = tmp_path / "tuned.yaml"
+    config.write_text(yaml.safe_dump(document, allow_unicode=True))
+    found = []
+    for zero in (1, 3):
+        words = (*SHORT[:-1], "run.length={steps: 3}", "evaluate.every=null")
+        runs.finish(runs.start(runs.command(config, tmp_path / str(zero), 2, *words, f"engine.zero={zero}")))
+        found.append(result(tmp_path / str(zero)))
+    assert found[0] == found[1]
+    assert found[0][1]
 
 
 def test_offload_alone(speaking_config: dict[str, Path], tmp_path: Path) -> None:
