@@ -13,7 +13,7 @@ from vglm_train.checkpoint.inputs import named_files
 from vglm_train.checkpoint.resume import check_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.config.batch_split import candidates, split
-from vglm_train.config.check import check_length, length_window
+from vglm_train.config.check import check_length, length_window, moves_blocks
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
@@ -22,6 +22,7 @@ from vglm_train.data.splits import name_of, open_part, read_manifests, training,
 from vglm_train.distributed import Ranks
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
+from vglm_train.model.frozen_blocks import moved_stacks
 from vglm_train.model.language.packed import frozen_bytes
 from vglm_train.model.vision.fp8 import copied_bytes
 from vglm_train.model.visual import VisualModel
@@ -218,12 +219,14 @@ def _mixture(mixture: Mixture | None, rows: int) -> list[str]:
 class Memory:
     """What a rank needs, in bytes."""
 
-    frozen: float  # weights that do not train
+    frozen: float  # weights that do not train, as far as the card holds them
     states: float  # those that do, with gradients and optimizer
     kept: float  # activations of `rows` rows
     rows: int
     checkpoint: float  # of the first process, in the memory of the machine
     group: Mapping[str, float]  # what objective.itc.batch needs, by name
+    built: float  # of the model that a process builds there, before the blocks of the frozen towers leave it; else 0
+    offloaded: float  # of these blocks, as long as the run lasts
 
     @property
     def total(self) -> float:
@@ -235,8 +238,23 @@ def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int
     trained = _count(p for p in model.parameters() if p.requires_grad)
     states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
     rows, group = split(config, world).micro, stage.group_memory(model, world)
-    frozen = frozen_bytes(model) + copied_bytes(model.vision)
-    return Memory(frozen, states, stage.activations(model) * rows, rows, trained * 12, group)
+    whole = frozen_bytes(model) + copied_bytes(model.vision)
+    frozen, built, offloaded = float(whole), 0.0, 0.0
+    if moves_blocks(config, world):
+        blocks = [frozen_bytes(block) for stack in moved_stacks(model, config) for block in stack]
+        share = sum(blocks) / (world if config.engine.zero == 3 else 1)
+        built, offloaded = whole + 4 * trained, share if config.engine.offload == "cpu" else 0.0
+        # the block that runs and the next, beside what is kept here
+        frozen = whole - sum(blocks) + share - offloaded + sum(sorted(blocks)[-2:])
+    return Memory(frozen, states, stage.activations(model) * rows, rows, trained * 12, group, built, offloaded)
+
+
+def _moved(need: Memory) -> list[str]:
+    """Of the machine, where frozen blocks are divided or lie there."""
+    if not need.built:
+        return []
+    lies = f", and {bytes_of(need.offloaded)} of frozen blocks stay there" if need.offloaded else ""
+    return [f"memory of the machine: each process first builds {bytes_of(need.built)} there{lies}"]
 
 
 def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> list[str]:
@@ -248,5 +266,6 @@ def _memory(config: Config, stage: Stage, model: VisualModel, world: int) -> lis
         f"memory a rank: about {bytes_of(need.total)} (frozen {bytes_of(need.frozen)}, weights and optimizer "
         f"{bytes_of(need.states)}, activations of {need.rows} rows {bytes_of(need.kept)}{compared})",
         f"memory beside it: the first process keeps {bytes_of(need.checkpoint)} for the checkpoint being written",
+        *_moved(need),
         f"arithmetic: {cost.of(1, stage.max_tokens()) / 1e9:.1f} GFLOP a pair",
     ]

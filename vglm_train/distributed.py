@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 import torch.distributed as dist
@@ -20,6 +20,14 @@ from vglm_train.errors import LostProcess, UserError
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
 
+class Shared(Protocol):
+    """What the ranks hold together, and each needs of the others also while it works alone."""
+
+    def alone(self) -> contextlib.AbstractContextManager[None]:
+        """Within it each rank works alone. It ends on all ranks together, also where one of them has failed."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Ranks:
     """This process's rank and device. With `world` 1 every collective below is the identity."""
@@ -28,6 +36,7 @@ class Ranks:
     world: int = 1
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     local: int = 0  # rank on this machine
+    shared: list[Shared] = field(default_factory=list, compare=False, repr=False)
 
     @property
     def main(self) -> bool:
@@ -46,6 +55,10 @@ class Ranks:
         whole = tensor.new_empty((self.world * tensor.shape[0], *tensor.shape[1:]))
         _all_gather(whole, tensor.detach().contiguous())
         return whole
+
+    def gather_into(self, whole: Tensor, part: Tensor) -> None:
+        """Every rank's part [b] in rank order into `whole` [world*b], where `part` may lie at its own place."""
+        _all_gather(whole, part)
 
     def gather_with_grad(self, tensor: Tensor) -> Tensor:
         """[b,...] -> [world*b,...] in rank order; backward sums the gradients of all ranks."""
@@ -97,7 +110,10 @@ class Ranks:
         """
         error: Exception | None = None
         try:
-            yield
+            with contextlib.ExitStack() as stack:
+                for each in self.shared:
+                    stack.enter_context(each.alone())
+                yield
         except Exception as own:
             error = own
         failures = self.gather_objects(None if error is None else (isinstance(error, UserError), _in_one_line(error)))

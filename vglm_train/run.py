@@ -15,7 +15,7 @@ from vglm_train.checkpoint.resume import read_tensors
 from vglm_train.checkpoint.run_folder import RunFolder
 from vglm_train.checkpoint.vocabulary import keep
 from vglm_train.config.batch_split import candidates
-from vglm_train.config.check import check_length
+from vglm_train.config.check import check_length, moves_blocks
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
@@ -40,6 +40,7 @@ from vglm_train.log.startup import Startup
 from vglm_train.log.tensorboard import TensorBoardSink
 from vglm_train.log.throughput import Throughput
 from vglm_train.log.wandb_sink import WandbSink
+from vglm_train.model.frozen_blocks import FrozenBlocks, move_blocks
 from vglm_train.model.visual import VisualModel
 from vglm_train.objective.base import Objective
 from vglm_train.signals import StopOnSignal
@@ -84,6 +85,7 @@ class _Run:
     ) -> None:
         self.config, self.folder, self.ranks, self.resume_from = config, folder, ranks, resume_from
         self.startup = startup
+        self.frozen_blocks: FrozenBlocks | None = None
         self.stage = stages.build(config)
         manifests = read_manifests(config)
         self.sources = {source.name: each.samples for source, each in zip(config.data.train, manifests)}
@@ -154,6 +156,8 @@ class _Run:
             return 128 + (stop.received or signal.SIGTERM)  # where another rank was asked, too
         self._check_applied()
         step = self._best(engine)
+        if blocks := self.frozen_blocks:
+            blocks.restore(keep=self.ranks.main)
         if self.ranks.main:
             origin = {"run": self.config.run.name, "step": step, "samples": step * self.plan.global_batch}
             origin["sources"] = self.sources
@@ -224,13 +228,18 @@ class _Run:
     def _model(self) -> VisualModel:
         """Random weights are a function of the seed, the same on every rank; then what the configuration names."""
         torch.manual_seed(self.config.run.seed)
-        with self.ranks.device:
+        moved = moves_blocks(self.config, self.ranks.world)
+        with torch.device("cpu") if moved else self.ranks.device:  # the card may be too small for the whole
             model = self.stage.model()
         self.startup.reached("model")
         self.stage.load(model)
         self.startup.reached("weights")
         for line in self.stage.tune(model):
             log.info("%s", line)
+        self.cost = self.stage.cost(model)
+        if moved:
+            self.frozen_blocks = move_blocks(model, self.config, self.ranks)
+            model.to(self.ranks.device)
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
@@ -272,10 +281,8 @@ class _Run:
         return SaveHook(self.folder.checkpoints, engine, self.state, cadence, keep, outlets, self.ranks)
 
     def _hooks(self, objective: Objective, model: VisualModel, outlets: Sequence[Sink], save: SaveHook) -> list[Hook]:
-        config, state = self.config, self.state
-        cadence = hooks.Cadence.of(config)
-        cost = self.stage.cost(model)
-        throughput = Throughput(self.ranks.device, self.ranks.world, cost.per_sample, cost.per_token)
+        config, state, cadence = self.config, self.state, hooks.Cadence.of(self.config)
+        throughput = Throughput(self.ranks.device, self.ranks.world, self.cost.per_sample, self.cost.per_token)
         names, rows, meter = (self.loader.sources, self.loader.languages), self.plan.global_batch, Meter(self.ranks)
         chain: list[Hook] = [
             hooks.StartHook(self.startup, meter),

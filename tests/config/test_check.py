@@ -7,7 +7,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from vglm_train.config.batch_split import split
-from vglm_train.config.check import check, check_length, check_vocabulary
+from vglm_train.config.check import check, check_length, check_vocabulary, moves_blocks
 from vglm_train.config.data import Data
 from vglm_train.config.load import errors_with_location, load
 from vglm_train.config.run import Config, Engine, Run
@@ -217,6 +217,21 @@ def test_combinations_that_are_allowed(run):
     check(run("model.text.language_token=true"), 1)
     check(run("model.vision.dtype=fp16", "engine.precision=fp32"), 1)
     check(run("data.validation=[{name: photos, shards: shards/photos}]"), 1)
+
+
+@pytest.mark.parametrize("words", ["engine.zero=3", "engine.offload=cpu"])
+def test_frozen_blocks_are_divided_where_steps_run_them(run, words):
+    features = "data.features={folder: features, views: 2}"
+    check(run(words), 2)
+    check(run(words, features, "run.stage=generate", "model.language={tokenizer: ice_text.model}"), 2)
+    refused = refusal(run(words, features), 2)
+    assert refused.fields == (words.partition("=")[0], "data.features")
+
+
+def test_a_process_alone_divides_nothing(run):
+    assert not moves_blocks(run("engine.zero=3"), 1)
+    assert moves_blocks(run("engine.zero=3"), 2)
+    assert moves_blocks(run("engine.offload=cpu"), 1)
 
 
 def test_graphs_record_what_has_one_shape_and_is_kept(run):

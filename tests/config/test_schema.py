@@ -76,7 +76,7 @@ def test_a_configuration_stands_in_configs_alone():
         ("optim: {lr: 0}", "optim.lr", "peak learning rate"),
         ("optim: {betas: [0.9]}", "optim.betas", "AdamW's decay rates"),
         ("optim: {betas: [0.9, 1.0]}", "optim.betas.1", "AdamW's decay rates"),
-        ("engine: {zero: 3}", "engine.zero", "DeepSpeed's ZeRO stage"),
+        ("engine: {zero: 4}", "engine.zero", "DeepSpeed's ZeRO stage"),
         ("data: {languages: [fr]}", "data.languages.0", "captions that are used"),
         ("data: {languages: []}", "data.languages", "captions that are used"),
         ("data: {train: [{shards: a}]}", "data.train.0", "Where samples come from"),

@@ -113,7 +113,6 @@ BAD = [
     (Optim, {"weight_decay": -0.05}, "weight_decay", "negative"),
     (Optim, {"clip": 0.0}, "clip", "null for no clipping"),
     (Engine, {"zero": 0}, "zero", "no gradient norm"),
-    (Engine, {"zero": 3}, "zero", "unproven with several Q-Former passes"),
     (Engine, {"zero": 4}, "zero", "no such stage"),
     (Engine, {"micro_batch": 0}, "micro_batch", "above 0"),
     (Engine, {"max_skipped": 0}, "max_skipped", "above 0"),

@@ -46,6 +46,7 @@ def check(config: Config, world: int) -> None:
     _check_lengths(config)
     _check_features(config)
     _check_graphs(config)
+    _check_frozen_blocks(config)
     _check_language_model(config)
     _check_tuning(config)
     _check_split(config)
@@ -175,6 +176,28 @@ def _check_graphs(config: Config) -> None:
     if config.engine.recompute:
         reason = "cannot both be on: what a graph keeps for backward is not computed again. Leave one out"
         raise FieldError("engine.graphs", "engine.recompute", reason=reason)
+
+
+def moves_blocks(config: Config, world: int) -> bool:
+    """Whether the weights of frozen blocks are elsewhere until they run: a process alone has nothing to divide."""
+    return config.engine.offload != "none" or (config.engine.zero == 3 and world > 1)
+
+
+def _check_frozen_blocks(config: Config) -> None:
+    """There is a frozen tower whose blocks run in every step."""
+    engine = config.engine
+    if (engine.zero == 3 or engine.offload != "none") and config.run.stage == "align" and config.data.features:
+        field, value = ("engine.zero", 3) if engine.zero == 3 else ("engine.offload", engine.offload)
+        reason = (
+            f"{value} is for frozen towers, and with data.features no step of stage align runs one: the image encoder, "
+            "which makes the features and evaluates, stays whole. Leave it out"
+        )
+        raise FieldError(field, "data.features", reason=reason)
+
+    if (engine.zero == 3 or engine.offload != "none") and config.model.vision.dtype == "fp8":
+        field, value = ("engine.zero", 3) if engine.zero == 3 else ("engine.offload", engine.offload)
+        reason = f"{value} moves weights as they were read, and fp8 has made others of them: take bf16, or leave it out"
+        raise FieldError(field, "model.vision.dtype", reason=reason)
 
 
 def _check_language_model(config: Config) -> None:

@@ -147,7 +147,17 @@ class Optim:
 class Engine:
     """How a step is computed: precision, micro-batches, memory, processes."""
 
-    zero: Annotated[int, "DeepSpeed's ZeRO stage, 1 or 2", Range(least=1, most=2)] = 1
+    zero: Annotated[
+        int,
+        "1 or 2: DeepSpeed's ZeRO stage, the optimizer divided among processes; 3: as 1, and the blocks of the frozen "
+        "towers divided too, each fetched while the one before it runs",
+        Range(least=1, most=3),
+    ] = 1
+    offload: Annotated[
+        Literal["none", "cpu"],
+        "cpu: the blocks of the frozen towers lie in the machine's memory, and each is copied to the GPU while the one "
+        "before it runs",
+    ] = "none"
     micro_batch: Annotated[
         int | None, "rows a rank runs at once; null: its whole share of the global batch", POSITIVE
     ] = None
@@ -171,13 +181,10 @@ class Engine:
     max_skipped: Annotated[int, "steps that are not finite, in a row, before the run stops", POSITIVE] = 20
 
     def __post_init__(self) -> None:
-        if self.zero not in (1, 2):
-            reasons = {
-                0: "stage 0 reports no gradient norm and its bf16 weights lag one Adam step behind",
-                3: "stage 3 splits the weights, which is unproven with several Q-Former passes in one step",
-            }
+        if self.zero not in (1, 2, 3):
+            reasons = {0: "stage 0 reports no gradient norm and its bf16 weights lag one Adam step behind"}
             why = reasons.get(self.zero, "there is no such stage")
-            raise FieldError("zero", reason=f"must be 1 or 2, found {self.zero}: {why}")
+            raise FieldError("zero", reason=f"must be 1, 2 or 3, found {self.zero}: {why}")
         check_limits(self)
 
 

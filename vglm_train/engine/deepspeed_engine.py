@@ -1,7 +1,8 @@
 """DeepSpeed behind three methods: step, state, load_state. The only user of deepspeed.
 
 What trains is fp32, computed under bf16 autocast. DeepSpeed's own bf16 block is not used because it would
-cast the frozen towers too. ZeRO 1 and 2 partition the optimizer.
+cast the frozen towers too. ZeRO 1 and 2 partition the optimizer. With engine.zero 3 what trains is under ZeRO 1, and
+the frozen blocks are divided by `model/frozen_blocks.py`.
 """
 
 import logging
@@ -168,7 +169,7 @@ def _deepspeed_config(config: Config, accumulation: int, world: int, trained: in
         "gradient_clipping": config.optim.clip or 0.0,
         "zero_allow_untested_optimizer": True,
         "zero_optimization": {
-            "stage": config.engine.zero,
+            "stage": 2 if config.engine.zero == 2 else 1,
             "contiguous_gradients": True,
             "parameter_alignment": True,  # an odd-sized parameter would leave all that follow it misaligned
             # with it, backward ends by waiting for the device, and all launches that follow (norms, flattening) are

@@ -55,6 +55,10 @@ class VisualModel(nn.Module):
         """(name, parameter) of all that trains, in the module's order."""
         return ((name, p) for name, p in self.named_parameters() if p.requires_grad)
 
+    def stacks(self) -> list[Sequence[nn.Module]]:
+        """The blocks of the frozen towers, in the order in which they run; some of the image encoder's may train."""
+        return [self.vision.encoder.blocks]
+
     def recompute(self, on: bool) -> None:
         """Whether the Q-Former's activations are computed again in backward instead of kept."""
         self.qformer.recompute = on

@@ -87,6 +87,9 @@ class VisualLanguageModel(VisualModel):
         """Answers [b,t] to prompts with images; see LanguageModel.generate."""
         return self.language.generate(self.fuse(self._visual(batch), batch), batch, decoding, end_id, on_token)
 
+    def stacks(self) -> list[Sequence[nn.Module]]:
+        return [*super().stacks(), self.language.blocks()]
+
     def recompute(self, on: bool) -> None:
         """Whether activations of the Q-Former and of the language model are computed again in backward."""
         super().recompute(on)

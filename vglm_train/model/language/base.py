@@ -25,6 +25,7 @@ class LanguageModel(nn.Module):
     `pad_id` fills an answer of `generate` behind its end; `vocabulary` is the number of its embeddings; `positions` the
     length of the longest sequence, None where there is no such limit.
     `home` is where a model on the meta device gets memory when its weights are read; None: on the default device.
+    `whole`: False where its blocks' weights come when they run, see `FrozenBlocks`: no graph of kernels can hold them.
     """
 
     embed_width: int
@@ -33,6 +34,7 @@ class LanguageModel(nn.Module):
     positions: int | None
     dtype: torch.dtype
     home: torch.device | None = None
+    whole: bool = True
 
     def train(self, mode: bool = True) -> Self:
         """Stays in eval mode, so that a frozen model has no dropout. Only adapters change their mode."""

@@ -66,11 +66,7 @@ class Block(nn.Module):
         self.norm2 = nn.LayerNorm(width, EPS)
         self.mlp = Mlp(width, config.mlp_width, eight_bits and number >= WIDE)
 
-    def forward(self, x: Tensor) -> Tensor:
-        x, added = self.residual(x, None)
-        return x + added
-
-    def residual(self, x: Tensor, added: Tensor | None) -> tuple[Tensor, Tensor]:
+    def forward(self, x: Tensor, added: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Both parts of the block's output, whose sum the next block takes together with its first norm."""
         x, normed = _add_norm(x, added, self.norm1, self.attention.qkv)
         x, normed = _add_norm(x, self.attention(normed), self.norm2, self.mlp.up)
@@ -126,8 +122,13 @@ class EvaVit(Encoder):
         if in_place.applies(self.blocks, x):
             return in_place.run(self.blocks, x)
         for block in self.blocks:
-            x, added = block.residual(x, added)
+            x, added = block(x, added)
         return x if added is None else x + added
+
+    def step(self, block: Block, x: Tensor) -> Tensor:
+        x, added = block(x)
+        total: Tensor = x + added
+        return total
 
     def stem(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], what the first block reads."""

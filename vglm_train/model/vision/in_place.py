@@ -20,6 +20,10 @@ from vglm_train.model.vision import fused
 def applies(blocks: Sequence[Any], x: Tensor) -> bool:
     """Whether `run` computes these blocks faster than one after the other."""
     plain = all(type(block.attention.qkv) is nn.Linear and type(block.mlp.up) is nn.Linear for block in blocks)
+    if any(
+        block._forward_pre_hooks for block in blocks
+    ):  # they would not be called: they bring a divided block's weights
+        return False
     return plain and x.is_contiguous() and fused.fuses(x) and fused.kernels() is not None
 
 

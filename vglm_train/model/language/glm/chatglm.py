@@ -93,7 +93,7 @@ class ChatGlm(LanguageModel):
     def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> "CachedDecoder | SlotDecoder":
         """See LanguageModel; a prompt ends with <sop>. Rotary positions have no end."""
         decoder = CachedDecoder(self, embeds.to(self.dtype), *self._lengths(batch))
-        return SlotDecoder(self, decoder) if self.uses_slots or embeds.is_cuda else decoder
+        return SlotDecoder(self, decoder) if self.whole and (self.uses_slots or embeds.is_cuda) else decoder
 
     def blocks(self) -> Sequence[nn.Module]:
         """The transformer blocks in order."""

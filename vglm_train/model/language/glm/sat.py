@@ -199,11 +199,16 @@ class Transformer(BaseTransformer):  # type: ignore[misc]
             # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
             run = partial(self.hooks["layer_forward"], layer_id=number, output_this_layer={}, **options)
             if self.recompute and torch.is_grad_enabled():
-                hidden = checkpoint(run, hidden, None, use_reentrant=False, preserve_rng_state=self.random)
-            else:
-                hidden = run(hidden, None)
+                run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=self.random)
+            hidden = self.layers[number](run, hidden)
         hidden = self.final_layernorm(hidden)
         return [self.hooks["final_forward"](hidden.flatten(0, 1).index_select(0, rows))]
+
+
+def _run_layer(run: Any, hidden: Tensor) -> Tensor:
+    """A layer's forward: SAT's hook says what it computes, and the layer is called as a module for torch's hooks."""
+    result: Tensor = run(hidden, None)
+    return result
 
 
 @contextmanager
@@ -246,6 +251,8 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
             device=torch.device("meta"),  # its linear layers and embeddings are replaced below
         )
         use_plain_linears(transformer, device, dtype)
+        for layer in transformer.layers:
+            layer.forward = _run_layer
         shape = Namespace(
             vocab_size=1, hidden_size=config.width, num_attention_heads=config.heads, num_layers=config.layers
         )
