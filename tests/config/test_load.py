@@ -171,7 +171,7 @@ def test_a_wrong_type_says_what_was_expected_and_found(write, line, key, expecte
         ("model.vision.dtype=half", "model.vision.dtype", "did you mean fp16?"),
         ("model.vision.dtype=torch.float32", "model.vision.dtype", "did you mean fp32?"),
         ("model.vision.dtype=auto", "model.vision.dtype", "inspect FOLDER` says which one the files have"),
-        ("log=null", "log", "expected a mapping with keys such as every, wandb, samples; found nothing (null)"),
+        ("log=null", "log", "expected a mapping with keys such as every, wandb, tensorboard; found nothing (null)"),
         ("run.seed=", "run.seed", "expected a whole number, found nothing (null)"),
         ("run.sead=1", "run.sead", "Did you mean run.seed?"),
         ("run.seed.x=1", "run.seed", "has no keys below it; it is the number 7 at run.yaml:3"),

@@ -117,6 +117,12 @@ def finish_here(config: Path, run_folder: Path, *overrides: str) -> None:
         assert main([str(config), f"run.folder={run_folder}", *overrides]) == 0
 
 
+def rows(folder: Path) -> dict[int, dict[str, float]]:
+    """Step -> what was logged of its losses."""
+    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return {row["step"]: row for row in found if "train/loss" in row}
+
+
 def wait_for(folder: Path, step: int, seconds: float = 120) -> None:
     """Until `step` is logged."""
     metrics, end = folder / "metrics.jsonl", time.monotonic() + seconds

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from run import runs
-from run.test_elastic import NOISE, rows
+from run.test_elastic import NOISE
 from run.test_stored_features import WHOLE
 
 STEPS = 4
@@ -30,7 +30,7 @@ def test_one_two_and_four_processes_log_the_same(config: Path, tmp_path: Path) -
             runs.finish_here(config, folder, *overrides)
         else:
             runs.finish(runs.start(runs.command(config, folder, processes, *overrides)))
-        found[processes] = rows(folder)
+        found[processes] = runs.rows(folder)
     assert runs.undescribed_metrics(tmp_path / "1") == []
     for processes in (2, 4):
         assert list(found[processes]) == list(found[1]) == list(range(1, STEPS + 1))

@@ -1,7 +1,6 @@
 """Whole runs whose frozen blocks are divided or lie in the machine's memory: every number and every byte of the result
 is that of the plain run."""
 
-import json
 import os
 import signal
 from pathlib import Path
@@ -109,7 +108,7 @@ def test_killed_and_continued_with_two_processes_and_with_one(speaking_config: d
             runs.wait_for(broken, until)
             os.killpg(process.pid, signal.SIGTERM)
             process.communicate(timeout=120)
-    whole, parts = rows(straight), rows(broken)
+    whole, parts = runs.rows(straight), runs.rows(broken)
     assert list(whole) == list(parts) == list(range(1, 13))
     for step, row in whole.items():
         for name in ("train/loss", "train/grad_norm"):
@@ -135,8 +134,3 @@ def test_check_tells_the_memory(speaking_config: dict[str, Path], tmp_path: Path
     assert [need.offloaded for need in needs.values()] == [0, 0, sum(blocks), sum(blocks) / 2]
     assert needs["whole"].built == 0
     assert needs["divided"].built >= sum(blocks) + outside
-
-
-def rows(folder: Path) -> dict[int, dict[str, float]]:
-    found = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return {row["step"]: row for row in found if "train/loss" in row}

@@ -11,8 +11,8 @@ import httpx
 import pytest
 from serve.made_process import MIB, Attacked, post_head, received, serving_process
 
+from vglm_train import access
 from vglm_train.access import Access
-from vglm_train.serve import access
 
 GIB = 2**30
 BODY = 2 * MIB  # of a request, on this server
