@@ -10,7 +10,6 @@ from made_dicom import PLANTED, leaks, make_dicom, patient
 
 from data_tools.convert import __main__ as convert
 from data_tools.pack_shards import __main__ as pack_shards
-from run.runs import alone
 from train import main
 
 pytestmark = pytest.mark.usefixtures("alone")
@@ -45,12 +44,10 @@ def test_a_run_on_converted_dicom_names_nobody(
     assert pack_shards.main([str(records), "--out", str(made / "shards"), "--workers", "1"]) == 0
     fixed = [str(config), f"run.folder={made / 'run'}", "data.validation=[]", "data.workers=0", "data.languages=[en]"]
     packed = [f"data.train=[{{name: packed, shards: {made / 'shards'}}}]", "evaluate.every=null"]
-    with alone():
-        assert main(["--check", *fixed, *packed]) == 0
+    assert main(["--check", *fixed, *packed]) == 0
     held_out = [f"data.train=[{{name: hospital, table: {records}}}]", "data.holdout={share: 0.2, by: group}"]
     logged = ["run.length={steps: 4}", "evaluate.every=2", "log.samples=true", "log.wandb.mode=offline"]
-    with alone():
-        assert main([*fixed, *held_out, *logged]) == 0
+    assert main([*fixed, *held_out, *logged]) == 0
     wandb.teardown()
     rows = [json.loads(line) for line in (made / "run" / "metrics.jsonl").read_text().splitlines()]
     assert {row["data/damaged"] for row in rows if "data/damaged" in row} == {0}

@@ -18,6 +18,8 @@ from vglm_train.model.alignment import build_alignment
 from vglm_train.model.vision import build_vision
 from vglm_train.prompt.qformer_text import build_text
 
+pytestmark = pytest.mark.usefixtures("alone")
+
 FP8 = ("model.vision.dtype=fp8", "model.vision.width=32", "model.vision.mlp_width=64")
 
 
