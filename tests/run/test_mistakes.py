@@ -85,7 +85,7 @@ MISTAKES = {
         "{steps: 10}", "{steps: 101}",
         "run.yaml:15: optim.warmup: a warm-up of 101 steps is longer than the run of 100 steps",
     ),
-    "ZeRO 3": ("zero: 1", "zero: 3", "run.yaml:17: engine.zero: "),
+    "ZeRO 4": ("zero: 1", "zero: 4", "run.yaml:17: engine.zero: "),
     "image size": (
         "image_size: 224", "image_size: 225",
         "run.yaml:5: model.vision.image_size: 225 is not a multiple of patch 14: the picture is cut into whole "
@@ -115,11 +115,6 @@ def test_in_the_file(refused, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n
     assert said.startswith(message)
     assert "\n" not in said
     assert [p.name for p in tmp_path.iterdir()] == ["run.yaml"], "something was written"
-
-
-def test_zero_3_says_why(refused, config: Path) -> None:
-    said = refused(config, "engine.zero=3")
-    assert said.startswith("override engine.zero=3: engine.zero: must be 1 or 2, found 3: stage 3 ")
 
 
 def test_a_batch_that_does_not_divide_is_told(config: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -132,7 +132,8 @@ def qformer_flops(config: Model, vocabulary: int, losses: Collection[str] = STAG
     flops = image_keys_flops(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
     flops += 2 * (q + 1) * width * config.contrastive_width
     if "itm" in losses:
-        flops += 3 * _pass(config, q, t, 0)
+        unread = 4 * t * width * config.qformer.mlp_width  # the last block computes no MLP for the text
+        flops += 3 * (_pass(config, q, t, 0) - unread)
     if "itg" in losses:
         flops += _pass(config, 0, t, q) + 2 * t * (width * width + width * vocabulary)
     return flops
