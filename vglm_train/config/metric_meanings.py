@@ -110,8 +110,8 @@ TRAINING = (
     ),
     Metric(
         "perf/memory_gib",
-        "peak so far: tensors on a GPU, the whole process on a CPU",
-        "至今的峰值：GPU 上为张量，CPU 上为整个进程",
+        "peak so far: what torch reserved on a GPU, the whole process on a CPU",
+        "至今的峰值：GPU 上为 torch 占用的，CPU 上为整个进程",
     ),
     Metric(
         "perf/start_seconds perf/start_imports perf/start_processes perf/start_inputs perf/start_model "

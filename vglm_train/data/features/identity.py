@@ -26,7 +26,7 @@ class Encoder(Protocol):
     dtype: torch.dtype
 
     @property
-    def fused(self) -> bool: ...
+    def fused(self) -> int: ...
 
     @property
     def fp8(self) -> int: ...
@@ -51,7 +51,7 @@ class Identity:
     flip: bool
     seed: int | None  # of the crops; None where there is one view, which has nothing random
     version: int  # one of VERSIONS
-    fused: bool = False  # whether a GPU's fused kernels computed it, which round in other places
+    fused: int = 0  # version of the GPU's fused kernels that computed it, which round in other places
     fp8: int = 0  # version of the products in eight bits that computed it
 
     @classmethod

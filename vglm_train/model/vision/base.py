@@ -8,6 +8,8 @@ from torch import Tensor, nn
 
 from vglm_train.model.vision.fp8 import VERSION, Fp8Linear
 
+KERNELS = 2  # 1: sums and norms in one kernel; 2: sums inside of the products as well
+
 
 class Encoder(nn.Module):
     """A stack of blocks over tokens. Calling it runs the stem and all blocks."""
@@ -41,10 +43,10 @@ class VisionEncoder(nn.Module):
         self.trained: list[nn.Module] = []
 
     @property
-    def fused(self) -> bool:
-        """Whether its numbers are those of fused kernels, which round in other places."""
+    def fused(self) -> int:
+        """Which version of a GPU's fused kernels, which round in other places, gives its numbers; 0: none."""
         on_gpu = next(self.encoder.parameters()).is_cuda
-        return self.encoder.fused and on_gpu and self.dtype in (torch.float16, torch.bfloat16)
+        return KERNELS if self.encoder.fused and on_gpu and self.dtype in (torch.float16, torch.bfloat16) else 0
 
     @property
     def fp8(self) -> int:
