@@ -9,6 +9,7 @@ import httpx
 import pytest
 from serve.made_server import HEAD, chat_body, data_url, serving_at, shown
 
+from vglm_train.chat import model as chat_model
 from vglm_train.config.validation import FieldError
 from vglm_train.serve.limits import ServeLimits
 
@@ -147,10 +148,17 @@ def test_a_body_of_another_kind(narrow):
 
 
 def test_a_refused_picture_is_never_decoded(narrow, pictures, monkeypatch):
-    decoded = []
-    monkeypatch.setattr("vglm_train.chat.images.open_image", decoded.append)
+    read, read_pixels = [], chat_model.read_pixels
+
+    def reading(*args):
+        read.append(args)
+        return read_pixels(*args)
+
+    monkeypatch.setattr(chat_model, "read_pixels", reading)
     assert narrow.post(PATH, chat_body(shown("what", *pictures[:3]))).status_code == 413
-    assert not decoded
+    assert not read
+    assert narrow.post(PATH, chat_body(shown("what", pictures[0]))).status_code == 200
+    assert read
 
 
 def test_the_loop_goes_on_while_pictures_are_read(narrow, pictures, monkeypatch):

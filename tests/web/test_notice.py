@@ -3,9 +3,9 @@
 import json
 import os
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
+from shipped import YAMLS
 
 from vglm_train.config.data import Source
 from vglm_train.config.language import Prompt, Questions
@@ -16,7 +16,6 @@ from vglm_train.web.notice import is_medical, speaks_of_medicine, verdict_file, 
 from vglm_train.web.words import language_of
 
 PLAIN = Config(run=Run(name="demo"))
-PRESETS = sorted((Path(__file__).resolve().parents[2] / "configs").rglob("*.yaml"))
 
 
 @pytest.mark.parametrize(
@@ -63,8 +62,8 @@ def test_names_of_other_things(name):
 
 
 def test_the_presets_for_x_rays_warn_and_no_other():
-    medical = {path.stem for path in PRESETS if is_medical(load(path, ["model.bundle=null"]), [])}
-    assert medical == {path.stem for path in PRESETS if path.stem.startswith("xray")}
+    medical = {path.stem for path in YAMLS if is_medical(load(path, ["model.bundle=null"]), [])}
+    assert medical == {path.stem for path in YAMLS if path.stem.startswith("xray")}
     assert medical
 
 

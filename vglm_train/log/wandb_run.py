@@ -141,7 +141,8 @@ class WandbRun:
         for child in psutil.Process().children():
             if child.name().startswith(SERVICE):
                 child.kill()
-        with contextlib.suppress(Exception):  # it tells the service to end, which is gone
+        # It tells the service to end, which is gone, and then exits with the service's status: not ours.
+        with contextlib.suppress(Exception, SystemExit):
             wandb.teardown()
 
     def _artifact(self, folder: Path, run: str, metadata: dict[str, Any]) -> Any:
