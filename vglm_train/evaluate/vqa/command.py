@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from vglm_train.evaluate.caption import command
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
+from vglm_train.evaluate.vqa import blind
 from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, VqaResult
 from vglm_train.evaluate.vqa.generate import AnswerGenerator
 from vglm_train.evaluate.vqa.intervals import SubsetScores, score_subset, subsets_by_type
@@ -63,11 +65,16 @@ class VqaCommand:
             "--subset", action="append", default=[], nargs=2, metavar=("NAME", "WHICH"),
             help="score these apart as well, as --only names them",
         )  # fmt: skip
+        parser.add_argument(
+            "--blind", action="store_true", help="on the page a person answers questions first, then sees the verdict"
+        )
+        parser.add_argument("--blind-questions", type=int, metavar="N", help=f"how many (default {blind.COUNT})")
 
     def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
         """Evaluate `bundle` on `args.data`. UserError for missing libraries, wrong options or no question to ask."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
+        count = _blind_count(args)
         decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
         generator = options.build_generator(bundle, args, device)
         data = self._questions(bundle, args.data, args, "--source", args.images)
@@ -100,7 +107,11 @@ class VqaCommand:
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
+        lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
+        if not count:
+            return Result(report, lines, render_page(page))
+        reading = blind.render_blind(page, f"{self.task}-{Path(args.data).stem}", count, data.pictures)
+        return Result(report, [*lines, reading.description], reading.html)
 
     def _questions(
         self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
@@ -122,6 +133,17 @@ class VqaCommand:
         if not questions:
             raise UserError(f"--train {path}: nothing for --task {self.task}: {why_no_items(answered)}.")
         return MajorityBaseline.count(questions, f"{path}, {len(questions)} questions")
+
+
+def _blind_count(args: argparse.Namespace) -> int:
+    """How many questions a person answers first; 0 without --blind. UserError for a wrong --blind-questions."""
+    if args.blind_questions is None:
+        return blind.COUNT if args.blind else 0
+    if not args.blind:
+        raise UserError(f"--blind-questions {args.blind_questions}: is of --blind; give both.")
+    if args.blind_questions < 1:
+        raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
+    return int(args.blind_questions)
 
 
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
