@@ -94,6 +94,18 @@ def choices_of(item: EvalQuestion, options: Sequence[str]) -> list[str] | None:
     return given if item.options and len(given) == len(by_words) else sorted(by_words.values(), key=str.casefold)
 
 
+def known_answers(items: Sequence[EvalQuestion]) -> dict[tuple[str | None, str], list[str]]:
+    """(type, language) -> the true answers to its open questions, where two questions have the same one on average.
+
+    A person is shown them: which words a data set uses cannot be seen in a picture, and the model has learned them.
+    """
+    true: dict[tuple[str | None, str], list[str]] = {}
+    for item in items:
+        if item.kind == "open" and item.type is not None:
+            true.setdefault((item.type, item.dialogue.language), []).append(answers.commonest(item.answers))
+    return {of: sorted(set(own)) for of, own in true.items() if 1 < len(set(own)) <= len(own) / 2}
+
+
 def render_blind(
     data: PageData, name: str, count: int, read: Callable[[EvalQuestion], Sequence[Image.Image]]
 ) -> BlindPage:
@@ -103,11 +115,13 @@ def render_blind(
     options = closed_options(data.items)
     choices = [choices_of(data.items[index], options[index]) for index in chosen]
     pictures: dict[str, int] = {}
+    known = known_answers(data.items)
     questions = []
     for index, own in zip(chosen, choices):
         item = data.items[index]
         numbers = [pictures.setdefault(_encode(image), len(pictures)) for image in read(item)]
-        questions.append(_question(item, own, numbers))
+        suggested = known.get((item.type, item.dialogue.language), []) if item.kind == "open" else []
+        questions.append({**_question(item, own, numbers), "known": suggested})
     sealed = _seal(data, chosen, choices, options)
     public = {
         "id": hashlib.sha256("".join([sealed, *pictures]).encode()).hexdigest()[:24],

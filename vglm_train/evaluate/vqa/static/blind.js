@@ -102,6 +102,7 @@ function drawStrip() {
 
 function introduction() {
   const kinds = new Set(data.questions.map(each => (each.kind === "report" ? "by_findings" : each.choices ? "by_choice" : "by_words")));
+  if (data.questions.some(each => each.known.length)) kinds.add("by_known");
   const size = { side: data.side, model: data.modelSide };
   const begun = state.answers.some(answer => answer.seconds || answer.skipped);
   const first = state.answers.findIndex(answer => !answered(answer) && !answer.skipped);
@@ -150,7 +151,9 @@ function control(asked, value, set) {
     const field = make("input", { id: "answer", type: "text", value: value ?? "", autocomplete: "off", maxLength: 2000, lang: asked.language, placeholder: word("your_answer") });
     field.setAttribute("aria-label", word("your_answer"));
     field.oninput = () => set(field.value);
-    return field;
+    if (!asked.known.length) return field;
+    field.setAttribute("list", "known");
+    return make("div", {}, field, make("datalist", { id: "known" }, ...asked.known.map(each => make("option", { value: each }))));
   }
   if (asked.choices.length > MOST_BUTTONS) {
     const options = asked.choices.map(each => make("option", { value: each, textContent: each, selected: each === value }));
@@ -166,7 +169,7 @@ function control(asked, value, set) {
 
 const choiceName = (asked, choice) => (asked.polar ? word(choice) : choice);
 const findingName = name => data.findings.find(each => each.name === name)?.[page.language] ?? name;
-const listed = names => names.map(findingName).join(", ") || word("none");
+const listed = names => names.map(findingName).join(word("comma")) || word("none");
 
 function findings(value, set) { // an empty list says: no abnormal finding
   const none = make("input", { type: "checkbox", value: "none", checked: value?.length === 0 });

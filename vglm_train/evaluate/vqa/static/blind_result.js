@@ -49,10 +49,10 @@ function restart(seen) {
 function sentences({ table, clusters }) {
   const lines = MAIN[data.task].filter(metric => table[metric]?.model).map(metric => {
     const { you, model } = table[metric], { gain, gainEnds } = model;
-    const said = word("versus", { metric, you: number(you.value), model: number(model.value), gain: gainText(gain, gainEnds) });
-    if (!gainEnds || clusters < FEW) return make("li", { className: "warn", textContent: `${said}: ${word("few", { n: clusters })}` });
-    const sign = gainEnds[0] > 0 ? "better" : gainEnds[1] < 0 ? "worse" : "equal";
-    return make("li", { className: "fact", textContent: `${said}: ${word(sign)}` });
+    const few = !gainEnds || clusters < FEW;
+    const sign = few ? word("few", { n: clusters }) : word(gainEnds[0] > 0 ? "better" : gainEnds[1] < 0 ? "worse" : "equal");
+    const said = { metric, you: number(you.value), model: number(model.value), gain: gainText(gain, gainEnds), sign };
+    return text("li", "versus", said, few ? "warn" : "fact");
   });
   return make("ul", {}, ...lines);
 }
@@ -85,7 +85,7 @@ function scoreCell(score) {
 function card(asked, n, { scores, given }) {
   const truth = page.sealed.truths[n], answer = state.answers[n], report = asked.kind === "report";
   const value = !given[n] ? word("no_answer") : report ? listed(answer.value) : choiceName(asked, answer.value);
-  const said = (output, stated) => (output || word("empty")) + (report ? `\n(${word("keywords", { list: listed(stated) })})` : "");
+  const said = (output, stated) => (output || word("empty")) + (report && output ? `\n(${word("keywords", { list: listed(stated) })})` : "");
   const rows = [[word("you") + (report ? ` (${word("self")})` : ""), value, "main"]];
   rows.push([word("truth"), said(truth.shown.join(" | "), truth.findings), "main"]);
   for (const system of SYSTEMS.filter(system => system in truth.outputs)) {
