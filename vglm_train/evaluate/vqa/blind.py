@@ -11,7 +11,7 @@ import gzip
 import hashlib
 import io
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -45,6 +45,15 @@ FINDINGS_ZH = {
     "granuloma or calcification": "肉芽肿、钙化", "lymphadenopathy": "淋巴结肿大", "wide mediastinum": "纵隔增宽",
     "hernia": "疝", "degeneration": "退行性变", "aorta": "主动脉迂曲、扩张",
 }  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """The questions that a person is asked."""
+
+    chosen: list[int]  # indices of items
+    pictures: list[str]  # data URLs, each once
+    shown: list[list[int]]  # of each chosen item, the numbers of its pictures
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,27 +115,28 @@ def known_answers(items: Sequence[EvalQuestion]) -> dict[tuple[str | None, str],
     return {of: sorted(set(own)) for of, own in true.items() if 1 < len(set(own)) <= len(own) / 2}
 
 
-def render_blind(
-    data: PageData, name: str, count: int, read: Callable[[EvalQuestion], Sequence[Image.Image]]
-) -> BlindPage:
-    """The page with `count` questions of `data`. `name`: of a file with answers, without its suffix; `read`: an item's
-    pictures."""
-    chosen = choose_questions(data.items, count)
-    options = closed_options(data.items)
+def read_questions(
+    items: Sequence[EvalQuestion], count: int, read: Callable[[EvalQuestion], Sequence[Image.Image]]
+) -> Reading:
+    """What a person is asked: `count` of `items`. `read`: an item's pictures."""
+    chosen = choose_questions(items, count)
+    numbers: dict[str, int] = {}
+    shown = [[numbers.setdefault(_encode(image), len(numbers)) for image in read(items[index])] for index in chosen]
+    return Reading(chosen, list(numbers), shown)
+
+
+def render_blind(data: PageData, reading: Reading, name: str) -> BlindPage:
+    """The page of `data`, of whose items `reading` is. `name`: of a file with answers, without its suffix."""
+    chosen, options, known = reading.chosen, closed_options(data.items), known_answers(data.items)
     choices = [choices_of(data.items[index], options[index]) for index in chosen]
-    pictures: dict[str, int] = {}
-    known = known_answers(data.items)
-    questions = []
-    for index, own in zip(chosen, choices):
-        item = data.items[index]
-        numbers = [pictures.setdefault(_encode(image), len(pictures)) for image in read(item)]
-        suggested = known.get((item.type, item.dialogue.language), []) if item.kind == "open" else []
-        questions.append({**_question(item, own, numbers), "known": suggested})
+    questions = [
+        _question(data.items[index], own, shown, known) for index, own, shown in zip(chosen, choices, reading.shown)
+    ]
     sealed = _seal(data, chosen, choices, options)
     public = {
-        "id": hashlib.sha256("".join([sealed, *pictures]).encode()).hexdigest()[:24],
+        "id": hashlib.sha256("".join([sealed, *reading.pictures]).encode()).hexdigest()[:24],
         "title": data.title, "name": name, "task": data.task, "of": len(data.items), "side": SIDE,
-        "modelSide": data.items[0].pixels.shape[-1], "pictures": list(pictures), "questions": questions,
+        "modelSide": data.items[0].pixels.shape[-1], "pictures": reading.pictures, "questions": questions,
         "findings": [{"name": each, "en": each, "zh": FINDINGS_ZH.get(each, each)} for each in ENGLISH_WORDS],
         "meanings": {each: {"en": meaning, "zh": ANSWERS_ZH[each]} for each, meaning in ANSWER_SCORES.items()},
     }  # fmt: skip
@@ -134,11 +144,17 @@ def render_blind(
     return BlindPage(
         text,
         f"page: a person answers {len(questions)} of {len(data.items)} questions first; {len(text) / 1e6:.1f} MB with "
-        f"{len(pictures)} pictures of at most {SIDE} pixels and the true answers: keep it where the pictures may be",
+        f"{len(reading.pictures)} pictures of at most {SIDE} pixels and the true answers: keep it where the pictures "
+        "may be",
     )
 
 
-def _question(item: EvalQuestion, choices: list[str] | None, pictures: Sequence[int]) -> dict[str, Any]:
+def _question(
+    item: EvalQuestion,
+    choices: list[str] | None,
+    pictures: Sequence[int],
+    known: Mapping[tuple[str | None, str], list[str]],
+) -> dict[str, Any]:
     """What is seen of a question before it is answered."""
     return {
         "pictures": pictures,
@@ -148,6 +164,7 @@ def _question(item: EvalQuestion, choices: list[str] | None, pictures: Sequence[
         "kind": item.kind,
         "choices": choices,
         "polar": choices == list(POLAR) and not item.options,
+        "known": known.get((item.type, item.dialogue.language), []) if item.kind == "open" else [],
     }
 
 

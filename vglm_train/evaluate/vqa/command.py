@@ -80,6 +80,7 @@ class VqaCommand:
         data = self._questions(bundle, args.data, args, "--source", args.images)
         items, readable = select_questions(data, self.task, args)
         named = {name: match_questions(items, which, f"--subset {name}") for name, which in args.subset}
+        reading = blind.read_questions(items, count, data.pictures) if count else None  # before what takes long
         train = None if args.train is None else self._questions(bundle, args.train, args, "--train-source")
         majority = self._majority(args.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
@@ -108,10 +109,10 @@ class VqaCommand:
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
         lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
-        if not count:
+        if reading is None:
             return Result(report, lines, render_page(page))
-        reading = blind.render_blind(page, f"{self.task}-{Path(args.data).stem}", count, data.pictures)
-        return Result(report, [*lines, reading.description], reading.html)
+        asking = blind.render_blind(page, reading, f"{self.task}-{Path(args.data).stem}")
+        return Result(report, [*lines, asking.description], asking.html)
 
     def _questions(
         self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
