@@ -89,9 +89,7 @@ class VqaCommand:
         result = VqaEvaluator(self.task, answer_generator, majority, java=True).measure()
         indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
         subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
-        verdict = [*leaks, *(line for subset in subsets for line in assess_scores(self.task, subset))]
-        if self.task == "report":
-            verdict += assess_reports(result.scores[MODEL])
+        verdict = [*leaks, *self._assess(subsets, result)]
         report = {
             "bundle": str(args.bundle),
             "adapters": list(args.adapter),
@@ -108,11 +106,14 @@ class VqaCommand:
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
-        if reading is None:
-            return Result(report, lines, render_page(page))
-        asking = blind.render_blind(page, reading, f"{self.task}-{Path(args.data).stem}")
-        return Result(report, [*lines, asking.description], asking.html)
+        html, about = _render(page, reading, f"{self.task}-{Path(args.data).stem}")
+        return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict), *about], html)
+
+    def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
+        for subset in subsets:
+            yield from assess_scores(self.task, subset)
+        if self.task == "report":
+            yield from assess_reports(result.scores[MODEL])
 
     def _questions(
         self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
@@ -145,6 +146,14 @@ def _blind_count(args: argparse.Namespace) -> int:
     if args.blind_questions < 1:
         raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
     return int(args.blind_questions)
+
+
+def _render(page: PageData, reading: blind.Reading | None, name: str) -> tuple[str, list[str]]:
+    """(HTML, what is printed about it). `name`: of a file with a person's answers."""
+    if reading is None:
+        return render_page(page), []
+    asking = blind.render_blind(page, reading, name)
+    return asking.html, [asking.description]
 
 
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
