@@ -72,6 +72,7 @@ function go(at) { // -1: the introduction; as many as there are questions: the e
   keep();
   draw();
   scrollTo(0, 0);
+  if (matchMedia("(pointer: fine)").matches) $("main").querySelector("#answer, .choices input")?.focus(); // a phone would open its keyboard
 }
 
 function draw() {
