@@ -7,7 +7,7 @@ from dataclasses import replace
 import pytest
 from made_questions import made_question
 from made_tables import pictures, write_json
-from run_tasks import run_task
+from run_tasks import result_of
 
 from vglm_train.errors import UserError
 from vglm_train.evaluate.metrics.findings import ENGLISH_WORDS
@@ -84,22 +84,24 @@ def test_every_finding_has_a_chinese_name():
 
 
 def test_the_page_of_the_command(loaded, table):
-    report, lines, page = run_task(loaded, table, "--blind", "--blind-questions", "4")
-    assert lines[-1].startswith("page: a person answers 4 of 12 questions first;")
-    assert "pictures of at most 1024 pixels" in lines[-1]
-    public = held(page)
+    result = result_of(loaded, table, "--blind", "--blind-questions", "4")
+    assert result.lines[-1].startswith("blind page: a person answers 4 of 12 questions;")
+    assert "pictures of at most 1024 pixels" in result.lines[-1]
+    public = held(result.blind)
     assert len(public["questions"]) == 4
     assert public["of"] == 12
     assert {len(question["pictures"]) for question in public["questions"]} == {1}
-    outside = re.sub(r'<script type="application/octet-stream" id="sealed">[^<]+</script>', "", page)
-    for line in (*report["verdict"], "images/0.jpg", "patients or pictures</h2>"):
+    outside = re.sub(r'<script type="application/octet-stream" id="sealed">[^<]+</script>', "", result.blind)
+    for line in (*result.report["verdict"], "images/0.jpg", "patients or pictures</h2>"):
+        assert line in result.page
         assert line not in outside, "it tells something before a person has answered"
     assert "answers" not in public["questions"][0]
-    assert run_task(loaded, table, "--blind", "--blind-questions", "4")[2] == page
+    assert result_of(loaded, table, "--blind", "--blind-questions", "4").blind == result.blind
+    assert result_of(loaded, table).blind is None
 
 
 def test_reports_are_read_by_marking_findings(loaded, table):
-    _, _, page = run_task(loaded, table, "--blind", task="report")
+    page = result_of(loaded, table, "--blind", task="report").blind
     public = held(page)
     assert len(public["questions"]) == 6
     assert [each["name"] for each in public["findings"]] == list(ENGLISH_WORDS)
@@ -115,7 +117,7 @@ def test_reports_are_read_by_marking_findings(loaded, table):
 )
 def test_mistakes_of_the_blind_mode(loaded, table, words, message):
     with pytest.raises(UserError, match=message):
-        run_task(loaded, table, *words)
+        result_of(loaded, table, *words)
 
 
 def test_pictures_that_have_gone_are_named_before_answers_are_generated(loaded, tmp_path, monkeypatch):
@@ -130,4 +132,4 @@ def test_pictures_that_have_gone_are_named_before_answers_are_generated(loaded, 
     rows = [{"img": name, "prompt": "plane?", "label": "pa", "type": "plane"} for name in pictures(tmp_path, 2)]
     monkeypatch.setattr(blind, "choose_questions", after_they_have_gone)
     with pytest.raises(UserError, match=r"a picture cannot be read any more: .*images/[01]\.jpg"):
-        run_task(loaded, write_json(tmp_path / "gone.json", rows), "--blind")
+        result_of(loaded, write_json(tmp_path / "gone.json", rows), "--blind")

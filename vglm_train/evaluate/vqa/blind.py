@@ -1,4 +1,4 @@
-"""The verdict page with a blind mode: a person answers some of the questions, and then sees the verdict.
+"""The blind page: a person answers some of the questions, and then sees the own score and the verdict.
 
 The page loads nothing. It holds the questions with their pictures in the open; true answers, the model's answers, their
 scores and the verdict are packed, so that nobody reads them by accident. The scores of a person's answers are those of
@@ -143,7 +143,7 @@ def render_blind(data: PageData, reading: Reading, name: str) -> BlindPage:
     text = _document(data.title, public, sealed)
     return BlindPage(
         text,
-        f"page: a person answers {len(questions)} of {len(data.items)} questions first; {len(text) / 1e6:.1f} MB with "
+        f"blind page: a person answers {len(questions)} of {len(data.items)} questions; {len(text) / 1e6:.1f} MB with "
         f"{len(reading.pictures)} pictures of at most {SIDE} pixels and the true answers: keep it where the pictures "
         "may be",
     )

@@ -66,7 +66,7 @@ class VqaCommand:
             help="score these apart as well, as --only names them",
         )  # fmt: skip
         parser.add_argument(
-            "--blind", action="store_true", help="on the page a person answers questions first, then sees the verdict"
+            "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
         )
         parser.add_argument("--blind-questions", type=int, metavar="N", help=f"how many (default {blind.COUNT})")
 
@@ -106,8 +106,10 @@ class VqaCommand:
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        html, about = _render(page, reading, f"{self.task}-{Path(args.data).stem}")
-        return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict), *about], html)
+        asking = reading and blind.render_blind(page, reading, f"{self.task}-{Path(args.data).stem}")
+        about = [asking.description] if asking else []
+        lines = [f"asked: {selection}", *_lines(result, subsets, verdict), *about]
+        return Result(report, lines, render_page(page), asking and asking.html)
 
     def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
         for subset in subsets:
@@ -146,14 +148,6 @@ def _blind_count(args: argparse.Namespace) -> int:
     if args.blind_questions < 1:
         raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
     return int(args.blind_questions)
-
-
-def _render(page: PageData, reading: blind.Reading | None, name: str) -> tuple[str, list[str]]:
-    """(HTML, what is printed about it). `name`: of a file with a person's answers."""
-    if reading is None:
-        return render_page(page), []
-    asking = blind.render_blind(page, reading, name)
-    return asking.html, [asking.description]
 
 
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
