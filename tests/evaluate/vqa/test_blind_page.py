@@ -13,6 +13,7 @@ from playwright.sync_api import Page
 from web.made_page import chromium
 
 from vglm_train.evaluate.metrics import answers, vqav2
+from vglm_train.evaluate.metrics.answers import commonest
 from vglm_train.evaluate.vqa.blind import rules
 
 PHONE = {"viewport": {"width": 390, "height": 844}, "has_touch": True, "is_mobile": True}
@@ -168,6 +169,18 @@ def test_a_person_gets_the_scores_of_the_evaluation(made, window, tmp_path):
     accuracy = content["scores"]["accuracy"]
     assert f"accuracy: you {accuracy['you']['value']:.1f} %, the model {accuracy['model']['value']:.1f} %" in shown
     assert "made for a test" in page.locator("#verdict").inner_text()
+
+
+def test_all_right_is_as_sure_as_patients_are_many(made, window, tmp_path):
+    """100 per cent has an interval too, which depends on how many patients there are, not questions."""
+    page = window(made)
+    right = [commonest(made.items[index].answers) for index in made.order]
+    right = ["no" if answer == "不是" else answer for answer in right]
+    read_all(page, right)
+    found = saved(page, tmp_path / "answers.json")["scores"]
+    check_scores(found, made.expected(right))
+    assert found["accuracy"]["you"]["value"] == 100
+    assert found["accuracy"]["you"]["ends"][0] == pytest.approx(100 * 0.025 ** (1 / 7))
 
 
 def test_marked_findings_get_the_scores_of_reports(made_report, window, tmp_path):

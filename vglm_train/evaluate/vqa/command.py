@@ -106,10 +106,8 @@ class VqaCommand:
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        asking = reading and blind.render_blind(page, reading, f"{self.task}-{Path(args.data).stem}")
-        about = [asking.description] if asking else []
-        lines = [f"asked: {selection}", *_lines(result, subsets, verdict), *about]
-        return Result(report, lines, render_page(page), asking and asking.html)
+        made = Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
+        return made if reading is None else _with_blind(made, page, reading, f"{self.task}-{Path(args.data).stem}")
 
     def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
         for subset in subsets:
@@ -148,6 +146,11 @@ def _blind_count(args: argparse.Namespace) -> int:
     if args.blind_questions < 1:
         raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
     return int(args.blind_questions)
+
+
+def _with_blind(made: Result, page: PageData, reading: blind.Reading, name: str) -> Result:
+    asking = blind.render_blind(page, reading, name)
+    return dataclasses.replace(made, lines=[*made.lines, asking.description], blind=asking.html)
 
 
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
