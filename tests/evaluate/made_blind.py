@@ -27,7 +27,7 @@ def questions() -> list[tuple[EvalQuestion, object, str, str]]:
     before = Dialogue("and where?", None, (Turn("what is it?", "a nodule"),))
     asked = [
         (made_question(0, "is it red?", "yes", kind="closed"), "yes", "no", "yes"),
-        (made_question(1, "是红的吗？", "不是", kind="closed"), "yes", "不是。", "是"),
+        (made_question(1, "是红的吗？", "不是", kind="closed"), "是", "不是。", "是"),
         (made_question(2, "left or right lung?", "left", kind="closed"), "left", "the left lung", "right"),
         (made_question(3, "side?", "b", kind="closed", options=("a", "b", "c")), "c", "b", "a"),
         (made_question(4, "which plane?", "PA", "posteroanterior"), "  the pa. ", "ap", "pa"),

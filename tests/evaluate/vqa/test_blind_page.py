@@ -175,7 +175,7 @@ def test_all_right_is_as_sure_as_patients_are_many(made, window, tmp_path):
     """100 per cent has an interval too, which depends on how many patients there are, not questions."""
     page = window(made)
     right = [commonest(made.items[index].answers) for index in made.order]
-    right = ["no" if answer == "不是" else answer for answer in right]
+    right = ["否" if answer == "不是" else answer for answer in right]
     read_all(page, right)
     found = saved(page, tmp_path / "answers.json")["scores"]
     check_scores(found, made.expected(right))
@@ -399,7 +399,7 @@ def test_the_keyboard_is_enough(made, window, tmp_path):
     page.keyboard.press("Enter")
     assert page.locator("[aria-current=true]").inner_text() == "4"
     found = saved(page, tmp_path / "answers.json")["answers"]
-    assert [each["value"] for each in found[:4]] == ["left", "no", "in the lobe", None]
+    assert [each["value"] for each in found[:4]] == ["left", "否", "in the lobe", None]
 
 
 def test_pictures_are_enlarged(made, window):

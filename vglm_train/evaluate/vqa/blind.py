@@ -36,7 +36,7 @@ STATIC = Path(__file__).parent / "static"
 SCRIPTS = ("blind_words.js", "blind_scores.js", "blind.js", "blind_result.js", "blind_zoom.js")
 COUNT = 20  # questions, unless a number is given
 SIDE = 1024  # pixels of a picture's longer side at most
-POLAR = ("yes", "no")
+POLAR = {"en": ["yes", "no"], "zh": ["是", "否"]}  # in the question's language
 FINDINGS_ZH = {
     "opacity": "不透明影、浸润", "ground glass": "磨玻璃影", "consolidation": "实变", "pneumonia": "肺炎、感染",
     "effusion": "胸腔积液", "pneumothorax": "气胸", "cardiomegaly": "心脏增大", "oedema": "水肿、肺淤血",
@@ -95,7 +95,7 @@ def choices_of(item: EvalQuestion, options: Sequence[str]) -> list[str] | None:
         return None
     truth = answers.commonest(item.answers)
     if not item.options and answers.truth_polarity(truth) is not None:
-        return list(POLAR)
+        return POLAR[item.dialogue.language]
     by_words = {tuple(answers.words(option)): option for option in [truth, *reversed(options)] if option.strip()}
     if len(by_words) < 2:
         return None
@@ -163,7 +163,7 @@ def _question(
         "language": item.dialogue.language,
         "kind": item.kind,
         "choices": choices,
-        "polar": choices == list(POLAR) and not item.options,
+        "polar": choices == POLAR[item.dialogue.language] and not item.options,
         "known": known.get((item.type, item.dialogue.language), []) if item.kind == "open" else [],
     }
 

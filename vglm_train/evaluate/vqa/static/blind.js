@@ -168,7 +168,7 @@ function control(asked, value, set) {
   }));
 }
 
-const choiceName = (asked, choice) => (asked.polar ? word(choice) : choice);
+const choiceName = (asked, choice) => (asked.polar ? word(choice === asked.choices[0] ? "yes" : "no") : choice);
 const findingName = name => data.findings.find(each => each.name === name)?.[page.language] ?? name;
 const listed = names => names.map(findingName).join(word("comma")) || word("none");
 
