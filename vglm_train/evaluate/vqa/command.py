@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from vglm_train.evaluate.caption import command
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
+from vglm_train.evaluate.vqa import blind
 from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, VqaResult
 from vglm_train.evaluate.vqa.generate import AnswerGenerator
 from vglm_train.evaluate.vqa.intervals import SubsetScores, score_subset, subsets_by_type
@@ -63,16 +65,22 @@ class VqaCommand:
             "--subset", action="append", default=[], nargs=2, metavar=("NAME", "WHICH"),
             help="score these apart as well, as --only names them",
         )  # fmt: skip
+        parser.add_argument(
+            "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
+        )
+        parser.add_argument("--blind-questions", type=int, metavar="N", help=f"how many (default {blind.COUNT})")
 
     def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
         """Evaluate `bundle` on `args.data`. UserError for missing libraries, wrong options or no question to ask."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
+        count = _blind_count(args)
         decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
         generator = options.build_generator(bundle, args, device)
         data = self._questions(bundle, args.data, args, "--source", args.images)
         items, readable = select_questions(data, self.task, args)
         named = {name: match_questions(items, which, f"--subset {name}") for name, which in args.subset}
+        reading = blind.read_questions(items, count, data.pictures) if count else None  # before what takes long
         train = None if args.train is None else self._questions(bundle, args.train, args, "--train-source")
         majority = self._majority(args.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
@@ -81,9 +89,7 @@ class VqaCommand:
         result = VqaEvaluator(self.task, answer_generator, majority, java=True).measure()
         indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
         subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
-        verdict = [*leaks, *(line for subset in subsets for line in assess_scores(self.task, subset))]
-        if self.task == "report":
-            verdict += assess_reports(result.scores[MODEL])
+        verdict = [*leaks, *self._assess(subsets, result)]
         report = {
             "bundle": str(args.bundle),
             "adapters": list(args.adapter),
@@ -100,7 +106,14 @@ class VqaCommand:
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
+        made = Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
+        return made if reading is None else _with_blind(made, page, reading, f"{self.task}-{Path(args.data).stem}")
+
+    def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
+        for subset in subsets:
+            yield from assess_scores(self.task, subset)
+        if self.task == "report":
+            yield from assess_reports(result.scores[MODEL])
 
     def _questions(
         self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
@@ -122,6 +135,22 @@ class VqaCommand:
         if not questions:
             raise UserError(f"--train {path}: nothing for --task {self.task}: {why_no_items(answered)}.")
         return MajorityBaseline.count(questions, f"{path}, {len(questions)} questions")
+
+
+def _blind_count(args: argparse.Namespace) -> int:
+    """How many questions a person answers first; 0 without --blind. UserError for a wrong --blind-questions."""
+    if args.blind_questions is None:
+        return blind.COUNT if args.blind else 0
+    if not args.blind:
+        raise UserError(f"--blind-questions {args.blind_questions}: is of --blind; give both.")
+    if args.blind_questions < 1:
+        raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
+    return int(args.blind_questions)
+
+
+def _with_blind(made: Result, page: PageData, reading: blind.Reading, name: str) -> Result:
+    asking = blind.render_blind(page, reading, name)
+    return dataclasses.replace(made, lines=[*made.lines, asking.description], blind=asking.html)
 
 
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
