@@ -141,6 +141,7 @@ def _read(scan: TableScan, pictures: _Pictures, row: int, check: RecordCheck) ->
     for name, number in zip(reading.pictures, numbers):
         if number is None:
             problem = scan.table.pictures.problem(str(name))
+            problem = problem.partition(": ")[0] if scan.table.schema.dicom else problem
             scan.damage.add(problem.partition(": ")[0], _example(scan, row, problem))
             return
     for number in numbers[:shown]:

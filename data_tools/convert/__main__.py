@@ -245,9 +245,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     taken = target(args)
     report = convert(rows, rules, taken)
     print(describe_columns(rules.schema.columns), file=sys.stderr)
-    if unread := rules.schema.unread:
-        shown = dict.fromkeys(unread, "") if taken.dicom.report.files else unread  # may be a name
-        print(describe_unread(shown, "--field {}={}"), file=sys.stderr)
+    if rules.schema.unread:
+        print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))
     if taken.studies is not None and rules.studies is not None:
         print("\n".join(taken.studies.lines(rules.studies.folder)))
