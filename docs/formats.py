@@ -55,10 +55,10 @@ def _reports(words: Words) -> list[str]:
     headings = ([f"`{part}`", ", ".join(names)] for part, names in HEADINGS.items())
     sentences = ([language, rule.words, rule.example] for language, rules in EARLIER.items() for rule in rules)
     return [
-        f"<a id=\"headings-of-reports\"></a>\n\n## {words('Headings of reports')}",
+        f"## {words('Headings of reports')}",
         words("What `--report-part` of `convert` knows. `other` is left out."),
         table([words("part"), words("headings")], headings),
-        f"<a id=\"sentences-about-an-earlier-study\"></a>\n\n## {words('Sentences about an earlier study')}",
+        f"## {words('Sentences about an earlier study')}",
         words("What `--earlier` of `convert` finds: the regular expressions are in `data_tools/convert/earlier.py`."),
         table([words("language"), words("words"), words("example")], sentences),
     ]
