@@ -17,7 +17,7 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.image_paths import PictureFolder, begins_as_dicom
 from vglm_train.image import ImageError
 from vglm_train.image.dicom.header import read_tags
-from vglm_train.image.dicom.view import FRONTAL, LATERAL, ORDER, TAGS, UNKNOWN, View, view_of
+from vglm_train.image.dicom.view import FRONTAL, LATERAL, ORDER, READ, UNKNOWN, View, view_of
 from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import IMAGE
 
@@ -73,7 +73,7 @@ def read_seen(path: Path | None) -> Seen:
     if path is None or not begins_as_dicom(path):
         return Seen()
     try:
-        dataset = read_tags(path, ("StudyInstanceUID", "SeriesNumber", "InstanceNumber", *TAGS))
+        dataset = read_tags(path, ("StudyInstanceUID", "SeriesNumber", "InstanceNumber", *READ))
         place = (_number(dataset.get("SeriesNumber")), _number(dataset.get("InstanceNumber")))
         return Seen(str(dataset.get("StudyInstanceUID") or "").strip(), view_of(dataset), place)
     except (ImageError, OSError):
