@@ -94,8 +94,7 @@ class SourcePictures:
             raise first
         if len({taken.patient for taken in kept.values()}) > 1:
             raise RecordError("record", PATIENTS)
-        for place in kept:
-            report.count(report.kept, views.names[place])
+        report.keep([views.names[place] for place in kept])
         return [(kept[place], views.names[place]) for place in sorted(kept)]
 
     def _look(self, name: str) -> Path:

@@ -80,6 +80,7 @@ def test_rows_of_pictures_are_put_together_by_the_study_of_the_files(
     text = "".join(capsys.readouterr())
     assert "6 records of 12 rows" in text
     assert "views of studies: 6 x PA, 6 x LATERAL\ntold by: 12 x ViewPosition" in text
+    assert "prompt.max_images: 2" in text
     assert [word for word in PLANTED if word in text] == []
     assert leaks(made, tmp_path / "settings") == set()
 
