@@ -97,7 +97,7 @@ def _in_order(
 def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report(decoded=target.decoded)
-    source = SourcePictures(rules.schema.pictures, target.kept, target.dicom, target.decoded)
+    source = SourcePictures(rules.schema.pictures, target.kept, target.dicom, target.decoded, rules.schema.dicom)
     bar = Progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)

@@ -10,7 +10,7 @@ from data_tools.convert.dicom import DicomReader, Frame
 from data_tools.convert.draft import Views
 from data_tools.convert.study import StudyReport
 from vglm_train.data.record import RecordError, content_id
-from vglm_train.data.tables.image_paths import NOT_THERE, PictureFolder
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.pictures import decode_fault
 from vglm_train.files import replace_file
 from vglm_train.image import FORMATS, ImageError, examine_image
@@ -48,10 +48,12 @@ class _File(NamedTuple):
 class SourcePictures:
     """`folder`: that names start from; `kept`: where pictures that are inside the data, and those of DICOM files, are
     written, named by their content; `decoded`: whether each is decoded in full, else only its header where it is inside
-    the data. DICOM always is."""
+    the data. DICOM always is. `hidden`: whether messages say no names of files."""
 
-    def __init__(self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True) -> None:
-        self.folder, self.kept, self.decoded, self.dicom = folder, kept, decoded, dicom
+    def __init__(
+        self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True, hidden: bool = False
+    ) -> None:
+        self.folder, self.kept, self.decoded, self.dicom, self.hidden = folder, kept, decoded, dicom, hidden
         self._file = lru_cache(REMEMBERED)(self._read_file)
 
     def get(self, images: Sequence[str | bytes]) -> list[list[Taken]]:
@@ -100,9 +102,10 @@ class SourcePictures:
     def _look(self, name: str) -> Path:
         path = self.folder.find(name)
         if path is None:
-            if name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
-                raise RecordError("image", f"{NOT_THERE}: the DICOM file that the row names")
-            raise RecordError("image", self.folder.problem(name))
+            problem = self.folder.problem(name)
+            if self.hidden or name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
+                problem = f"{problem.partition(': ')[0]}: the DICOM file that the row names"
+            raise RecordError("image", problem)
         if (problem := self._file(path).problem) is not None:
             raise RecordError("image", problem)
         return path

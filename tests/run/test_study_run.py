@@ -14,13 +14,14 @@ from vglm_train.config.data import Source
 from vglm_train.data.eval_captions import EvalSet
 
 pytestmark = pytest.mark.usefixtures("alone")
-STUDIES = 20
+STUDIES = 12
 
 
 @pytest.fixture
 def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Twenty studies, lateral and frontal, of a folder and a table of reports in two languages."""
+    """Twelve studies, lateral and frontal, of a folder and a table of reports in two languages."""
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "made" / "settings"))
+    monkeypatch.setenv("PATH", str(tmp_path / "nothing"))  # no Java, which takes seconds to start
     hospital, random = tmp_path / "hospital", np.random.default_rng(0)
     hospital.mkdir()
     rows = ["accession,report"]
@@ -42,11 +43,11 @@ def records(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def test_both_views_are_learned_and_evaluated(speaking_config: dict[str, Path], records: Path, tmp_path: Path) -> None:
     made, source = records.parent, {"name": "studies", "table": str(records)}
     document = yaml.safe_load(speaking_config["causal"].read_text())
-    document["data"] |= {"train": [source], "validation": [], "holdout": {"by": "group", "share": 0.3}, "workers": 0}
+    document["data"] |= {"train": [source], "validation": [], "holdout": {"by": "group", "share": 0.4}, "workers": 0}
     document["prompt"]["max_images"] = 2
     document["run"] |= {"folder": str(made / "run"), "length": {"steps": 2}}
     document["optim"]["warmup"] = {"steps": 1}
-    document["evaluate"] |= {"every": 2}
+    document["evaluate"] |= {"every": 2, "decoding": {"max_new": 4}}
     path = tmp_path / "studies.yaml"
     path.write_text(yaml.safe_dump(document, allow_unicode=True))
     assert main([str(path)]) == 0
