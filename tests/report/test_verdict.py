@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from report.both import same_numbers
 
 from vglm_train.log.jsonl import Row, to_line
 from vglm_train.log.run_info import RunInfo
@@ -69,8 +70,8 @@ def verdict(
     lines = [to_line(int(row["step"]), {name: value for name, value in row.items() if name != "step"}) for row in rows]
     (folder / "metrics.jsonl").write_text("".join(lines))
     found: dict[str, str] = {"ok": "", "warn": "", "fact": ""}
-    for line in assess_run(read_runs([folder])[0]):
-        found[line.kind] += line.text + "\n"
+    for line in same_numbers(assess_run(read_runs([folder])[0])):
+        found[line.kind] += line.text.en + "\n"
     return found
 
 

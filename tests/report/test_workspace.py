@@ -117,7 +117,7 @@ def test_a_second_call_renews_what_the_first_has_made(tmp_path, server):
     assert len(server.views) == 2
     stored = json.loads((tmp_path / "wandb" / "workspaces.json").read_text())
     view = ws.Workspace.from_url(stored["align"])
-    assert [section.name for section in view.sections] == [section.title for section in panels.sections("align")]
+    assert [section.name for section in view.sections] == [section.en for section in panels.sections("align")]
 
 
 def test_the_command_against_a_server(tmp_path, server, capsys):

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vglm_train.log.tongues import Tongue
 from vglm_train.progress import duration
 
 Kind = Literal["ok", "fact", "warn", "bad"]
-Tongue = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, slots=True)
