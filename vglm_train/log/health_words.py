@@ -34,6 +34,13 @@ def line(notes: Iterable[Note], language: Tongue) -> str:
     return ("; " if language == "en" else "；").join(said(note, language).short for note in ordered)
 
 
+def explained(notes: Iterable[Note], language: Tongue) -> list[Words]:
+    """Of those that are wrong, and of a run that has stopped: what they mean and what to try."""
+    shown = [note for note in notes if note.kind != "fact" or note.code in ("stopped", "no_row")]
+    shown.sort(key=lambda note: ("bad", "warn").index(note.kind) if note.kind in ("bad", "warn") else 2)
+    return [words for words in (said(note, language) for note in shown) if words.means or words.to_try]
+
+
 def said(note: Note, language: Tongue) -> Words:
     """The note's words with its values."""
     values = {**note.values, "left": duration(float(note.values.get("seconds", 0)))}

@@ -8,10 +8,12 @@ from pathlib import Path
 from vglm_train.command import program, run_command
 from vglm_train.files import write_text
 from vglm_train.folders import make_folder
+from vglm_train.log.health_words import explained, line
 from vglm_train.log.tongues import Tongue, of_computer
 from vglm_train.report.page import render_page
 from vglm_train.report.runs import read_runs
 from vglm_train.report.verdict import assess_run
+from vglm_train.report.watched import notes_of
 
 SIGNS = {"ok": "+", "warn": "!", "fact": " "}
 
@@ -26,12 +28,15 @@ def report(folders: list[Path], out: Path | None, language: Tongue = "en") -> Pa
     runs = read_runs(folders)
     out = out or (runs[0].folder / "report" if len(runs) == 1 else Path("report"))
     make_folder(f"--out {out}", out)
+    health = [notes_of(run.folder) for run in runs]
     verdicts = [assess_run(run) for run in runs]
     draw_curves(runs, out / "curves.png", language)
     path = out / "report.html"
-    write_text(path, render_page(runs, verdicts, out / "curves.png", language))
-    for run, sentences in zip(runs, verdicts):
-        print(run.label)
+    write_text(path, render_page(runs, health, verdicts, out / "curves.png", language))
+    for run, notes, sentences in zip(runs, health, verdicts):
+        print(f"{run.label}: {line(notes, language)}")
+        for words in explained(notes, language):
+            print(f"  > {words.short}: {' '.join(filter(None, (words.means, words.to_try)))}")
         for sentence in sentences:
             print(f"  {SIGNS[sentence.kind]} {sentence.text.of(language)}")
     print(path)

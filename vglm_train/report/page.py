@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
+from vglm_train.log.health_words import Note, explained, line
 from vglm_train.log.jsonl import LoggedTable
 from vglm_train.log.tongues import Text, Tongue
 from vglm_train.report import html, reference
@@ -21,16 +22,22 @@ PUBLISHED = Text("Black: the published curve of", "黑色：已发表的曲线�
 VALUES = Text("Last values", "最新数值")
 NOT_FINITE = Text("not finite", "非有限数")
 STEP = Text("step", "步数")
+TRY = Text("Try:", "可以试试：")
 
 
 def render_page(
-    runs: Sequence[LoggedRun], verdicts: Sequence[list[Sentence]], curves: Path, language: Tongue = "en"
+    runs: Sequence[LoggedRun],
+    health: Sequence[list[Note]],
+    verdicts: Sequence[list[Sentence]],
+    curves: Path,
+    language: Tongue = "en",
 ) -> str:
-    """HTML with the verdict of each run, the PNG `curves`, last values, and the newest examples of each run."""
+    """HTML with health and verdict of each run, the PNG `curves`, last values, and the newest examples of each run."""
     title = TITLE.of(language) + ", ".join(run.label for run in runs)
     parts = [f"<h1>{escape(title)}</h1>", f"<h2>{VERDICT.of(language)}</h2>"]
-    for number, (run, sentences) in enumerate(zip(runs, verdicts), 1):
+    for number, (run, notes, sentences) in enumerate(zip(runs, health, verdicts), 1):
         parts.append(f"<h3>{number}: {escape(run.label)}</h3><p><code>{escape(str(run.folder))}</code></p>")
+        parts.append(_health(notes, language))
         parts.append(html.verdict(sentence.line(language) for sentence in sentences))
     picture = base64.b64encode(curves.read_bytes()).decode()
     parts.append(f"<h2>{CURVES.of(language)}</h2>")
@@ -40,6 +47,15 @@ def render_page(
     parts += [f"<h2>{VALUES.of(language)}</h2>", _last_values(runs, language)]
     parts += [_examples(run, language) for run in runs]
     return html.document(title, parts, language)
+
+
+def _health(notes: Sequence[Note], language: Tongue) -> str:
+    """The line of the live page, and for what needs it what it means and what to try."""
+    parts = [f"<p><b>{escape(line(notes, language))}</b></p>"]
+    for words in explained(notes, language):
+        to_try = f" <b>{TRY.of(language)}</b> {escape(words.to_try)}" if words.to_try else ""
+        parts.append(f"<p><b>{escape(words.short)}</b>: {escape(words.means)}{to_try}</p>")
+    return "".join(parts)
 
 
 def _last_values(runs: Sequence[LoggedRun], language: Tongue) -> str:

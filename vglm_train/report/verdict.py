@@ -55,19 +55,18 @@ def _language_model_loss(run: LoggedRun) -> list[Sentence]:
         return [Sentence("fact", say("no_row", name="train/loss_lm"))]
     right = NOTHING if accuracy is None else say("tokens_right", share=accuracy.value)
     text = say("lm", first=losses[0], step=steps[0], now=now, right=right)
-    lines = [_compared(text, first, now, len(losses))]
+    lines = [_compared(run, text, first, len(losses))]
     padding = evidence.recent(run, "train/padding")
     if padding is not None and padding.value > MUCH_PADDING:
         lines.append(Sentence("fact", say("padding", share=padding.value)))
     return lines
 
 
-def _compared(text: Text, first: evidence.Recent, now: evidence.Recent, rows: int) -> Sentence:
+def _compared(run: LoggedRun, text: Text, first: evidence.Recent, rows: int) -> Sentence:
     """Whether a loss without a blind value has fallen since its first rows."""
-    if first.error is None or now.error is None or rows < 2 * evidence.LEAST:
+    if rows < 2 * evidence.LEAST:
         return Sentence("fact", say("lm_too_few", text=text, rows=rows))
-    noise = evidence.ERRORS * (first.error**2 + now.error**2) ** 0.5
-    if now.value < first.value - noise:
+    if evidence.fallen(run, "train/loss_lm"):
         return Sentence("ok", say("learning", text=text, held_out=NOTHING))
     return Sentence("fact", say("lm_same", text=text, first=first))
 
@@ -114,16 +113,16 @@ def _stage_one_losses(run: LoggedRun, info: RunInfo) -> Iterator[Sentence]:
             if loss.above(even * (1 + MARGIN)):
                 yield Sentence("warn", say("worse_than_guess", text=text))
             else:
-                yield _judged(run, name, text, _learned(name, info, even, loss, right))
+                yield _judged(run, info, name, text)
 
 
-def _learned(
-    name: str, info: RunInfo, even: float, loss: evidence.Recent, right: evidence.Recent | None
-) -> bool | Text | None:
+def _learned(run: LoggedRun, name: str, info: RunInfo) -> bool | Text | None:
     """Whether a loss is certainly better than a guess; in words if by its value alone; None: too few rows."""
+    loss, right = evidence.recent(run, f"train/loss_{name}"), evidence.recent(run, f"train/{name}_accuracy")
+    even = info.expected()[name]
     blind = {"itm": ITM_BLIND, "itc": ITC_NEAR * even, "itg": ITG_LEARNED * even}[name]
     guessed = {"itm": ITM_RIGHT, "itc": 1 / info.candidates}.get(name)
-    if loss.error is None:
+    if loss is None or loss.error is None:
         return None
     if not loss.below(blind):
         return False
@@ -132,14 +131,16 @@ def _learned(
     return right.above(guessed + MARGIN) or say("as_guessed", guessed=guessed)
 
 
-def _judged(run: LoggedRun, name: str, text: Text, learned: bool | Text | None) -> Sentence:
-    """With the newest held-out scores, unless they are of the first half of the run."""
+def _judged(run: LoggedRun, info: RunInfo, name: str, text: Text) -> Sentence:
+    """With the newest held-out scores, unless they are of the first half of the run, or of before it was learned."""
+    learned = _learned(run, name, info)
     if learned is None:
         return Sentence("fact", say("too_few", text=text))
     step, scores = evaluations.newest(run, name)
-    if step < run.last_step / 2:
-        scores = []
     above = any(score.above for score in scores)
+    too_early = learned is True and not above and _learned(run.until(step), name, info) is not True
+    if step < run.last_step / 2 or too_early:
+        scores = []
     words = _in_words(name, step, scores) if scores else NOTHING
     if learned is True and scores and not above:
         return Sentence("warn", say("by_heart", text=text, held_out=words))

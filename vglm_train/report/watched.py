@@ -133,6 +133,13 @@ class WatchedRun:
         return thin(np.array(steps[begin:end]), np.array(values[begin:end]), most)
 
 
+def notes_of(folder: Path) -> list[Note]:
+    """How the run in a folder is now."""
+    run = WatchedRun(folder, folder.name)
+    run.refresh()
+    return run.notes()
+
+
 def thin(steps: np.ndarray, values: np.ndarray, most: int) -> list[list[float]]:
     """[steps, values] with the least and the greatest value of each of `most` / 2 parts, in their order."""
     if len(steps) > most:
