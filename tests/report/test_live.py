@@ -3,6 +3,9 @@
 import http.client
 import json
 import math
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -260,3 +263,23 @@ def test_mistakes_are_named(tmp_path, capsys):
     assert "none is not a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--watch", "--out", "x"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the number is known")
+def test_a_process_of_today_with_the_number_of_a_dead_one_does_not_train(tmp_path):
+    words = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", words], stdin=subprocess.PIPE) as other:
+        write_run(tmp_path, "healthy", 1000, pid=other.pid)
+        run = WatchedRun(tmp_path, "a")
+        run.refresh()
+        assert [note.code for note in run.state()] == ["killed"]
+        other.communicate()
+    take = "import sys; from vglm_train.files import lock; f = open(sys.argv[1], 'a+'); print(lock(f, of_process=True))"
+    command = [sys.executable, "-c", f"{take}; sys.stdout.flush(); {words}", str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trains:
+        assert trains.stdout is not None
+        assert trains.stdout.readline() == "True\n"
+        (tmp_path / "lock").write_text(f"process {trains.pid} on {socket.gethostname()}\n")
+        assert run.state() == []
+        trains.communicate()
+    assert [note.code for note in run.state()] == ["killed"]

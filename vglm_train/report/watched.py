@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vglm_train.errors import UserError
+from vglm_train.files import is_locked
 from vglm_train.log.health import Health
 from vglm_train.log.health_words import Note
 from vglm_train.log.jsonl import METRICS, parse_row
@@ -105,8 +106,9 @@ class WatchedRun:
         except ProcessLookupError:
             return False
         except OSError:  # another person's
-            return True
-        return True
+            pass
+        # a process, or a thread, of today may have the number of one that has ended
+        return int(holder[1]) == os.getpid() or is_locked(self.folder / LOCK) is not False
 
     def _last_words(self) -> str:
         try:
