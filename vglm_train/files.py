@@ -236,7 +236,7 @@ def is_locked(path: Path) -> bool | None:
             answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
     except OSError:
         return None
-    return struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK
+    return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
 
 
 def tidy_file(temporary: Path) -> None:
