@@ -10,6 +10,7 @@ from typing import Literal
 from PIL import Image
 
 from vglm_train.log.jsonl import Cell
+from vglm_train.log.tongues import Tongue
 
 LIGHT = (
     "color-scheme: light; --ink: #222; --quiet: #666; --line: #ccc; --paper: #fff; --card: #f7f7f8; --ok: #080; "
@@ -51,18 +52,21 @@ figure { display: inline-block; margin: 0 } .samples { display: flex; flex-wrap:
 TABLE_IMAGE_SIDE = 160  # pixels of an image's longer side in a table
 
 
+Sign = Literal["ok", "warn", "fact"]
+
+
 @dataclass(frozen=True, slots=True)
 class VerdictLine:
     """A sentence about a run or an evaluation: all is well, a warning, or a plain fact."""
 
-    kind: Literal["ok", "warn", "fact"]
+    kind: Sign
     text: str
 
 
-def document(title: str, parts: Iterable[str]) -> str:
+def document(title: str, parts: Iterable[str], language: Tongue = "en") -> str:
     """A whole page with the HTML `parts` as its body."""
     return (
-        '<!doctype html><html lang="en"><head><meta charset="utf-8">'
+        f'<!doctype html><html lang="{"zh-CN" if language == "zh" else "en"}"><head><meta charset="utf-8">'
         f'<meta name="viewport" content="width=device-width, initial-scale=1"><title>{escape(title)}</title>'
         f"<style>{STYLE}</style></head><body>{''.join(parts)}</body></html>\n"
     )
