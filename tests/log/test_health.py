@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from report.made_runs import TOTAL, info, row, scores
 
+from vglm_train.log import evidence
 from vglm_train.log.health import Health
 from vglm_train.log.health_sink import HealthSink
 from vglm_train.log.health_words import WORDS, line, said
@@ -167,3 +168,11 @@ def test_the_console_speaks_chinese_where_it_is_asked_to(told):
     for step, values in rows("healthy", 4000):
         sink.write(step, values)
     assert told()[-1].startswith("health: 正在学习；等待数据")
+
+
+def test_rows_count_by_their_time():
+    """Of two rows, one of which takes nine times as long and waits."""
+    made = health([(n, {"perf/samples_per_second": (10.0, 90.0)[n % 2], "perf/data_wait_fraction": (0.9, 0.0)[n % 2]})
+                   for n in range(10)])  # fmt: skip
+    assert evidence.waiting(made.history) == pytest.approx(0.81)
+    assert evidence.samples_per_second(made.history) == pytest.approx(18)

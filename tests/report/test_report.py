@@ -80,7 +80,7 @@ def test_a_run_that_learns_nothing_is_told_so(tmp_path):
     assert "Alarm: ITM loss has stayed within 0.63-0.645" in warnings_
     assert "Alarm: ITC loss is still at or above ln 64 = 4.159" in warnings_
     assert "(67% right); an even guess costs ln 2 = 0.693" in texts(run, "fact")
-    assert "Step 1400 of 2000 (70%): under way or stopped." in texts(run, "fact")
+    assert "Step 1400 of 2000 (70%): not complete." in texts(run, "fact")
 
 
 def test_troubles_are_named(tmp_path):
@@ -177,7 +177,7 @@ def test_a_long_table_is_shown_from_end_to_end(tmp_path):
 def test_a_run_that_is_nearly_complete_is_not_complete(tmp_path):
     facts("a").write(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 1999, "train/loss": 4.0}\n')
-    assert "Step 1999 of 2000 (99%): under way or stopped." in texts(judged(tmp_path), "fact")
+    assert "Step 1999 of 2000 (99%): not complete." in texts(judged(tmp_path), "fact")
 
 
 def test_mistakes_give_one_clear_line(tmp_path, capsys):

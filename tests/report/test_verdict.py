@@ -139,7 +139,7 @@ def test_a_short_run(tmp_path: Path) -> None:
 
 
 def test_warm_up_is_named(tmp_path: Path) -> None:
-    assert "under way or stopped, still in warm-up." in verdict(tmp_path, steps=100)["fact"]
+    assert "not complete, still in warm-up." in verdict(tmp_path, steps=100)["fact"]
 
 
 def test_a_run_that_broke_off_with_nan(tmp_path: Path) -> None:

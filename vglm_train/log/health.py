@@ -50,7 +50,7 @@ class Health:
 
     def seconds_left(self) -> float | None:
         """At the rate of the newest rows, without evaluations and checkpoints; None where it is unknown or over."""
-        rate = self.history.mean("perf/samples_per_second")
+        rate = evidence.samples_per_second(self.history)
         if self.info is None or not rate or self.history.last_step >= self.info.total_steps:
             return None
         return (self.info.total_steps - self.history.last_step) * self.info.global_batch / rate
@@ -120,7 +120,7 @@ class Health:
     def _wasted(self) -> Iterable[Note]:
         """Waiting, steps that were not applied, damaged samples."""
         history = self.history
-        wait = history.mean("perf/data_wait_fraction")
+        wait = evidence.waiting(history)
         if wait is not None:
             starved = wait > STARVED
             yield Note("starved" if starved else "waiting", "warn" if starved else "fact", {"share": wait})

@@ -12,6 +12,7 @@ from typing import Any
 from vglm_train.config.metric_meanings import EVALUATION, TRAINING, fits
 from vglm_train.config.metric_names import MEAN_RECALL, PREFIX
 from vglm_train.errors import UserError
+from vglm_train.log import evidence
 from vglm_train.log.health_words import Note, line, said
 from vglm_train.log.jsonl import METRICS, TABLES, read_tables
 from vglm_train.report import charts, reference
@@ -118,7 +119,7 @@ class Answers:
             "kind": min((note.kind for note in notes), key=WORST.index, default="fact"), "over": bool(over),
             "line": {"en": line(notes, "en"), "zh": line(notes, "zh")},
             "step": history.last_step, "total": run.info.total_steps if run.info else None,
-            "loss": history.mean("train/loss"), "rate": None if over else history.mean("perf/samples_per_second"),
+            "loss": history.mean("train/loss"), "rate": None if over else evidence.samples_per_second(history),
             "score": score and [score[0].removeprefix(PREFIX), score[1]],
             "age": time.time() - path.stat().st_mtime if path.is_file() else None,
         }  # fmt: skip

@@ -1,6 +1,7 @@
 """The report as one HTML page that loads nothing: verdicts, curves, last values and examples."""
 
 import base64
+import time
 from collections.abc import Sequence
 from html import escape
 from pathlib import Path
@@ -22,6 +23,7 @@ PUBLISHED = Text("Black: the published curve of", "黑色：已发表的曲线�
 VALUES = Text("Last values", "最新数值")
 NOT_FINITE = Text("not finite", "非有限数")
 STEP = Text("step", "步数")
+WRITTEN = Text("As it was at", "写于")
 TRY = Text("Try:", "可以试试：")
 
 
@@ -34,7 +36,8 @@ def render_page(
 ) -> str:
     """HTML with health and verdict of each run, the PNG `curves`, last values, and the newest examples of each run."""
     title = TITLE.of(language) + ", ".join(run.label for run in runs)
-    parts = [f"<h1>{escape(title)}</h1>", f"<h2>{VERDICT.of(language)}</h2>"]
+    when = f"{WRITTEN.of(language)} {time.strftime('%Y-%m-%d %H:%M')}"
+    parts = [f"<h1>{escape(title)}</h1><p>{when}</p>", f"<h2>{VERDICT.of(language)}</h2>"]
     for number, (run, notes, sentences) in enumerate(zip(runs, health, verdicts), 1):
         parts.append(f"<h3>{number}: {escape(run.label)}</h3><p><code>{escape(str(run.folder))}</code></p>")
         parts.append(_health(notes, language))

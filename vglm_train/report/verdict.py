@@ -172,7 +172,7 @@ def _reference(run: LoggedRun, info: RunInfo) -> list[Sentence]:
         "beside", step=steps[-1], left=left, now=now.value, start=info.expected_start(), source=reference.SOURCE,
         public=public_left, public_now=public_loss, public_start=reference.EXPECTED_START,
     )  # fmt: skip
-    if left <= public_left + 0.1:
+    if left <= public_left + 0.05:
         return [Sentence("ok", say("as_fast", text=text))]
     if left >= 1:
         return [Sentence("fact", say("not_fallen", text=text))]
@@ -203,9 +203,8 @@ def _troubles(run: LoggedRun) -> list[Sentence]:
         causes = ", ".join(f"{name.removeprefix('data/damaged_')} {run.last(name):.0f}" for name in named)
         found = say("causes", causes=causes) if causes else NOTHING
         lines.append(Sentence("fact", say("damaged", samples=damaged, causes=found)))
-    waits = run.series("perf/data_wait_fraction")[1]
-    wait = sum(waits[-10:]) / len(waits[-10:]) if waits else 0.0
-    if wait > 0.2:
+    wait = evidence.waiting(run)
+    if wait is not None and wait > 0.2:
         lines.append(Sentence("warn", say("waits", share=wait)))
     return lines
 

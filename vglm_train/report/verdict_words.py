@@ -18,7 +18,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "第 {step} 步，共 {steps} 步（{share}%）：{state}{warming}。",
     ),
     "complete": ("complete", "已完成"),
-    "under_way": ("under way or stopped", "进行中或已停止"),
+    "under_way": ("not complete", "未完成"),
     "warming": (", still in warm-up", "，仍在预热"),
     "no_row": ("No row holds {name} yet.", "还没有哪一行含有 {name}。"),
     "alarm": ("Alarm: {alarm}", "警报：{alarm}"),

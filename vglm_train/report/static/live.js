@@ -41,7 +41,8 @@ function drawHealth() {
     card.append(make("h3", { textContent: run.name }), make("p", { className: "line", textContent: run.line[page.language] }));
     const notes = (page.details.get(run.id)?.notes ?? []).filter(note =>
       (note.kind !== "fact" || ["stopped", "no_row"].includes(note.code)) && note[page.language].slice(1).some(Boolean));
-    for (const note of notes) {
+    const useful = notes.filter(note => note.code !== "complete" || !notes.some(each => each.kind === "bad"));
+    for (const note of useful) {
       const [short, means, toTry] = note[page.language];
       const text = make("p", { className: "note " + note.kind });
       if (notes.length > 1) text.append(make("b", { textContent: short }), means ? " — " : "");
