@@ -33,6 +33,11 @@ class Generator:
         """The prompt of a caption. UserError if it is longer than prompt.max_prompt."""
         return self.template.encode_prompt(self.dialogue(language, None))
 
+    def check_positions(self, prompt: int, new: int) -> None:
+        """UserError if the language model has too few positions for `prompt` ids, images included, and `new` ones."""
+        needed = max(prompt, new + 1) if self.template.separate_answer else prompt + new
+        self.model.language.check_length(needed)
+
     def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
         """uint8 [n,3,h,w] -> n captions."""
         return self.answers([self.dialogue(language, None)] * len(pixels), pixels, decoding)
