@@ -117,8 +117,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--vision-weights", help="the frozen encoder's weights, where they have moved")
     parser.add_argument(
         "--out",
-        help="JSON file to write, not there yet, or a folder (default: TASK-DATA.json, or PROTOCOL-DATA.json, beside the "
-        "bundle)",
+        help="JSON file to write, not there yet, or a folder (default: TASK-DATA.json beside the bundle)",
     )
     parser.add_argument(
         "--wandb", choices=("online", "offline"), help="log it to W&B, in the project of log.wandb of the bundle's run"

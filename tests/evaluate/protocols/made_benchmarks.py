@@ -45,9 +45,7 @@ def vqav2(folder: Path, answers: Sequence[Sequence[str]]) -> Path:
 
 
 def okvqa(folder: Path, answers: Sequence[Sequence[str]]) -> Path:
-    return coco_questions(
-        folder, answers, "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json"
-    )
+    return coco_questions(folder, answers, "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json")
 
 
 def gqa(folder: Path, answers: Sequence[str]) -> Path:

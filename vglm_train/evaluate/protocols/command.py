@@ -11,7 +11,7 @@ import torch
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.errors import UserError
 from vglm_train.evaluate.options import add_model_arguments
-from vglm_train.evaluate.protocols.generate import Output, asked, decoding_of, family_of, generate
+from vglm_train.evaluate.protocols.generate import Output, decoding_of, family_of, generate
 from vglm_train.evaluate.protocols.measure import Measured, score_answers, score_captions, score_retrieval
 from vglm_train.evaluate.protocols.official import OfficialFiles, OfficialItem, OfficialSet, read_official
 from vglm_train.evaluate.protocols.schema import Protocol, fingerprint, load_protocol
@@ -104,9 +104,8 @@ def _report(
         "made_by": measured.made_by,
     }
     if protocol.task != "retrieval":
-        first = asked(protocol, bundle)(outputs[0][0])
         prompt = protocol.prompt(family_of(bundle))
-        report["prompt"] = prompt.text if prompt else f"the bundle's own, {first.question!r} the first question"
+        report["prompt"] = prompt.text if prompt else "the bundle's own"
         report["decoding"] = dataclasses.asdict(decoding_of(protocol, bundle))
         marks = measured.marks or [{} for _ in outputs]
         report["answers"] = [_row(item, text, own) for (item, text), own in zip(outputs, marks)]
@@ -159,6 +158,9 @@ def _lines(protocol: Protocol, report: Mapping[str, Any]) -> Iterator[str]:
         main = protocol.scores[0].name
         if main in scores:
             yield f"    {kind}: {main} {scores[main]:.2f}"
+    of_paper: dict[tuple[str, str], list[str]] = {}
     for each in protocol.published:
-        yield f"  published  {each.score:{width}}{each.value:7.2f}  {each.model} ({each.source})"
+        of_paper.setdefault((each.model, each.source), []).append(f"{each.score} {each.value:.2f}")
+    for (model, source), values in of_paper.items():
+        yield f"  the paper's, not ours: {', '.join(values)}  {model} ({source})"
     yield from (f"  unlike the paper: {text}" for text in report["unlike"])
