@@ -39,8 +39,10 @@ def test_gqa(tmp_path):
     folder = made.gqa(tmp_path, ["yes", "red", "no", "blue"])
     files = read("gqa", folder, folder / "images")
     assert [(item.id, item.picture, item.answers, item.type) for item in files.items] == [
-        ("200", "n0.jpg", ("yes",), "verify"), ("201", "n1.jpg", ("red",), "query"), ("202", "n2.jpg", ("no",), "verify"),
-    ]  # fmt: skip
+        ("200", "n0.jpg", ("yes",), "verify"),
+        ("201", "n1.jpg", ("red",), "query"),
+        ("202", "n2.jpg", ("no",), "verify"),
+    ]
     assert (files.rows, files.other) == (3, 1)
 
 

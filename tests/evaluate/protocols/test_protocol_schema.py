@@ -72,7 +72,7 @@ def changed(tmp_path, monkeypatch):
         ("  value: 214354\n", "  value: -1\n", r"items.value: must not be negative"),
         ("  value: val2014\n", "", r"split.value: is missing"),
         (
-            '  source: "https://visualqa.org/evaluation.html: a list of {question_id, answer}"\n',
+            '  source: "https://visualqa.org/evaluation.html"\n',
             "",
             r"source: is missing",
         ),

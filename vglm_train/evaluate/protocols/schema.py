@@ -30,6 +30,7 @@ class Words:
 
     value: Annotated[str, "the text", NOT_EMPTY]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -41,6 +42,7 @@ class Count:
 
     value: Annotated[int, "the number", NOT_NEGATIVE]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -52,6 +54,7 @@ class Number:
 
     value: Annotated[float, "the number"]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -63,6 +66,7 @@ class QuestionRule:
 
     value: Annotated[Literal["blip_question"], "blip_question: as LAVIS"]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -74,6 +78,7 @@ class Cleaning:
 
     value: Annotated[Literal["blip", "plain"], "the processor"]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -85,6 +90,7 @@ class MatchScore:
 
     value: Annotated[Literal["match", "log_odds"], "as --rerank-score"]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -96,6 +102,7 @@ class Form:
 
     value: Annotated[Literal["vqa", "gqa", "caption"], "its form"]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
@@ -119,6 +126,7 @@ class Layout:
     main: Annotated[str, "the file, or a pattern, in the folder that is given as --data", NOT_EMPTY]
     join: Annotated[str | None, "the other file, with the answers", NOT_EMPTY] = None
     source: Annotated[str, "where such files are from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
     id: Annotated[str, "column of the id; (picture): the number in the picture's name; (row): its number", NOT_EMPTY]
     image: Annotated[str, "name of the picture, made of columns: {image}, {image_id:012d}.jpg", NOT_EMPTY]
     question: Annotated[str | None, "column of the question; null: nothing is asked", NOT_EMPTY] = None
@@ -138,6 +146,7 @@ class FamilyPrompt:
     family: Annotated[Family, "causal: OPT and the like; seq2seq: T5 and the like"]
     text: Annotated[str, "{} stands for the question", NOT_EMPTY]
     source: Annotated[str, "where it is from", NOT_EMPTY]
+    note: Annotated[str | None, "what else is to be said", NOT_EMPTY] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
