@@ -9,7 +9,8 @@ from docs.words import Words
 from vglm_train.evaluate.protocols.schema import Layout, Protocol, fingerprint, load_protocol, names
 
 INTRO = (
-    "`vglm evaluate BUNDLE --protocol NAME` measures as follows. LAVIS is salesforce/LAVIS at commit 506965b9. "
+    "`vglm evaluate BUNDLE --protocol vqav2 --data FOLDER` measures as follows, and so do the other names. "
+    "LAVIS is salesforce/LAVIS at commit 506965b9. "
     "Each file stands in `vglm_train/evaluate/protocols`; its fingerprint is noted in every result. "
     "[Evaluate](../howto/evaluate.md) says how the command is used."
 )
