@@ -13,6 +13,7 @@ from run import runs, speaking
 
 from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.language import Decoding
+from vglm_train.evaluate import to_wandb
 from vglm_train.evaluate.__main__ import main
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.protocols import schema
@@ -121,6 +122,10 @@ def test_a_part_is_told_as_a_part(bundles, tmp_path, capsys, monkeypatch):
     less = evaluate(bundles["causal"], "vqav2", data, tmp_path / "less", *words)
     assert (less["complete"], less["left_out"]) == (False, {"image": 2})
     assert "4 are in the files; left out: 2 (image)" in capsys.readouterr().out
+
+
+def test_scores_have_the_protocols_name_in_w_and_b():
+    assert to_wandb.metrics("vqav2", {"accuracy": 62.5}) == {"vqav2/accuracy": 62.5}
 
 
 def test_gqa_submission_and_a_family_without_a_prompt(bundles, tmp_path):
