@@ -46,6 +46,9 @@ def _values(protocol: Protocol, words: Words) -> Iterator[list[str]]:
     yield [words("rows of the split"), _noted(f"{count.value:,}", count.note, words), count.source]
     for layout in protocol.layouts:
         yield [words("files"), _noted(_files(layout, words), layout.note, words), layout.source]
+        if layout.split and layout.items:
+            value = f"{words(layout.split.value)}{words(', ')}{layout.items.value:,}"
+            yield [words("their split and its rows"), value, layout.items.source]
     if protocol.image_size:
         yield [words("size of pictures"), str(protocol.image_size.value), protocol.image_size.source]
     for prompt in protocol.prompts:

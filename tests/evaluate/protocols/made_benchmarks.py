@@ -44,6 +44,13 @@ def vqav2(folder: Path, answers: Sequence[Sequence[str]]) -> Path:
     return coco_questions(folder, answers, *names)
 
 
+def server_questions(folder: Path, count: int) -> Path:
+    """VQAv2's questions without answers."""
+    put(folder / "test2015", *range(1, count + 1), name="COCO_test2015_{:012d}.jpg")
+    asked = [{"image_id": n, "question": QUESTIONS[0], "question_id": 10 * n} for n in range(1, count + 1)]
+    return write_json(folder / "v2_OpenEnded_mscoco_test-dev2015_questions.json", INFO | {"questions": asked})
+
+
 def okvqa(folder: Path, answers: Sequence[Sequence[str]]) -> Path:
     return coco_questions(folder, answers, "OpenEnded_mscoco_val2014_questions.json", "mscoco_val2014_annotations.json")
 

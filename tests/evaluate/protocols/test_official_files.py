@@ -35,6 +35,15 @@ def test_every_letter_of_peoples_answers_stays(tmp_path, name):
     assert [item.type for item in files.items] == types[name]
 
 
+def test_questions_whose_answers_the_server_has(tmp_path):
+    made.server_questions(tmp_path, 3)
+    file = tmp_path / "v2_OpenEnded_mscoco_test-dev2015_questions.json"
+    files = read("vqav2", file, tmp_path / "test2015")
+    first = files.items[0]
+    assert (first.id, first.picture, first.answers) == (10, "COCO_test2015_000000000001.jpg", ())
+    assert files.layout.items.value == 107394
+
+
 def test_gqa(tmp_path):
     folder = made.gqa(tmp_path, ["yes", "red", "no", "blue"])
     files = read("gqa", folder, folder / "images")
@@ -126,7 +135,9 @@ def test_what_is_no_such_file(tmp_path):
     with pytest.raises(UserError, match=r"none of its 1 rows is of the protocol's split \(q_lang en\)"):
         read("slake", folder, folder / "imgs")
     folder = made.gqa(tmp_path, ["yes", "no"])
-    with pytest.raises(UserError, match=r"--join x: .*leave --join out"):
+    with pytest.raises(
+        UserError, match=r"--join x: testdev_balanced_questions\.json needs no other file; leave --join out"
+    ):
         read("gqa", folder, folder / "images", "x")
     with pytest.raises(UserError, match=r"of the first 1 pictures it names, none is there.*evaluate: --pictures"):
         read("gqa", folder, tmp_path / "imgs")

@@ -84,12 +84,12 @@ def _report(
     measured: Measured, outputs: Sequence[Output],
 ) -> dict[str, Any]:  # fmt: skip
     """JSON values."""
-    official = protocol.items.value
+    split, official = files.layout.split or protocol.split, (files.layout.items or protocol.items).value
     report: dict[str, Any] = {
         "protocol": protocol.name,
         "version": protocol.version,
         "fingerprint": fingerprint(protocol.name),
-        "split": protocol.split.value,
+        "split": split.value,
         "complete": measured.items == official == files.rows,
         "items": {"scored": measured.items, "of_the_split_in_the_files": files.rows, "official": official},
         "left_out": _causes(items, files),
@@ -142,7 +142,7 @@ def _unlike(protocol: Protocol, bundle: Bundle) -> Iterator[str]:
 def _lines(protocol: Protocol, report: Mapping[str, Any]) -> Iterator[str]:
     """What is printed."""
     items, named = report["items"], f"{protocol.name}, version {protocol.version}, {report['fingerprint']}"
-    yield f"protocol {named}: {protocol.split.value}"
+    yield f"protocol {named}: {report['split']}"
     counted = f"{items['scored']:,} of the official {items['official']:,} were scored"
     if report["complete"]:
         yield f"  complete: {counted}"
@@ -154,6 +154,8 @@ def _lines(protocol: Protocol, report: Mapping[str, Any]) -> Iterator[str]:
     for score in protocol.scores:
         if score.name in report["scores"]:
             yield f"  {score.name:{width}}{report['scores'][score.name]:7.2f}  {score.about}"
+    if not report["scores"]:
+        yield "  not scored: the benchmark's server alone has the answers; give it the file of the submission"
     for kind, scores in report["by_type"].items():
         main = protocol.scores[0].name
         if main in scores:

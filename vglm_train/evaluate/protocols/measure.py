@@ -35,12 +35,13 @@ class Measured:
 
 
 def score_answers(protocol: Protocol, outputs: Sequence[Output]) -> Measured:
-    """By the rules for single answers. A score that no answer has is left out."""
+    """By the rules for single answers. A score that no answer has is left out; without true answers that is all."""
     marks = []
     for item, output in outputs:
-        points = {score.name: ANSWER_RULES[score.rule](item, output) for score in protocol.scores}
+        scores = protocol.scores if item.answers else ()
+        points = {score.name: ANSWER_RULES[score.rule](item, output) for score in scores}
         marks.append({name: value for name, value in points.items() if value is not None})
-    types = dict.fromkeys(item.type for item, _ in outputs if item.type is not None)
+    types = dict.fromkeys(item.type for item, _ in outputs if item.type is not None and item.answers)
     of_type = {kind: [own for (item, _), own in zip(outputs, marks) if item.type == kind] for kind in types}
     by_type = {kind: _means(protocol, own) for kind, own in sorted(of_type.items())}
     return Measured(_means(protocol, marks), len(outputs), by_type, marks)

@@ -15,6 +15,7 @@ from typing import Any
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from vglm_train.config.data import Format
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import TableFile, name_row
@@ -34,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class OfficialItem:
-    """A row of the benchmark. Texts are as they stand in its files."""
+    """A row of the benchmark. Texts are as they stand in its files. No answers: its server alone has them."""
 
     where: str  # for people
     id: int | str
@@ -80,7 +81,8 @@ def read_official(layouts: Sequence[Layout], data: str, join: str | None, pictur
     """
     layout, main = _find(layouts, Path(data))
     other = _partner(layout, main, join)
-    file = open_table(main, join=None if other is None else str(other))
+    form: Format | None = "json" if layout.answers is None else None  # else its annotations would be asked for
+    file = open_table(main, form, join=None if other is None else str(other))
     _check_columns(file, layout)
     found = list(_rows(file, layout))
     items = [each for each in found if isinstance(each, OfficialItem)]
@@ -106,7 +108,7 @@ def _find(layouts: Sequence[Layout], data: Path) -> tuple[Layout, Path]:
         names = " or ".join(layout.main for layout in layouts)
         raise UserError(f"--data {data}: a pickle runs whatever is in it, so it is not read; give {names}.")
     named = next((layout for layout in layouts if fnmatch(data.name, layout.main)), None)
-    if named is None and data.is_file() and len(layouts) > 1:
+    if named is None and data.is_file() and not any(layout.join for layout in layouts):
         columns = open_table(data).columns
         named = next((each for each in layouts if not _missing(columns, each)), None)
     return named or layouts[0], data
@@ -116,7 +118,7 @@ def _partner(layout: Layout, main: Path, join: str | None) -> Path | None:
     """The file with the answers, where they stand apart."""
     if layout.join is None:
         if join is not None:
-            raise UserError(f"--join {join}: {main.name} holds the answers itself; leave --join out.")
+            raise UserError(f"--join {join}: {main.name} needs no other file; leave --join out.")
         return None
     path = main.with_name(layout.join) if join is None else Path(join)
     if not path.is_file():
@@ -172,8 +174,8 @@ def _rows(file: TableFile, layout: Layout) -> Iterator[OfficialItem | Unread | N
 
 def _item(row: dict[str, Any], layout: Layout, names: ImageNames, where: str, number: int) -> OfficialItem:
     """RecordError where something is missing in the row."""
-    answers = tuple(_texts(_at(row, layout.answers)))
-    if not answers:
+    answers = () if layout.answers is None else tuple(_texts(_at(row, layout.answers)))
+    if layout.answers is not None and not answers:
         raise RecordError("caption", f"the row has no {layout.answers}")
     question = "" if layout.question is None else _at(row, layout.question)
     if not isinstance(question, str) or (layout.question and not question.strip()):

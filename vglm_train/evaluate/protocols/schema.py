@@ -130,13 +130,19 @@ class Layout:
     id: Annotated[str, "column of the id; (picture): the number in the picture's name; (row): its number", NOT_EMPTY]
     image: Annotated[str, "name of the picture, made of columns: {image}, {image_id:012d}.jpg", NOT_EMPTY]
     question: Annotated[str | None, "column of the question; null: nothing is asked", NOT_EMPTY] = None
-    answers: Annotated[str, "column of what is right: answers, captions", NOT_EMPTY]
+    answers: Annotated[
+        str | None, "column of what is right: answers, captions; null: the benchmark's server alone has them", NOT_EMPTY
+    ]
     type: Annotated[str | None, "column by which scores are also given apart", NOT_EMPTY] = None
     closed: Annotated[Kept | None, "which questions are closed; null: those whose answer is yes or no"] = None
     kept: Annotated[tuple[Kept, ...], "which rows belong to the split; empty: all"] = ()
+    split: Annotated[Words | None, "where these files are of another split than the protocol's"] = None
+    items: Annotated[Count | None, "rows of that split"] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
+        if (self.split is None) != (self.items is None):
+            raise FieldError("items", "split", reason="belongs to another split; give both or neither")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -240,6 +246,8 @@ class Protocol:
                 wanted = "{} where the question goes" if asks else "no {}, because nothing is asked"
                 raise FieldError(f"prompts.{number}.text", "task", reason=f"must hold {wanted}")
         for number, layout in enumerate(self.layouts):
+            if layout.answers is None and self.submission is None:
+                raise FieldError(f"layouts.{number}.answers", "submission", reason="is needed where no server has them")
             if (layout.question is not None) != asks:
                 raise FieldError(f"layouts.{number}.question", "task", reason="belongs to task answer, which needs it")
 
