@@ -70,13 +70,15 @@ def family_of(bundle: Bundle) -> str:
     return language.family
 
 
-def generate(protocol: Protocol, bundle: Bundle, items: OfficialSet, batch: int, workers: int,
-             device: torch.device) -> list[Output]:  # fmt: skip
+def generate(
+    protocol: Protocol, bundle: Bundle, items: OfficialSet, batch: int, workers: int, device: torch.device
+) -> list[Output]:
     """Every usable item with the model's text. `batch`: sequences at once, which beams share."""
     ask, decoding = asked(protocol, bundle), decoding_of(protocol, bundle)
     generator = build(protocol, bundle, [ask(item) for item in items.items], device)
     outputs: list[Output] = []
-    with Progress(len(items), "question", "answers", True) as bar:
+    what = ("question", "answers") if protocol.task == "answer" else ("image", "captions")
+    with Progress(len(items), *what, True) as bar:
         for part in _split(items.read(workers), max(1, batch // decoding.beams)):
             pixels = torch.cat([item.pixels for item in part if item.pixels is not None])
             texts = generator.answers([ask(item) for item in part], pixels, decoding)
