@@ -32,6 +32,19 @@ def test_results_of_one_name_get_a_number(tmp_path):
         assert len(kept(folder)) == 5
 
 
+def test_a_submission_is_not_written_over(tmp_path):
+    made = Result({}, [], submission="[]\n")
+    for stem in ("gqa-test", "gqa-test-2"):
+        assert write(made, choose(str(tmp_path), "bundle", "gqa", "test")) == [
+            tmp_path / f"{stem}.submission.json",
+            tmp_path / f"{stem}.json",
+        ]
+        (tmp_path / f"{stem}.json").unlink()
+    with pytest.raises(UserError, match=r"gqa-test.submission.json exists already"):
+        choose(str(tmp_path / "gqa-test.json"), "bundle", "gqa", "test")
+    assert sorted(kept(tmp_path)) == ["gqa-test-2.submission.json", "gqa-test.submission.json"]
+
+
 def test_the_name_is_that_of_the_data(tmp_path, monkeypatch):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "manifest.json").touch()

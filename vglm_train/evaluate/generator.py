@@ -38,6 +38,11 @@ class Generator:
         """The prompt of a caption. UserError if it is longer than prompt.max_prompt."""
         return self.template.encode_prompt(self.dialogue(language, None))
 
+    def check_positions(self, prompt: int, new: int) -> None:
+        """UserError if the language model has too few positions for `prompt` ids, images included, and `new` ones."""
+        needed = max(prompt, new + 1) if self.template.separate_answer else prompt + new
+        self.model.language.check_length(needed)
+
     def captions(self, pictures: Sequence[Tensor], language: str, decoding: Decoding) -> list[str]:
         """b times uint8 [k,3,h,w], the pictures of a caption -> b captions."""
         dialogues = [self.dialogue(language, None, len(each)) for each in pictures]

@@ -119,7 +119,22 @@ def _scores(bundle: Path) -> Iterator[ScoreTable]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if of_it and isinstance(scores, dict):
-            yield _of_answers(file, found) if MODEL in scores else _of_pictures(file, found)
+            kind = (
+                _of_protocol
+                if isinstance(found.get("items"), dict)
+                else _of_answers
+                if MODEL in scores
+                else _of_pictures
+            )
+            yield kind(file, found)
+
+
+def _of_protocol(file: Path, found: Mapping[str, Any]) -> ScoreTable:
+    """Its name with how many of the benchmark's rows were scored, since a part is not the benchmark's number."""
+    counts = found["items"]
+    named = f"{found['protocol']} {found['version']} ({found['fingerprint']})"
+    rows = tuple((name, (value,)) for name, value in found["scores"].items())
+    return ScoreTable(file.name, f"{named}, {counts['scored']:,} / {counts['official']:,}", (), rows)
 
 
 def _of_answers(file: Path, found: Mapping[str, Any]) -> ScoreTable:

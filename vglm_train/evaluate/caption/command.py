@@ -3,7 +3,6 @@
 import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -44,11 +43,7 @@ EXAMPLES = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of generating text, which the tasks vqa and report have too."""
-    parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
-    parser.add_argument("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
-    parser.add_argument(
-        "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
-    )
+    options.add_model_arguments(parser)
     parser.add_argument("--beams", type=int, help="beam search of this width (default: the bundle's configuration)")
     parser.add_argument("--max-new", type=int, help="ids of a caption at most (default: the bundle's configuration)")
     options.add_arguments(parser)

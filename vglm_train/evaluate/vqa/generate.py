@@ -56,14 +56,11 @@ class AnswerGenerator:
 
     def _check_positions(self, prompt_lengths: Sequence[int]) -> None:
         """UserError if the language model has too few positions for a question, its images and its answer."""
-        template, new = self.generator.template, self.decoding.max_new
-        lengths = [
-            length + len(item.pixels) * template.image_length for length, item in zip(prompt_lengths, self.items)
-        ]
+        image_length = self.generator.template.image_length
+        lengths = [length + len(item.pixels) * image_length for length, item in zip(prompt_lengths, self.items)]
         longest = max(lengths, default=0)
         try:
-            needed = max(longest, new + 1) if template.separate_answer else longest + new
-            self.generator.model.language.check_length(needed)
+            self.generator.check_positions(longest, self.decoding.max_new)
         except UserError as error:
             key = self.items[lengths.index(longest)].key
             raise UserError(f"{key}: {error} Or leave it out (evaluate: --max-new, --exclude).") from error
