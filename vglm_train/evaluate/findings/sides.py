@@ -1,0 +1,91 @@
+"""On which side a finding is, by the words of side nearest to it.
+
+A clause is what stands between commas. "Effusion on the right" takes the side after it, "right effusion" the one before
+it; "right effusion and atelectasis" gives both the same. A clause that names a side and no finding belongs to the one
+before it ("effusions, left greater than right"), or to the next one if it comes first ("on the right, an effusion").
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Literal, NamedTuple
+
+Side = Literal["left", "right", "both"]
+AFTER_A_FINDING = re.compile(r"^\W*(?:\w+\W+){0,4}?(?:on|in|at|within|of|to|involving|throughout|over)\s+(?:the\s+)?$")
+MORE = re.compile(r"^(?:\s*[\w-]+){0,2}?\s*(?:and|&|/|or)\s*(?:the\s+|in\s+|on\s+)*$")
+
+
+class Span(NamedTuple):
+    """A piece of a text, and what it says."""
+
+    start: int
+    end: int
+    what: str
+
+
+def together(sides: Iterable[str | None]) -> Side | None:
+    """Left and right are both; None where no side is named."""
+    named = {side for side in sides if side is not None}
+    if not named:
+        return None
+    return "both" if len(named) > 1 or "both" in named else "left" if "left" in named else "right"
+
+
+def sides_of(
+    text: str, clauses: Sequence[tuple[int, int]], findings: Sequence[Span], sides: Sequence[Span], doubts: Sequence[int]
+) -> dict[Span, Side | None]:
+    """Finding -> its side. `doubts`: starts of cues of uncertainty; a clause that begins with one is about the last."""
+    of_findings: dict[Span, Side | None] = {}
+    waiting: list[Span] = []  # sides of clauses before the first finding
+    last: list[Span] = []  # findings of the last clause that has any
+    for start, end in clauses:
+        own = sorted({span for span in findings if start <= span.start < end})
+        named = [span for span in sides if start <= span.start < end]
+        if own:
+            found = _of_clause(text, start, own, named)
+            if not any(found.values()):
+                begins = any(start <= doubt <= start + 6 for doubt in doubts)
+                before = together(of_findings[span] for span in last) if begins else None
+                found = dict.fromkeys(own, together(span.what for span in waiting) or before)
+            of_findings |= found
+            last, waiting = own, []
+        elif last:
+            for span in last:
+                of_findings[span] = together((of_findings[span], *(side.what for side in named)))
+        else:
+            waiting += named
+    return of_findings
+
+
+def _of_clause(text: str, start: int, own: Sequence[Span], named: Sequence[Span]) -> dict[Span, Side | None]:
+    found: dict[Span, Side | None] = dict.fromkeys(own)
+    taken: set[Span] = set()
+    for number, side in enumerate(named):  # "effusion on the right"
+        before = [span for span in own if span.end <= side.start]
+        if not before:
+            continue
+        follows = AFTER_A_FINDING.match(text[before[-1].end : side.start]) or side.what == "both" and side is named[-1]
+        previous = named[number - 1] if number else None
+        goes_on = previous in taken and MORE.match(text[previous.end : side.start]) if previous is not None else None
+        if (follows or goes_on) and not (previous is not None and before[-1].end <= previous.start and not goes_on):
+            taken.add(side)
+            for span in before:
+                if span is before[-1] or found[span] is None and not _sides_before(span, own, named, taken):
+                    found[span] = together((found[span], side.what))
+    last: Side | None = None
+    for span in own:
+        before_it = _sides_before(span, own, named, taken)
+        if before_it:
+            found[span] = together(side.what for side in before_it)
+        elif found[span] is None:
+            found[span] = last
+        last = found[span] or last
+    if not any(found.values()):
+        after = together(side.what for side in named)
+        return dict.fromkeys(own, after)
+    return found
+
+
+def _sides_before(span: Span, own: Sequence[Span], named: Sequence[Span], taken: set[Span]) -> list[Span]:
+    """Sides between the finding before it and `span` that no other finding has taken."""
+    since = max((other.end for other in own if other.end <= span.start), default=0)
+    return [side for side in named if since <= side.start < span.start and side not in taken]
