@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal, NamedTuple
 
-from vglm_train.evaluate.findings.phrases import Patterns
+from vglm_train.evaluate.findings.phrases import HAN, Patterns
 from vglm_train.evaluate.findings.sides import Side, Span, sides_of, together
 from vglm_train.evaluate.findings.spelling import mend_spelling
 from vglm_train.evaluate.findings.table import NO_FINDING, SIDES, FindingsTable, Rules
@@ -24,9 +24,10 @@ State = Literal["present", "absent", "uncertain"]
 BEFORE: dict[str, State | None] = {"negation": "absent", "uncertain": "uncertain", "not stated": None}
 AFTER: dict[str, State] = {"negation after": "absent", "uncertain after": "uncertain"}
 STRENGTH: tuple[State, ...] = ("present", "uncertain", "absent")  # which of several mentions of a finding counts
-SENTENCE = re.compile(r"(?<=[。！？!?;；\n])(?=.)|(?<=\.)(?<!\bvs\.)(?=\s)(?!\s+\d+\s*(?:cm|mm))")
+SENTENCE = re.compile(rf"(?<=[。!;\n])(?=.)|(?<=\?)(?=[\s{HAN}])|(?<=\.)(?<!\bvs\.)(?=\s)(?!\s+\d+\s*(?:cm|mm))")
 PART = {"en": re.compile(r"[,:]|\b(?:and|with)\b|\s-\s"), "zh": re.compile(r"[,:]")}
-WORDS_BEFORE = {"en": 25, "zh": 5}  # characters before a cue with which a part "begins"
+LETTERS = {"en": re.compile("[a-z]{2}"), "zh": re.compile(f"[{HAN}]")}
+BEGINS = {"absent": {"en": 25, "zh": 5}, "uncertain": {"en": 1, "zh": 0}}  # characters before a cue that begins a part
 
 
 class Mention(NamedTuple):
@@ -74,6 +75,8 @@ def _label(text: str, known: _Known) -> Mapping[str, Mention]:
     mentions: dict[str, list[Mention]] = {}
     for language, rules in table.rules.items():
         plain = _plain(text, rules)
+        if not LETTERS[language].search(plain):
+            continue
         for sentence in SENTENCE.split(plain):
             for name, mention in _Sentence(sentence, language, table).mentions():
                 mentions.setdefault(name, []).append(mention)
@@ -121,8 +124,7 @@ class _Sentence:
             return
         sided = {finding.name for finding in self.table.findings if finding.sided}
         spans = [span for span, _, _ in self.findings]
-        doubts = [cue.start for cue in self.cues if cue.what == "uncertain"]
-        sides = sides_of(self.text, self._clauses(), spans, self.sides, doubts)
+        sides = sides_of(self.text, self._clauses(), spans, self.sides, self.cues)
         for span, _, normal in self.findings:
             state = "absent" if normal else self._state(span)
             if state is not None:
@@ -141,8 +143,9 @@ class _Sentence:
             return
         masks = [Span(start, end, "") for start, end, _ in rules.no_finding.spans(self.text)]
         masks += [span for span, solid, normal in found if solid or normal]
+        denied = {span[:2] for span, _, normal in found if normal}
         for span, solid, normal in found:
-            if not any(_holds(mask, span) for mask in masks):
+            if not any(_holds(mask, span) for mask in masks) and (normal or span[:2] not in denied):
                 yield span, solid, normal
 
     def _split(self, rules: Rules) -> list[Part]:
@@ -188,9 +191,9 @@ class _Sentence:
             part = self.parts[n]
             end = span.end if n == number else part.end
             own = [cue for cue in self.cues if cue.what in BEFORE and part.start <= cue.start < min(end, part.end)]
-            own = [cue for cue in own if cue.start < end]
             if own:
-                return own[-1]
+                denied = [cue for cue in own if cue.what == "negation"]  # "no lesion suspicious for cancer"
+                return denied[-1] if denied and own[-1].what == "uncertain" else own[-1]
             if part.own:
                 return None
         return None
@@ -217,7 +220,9 @@ class _Sentence:
         if self._holds_finding(part):
             return self.language == "en" and part.joined.endswith("and") or self._starts_with_or(part)
         cues = [cue for cue in self.cues if part.start <= cue.start < part.end and cue.what in AFTER]
-        return bool(cues) and len(self.text[part.start : cues[0].start].strip()) <= WORDS_BEFORE[self.language]
+        if not cues:
+            return False
+        return len(self.text[part.start : cues[0].start].strip()) <= BEGINS[AFTER[cues[0].what]][self.language]
 
     def _starts_with_or(self, part: Part) -> bool:
         joins = self.table.rules[self.language].cues["goes on with"]

@@ -11,6 +11,8 @@ from typing import Literal, NamedTuple
 
 Side = Literal["left", "right", "both"]
 AFTER_A_FINDING = re.compile(r"^\W*(?:\w+\W+){0,4}?(?:on|in|at|within|of|to|involving|throughout|over)\s+(?:the\s+)?$")
+DENIALS = ("negation", "negation after")
+BEGINS = 6  # characters before a cue that begins a clause
 MORE = re.compile(r"^(?:\s*[\w-]+){0,2}?\s*(?:and|&|/|or)\s*(?:the\s+|in\s+|on\s+)*$")
 
 
@@ -31,9 +33,9 @@ def together(sides: Iterable[str | None]) -> Side | None:
 
 
 def sides_of(
-    text: str, clauses: Sequence[tuple[int, int]], findings: Sequence[Span], sides: Sequence[Span], doubts: Sequence[int]
+    text: str, clauses: Sequence[tuple[int, int]], findings: Sequence[Span], sides: Sequence[Span], cues: Sequence[Span]
 ) -> dict[Span, Side | None]:
-    """Finding -> its side. `doubts`: starts of cues of uncertainty; a clause that begins with one is about the last."""
+    """Finding -> its side. A clause that begins with a cue of uncertainty is about what stands before it."""
     of_findings: dict[Span, Side | None] = {}
     waiting: list[Span] = []  # sides of clauses before the first finding
     last: list[Span] = []  # findings of the last clause that has any
@@ -43,11 +45,13 @@ def sides_of(
         if own:
             found = _of_clause(text, start, own, named)
             if not any(found.values()):
-                begins = any(start <= doubt <= start + 6 for doubt in doubts)
+                begins = any(cue.what == "uncertain" and start <= cue.start <= start + BEGINS for cue in cues)
                 before = together(of_findings[span] for span in last) if begins else None
                 found = dict.fromkeys(own, together(span.what for span in waiting) or before)
             of_findings |= found
             last, waiting = own, []
+        elif any(cue.what in DENIALS and start <= cue.start < end for cue in cues):
+            continue  # "the right lung is not affected"
         elif last:
             for span in last:
                 of_findings[span] = together((of_findings[span], *(side.what for side in named)))

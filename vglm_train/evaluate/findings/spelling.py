@@ -14,7 +14,7 @@ def mend_spelling(text: str, words: tuple[str, ...]) -> str:
 
 @lru_cache(maxsize=65536)
 def _mended(word: str, words: tuple[str, ...]) -> str:
-    if any(word.startswith(known) for known in words):
+    if word.startswith(words):
         return word
     for known in words:
         if len(known) >= SHORTEST:

@@ -51,7 +51,7 @@ class Rules:
     cues: Mapping[str, Patterns]  # one of CUES -> its phrases
     sides: Mapping[str, Patterns]  # one of SIDES -> its phrases
     no_finding: Patterns  # phrases that hold a finding's words and are none
-    words: tuple[str, ...]  # beginnings of long words, by which misspelt ones are known
+    words: tuple[str, ...]  # beginnings of words, by which misspelt ones are known
 
 
 @dataclass(frozen=True, slots=True)
@@ -216,5 +216,6 @@ def _rules(content: Content, language: str) -> Rules:
         for key in ("cues", "sides")
     )
     phrases = [phrase for finding in content["findings"].values() for phrase in finding[language]]
-    words = tuple(dict.fromkeys(phrase.rstrip("*").lower() for phrase in phrases if phrase.rstrip("*").isalpha()))
-    return Rules(cues, sides, compile_phrases(content["not a finding"][language], language), words)
+    others = content["not a finding"][language]
+    words = dict.fromkeys(each for phrase in (*others, *phrases) if (each := phrase.rstrip("*").lower()).isalpha())
+    return Rules(cues, sides, compile_phrases(others, language), tuple(words))
