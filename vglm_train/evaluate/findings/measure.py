@@ -41,7 +41,7 @@ class Reading:
     precision: float | None  # of the findings read as present or uncertain, those that are
     recall: float | None  # of the findings that are present or uncertain, those that are read so
     state: float | None  # of the findings named by the people or read, those read with the very state
-    side: float | None  # of the findings rightly read whose side is known, those read with that side
+    side: float | None  # of the findings rightly read whose side is known and the table reads, those with that side
 
 
 def read_sentences(path: Path) -> list[Sentence]:
@@ -93,8 +93,9 @@ def measure_table(table: FindingsTable) -> dict[str, dict[str, Reading]]:
 def measure(table: FindingsTable, sentences: Sequence[Sentence]) -> dict[str, Reading]:
     """Language -> how well the table reads the sentences. Findings that no sentence names are not counted."""
     judged = {name for sentence in sentences for name in sentence.findings}
+    sided = {finding.name for finding in table.findings if finding.sided}
     return {
-        language: _reading([pair for pair in _pairs(table, sentences, language, judged)])
+        language: _reading(list(_pairs(table, sentences, language, judged)), sided)
         for language in dict.fromkeys(sentence.language for sentence in sentences)
     }
 
@@ -108,8 +109,8 @@ def _pairs(
             yield sentence, {name: mention for name, mention in read.items() if name in judged}
 
 
-def _reading(pairs: Sequence[tuple[Sentence, dict[str, Mention]]]) -> Reading:
-    read, true, right, named, same, sided, right_side = (0,) * 7
+def _reading(pairs: Sequence[tuple[Sentence, dict[str, Mention]]], sided: set[str]) -> Reading:
+    read, true, right, named, same, sides, right_sides = (0,) * 7
     for sentence, mentions in pairs:
         stated = {name for name, mention in mentions.items() if mention.state in POSITIVE}
         gold = {name for name, state in sentence.findings.items() if state in POSITIVE}
@@ -117,8 +118,8 @@ def _reading(pairs: Sequence[tuple[Sentence, dict[str, Mention]]]) -> Reading:
         for name in mentions.keys() | sentence.findings.keys():
             named += 1
             same += name in mentions and mentions[name].state == sentence.findings.get(name)
-        for name in stated & gold & sentence.sides.keys():
-            sided += 1
-            right_side += mentions[name].side == sentence.sides[name]
-    parts = ((right, read), (right, true), (same, named), (right_side, sided))
+        for name in stated & gold & sentence.sides.keys() & sided:
+            sides += 1
+            right_sides += mentions[name].side == sentence.sides[name]
+    parts = ((right, read), (right, true), (same, named), (right_sides, sides))
     return Reading(len(pairs), *(100 * part / whole if whole else None for part, whole in parts))
