@@ -235,8 +235,9 @@ ANSWERS_ZH = {
     "v2": "VQAv2，十个人的答案",
     "distinct": "互不相同的答案所占比例",
     "distinct_truth": "互不相同的标准答案所占比例",
-    "finding_recall": "真实的异常所见说出了多少",
-    "finding_precision": "说出的异常所见有多少是真的",
+    "finding_recall": "真实的异常所见说出了多少（关键词）",
+    "finding_precision": "说出的异常所见有多少是真的（关键词）",
+    "finding_side": "正确说出且已知左右的所见，左右相同的比例",
     "normal": "没有写出异常的报告所占比例",
     "normal_truth": "标准报告中没有异常的比例",
 }

@@ -5,7 +5,7 @@ it. The blind half is the fair one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, cast, get_args
@@ -91,8 +91,11 @@ def measure_table(table: FindingsTable) -> dict[str, dict[str, Reading]]:
 
 
 def measure(table: FindingsTable, sentences: Sequence[Sentence]) -> dict[str, Reading]:
-    """Language -> how well the table reads the sentences. Findings that no sentence names are not counted."""
-    judged = {name for sentence in sentences for name in sentence.findings}
+    """Language -> how well the table reads the sentences. Findings that no sentence names, or that the table does not
+    have, are not counted.
+    """
+    named = {name for sentence in sentences for name in sentence.findings}
+    judged = named & {finding.name for finding in table.findings}
     sided = {finding.name for finding in table.findings if finding.sided}
     return {
         language: _reading(list(_pairs(table, sentences, language, judged)), sided)
@@ -105,8 +108,9 @@ def _pairs(
 ) -> Iterator[tuple[Sentence, dict[str, Mention]]]:
     for sentence in sentences:
         if sentence.language == language:
-            read = label(sentence.text, table)
-            yield sentence, {name: mention for name, mention in read.items() if name in judged}
+            read = {name: mention for name, mention in label(sentence.text, table).items() if name in judged}
+            findings = {name: state for name, state in sentence.findings.items() if name in judged}
+            yield replace(sentence, findings=findings), read
 
 
 def _reading(pairs: Sequence[tuple[Sentence, dict[str, Mention]]], sided: set[str]) -> Reading:
