@@ -1,7 +1,7 @@
 """How well the keywords read: precision and recall on sentences that people labelled.
 
-Two halves of 150 sentences belong to the package: `own` by those who wrote the table, `blind` by people who had not seen
-it. The blind half is the fair one.
+Two halves of 150 sentences belong to the package: `own` by those who wrote the table, `blind` by people who had not
+seen it. The blind half is the fair one.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -14,7 +14,8 @@ from vglm_train.config import yaml_tree
 from vglm_train.config.data import Language
 from vglm_train.config.yaml_tree import YamlNode
 from vglm_train.errors import UserError
-from vglm_train.evaluate.findings.label import Mention, State, label
+from vglm_train.evaluate.findings.label import label
+from vglm_train.evaluate.findings.sentence import Mention, State
 from vglm_train.evaluate.findings.sides import Side
 from vglm_train.evaluate.findings.table import FindingsTable
 

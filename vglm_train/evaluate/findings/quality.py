@@ -14,7 +14,8 @@ EN = (
     "efficacy needs CheXbert or RadGraph."
 )
 ZH = (
-    "异常所见由关键词得出：表 {name}，{fingerprint}；{policy}。这不是临床指标；要报告临床有效性，须用 CheXbert 或 RadGraph。"
+    "异常所见由关键词得出：表 {name}，{fingerprint}；{policy}。"
+    "这不是临床指标；要报告临床有效性，须用 CheXbert 或 RadGraph。"
 )
 POLICIES_ZH = {
     "positive": "存疑的所见算作写出",

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from vglm_train.evaluate.findings.label import Mention, label
+from vglm_train.evaluate.findings.label import label
+from vglm_train.evaluate.findings.sentence import Mention
 from vglm_train.evaluate.findings.table import NO_FINDING, FindingsTable
 
 Labels = Mapping[str, Mention]

@@ -43,7 +43,7 @@ def sides_of(
         own = sorted({span for span in findings if start <= span.start < end})
         named = [span for span in sides if start <= span.start < end]
         if own:
-            found = _of_clause(text, start, own, named)
+            found = _of_clause(text, own, named)
             if not any(found.values()):
                 begins = any(cue.what == "uncertain" and start <= cue.start <= start + BEGINS for cue in cues)
                 before = together(of_findings[span] for span in last) if begins else None
@@ -60,33 +60,41 @@ def sides_of(
     return of_findings
 
 
-def _of_clause(text: str, start: int, own: Sequence[Span], named: Sequence[Span]) -> dict[Span, Side | None]:
-    found: dict[Span, Side | None] = dict.fromkeys(own)
-    taken: set[Span] = set()
-    for number, side in enumerate(named):  # "effusion on the right"
-        before = [span for span in own if span.end <= side.start]
-        if not before:
-            continue
-        follows = AFTER_A_FINDING.match(text[before[-1].end : side.start]) or side.what == "both" and side is named[-1]
-        previous = named[number - 1] if number else None
-        goes_on = previous in taken and MORE.match(text[previous.end : side.start]) if previous is not None else None
-        if (follows or goes_on) and not (previous is not None and before[-1].end <= previous.start and not goes_on):
-            taken.add(side)
-            for span in before:
-                if span is before[-1] or found[span] is None and not _sides_before(span, own, named, taken):
-                    found[span] = together((found[span], side.what))
+def _of_clause(text: str, own: Sequence[Span], named: Sequence[Span]) -> dict[Span, Side | None]:
+    """The sides of the findings `own` of one clause, which names the sides `named`."""
+    found, taken = _following(text, own, named)
     last: Side | None = None
     for span in own:
-        before_it = _sides_before(span, own, named, taken)
-        if before_it:
-            found[span] = together(side.what for side in before_it)
+        before = _sides_before(span, own, named, taken)
+        if before:
+            found[span] = together(side.what for side in before)
         elif found[span] is None:
-            found[span] = last
+            found[span] = last  # "right effusion and atelectasis"
         last = found[span] or last
     if not any(found.values()):
-        after = together(side.what for side in named)
-        return dict.fromkeys(own, after)
+        return dict.fromkeys(own, together(side.what for side in named))
     return found
+
+
+def _following(text: str, own: Sequence[Span], named: Sequence[Span]) -> tuple[dict[Span, Side | None], set[Span]]:
+    """(sides that follow their findings, those of `named` which do): "effusion on the right"."""
+    found: dict[Span, Side | None] = dict.fromkeys(own)
+    taken: set[Span] = set()
+    for number, side in enumerate(named):
+        before = [span for span in own if span.end <= side.start]
+        if before and _follows(text, before[-1], side, named[number - 1] if number else None, taken, named[-1]):
+            taken.add(side)
+            for span in before:
+                if span is before[-1] or (found[span] is None and not _sides_before(span, own, named, taken)):
+                    found[span] = together((found[span], side.what))
+    return found, taken
+
+
+def _follows(text: str, finding: Span, side: Span, previous: Span | None, taken: set[Span], last: Span) -> bool:
+    """Whether `side` belongs to the finding before it; `previous` and `last`: of the sides of the clause."""
+    if previous is not None and finding.end <= previous.start:  # "on the right and left"
+        return previous in taken and bool(MORE.match(text[previous.end : side.start]))
+    return bool(AFTER_A_FINDING.match(text[finding.end : side.start])) or (side.what == "both" and side is last)
 
 
 def _sides_before(span: Span, own: Sequence[Span], named: Sequence[Span], taken: set[Span]) -> list[Span]:

@@ -97,16 +97,11 @@ def _content(path: Path) -> Content:
         if base.value != SHIPPED.stem:
             raise UserError(f"{base.where}: extends: the table there is is {SHIPPED.stem!r}, found {base.describe()}")
         content = _content(SHIPPED)
-    for key in ("name", "findings"):
-        if key not in fields:
-            raise UserError(f"{root.where}: {key}: is missing; {SHIPPED} shows how a table looks")
+    if absent := [key for key in ("name", "findings") if key not in fields]:
+        raise UserError(f"{root.where}: {absent[0]}: is missing; {SHIPPED} shows how a table looks")
     content["name"] = _text(fields["name"], "name")
     if (policy := fields.get("uncertain")) is not None:
-        if policy.value not in get_args(Uncertain):
-            raise UserError(
-                f"{policy.where}: uncertain: one of {', '.join(get_args(Uncertain))}, found {policy.describe()}"
-            )
-        content["uncertain"] = policy.value
+        content["uncertain"] = _choice(policy, "uncertain", get_args(Uncertain))
     _add_languages(content["not a finding"], fields.get("not a finding"), "not a finding")
     for key, known in (("cues", CUES), ("sides", SIDES)):
         for language, node in _mapping(fields.get(key), key, LANGUAGES).items():
@@ -193,6 +188,12 @@ def _mapping(node: YamlNode | None, where: str, known: tuple[str, ...] = ()) -> 
             f"{node.value[wrong].where}: {where}: {wrong!r} is none of {', '.join(known)}; mend or remove it"
         )
     return node.value
+
+
+def _choice(node: YamlNode, where: str, known: tuple[str, ...]) -> str:
+    if node.value not in known:
+        raise UserError(f"{node.where}: {where}: one of {', '.join(known)}, found {node.describe()}")
+    return str(node.value)
 
 
 def _text(node: YamlNode, where: str) -> str:

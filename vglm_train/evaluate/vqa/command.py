@@ -18,6 +18,7 @@ from vglm_train.errors import UserError
 from vglm_train.evaluate import options
 from vglm_train.evaluate.caption import command
 from vglm_train.evaluate.findings import quality
+from vglm_train.evaluate.findings.label import label
 from vglm_train.evaluate.findings.scores import count_findings
 from vglm_train.evaluate.findings.table import FindingsTable, read_table, shipped_table
 from vglm_train.evaluate.metrics import missing
@@ -107,7 +108,7 @@ class VqaCommand:
             "exclude": args.exclude,
             "majority": majority.source,
             **_measurements(items, result, subsets, verdict),
-            **({} if table is None else {"findings": _findings(table, items, result)}),
+            **({} if table is None else {"findings": _describe_findings(table, items, result)}),
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS, table)
@@ -150,10 +151,15 @@ def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
     return [VerdictLine("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
 
 
-def _findings(table: FindingsTable, items: Sequence[EvalQuestion], result: VqaResult) -> dict[str, Any]:
+def _describe_findings(table: FindingsTable, items: Sequence[EvalQuestion], result: VqaResult) -> dict[str, Any]:
     """What the table is worth, and its findings one by one in the model's reports."""
     truths = [" ".join(item.answers) for item in items]
-    return {**quality.describe(table), "observations": count_findings(truths, result.outputs[MODEL], table)}
+    outputs = result.outputs[MODEL]
+    each = {
+        item.key: {"truth": label(truth, table), "output": label(output, table)}
+        for item, truth, output in zip(items, truths, outputs)
+    }
+    return {**quality.describe(table), "observations": count_findings(truths, outputs, table), "reports": each}
 
 
 def _measurements(
