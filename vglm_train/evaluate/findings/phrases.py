@@ -36,7 +36,8 @@ class Patterns:
 
 def compile_phrases(phrases: Iterable[str], language: str) -> Patterns:
     """All phrases as at most two patterns. PhraseError for one that cannot be read."""
-    solid, gapped = [], []
+    solid: list[str] = []
+    gapped: list[str] = []
     for phrase in sorted(phrases, key=len, reverse=True):  # of two that begin alike, the longer one is tried first
         (gapped if "..." in phrase else solid).append(expression(phrase, language))
     return Patterns(*(re.compile("|".join(each)) if each else None for each in (solid, gapped)))

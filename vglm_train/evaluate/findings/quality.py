@@ -22,8 +22,8 @@ POLICIES_ZH = {
     "negative": "存疑的所见算作没有写出",
     "ignored": "标准报告或另一份报告存疑的所见不计",
 }
-HALVES_EN = {"blind": "written by people who had not seen the table", "own": "written by those who wrote the table"}
-HALVES_ZH = {"blind": "由没有见过此表的人所写", "own": "由写此表的人所写"}
+HALVES_EN = {"blind": "written by people who had not seen the table", "own": "by which the table was mended"}
+HALVES_ZH = {"blind": "由没有见过此表的人所写", "own": "写此表时用来修改它"}
 
 
 def describe(table: FindingsTable) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def lines(table: FindingsTable, chinese: bool = False) -> Iterator[str]:
     measured = measure_table(table)
     for half, by in halves.items():
         for language, reading in measured[half].items():
-            yield _chinese(language, by, reading) if chinese else _english(language, by, reading)
+            yield _chinese(language, by, reading) if chinese else in_words(language, by, reading)
 
 
 def section(table: FindingsTable) -> str:
@@ -51,7 +51,7 @@ def section(table: FindingsTable) -> str:
     return f'<h2>Findings</h2><p>{english}</p><p lang="zh">{chinese}</p>'
 
 
-def _english(language: str, by: str, reading: Reading) -> str:
+def in_words(language: str, by: str, reading: Reading) -> str:
     return (
         f"On {reading.sentences} sentences ({language}) {by}: precision {_cent(reading.precision)}, recall "
         f"{_cent(reading.recall)}, side {_cent(reading.side)} per cent."

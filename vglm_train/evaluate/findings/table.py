@@ -19,7 +19,7 @@ from vglm_train.evaluate.findings.phrases import Patterns, PhraseError, compile_
 
 SHIPPED = Path(__file__).resolve().parent / "chest.yaml"
 Uncertain = Literal["positive", "negative", "ignored"]
-LANGUAGES: tuple[Language, ...] = get_args(Language)
+LANGUAGES: tuple[str, ...] = get_args(Language)
 CUES = (
     "negation", "negation after", "uncertain", "uncertain after", "not a cue", "not stated", "new statement", "verbs",
     "goes on with", "sections",
@@ -125,7 +125,13 @@ def _empty() -> Content:
 
 def _add_finding(findings: Content, name: str, node: YamlNode) -> None:
     fields, where = _mapping(node, f"findings.{name}", OF_FINDING), f"findings.{name}"
-    new = {"chinese name": name, "part of": None, "abnormal": True, "side": True, "normal": {k: [] for k in LANGUAGES}}
+    new: Content = {
+        "chinese name": name,
+        "part of": None,
+        "abnormal": True,
+        "side": True,
+        "normal": {k: [] for k in LANGUAGES},
+    }
     finding = findings.setdefault(name, {**new, **{language: [] for language in LANGUAGES}})
     for key in ("chinese name", "part of"):
         if key in fields:

@@ -156,10 +156,15 @@ def _describe_findings(table: FindingsTable, items: Sequence[EvalQuestion], resu
     truths = [" ".join(item.answers) for item in items]
     outputs = result.outputs[MODEL]
     each = {
-        item.key: {"truth": label(truth, table), "output": label(output, table)}
+        item.key: {"truth": _mentions(truth, table), "output": _mentions(output, table)}
         for item, truth, output in zip(items, truths, outputs)
     }
     return {**quality.describe(table), "observations": count_findings(truths, outputs, table), "reports": each}
+
+
+def _mentions(text: str, table: FindingsTable) -> dict[str, list[str | None]]:
+    """Finding -> [state, side]."""
+    return {name: list(mention) for name, mention in label(text, table).items()}
 
 
 def _measurements(
