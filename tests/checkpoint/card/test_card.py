@@ -72,6 +72,7 @@ def test_scores_stand_beside_their_baselines(bundle, tmp_path):
         "chance": {"en_i2t_r1": 2.5},
     }
     answers = {"bundle": str(bundle), "data": "q", "scores": {"model": {"f1": 80.0}, "majority": {"f1": 30.0}}}
+    answers["findings"] = {"says": {"en": ["Findings are keywords."], "zh": ["异常所见由关键词得出。"]}}
     other = {"bundle": "elsewhere", "data": "no", "scores": {"eval/r_mean": 99.0}}
     for name, content in {"retrieval": retrieval, "vqa": answers, "other": other, "facts": [1]}.items():
         (bundle.parent / f"{name}.json").write_text(json.dumps(content), "utf-8")
@@ -79,7 +80,8 @@ def test_scores_stand_beside_their_baselines(bundle, tmp_path):
     text = (tmp_path / "README.md").read_text("utf-8")
     assert "| `eval/en_i2t_r1` | 50 | 3 | 2.5 |" in text
     assert "| `eval/r_mean` | 41.26 |  |  |" in text
-    assert "| `f1` | 80 | 30 |" in text
+    assert "| `f1` | 80 | 30 |\n\nFindings are keywords.\n" in text
+    assert "| `f1` | 80 | 30 |\n\n异常所见由关键词得出。\n" in text
     assert "other.json" not in text
     for file in bundle.parent.glob("*.json"):
         file.unlink()

@@ -27,12 +27,16 @@ HALVES_ZH = {"blind": "由没有见过此表的人所写", "own": "写此表时�
 
 
 def describe(table: FindingsTable) -> dict[str, Any]:
-    """The table and its reading of the shipped sentences, for JSON."""
+    """The table and its reading of the shipped sentences, for JSON; `says`: the same in words by language."""
     measured = {
         half: {language: asdict(reading) for language, reading in languages.items()}
         for half, languages in measure_table(table).items()
     }
-    return {"table": table.name, "fingerprint": table.fingerprint, "uncertain": table.uncertain, "sentences": measured}
+    says = {language: list(lines(table, language == "zh")) for language in ("en", "zh")}
+    return {
+        "table": table.name, "fingerprint": table.fingerprint, "uncertain": table.uncertain, "sentences": measured,
+        "says": says,
+    }  # fmt: skip
 
 
 def lines(table: FindingsTable, chinese: bool = False) -> Iterator[str]:
