@@ -61,7 +61,7 @@ def test_a_table_that_extends(tmp_path):
 
 
 def test_comments_make_no_other_table(tmp_path):
-    text = "name: a\nfindings:\n  x: {en: [word]}\n"
+    text = "name: a\nextends: chest\nfindings:\n  x: {en: [word]}\n"
     assert table(tmp_path, text).fingerprint == table(tmp_path, f"# mine\n{text}").fingerprint
     assert table(tmp_path, text.replace("word", "words")).fingerprint != table(tmp_path, text).fingerprint
 
@@ -91,6 +91,7 @@ def test_comments_make_no_other_table(tmp_path):
         ("name: a\nfindings:\n  x: {part of: y, en: [a]}\n", "own.yaml:3: findings.x.part of: 'y' is no finding"),
         ("name: a\nfindings: {}\ncues:\n  fr: {}\n", "own.yaml:4: cues: 'fr' is none of en, zh"),
         ("name: a\nfindings: {}\ncues:\n  en: {denial: [a]}\n", "own.yaml:4: cues.en: 'denial' is none of negation"),
+        ("name: a\nfindings:\n  x: {en: [a]}\n", "own.yaml:1: cues.en.negation: is missing.* write `extends: chest`"),
         ("name: 3\nfindings: {}\n", "own.yaml:1: name: a text, found the number 3"),
     ],
 )

@@ -110,6 +110,7 @@ def _content(path: Path) -> Content:
     for name, node in _mapping(fields["findings"], "findings").items():
         _add_finding(content["findings"], name, node)
     _check_parts(content["findings"], fields["findings"])
+    _check_cues(content, root)
     return content
 
 
@@ -179,6 +180,17 @@ def _check_parts(findings: Content, node: YamlNode) -> None:
             raise UserError(
                 f"{(own or node).where}: findings.{name}.part of: {whole!r} is no finding of the table, or is a part "
                 "itself"
+            )
+
+
+def _check_cues(content: Content, root: YamlNode) -> None:
+    """UserError for a language in which nothing can be denied."""
+    for language in LANGUAGES:
+        spoken = any(finding[language] for finding in content["findings"].values())
+        if spoken and not content["cues"][language]["negation"]:
+            raise UserError(
+                f"{root.where}: cues.{language}.negation: is missing, so that what a report denies would count as "
+                f"stated; write `extends: {SHIPPED.stem}`, or give the cues"
             )
 
 
