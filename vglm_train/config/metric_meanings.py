@@ -206,8 +206,8 @@ EVALUATION = (
     Metric("eval/{TASK}_questions", "how many questions the scores are of", "分数基于多少个问题"),
     Metric(
         "eval/report_finding_recall eval/report_finding_precision eval/report_finding_side",
-        "`evaluate.task` report: abnormal findings by keywords, no clinical measure; `vglm findings` prints how well they "
-        "are read",
+        "`evaluate.task` report: abnormal findings by keywords, no clinical measure; `vglm findings` prints how well "
+        "they are read",
         "`evaluate.task` 为 report：由关键词得出的异常所见，不是临床指标；`vglm findings` 会打印关键词读得多准",
         best="max",
     ),

@@ -22,25 +22,11 @@ def label(text: str, table: FindingsTable) -> dict[str, Mention]:
     Of several mentions of one finding present counts before uncertain, and uncertain before absent. `no_finding` is
     left out where an abnormal finding is present or uncertain.
     """
-    return dict(_label(text, _Known(table)))
-
-
-class _Known:
-    """A table as the key of a cache: two with one fingerprint are the same."""
-
-    def __init__(self, table: FindingsTable) -> None:
-        self.table = table
-
-    def __hash__(self) -> int:
-        return hash(self.table.fingerprint)
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _Known) and other.table.fingerprint == self.table.fingerprint
+    return dict(_label(text, table))
 
 
 @lru_cache(maxsize=4096)
-def _label(text: str, known: _Known) -> Mapping[str, Mention]:
-    table = known.table
+def _label(text: str, table: FindingsTable) -> Mapping[str, Mention]:
     mentions: dict[str, list[Mention]] = {}
     for language, rules in table.rules.items():
         plain = _plain(text, rules)

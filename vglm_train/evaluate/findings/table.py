@@ -54,7 +54,7 @@ class Rules:
     words: tuple[str, ...]  # beginnings of words, by which misspelt ones are known
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)  # so that it can be the key of a cache
 class FindingsTable:
     """A table that was read."""
 
