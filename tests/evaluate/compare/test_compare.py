@@ -124,6 +124,9 @@ def test_a_lower_loss_is_better(save):
     assert found["en_loss"].difference == pytest.approx(-0.5)
     assert found["en_cider"].verdict == "worse"
     assert found["en_loss_gap"].verdict == "not told apart"
+    broken = read_result(save("nan.json", result(float("nan"))))
+    (loss,) = [each for each in compare(first, broken)[0].differences if each.metric == "en_loss"]
+    assert (loss.verdict, loss.low) == ("no number", None)
 
 
 def queries(ranks, rerank=False):

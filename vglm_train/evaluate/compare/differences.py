@@ -3,6 +3,7 @@
 n items, m metrics.
 """
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -14,7 +15,7 @@ from vglm_train.config.metric_names import MEAN_RECALL, PREFIX, RECALLS
 from vglm_train.evaluate.compare.read import Evaluated, Key, left_out
 from vglm_train.evaluate.metrics.bootstrap import MIN_ITEMS, difference_ends, resampled_ratios
 
-Verdict = Literal["better", "worse", "higher", "lower", "not told apart", "too few", "no interval"]
+Verdict = Literal["better", "worse", "higher", "lower", "not told apart", "too few", "no interval", "no number"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,10 +99,11 @@ def _whole(first: Evaluated, second: Evaluated) -> Iterator[Difference]:
 
 def _difference(logged: str, name: str, first: float, second: float, samples: np.ndarray, clusters: int) -> Difference:
     difference = second - first
-    ends = difference_ends(difference, samples, clusters)
-    low, high = ends or (None, None)
+    low, high = (math.isfinite(difference) and difference_ends(difference, samples, clusters)) or (None, None)
     verdict: Verdict = "not told apart"
-    if low is None or high is None or clusters < MIN_ITEMS:
+    if not math.isfinite(difference):
+        verdict = "no number"
+    elif low is None or high is None or clusters < MIN_ITEMS:
         verdict = "too few"
     elif low > 0 or high < 0:
         best = best_of(logged)

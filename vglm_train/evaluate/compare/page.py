@@ -17,6 +17,7 @@ VERDICTS: dict[Verdict, tuple[str, str]] = {
     "lower": ("B is lower", "B 更低"),
     "not told apart": ("not told apart", "分不出高下"),
     "too few": ("too few to tell", "太少，无法判断"),
+    "no number": ("a score is not a number", "有分数不是数"),
     "no interval": ("of all texts together: no interval", "全部文本的分数：没有区间"),
 }
 COLUMNS = {
