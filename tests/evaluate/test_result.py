@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,17 @@ def test_a_name_that_was_given_is_not_written_over(tmp_path):
             choose(out, "bundle", "vqa", "test.json")
         path.unlink()
     assert choose(out, "bundle", "vqa", "test.json") == Path(out)
+
+
+def test_a_blind_page_stands_beside_them(tmp_path):
+    out = choose(str(tmp_path / "mine.json"), "bundle", "vqa", "test.json")
+    names = [path.name for path in write(replace(MADE, blind="<p>?</p>"), out)]
+    assert names == ["mine.html", "mine.blind.html", "mine.json"]
+    assert kept(tmp_path)["mine.blind.html"] == "<p>?</p>"
+    for name in ("mine.html", "mine.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"mine\.blind\.html exists already"):
+        choose(str(out), "bundle", "vqa", "test.json")
 
 
 def test_somebody_else_was_first(tmp_path):

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from report.both import same_numbers
 
 from vglm_train.errors import UserError
 from vglm_train.log.run_info import RunInfo
@@ -54,7 +55,7 @@ def write_run(folder: Path, name: str, steps: int = 2000, blind: bool = False) -
 
 
 def texts(run: LoggedRun, kind: str) -> str:
-    return "\n".join(line.text for line in assess_run(run) if line.kind == kind)
+    return "\n".join(line.text.en for line in same_numbers(assess_run(run)) if line.kind == kind)
 
 
 def judged(folder: Path) -> LoggedRun:
@@ -112,7 +113,7 @@ def test_a_start_far_from_the_expected_one(tmp_path, first, kind, words):
 def test_weights_count(tmp_path):
     facts("a", weights={"itc": 2.0, "itm": 0.0, "itg": 1.0}).write(tmp_path)
     (tmp_path / "metrics.jsonl").write_text('{"step": 10, "train/loss": 18.0}\n')
-    lines = "\n".join(line.text for line in assess_run(judged(tmp_path)))
+    lines = "\n".join(line.text.en for line in assess_run(judged(tmp_path)))
     assert "start near 18.64 = 2 x ln(candidates) 4.16 + ln(vocabulary) 10.33." in lines
     assert "public run" not in lines, "another sum cannot be compared"
 

@@ -17,7 +17,7 @@ from vglm_train.command import program, run_command
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError, explain_dead_processes
 from vglm_train.evaluate.caption import command as caption
-from vglm_train.evaluate.result import Result, choose, write
+from vglm_train.evaluate.result import BLIND, Result, choose, write
 from vglm_train.evaluate.retrieval import command as retrieval
 from vglm_train.evaluate.to_wandb import log_evaluation
 from vglm_train.evaluate.vqa.command import VqaCommand
@@ -66,7 +66,8 @@ def _score(args: argparse.Namespace) -> int:
     written = _write(result, out)
     print("\n".join([*result.lines, *map(str, written)]))
     if args.wandb is not None:
-        log_evaluation(bundle.config.log.wandb, args.wandb, Path(args.bundle), args.task, result.report, written)
+        logged = [path for path in written if not path.name.endswith(BLIND)]  # that page is for one reader's machine
+        log_evaluation(bundle.config.log.wandb, args.wandb, Path(args.bundle), args.task, result.report, logged)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""The files of an evaluation: JSON, and an HTML page of the same name if there is one. No file is overwritten."""
+"""The files of an evaluation: JSON, and HTML pages of the same name if there are any. No file is overwritten."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -20,6 +20,10 @@ class Result:
     report: Mapping[str, Any]  # JSON values
     lines: Sequence[str]  # what is printed
     page: str | None = None  # HTML
+    blind: str | None = None  # HTML of the page on which a person answers before the verdict is seen
+
+
+PAGE, BLIND = ".html", ".blind.html"  # in place of .json
 
 
 def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
@@ -48,14 +52,15 @@ def free(path: Path) -> Path:
 
 
 def write(result: Result, out: Path) -> list[Path]:
-    """Write all or nothing; the files, page first. Under another name if somebody else has written `out` meanwhile.
+    """Write all or nothing; the files, pages first. Under another name if somebody else has written `out` meanwhile.
 
     UserError where the disk is full.
     """
     out = free(out)
     texts = {out: json.dumps(result.report, indent=2, ensure_ascii=False) + "\n"}
-    if result.page is not None:
-        texts[out.with_suffix(".html")] = result.page
+    for suffix, page in ((BLIND, result.blind), (PAGE, result.page)):
+        if page is not None:
+            texts[out.with_suffix(suffix)] = page
     try:
         with ExitStack() as files:  # they get their names when all are written, the last one first
             for path, text in texts.items():
@@ -70,8 +75,8 @@ def write(result: Result, out: Path) -> list[Path]:
 
 
 def _existing(path: Path) -> Path | None:
-    """The result or the page with this name, if there is one."""
-    return next((each for each in (path, path.with_suffix(".html")) if each.exists()), None)
+    """The result or a page with this name, if there is one."""
+    return next((each for each in (path, *map(path.with_suffix, (PAGE, BLIND))) if each.exists()), None)
 
 
 def _folder(out: str | None, bundle: str) -> Path:

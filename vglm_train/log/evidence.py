@@ -50,6 +50,20 @@ def first(run: Logged, name: str) -> Recent | None:
     return _mean(steps, values[: _width(values)], 0) if values else None
 
 
+def fallen(run: Logged, name: str) -> bool | None:
+    """Whether a metric is certainly lower now than in its first rows; None where there are too few rows to tell.
+
+    The first rows of a loss that falls at once differ much, as noise would. Then it must be below each of the very
+    first ones.
+    """
+    early, late, values = first(run, name), recent(run, name), run.series(name)[1]
+    if early is None or late is None or early.error is None or late.error is None:
+        return None
+    if late.value < early.value - ERRORS * math.hypot(early.error, late.error):
+        return True
+    return len(values) >= 2 * LEAST and late.value + CERTAIN * late.error < min(values[:LEAST])
+
+
 @dataclass(frozen=True, slots=True)
 class Rise:
     """A loss that was lower: its best rows and its newest."""

@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vglm_train.log.tongues import Tongue
 from vglm_train.progress import duration
 
 Kind = Literal["ok", "fact", "warn", "bad"]
-Tongue = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,13 @@ def line(notes: Iterable[Note], language: Tongue) -> str:
     """All notes in one line, the worst first where it is bad."""
     ordered = sorted(notes, key=lambda note: note.kind != "bad")
     return ("; " if language == "en" else "；").join(said(note, language).short for note in ordered)
+
+
+def explained(notes: Iterable[Note], language: Tongue) -> list[Words]:
+    """Of those that are wrong, and of a run that has stopped: what they mean and what to try."""
+    shown = [note for note in notes if note.kind != "fact" or note.code in ("stopped", "no_row")]
+    shown.sort(key=lambda note: ("bad", "warn").index(note.kind) if note.kind in ("bad", "warn") else 2)
+    return [words for words in (said(note, language) for note in shown) if words.means or words.to_try]
 
 
 def said(note: Note, language: Tongue) -> Words:

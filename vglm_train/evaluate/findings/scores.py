@@ -23,8 +23,8 @@ def score_findings(truth: str, output: str, table: FindingsTable) -> dict[str, t
     normal_truth: the true report states none.
     """
     true, read = label(truth, table), label(output, table)
-    counted = [name for name in table.abnormal() if not _is_ignored(name, true, read, table)]
-    wanted, stated = (stated_findings(labels, table) & set(counted) for labels in (true, read))
+    ignored = ignored_findings(true, table) | ignored_findings(read, table)
+    wanted, stated = (stated_findings(labels, table) - ignored for labels in (true, read))
     both = wanted & stated
     sided = [name for name in both if true[name].side is not None]
     same = sum(true[name].side == read[name].side for name in sided)
@@ -51,11 +51,12 @@ def count_findings(truths: Sequence[str], outputs: Sequence[str], table: Finding
     """
     counts = {finding.name: [0, 0, 0] for finding in table.findings if finding.name != NO_FINDING}
     for truth, output in zip(truths, outputs):
-        true, read = label(truth, table), label(output, table)
+        labels = label(truth, table), label(output, table)
+        ignored = ignored_findings(labels[0], table) | ignored_findings(labels[1], table)
+        wanted, stated = (stated_findings(each, table, False) - ignored for each in labels)
         for name, count in counts.items():
-            if not _is_ignored(name, true, read, table):
-                wanted, stated = (name in stated_findings(labels, table, False) for labels in (true, read))
-                count[0], count[1], count[2] = count[0] + wanted, count[1] + stated, count[2] + (wanted and stated)
+            both = name in wanted and name in stated
+            count[0], count[1], count[2] = count[0] + (name in wanted), count[1] + (name in stated), count[2] + both
     return {
         name: {
             "true": true, "stated": stated, "both": both,
@@ -66,6 +67,8 @@ def count_findings(truths: Sequence[str], outputs: Sequence[str], table: Finding
     }  # fmt: skip
 
 
-def _is_ignored(name: str, truth: Labels, output: Labels, table: FindingsTable) -> bool:
-    doubted = any(name in labels and labels[name].state == "uncertain" for labels in (truth, output))
-    return table.uncertain == "ignored" and doubted
+def ignored_findings(labels: Labels, table: FindingsTable) -> set[str]:
+    """Names of the findings that are not counted, because the text doubts them and the table says so."""
+    if table.uncertain != "ignored":
+        return set()
+    return {name for name, mention in labels.items() if mention.state == "uncertain"}

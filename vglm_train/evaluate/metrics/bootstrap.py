@@ -1,6 +1,6 @@
 """Bootstrap intervals of means and ratios."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Iterator, Sequence
 
 import numpy as np
 
@@ -33,12 +33,19 @@ def resampled_ratios(sums: np.ndarray, counts: np.ndarray, clusters: Sequence[Ha
     grouped = np.zeros((2, k, sums.shape[1]))
     np.add.at(grouped[0], rows, sums)
     np.add.at(grouped[1], rows, counts)
-    rng, ratios = np.random.default_rng(seed), []
-    for start in range(0, RESAMPLES, CHUNK):
-        weights = rng.multinomial(k, np.full(k, 1 / k), size=min(CHUNK, RESAMPLES - start)).astype(np.float64)
+    ratios = []
+    for drawn in draws(k, seed):
+        weights = drawn.astype(np.float64)
         with np.errstate(invalid="ignore", divide="ignore"):
             ratios.append((weights @ grouped[0]) / (weights @ grouped[1]))
     return np.concatenate(ratios)
+
+
+def draws(k: int, seed: int = 0) -> Iterator[np.ndarray]:
+    """How often each of k clusters is drawn in each resample: parts [r,k] of RESAMPLES rows, the same at every call."""
+    rng = np.random.default_rng(seed)
+    for start in range(0, RESAMPLES, CHUNK):
+        yield rng.multinomial(k, np.full(k, 1 / k), size=min(CHUNK, RESAMPLES - start))
 
 
 def interval(samples: np.ndarray, confidence: float = 0.95) -> tuple[float, float]:

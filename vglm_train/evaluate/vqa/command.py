@@ -24,6 +24,7 @@ from vglm_train.evaluate.findings.table import FindingsTable, read_table, shippe
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
+from vglm_train.evaluate.vqa import blind
 from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, VqaResult
 from vglm_train.evaluate.vqa.generate import AnswerGenerator
 from vglm_train.evaluate.vqa.intervals import SubsetScores, score_subset, subsets_by_type
@@ -71,17 +72,23 @@ class VqaCommand:
         if self.task == "report":
             help = "table of findings and the words that say them (default: the shipped one, chest.yaml)"
             parser.add_argument("--findings", type=Path, metavar="FILE", help=help)
+        parser.add_argument(
+            "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
+        )
+        parser.add_argument("--blind-questions", type=int, metavar="N", help=f"how many (default {blind.COUNT})")
 
     def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
         """Evaluate `bundle` on `args.data`. UserError for missing libraries, wrong options or no question to ask."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
         table = self._findings(args)
+        count = _blind_count(args)
         decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
         generator = options.build_generator(bundle, args, device)
         data = self._questions(bundle, args.data, args, "--source", args.images)
         items, readable = select_questions(data, self.task, args)
         named = {name: match_questions(items, which, f"--subset {name}") for name, which in args.subset}
+        reading = blind.read_questions(items, count, data.pictures) if count else None  # before what takes long
         train = None if args.train is None else self._questions(bundle, args.train, args, "--train-source")
         majority = self._majority(args.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
@@ -90,9 +97,7 @@ class VqaCommand:
         result = VqaEvaluator(self.task, answer_generator, majority, java=True, findings=table).measure()
         indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
         subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
-        verdict = [*leaks, *(line for subset in subsets for line in assess_scores(self.task, subset))]
-        if table is not None:
-            verdict += assess_reports(result.scores[MODEL])
+        verdict = [*leaks, *self._assess(subsets, result)]
         report = {
             "task": self.task,
             "meaning": MEANING,
@@ -115,13 +120,20 @@ class VqaCommand:
         lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
         if table is not None:
             lines += [*quality.lines(table), *quality.lines(table, chinese=True)]
-        return Result(report, lines, render_page(page))
+        made = Result(report, lines, render_page(page))
+        return made if reading is None else _with_blind(made, page, reading, f"{self.task}-{Path(args.data).stem}")
 
     def _findings(self, args: argparse.Namespace) -> FindingsTable | None:
         """The table that reports are scored by. UserError for a wrong one."""
         if self.task != "report":
             return None
         return shipped_table() if args.findings is None else read_table(args.findings)
+
+    def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
+        for subset in subsets:
+            yield from assess_scores(self.task, subset)
+        if self.task == "report":
+            yield from assess_reports(result.scores[MODEL])
 
     def _questions(
         self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
@@ -143,6 +155,22 @@ class VqaCommand:
         if not questions:
             raise UserError(f"--train {path}: nothing for --task {self.task}: {why_no_items(answered)}.")
         return MajorityBaseline.count(questions, f"{path}, {len(questions)} questions")
+
+
+def _blind_count(args: argparse.Namespace) -> int:
+    """How many questions a person answers first; 0 without --blind. UserError for a wrong --blind-questions."""
+    if args.blind_questions is None:
+        return blind.COUNT if args.blind else 0
+    if not args.blind:
+        raise UserError(f"--blind-questions {args.blind_questions}: is of --blind; give both.")
+    if args.blind_questions < 1:
+        raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
+    return int(args.blind_questions)
+
+
+def _with_blind(made: Result, page: PageData, reading: blind.Reading, name: str) -> Result:
+    asking = blind.render_blind(page, reading, name)
+    return dataclasses.replace(made, lines=[*made.lines, asking.description], blind=asking.html)
 
 
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:

@@ -52,7 +52,7 @@ def score_subset(
     pairs = np.array(
         [[answer_scores[system][index].get(metric, (0.0, 0.0)) for metric, system in columns] for index in indices]
     ).reshape(len(indices), len(columns), 2)
-    clusters = [_cluster(items[index]) for index in indices]
+    clusters = [cluster_of(items[index]) for index in indices]
     cluster_ids = np.array([hash(cluster) for cluster in clusters])
     samples = 100 * resampled_ratios(pairs[..., 0], pairs[..., 1], clusters)
     sums = pairs.sum(0)
@@ -73,7 +73,7 @@ def score_subset(
     return subset
 
 
-def _cluster(item: EvalQuestion) -> tuple[Any, ...]:
+def cluster_of(item: EvalQuestion) -> tuple[Any, ...]:
     """What is resampled together: questions about one patient, or else about one image, are not independent."""
     return ("image", item.image_id) if item.group is None else ("group", item.group)
 

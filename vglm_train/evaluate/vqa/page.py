@@ -57,6 +57,11 @@ class Cases:
 
 def render_page(data: PageData) -> str:
     """HTML of the whole page, which loads nothing."""
+    return html.document(data.title, render_parts(data))
+
+
+def render_parts(data: PageData) -> list[str]:
+    """HTML of the parts of its body."""
     result = data.result
     parts = [f"<h1>{escape(data.title)}</h1><h2>Can it be trusted?</h2>{html.verdict(data.verdict)}"]
     small = f"Asked: {data.selection}. Commonest answers: {data.majority_source}. {data.intervals}."
@@ -72,7 +77,7 @@ def render_page(data: PageData) -> str:
         for name, tool in made_by.items()
     ]
     parts += [f"<p>{escape(note)}</p>" for notes in result.notes.values() for note in notes]
-    return html.document(data.title, parts)
+    return parts
 
 
 def _subset(subset: SubsetScores) -> str:
