@@ -42,10 +42,10 @@ def questions() -> list[tuple[EvalQuestion, object, str, str]]:
 
 def reports() -> list[tuple[EvalQuestion, object, str, str]]:
     texts = (
-        ("Right pleural effusion.", ["effusion"], "No effusion.", "Normal chest."),
-        ("心脏增大，两肺未见异常。", ["cardiomegaly", "opacity"], "心影增大。", "Normal chest."),
+        ("Right pleural effusion.", ["pleural_effusion"], "No effusion.", "Normal chest."),
+        ("心脏增大，两肺未见异常。", ["cardiomegaly", "lung_opacity"], "心影增大。", "Normal chest."),
         ("Normal chest.", [], "Consolidation of the left lobe.", "Normal chest."),
-        ("Fracture and pneumothorax.", ["fracture"], "Fracture.", "Normal chest."),
+        ("Fracture and ground-glass opacity.", ["fracture", "ground_glass"], "Fracture.", "Normal chest."),
         ("Atelectasis.", SKIP, "Atelectasis.", "Normal chest."),
         ("Nodule in the left lobe.", [], "", "Normal chest."),
     )
@@ -93,12 +93,14 @@ class MadePage:
         assert isinstance(answer, list)
         names = {
             "cardiomegaly": "cardiomegaly",
-            "opacity": "infiltrate",
-            "effusion": "effusion",
+            "lung_opacity": "infiltrate",
+            "pleural_effusion": "effusion",
+            "ground_glass": "ground glass",
             "fracture": "fracture",
         }
         text = ". ".join(names[name] for name in answer) or "no finding"
-        return {name: pair for name, pair in score_answer(item, text).items() if name not in ("recall", "f1")}
+        unknown = ("recall", "f1", "finding_side")  # of findings that a person marks
+        return {name: pair for name, pair in score_answer(item, text).items() if name not in unknown}
 
 
 def picture(item: EvalQuestion) -> list[Image.Image]:

@@ -10,9 +10,9 @@ from made_tables import pictures, write_json
 from run_tasks import result_of
 
 from vglm_train.errors import UserError
-from vglm_train.evaluate.metrics.findings import ENGLISH_WORDS
+from vglm_train.evaluate.findings.table import shipped_table
 from vglm_train.evaluate.vqa import blind
-from vglm_train.evaluate.vqa.blind import FINDINGS_ZH, choices_of, choose_questions, known_answers
+from vglm_train.evaluate.vqa.blind import choices_of, choose_questions, known_answers
 from vglm_train.evaluate.vqa.generate import AnswerGenerator
 from vglm_train.prompt.dialogue import Dialogue, Turn
 
@@ -79,10 +79,6 @@ def test_answers_of_a_small_vocabulary_are_suggested():
     assert known_answers(items) == {("plane", "en"): ["ap", "pa"]}
 
 
-def test_every_finding_has_a_chinese_name():
-    assert FINDINGS_ZH.keys() == ENGLISH_WORDS.keys()
-
-
 def test_the_page_of_the_command(loaded, table):
     result = result_of(loaded, table, "--blind", "--blind-questions", "4")
     assert result.lines[-1].startswith("blind page: a person answers 4 of 12 questions;")
@@ -104,7 +100,9 @@ def test_reports_are_read_by_marking_findings(loaded, table):
     page = result_of(loaded, table, "--blind", task="report").blind
     public = held(page)
     assert len(public["questions"]) == 6
-    assert [each["name"] for each in public["findings"]] == list(ENGLISH_WORDS)
+    assert [each["name"] for each in public["findings"]] == shipped_table().abnormal()
+    glass = next(each for each in public["findings"] if each["name"] == "ground_glass")
+    assert glass == {"name": "ground_glass", "en": "ground glass", "zh": "磨玻璃影", "whole": "lung_opacity"}
     assert "cardiomegaly number" not in page
 
 

@@ -43,6 +43,7 @@ class ScoreTable:
     data: str
     baselines: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    findings: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # what those scores are worth: English, Chinese
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,7 +142,9 @@ def _of_answers(file: Path, found: Mapping[str, Any]) -> ScoreTable:
     scores = found["scores"]
     systems = [name for name in BASELINES if name in scores]
     rows = tuple((name, tuple(scores[system].get(name) for system in (MODEL, *systems))) for name in scores[MODEL])
-    return ScoreTable(file.name, str(found.get("data")), tuple(systems), rows)
+    says = found.get("findings", {}).get("says", {})
+    worth = tuple(says.get("en", ())), tuple(says.get("zh", ()))
+    return ScoreTable(file.name, str(found.get("data")), tuple(systems), rows, worth)
 
 
 def _of_pictures(file: Path, found: Mapping[str, Any]) -> ScoreTable:

@@ -2,7 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -17,6 +17,7 @@ from vglm_train.config.metric_names import (
     LOSS_GAP,
     LOSS_GAP_HIGH,
     LOSS_GAP_LOW,
+    MEANING,
     SHUFFLED_LOSS,
     language_metric,
 )
@@ -67,6 +68,8 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     evaluator = CaptionEvaluator(generator, items, languages, decoding, 0, ranks, args.batch, progress=True)
     result = evaluator.measure()
     report = {
+        "task": "caption",
+        "meaning": MEANING,
         "bundle": str(args.bundle),
         "data": str(args.data),
         "images": len(items),
@@ -78,7 +81,9 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
         "made_by": result.made_by,
         "notes": {language: list(notes) for language, notes in result.notes.items()},
         "captions": [
-            _row(language, items, caption) for language, captions in result.captions.items() for caption in captions
+            _row(language, items, caption, {name: values[number] for name, values in result.each[language].items()})
+            for language, captions in result.captions.items()
+            for number, caption in enumerate(captions)
         ],
     }
     return Result(report, [line for language in languages for line in _lines(language, items, result)])
@@ -98,16 +103,20 @@ def changed_decoding(configured: Decoding, args: argparse.Namespace) -> Decoding
         raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}.") from error
 
 
-def _row(language: str, items: Sequence[EvalItem], caption: GeneratedCaption) -> dict[str, Any]:
-    """One caption in the report."""
+def _row(
+    language: str, items: Sequence[EvalItem], caption: GeneratedCaption, scores: Mapping[str, float]
+) -> dict[str, Any]:
+    """One caption in the report, with its own scores in per cent."""
     item = items[caption.item]
     return {
         "key": item.key,
+        "image_id": item.image_id,
         "language": language,
         "references": list(item.captions[language]),
         "output": caption.output,
         "loss": caption.loss,
         "shuffled_loss": caption.shuffled_loss,
+        "scores": dict(scores),
     }
 
 

@@ -57,6 +57,7 @@ class CaptionResult:
     captions: dict[str, list[GeneratedCaption]]  # in the order of the items; only languages that have captions
     made_by: dict[str, dict[str, str]]  # what computed the text scores: segmenter, libraries, versions
     notes: dict[str, tuple[str, ...]]  # what could not be measured, and why
+    each: dict[str, dict[str, list[float]]] = field(default_factory=dict)  # scores of single captions, in per cent
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,6 +136,7 @@ class CaptionEvaluator:
             scores = texts.scores | _distinct(captions) | _losses(captions) | {IMAGES: float(len(captions))}
             result.scores.update({language_metric(language, name): value for name, value in scores.items()})
             result.made_by[language], result.notes[language] = texts.made_by, texts.notes
+            result.each[language] = texts.each
             for note in texts.notes:
                 self._log_once(note)
         return result

@@ -58,3 +58,21 @@ def interval_at_an_end(share: float, n: int, confidence: float = 0.95) -> tuple[
     """(low, high) of a share that was 0 or 1 in n cases (Clopper and Pearson 1934); a bootstrap would have no width."""
     doubt = 1 - ((1 - confidence) / 2) ** (1 / n)
     return (0.0, doubt) if share == 0 else (1 - doubt, 1.0)
+
+
+def share_ends(value: float, samples: np.ndarray, clusters: int) -> tuple[float, float] | tuple[()]:
+    """The ends of the 95 % interval of a share in per cent; none for a single cluster, unless it is 0 or 100."""
+    if value not in (0.0, 100.0):
+        return interval(samples) if clusters > 1 else ()
+    low, high = interval_at_an_end(value / 100, clusters)
+    return 100 * low, 100 * high
+
+
+def difference_ends(difference: float, samples: np.ndarray, clusters: int) -> tuple[float, float] | tuple[()]:
+    """The ends of a difference; of one that is the same in every cluster, with the doubt about the next cluster."""
+    if clusters < 2:
+        return ()
+    if difference == 0 or np.nanmax(samples) - np.nanmin(samples) > 1e-9:
+        return interval(samples)
+    low, _ = interval_at_an_end(1.0, clusters)
+    return (low * difference, difference) if difference > 0 else (difference, low * difference)

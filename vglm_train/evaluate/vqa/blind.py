@@ -23,10 +23,11 @@ from vglm_train.config.metric_meanings import ANSWERS_ZH
 from vglm_train.config.metric_names import ANSWER_SCORES
 from vglm_train.data.eval_choice import examples, hash_of
 from vglm_train.data.eval_questions import EvalQuestion
+from vglm_train.evaluate.findings.label import label
+from vglm_train.evaluate.findings.scores import ignored_findings, stated_findings
+from vglm_train.evaluate.findings.table import FindingsTable, shipped_table
 from vglm_train.evaluate.metrics import answers, vqav2
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES, draws
-from vglm_train.evaluate.metrics.findings import ENGLISH_WORDS, findings
-from vglm_train.evaluate.vqa.evaluator import VqaResult
 from vglm_train.evaluate.vqa.intervals import cluster_of
 from vglm_train.evaluate.vqa.page import PageData, render_parts
 from vglm_train.evaluate.vqa.scores import AnswerScores, closed_options, score_answer
@@ -37,14 +38,6 @@ SCRIPTS = ("blind_words.js", "blind_scores.js", "blind.js", "blind_result.js", "
 COUNT = 20  # questions, unless a number is given
 SIDE = 1024  # pixels of a picture's longer side at most
 POLAR = {"en": ["yes", "no"], "zh": ["是", "否"]}  # in the question's language
-FINDINGS_ZH = {
-    "opacity": "不透明影、浸润", "ground glass": "磨玻璃影", "consolidation": "实变", "pneumonia": "肺炎、感染",
-    "effusion": "胸腔积液", "pneumothorax": "气胸", "cardiomegaly": "心脏增大", "oedema": "水肿、肺淤血",
-    "atelectasis": "肺不张", "nodule or mass": "结节、肿块", "fracture": "骨折", "emphysema": "肺气肿、过度充气",
-    "fibrosis or scar": "纤维化、瘢痕", "thickening": "胸膜、间隔增厚", "bronchiectasis": "支气管扩张",
-    "granuloma or calcification": "肉芽肿、钙化", "lymphadenopathy": "淋巴结肿大", "wide mediastinum": "纵隔增宽",
-    "hernia": "疝", "degeneration": "退行性变", "aorta": "主动脉迂曲、扩张",
-}  # fmt: skip
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +130,7 @@ def render_blind(data: PageData, reading: Reading, name: str) -> BlindPage:
         "id": hashlib.sha256("".join([sealed, *reading.pictures]).encode()).hexdigest()[:24],
         "title": data.title, "name": name, "task": data.task, "of": len(data.items), "side": SIDE,
         "modelSide": data.items[0].pixels.shape[-1], "pictures": reading.pictures, "questions": questions,
-        "findings": [{"name": each, "en": each, "zh": FINDINGS_ZH.get(each, each)} for each in ENGLISH_WORDS],
+        "findings": list(_findings(data.findings or shipped_table())),
         "meanings": {each: {"en": meaning, "zh": ANSWERS_ZH[each]} for each, meaning in ANSWER_SCORES.items()},
     }  # fmt: skip
     text = _document(data.title, public, sealed)
@@ -147,6 +140,13 @@ def render_blind(data: PageData, reading: Reading, name: str) -> BlindPage:
         f"{len(reading.pictures)} pictures of at most {SIDE} pixels and the true answers: keep it where the pictures "
         "may be",
     )
+
+
+def _findings(table: FindingsTable) -> Iterator[dict[str, Any]]:
+    """The findings that a person may mark. `whole`: the one that a part counts as, too."""
+    for each in table.findings:
+        if each.abnormal:
+            yield {"name": each.name, "en": each.name.replace("_", " "), "zh": each.chinese, "whole": each.part_of}
 
 
 def _question(
@@ -172,12 +172,12 @@ def _seal(
     data: PageData, chosen: Sequence[int], choices: Sequence[list[str] | None], options: Sequence[Sequence[str]]
 ) -> str:
     """What is seen afterwards: JSON, packed by gzip, in base64."""
-    items = [data.items[index] for index in chosen]
+    items, table = [data.items[index] for index in chosen], data.findings or shipped_table()
     clusters = {name: number for number, name in enumerate(dict.fromkeys(map(cluster_of, items)))}
     systems = {system: [_lists(each[index]) for index in chosen] for system, each in data.result.answer_scores.items()}
     content = {
         "truths": [
-            {**_truth(data.items[index], own, options[index]), **_outputs(data.result, index, data.items[index])}
+            {**_truth(data.items[index], own, options[index], table), **_outputs(data, index, table)}
             | {"cluster": clusters[cluster_of(data.items[index])]}
             for index, own in zip(chosen, choices)
         ],
@@ -203,8 +203,11 @@ def rules() -> dict[str, Any]:
     }
 
 
-def _truth(item: EvalQuestion, choices: Sequence[str] | None, options: Sequence[str]) -> dict[str, Any]:
+def _truth(
+    item: EvalQuestion, choices: Sequence[str] | None, options: Sequence[str], table: FindingsTable
+) -> dict[str, Any]:
     """What is right, and what each choice scores."""
+    read = label(" ".join(item.answers), table) if item.kind == "report" else {}
     scored = None if choices is None else {each: _lists(score_answer(item, each, options)) for each in choices}
     return {
         "kind": item.kind,
@@ -213,15 +216,18 @@ def _truth(item: EvalQuestion, choices: Sequence[str] | None, options: Sequence[
         "shown": list(dict.fromkeys(item.answers)),
         "choices": scored,
         "v2": item.kind != "report" and len(item.answers) == vqav2.PEOPLE,
-        "findings": sorted(findings(" ".join(item.answers))) if item.kind == "report" else [],
+        "findings": sorted(stated_findings(read, table)),
+        "ignored": sorted(ignored_findings(read, table)),
         "where": f"{item.key} {item.picture}",
     }
 
 
-def _outputs(result: VqaResult, index: int, item: EvalQuestion) -> dict[str, Any]:
+def _outputs(data: PageData, index: int, table: FindingsTable) -> dict[str, Any]:
     """What each system answered; of reports also the findings that it states."""
-    outputs = {system: texts[index] for system, texts in result.outputs.items()}
-    stated = {system: sorted(findings(text)) for system, text in outputs.items()} if item.kind == "report" else None
+    outputs = {system: texts[index] for system, texts in data.result.outputs.items()}
+    if data.items[index].kind != "report":
+        return {"outputs": outputs, "stated": None}
+    stated = {system: sorted(stated_findings(label(text, table), table)) for system, text in outputs.items()}
     return {"outputs": outputs, "stated": stated}
 
 

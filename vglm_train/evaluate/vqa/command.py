@@ -10,13 +10,17 @@ from typing import Any
 import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
-from vglm_train.config.metric_names import BASELINES, MODEL, VqaTask
+from vglm_train.config.metric_names import BASELINES, MEANING, MODEL, VqaTask
 from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate import options
 from vglm_train.evaluate.caption import command
+from vglm_train.evaluate.findings import quality
+from vglm_train.evaluate.findings.label import label
+from vglm_train.evaluate.findings.scores import count_findings
+from vglm_train.evaluate.findings.table import FindingsTable, read_table, shipped_table
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
@@ -65,6 +69,9 @@ class VqaCommand:
             "--subset", action="append", default=[], nargs=2, metavar=("NAME", "WHICH"),
             help="score these apart as well, as --only names them",
         )  # fmt: skip
+        if self.task == "report":
+            help = "table of findings and the words that say them (default: the shipped one, chest.yaml)"
+            parser.add_argument("--findings", type=Path, metavar="FILE", help=help)
         parser.add_argument(
             "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
         )
@@ -74,6 +81,7 @@ class VqaCommand:
         """Evaluate `bundle` on `args.data`. UserError for missing libraries, wrong options or no question to ask."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
+        table = self._findings(args)
         count = _blind_count(args)
         decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
         generator = options.build_generator(bundle, args, device)
@@ -86,11 +94,13 @@ class VqaCommand:
         leaks = [] if train is None else _leaks(train, data)
         ranks = Ranks(device=device)
         answer_generator = AnswerGenerator(generator, items, decoding, ranks, args.batch, True, readable)
-        result = VqaEvaluator(self.task, answer_generator, majority, java=True).measure()
+        result = VqaEvaluator(self.task, answer_generator, majority, java=True, findings=table).measure()
         indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
         subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
         verdict = [*leaks, *self._assess(subsets, result)]
         report = {
+            "task": self.task,
+            "meaning": MEANING,
             "bundle": str(args.bundle),
             "adapters": list(args.adapter),
             "data": str(args.data),
@@ -103,11 +113,21 @@ class VqaCommand:
             "exclude": args.exclude,
             "majority": majority.source,
             **_measurements(items, result, subsets, verdict),
+            **({} if table is None else {"findings": _describe_findings(table, items, result)}),
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
-        page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        made = Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
+        page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS, table)
+        lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
+        if table is not None:
+            lines += [*quality.lines(table), *quality.lines(table, chinese=True)]
+        made = Result(report, lines, render_page(page))
         return made if reading is None else _with_blind(made, page, reading, f"{self.task}-{Path(args.data).stem}")
+
+    def _findings(self, args: argparse.Namespace) -> FindingsTable | None:
+        """The table that reports are scored by. UserError for a wrong one."""
+        if self.task != "report":
+            return None
+        return shipped_table() if args.findings is None else read_table(args.findings)
 
     def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
         for subset in subsets:
@@ -159,6 +179,22 @@ def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
     return [VerdictLine("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
 
 
+def _describe_findings(table: FindingsTable, items: Sequence[EvalQuestion], result: VqaResult) -> dict[str, Any]:
+    """What the table is worth, and its findings one by one in the model's reports."""
+    truths = [" ".join(item.answers) for item in items]
+    outputs = result.outputs[MODEL]
+    each = {
+        item.key: {"truth": _mentions(truth, table), "output": _mentions(output, table)}
+        for item, truth, output in zip(items, truths, outputs)
+    }
+    return {**quality.describe(table), "observations": count_findings(truths, outputs, table), "reports": each}
+
+
+def _mentions(text: str, table: FindingsTable) -> dict[str, list[str | None]]:
+    """Finding -> [state, side]."""
+    return {name: list(mention) for name, mention in label(text, table).items()}
+
+
 def _measurements(
     items: Sequence[EvalQuestion],
     result: VqaResult,
@@ -184,6 +220,8 @@ def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict[str
         yield {
             "key": item.key,
             "picture": item.picture,
+            "image_id": item.image_id,
+            "language": item.dialogue.language,
             "question": item.dialogue.question,
             "kind": item.kind,
             "type": item.type,
@@ -191,6 +229,7 @@ def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict[str
             "answers": list(item.answers),
             "outputs": {system: texts[index] for system, texts in result.outputs.items()},
             "marks": {name: points / maximum for name, (points, maximum) in scores if maximum},
+            "points": {name: list(each) for name, each in scores if each[1]},  # and the most there could be
         }
 
 

@@ -8,6 +8,8 @@ from vglm_train.config.metric_names import ANSWER_SCORES, BLANK, MAJORITY, MODEL
 from vglm_train.data.eval_choice import hash_of
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.base import to_pil
+from vglm_train.evaluate.findings import quality
+from vglm_train.evaluate.findings.table import FindingsTable
 from vglm_train.evaluate.vqa.evaluator import VqaResult
 from vglm_train.evaluate.vqa.intervals import Score, SubsetScores
 from vglm_train.evaluate.vqa.verdict import MAIN_SCORE, format_gain
@@ -31,6 +33,7 @@ class PageData:
     selection: str  # which questions were asked
     majority_source: str  # where the commonest answers are from
     intervals: str  # how the intervals were computed
+    findings: FindingsTable | None = None  # by which reports were scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,6 +68,8 @@ def render_parts(data: PageData) -> list[str]:
     parts.append(f"<p><small>{escape(small)}</small></p>")
     parts += [_subset(subset) for subset in data.subsets]
     parts.append(_corpus_scores(data))
+    if data.findings is not None:
+        parts.append(quality.section(data.findings))
     parts += [render_cases(cases, data.items, result) for cases in choose_cases(data.task, data.items, result)]
     parts += [
         f"<p><small>{escape(language)}, {escape(name)}: {escape(tool)}</small></p>"

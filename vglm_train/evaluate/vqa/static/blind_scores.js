@@ -55,7 +55,7 @@ class Scorer {
 
   // metric -> [points, maximum]. `value`: a choice, a text, or findings; `truth`: what the page holds of the question.
   score(truth, value) {
-    if (truth.kind === "report") return this.report(truth.findings, value);
+    if (truth.kind === "report") return this.report(truth, value);
     if (truth.choices) return truth.choices[value];
     const right = (truth.kind === "closed" ? [truth.commonest] : truth.people).some(one => this.exact(value, one));
     const scores = { [truth.kind === "closed" ? "closed" : "exact"]: [+right, 1], accuracy: [+right, 1] };
@@ -67,11 +67,14 @@ class Scorer {
     return scores;
   }
 
-  report(truth, stated) {
-    const shared = stated.filter(name => truth.includes(name)).length;
+  report(truth, marked) { // a part counts as the whole, too
+    const wholes = marked.map(name => data.findings.find(each => each.name === name)?.whole).filter(Boolean);
+    const counted = name => !truth.ignored.includes(name);
+    const stated = [...new Set([...marked, ...wholes])].filter(counted), wanted = truth.findings.filter(counted);
+    const shared = stated.filter(name => wanted.includes(name)).length;
     return {
-      finding_recall: [shared, truth.length], finding_precision: [shared, stated.length],
-      normal: [+!stated.length, 1], normal_truth: [+!truth.length, 1],
+      finding_recall: [shared, wanted.length], finding_precision: [shared, stated.length],
+      normal: [+!marked.length, 1], normal_truth: [+!truth.findings.length, 1],
     };
   }
 }
