@@ -81,10 +81,8 @@ def encoder_type(content: Mapping[str, Any]) -> str:
     return own if own.endswith("_vision_model") or own in TAKEN else f"{kind}_vision_model"
 
 
-def why_refused(kind: str) -> str | None:
-    """Why an image encoder of this model_type is not taken; None if it is."""
-    if kind in TAKEN:
-        return None
+def why_refused(kind: str) -> str:
+    """Why an image encoder of this model_type, which is not in `TAKEN`, is not taken."""
     return REFUSED.get(kind, f"{kind} is none of those that were tried here")
 
 
@@ -100,9 +98,9 @@ def read_encoder(folder: Path) -> dict[str, Any]:
             "model.safetensors, preprocessor_config.json."
         )
     kind = encoder_type(content)
-    if reason := why_refused(kind):
+    if kind not in TAKEN:
         raise UserError(
-            f"model.vision: {folder} holds an image encoder that is not taken: {reason}. Taken are "
+            f"model.vision: {folder} holds an image encoder that is not taken: {why_refused(kind)}. Taken are "
             f"{', '.join(TAKEN.values())}."
         )
     inner = content.get("vision_config")

@@ -19,6 +19,7 @@ from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision.base import Encoder
 from vglm_train.weights.encoders import CONFIG, STAGED, published, read_encoder, read_shape
+from vglm_train.weights.found import read_object
 from vglm_train.weights.identify import require
 
 # our name -> config.json's, for the same number
@@ -188,9 +189,11 @@ class Measured:
 @lru_cache(maxsize=16)
 def measure(config: Vision) -> Measured:
     """By one pass without memory. UserError where the tower does not see pictures of this size."""
-    with torch.device("meta"), FlopCounterMode(display=False) as counter:
+    with torch.device("meta"):
         encoder = HfVision(config)
         pixels = torch.zeros(1, 3, config.image_size, config.image_size)
+    # indices that transformers keeps from pass to pass must have values: they are made on the CPU
+    with torch.device("cpu"), torch.no_grad(), FlopCounterMode(display=False) as counter:
         try:
             tokens = encoder(pixels)
         except (RuntimeError, ValueError) as error:
@@ -204,6 +207,27 @@ def measure(config: Vision) -> Measured:
     names = {id(module): name for name, module in encoder.named_modules()}
     blocks = tuple(counts.get(f"HfVision.{names[id(block)]}", 0.0) for block in encoder.blocks)
     return Measured(tokens.shape[1], counts["Global"], blocks)
+
+
+def published_class(folder: Path, tower: type) -> tuple[Any, str]:
+    """The whole model whose weights a folder holds, of all its blocks, and before which names its tower stands.
+
+    That of the class that config.json names, where this has a tower of the class `tower`; else the tower alone.
+    """
+    import transformers
+    from transformers import CONFIG_MAPPING
+
+    content = read_object(folder / CONFIG)
+    names = [str(name) for name in content.get("architectures") or ()]
+    whole = getattr(transformers, names[0], None) if names else None
+    if inspect.isclass(whole) and issubclass(whole, transformers.PreTrainedModel):
+        plain = {key: value for key, value in content.items() if key not in ("auto_map", "dtype", "torch_dtype")}
+        shape = CONFIG_MAPPING[str(content["model_type"])].from_dict(plain)
+        model = whole._from_config(shape)
+        inside = [name for name, module in model.named_modules() if type(module) is tower]
+        if inside:
+            return model, f"{inside[0]}." if inside[0] else ""
+    return tower._from_config(published(read_encoder(folder))), ""  # type: ignore[attr-defined]
 
 
 def _inner(module: Any, path: str) -> Any:
