@@ -1,4 +1,4 @@
-"""`model.vision.family: auto`: what the encoder's folder says about its shape and its pixels, as if it were written out.
+"""`model.vision.family: auto`: what the encoder's folder says about its shape and its pixels, as if written out.
 
 The resolved configuration has these numbers, so it can be read where the folder is not.
 """

@@ -20,7 +20,7 @@ from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import SplitSource, name_of, open_part
-from vglm_train.image import Decoder, whole_pixels
+from vglm_train.image import Decoder, Fit, whole_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -52,6 +52,7 @@ class EvalSet(Dataset[Any]):
         images: int | None = None,
         cache: Cache | None = None,
         decoder: Decoder | None = None,
+        fit: Fit | None = None,
     ) -> None:
         cache = cache or Cache()
         manifests = [open_part(source, languages, cache) for source in sources]
@@ -60,7 +61,7 @@ class EvalSet(Dataset[Any]):
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.names = [name_of(source) for source, manifest in zip(sources, manifests) for _ in manifest.shards]
         self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
-        self.size, self.languages, self.decoder = size, tuple(languages), decoder
+        self.size, self.languages, self.decoder, self.fit = size, tuple(languages), decoder, fit
         self.reader = ShardReader(2, cache)
         self.damaged: Counter[str] = Counter()
         self.positions: Sequence[int] = range(self.starts[-1])
@@ -99,7 +100,7 @@ class EvalSet(Dataset[Any]):
         captions = {name: stored.record.captions[name] for name in self.languages if name in stored.record.captions}
         if not captions:
             raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
-        pixels = whole_pixels(stored.images[0], self.size, self.decoder)
+        pixels = whole_pixels(stored.images[0], self.size, self.decoder, self.fit)
         return EvalItem(stored.key, stored.image_id, pixels, captions, source)
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:

@@ -101,7 +101,9 @@ class Stage:
         """Validation pictures with all their captions; None where the run has no validation."""
         data, parts = self.config.data, validating(self.config.data)
         size, images = self.config.model.vision.image_size, self.config.evaluate.images
-        return EvalSet(parts, size, data.languages, images, data.cache, data.image.decoder) if parts else None
+        if not parts:
+            return None
+        return EvalSet(parts, size, data.languages, images, data.cache, data.image.decoder, data.image)
 
     def evaluator(self, model: Any, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         raise NotImplementedError

@@ -145,16 +145,19 @@ def _stride(config: Any, kind: str, stages: int, folder: Path) -> int:
     """Pixels a side that a token of the output stands for: a stage halves what the one before gave."""
     if kind == "hiera":
         strides = config.patch_stride
-        return int(strides[0]) * int(config.query_stride[0]) ** int(config.num_query_pool)
+        pooled: int = int(config.query_stride[0]) ** int(config.num_query_pool)
+        return int(strides[0]) * pooled
     patch = _side(getattr(config, "patch_size", None) or 4, folder)
-    return patch * 2 ** (stages - 1) if kind in STAGED else patch
+    return patch * int(2 ** (stages - 1)) if kind in STAGED else patch
 
 
 def _side(value: Any, folder: Path) -> int:
     """A number, or two that are equal."""
     sides = {int(side) for side in (value if isinstance(value, list | tuple) else [value])}
     if len(sides) != 1:
-        raise UserError(f"model.vision: {folder / CONFIG} describes an encoder of oblong pictures; here they are square.")
+        raise UserError(
+            f"model.vision: {folder / CONFIG} describes an encoder of oblong pictures; here they are square."
+        )
     return sides.pop()
 
 

@@ -31,7 +31,8 @@ FORMATS = {
 FIELDS: dict[Part, str] = {"vision": "model.vision.weights", "language": "model.language.weights",
                            "bert": "model.qformer.weights"}  # fmt: skip
 PARTS: dict[str, tuple[Part, ...]] = {
-    "eva": ("vision",), "clip": ("vision",), "siglip": ("vision",), "hf-vision": ("vision",), "bert": ("bert",), "lavis": ("vision",),
+    "eva": ("vision",), "clip": ("vision",), "siglip": ("vision",), "hf-vision": ("vision",),
+    "bert": ("bert",), "lavis": ("vision",),
     "chatglm-sat": ("language",), "chatglm-hub": ("language",), "visualglm-sat": ("language",),
     "visualglm-hub": ("language",), "hf-language": ("language",),
 }  # fmt: skip

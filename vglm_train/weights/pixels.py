@@ -84,7 +84,9 @@ def _read(said: Mapping[str, Any], path: Path) -> Pixels:
     size, resize, squeeze = _geometry(values, stem, path)
     filter_ = int(values["resample"])
     if filter_ not in FILTERS:
-        raise _refused(path, f"it resizes by {OTHER_FILTERS.get(filter_, filter_)}, and here bicubic and bilinear are done")
+        raise _refused(
+            path, f"it resizes by {OTHER_FILTERS.get(filter_, filter_)}, and here bicubic and bilinear are done"
+        )
     normal = values.get("do_normalize", True)
     mean, std = (values["image_mean"], values["image_std"]) if normal else (0.0, 1.0)
     return Pixels(size, _triple(mean), _triple(std), squeeze, resize, FILTERS[filter_])

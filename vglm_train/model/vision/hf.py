@@ -66,8 +66,9 @@ class HfVision(Encoder):
     def blocks(self) -> Sequence[nn.Module]:  # type: ignore[override]
         """The blocks that are kept, in order; stages of an encoder that has them."""
         found = (_inner(self.tower, path) for path in BLOCKS)
-        layers: Sequence[nn.Module] = next(each for each in found if isinstance(each, nn.ModuleList))
-        return layers
+        layers: Any = next(each for each in found if isinstance(each, nn.ModuleList))
+        kept: Sequence[nn.Module] = layers
+        return kept
 
     def forward(self, pixels: Tensor) -> Tensor:
         """Normalised pixels [n,3,h,w] -> [n,p,c], the output of the last block kept."""
@@ -83,7 +84,8 @@ class HfVision(Encoder):
         with torch.autocast(kind, enabled=False):
             hook = trained[0].register_forward_pre_hook(enter, with_kwargs=True)
             try:
-                return self(pixels.detach())
+                tokens: Tensor = self(pixels.detach())
+                return tokens
             finally:
                 hook.remove()
 
