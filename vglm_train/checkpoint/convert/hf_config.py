@@ -126,7 +126,8 @@ def configuration(source: SourceModel, renamed: Tensors, words: Words, rows: int
 def preprocessor(config: Config) -> dict[str, Any]:
     """What transformers does to a picture, as we do it in evaluation."""
     return {"image_processor_type": "BlipImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-            "do_convert_rgb": True, "resample": CODES[config.data.image.resample], "rescale_factor": 1 / 255, **numbers(config)}  # fmt: skip
+            "do_convert_rgb": True, "resample": CODES[config.data.image.resample], "rescale_factor": 1 / 255,
+            **numbers(config)}  # fmt: skip
 
 
 def image_processor(files: Mapping[str, Any]) -> dict[str, Any]:

@@ -85,12 +85,12 @@ class VisionEncoder(nn.Module):
 
 
 def _cast(encoder: Encoder, dtype: torch.dtype) -> Encoder:
-    """In `dtype`, but for tables that are computed and in no file, such as the frequencies of rotary positions."""
+    """In `dtype`, but for tables of modules without weights, such as the frequencies of rotary positions."""
     tables = [
         (module, name, table)
         for module in encoder.modules()
         for name, table in module.named_buffers(recurse=False)
-        if name in module._non_persistent_buffers_set
+        if name in module._non_persistent_buffers_set and next(module.parameters(), None) is None
     ]
     encoder.to(dtype)
     for module, name, table in tables:
