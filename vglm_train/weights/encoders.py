@@ -130,14 +130,15 @@ def read_shape(folder: Path) -> Shape:
     stages = list(getattr(config, "depths", None) or widths)
     width = int(getattr(config, "hidden_size", None) or widths[-1])
     heads = _last(getattr(config, "num_attention_heads", None) or getattr(config, "num_heads", None) or 1)
-    ratio = _last(getattr(config, "mlp_ratio", None) or 4)
+    ratio = getattr(config, "mlp_ratio", None)
+    inside = None if ratio else getattr(config, "intermediate_size", None)
     return Shape(
         image_size=_side(config.image_size, folder),
         patch=_stride(config, kind, len(stages), folder),
         width=width,
         depth=len(stages) if kind in STAGED else int(config.num_hidden_layers),
         heads=int(heads) if width % int(heads) == 0 else 1,
-        mlp_width=int(getattr(config, "intermediate_size", None) or ratio * width),
+        mlp_width=int(inside or _last(ratio or 4) * width),
     )
 
 

@@ -18,7 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
 from vglm_train.model.vision.base import Encoder
-from vglm_train.weights.encoders import CONFIG, STAGED, published, read_encoder, read_shape
+from vglm_train.weights.encoders import CONFIG, STAGED, TAKEN, encoder_type, published, read_encoder, read_shape
 from vglm_train.weights.found import read_object
 from vglm_train.weights.identify import require
 
@@ -133,7 +133,7 @@ def _configuration(config: Vision) -> Any:
         if shape.model_type not in STAGED:
             shape.num_hidden_layers = config.depth
         return shape
-    content = read_config(Path(config.weights)) if config.weights else {}
+    content = read_config(Path(config.weights), config.family) if config.weights else {}
     check_shape(config, content)
     options = {hf: getattr(config, ours) for ours, hf in NAMES.items()}
     options |= {key: content[key] for key in ("hidden_act", "layer_norm_eps") if key in content}
@@ -247,8 +247,8 @@ def _described(shape: Any) -> str:
     return json.dumps(said, sort_keys=True, default=str)
 
 
-def read_config(folder: Path) -> dict[str, Any]:
-    """The vision part of a Hugging Face folder's config.json. Raises UserError if there is none to read."""
+def read_config(folder: Path, family: str) -> dict[str, Any]:
+    """The vision part of a Hugging Face folder's config.json. UserError if there is none, or of another family."""
     path = folder / "config.json"
     require(folder, "vision")
     try:
@@ -257,6 +257,12 @@ def read_config(folder: Path) -> dict[str, Any]:
         raise UserError(
             f"model.vision.weights: cannot read {path} ({error}). Give a folder with config.json and model.safetensors."
         ) from error
+    kind = encoder_type(content)
+    if kind in TAKEN and kind != f"{family}_vision_model":
+        raise UserError(
+            f"model.vision.weights: {folder} holds an image encoder of another family ({TAKEN[kind]}): set "
+            "model.vision.family=auto, and leave out the numbers of its shape."
+        )
     vision: dict[str, Any] = content.get("vision_config", content)
     return vision
 
