@@ -39,8 +39,8 @@ SHAPES: dict[str, dict[str, Any]] = {
     "vit_msn": PLAIN,
 }
 FIXED = {"aimv2_vision_model"}  # whose positions are of one size
-PROCESSOR = {"image_processor_type": "BitImageProcessor", "do_resize": True, "size": {"shortest_edge": 32}, "resample": 3,
-             "do_center_crop": True, "crop_size": {"height": 32, "width": 32}, "do_rescale": True,
+PROCESSOR = {"image_processor_type": "BitImageProcessor", "do_resize": True, "size": {"shortest_edge": 32},
+             "resample": 3, "do_center_crop": True, "crop_size": {"height": 32, "width": 32}, "do_rescale": True,
              "rescale_factor": 0.00392156862745098, "do_normalize": True, "do_convert_rgb": True,
              "image_mean": [0.5307, 0.5307, 0.5307], "image_std": [0.2583, 0.2583, 0.2583]}  # fmt: skip
 """RAD-DINO's, but for its sizes."""

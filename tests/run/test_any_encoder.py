@@ -1,4 +1,4 @@
-"""Whole runs behind an encoder of family auto: DINOv2 with registers, at another size, cut out of a picture's centre."""
+"""Whole runs behind an encoder of family auto: DINOv2 with registers, at another size, on the centres of pictures."""
 
 import shutil
 from pathlib import Path
