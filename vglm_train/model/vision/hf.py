@@ -127,7 +127,8 @@ def _configuration(config: Vision) -> Any:
 
     if config.family == "auto":
         folder = source_of(config)
-        require(folder, "vision")
+        if config.weights and folder == Path(config.weights):
+            require(folder, "vision")
         _check_auto(config, folder)
         shape = published(read_encoder(folder))
         if shape.model_type not in STAGED:
