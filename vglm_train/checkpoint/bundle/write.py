@@ -49,7 +49,7 @@ def save_bundle(
         save_tensors(trained, new / TRAINED)
         document = {"stage": config.run.stage, "towers": towers, "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
-        write_document(new, _alone(config, towers), document)
+        write_document(new, _alone(config), document)
 
 
 def save_finetuned(
@@ -73,7 +73,7 @@ def save_finetuned(
         write_adapter(new, trained.items(), config.tuning, parts, origin)
         document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
-        write_document(new, config, document)
+        write_document(new, _alone(config), document)
     return (folder / TENSORS).stat().st_size
 
 
@@ -116,9 +116,9 @@ def _save_towers(
     return weights, towers
 
 
-def _alone(config: Config, towers: Mapping[str, Any]) -> Config:
-    """Of an encoder of family auto that travels along, the folder it came from may become another."""
-    if config.model.vision.family != "auto" or "fingerprint" in towers["vision"]:
+def _alone(config: Config) -> Config:
+    """The folder that an encoder of family auto came from may become another; bundle.json says where it is."""
+    if config.model.vision.family != "auto":
         return config
     return replace(config, model=replace(config.model, vision=replace(config.model.vision, weights=None, config=None)))
 

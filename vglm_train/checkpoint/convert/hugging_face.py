@@ -201,4 +201,4 @@ def _check_fixed(section: dict[str, Any], fixed: dict[str, Any], name: str, fold
 def _image(kept: Mapping[str, Any]) -> Image:
     content, image = image_processor(kept), Image()
     mean, std = tuple(content.get("image_mean", image.mean)), tuple(content.get("image_std", image.std))
-    return replace(image, mean=mean, std=std, resample=FILTERS.get(content.get("resample"), image.resample))
+    return replace(image, mean=mean, std=std, resample=FILTERS.get(int(content.get("resample") or 3), image.resample))
