@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vglm_train.checkpoint.load.pretrained import load_vision
 from vglm_train.config.model import Vision
+from vglm_train.data.features.identity import encoder_fingerprint
 from vglm_train.errors import UserError
 from vglm_train.model.flops import image_tokens, vision_flops
 from vglm_train.model.vision import VisionEncoder, build_vision, measure
@@ -128,6 +129,13 @@ def test_trained_blocks_run_under_autocast_and_the_rest_does_not(folders, kind):
         assert torch.is_autocast_enabled("cpu")
     assert seen == {"dtype": torch.float32, "on": True, "below": False}
     assert not torch.is_autocast_enabled("cpu")
+
+
+def test_stored_features_know_what_no_weight_shows(tmp_path):
+    """Two encoders of the same weights, whose positions turn at other rates."""
+    made = [made_encoders.write(tmp_path / str(theta), "dinov3_vit", rope_theta=theta) for theta in (100.0, 50.0)]
+    one, other, again = (encoder_fingerprint(loaded(section(made[number]))) for number in (0, 1, 0))
+    assert one == again != other
 
 
 def test_blocks_beyond_the_depth_are_left_out(folders):
