@@ -18,7 +18,7 @@ SHAPES: dict[str, dict[str, Any]] = {
     "clip_vision_model": PLAIN,
     "convnext": STAGES,
     "convnextv2": STAGES,
-    "data2vec-vision": {**PLAIN, **BIAS},
+    "data2vec-vision": {**PLAIN, "use_shared_relative_position_bias": True},
     "deit": PLAIN,
     "dinov2": PLAIN,
     "dinov2_with_registers": {**PLAIN, "num_register_tokens": 4},

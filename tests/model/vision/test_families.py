@@ -111,6 +111,12 @@ def test_half_precision_is_that_of_transformers(folders, kind):
     expected = {name: table.dtype for name, table in model.named_buffers()}
     assert {name: table.dtype for name, table in vision.encoder.tower.named_buffers()} == expected
     assert vision(pixels(config.image_size)).dtype == torch.bfloat16
+    trained = vision.train_last(2)  # in fp32, after blocks in bf16
+    output = vision(pixels(config.image_size))
+    output.sum().backward()
+    assert output.dtype == torch.float32
+    grads = [parameter.grad for block in trained for parameter in block.parameters()]
+    assert all(grad is not None and grad.isfinite().all() for grad in grads)
 
 
 @pytest.mark.parametrize("kind", ["dinov3_vit", "convnextv2"])

@@ -82,12 +82,13 @@ class HfVision(Encoder):
         kind = pixels.device.type
         enter = partial(_enter, kind, torch.is_autocast_enabled(kind))
         with torch.autocast(kind, enabled=False):
-            hook = trained[0].register_forward_pre_hook(enter, with_kwargs=True)
+            hooks = [block.register_forward_pre_hook(enter, with_kwargs=True) for block in trained]
             try:
                 tokens: Tensor = self(pixels.detach())
                 return tokens
             finally:
-                hook.remove()
+                for hook in hooks:
+                    hook.remove()
 
     def extra_repr(self) -> str:
         """What weights and modules do not show: stored features know an encoder by it."""
@@ -95,7 +96,7 @@ class HfVision(Encoder):
 
 
 def _enter(kind: str, autocast: bool, block: nn.Module, args: Any, kwargs: Any) -> tuple[Any, Any]:
-    """Before the first block that trains: in fp32, under the autocast around the encoder."""
+    """Before a block that trains: in fp32, masks and positions too, under the autocast around the encoder."""
     torch.set_autocast_enabled(kind, autocast)
     return _widened(args), _widened(kwargs)
 
