@@ -11,21 +11,24 @@ import yaml
 from run import runs
 from train import main
 from vglm_train.checkpoint.bundle.read import open_bundle
+from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
 pytestmark = pytest.mark.usefixtures("alone")
 
-SIZE = 48  # the encoder was published at 32
 STEPS = 6
+QUICK = "dinov2_with_registers"  # published at 32 pixels
+KINDS = [kind if kind == QUICK else pytest.param(kind, marks=pytest.mark.slow) for kind in made_encoders.SHAPES]
 
 
-@pytest.fixture
-def auto(config: Path, tmp_path: Path) -> Path:
-    """A run whose configuration says nothing about the encoder but where it is, and the size."""
-    processor = made_encoders.PROCESSOR | {"size": {"shortest_edge": 40}, "resample": 2}
-    folder = made_encoders.write(tmp_path / "encoder", "dinov2_with_registers", processor)
+def write_run(config: Path, tmp_path: Path, kind: str) -> Path:
+    """A run whose configuration says nothing about the encoder but where it is, and that it sees larger pictures."""
+    published = 64 if "num_hidden_layers" not in made_encoders.SHAPES[kind] else 32
+    sizes = {"size": {"shortest_edge": published * 5 // 4}, "crop_size": {"height": published, "width": published}}
+    folder = made_encoders.write(tmp_path / "encoder", kind, made_encoders.PROCESSOR | sizes | {"resample": 2})
+    size = published if kind in made_encoders.FIXED else published * 3 // 2
     document = yaml.safe_load(config.read_text())
-    document["model"]["vision"] = {"family": "auto", "weights": str(folder), "image_size": SIZE, "dtype": "fp32"}
+    document["model"]["vision"] = {"family": "auto", "weights": str(folder), "image_size": size, "dtype": "fp32"}
     document["run"]["length"] = {"steps": STEPS}
     document["checkpoint"] = {"every": 3}
     document["data"]["workers"] = 0
@@ -35,8 +38,16 @@ def auto(config: Path, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def auto(config: Path, tmp_path: Path) -> Path:
+    return write_run(config, tmp_path, QUICK)
+
+
 @pytest.mark.timeout(300)
-def test_a_run_continues_exactly_and_its_bundle_opens_elsewhere(auto: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_run_continues_exactly_and_its_bundle_opens_elsewhere(config: Path, tmp_path: Path, kind: str) -> None:
+    auto = write_run(config, tmp_path, kind)
+    size = load(auto).model.vision.image_size
     straight, parted = tmp_path / "straight", tmp_path / "parted"
     assert main([str(auto), f"run.folder={straight}"]) == 0
     shutil.copytree(straight, parted)
@@ -48,14 +59,14 @@ def test_a_run_continues_exactly_and_its_bundle_opens_elsewhere(auto: Path, tmp_
     assert runs.losses(parted) == [row for row in runs.losses(straight) if row[0] > 3]
     weights = [(folder / "bundle" / "trained.safetensors").read_bytes() for folder in (straight, parted)]
     assert weights[0] == weights[1]
-    pictures = torch.randint(0, 256, (2, 3, SIZE, SIZE), dtype=torch.uint8)
+    pictures = torch.randint(0, 256, (2, 3, size, size), dtype=torch.uint8)
     expected = open_bundle(straight / "bundle", torch.device("cpu")).model.encode_image(pictures)
     shutil.rmtree(tmp_path / "encoder")
     moved = Path(shutil.move(straight / "bundle", tmp_path / "elsewhere"))
     bundle = open_bundle(moved, torch.device("cpu"))
     assert torch.equal(bundle.model.encode_image(pictures), expected)
     image = bundle.config.data.image
-    assert (image.mean[0], image.squeeze, image.resize, image.resample) == (0.5307, False, 60, "bilinear")
+    assert (image.mean[0], image.squeeze, image.resize, image.resample) == (0.5307, False, size * 5 // 4, "bilinear")
 
 
 def test_a_large_encoder_is_named_and_may_move(auto: Path, tmp_path: Path, monkeypatch) -> None:
