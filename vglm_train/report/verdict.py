@@ -34,7 +34,7 @@ def assess_run(run: LoggedRun) -> list[VerdictLine]:
         lines += [*_first_loss(run, run.info), *_stage_one_losses(run, run.info), *_reference(run, run.info)]
         lines += evaluations.shuffled_above_chance(run)
         lines += [VerdictLine("warn", f"Alarm: {text}") for text in Alarms(run.info, run.rows).active()]
-    return [*lines, *_rises(run), *evaluations.worse_than_best(run), *_troubles(run)]
+    return [*lines, *_shared(run), *_rises(run), *evaluations.worse_than_best(run), *_troubles(run)]
 
 
 def is_stage_two(run: LoggedRun) -> bool:
@@ -185,6 +185,12 @@ def _reference(run: LoggedRun, info: RunInfo) -> list[VerdictLine]:
     ratio = reference.BATCH / info.global_batch
     reason = f"; that one read {ratio:.3g} times as many pairs a step" if ratio > 1.5 else ""
     return [VerdictLine("fact", f"{text}: slower than the public run{reason}.")]
+
+
+def _shared(run: LoggedRun) -> Iterator[VerdictLine]:
+    """What validation has of the training data."""
+    for text in run.info.shared if run.info else ():
+        yield VerdictLine("warn", f"Held-out scores are too good: {text}.")
 
 
 def _rises(run: LoggedRun) -> Iterator[VerdictLine]:
