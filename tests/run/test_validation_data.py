@@ -59,11 +59,11 @@ def test_validation_data_that_is_training_data(refused: Callable[..., str], conf
     """Refused, and where it is meant told: on the console, and by every report of the run."""
     words = (*SHORT, f"data.validation.0.shards={config.parent / 'train'}")
     said = refused(config, *words, f"run.folder={tmp_path / 'run'}")
-    assert "data.validation: has 3 shards of data.train: " in said
+    assert "data.validation: has shards of data.train, 3 of its 3: " in said
     assert "evaluate.allow_training_data=true" in said
     assert not (tmp_path / "run").exists()
     runs.finish_here(config, tmp_path / "run", *words, "evaluate.allow_training_data=true")
-    assert "data.validation has 3 shards of data.train: " in (tmp_path / "run" / "log.txt").read_text()
+    assert "data.validation has shards of data.train, 3 of its 3: " in (tmp_path / "run" / "log.txt").read_text()
     (run,) = read_runs([tmp_path / "run"])
     (line,) = (line for line in assess_run(run) if "shards of data.train" in line.text)
     assert (line.kind, line.text[:28]) == ("warn", "Held-out scores are too good")

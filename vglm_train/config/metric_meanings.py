@@ -138,8 +138,8 @@ EVALUATION = (
     Metric(
         "eval/{LANG}_{WAY}_r{K}",
         "recall at 1, 5, 10 in per cent by ITC, image to text and text to image, among the pictures that have captions "
-        "in the language; a language with fewer than two has none",
-        "ITC 的前 1、5、10 名召回率（百分比），以图搜文与以文搜图，在有该语言描述的图片之间检索；少于两张则没有",
+        "in the language, where any of a picture's captions is right; a language with fewer than two has none",
+        "ITC 的前 1、5、10 名召回率（百分比），以图搜文与以文搜图，在有该语言描述的图片之间检索；一张图片的任何一条描述都算对；少于两张则没有",
         best="max",
     ),
     Metric(
@@ -150,8 +150,8 @@ EVALUATION = (
     ),
     Metric(
         f"eval/{{LANG}}_{SHUFFLED_IMAGES}{{WAY}}_r{{K}}",
-        "every image replaced by a neighbour: chance",
-        "每张图片换成相邻的一张：应为随机水平",
+        "every image replaced by a neighbour: chance, which is about 100 / pictures at recall 1",
+        "每张图片换成相邻的一张：应为随机水平，第 1 名召回率约为 100 / 图片数",
     ),
     Metric(
         f"eval/{{LANG}}_itm_accuracy eval/{{LANG}}_{SHUFFLED_IMAGES}itm_accuracy",

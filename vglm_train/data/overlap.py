@@ -93,11 +93,12 @@ def find_overlap(
     found = _Found(0) if shards else _same_samples(training, validation, effort)
     reason = None
     if shards:
-        reason = f"has {len(shards)} shards of data.train: {'; '.join(shards[:EXAMPLES])}"
+        reason = f"has shards of data.train, {len(shards)} of its {len(validation)}: {'; '.join(shards[:EXAMPLES])}"
     elif rows and leaks.rows == rows:
         reason = f"all of its {rows} rows are in data.train, word for word"
     elif found.compared and found.records == found.compared:
-        reason = f"all that was compared is in data.train: {next(found.lines())}"
+        samples = f"all {found.compared:,} samples that were compared"
+        reason = f"{samples} are in data.train, with the same texts: {found.examples[0]}"
     if reason and not allowed:
         raise FieldError("data.validation", "data.train", reason=f"{reason}. {ADVICE}")
     lines = [f"data.validation {reason} (evaluate.allow_training_data)"] if shards else []
