@@ -139,7 +139,8 @@ EVALUATION = (
         "eval/{LANG}_{WAY}_r{K}",
         "recall at 1, 5, 10 in per cent by ITC, image to text and text to image, among the pictures that have captions "
         "in the language, where any of a picture's captions is right; a language with fewer than two has none",
-        "ITC 的前 1、5、10 名召回率（百分比），以图搜文与以文搜图，在有该语言描述的图片之间检索；一张图片的任何一条描述都算对；少于两张则没有",
+        "ITC 的前 1、5、10 名召回率（百分比），以图搜文与以文搜图，在有该语言描述的图片之间检索；"
+        "一张图片的任何一条描述都算对；少于两张则没有",
         best="max",
     ),
     Metric(
