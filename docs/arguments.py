@@ -58,9 +58,11 @@ def _evaluate(what: str, words: Words) -> list[str]:
         if all(action.dest in {each.dest for each in actions} for actions in found.values())
     ]
     parts = ["## vglm evaluate", words.sentence(words(what)), *arguments(everywhere, words)]
-    for task, actions in found.items():
+    headed = {f"--task {task}": actions for task, actions in found.items()}
+    headed["--protocol NAME"] = _actions(_parser(["evaluate", "--protocol", "vqav2"]))  # has all that others have
+    for head, actions in headed.items():
         own = [action for action in actions if action.dest not in {each.dest for each in everywhere}]
-        parts += [f"### vglm evaluate --task {task}", *arguments(own, words)]
+        parts += [f"### vglm evaluate {head}", *arguments(own, words)]
     return parts
 
 

@@ -16,6 +16,7 @@ from docs.arguments import commands
 from docs.formats import formats
 from docs.keys import configuration
 from docs.markdown import MADE, table
+from docs.protocols import protocols
 from docs.words import ChineseWords, Words
 from vglm_train.config.metric_meanings import ANSWERS_ZH, EVALUATION, PLACES, TRAINING, Metric
 from vglm_train.config.metric_names import ANSWER_SCORES
@@ -32,6 +33,7 @@ def pages(chinese: ChineseWords) -> dict[Path, str]:
         texts[reference / "commands.md"] = commands(words)
         texts[reference / "formats.md"] = formats(words)
         texts[reference / "metrics.md"] = metrics(language)
+        texts[reference / "protocols.md"] = protocols(words)
     return {**{path: f"{text.rstrip()}\n" for path, text in texts.items()}, **dict(tables.pages())}
 
 

@@ -3,12 +3,30 @@
 import re
 from typing import Any
 
-from vglm_train.report.workspace import build, spec
+from vglm_train.config.metric_meanings import EVALUATION, TRAINING
+from vglm_train.report.workspace import build, expand, spec
+
+LINES = "Run History Line Plot"
+# every metric that the code logs
+NAMES = {
+    name.replace(".+", "some")
+    for metric in (*TRAINING, *EVALUATION)
+    for each in metric.names.split()
+    for name in expand(each)
+}
 
 
 def curves(layout: str) -> list[str]:
     """For each panel of curves of a layout, a regular expression of the metrics that it shows."""
-    return [_pattern(panel["config"]) for panel in _panels(layout) if panel["viewType"] == "Run History Line Plot"]
+    return [_pattern(panel["config"]) for panel in _panels(layout) if panel["viewType"] == LINES]
+
+
+def titles(layout: str) -> dict[str, list[str]]:
+    """The panels of curves of a layout, by section."""
+    return {
+        section["name"]: [p["config"]["chartTitle"] for p in section["panels"] if p["viewType"] == LINES]
+        for section in _sections(layout)
+    }
 
 
 def tables(layout: str) -> set[str]:
@@ -24,8 +42,12 @@ def unshown(names: set[str], layout: str) -> set[str]:
 
 
 def _panels(layout: str) -> list[dict[str, Any]]:
-    sections = spec(build(layout, "project", "somebody"))["section"]["panelBankConfig"]["sections"]
-    return [panel for section in sections for panel in section["panels"]]
+    return [panel for section in _sections(layout) for panel in section["panels"]]
+
+
+def _sections(layout: str) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = spec(build(layout, "project", "somebody"))["section"]["panelBankConfig"]["sections"]
+    return found
 
 
 def _pattern(config: dict[str, Any]) -> str:

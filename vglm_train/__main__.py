@@ -17,6 +17,8 @@ COMMANDS = {
     "web": ("vglm_train.web.__main__", "talk to a model in the browser"),
     "serve": ("vglm_train.serve.__main__", "answer over HTTP, as OpenAI's API and as VisualGLM's"),
     "evaluate": ("vglm_train.evaluate.__main__", "score a bundle on held-out data"),
+    "compare": ("vglm_train.evaluate.compare.__main__", "two results of evaluate: is one model better?"),
+    "findings": ("vglm_train.evaluate.findings.__main__", "try a table of findings on texts, and measure it"),
     "checkpoint": ("vglm_train.checkpoint.__main__", "weights in and out"),
     "report": ("vglm_train.report.__main__", "curves and verdicts of runs"),
     "workspace": ("vglm_train.report.workspace", "the W&B pages of a project: panels for each stage, and to compare"),

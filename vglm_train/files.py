@@ -10,6 +10,7 @@ import hashlib
 import json
 import os
 import re
+import struct
 import sys
 import threading
 import time
@@ -223,6 +224,19 @@ def lock(file: IO[Any] | int, wait: bool = False, of_process: bool = False) -> b
         return False
     except OSError:
         return None
+
+
+def is_locked(path: Path) -> bool | None:
+    """Whether another process holds the lock `of_process` of a file; None where that cannot be asked."""
+    if fcntl is None or sys.platform != "linux" or sys.maxsize < 2**32:
+        return None  # the question's form is Linux's
+    question = struct.pack("hhqqi", fcntl.F_WRLCK, os.SEEK_SET, 0, 0, 0)  # type, whence, start, length, process
+    try:
+        with path.open("rb") as file:
+            answer = fcntl.fcntl(file, fcntl.F_GETLK, question)
+    except OSError:
+        return None
+    return bool(struct.unpack_from("h", answer)[0] != fcntl.F_UNLCK)
 
 
 def tidy_file(temporary: Path) -> None:

@@ -29,7 +29,7 @@ from vglm_train.engine.saving import SaveHook
 from vglm_train.engine.trainer import Hook, Trainer
 from vglm_train.engine.watch import Watch
 from vglm_train.errors import LostProcess, UserError, explain_dead_processes
-from vglm_train.log import console, sinks
+from vglm_train.log import console, sinks, tongues
 from vglm_train.log.alarms import Alarms
 from vglm_train.log.health_sink import HealthSink
 from vglm_train.log.jsonl import METRICS, SampleLog, forget_samples, read_rows
@@ -266,8 +266,8 @@ class _Run:
         outlets: list[Sink] = [
             sinks.JsonlSink(folder, resume_step),
             sinks.ConsoleSink(self.plan.steps, resume_step),
-            Alarms.resume(self.info, folder),
-            HealthSink(self.info, read_rows(folder / METRICS)),
+            Alarms.resume(self.info, folder, tongues.of_computer()),
+            HealthSink(self.info, read_rows(folder / METRICS), tongues.of_computer()),
             *([TensorBoardSink(folder)] if config.log.tensorboard else []),
         ]
         if config.log.wandb.mode != "disabled":

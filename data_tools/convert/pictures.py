@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 from data_tools.common.image_bytes import extension
 from data_tools.convert.dicom import DicomReader, Frame
+from data_tools.convert.draft import Views
+from data_tools.convert.study import StudyReport
 from vglm_train.data.record import RecordError, content_id
-from vglm_train.data.tables.image_paths import NOT_THERE, PictureFolder
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.pictures import decode_fault
 from vglm_train.files import replace_file
 from vglm_train.image import FORMATS, ImageError, examine_image
@@ -16,6 +18,8 @@ from vglm_train.image.dicom import is_dicom
 from vglm_train.image.dicom.named import Names
 
 REMEMBERED = 1 << 16  # files: many rows in a row ask about one picture
+SAME = "a picture that its study has already"
+PATIENTS = "a study whose pictures are of several patients"
 _OF_DICOM = tuple(f".{suffix}" for suffix in FORMATS["DICOM"])
 
 
@@ -44,10 +48,12 @@ class _File(NamedTuple):
 class SourcePictures:
     """`folder`: that names start from; `kept`: where pictures that are inside the data, and those of DICOM files, are
     written, named by their content; `decoded`: whether each is decoded in full, else only its header where it is inside
-    the data. DICOM always is."""
+    the data. DICOM always is. `hidden`: whether messages say no names of files."""
 
-    def __init__(self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True) -> None:
-        self.folder, self.kept, self.decoded, self.dicom = folder, kept, decoded, dicom
+    def __init__(
+        self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True, hidden: bool = False
+    ) -> None:
+        self.folder, self.kept, self.decoded, self.dicom, self.hidden = folder, kept, decoded, dicom, hidden
         self._file = lru_cache(REMEMBERED)(self._read_file)
 
     def get(self, images: Sequence[str | bytes]) -> list[list[Taken]]:
@@ -65,12 +71,41 @@ class SourcePictures:
             raise RecordError("image", "a DICOM of several frames beside another picture: choose one with --frame")
         return [[frames[0] for frames in taken]]
 
+    def get_views(self, images: Sequence[str | bytes], views: Views, report: StudyReport) -> list[tuple[Taken, str]]:
+        """The pictures of a study that are kept, with their views; what cannot be used is left out and counted.
+
+        RecordError where there is none, or they are of several patients.
+        """
+        kept: dict[int, Taken] = {}
+        first: RecordError | None = None
+        for place in views.order:
+            if len(kept) == views.most:
+                report.count(report.dropped, views.names[place])
+                continue
+            try:
+                ((taken,),) = self.get(images[place : place + 1])
+            except RecordError as error:
+                first = first or error
+                report.count(report.broken, error.what)
+                continue
+            if taken.identity in {other.identity for other in kept.values()} and not views.whole:
+                report.count(report.broken, SAME)
+            else:
+                kept[place] = taken
+        if first is not None and (views.whole or not kept):
+            raise first
+        if len({taken.patient for taken in kept.values()}) > 1:
+            raise RecordError("record", PATIENTS)
+        report.keep([views.names[place] for place in kept])
+        return [(kept[place], views.names[place]) for place in sorted(kept)]
+
     def _look(self, name: str) -> Path:
         path = self.folder.find(name)
         if path is None:
-            if name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
-                raise RecordError("image", f"{NOT_THERE}: the DICOM file that the row names")
-            raise RecordError("image", self.folder.problem(name))
+            reason = self.folder.problem(name)
+            if self.hidden or name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
+                reason = f"{reason.partition(': ')[0]}: the DICOM file that the row names"
+            raise RecordError("image", reason)
         if (problem := self._file(path).problem) is not None:
             raise RecordError("image", problem)
         return path

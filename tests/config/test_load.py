@@ -208,7 +208,7 @@ def test_overrides_set_replace_extend_and_the_last_one_wins(write):
     [
         ("", "run.yaml: the file is empty"),
         ("# only a comment\n", "run.yaml: the file is empty"),
-        ("- a\n- b\n", "run.yaml:1: expected a mapping of sections such as 'run:', found a list of 2"),
+        ("- a\n- b\n", "run.yaml:1: expected keys with values, found a list of 2"),
         ("optim: {}\n", "run.yaml:1: run: is missing and has no default"),
         ("\nrun:\n  seed: 1\n", "run.yaml:2: run.name: is missing and has no default"),
         (

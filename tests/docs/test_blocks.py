@@ -13,6 +13,7 @@ import yaml
 from vglm_train.__main__ import main
 from vglm_train.config.load import load
 from vglm_train.config.schema import schema
+from vglm_train.evaluate.findings.table import read_table
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [ROOT / "README.md", ROOT / "README.zh.md", *sorted((ROOT / "docs").rglob("*.md"))]
@@ -93,6 +94,13 @@ def test_an_editor_marks_nothing_in_yaml_but_what_is_left_out(text):
     assert [error.message for error in errors if error.schema_path[-1] != "required"] == []
 
 
+@pytest.mark.parametrize("text", [pytest.param(text, id=where) for where, text in blocks("yml")])
+def test_tables_of_findings_are_read(text, tmp_path):
+    (tmp_path / "page.yaml").write_text(text, "utf-8")
+    assert read_table(tmp_path / "page.yaml").name in text
+
+
 def test_there_is_something_to_look_at():
     assert len(list(commands())) > 40
     assert len(list(blocks("yaml"))) > 8
+    assert len(list(blocks("yml"))) == 2

@@ -96,7 +96,9 @@ def test_an_argument_without_a_help_text_is_refused():
 def test_each_task_of_evaluation_shows_arguments_of_its_own():
     text = arguments.commands(Words())
     sections = {part.partition("\n")[0]: part for part in text.split("### ") if part.startswith("vglm evaluate")}
-    assert set(sections) == {f"vglm evaluate --task {task}" for task in TASKS}
+    assert set(sections) == {*(f"vglm evaluate --task {task}" for task in TASKS), "vglm evaluate --protocol NAME"}
+    assert "`--join JOIN`" in sections["vglm evaluate --protocol NAME"]
+    assert "beams" not in sections["vglm evaluate --protocol NAME"].partition("--batch")[0]
     assert "`--rerank RERANK`" in sections["vglm evaluate --task retrieval"]
     assert "`--rerank RERANK`" not in sections["vglm evaluate --task vqa"]
     assert text.count("**`--data DATA`**") == 1

@@ -20,6 +20,7 @@ FILES = sorted((ROOT / "benchmarks/results").glob("*.json"))
 TYPED = {
     "howto/released.md": "sizes of the downloads as their publishers list them",
     "reference/presets.md": "settings that papers and scripts publish",
+    "reference/protocols.md": "settings and scores that papers publish; the page is made of the protocols' files",
     "tutorials/xrays.md": "numbers of parameters, as tests/test_finetune_configs.py counts them",
 }
 

@@ -115,6 +115,13 @@ def test_retrieval(aligned, shards, tmp_path, capsys):
     assert (report["rerank"], report["rerank_score"]) == (2, "log_odds")
     assert 0 <= report["scores"]["eval/zh_rerank_i2t_r1"] <= 100
     assert "en: 7 images, 14 captions, per cent" in printed
+    queries = [row for row in report["queries"] if (row["language"], row["direction"]) == ("en", "t2i")]
+    assert len(queries) == 14
+    for metric, rank in (("en_t2i_r5", "rank"), ("en_rerank_t2i_r1", "rerank_rank")):
+        found = sum(0 < row[rank] <= int(metric.rpartition("r")[2]) for row in queries)
+        assert report["scores"][f"eval/{metric}"] == pytest.approx(100 * found / 14)
+    matches = [row["itm_accuracy"] for row in report["queries"] if row["language"] == "en" and row["text"] is None]
+    assert report["scores"]["eval/en_itm_accuracy"] == pytest.approx(100 * sum(matches) / 7)
     assert printed.endswith(f"{out}\n")
 
 

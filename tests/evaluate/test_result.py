@@ -4,6 +4,7 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -31,6 +32,19 @@ def test_results_of_one_name_get_a_number(tmp_path):
         assert len(kept(folder)) == 5
 
 
+def test_a_submission_is_not_written_over(tmp_path):
+    made = Result({}, [], submission="[]\n")
+    for stem in ("gqa-test", "gqa-test-2"):
+        assert write(made, choose(str(tmp_path), "bundle", "gqa", "test")) == [
+            tmp_path / f"{stem}.submission.json",
+            tmp_path / f"{stem}.json",
+        ]
+        (tmp_path / f"{stem}.json").unlink()
+    with pytest.raises(UserError, match=r"gqa-test.submission.json exists already"):
+        choose(str(tmp_path / "gqa-test.json"), "bundle", "gqa", "test")
+    assert sorted(kept(tmp_path)) == ["gqa-test-2.submission.json", "gqa-test.submission.json"]
+
+
 def test_the_name_is_that_of_the_data(tmp_path, monkeypatch):
     (tmp_path / "val").mkdir()
     (tmp_path / "val" / "manifest.json").touch()
@@ -47,6 +61,17 @@ def test_a_name_that_was_given_is_not_written_over(tmp_path):
             choose(out, "bundle", "vqa", "test.json")
         path.unlink()
     assert choose(out, "bundle", "vqa", "test.json") == Path(out)
+
+
+def test_a_blind_page_stands_beside_them(tmp_path):
+    out = choose(str(tmp_path / "mine.json"), "bundle", "vqa", "test.json")
+    names = [path.name for path in write(replace(MADE, blind="<p>?</p>"), out)]
+    assert names == ["mine.html", "mine.blind.html", "mine.json"]
+    assert kept(tmp_path)["mine.blind.html"] == "<p>?</p>"
+    for name in ("mine.html", "mine.json"):
+        (tmp_path / name).unlink()
+    with pytest.raises(UserError, match=r"mine\.blind\.html exists already"):
+        choose(str(out), "bundle", "vqa", "test.json")
 
 
 def test_somebody_else_was_first(tmp_path):

@@ -24,9 +24,9 @@ def test_a_blind_matching_head_is_noticed_after_30_percent():
     assert itm_alarm(points(lambda s: 0.637, 360), FACTS) is None
     text = itm_alarm(points(lambda s: 0.637, 370), FACTS)
     assert text is not None
-    assert "0.63-0.645" in text
-    assert "30% of the steps after warm-up" in text
-    assert "vglm data preview" in text
+    assert "0.63-0.645" in text.en
+    assert "30% of the steps after warm-up" in text.en
+    assert "vglm data preview" in text.en
 
 
 def test_noise_of_small_batches_does_not_hide_it():
@@ -61,8 +61,8 @@ def test_itc_at_chance(loss, alarm):
     text = itc_alarm(points(lambda s: loss, 200), FACTS)
     assert (text is not None) == alarm
     if text:
-        assert "ln 64 = 4.159" in text
-        assert "engine.micro_batch" in text
+        assert "ln 64 = 4.159" in text.en
+        assert "engine.micro_batch" in text.en
 
 
 def test_itc_may_take_the_warmup_and_a_tenth():
@@ -75,11 +75,11 @@ def test_more_right_answers_than_a_guess_has_are_no_alarm():
     """Loss and share of right answers can be apart: overconfident answers, a temperature that is too low."""
     blind = itm_alarm(points(lambda s: 0.637, right=0.667), FACTS)
     assert blind is not None
-    assert "0.63-0.645 for 30% of the steps after warm-up, with 67% right: so does" in blind
+    assert "0.63-0.645 for 30% of the steps after warm-up, with 67% right: so does" in blind.en
     assert itm_alarm(points(lambda s: 0.637, right=0.72), FACTS) is None
     even = itc_alarm(points(lambda s: 4.3, right=1 / 64), FACTS)
     assert even is not None
-    assert "after warm-up, with 2% right, which is no better" in even
+    assert "after warm-up, with 2% right, which is no better" in even.en
     assert itc_alarm(points(lambda s: 4.3, right=0.4), FACTS) is None
 
 

@@ -8,6 +8,7 @@ from itertools import pairwise
 import pytest
 from report.made_runs import TOTAL, info, row, scores
 
+from vglm_train.log import evidence
 from vglm_train.log.health import Health
 from vglm_train.log.health_sink import HealthSink
 from vglm_train.log.health_words import WORDS, line, said
@@ -154,3 +155,24 @@ def test_a_history_keeps_what_is_finite():
     assert [list(column) for column in history.series("b")] == [[1, 3], [2, 4]]
     assert (history.last("a"), history.finite["a"], history.mean("b"), history.last_step) == (1.0, False, 3.0, 3)
     assert [list(column) for column in history.series("c")] == [[], []]
+
+
+def test_a_loss_that_falls_in_its_first_rows_alone_has_fallen():
+    """Its first ten rows differ so much that their mean has more noise than it has fallen."""
+    losses = [8.76, 6.97, 5.98, 5.75, 5.71, *[5.66 + 0.002 * (-1) ** n for n in range(27)]]
+    assert codes([(20 * n, {"train/loss": value}) for n, value in enumerate(losses, 60)])[0] == "learning"
+
+
+def test_the_console_speaks_chinese_where_it_is_asked_to(told):
+    sink = HealthSink(info("a"), language="zh")
+    for step, values in rows("healthy", 4000):
+        sink.write(step, values)
+    assert told()[-1].startswith("health: 正在学习；等待数据")
+
+
+def test_rows_count_by_their_time():
+    """Of two rows, one of which takes nine times as long and waits."""
+    made = health([(n, {"perf/samples_per_second": (10.0, 90.0)[n % 2], "perf/data_wait_fraction": (0.9, 0.0)[n % 2]})
+                   for n in range(10)])  # fmt: skip
+    assert evidence.waiting(made.history) == pytest.approx(0.81)
+    assert evidence.samples_per_second(made.history) == pytest.approx(18)

@@ -3,6 +3,9 @@
 import http.client
 import json
 import math
+import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +18,7 @@ from report.made_runs import TOTAL, dead_process, info, row, write_four, write_r
 
 from vglm_train.errors import UserError
 from vglm_train.log.jsonl import METRICS, cut_back, to_line
+from vglm_train.report import panels
 from vglm_train.report.__main__ import main
 from vglm_train.report.live import make_server
 from vglm_train.report.watched import SILENT, Watched, WatchedRun, thin
@@ -82,21 +86,25 @@ def test_each_says_what_to_try(four):
 def test_curves_pictures_values_and_verdict(four):
     (run,) = [run for run in ask(four, "/api/runs") if run["name"] == "healthy"]
     data = ask(four, f"/api/data?run={run['id']}&points=100")
-    assert data["panels"][0]["title"] == {"en": "loss", "zh": "总 loss"}
-    assert {"held-out R@1, %, ITC", "ITM loss"} <= {panel["title"]["en"] for panel in data["panels"]}
+    sections = {section["title"]["en"]: section["panels"] for section in data["sections"]}
+    assert list(sections) == [*(section.en for section in panels.SECTIONS), "Others"]
+    assert sections["Losses"][0]["title"] == {"en": "loss", "zh": "总 loss"}
+    assert sections["Others"] == []
+    assert {"mean recall", "recall at 1 by ITC"} <= {panel["title"]["en"] for panel in sections["Retrieval"]}
     steps, values = data["runs"][run["id"]]["train/loss"]
     assert len(steps) == len(values) <= 110
     assert (steps[0], steps[-1]) == (50, TOTAL // 2)
     details = ask(four, f"/api/details?run={run['id']}")
     (table,) = details["tables"]
-    assert (table["step"], table["steps"][0]) == (TOTAL // 2, TOTAL // 10)
+    assert (table["step"], table["steps"][0], table["section"]) == (TOTAL // 2, TOTAL // 10, "Retrieval")
     status, body, headers = get(four, table["rows"][0][0]["image"])
     assert (status, body[:2], headers["content-type"]) == (200, b"\xff\xd8", "image/jpeg")
     earlier = ask(four, f"/api/details?run={run['id']}&step=4500")["tables"]
     assert [each["step"] for each in earlier] == [4000]
     meaning = next(each for each in details["values"] if each["name"] == "train/loss")
     assert meaning["zh"] == "下面各平均值的加权和"
-    assert any("learning." in line["text"] for line in ask(four, f"/api/verdict?run={run['id']}"))
+    said = ask(four, f"/api/verdict?run={run['id']}")
+    assert any("learning." in line["en"] and "正在学习。" in line["zh"] for line in said)
 
 
 def test_a_part_of_the_steps_has_all_its_rows(four):
@@ -231,8 +239,8 @@ def test_a_run_without_rows(tmp_path):
     with served(tmp_path) as url:
         (run,) = ask(url, "/api/runs")
         assert run["line"]["en"] == "no row yet"
-        assert ask(url, f"/api/data?run={run['id']}")["panels"] == []
-        assert "has not reached its first log step" in ask(url, f"/api/verdict?run={run['id']}")[0]["text"]
+        assert all(section["panels"] == [] for section in ask(url, f"/api/data?run={run['id']}")["sections"])
+        assert "has not reached its first log step" in ask(url, f"/api/verdict?run={run['id']}")[0]["en"]
 
 
 def test_thinning_keeps_peaks_and_ends():
@@ -255,3 +263,23 @@ def test_mistakes_are_named(tmp_path, capsys):
     assert "none is not a folder" in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main([str(tmp_path), "--watch", "--out", "x"])
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere only the number is known")
+def test_a_process_of_today_with_the_number_of_a_dead_one_does_not_train(tmp_path):
+    words = "import sys; sys.stdin.read()"
+    with subprocess.Popen([sys.executable, "-c", words], stdin=subprocess.PIPE) as other:
+        write_run(tmp_path, "healthy", 1000, pid=other.pid)
+        run = WatchedRun(tmp_path, "a")
+        run.refresh()
+        assert [note.code for note in run.state()] == ["killed"]
+        other.communicate()
+    take = "import sys; from vglm_train.files import lock; f = open(sys.argv[1], 'a+'); print(lock(f, of_process=True))"
+    command = [sys.executable, "-c", f"{take}; sys.stdout.flush(); {words}", str(tmp_path / "lock")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as trains:
+        assert trains.stdout is not None
+        assert trains.stdout.readline() == "True\n"
+        (tmp_path / "lock").write_text(f"process {trains.pid} on {socket.gethostname()}\n")
+        assert run.state() == []
+        trains.communicate()
+    assert [note.code for note in run.state()] == ["killed"]

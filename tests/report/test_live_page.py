@@ -89,11 +89,11 @@ def test_zoom_and_back(tmp_path, window):
         page.mouse.down()
         page.mouse.move(box["x"] + box["width"] * 0.5, box["y"] + 60, steps=5)
         page.mouse.up()
-        page.wait_for_function("() => page.charts.get('ITM loss').plot.scales.x.max < 12000")
+        page.wait_for_function("() => page.charts.get('ITM loss (blind: 0.637)').plot.scales.x.max < 12000")
         low, high = page.evaluate(SCALE, "loss")
         assert 4000 < low < 6000
         assert 9000 < high < 11000
-        assert page.evaluate(SCALE, "ITM loss") == [low, high]
+        assert page.evaluate(SCALE, "ITM loss (blind: 0.637)") == [low, high]
         steps = page.evaluate("() => page.charts.get('loss').plot.data[0].filter(step => step >= 5000 && step <= 6000)")
         assert set(range(5000, 6001, 50)) <= set(steps), "the part is drawn with all its rows"
         chart.dblclick()
@@ -115,11 +115,13 @@ def test_pictures_languages_and_themes(tmp_path, window):
         assert page.evaluate(paper) != dark
         page.click("#language")
         assert page.locator("#health .line").inner_text().startswith("learning; waiting")
-        pictures = page.locator("#pictures img")
+        pictures = page.locator("[data-section=Retrieval] img")
         pictures.first.scroll_into_view_if_needed()
-        page.wait_for_function("() => document.querySelector('#pictures img').naturalWidth > 0")
-        page.select_option("#pictures select", "4000")
-        page.wait_for_function("() => document.querySelector('#pictures').innerText.includes('(step 4000)')")
+        page.wait_for_function("() => document.querySelector('[data-section=Retrieval] img').naturalWidth > 0")
+        page.select_option("[data-section=Retrieval] select", "4000")
+        page.wait_for_function(
+            "() => document.querySelector('[data-section=Retrieval]').innerText.includes('(step 4000)')"
+        )
 
 
 def test_a_phone_needs_no_sideways_scrolling(tmp_path, window):

@@ -65,5 +65,5 @@ def test_validation_data_that_is_training_data(refused: Callable[..., str], conf
     runs.finish_here(config, tmp_path / "run", *words, "evaluate.allow_training_data=true")
     assert "data.validation has shards of data.train, 3 of its 3: " in (tmp_path / "run" / "log.txt").read_text()
     (run,) = read_runs([tmp_path / "run"])
-    (line,) = (line for line in assess_run(run) if "shards of data.train" in line.text)
-    assert (line.kind, line.text[:28]) == ("warn", "Held-out scores are too good")
+    (line,) = (line for line in assess_run(run) if "shards of data.train" in line.text.en)
+    assert (line.kind, line.text.en[:28]) == ("warn", "Held-out scores are too good")

@@ -1,9 +1,9 @@
 """What the terminal says, in English and in Chinese, and the commands that it understands."""
 
-import locale
-import os
 from dataclasses import dataclass
 from typing import Literal
+
+from vglm_train.log.tongues import of_computer
 
 Command = Literal["clear", "stop", "image"]
 COMMANDS: dict[str, Command] = {
@@ -58,10 +58,7 @@ CHINESE = Words(
 
 def words(language: str | None) -> Words:
     """Those of "zh" or "en"; None: as the computer is set up."""
-    if language is None:
-        named = [os.environ.get(name, "") for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-        first = next((name for name in named if name), locale.getlocale()[0] or "")
-        language = "zh" if first.lower().startswith(("zh", "chinese")) else "en"
+    language = language or of_computer()
     return CHINESE if language == "zh" else ENGLISH
 
 

@@ -90,6 +90,7 @@ class Decoding:
     """How an answer is written. Greedy unless `sample`; with `beams` above 1, beam search."""
 
     max_new: Annotated[int, "tokens of an answer at most", POSITIVE] = 32
+    min_new: Annotated[int, "tokens before an answer may end; not above max_new", NOT_NEGATIVE] = 0
     beams: Annotated[int, "beams of beam search; 1: none", POSITIVE] = 1
     length_penalty: Annotated[float, "beam scores are divided by length to this power"] = 1.0
     sample: Annotated[bool, "draw tokens at random instead of taking the likeliest"] = False
@@ -105,6 +106,8 @@ class Decoding:
         check_limits(self)
         if self.sample and self.beams > 1:
             raise FieldError("beams", "sample", reason="beam search does not sample; set beams 1 or sample false")
+        if self.min_new > self.max_new:
+            raise FieldError("max_new", "min_new", reason=f"{self.max_new} is below min_new, which is {self.min_new}")
 
 
 CHAT = Decoding(max_new=512, sample=True, temperature=0.95, top_p=0.7, top_k=30, repetition_penalty=1.2)

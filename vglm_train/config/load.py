@@ -37,6 +37,11 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
     return config
 
 
+def load_section(kind: type, path: Path) -> Any:
+    """A section of class `kind`, which is all that a YAML file holds. UserError as `load`."""
+    return _section(kind, read(path), "")
+
+
 def dump(config: Config) -> str:
     """The resolved run as YAML text; `load` of it gives an equal Config."""
     return yaml.safe_dump(_plain(config), sort_keys=False, allow_unicode=True, width=120)

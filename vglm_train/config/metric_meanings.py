@@ -207,6 +207,13 @@ EVALUATION = (
     ),
     Metric("eval/{TASK}_questions", "how many questions the scores are of", "分数基于多少个问题"),
     Metric(
+        "eval/report_finding_recall eval/report_finding_precision eval/report_finding_side",
+        "`evaluate.task` report: abnormal findings by keywords, no clinical measure; `vglm findings` prints how well "
+        "they are read",
+        "`evaluate.task` 为 report：由关键词得出的异常所见，不是临床指标；`vglm findings` 会打印关键词读得多准",
+        best="max",
+    ),
+    Metric(
         "eval/{TASK}_{ANSWER}",
         "`evaluate.task` vqa or report, per cent; the scores are below",
         "`evaluate.task` 为 vqa 或 report，百分比；各分数见下",
@@ -237,8 +244,9 @@ ANSWERS_ZH = {
     "v2": "VQAv2，十个人的答案",
     "distinct": "互不相同的答案所占比例",
     "distinct_truth": "互不相同的标准答案所占比例",
-    "finding_recall": "真实的异常所见说出了多少",
-    "finding_precision": "说出的异常所见有多少是真的",
+    "finding_recall": "真实的异常所见说出了多少（关键词）",
+    "finding_precision": "说出的异常所见有多少是真的（关键词）",
+    "finding_side": "正确说出且已知左右的所见，左右相同的比例",
     "normal": "没有写出异常的报告所占比例",
     "normal_truth": "标准报告中没有异常的比例",
 }

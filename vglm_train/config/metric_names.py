@@ -18,7 +18,7 @@ from typing import Literal
 
 from vglm_train.config.run import Config
 
-MEANING = 2  # raised when a name comes to mean something else: values from before it are not compared with later ones
+MEANING = 3  # raised when a name comes to mean something else: values from before it are not compared with later ones
 PREFIX = "eval/"
 
 # retrieval
@@ -51,8 +51,9 @@ ANSWER_SCORES = {  # score -> what it means
     "v2": "VQAv2, ten people",
     DISTINCT: "different texts, of all",
     "distinct_truth": "different true texts",
-    "finding_recall": "true abnormal findings that are stated",
-    "finding_precision": "stated abnormal findings that are true",
+    "finding_recall": "true abnormal findings that are stated, by keywords",
+    "finding_precision": "stated abnormal findings that are true, by keywords",
+    "finding_side": "findings rightly stated, whose side is known: on that side",
     "normal": "reports that state no abnormal finding",
     "normal_truth": "true reports that state none",
 }

@@ -14,6 +14,7 @@ FULL_WIDTH = "：，｛｝［］（）“”‘’"
 DEEPEST = 20  # levels; also ends an alias that contains itself
 PREFIX = "tag:yaml.org,2002:"
 TAGS = {PREFIX + name for name in ("null", "bool", "int", "float", "str", "timestamp", "seq", "map", "merge", "value")}
+RUN_NEEDS = "a run needs at least a section 'run' with its 'name'"
 OVERRIDES = 1_000_000_000  # order of the first override: after every line
 
 
@@ -50,19 +51,20 @@ class YamlNode:
         return None
 
 
-def read(path: Path, overrides: Sequence[str] = ()) -> YamlNode:
+def read(path: Path, overrides: Sequence[str] = (), needs: str = RUN_NEEDS) -> YamlNode:
     """The document at `path` with `section.key=value` overrides set in it, later ones last.
 
+    `needs`: what such a file holds at least, for the message about one that holds nothing.
     Raises UserError, naming file and line (or the override), for what is not a YAML mapping with single keys.
     """
     text = _text(path)
     _refuse_tabs(text, path)
     node = _compose(text, str(path))
     if node is None:
-        raise UserError(f"{path}: the file is empty; a run needs at least a section 'run' with its 'name'")
+        raise UserError(f"{path}: the file is empty; {needs}")
     root = _item(node, str(path), 0, "")
     if not isinstance(root.value, dict):
-        raise UserError(f"{root.where}: expected a mapping of sections such as 'run:', found {root.describe()}")
+        raise UserError(f"{root.where}: expected keys with values, found {root.describe()}; {needs}")
     for index, override in enumerate(overrides):
         _override(root, override, OVERRIDES + index)
     return root

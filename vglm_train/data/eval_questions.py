@@ -10,6 +10,7 @@ from typing import Any, Literal, cast, get_args
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -24,7 +25,8 @@ from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import SplitSource, name_of, open_part
 from vglm_train.data.tables.table import TableSlice
-from vglm_train.image import Decoder, whole_pixels
+from vglm_train.errors import UserError
+from vglm_train.image import Decoder, open_image, whole_pixels
 from vglm_train.prompt.dialogue import Dialogue
 
 Kind = Literal["closed", "open", "report"]
@@ -50,6 +52,7 @@ class EvalQuestion:
     picture: str = ""  # the first picture, as the row names it
     source: str = ""
     options: tuple[str, ...] = ()  # the choices that the question gives, in order
+    index: int = -1  # in its QuestionSet
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,9 +108,22 @@ class QuestionSet(Dataset[Any]):
         number, row, nth = self._position_of(index)
         source = self.names[number]
         try:
-            return use_sample(self.reader, self.shards[number], row, lambda stored: self._question(stored, nth, source))
+            return use_sample(
+                self.reader, self.shards[number], row, lambda stored: self._question(stored, nth, index, source)
+            )
         except DamagedSample as damage:
             return damage
+
+    def pictures(self, item: EvalQuestion) -> list[Image.Image]:
+        """The pictures of one of its questions, upright and whole, of their own size. UserError if they are gone."""
+        number, row, _ = self._position_of(item.index)
+        count = len(item.pixels)
+        try:
+            return use_sample(
+                self.reader, self.shards[number], row, lambda s: [open_image(i) for i in s.images[:count]]
+            )
+        except DamagedSample as damage:
+            raise UserError(f"a picture cannot be read any more: {damage}") from damage
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalQuestion]:
         """The usable ones of questions part, part + parts, ... in order; `workers` processes decode (0: this one)."""
@@ -176,7 +192,7 @@ class QuestionSet(Dataset[Any]):
             return list(range(len(record.turns)))
         return [name for name in self.languages if name in record.captions]
 
-    def _question(self, stored: StoredSample, nth: int, source: str) -> EvalQuestion:
+    def _question(self, stored: StoredSample, nth: int, index: int, source: str) -> EvalQuestion:
         record, images = stored.record, stored.images
         answered, asked = self._answered(record, nth), self._askable(record)[nth]
         if isinstance(asked, str):
@@ -196,6 +212,7 @@ class QuestionSet(Dataset[Any]):
             picture=record.image,
             source=source,
             options=record.options if asked == len(record.turns) - 1 else (),
+            index=index,
         )
 
     def _answered(self, record: Record, nth: int) -> Answered:

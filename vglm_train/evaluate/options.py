@@ -1,6 +1,7 @@
-"""Command-line options of every task that generates text: prompt length and languages."""
+"""Command-line options of every task that generates text: parts of the model, prompt length and languages."""
 
 import argparse
+from pathlib import Path
 from typing import get_args
 
 import torch
@@ -10,6 +11,15 @@ from vglm_train.config.data import Language
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.evaluate.generator import Generator
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add --language-weights, --base and --adapter: where parts of the model are."""
+    parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
+    parser.add_argument("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
+    parser.add_argument(
+        "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
+    )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,4 +1,4 @@
-"""The files of an evaluation: JSON, and an HTML page of the same name if there is one. No file is overwritten."""
+"""The files of an evaluation: JSON, and under its name pages and a submission if there are. None is overwritten."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -12,6 +12,8 @@ from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
 
+PAGE, BLIND, SUBMISSION = ".html", ".blind.html", ".submission.json"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
@@ -20,6 +22,8 @@ class Result:
     report: Mapping[str, Any]  # JSON values
     lines: Sequence[str]  # what is printed
     page: str | None = None  # HTML
+    blind: str | None = None  # HTML of the page on which a person answers before the verdict is seen
+    submission: str | None = None  # JSON, as a benchmark's server takes it
 
 
 def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
@@ -30,7 +34,7 @@ def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
     path = (
         Path(out) if out is not None and named else _folder(out, bundle) / f"{task}-{_stem(Path(data).absolute())}.json"
     )
-    if path.suffix == ".html":
+    if path.suffix == PAGE:
         raise UserError(f"--out {path}: names the JSON file; a page gets the same name with .html.")
     make_folder(f"--out {path}" if out is not None else str(path), path.parent)
     if named and (existing := _existing(path)):
@@ -42,20 +46,20 @@ def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
 
 
 def free(path: Path) -> Path:
-    """The first of NAME.json, NAME-2.json, ... that does not exist and has no page."""
+    """The first of NAME.json, NAME-2.json, ... that does not exist and has neither page nor submission."""
     others = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
     return next(each for each in chain([path], others) if not _existing(each))
 
 
 def write(result: Result, out: Path) -> list[Path]:
-    """Write all or nothing; the files, page first. Under another name if somebody else has written `out` meanwhile.
+    """Write all or nothing; the files, the JSON last. Under another name if somebody else has written `out` meanwhile.
 
     UserError where the disk is full.
     """
     out = free(out)
     texts = {out: json.dumps(result.report, indent=2, ensure_ascii=False) + "\n"}
-    if result.page is not None:
-        texts[out.with_suffix(".html")] = result.page
+    more = {BLIND: result.blind, PAGE: result.page, SUBMISSION: result.submission}
+    texts |= {out.with_suffix(ending): text for ending, text in more.items() if text is not None}
     try:
         with ExitStack() as files:  # they get their names when all are written, the last one first
             for path, text in texts.items():
@@ -70,8 +74,9 @@ def write(result: Result, out: Path) -> list[Path]:
 
 
 def _existing(path: Path) -> Path | None:
-    """The result or the page with this name, if there is one."""
-    return next((each for each in (path, path.with_suffix(".html")) if each.exists()), None)
+    """The file of a result with this name, if there is one."""
+    files = (path, *map(path.with_suffix, (PAGE, BLIND, SUBMISSION)))
+    return next((each for each in files if each.exists()), None)
 
 
 def _folder(out: str | None, bundle: str) -> Path:

@@ -9,6 +9,7 @@ from typing import Any, Literal, cast, get_args
 from vglm_train.checkpoint.bundle.format import read_document
 from vglm_train.config.metric_names import VqaTask, answer_metric
 from vglm_train.config.run import Wandb
+from vglm_train.evaluate.protocols.schema import names
 from vglm_train.log.wandb_run import WandbRun
 
 JOB = "evaluate"
@@ -40,7 +41,9 @@ def log_evaluation(
 
 
 def metrics(task: str, scores: Mapping[str, Any]) -> dict[str, float]:
-    """Scores by the names that they have during training."""
+    """Scores by the names that they have during training; those of a protocol after its name."""
+    if task in names():
+        return {f"{task}/{name}": value for name, value in scores.items()}
     if task not in get_args(VqaTask):
         return dict(scores)
     groups = [(who, score, value) for who, values in scores.items() for score, value in values.items()]

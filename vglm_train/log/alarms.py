@@ -17,6 +17,7 @@ from vglm_train.log.held_out import held_out
 from vglm_train.log.jsonl import METRICS, Row, read_rows
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.sink import Sink
+from vglm_train.log.tongues import NOTHING, Text, Tongue, fill
 
 logger = logging.getLogger("vglm_train")
 
@@ -31,25 +32,48 @@ CHECK_EVERY = 0.002  # of all steps: long runs log many rows, and nothing change
 END_EVERY = 0.01  # of all steps: whether an alarm is over; all of its span has to be read for that
 PARTS = 5  # a span is judged by the means of so many parts: noise of small batches does not hide a flat line
 
+WORDS: dict[str, tuple[str, str]] = {
+    "itm": (
+        "ITM loss has stayed within {low}-{high} for {span:.0%} of the steps after warm-up{right}: so does a matching "
+        "head that answers by the 1:2 share of its labels (0.637, 67% right) and does not look at the pictures. Check "
+        "that captions belong to their images (vglm data preview) and that image weights are loaded; try a lower "
+        "optim.lr, a longer optim.warmup, or more pairs a step.",
+        "预热之后已有 {span:.0%} 的步数，ITM loss 停在 {low}-{high}{right}：只按标签的 1:2 比例作答（0.637，"
+        "正确率 67%）、不看图片的匹配头就是如此。检查描述与图片是否对应（vglm data preview）、图像权重是否加载；"
+        "试试更低的 optim.lr、更长的 optim.warmup，或每步更多图文对。",
+    ),
+    "itc": (
+        "ITC loss is still at or above ln {candidates} = {chance:.3f} after warm-up{right}, which is no better than an "
+        "even guess: images and texts do not find each other. Check that captions belong to their images (vglm data "
+        "preview), that image weights are loaded and that train/temperature is between 0.01 and 0.5; ITC needs many "
+        "candidates: objective.itc.batch, a larger engine.micro_batch or more processes give them.",
+        "预热之后 ITC loss 仍不低于 ln {candidates} = {chance:.3f}{right}，并不比均匀瞎猜好：图片和文字找不到对方。"
+        "检查描述与图片是否对应（vglm data preview）、图像权重是否加载、train/temperature 是否在 0.01 到 0.5 之间；"
+        "ITC 需要很多候选：objective.itc.batch、更大的 engine.micro_batch 或更多进程都能增加候选。",
+    ),
+    "right": (", with {share:.0%} right", "，正确率 {share:.0%}"),
+    "over": (
+        "the alarm about {loss} is over; its loss is {value:.3f} now",
+        "关于 {loss} 的警报已解除；它的 loss 现在是 {value:.3f}",
+    ),
+    "at": ("step {step}: {news}", "第 {step} 步：{news}"),
+}
+
 Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
 
 
-def itm_alarm(points: Points, info: RunInfo) -> str | None:
+def itm_alarm(points: Points, info: RunInfo) -> Text | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
     means = _recent_means(points, info, ITM_SPAN)
     if means is None or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss, _ in means):
         return None
     if any(abs(right - ITM_RIGHT) > RIGHT_NEAR for _, right in means):
         return None
-    return (
-        f"ITM loss has stayed within {ITM_BAND[0]}-{ITM_BAND[1]} for {ITM_SPAN:.0%} of the steps after "
-        f"warm-up{_right(means)}: so does a matching head that answers by the 1:2 share of its labels (0.637, 67% "
-        "right) and does not look at the pictures. Check that captions belong to their images (vglm data "
-        "preview) and that image weights are loaded; try a lower optim.lr, a longer optim.warmup, or more pairs a step."
-    )
+    low, high = ITM_BAND
+    return fill(WORDS["itm"], low=low, high=high, span=ITM_SPAN, right=_right(means))
 
 
-def itc_alarm(points: Points, info: RunInfo) -> str | None:
+def itc_alarm(points: Points, info: RunInfo) -> Text | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
     chance = math.log(info.candidates)
     means = _recent_means(points, info, ITC_SPAN)
@@ -57,13 +81,7 @@ def itc_alarm(points: Points, info: RunInfo) -> str | None:
         return None
     if any(right > 1 / info.candidates + RIGHT_NEAR for _, right in means):
         return None
-    return (
-        f"ITC loss is still at or above ln {info.candidates} = {chance:.3f} after warm-up{_right(means)}, which is no "
-        "better than an even guess: images and texts do not find each other. Check that captions belong to their "
-        "images (vglm data preview), that image weights are loaded and that train/temperature is between "
-        "0.01 and 0.5; ITC needs many candidates: objective.itc.batch, a larger engine.micro_batch or more "
-        "processes give them."
-    )
+    return fill(WORDS["itc"], candidates=info.candidates, chance=chance, right=_right(means))
 
 
 def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: Path | None) -> str:
@@ -85,7 +103,7 @@ class Notice:
     """An alarm begins, or is over."""
 
     loss: str
-    text: str
+    text: Text
     over: bool
 
 
@@ -94,9 +112,9 @@ class Alarms(Sink):
 
     WATCHED = (("itm", itm_alarm), ("itc", itc_alarm))
 
-    def __init__(self, info: RunInfo, past: Iterable[tuple[int, Row]] = ()) -> None:
+    def __init__(self, info: RunInfo, past: Iterable[tuple[int, Row]] = (), language: Tongue = "en") -> None:
         """`past`: rows logged before a resume; they are remembered, and not warned of again."""
-        self.info = info
+        self.info, self.language = info, language
         self._points: dict[str, list[tuple[int, float, float]]] = {name: [] for name, _ in self.WATCHED}
         self._seen: dict[str, bool] = {name: False for name, _ in self.WATCHED}  # above chance at the last evaluation
         self._next: dict[str, float] = {name: 0.0 for name, _ in self.WATCHED}  # step of the next check
@@ -105,9 +123,9 @@ class Alarms(Sink):
             self.feed(step, row)
 
     @classmethod
-    def resume(cls, info: RunInfo, folder: Path) -> "Alarms":
+    def resume(cls, info: RunInfo, folder: Path, language: Tongue = "en") -> "Alarms":
         """With what the run `folder` has logged so far; construct the JsonlSink, which cuts back, first."""
-        return cls(info, read_rows(folder / METRICS))
+        return cls(info, read_rows(folder / METRICS), language)
 
     def feed(self, step: int, row: Row) -> list[Notice]:
         """What this row changes."""
@@ -125,18 +143,18 @@ class Alarms(Sink):
             self._next[name] = step + (END_EVERY if text else CHECK_EVERY) * self.info.total_steps
             if bool(text) != (name in self._raised):
                 self._raised ^= {name}
-                end = f"the alarm about {name.upper()} is over; its loss is {value:.3f} now"
-                notices.append(Notice(name, f"step {step}: {text or end}", over=not text))
+                news = text or fill(WORDS["over"], loss=name.upper(), value=value)
+                notices.append(Notice(name, fill(WORDS["at"], step=step, news=news), over=not text))
         return notices
 
-    def active(self) -> list[str]:
+    def active(self) -> list[Text]:
         """Alarms that hold at the last row, whether or not they have been logged."""
         texts = (alarm(self._points[name], self.info) for name, alarm in self.WATCHED if not self._seen[name])
         return [text for text in texts if text]
 
     def write(self, step: int, row: Row) -> None:
         for notice in self.feed(step, row):
-            logger.log(logging.INFO if notice.over else logging.WARNING, notice.text)
+            logger.log(logging.INFO if notice.over else logging.WARNING, notice.text.of(self.language))
 
 
 def _recent_means(points: Points, info: RunInfo, share: float) -> list[tuple[float, float]] | None:
@@ -159,7 +177,7 @@ def _recent_means(points: Points, info: RunInfo, share: float) -> list[tuple[flo
     return [(fmean(loss for loss, _ in part), fmean(right for _, right in part)) for part in parts if part]
 
 
-def _right(means: Sequence[tuple[float, float]]) -> str:
+def _right(means: Sequence[tuple[float, float]]) -> Text:
     """The share of right answers in words; nothing where it was not logged."""
     shares = [right for _, right in means if math.isfinite(right)]
-    return f", with {fmean(shares):.0%} right" if shares else ""
+    return fill(WORDS["right"], share=fmean(shares)) if shares else NOTHING

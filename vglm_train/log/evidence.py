@@ -50,6 +50,38 @@ def first(run: Logged, name: str) -> Recent | None:
     return _mean(steps, values[: _width(values)], 0) if values else None
 
 
+RATE, WAIT = "perf/samples_per_second", "perf/data_wait_fraction"
+
+
+def samples_per_second(run: Logged, rows: int = 10) -> float | None:
+    """Of the time of the newest rows together: a slow row counts by the time that it took."""
+    rates = [rate for rate in run.series(RATE)[1][-rows:] if rate > 0]
+    return len(rates) / sum(1 / rate for rate in rates) if rates else None
+
+
+def waiting(run: Logged, rows: int = 10) -> float | None:
+    """The share of the time of the newest rows together in which data was waited for."""
+    steps, waits = run.series(WAIT)
+    rates = dict(zip(*run.series(RATE)))
+    newest = list(zip(steps, waits))[-rows:]
+    times = [1 / rates[step] if rates.get(step) else 1.0 for step, _ in newest]
+    return sum(time * wait for time, (_, wait) in zip(times, newest)) / sum(times) if times else None
+
+
+def fallen(run: Logged, name: str) -> bool | None:
+    """Whether a metric is certainly lower now than in its first rows; None where there are too few rows to tell.
+
+    The first rows of a loss that falls at once differ much, as noise would. Then it must be below each of the very
+    first ones.
+    """
+    early, late, values = first(run, name), recent(run, name), run.series(name)[1]
+    if early is None or late is None or early.error is None or late.error is None:
+        return None
+    if late.value < early.value - ERRORS * math.hypot(early.error, late.error):
+        return True
+    return len(values) >= 2 * LEAST and late.value + CERTAIN * late.error < min(values[:LEAST])
+
+
 @dataclass(frozen=True, slots=True)
 class Rise:
     """A loss that was lower: its best rows and its newest."""

@@ -50,7 +50,7 @@ class Health:
 
     def seconds_left(self) -> float | None:
         """At the rate of the newest rows, without evaluations and checkpoints; None where it is unknown or over."""
-        rate = self.history.mean("perf/samples_per_second")
+        rate = evidence.samples_per_second(self.history)
         if self.info is None or not rate or self.history.last_step >= self.info.total_steps:
             return None
         return (self.info.total_steps - self.history.last_step) * self.info.global_batch / rate
@@ -67,16 +67,16 @@ class Health:
                 best, now = found.best, found.now
                 loss = name.removeprefix("train/loss_").upper()
                 return Note("risen", "warn", {"loss": loss, "step": best.step, "best": best.value, "now": now.value})
-        early, late = evidence.first(history, "train/loss"), evidence.recent(history, "train/loss")
-        if early is None or late is None or early.error is None or late.error is None:
+        fallen = evidence.fallen(history, "train/loss")
+        if fallen is None:
             return Note("too_few", "fact", {"rows": history.rows})
-        if late.value < early.value - evidence.ERRORS * math.hypot(early.error, late.error):
-            return Note("learning", "ok", {"now": late.value})
+        if fallen:
+            return Note("learning", "ok")
         if info and history.last_step <= info.warmup_steps:
             return Note("warm_up", "fact", {"steps": info.warmup_steps})
         if len(history.series("train/loss")[1]) < 2 * evidence.LEAST:
             return Note("too_few", "fact", {"rows": history.rows})
-        return Note("flat", "warn", {"now": late.value})
+        return Note("flat", "warn")
 
     def _blind(self) -> Iterable[Note]:
         """Whether pictures are not used, which a falling total does not tell."""
@@ -120,7 +120,7 @@ class Health:
     def _wasted(self) -> Iterable[Note]:
         """Waiting, steps that were not applied, damaged samples."""
         history = self.history
-        wait = history.mean("perf/data_wait_fraction")
+        wait = evidence.waiting(history)
         if wait is not None:
             starved = wait > STARVED
             yield Note("starved" if starved else "waiting", "warn" if starved else "fact", {"share": wait})

@@ -8,6 +8,7 @@ from vglm_train.log.health_words import line
 from vglm_train.log.jsonl import Row
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.sink import Sink
+from vglm_train.log.tongues import Tongue
 
 logger = logging.getLogger("vglm_train")
 
@@ -17,8 +18,9 @@ CHECK_EVERY = 0.002  # of all steps
 class HealthSink(Sink):
     """One line when something has changed, not at every row."""
 
-    def __init__(self, info: RunInfo, past: Iterable[tuple[int, Row]] = ()) -> None:
+    def __init__(self, info: RunInfo, past: Iterable[tuple[int, Row]] = (), language: Tongue = "en") -> None:
         """`past`: rows logged before a resume."""
+        self.language = language
         self.health, self.info, self._next = Health(info), info, 0.0
         self._told: tuple[str, ...] = ()
         self._seen: tuple[str, ...] = ()
@@ -35,5 +37,5 @@ class HealthSink(Sink):
         codes = tuple(note.code for note in notes)
         if codes != self._told and codes == self._seen:
             self._told = codes
-            logger.info("health: %s", line(notes, "en"))
+            logger.info("health: %s", line(notes, self.language))
         self._seen = codes

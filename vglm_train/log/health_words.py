@@ -4,10 +4,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
+from vglm_train.log.tongues import Tongue
 from vglm_train.progress import duration
 
 Kind = Literal["ok", "fact", "warn", "bad"]
-Tongue = Literal["en", "zh"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,6 +32,15 @@ def line(notes: Iterable[Note], language: Tongue) -> str:
     """All notes in one line, the worst first where it is bad."""
     ordered = sorted(notes, key=lambda note: note.kind != "bad")
     return ("; " if language == "en" else "；").join(said(note, language).short for note in ordered)
+
+
+def explained(notes: Iterable[Note], language: Tongue) -> list[Words]:
+    """Of those that are wrong, and of a run that has stopped: what they mean and what to try."""
+    shown = [note for note in notes if note.kind != "fact" or note.code in ("stopped", "no_row")]
+    if any(note.kind == "bad" for note in shown):
+        shown = [note for note in shown if note.code != "complete"]  # nobody wants its bundle
+    shown.sort(key=lambda note: ("bad", "warn").index(note.kind) if note.kind in ("bad", "warn") else 2)
+    return [words for words in (said(note, language) for note in shown) if words.means or words.to_try]
 
 
 def said(note: Note, language: Tongue) -> Words:
@@ -155,14 +164,14 @@ WORDS: dict[str, tuple[Words, Words]] = {
         Words(
             "starved: waiting for data {share:.0%} of the time",
             "The GPU waits for pictures, so the run takes longer than it has to.",
-            "Raise data.workers up to the number of cores; put the shards on a local disk; make pictures smaller once "
-            "(vglm data pack_shards --resize-short-side).",
+            "If log.txt tells of slow downloads, copy the shards to a local disk. Else raise data.workers up to the "
+            "number of cores, or make pictures smaller once (vglm data pack_shards --resize-short-side).",
         ),
         Words(
             "数据供不上：{share:.0%} 的时间在等待",
             "GPU 在等图片，训练比应有的更慢。",
-            "把 data.workers 提高到核数；把分片放到本地磁盘；"
-            "一次性缩小图片（vglm data pack_shards --resize-short-side）。",
+            "若 log.txt 写有缓慢的下载，就把分片复制到本地磁盘；否则把 data.workers 提高到核数，"
+            "或一次性缩小图片（vglm data pack_shards --resize-short-side）。",
         ),
     ),
     "skipped": (

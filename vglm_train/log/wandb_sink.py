@@ -153,7 +153,7 @@ class WandbSink(Sink):
             self._last_step = step
             for notice in notices:
                 title = f"{self._name}: {notice.loss.upper()} {'is well again' if notice.over else 'does not learn'}"
-                self._run.alert(title, notice.text, notice.over)
+                self._run.alert(title, notice.text.en, notice.over)  # the workspace is in English, too
         self._send_tables(before=self._last_step + 1)
 
     def _send_tables(self, before: int) -> None:

@@ -12,11 +12,14 @@ from typing import Any
 from vglm_train.config.metric_meanings import EVALUATION, TRAINING, fits
 from vglm_train.config.metric_names import MEAN_RECALL, PREFIX
 from vglm_train.errors import UserError
+from vglm_train.log import evidence
 from vglm_train.log.health_words import Note, line, said
 from vglm_train.log.jsonl import METRICS, TABLES, read_tables
 from vglm_train.report import charts, reference
 from vglm_train.report.runs import read_runs
+from vglm_train.report.sentence import Sentence
 from vglm_train.report.verdict import assess_run
+from vglm_train.report.verdict_words import say
 from vglm_train.report.watched import Watched, WatchedRun
 
 Query = dict[str, list[str]]
@@ -48,11 +51,14 @@ class Answers:
         most = min(4000, max(50, int(query.get("points", [POINTS])[0])))
         runs = {name: self._find(name) for name in query.get("run", [])[:MOST_RUNS]}
         names = set().union(*(run.health.history.names() for run in runs.values()))
-        panels = charts.panels(names)
-        shown = sorted({name for panel in panels for name in panel.names} & names)
+        sections = charts.charts(names)
+        shown = {name for _, found in sections for chart in found for name in chart.names}
         stage_one = any(run.info and "itc" in run.info.weights for run in runs.values())
         return {
-            "panels": [self._panel(panel, names) for panel in panels],
+            "sections": [
+                {"title": {"en": section.en, "zh": section.zh}, "panels": [_panel(chart) for chart in found]}
+                for section, found in sections
+            ],
             "runs": {i: {name: run.points(name, first, last, most) for name in shown} for i, run in runs.items()},
             "reference": [list(column) for column in zip(*reference.curve())] if stage_one else None,
             "source": reference.SOURCE,
@@ -76,9 +82,10 @@ class Answers:
             known = self._verdicts.get(str(run.folder))
             if known is None or known[0] != run.version:
                 try:
-                    lines = [{"kind": each.kind, "text": each.text} for each in assess_run(read_runs([run.folder])[0])]
-                except UserError as error:  # no row yet
-                    lines = [{"kind": "fact", "text": str(error)}]
+                    found = assess_run(read_runs([run.folder])[0])
+                except UserError:  # no row yet
+                    found = [Sentence("fact", say("no_rows"))]
+                lines = [{"kind": each.kind, "en": each.text.en, "zh": each.text.zh} for each in found]
                 known = self._verdicts[str(run.folder)] = (run.version, lines)
         return known[1]
 
@@ -112,17 +119,9 @@ class Answers:
             "kind": min((note.kind for note in notes), key=WORST.index, default="fact"), "over": bool(over),
             "line": {"en": line(notes, "en"), "zh": line(notes, "zh")},
             "step": history.last_step, "total": run.info.total_steps if run.info else None,
-            "loss": history.mean("train/loss"), "rate": None if over else history.mean("perf/samples_per_second"),
+            "loss": history.mean("train/loss"), "rate": None if over else evidence.samples_per_second(history),
             "score": score and [score[0].removeprefix(PREFIX), score[1]],
             "age": time.time() - path.stat().st_mtime if path.is_file() else None,
-        }  # fmt: skip
-
-    @staticmethod
-    def _panel(panel: charts.Panel, names: set[str]) -> dict[str, Any]:
-        held = [name for name in panel.names if name in names]
-        return {
-            "title": {"en": panel.title, "zh": charts.in_chinese(panel.title)}, "names": held, "noisy": panel.noisy,
-            "level": panel.level and {"at": panel.level[0]}, "band": panel.band, "about": _meaning(held[0]),
         }  # fmt: skip
 
     @staticmethod
@@ -132,11 +131,20 @@ class Answers:
         newest = {table.name: table for table in tables if not step or table.step <= int(step)}
         return [
             {
-                "name": table.name, "step": table.step, "steps": [each.step for each in tables if each.name == name],
-                **_content(table.folder, f"/picture/{_identify(run.folder)}/{table.folder.parent.name}"),
+                "name": name, "step": newest[name].step, "section": section.en,
+                "steps": [each.step for each in tables if each.name == name],
+                **_content(newest[name].folder, f"/picture/{_identify(run.folder)}/{newest[name].folder.parent.name}"),
             }
-            for name, table in newest.items()
+            for section, name in charts.tables(newest)
         ]  # fmt: skip
+
+
+def _panel(chart: charts.Chart) -> dict[str, Any]:
+    panel = chart.panel
+    return {
+        "title": {"en": panel.en, "zh": panel.zh}, "names": chart.names, "noisy": panel.noisy,
+        "level": panel.level, "band": panel.band, "about": _meaning(chart.names[0]),
+    }  # fmt: skip
 
 
 def _content(folder: Path, address: str) -> dict[str, Any]:

@@ -1,13 +1,12 @@
-"""Curves of several runs as one PNG: a panel for each training metric, and for each kind of evaluation metric."""
+"""Curves of several runs as one PNG: the sections and panels of `panels.py`."""
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 
-from vglm_train.config.metric_names import (
-    PREFIX,
-)
 from vglm_train.errors import needs_extra
+from vglm_train.log.tongues import Text, Tongue
 from vglm_train.report import charts, reference
 from vglm_train.report.runs import LoggedRun, Series
 from vglm_train.report.verdict import is_stage_two
@@ -21,6 +20,11 @@ with needs_extra("train", "drawing curves"):
     from matplotlib.ft2font import FT2Font
 
 COLUMNS = 3
+BESIDE = Text("Beside a public run", "与公开训练对比")
+BY_EPOCHS, BY_STEPS = Text("loss, by epochs", "总 loss，按轮数"), Text("loss, by steps", "总 loss，按步数")
+PUBLIC = Text("public run: BLIText, batch 1024", "公开训练：BLIText，批大小 1024")
+MEANS = Text("means of its epochs", "其各轮的平均")
+STEP, EPOCHS, BLIND = Text("step", "步数"), Text("epochs", "轮数"), Text("blind", "瞎猜")
 STYLES = ("-", "--", ":", "-.")
 LATIN = "DejaVu Sans"  # comes with matplotlib
 CHINESE = (
@@ -30,28 +34,47 @@ CHINESE = (
 )  # fmt: skip
 
 
-def draw_curves(runs: Sequence[LoggedRun], path: Path) -> None:
-    """Write the curves of `runs` to the PNG `path`. A panel without a metric of any run is left out."""
-    names = set().union(*(run.names() for run in runs))
-    panels = charts.panels(names)
+def draw_curves(runs: Sequence[LoggedRun], path: Path, language: Tongue = "en") -> None:
+    """Write the curves of `runs` to the PNG `path`, section by section; a panel without a metric of any is left out.
+
+    In Chinese only where a Chinese font is installed.
+    """
+    if len(fonts()) == 1:
+        language = "en"
+    sections = charts.charts(set().union(*(run.names() for run in runs)))
+    labels = [label(number, run) for number, run in enumerate(runs, 1)]
+    parts: list[tuple[str, list[Callable[[Axes], None]]]] = []
+    for section, found in sections:
+        if found:
+            title = section.zh if language == "zh" else section.en
+            parts.append((title, [partial(_draw_panel, chart, runs, language) for chart in found]))
+    beside = any(not is_stage_two(run) for run in runs)  # the public run is one of stage one
+    if beside:
+        units = ("epochs", "steps")
+        parts.insert(
+            0, (BESIDE.of(language), [partial(_draw_with_reference, runs, labels, unit, language) for unit in units])
+        )
     with matplotlib.rc_context({"font.family": fonts(), "axes.formatter.useoffset": False}):
-        reference_panels = 2 * any(not is_stage_two(run) for run in runs)  # the public run is one of stage one
-        rows = math.ceil((len(panels) + reference_panels) / COLUMNS)
-        figure = Figure(figsize=(6 * COLUMNS, 3.8 * rows + 0.6), layout="constrained")
+        rows = [math.ceil(len(drawings) / COLUMNS) for _, drawings in parts]
+        figure = Figure(figsize=(6 * COLUMNS, 3.8 * sum(rows) + 0.5 * len(parts)), layout="constrained")
         FigureCanvasAgg(figure)
-        axes = list(figure.subplots(rows, COLUMNS, squeeze=False).flat)
-        labels = [label(number, run) for number, run in enumerate(runs, 1)]
-        for unit, ax in zip(("epochs", "steps")[:reference_panels], axes):
-            _draw_with_reference(ax, runs, labels, unit)
-        for panel, ax in zip(panels, axes[reference_panels:]):
-            _draw_panel(ax, panel, runs)
-        if not reference_panels:
-            for number, text in enumerate(labels):
-                axes[0].plot([], [], color=f"C{number % 10}", label=text)
-            axes[0].legend(fontsize="small")
-        for ax in axes[len(panels) + reference_panels :]:
-            ax.set_axis_off()
+        areas = figure.subfigures(len(parts), 1, squeeze=False, height_ratios=rows)[:, 0]
+        for area, count, (title, drawings) in zip(areas, rows, parts):
+            area.suptitle(title, fontsize="x-large", fontweight="bold", x=0.01, horizontalalignment="left")
+            axes = list(area.subplots(count, COLUMNS, squeeze=False).flat)
+            for ax, draw in zip(axes, drawings):
+                draw(ax)
+            for ax in axes[len(drawings) :]:
+                ax.set_axis_off()
+            if area is areas[0] and not beside:
+                _name_runs(axes[0], labels)
         figure.savefig(path, dpi=90)
+
+
+def _name_runs(axes: Axes, labels: Sequence[str]) -> None:
+    for number, text in enumerate(labels):
+        axes.plot([], [], color=f"C{number % 10}", label=text)
+    axes.legend(fontsize="small")
 
 
 def label(number: int, run: LoggedRun) -> str:
@@ -75,18 +98,19 @@ def _characters(font: str) -> set[int]:
     return set(FT2Font(font).get_charmap())
 
 
-def _draw_panel(axes: Axes, panel: charts.Panel, runs: Sequence[LoggedRun]) -> None:
+def _draw_panel(chart: charts.Chart, runs: Sequence[LoggedRun], language: Tongue, axes: Axes) -> None:
+    panel, blind = chart.panel, BLIND.of(language)
     for number, run in enumerate(runs):
-        for style, name in enumerate(panel.names):
-            legend = name.removeprefix(PREFIX) if number == 0 and len(panel.names) > 1 else None
+        for style, name in enumerate(chart.names):
+            legend = name.partition("/")[2] if number == 0 and len(chart.names) > 1 else None
             color_and_style = f"C{number % 10}", STYLES[style % len(STYLES)]
             _draw_line(axes, run.series(name), color_and_style, legend, panel.noisy)
     if panel.band is not None:
-        axes.axhspan(*panel.band, color="grey", alpha=0.2, label=f"blind: {panel.band[0]}-{panel.band[1]}")
+        axes.axhspan(*panel.band, color="grey", alpha=0.2, label=f"{blind}: {panel.band[0]}-{panel.band[1]}")
     if panel.level is not None:
-        axes.axhline(panel.level[0], color="grey", linestyle=":", label=panel.level[1])
-    axes.set_title(panel.title)
-    axes.set_xlabel("step")
+        axes.axhline(panel.level, color="grey", linestyle=":", label=blind)
+    axes.set_title(panel.zh if language == "zh" else panel.en)
+    axes.set_xlabel(STEP.of(language))
     axes.grid(alpha=0.3)
     if axes.get_legend_handles_labels()[1]:
         axes.legend(fontsize="small")
@@ -117,7 +141,9 @@ def running_mean(values: Sequence[float]) -> list[float] | None:
     return means
 
 
-def _draw_with_reference(axes: Axes, runs: Sequence[LoggedRun], labels: Sequence[str], unit: str) -> None:
+def _draw_with_reference(
+    runs: Sequence[LoggedRun], labels: Sequence[str], unit: str, language: Tongue, axes: Axes
+) -> None:
     """Draw the total loss over `unit`, epochs or steps (logarithmic), with the public curve.
 
     A run without facts.json has no line over epochs, because the length of its epochs is unknown.
@@ -135,11 +161,11 @@ def _draw_with_reference(axes: Axes, runs: Sequence[LoggedRun], labels: Sequence
     curve = [
         (max(step, unit != "epochs") / scale, loss) for step, loss in reference.curve()
     ]  # a logarithm has no step 0
-    axes.plot(*zip(*curve), color="black", linestyle="--", marker=".", label="public run: BLIText, batch 1024")
+    axes.plot(*zip(*curve), color="black", linestyle="--", marker=".", label=PUBLIC.of(language))
     middles = [(epoch + 0.5) * reference.STEPS_PER_EPOCH / scale for epoch in range(len(reference.EPOCH_MEANS))]
-    axes.plot(middles, reference.EPOCH_MEANS, "kx", markersize=5, label="means of its epochs")
-    axes.set_title(f"loss beside a public run, by {unit}")
-    axes.set_xlabel(unit)
+    axes.plot(middles, reference.EPOCH_MEANS, "kx", markersize=5, label=MEANS.of(language))
+    axes.set_title((BY_EPOCHS if unit == "epochs" else BY_STEPS).of(language))
+    axes.set_xlabel((EPOCHS if unit == "epochs" else STEP).of(language))
     if unit != "epochs":
         axes.set_xscale("log")
     axes.grid(alpha=0.3)

@@ -22,11 +22,13 @@ from vglm_train.config.metric_names import (
 from vglm_train.log import evidence
 from vglm_train.log.held_out import ERRORS, UNKNOWN, HeldOut, held_out
 from vglm_train.log.jsonl import Row
-from vglm_train.report.html import VerdictLine
+from vglm_train.log.tongues import NOTHING
 from vglm_train.report.runs import LoggedRun
+from vglm_train.report.sentence import Sentence
+from vglm_train.report.verdict_words import say
 
 MAIN: dict[VqaTask, str] = {"vqa": "accuracy", "report": "f1"}  # the score that is compared
-SHOWN = {MAJORITY: "always giving the commonest answer", SHUFFLED: "shown another picture", BLANK: "a grey one"}
+SHOWN = {MAJORITY: say("majority"), SHUFFLED: say("shuffled"), BLANK: say("blank")}
 WORSE = 0.02  # of a held-out loss, which is of the same pictures each time
 
 
@@ -36,29 +38,27 @@ def newest(run: LoggedRun, loss: str) -> tuple[int, list[HeldOut]]:
     return next(((step, scores) for step, scores in found if scores), (0, []))
 
 
-def image_use(run: LoggedRun) -> list[VerdictLine]:
+def image_use(run: LoggedRun) -> list[Sentence]:
     """Whether another image raises the loss of the reference, or makes answers worse, by the newest evaluation."""
     lines = [*_loss_gaps(run), *_answers(run)]
-    return lines or [VerdictLine("fact", "No evaluation shows yet whether the model uses its images.")]
+    return lines or [Sentence("fact", say("no_evaluation"))]
 
 
-def _loss_gaps(run: LoggedRun) -> Iterator[VerdictLine]:
+def _loss_gaps(run: LoggedRun) -> Iterator[Sentence]:
     for name in sorted(name for name in run.names() if name.endswith(f"_{LOSS_GAP}")):
         gap, low, high = (run.last(f"{name}{end}") for end in ("", "_low", "_high"))
         if gap is None:
             continue
         language = name.removeprefix(PREFIX).removesuffix(f"_{LOSS_GAP}")
-        text = f"Held-out, {language}: another image costs {gap:+.3f} nats a token"
+        text = say("gap", language=language, gap=gap)
         if low is None or high is None:
-            yield VerdictLine("fact", f"{text}, of too few pictures to tell whether the model uses its image.")
-        elif low > 0:
-            yield VerdictLine("ok", f"{text}, 95 % [{low:+.3f}, {high:+.3f}]: the model uses its image.")
-        else:
-            words = "this could be a model that does not use its image"
-            yield VerdictLine("fact", f"{text}, 95 % [{low:+.3f}, {high:+.3f}]: {words}.")
+            yield Sentence("fact", say("gap_too_few", text=text))
+            continue
+        text = say("gap_interval", text=text, low=low, high=high)
+        yield Sentence("ok", say("gap_used", text=text)) if low > 0 else Sentence("fact", say("gap_unused", text=text))
 
 
-def _answers(run: LoggedRun) -> Iterator[VerdictLine]:
+def _answers(run: LoggedRun) -> Iterator[Sentence]:
     """Each task's main score beside its baselines'."""
     for task, score in MAIN.items():
         value, questions = run.last(answer_metric(task, score)), run.last(answer_metric(task, QUESTIONS)) or UNKNOWN
@@ -69,26 +69,26 @@ def _answers(run: LoggedRun) -> Iterator[VerdictLine]:
             if other is None:
                 continue
             noise = ERRORS * math.hypot(_error(value, questions), _error(other, questions))
-            text = f"Held-out, {task}: {score} {value:.1f} %, {SHOWN[baseline]} {other:.1f} %"
+            text = say("answers", task=task, score=score, value=value, baseline=SHOWN[baseline], other=other)
             if value > other + noise:
-                yield VerdictLine("ok", f"{text}: above it.")
+                yield Sentence("ok", say("above", text=text))
+            elif value < other - noise:
+                yield Sentence("fact", say("below", text=text))
             else:
-                where = "below it" if value < other - noise else f"not told apart, with {noise:.1f} of noise"
-                yield VerdictLine("fact", f"{text}: {where}.")
+                yield Sentence("fact", say("not_apart", text=text, noise=noise))
 
 
-def shuffled_above_chance(run: LoggedRun) -> Iterator[VerdictLine]:
+def shuffled_above_chance(run: LoggedRun) -> Iterator[Sentence]:
     """Retrieval with the images exchanged, which must be at chance."""
     rows = ((step, row) for step, row in reversed(run.rows) if held_out("itm", row))
     step, row = next(rows, (0, Row()))
     for score in [*held_out("itc", row, SHUFFLED_IMAGES), *held_out("itm", row, SHUFFLED_IMAGES)]:
         if score.value > score.chance + 2 * score.noise:  # of several scores one is above its noise by chance
-            text = f"Held-out, step {step}, {score.language}: with the images exchanged {score.value:.1f} % are right"
-            reason = "captions fit several pictures, or the evaluation is broken"
-            yield VerdictLine("warn", f"{text}, by chance {score.chance:.1f}: {reason}.")
+            values = {"language": score.language, "value": score.value, "chance": score.chance}
+            yield Sentence("warn", say("shuffled_above", step=step, **values))
 
 
-def worse_than_best(run: LoggedRun) -> Iterator[VerdictLine]:
+def worse_than_best(run: LoggedRun) -> Iterator[Sentence]:
     """Held-out scores that were better at an earlier step."""
     for name, lower in _watched(run):
         steps, values = run.series(name)
@@ -97,10 +97,9 @@ def worse_than_best(run: LoggedRun) -> Iterator[VerdictLine]:
         best, now = min(values) if lower else max(values), values[-1]
         if (now - best if lower else best - now) > _noise(run, name, lower, best, now):
             step = steps[values.index(best)]
-            text = f"Held-out {name.removeprefix(PREFIX)} was {best:.4g} at step {step:.0f}, and is {now:.4g} now"
-            if _training_fell(run, step):
-                text += ", while the training loss fell: overfitting. checkpoint.best keeps the best step"
-            yield VerdictLine("warn", f"{text}.")
+            fell = say("overfitting") if _training_fell(run, step) else NOTHING
+            score = name.removeprefix(PREFIX)
+            yield Sentence("warn", say("worse", name=score, best=best, step=step, now=now, overfitting=fell))
 
 
 def _watched(run: LoggedRun) -> Iterator[tuple[str, bool]]:

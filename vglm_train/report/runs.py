@@ -1,7 +1,7 @@
 """Run folders as the report reads them, whether the run is complete, under way or was killed."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vglm_train.errors import UserError
@@ -38,6 +38,10 @@ class LoggedRun:
         """The newest finite value of a metric."""
         values = self.series(name)[1]
         return values[-1] if values else None
+
+    def until(self, step: int) -> "LoggedRun":
+        """As it was at a step."""
+        return replace(self, rows=[(at, row) for at, row in self.rows if at <= step])
 
     @property
     def last_step(self) -> int:

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from vglm_train.errors import UserError
+from vglm_train.files import is_locked
 from vglm_train.log.health import Health
 from vglm_train.log.health_words import Note
 from vglm_train.log.jsonl import METRICS, parse_row
@@ -105,8 +106,9 @@ class WatchedRun:
         except ProcessLookupError:
             return False
         except OSError:  # another person's
-            return True
-        return True
+            pass
+        # a process, or a thread, of today may have the number of one that has ended
+        return int(holder[1]) == os.getpid() or is_locked(self.folder / LOCK) is not False
 
     def _last_words(self) -> str:
         try:
@@ -131,6 +133,13 @@ class WatchedRun:
         begin = 0 if first is None else max(0, bisect_left(steps, first) - 1)
         end = len(values) if last is None else min(len(values), bisect_right(steps, last) + 1)
         return thin(np.array(steps[begin:end]), np.array(values[begin:end]), most)
+
+
+def notes_of(folder: Path) -> list[Note]:
+    """How the run in a folder is now."""
+    run = WatchedRun(folder, folder.name)
+    run.refresh()
+    return run.notes()
 
 
 def thin(steps: np.ndarray, values: np.ndarray, most: int) -> list[list[float]]:

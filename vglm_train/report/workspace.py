@@ -59,7 +59,7 @@ def _stage(stage: StageName) -> list[Any]:
     layout = ws.SectionLayoutSettings(columns=3, rows=2)
     return [
         ws.Section(
-            name=section.title,
+            name=section.en,
             panels=[each for panel in section.panels for each in _panel(panel)],
             is_open=True,
             layout_settings=layout,
@@ -77,9 +77,9 @@ def _panel(panel: panels.Panel) -> Iterator[Any]:
     areas = "stacked-area" if panel.kind == "areas" else None
     if any("{" in name for name in names):
         regex = f"^({'|'.join(map(pattern, names))})$"
-        yield wr.LinePlot(title=panel.title, x=panel.x, metric_regex=regex, plot_type=areas)
+        yield wr.LinePlot(title=panel.en, x=panel.x, metric_regex=regex, plot_type=areas)
     else:
-        yield wr.LinePlot(title=panel.title, x=panel.x, y=names, plot_type=areas)
+        yield wr.LinePlot(title=panel.en, x=panel.x, y=names, plot_type=areas)
 
 
 def _panels() -> Any:

@@ -72,14 +72,22 @@ def test_scores_stand_beside_their_baselines(bundle, tmp_path):
         "chance": {"en_i2t_r1": 2.5},
     }
     answers = {"bundle": str(bundle), "data": "q", "scores": {"model": {"f1": 80.0}, "majority": {"f1": 30.0}}}
+    part = {
+        "bundle": str(bundle), "data": "q.json", "protocol": "vqav2", "version": 1, "fingerprint": "0123456789ab",
+        "items": {"scored": 4, "official": 214354}, "scores": {"accuracy": 62.5},
+    }  # fmt: skip
+    answers["findings"] = {"says": {"en": ["Findings are keywords."], "zh": ["异常所见由关键词得出。"]}}
     other = {"bundle": "elsewhere", "data": "no", "scores": {"eval/r_mean": 99.0}}
-    for name, content in {"retrieval": retrieval, "vqa": answers, "other": other, "facts": [1]}.items():
+    for name, content in {"retrieval": retrieval, "vqa": answers, "vqav2": part, "other": other, "facts": [1]}.items():
         (bundle.parent / f"{name}.json").write_text(json.dumps(content), "utf-8")
     assert main(["card", str(bundle), "--out", str(tmp_path)]) == 0
     text = (tmp_path / "README.md").read_text("utf-8")
     assert "| `eval/en_i2t_r1` | 50 | 3 | 2.5 |" in text
     assert "| `eval/r_mean` | 41.26 |  |  |" in text
-    assert "| `f1` | 80 | 30 |" in text
+    assert "| `f1` | 80 | 30 |\n\nFindings are keywords.\n" in text
+    assert "| `f1` | 80 | 30 |\n\n异常所见由关键词得出。\n" in text
+    assert "`vqav2 1 (0123456789ab), 4 / 214,354` (`vqav2.json`)" in text
+    assert "| `accuracy` | 62.5 |" in text
     assert "other.json" not in text
     for file in bundle.parent.glob("*.json"):
         file.unlink()

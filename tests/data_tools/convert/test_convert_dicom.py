@@ -166,11 +166,13 @@ def test_a_wrong_option_says_what_there_is(option: str, value: str, tmp_path: Pa
 def test_broken_files_are_told_by_their_row(hospital: Path, tmp_path: Path, capsys: Any) -> None:
     (hospital / FOLDER / "IM0").write_bytes((hospital / FOLDER / "IM0").read_bytes()[:-100])
     (hospital / FOLDER / "IM1.dcm").unlink()
-    assert len(run(hospital, tmp_path / "out" / "r.jsonl")) == 10
+    (hospital / FOLDER / "IM2").unlink()
+    assert len(run(hospital, tmp_path / "out" / "r.jsonl")) == 9
     text = "".join(capsys.readouterr())
     assert "line 2: " in text
     assert "DICOM that is cut short" in text
     assert "line 3: the DICOM file that the row names" in text
+    assert "line 4: the DICOM file that the row names" in text
     assert [word for word in PLANTED if word in text] == []
 
 

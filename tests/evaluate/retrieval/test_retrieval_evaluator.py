@@ -12,7 +12,7 @@ from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import RetrievalEvaluator
-from vglm_train.evaluate.retrieval.scores import captioned, chance, recall
+from vglm_train.evaluate.retrieval.scores import captioned, chance, ranks, recall
 
 
 def evaluate(folder: Path, items: list[EvalItem], model: KnownModel | None = None, **changes) -> dict[str, float]:
@@ -50,7 +50,7 @@ def test_chance_is_what_a_random_ranking_gets() -> None:
     generator, found = torch.Generator().manual_seed(0), []
     for _ in range(3000):
         scores: Tensor = torch.rand(correct.shape, generator=generator)
-        found.append([*recall(scores, scores, correct).values()])
+        found.append([*recall(ranks(scores, scores, correct)).values()])
     means = torch.tensor(found).mean(0)
     assert list(chance(items, "en").values()) == pytest.approx(means.tolist(), abs=1.0)  # 3000 rankings: 0.3
     assert chance(items[:1], "en") == chance(items, "de") == {}

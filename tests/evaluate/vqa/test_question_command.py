@@ -85,6 +85,33 @@ def test_report(loaded, table, tmp_path):
         assert name in html
 
 
+def test_reports_by_a_table_of_ones_own(loaded, table, tmp_path):
+    """What the table is worth stands beside the scores, in both languages."""
+    own = tmp_path / "mine.yaml"
+    own.write_text("name: mine\nextends: chest\nfindings:\n  sized: {en: [cardiomegaly number]}\n")
+    report, lines, html = run_task(loaded, table, "--findings", str(own), task="report")
+    shipped, _, _ = run_task(loaded, table, task="report")
+    assert (report["findings"]["table"], shipped["findings"]["table"]) == ("mine", "chest")
+    assert report["findings"]["fingerprint"] != shipped["findings"]["fingerprint"]
+    assert report["findings"]["observations"]["sized"]["true"] == 6
+    assert shipped["findings"]["observations"]["cardiomegaly"]["true"] == 6
+    key = report["answers"][0]["key"]
+    assert report["findings"]["reports"][key]["truth"] == {"sized": ["present", None]}
+    assert shipped["findings"]["sentences"]["blind"]["zh"]["sentences"] == 75
+    for text in (
+        "table mine",
+        "CheXbert or RadGraph",
+        "须用 CheXbert 或 RadGraph",
+        "75 个中文句子",
+        "75 sentences (en)",
+    ):
+        assert text in html
+        assert any(text in line for line in lines)
+    own.write_text("name: mine\nfindings:\n  sized: 3\n")
+    with pytest.raises(UserError, match=r"mine.yaml:3: findings.sized: expected keys"):
+        run_task(loaded, table, "--findings", str(own), task="report")
+
+
 def test_the_commonest_answer_of_training(loaded, table, tmp_path):
     train = write_json(
         tmp_path / "train.json",

@@ -71,6 +71,7 @@ def both(model, prompts, **settings):
         "num_beams": decoding.beams,
         "length_penalty": decoding.length_penalty,
         "repetition_penalty": decoding.repetition_penalty,
+        "min_new_tokens": decoding.min_new,
         "eos_token_id": END,
         "pad_token_id": PAD,
         "do_sample": False,
@@ -94,6 +95,8 @@ def both(model, prompts, **settings):
         {"beams": 4, "length_penalty": 0.0},
         {"beams": 4, "length_penalty": 2.5},
         {"beams": 3, "repetition_penalty": 1.3},
+        {"min_new": 4},
+        {"beams": 3, "min_new": 4, "length_penalty": -1.0},
     ],
     ids=str,
 )

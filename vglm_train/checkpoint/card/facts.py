@@ -43,6 +43,7 @@ class ScoreTable:
     data: str
     baselines: tuple[str, ...]
     rows: tuple[tuple[str, tuple[float | None, ...]], ...]
+    findings: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())  # what those scores are worth: English, Chinese
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,14 +120,31 @@ def _scores(bundle: Path) -> Iterator[ScoreTable]:
         except (OSError, ValueError, KeyError, TypeError):
             continue
         if of_it and isinstance(scores, dict):
-            yield _of_answers(file, found) if MODEL in scores else _of_pictures(file, found)
+            kind = (
+                _of_protocol
+                if isinstance(found.get("items"), dict)
+                else _of_answers
+                if MODEL in scores
+                else _of_pictures
+            )
+            yield kind(file, found)
+
+
+def _of_protocol(file: Path, found: Mapping[str, Any]) -> ScoreTable:
+    """Its name with how many of the benchmark's rows were scored, since a part is not the benchmark's number."""
+    counts = found["items"]
+    named = f"{found['protocol']} {found['version']} ({found['fingerprint']})"
+    rows = tuple((name, (value,)) for name, value in found["scores"].items())
+    return ScoreTable(file.name, f"{named}, {counts['scored']:,} / {counts['official']:,}", (), rows)
 
 
 def _of_answers(file: Path, found: Mapping[str, Any]) -> ScoreTable:
     scores = found["scores"]
     systems = [name for name in BASELINES if name in scores]
     rows = tuple((name, tuple(scores[system].get(name) for system in (MODEL, *systems))) for name in scores[MODEL])
-    return ScoreTable(file.name, str(found.get("data")), tuple(systems), rows)
+    says = found.get("findings", {}).get("says", {})
+    worth = tuple(says.get("en", ())), tuple(says.get("zh", ()))
+    return ScoreTable(file.name, str(found.get("data")), tuple(systems), rows, worth)
 
 
 def _of_pictures(file: Path, found: Mapping[str, Any]) -> ScoreTable:

@@ -147,7 +147,8 @@ def _made(facts: BundleFacts, words: Words) -> str:
 def _scores(table: ScoreTable, words: Words) -> str:
     head = (*words.score_head, *(words.systems[name] for name in table.baselines))
     rows = [(f"`{name}`", *map(_score, values)) for name, values in table.rows]
-    return f"`{table.data}` (`{table.file}`)\n\n{_table(head, rows)}"
+    says = "".join(f"\n\n{line}" for line in table.findings[words is CHINESE])
+    return f"`{table.data}` (`{table.file}`)\n\n{_table(head, rows)}{says}"
 
 
 def _score(value: float | None) -> str:

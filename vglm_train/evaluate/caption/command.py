@@ -2,8 +2,7 @@
 
 import argparse
 import dataclasses
-from collections.abc import Iterator, Sequence
-from pathlib import Path
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -18,6 +17,7 @@ from vglm_train.config.metric_names import (
     LOSS_GAP,
     LOSS_GAP_HIGH,
     LOSS_GAP_LOW,
+    MEANING,
     SHUFFLED_LOSS,
     language_metric,
 )
@@ -44,11 +44,7 @@ EXAMPLES = 5
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the options of generating text, which the tasks vqa and report have too."""
-    parser.add_argument("--language-weights", help="the frozen language model's folder, where it has moved")
-    parser.add_argument("--base", type=Path, help="the bundle that a fine-tuning began with, where it has moved")
-    parser.add_argument(
-        "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="add what a fine-tuning trained"
-    )
+    options.add_model_arguments(parser)
     parser.add_argument("--beams", type=int, help="beam search of this width (default: the bundle's configuration)")
     parser.add_argument("--max-new", type=int, help="ids of a caption at most (default: the bundle's configuration)")
     options.add_arguments(parser)
@@ -63,7 +59,8 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     config = bundle.config
     decoding, languages = changed_decoding(config.evaluate.decoding, args), options.languages(config, args)
     source = Source(name="evaluation", shards=args.data)
-    data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=config.data.image.decoder)
+    size, decoder, most = config.model.vision.image_size, config.data.image.decoder, config.prompt.max_images
+    data = EvalSet([source], size, languages, args.images, decoder=decoder, pictures=most)
     items = list(Progress(len(data), "image", "read").over(data.items(args.workers)))
     if not items:
         raise UserError(f"{args.data}: no usable picture with a caption in {', '.join(languages)}.")
@@ -71,6 +68,8 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     evaluator = CaptionEvaluator(generator, items, languages, decoding, 0, ranks, args.batch, progress=True)
     result = evaluator.measure()
     report = {
+        "task": "caption",
+        "meaning": MEANING,
         "bundle": str(args.bundle),
         "data": str(args.data),
         "images": len(items),
@@ -82,7 +81,9 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
         "made_by": result.made_by,
         "notes": {language: list(notes) for language, notes in result.notes.items()},
         "captions": [
-            _row(language, items, caption) for language, captions in result.captions.items() for caption in captions
+            _row(language, items, caption, {name: values[number] for name, values in result.each[language].items()})
+            for language, captions in result.captions.items()
+            for number, caption in enumerate(captions)
         ],
     }
     return Result(report, [line for language in languages for line in _lines(language, items, result)])
@@ -102,16 +103,20 @@ def changed_decoding(configured: Decoding, args: argparse.Namespace) -> Decoding
         raise UserError(f"--{error.fields[0].replace('_', '-')} {error.reason}.") from error
 
 
-def _row(language: str, items: Sequence[EvalItem], caption: GeneratedCaption) -> dict[str, Any]:
-    """One caption in the report."""
+def _row(
+    language: str, items: Sequence[EvalItem], caption: GeneratedCaption, scores: Mapping[str, float]
+) -> dict[str, Any]:
+    """One caption in the report, with its own scores in per cent."""
     item = items[caption.item]
     return {
         "key": item.key,
+        "image_id": item.image_id,
         "language": language,
         "references": list(item.captions[language]),
         "output": caption.output,
         "loss": caption.loss,
         "shuffled_loss": caption.shuffled_loss,
+        "scores": dict(scores),
     }
 
 

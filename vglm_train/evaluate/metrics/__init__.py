@@ -1,7 +1,7 @@
 """Scorers of texts and answers, without a model.
 
 `english` and `chinese` compare captions and reports with references, by the usual libraries, which are an extra of the
-package. `answers`, `vqav2` and `findings` score answers to questions. `bootstrap` gives the intervals. The names of
+package. `answers` and `vqav2` score answers to questions. `bootstrap` gives the intervals. The names of
 metrics are built in `vglm_train/config/metric_names.py`.
 """
 

@@ -8,7 +8,7 @@ import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.config.data import Source
-from vglm_train.config.metric_names import ITM_ACCURACY, RECALLS, RERANK, SHUFFLED_IMAGES, language_metric
+from vglm_train.config.metric_names import ITM_ACCURACY, MEANING, RECALLS, RERANK, SHUFFLED_IMAGES, language_metric
 from vglm_train.config.run import RerankScore
 from vglm_train.data.eval_captions import EvalItem, EvalSet
 from vglm_train.distributed import Ranks
@@ -45,9 +45,12 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     autocast = device.type == "cuda" and config.engine.precision == "bf16"
     embedder = Embedder(bundle.model, bundle.text, device, autocast, progress=True)
     ranks = Ranks(device=device)
-    scores, _ = RetrievalEvaluator(embedder, items, languages, args.rerank, 0, ranks, args.rerank_score)()
+    result = RetrievalEvaluator(embedder, items, languages, args.rerank, 0, ranks, args.rerank_score).measure()
+    scores = result.scores
     by_chance = {f"{lang}_{name}": value for lang in languages for name, value in chance(items, lang).items()}
     report = {
+        "task": "retrieval",
+        "meaning": MEANING,
         "bundle": str(args.bundle),
         "data": str(args.data),
         "images": len(items),
@@ -56,6 +59,7 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
         "rerank_score": args.rerank_score,
         "scores": scores,
         "chance": by_chance,
+        "queries": [row for lang, outcomes in result.outcomes.items() for row in outcomes.rows(lang, items)],
     }
     lines = [line for lang in languages for line in _lines(lang, items, scores, by_chance)]
     return Result(report, lines)

@@ -29,7 +29,8 @@ from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
-from vglm_train.evaluate.retrieval.scores import captioned, recall, similarities
+from vglm_train.evaluate.retrieval.outcomes import Outcomes
+from vglm_train.evaluate.retrieval.scores import captioned, ranks, recall, similarities
 from vglm_train.model.alignment import Alignment
 from vglm_train.progress import Progress
 from vglm_train.prompt.qformer_text import QFormerTokenizer
@@ -129,6 +130,15 @@ class _Own:
 
 
 @dataclass(frozen=True, slots=True)
+class RetrievalResult:
+    """Scores, what came of each query by language, and rows of examples."""
+
+    scores: dict[str, float]
+    outcomes: dict[str, Outcomes]
+    rows: list[list[Image.Image | str | float]]
+
+
+@dataclass(frozen=True, slots=True)
 class RetrievalEvaluator:
     """Scores held-out `items`. The ranks share the images, and every rank gets the same result.
 
@@ -160,6 +170,11 @@ class RetrievalEvaluator:
 
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
         """(scores, one table of examples)."""
+        result = self.measure()
+        return result.scores, [ImageTable("retrieval", COLUMNS, result.rows)] if result.rows else []
+
+    def measure(self) -> RetrievalResult:
+        """Scores, and what came of each query."""
         with self.ranks.together():
             mine = list(range(self.ranks.rank, len(self.items), self.ranks.world))
             pixels = [self.items[index].pixels for index in mine]
@@ -168,37 +183,39 @@ class RetrievalEvaluator:
         parts = [part for part in self.ranks.gather_objects((mine, features.cpu())) if part[0]]
         order = torch.tensor([index for indices, _ in parts for index in indices]).argsort()  # as the items stand
         images = torch.cat([part for _, part in parts])[order].to(self.embedder.device)
-        scores: dict[str, float] = {}
-        recalls: list[float] = []
-        rows: list[list[Image.Image | str | float]] = []
+        result, recalls = RetrievalResult({}, {}, []), []
         for name in self.languages:
             if indices := captioned(self.items, name):
-                found, examples = self._language(name, indices, images[indices], own)
-                scores |= {language_metric(name, metric): value for metric, value in found.items()}
+                found, result.outcomes[name], examples = self._language(name, indices, images[indices], own)
+                result.scores.update({language_metric(name, metric): value for metric, value in found.items()})
                 recalls += [found[metric] for metric in RECALLS]
-                rows += examples
-        scores[MEAN_RECALL] = sum(recalls) / len(recalls)
-        return scores, [ImageTable("retrieval", COLUMNS, rows)] if rows else []
+                result.rows.extend(examples)
+        result.scores[MEAN_RECALL] = sum(recalls) / len(recalls)
+        return result
 
     def _language(
         self, name: str, indices: list[int], images: Tensor, own: _Own
-    ) -> tuple[dict[str, float], list[list[Image.Image | str | float]]]:
-        """(scores of one language, rows of examples). `images` [n,q,e]: of the items with `indices`."""
+    ) -> tuple[dict[str, float], Outcomes, list[list[Image.Image | str | float]]]:
+        """(scores of one language, what came of each query, rows of examples). `images` [n,q,e]: of `indices`."""
         with self.ranks.together():
             language = self._read(name, indices, images)
             similarity, correct = language.similarity, language.correct
-            scores = recall(similarity, similarity, correct)
+            found = {"": ranks(similarity, similarity, correct)}
             shifted = similarity[[self._of_another_picture(language, n, -1) for n in range(len(indices))]]
-            scores |= {SHUFFLED_IMAGES + name: value for name, value in recall(shifted, shifted, correct).items()}
+            shuffled = recall(ranks(shifted, shifted, correct))
             reranked = self._match_candidates(own, language) if self.rerank else None
             matched = self._count_matches(own, language)
         if reranked is not None:
             by_image, by_text = self._rerank(reranked, language)
-            scores |= {RERANK + name: value for name, value in recall(by_image, by_text, correct).items()}
-        right, shuffled, pairs = self.ranks.all_sum(matched).tolist()
-        scores |= {ITM_ACCURACY: 100 * right / pairs, SHUFFLED_IMAGES + ITM_ACCURACY: 100 * shuffled / pairs}
+            found[RERANK] = ranks(by_image, by_text, correct)
+        scores = {variant + name: value for variant, each in found.items() for name, value in recall(each).items()}
+        scores |= {SHUFFLED_IMAGES + name: value for name, value in shuffled.items()}
+        matches = dict(pair for of_rank in self.ranks.gather_objects(matched) for pair in of_rank)
+        right, wrong = (sum(each) for each in zip(*matches.values()))
+        scores |= {ITM_ACCURACY: 50 * right / len(matches), SHUFFLED_IMAGES + ITM_ACCURACY: 50 * wrong / len(matches)}
         scores[IMAGES] = float(len(indices))
-        return scores, self._examples(language)
+        outcomes = Outcomes(indices, language.owners.tolist(), language.captions, found, matches)
+        return scores, outcomes, self._examples(language)
 
     def _read(self, name: str, indices: list[int], images: Tensor) -> _Language:
         pairs = [(text, n) for n, index in enumerate(indices) for text in self.items[index].captions[name]]
@@ -237,8 +254,8 @@ class RetrievalEvaluator:
         scores, last = self.ranks.all_sum(scores) + language.similarity, LAST + language.similarity
         return scores.where(by_image, last), scores.where(by_text, last)
 
-    def _count_matches(self, own: _Own, language: _Language) -> Tensor:
-        """[3]: right answers of ITM, right ones with the images shuffled, pairs; of this rank's images.
+    def _count_matches(self, own: _Own, language: _Language) -> list[tuple[int, tuple[int, int]]]:
+        """(position, (right answers of ITM, right ones with images shuffled), of two) of each of this rank's images.
 
         There are as many matched as mismatched pairs; these have a text of the image half the set away, or the next one
         of another picture. In the shuffled variant each pair has a neighbour's image. Then no pair matches, and
@@ -253,9 +270,9 @@ class RetrievalEvaluator:
         ids, mask, _ = language.texts
         log_odds = self.embedder.match(own.raw, rows.repeat_interleave(3), ids[texts], mask[texts])
         predicted = (log_odds > 0).view(-1, 3)  # match or not: with the own text, the far one, the near one
-        matched, of_far, of_near = predicted.double().sum(0).unbind()
-        count = torch.full_like(matched, len(predicted))
-        return torch.stack([matched + count - of_far, of_near + count - of_far, 2 * count])
+        matched, of_far, of_near = predicted.int().unbind(1)
+        right, shuffled = (matched + 1 - of_far).tolist(), (of_near + 1 - of_far).tolist()
+        return list(zip(positions.tolist(), zip(right, shuffled)))
 
     def _of_another_picture(self, language: _Language, position: int, away: int) -> int:
         """The first position that far from `position`, or beyond it, whose picture is another one."""

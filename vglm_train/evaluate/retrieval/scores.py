@@ -1,7 +1,7 @@
 """Recalls of a ranking, and of a random one. n images, m texts of one language."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -24,18 +24,28 @@ def similarities(images: Tensor, texts: Tensor, chunk: int = 256) -> Tensor:
     return torch.cat([torch.einsum("nqe,me->nqm", part, texts).amax(1) for part in images.split(chunk)])
 
 
-def recall(by_image: Tensor, by_text: Tensor, correct: Tensor) -> dict[str, float]:
-    """i2t_r1 ... t2i_r10 in per cent. All arguments are [n,m]; each direction ranks by its own scores.
+def ranks(by_image: Tensor, by_text: Tensor, correct: Tensor) -> dict[str, list[int]]:
+    """Direction -> the rank of each query's first right candidate, from 1; 0 where none is among the best ten.
 
-    A query with a score that is not finite finds nothing.
+    All arguments are [n,m]; each direction ranks by its own scores. A query with a score that is not finite finds
+    nothing.
     """
     found = {}
     for name, scores, hits in (("i2t", by_image, correct), ("t2i", by_text.T, correct.T)):
-        ranked = scores.isfinite().all(1)
-        for k in RECALL_AT:
-            best = scores.topk(min(k, scores.shape[1]), dim=1).indices
-            found[f"{name}_r{k}"] = 100 * (hits.gather(1, best).any(1) & ranked).double().mean().item()
+        best = scores.topk(min(max(RECALL_AT), scores.shape[1]), dim=1).indices
+        right = hits.gather(1, best) & scores.isfinite().all(1, keepdim=True)
+        first = torch.where(right.any(1), right.double().argmax(1) + 1, 0)
+        found[name] = first.tolist()
     return found
+
+
+def recall(found: Mapping[str, Sequence[int]]) -> dict[str, float]:
+    """i2t_r1 ... t2i_r10 in per cent, of `ranks`."""
+    return {
+        f"{name}_r{k}": 100 * sum(0 < rank <= k for rank in each) / len(each)
+        for name, each in found.items()
+        for k in RECALL_AT
+    }
 
 
 def chance(items: Sequence[EvalItem], language: str) -> dict[str, float]:

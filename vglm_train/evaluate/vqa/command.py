@@ -4,21 +4,27 @@ import argparse
 import dataclasses
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
-from vglm_train.config.metric_names import BASELINES, MODEL, VqaTask
+from vglm_train.config.metric_names import BASELINES, MEANING, MODEL, VqaTask
 from vglm_train.data.eval_questions import EvalQuestion, QuestionSet
 from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate import options
 from vglm_train.evaluate.caption import command
+from vglm_train.evaluate.findings import quality
+from vglm_train.evaluate.findings.label import label
+from vglm_train.evaluate.findings.scores import count_findings
+from vglm_train.evaluate.findings.table import FindingsTable, read_table, shipped_table
 from vglm_train.evaluate.metrics import missing
 from vglm_train.evaluate.metrics.bootstrap import RESAMPLES
 from vglm_train.evaluate.result import Result
+from vglm_train.evaluate.vqa import blind
 from vglm_train.evaluate.vqa.evaluator import VqaEvaluator, VqaResult
 from vglm_train.evaluate.vqa.generate import AnswerGenerator
 from vglm_train.evaluate.vqa.intervals import SubsetScores, score_subset, subsets_by_type
@@ -63,28 +69,38 @@ class VqaCommand:
             "--subset", action="append", default=[], nargs=2, metavar=("NAME", "WHICH"),
             help="score these apart as well, as --only names them",
         )  # fmt: skip
+        if self.task == "report":
+            help = "table of findings and the words that say them (default: the shipped one, chest.yaml)"
+            parser.add_argument("--findings", type=Path, metavar="FILE", help=help)
+        parser.add_argument(
+            "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
+        )
+        parser.add_argument("--blind-questions", type=int, metavar="N", help=f"how many (default {blind.COUNT})")
 
     def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
         """Evaluate `bundle` on `args.data`. UserError for missing libraries, wrong options or no question to ask."""
         if self.task == "report" and (error := missing()) is not None:
             raise error
+        table = self._findings(args)
+        count = _blind_count(args)
         decoding = command.changed_decoding(bundle.config.evaluate.decoding, args)
         generator = options.build_generator(bundle, args, device)
         data = self._questions(bundle, args.data, args, "--source", args.images)
         items, readable = select_questions(data, self.task, args)
         named = {name: match_questions(items, which, f"--subset {name}") for name, which in args.subset}
+        reading = blind.read_questions(items, count, data.pictures) if count else None  # before what takes long
         train = None if args.train is None else self._questions(bundle, args.train, args, "--train-source")
         majority = self._majority(args.train, train, items)
         leaks = [] if train is None else _leaks(train, data)
         ranks = Ranks(device=device)
         answer_generator = AnswerGenerator(generator, items, decoding, ranks, args.batch, True, readable)
-        result = VqaEvaluator(self.task, answer_generator, majority, java=True).measure()
+        result = VqaEvaluator(self.task, answer_generator, majority, java=True, findings=table).measure()
         indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
         subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
-        verdict = [*leaks, *(line for subset in subsets for line in assess_scores(self.task, subset))]
-        if self.task == "report":
-            verdict += assess_reports(result.scores[MODEL])
+        verdict = [*leaks, *self._assess(subsets, result)]
         report = {
+            "task": self.task,
+            "meaning": MEANING,
             "bundle": str(args.bundle),
             "adapters": list(args.adapter),
             "data": str(args.data),
@@ -97,10 +113,27 @@ class VqaCommand:
             "exclude": args.exclude,
             "majority": majority.source,
             **_measurements(items, result, subsets, verdict),
+            **({} if table is None else {"findings": _describe_findings(table, items, result)}),
         }
         title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
-        page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS)
-        return Result(report, [f"asked: {selection}", *_lines(result, subsets, verdict)], render_page(page))
+        page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS, table)
+        lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
+        if table is not None:
+            lines += [*quality.lines(table), *quality.lines(table, chinese=True)]
+        made = Result(report, lines, render_page(page))
+        return made if reading is None else _with_blind(made, page, reading, f"{self.task}-{Path(args.data).stem}")
+
+    def _findings(self, args: argparse.Namespace) -> FindingsTable | None:
+        """The table that reports are scored by. UserError for a wrong one."""
+        if self.task != "report":
+            return None
+        return shipped_table() if args.findings is None else read_table(args.findings)
+
+    def _assess(self, subsets: Sequence[SubsetScores], result: VqaResult) -> Iterator[VerdictLine]:
+        for subset in subsets:
+            yield from assess_scores(self.task, subset)
+        if self.task == "report":
+            yield from assess_reports(result.scores[MODEL])
 
     def _questions(
         self, bundle: Bundle, path: str, args: argparse.Namespace, option: str, limit: int | None = None
@@ -124,10 +157,42 @@ class VqaCommand:
         return MajorityBaseline.count(questions, f"{path}, {len(questions)} questions")
 
 
+def _blind_count(args: argparse.Namespace) -> int:
+    """How many questions a person answers first; 0 without --blind. UserError for a wrong --blind-questions."""
+    if args.blind_questions is None:
+        return blind.COUNT if args.blind else 0
+    if not args.blind:
+        raise UserError(f"--blind-questions {args.blind_questions}: is of --blind; give both.")
+    if args.blind_questions < 1:
+        raise UserError(f"--blind-questions must be 1 or more, found {args.blind_questions}.")
+    return int(args.blind_questions)
+
+
+def _with_blind(made: Result, page: PageData, reading: blind.Reading, name: str) -> Result:
+    asking = blind.render_blind(page, reading, name)
+    return dataclasses.replace(made, lines=[*made.lines, asking.description], blind=asking.html)
+
+
 def _leaks(train: QuestionSet, data: QuestionSet) -> list[VerdictLine]:
     """What the tables of both share, which makes scores too good."""
     sides = side(train.shards), side(data.shards)
     return [VerdictLine("warn", text) for text in find_leaks(*sides).lines("--data")] if all(sides) else []
+
+
+def _describe_findings(table: FindingsTable, items: Sequence[EvalQuestion], result: VqaResult) -> dict[str, Any]:
+    """What the table is worth, and its findings one by one in the model's reports."""
+    truths = [" ".join(item.answers) for item in items]
+    outputs = result.outputs[MODEL]
+    each = {
+        item.key: {"truth": _mentions(truth, table), "output": _mentions(output, table)}
+        for item, truth, output in zip(items, truths, outputs)
+    }
+    return {**quality.describe(table), "observations": count_findings(truths, outputs, table), "reports": each}
+
+
+def _mentions(text: str, table: FindingsTable) -> dict[str, list[str | None]]:
+    """Finding -> [state, side]."""
+    return {name: list(mention) for name, mention in label(text, table).items()}
 
 
 def _measurements(
@@ -155,6 +220,8 @@ def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict[str
         yield {
             "key": item.key,
             "picture": item.picture,
+            "image_id": item.image_id,
+            "language": item.dialogue.language,
             "question": item.dialogue.question,
             "kind": item.kind,
             "type": item.type,
@@ -162,6 +229,7 @@ def _rows(items: Sequence[EvalQuestion], result: VqaResult) -> Iterator[dict[str
             "answers": list(item.answers),
             "outputs": {system: texts[index] for system, texts in result.outputs.items()},
             "marks": {name: points / maximum for name, (points, maximum) in scores if maximum},
+            "points": {name: list(each) for name, each in scores if each[1]},  # and the most there could be
         }
 
 

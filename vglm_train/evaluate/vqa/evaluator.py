@@ -24,6 +24,7 @@ from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
+from vglm_train.evaluate.findings.table import FindingsTable
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
@@ -63,6 +64,7 @@ class VqaEvaluator:
     examples: int = 0  # answers in the table of examples
     conditions: Sequence[str] = CONDITIONS  # which images the model is shown; each one asks all questions again
     java: bool = False  # METEOR and the PTB tokenizer, which take 10 seconds and more for each condition
+    findings: FindingsTable | None = None  # by which reports are scored; None: the shipped one
     logged_notes: set[str] = field(default_factory=set)
 
     def __call__(self) -> tuple[dict[str, float], list[ImageTable]]:
@@ -102,7 +104,8 @@ class VqaEvaluator:
         outputs = self.answer_generator.outputs(self.conditions)
         outputs[MAJORITY] = [self.majority.answer(item) for item in items]
         answer_scores = {
-            system: [score_answer(*row) for row in zip(items, texts, options)] for system, texts in outputs.items()
+            system: [score_answer(*row, self.findings) for row in zip(items, texts, options)]
+            for system, texts in outputs.items()
         }
         result = VqaResult(outputs, answer_scores, {}, {}, {})
         for system, texts in outputs.items():

@@ -16,7 +16,7 @@ from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.generator import Generator
+from vglm_train.evaluate.generator import Generator, as_many
 from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import Dialogue
 
@@ -56,14 +56,11 @@ class AnswerGenerator:
 
     def _check_positions(self, prompt_lengths: Sequence[int]) -> None:
         """UserError if the language model has too few positions for a question, its images and its answer."""
-        template, new = self.generator.template, self.decoding.max_new
-        lengths = [
-            length + len(item.pixels) * template.image_length for length, item in zip(prompt_lengths, self.items)
-        ]
+        image_length = self.generator.template.image_length
+        lengths = [length + len(item.pixels) * image_length for length, item in zip(prompt_lengths, self.items)]
         longest = max(lengths, default=0)
         try:
-            needed = max(longest, new + 1) if template.separate_answer else longest + new
-            self.generator.model.language.check_length(needed)
+            self.generator.check_positions(longest, self.decoding.max_new)
         except UserError as error:
             key = self.items[lengths.index(longest)].key
             raise UserError(f"{key}: {error} Or leave it out (evaluate: --max-new, --exclude).") from error
@@ -90,7 +87,7 @@ class AnswerGenerator:
         if others is None:
             return None
         return [
-            (self._dialogue(item), _as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
+            (self._dialogue(item), as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
         ]
 
     def _dialogue(self, item: EvalQuestion) -> Dialogue:
@@ -157,11 +154,6 @@ def shuffle_images(items: Sequence[EvalQuestion], pool: Sequence[EvalQuestion] =
 def _most_images_last(item: EvalQuestion) -> tuple[int, str, int]:
     """Sort key for items with the same first image, whatever their rows: the last one shows most images."""
     return len(item.pixels), item.group or "", content_id(item.pixels[1:].contiguous().numpy().tobytes())
-
-
-def _as_many(pixels: Tensor, count: int) -> Tensor:
-    """Another item's images, repeated or cut to `count`."""
-    return pixels if len(pixels) == count else pixels[torch.arange(count) % len(pixels)]
 
 
 def _split(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

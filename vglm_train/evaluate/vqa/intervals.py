@@ -11,7 +11,7 @@ import numpy as np
 
 from vglm_train.config.metric_names import BASELINES, MODEL
 from vglm_train.data.eval_questions import EvalQuestion
-from vglm_train.evaluate.metrics.bootstrap import interval, interval_at_an_end, resampled_ratios
+from vglm_train.evaluate.metrics.bootstrap import difference_ends, resampled_ratios, share_ends
 from vglm_train.evaluate.vqa.scores import AnswerScores
 
 
@@ -52,7 +52,7 @@ def score_subset(
     pairs = np.array(
         [[answer_scores[system][index].get(metric, (0.0, 0.0)) for metric, system in columns] for index in indices]
     ).reshape(len(indices), len(columns), 2)
-    clusters = [_cluster(items[index]) for index in indices]
+    clusters = [cluster_of(items[index]) for index in indices]
     cluster_ids = np.array([hash(cluster) for cluster in clusters])
     samples = 100 * resampled_ratios(pairs[..., 0], pairs[..., 1], clusters)
     sums = pairs.sum(0)
@@ -63,35 +63,17 @@ def score_subset(
             value = 100 * float(sums[number, 0] / sums[number, 1])
             counted = len(np.unique(cluster_ids[pairs[:, number, 1] > 0]))
             resampled[metric, system] = samples[:, number], value, counted
-            ends = _ends(value, samples[:, number], counted)
+            ends = share_ends(value, samples[:, number], counted)
             subset.scores.setdefault(metric, {})[system] = Score(value, *ends)
     for (metric, system), (of_baseline, value, counted) in resampled.items():
         if system in BASELINES and (metric, MODEL) in resampled:
             of_model, score, _ = resampled[metric, MODEL]
-            gain = Score(score - value, *_gain_ends(score - value, of_model - of_baseline, counted))
+            gain = Score(score - value, *difference_ends(score - value, of_model - of_baseline, counted))
             subset.gains.setdefault(metric, {})[system] = gain
     return subset
 
 
-def _ends(value: float, samples: np.ndarray, clusters: int) -> tuple[float, float] | tuple[()]:
-    """The ends of the 95 % interval, in per cent."""
-    if value not in (0.0, 100.0):
-        return interval(samples) if clusters > 1 else ()
-    low, high = interval_at_an_end(value / 100, clusters)
-    return 100 * low, 100 * high
-
-
-def _gain_ends(gain: float, samples: np.ndarray, clusters: int) -> tuple[float, float] | tuple[()]:
-    """The ends of a difference; of one that is the same in every cluster, with the doubt about the next cluster."""
-    if clusters < 2:
-        return ()
-    if gain == 0 or np.nanmax(samples) - np.nanmin(samples) > 1e-9:
-        return interval(samples)
-    low, _ = interval_at_an_end(1.0, clusters)
-    return (low * gain, gain) if gain > 0 else (gain, low * gain)
-
-
-def _cluster(item: EvalQuestion) -> tuple[Any, ...]:
+def cluster_of(item: EvalQuestion) -> tuple[Any, ...]:
     """What is resampled together: questions about one patient, or else about one image, are not independent."""
     return ("image", item.image_id) if item.group is None else ("group", item.group)
 

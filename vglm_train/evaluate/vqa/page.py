@@ -8,6 +8,8 @@ from vglm_train.config.metric_names import ANSWER_SCORES, BLANK, MAJORITY, MODEL
 from vglm_train.data.eval_choice import hash_of
 from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.evaluate.base import to_pil
+from vglm_train.evaluate.findings import quality
+from vglm_train.evaluate.findings.table import FindingsTable
 from vglm_train.evaluate.vqa.evaluator import VqaResult
 from vglm_train.evaluate.vqa.intervals import Score, SubsetScores
 from vglm_train.evaluate.vqa.verdict import MAIN_SCORE, format_gain
@@ -31,6 +33,7 @@ class PageData:
     selection: str  # which questions were asked
     majority_source: str  # where the commonest answers are from
     intervals: str  # how the intervals were computed
+    findings: FindingsTable | None = None  # by which reports were scored
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,12 +57,19 @@ class Cases:
 
 def render_page(data: PageData) -> str:
     """HTML of the whole page, which loads nothing."""
+    return html.document(data.title, render_parts(data))
+
+
+def render_parts(data: PageData) -> list[str]:
+    """HTML of the parts of its body."""
     result = data.result
     parts = [f"<h1>{escape(data.title)}</h1><h2>Can it be trusted?</h2>{html.verdict(data.verdict)}"]
     small = f"Asked: {data.selection}. Commonest answers: {data.majority_source}. {data.intervals}."
     parts.append(f"<p><small>{escape(small)}</small></p>")
     parts += [_subset(subset) for subset in data.subsets]
     parts.append(_corpus_scores(data))
+    if data.findings is not None:
+        parts.append(quality.section(data.findings))
     parts += [render_cases(cases, data.items, result) for cases in choose_cases(data.task, data.items, result)]
     parts += [
         f"<p><small>{escape(language)}, {escape(name)}: {escape(tool)}</small></p>"
@@ -67,7 +77,7 @@ def render_page(data: PageData) -> str:
         for name, tool in made_by.items()
     ]
     parts += [f"<p>{escape(note)}</p>" for notes in result.notes.values() for note in notes]
-    return html.document(data.title, parts)
+    return parts
 
 
 def _subset(subset: SubsetScores) -> str:

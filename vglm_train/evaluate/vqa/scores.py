@@ -5,6 +5,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vglm_train.data.eval_questions import EvalQuestion
+from vglm_train.evaluate.findings.scores import score_findings
+from vglm_train.evaluate.findings.table import FindingsTable, shipped_table
 from vglm_train.evaluate.metrics import vqav2
 from vglm_train.evaluate.metrics.answers import (
     closed,
@@ -15,24 +17,25 @@ from vglm_train.evaluate.metrics.answers import (
     question_options,
     truth_polarity,
 )
-from vglm_train.evaluate.metrics.findings import findings, is_normal
 
 AnswerScores = dict[str, tuple[float, float]]  # metric -> (points, maximum)
 
 _LETTER = re.compile(r"\(?([A-Za-z0-9])[.):、．：]?")
 
 
-def score_answer(item: EvalQuestion, output: str, options: Sequence[str] = ()) -> AnswerScores:
+def score_answer(
+    item: EvalQuestion, output: str, options: Sequence[str] = (), table: FindingsTable | None = None
+) -> AnswerScores:
     """Scores of one answer; a metric that does not apply to the item is left out.
 
     closed: strict scoring of closed questions, whose choices are `options`; where the question letters its choices, a
     letter alone is its choice. exact, recall, f1: open questions, by
     words, the best over the true answers. accuracy: closed or exact, whichever the question is. v2: VQAv2's, for items
-    with ten people's answers. Reports: recall and f1, finding_recall (of the true abnormal findings, those stated),
-    finding_precision (the reverse), normal (states no finding), normal_truth (so does the true report).
+    with ten people's answers. Reports: recall and f1, and what `findings.scores` says of them by the findings `table`,
+    the shipped one if None.
     """
     if item.kind == "report":
-        return _report(item, output)
+        return _overlap(item, output) | score_findings(" ".join(item.answers), output, table or shipped_table())
     scores: AnswerScores = {}
     if item.kind == "closed":
         answer = _spelled_out(item, output)
@@ -55,18 +58,6 @@ def _spelled_out(item: EvalQuestion, output: str) -> str:
 def _overlap(item: EvalQuestion, output: str) -> AnswerScores:
     recall, f1 = zip(*(overlap(output, truth) for truth in item.answers))
     return {"recall": (max(recall), 1.0), "f1": (max(f1), 1.0)}
-
-
-def _report(item: EvalQuestion, output: str) -> AnswerScores:
-    truth, stated = findings(" ".join(item.answers)), findings(output)
-    shared = float(len(truth & stated))
-    return {
-        **_overlap(item, output),
-        "finding_recall": (shared, float(len(truth))),
-        "finding_precision": (shared, float(len(stated))),
-        "normal": (float(is_normal(output)), 1.0),
-        "normal_truth": (float(not truth), 1.0),
-    }
 
 
 def closed_options(items: Sequence[EvalQuestion]) -> list[list[str]]:

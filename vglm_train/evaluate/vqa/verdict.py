@@ -52,7 +52,7 @@ def assess_reports(scores: Mapping[str, float]) -> Iterator[VerdictLine]:
         right = (
             f", and {precision:.0f} % of what it states is true" if precision is not None else ", and it states none"
         )
-        text = f"it states {recall:.0f} % of the abnormal findings{right}"
+        text = f"by keywords, it states {recall:.0f} % of the abnormal findings{right}"
         yield VerdictLine("warn" if recall < MIN_FINDING_RECALL else "ok", text)
 
 

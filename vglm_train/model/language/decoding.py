@@ -75,6 +75,8 @@ def _generate_one(decoder: Decoder, decoding: Decoding, end_id: int, pad_id: int
         if number:
             logits = decoder.step(ids[:, -1]).float()
         logits = penalise_repetition(logits, ids, decoding.repetition_penalty)
+        if number < decoding.min_new:
+            logits = _without(logits, end_id)
         draw = float(torch.rand((), generator=generator, dtype=torch.float64)) if decoding.sample else None
         newest = logits.argmax(-1) if draw is None else sample(logits, decoding, draw)
         newest = newest.masked_fill(ended, pad_id)
@@ -181,6 +183,8 @@ class BeamSearch:
         b, k = scores.shape
         generated = running[:, :, :number].flatten(0, 1)
         step = penalise_repetition(F.log_softmax(logits, -1), generated, self.decoding.repetition_penalty)
+        if number < self.decoding.min_new:
+            step = _without(step, self.end_id)
         total = (step.view(b, k, -1) + scores[..., None]).flatten(1)  # [b,k*v]
         totals, index = total.topk(2 * k)
         parents, ids = index // logits.shape[-1], index % logits.shape[-1]
@@ -197,6 +201,11 @@ class BeamSearch:
         lengths = torch.cat((self.lengths, ended * length), 1)
         self.lengths = lengths.gather(1, chosen)
         self.answers = _pick(torch.cat((self.answers, candidates), 1), chosen)
+
+
+def _without(scores: Tensor, end_id: int) -> Tensor:
+    """Scores [r,v] by which no answer ends, as transformers' `min_new_tokens`."""
+    return scores.index_fill(1, torch.tensor([end_id], device=scores.device), -torch.inf)
 
 
 def _pick(sequences: Tensor, rows: Tensor) -> Tensor:

@@ -5,7 +5,7 @@ const $ = id => document.getElementById(id);
 const page = {
   runs: [], chosen: null, colors: new Map(), range: null, data: null, drawn: "", charts: new Map(), steps: new Map(),
   language: localStorage.getItem("language") || (navigator.language.startsWith("zh") ? "zh" : "en"),
-  theme: localStorage.getItem("theme") || "auto", details: new Map(), verdicts: new Map(),
+  theme: localStorage.getItem("theme") || "auto", details: new Map(), verdicts: new Map(), sections: new Map(),
 };
 const word = name => WORDS[page.language][name];
 
@@ -41,7 +41,8 @@ function drawHealth() {
     card.append(make("h3", { textContent: run.name }), make("p", { className: "line", textContent: run.line[page.language] }));
     const notes = (page.details.get(run.id)?.notes ?? []).filter(note =>
       (note.kind !== "fact" || ["stopped", "no_row"].includes(note.code)) && note[page.language].slice(1).some(Boolean));
-    for (const note of notes) {
+    const useful = notes.filter(note => note.code !== "complete" || !notes.some(each => each.kind === "bad"));
+    for (const note of useful) {
       const [short, means, toTry] = note[page.language];
       const text = make("p", { className: "note " + note.kind });
       if (notes.length > 1) text.append(make("b", { textContent: short }), means ? " — " : "");
@@ -128,19 +129,42 @@ function drawCurves() {
   const dark = getComputedStyle(document.documentElement).getPropertyValue("--ink");
   const look = { language: page.language, stepWord: word("step"), blindWord: word("blind"), dark };
   const waiting = [];
-  for (const panel of page.data.panels) {
-    known.add(panel.title.en);
-    let chart = page.charts.get(panel.title.en);
-    if (!chart) {
-      chart = new Chart(panel, zoom);
-      page.charts.set(panel.title.en, chart);
+  for (const section of page.data.sections) {
+    const { heading, charts } = sectionOf(section.title);
+    heading.textContent = section.title[page.language];
+    for (const panel of section.panels) {
+      known.add(panel.title.en);
+      let chart = page.charts.get(panel.title.en);
+      if (!chart) {
+        chart = new Chart(panel, zoom);
+        page.charts.set(panel.title.en, chart);
+      }
+      charts.append(chart.element);
+      waiting.push([chart, panel]);
     }
-    $("curves").append(chart.element);
-    waiting.push([chart, panel]);
   }
   for (const [title, chart] of page.charts) if (!known.has(title)) { chart.destroy(); page.charts.delete(title); }
+  hideEmpty();
   for (const [chart, panel] of waiting) chart.draw(panel, ...linesOf(panel), range, look);
   document.body.dataset.drawn = String(1 + Number(document.body.dataset.drawn || 0));
+}
+
+// a section of the page: its charts, then its tables of pictures
+function sectionOf(title) {
+  let section = page.sections.get(title.en);
+  if (!section) {
+    const heading = make("h3"), charts = make("div", { className: "charts" }), tables = make("div", { className: "tables" });
+    const element = make("section", { className: "panels" }, heading, charts, tables);
+    element.dataset.section = title.en;
+    section = { element, heading, charts, tables };
+    page.sections.set(title.en, section);
+    $("curves").append(element);
+  }
+  return section;
+}
+
+function hideEmpty() {
+  for (const { element, charts, tables } of page.sections.values()) element.hidden = !charts.childElementCount && !tables.childElementCount;
 }
 
 async function zoom(range) {
@@ -155,7 +179,7 @@ function cell(value) {
 }
 
 function drawDetails() {
-  const pictures = [], verdicts = [], values = [];
+  const pictures = new Map(), verdicts = [], values = [];
   for (const run of chosenRuns()) {
     const details = page.details.get(run.id);
     if (!details) continue;
@@ -163,18 +187,20 @@ function drawDetails() {
       const steps = make("select", {}, ...table.steps.map(step => make("option", { value: step, textContent: `${word("step")} ${step}`, selected: step === table.step })));
       steps.addEventListener("change", () => { page.steps.set(run.id, +steps.value === table.steps.at(-1) ? "" : steps.value); loadDetails(run, true); });
       const rows = table.rows.map(row => make("tr", {}, ...row.map(cell)));
-      pictures.push(make("h3", {}, `${run.name}: ${table.name} `, steps),
+      if (!pictures.has(table.section)) pictures.set(table.section, []);
+      pictures.get(table.section).push(make("h4", {}, `${run.name}: ${table.name} `, steps),
         make("div", { className: "wide" }, make("table", { className: "examples" }, make("tr", {}, ...table.columns.map(name => make("th", { textContent: name }))), ...rows)));
     }
     const lines = page.verdicts.get(run.id);
-    if (lines) verdicts.push(make("details", {}, make("summary", { textContent: run.name }), make("ul", {}, ...lines.map(each => make("li", { className: each.kind, textContent: each.text })))));
+    if (lines) verdicts.push(make("details", {}, make("summary", { textContent: run.name }), make("ul", {}, ...lines.map(each => make("li", { className: each.kind, textContent: each[page.language] })))));
     const body = details.values.map(each => make("tr", {}, make("th", { textContent: each.name }),
       make("td", { className: "number", textContent: each.value === null ? word("not_finite") : short(each.value) }), make("td", { textContent: each[page.language] })));
     values.push(make("details", {}, make("summary", { textContent: `${word("values")}: ${run.name}` }), make("div", { className: "wide" }, make("table", {}, ...body))));
   }
   keepOpen($("values"), values, false);
   keepOpen($("verdict"), verdicts, verdicts.length === 1);
-  $("pictures").replaceChildren(...(pictures.length ? [make("h2", { textContent: word("pictures") }), ...pictures] : []));
+  for (const [title, section] of page.sections) section.tables.replaceChildren(...(pictures.get(title) ?? []));
+  hideEmpty();
   $("verdict").replaceChildren(...(verdicts.length ? [make("h2", { textContent: word("verdict") }), ...verdicts] : []));
   $("values").replaceChildren(...values);
 }

@@ -119,8 +119,8 @@ class Chart {
       context.fillRect(left, high, width, Math.max(0, low - high));
       if (low > high) this.mark(context, look.blindWord, left + width, high);
     }
-    if (panel.level) {
-      const y = plot.valToPos(panel.level.at, "y", true);
+    if (panel.level !== null) {
+      const y = plot.valToPos(panel.level, "y", true);
       if (y >= top && y <= bottom) {
         context.globalAlpha = 0.7;
         context.setLineDash([4, 4]);
