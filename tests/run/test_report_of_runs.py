@@ -20,7 +20,7 @@ SHORT = (
 def verdict(folder: Path) -> dict[str, list[str]]:
     found: dict[str, list[str]] = {"ok": [], "warn": [], "fact": []}
     for line in assess_run(read_runs([folder])[0]):
-        found[line.kind].append(line.text)
+        found[line.kind].append(line.text.en)
     return found
 
 
