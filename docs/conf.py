@@ -23,4 +23,3 @@ html_sidebars = {
         "sidebar/scroll-end.html",
     ]
 }
-html_context = {"one_language": ("explanation/decisions",)}  # pages that are in English only

@@ -54,10 +54,9 @@ def write_manifest(folder: Path, counts: dict[str, int], **extra: Any) -> Manife
     return manifest
 
 
-def write_source(folder: Path, counts: Sequence[int], **extra: Any) -> Path:
-    """Shards of so many samples, numbered through from 0, with their manifest."""
+def write_source(folder: Path, counts: Sequence[int], first: int = 0, **extra: Any) -> Path:
+    """Shards of so many samples, numbered through from `first`, with their manifest."""
     folder.mkdir(parents=True, exist_ok=True)
-    first = 0
     for index, count in enumerate(counts):
         write_shard(folder / f"shard-{index:06d}.tar", [sample(first + n) for n in range(count)])
         first += count

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from vglm_train.command import run_command
+from vglm_train.command import ENDED, run_command
 from vglm_train.errors import UserError
 from vglm_train.signals import deferred_signals, sigterm_interrupts, status_of
 
@@ -47,6 +47,14 @@ def test_how_it_ends(what: BaseException, status: int, said: str, capsys: pytest
 
     assert run_command(work) == status
     assert capsys.readouterr().err.startswith(said)
+
+
+def test_a_server_is_ended_so(capsys: pytest.CaptureFixture[str]) -> None:
+    def work() -> int:
+        raise KeyboardInterrupt
+
+    assert run_command(work, ENDED) == 130
+    assert capsys.readouterr().err == "stopped\n"
 
 
 def test_its_own_status(capsys: pytest.CaptureFixture[str]) -> None:

@@ -92,8 +92,9 @@ def bind(host: str, port: int) -> socket.socket:
 
 
 def address(listener: socket.socket) -> str:
-    """Where people find it."""
+    """Where people find it: by this machine's name, if it listens at all of its addresses."""
     host, port = listener.getsockname()[:2]
+    host = socket.gethostname() if host in ("0.0.0.0", "::") else host
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
@@ -113,6 +114,8 @@ def _token(file: str | None) -> str | None:
         source = f"--token-file {file}"
         try:
             text = Path(file).read_text("utf-8")
+            if os.name == "posix" and Path(file).stat().st_mode & 0o077:
+                print(f"{source}: others on this machine may read it; chmod 600 {file}", file=sys.stderr)
         except (OSError, UnicodeError) as error:
             raise UserError(f"{source}: cannot be read ({error}); give a text file with the token in it.") from error
     if text is None:

@@ -9,6 +9,7 @@ from vglm_train.errors import UserError, ignore_broken_pipe
 from vglm_train.signals import sigterm_interrupts, status_of
 
 AGAIN = "stopped; nothing half-written was left, run the same command again"
+ENDED = "stopped"  # of a server, which is ended so
 ELSEWHERE = "End what else runs on the card (nvidia-smi names it), or set DS_ACCELERATOR=cpu."
 _called_as: ContextVar[str | None] = ContextVar("called_as", default=None)
 
@@ -28,10 +29,11 @@ def called_as(words: str) -> Iterator[None]:
         _called_as.reset(before)
 
 
-def run_command(work: Callable[[], int]) -> int:
+def run_command(work: Callable[[], int], stopped: str = AGAIN) -> int:
     """Do `work` and return the command's exit status.
 
-    That is what `work` returns, 2 for a person's mistake or a full disk, or 128 + signal if it was stopped.
+    That is what `work` returns, 2 for a person's mistake or a full disk, or 128 + signal if it was stopped, which
+    it says by `stopped`.
     """
     try:
         with ignore_broken_pipe(), sigterm_interrupts():
@@ -50,5 +52,5 @@ def run_command(work: Callable[[], int]) -> int:
         print(f"error: the GPU's memory is full: {error} {ELSEWHERE}", file=sys.stderr)
         return 2
     except KeyboardInterrupt as stop:
-        print(AGAIN, file=sys.stderr)
+        print(stopped, file=sys.stderr)
         return status_of(stop)

@@ -1,6 +1,6 @@
 """What a run would do: `train.py CONFIG.yaml --check`. It builds the model on the meta device only."""
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,7 @@ from vglm_train.config.batch_split import candidates, split
 from vglm_train.config.check import check_length, length_window, moves_blocks
 from vglm_train.config.load import dump
 from vglm_train.config.run import Config
+from vglm_train.data.overlap import CLOSER, find_overlap
 from vglm_train.data.sampling.mixture import Mixture, build_mixture
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.splits import name_of, open_part, read_manifests, training, validating
@@ -64,7 +65,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         *stage.notes(model),
         *words,
         *_data(config, model, world),
-        *_validation(config, stage, model, changes if resume else None, bool(words)),
+        *_validation(config, stage, model, changes if resume else None, bool(words), manifests),
         *_memory(config, stage, model, world),
         f"folder: {folder.path}, {folder.start_words(resume)}",
     ]
@@ -169,10 +170,15 @@ def _data(config: Config, model: VisualModel, world: int) -> list[str]:
 
 
 def _validation(
-    config: Config, stage: Stage, model: VisualModel, changes: Changes | None, has_tokenizer: bool
+    config: Config,
+    stage: Stage,
+    model: VisualModel,
+    changes: Changes | None,
+    has_tokenizer: bool,
+    training: Sequence[Manifest],
 ) -> list[str]:
-    """Held-out samples, for a run that continues compared with what they were. What is missing is reported, as `_data`
-    does.
+    """Held-out samples, for a run that continues compared with what they were, and with those of `training`. What is
+    missing is reported, as `_data` does.
 
     Local ones are read. UserError where nothing can be scored of them, or not checkpoint.best.
     """
@@ -187,6 +193,8 @@ def _validation(
         changes.compare_validation(shards)
     samples, most = sum(shard.samples for shard in shards), config.evaluate.images
     lines = [f"validation: {samples:,} samples" + (f", of which {most:,} are used" if samples > most else "")]
+    allowed = config.evaluate.allow_training_data
+    lines += [f"validation: {line}" for line in find_overlap(training, shards, allowed, CLOSER)]
     if not has_tokenizer:
         return [*lines, "validation: not read, since the tokenizer is not here"]
     if any(shard.url for shard in shards):

@@ -19,8 +19,8 @@ from vglm_train.config.check import check_length, moves_blocks
 from vglm_train.config.run import Config
 from vglm_train.data.features import prepare
 from vglm_train.data.loader import build as build_loader
+from vglm_train.data.overlap import find_overlap
 from vglm_train.data.splits import read_manifests
-from vglm_train.data.tables.leaks import find_leaks, side
 from vglm_train.distributed import Ranks
 from vglm_train.engine import hooks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
@@ -98,8 +98,13 @@ class _Run:
         self.loader = build_loader(config, self.stage.processor, ranks, manifests, seed)
         check_length(config, self.loader.epoch_samples)
         self.validation = self.stage.held_out()
+        shared: list[str] = []
         if self.validation is not None:
             self.changes.compare_validation(self.validation.shards)
+            with ranks.together():
+                if ranks.main:
+                    allowed = config.evaluate.allow_training_data
+                    shared = find_overlap(manifests, self.validation.shards, allowed)
         self.plan = Plan.of(config, self.loader.epoch_samples, ranks.world)
         self.info = RunInfo(
             name=config.run.name,
@@ -110,6 +115,7 @@ class _Run:
             candidates=candidates(config, ranks.world),
             vocabulary=self.stage.vocabulary,
             weights=dict(self.stage.weights),
+            shared=shared,
         )
         self.changes.compare_candidates(self.info.candidates)
         console.setup(ranks)
@@ -191,20 +197,16 @@ class _Run:
         return best
 
     def _tell_start(self) -> None:
-        """Where the run begins, what has changed, and of tables what training and validation share: scores are too
-        good then."""
+        """Where the run begins, what has changed, and what training and validation share: scores are too good then."""
         if not self.ranks.main:
             return
-        if self.validation is not None:
-            leaks = find_leaks(side(self.loader.dataset.mixture.shards()), side(self.validation.shards))
-            for line in leaks.lines():
-                log.warning("%s", line)
+        for line in self.info.shared:
+            log.warning("%s", line)
         log.info("%s: %s", self.folder.path, self.start_words)
         share = self.plan.split
         if share.empty:
-            places = share.batch + share.empty
             words = "%d rows do not divide among %d processes: %d of %d places of a step stay empty"
-            log.info(words, share.batch, share.world, share.empty, places)
+            log.info(words, share.batch, share.world, share.empty, share.batch + share.empty)
         for line in self.changes.lines:
             log.warning("changed: %s", line)
 
@@ -270,14 +272,12 @@ class _Run:
         ]
         if config.log.wandb.mode != "disabled":
             resolved, source = dataclasses.asdict(config), self.stage.source()
-            outlets.append(
-                WandbSink(config.log.wandb, folder, self.info, config.run.stage, resolved, resume_step, source)
-            )
+            run = (self.info, config.run.stage, resolved, resume_step, source)
+            outlets.append(WandbSink(config.log.wandb, folder, *run))
         return outlets
 
     def _save_hook(self, engine: DeepSpeedEngine, outlets: Sequence[Sink]) -> SaveHook:
-        config, cadence = self.config, hooks.Cadence.of(self.config)
-        keep = config.checkpoint.keep
+        cadence, keep = hooks.Cadence.of(self.config), self.config.checkpoint.keep
         return SaveHook(self.folder.checkpoints, engine, self.state, cadence, keep, outlets, self.ranks)
 
     def _hooks(self, objective: Objective, model: VisualModel, outlets: Sequence[Sink], save: SaveHook) -> list[Hook]:

@@ -246,7 +246,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     report = convert(rows, rules, taken)
     print(describe_columns(rules.schema.columns), file=sys.stderr)
     if rules.schema.unread:
-        print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
+        print(describe_unread(rules.schema.unread, "--field {}={}", "--caption-field en={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))
     if taken.studies is not None and rules.studies is not None:
         print("\n".join(taken.studies.lines(rules.studies.folder)))

@@ -87,8 +87,12 @@ def make_plan(records: Path, out: Path, options: PackOptions) -> tuple[PackPlan,
                 splits[str(json.loads(line).get("split"))] += 1
             offset += len(line)
     if not jobs:
-        has = f"; it has {dict(sorted(splits.items()))}" if splits else ""
-        raise UserError(f"{records}: no record of split {options.split!r}{has}" if splits else f"{records}: is empty")
+        if not splits:
+            raise UserError(f"{records}: is empty")
+        raise UserError(
+            f"{records}: no record of split {options.split!r}; it has {dict(sorted(splits.items()))}. Give one of "
+            "these, or give the table of captions a column split, with train or val in each row, and convert it again."
+        )
     return PackPlan(records, out, options, digest.hexdigest()), jobs
 
 

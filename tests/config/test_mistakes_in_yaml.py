@@ -92,3 +92,4 @@ def test_an_override_has_no_line(tmp_path: Path) -> None:
         load(tmp_path / "run.yaml", ["run.length={steps: 3"])
     said = "override run.length={steps: 3: not valid YAML: expected ',' or '}', but got '<stream end>'"
     assert str(refused.value).startswith(said)
+    assert str(refused.value).endswith("put all of it in quotes, 'key={a: 1}'")

@@ -42,6 +42,8 @@ def test_a_preset_as_the_documentation_writes_it_is_found_in_any_folder(tmp_path
     assert found.path == presets()["photos"]
     assert found.note == f"configs/photos.yaml is not in this folder; it is the preset {found.path}"
     assert find_config("configs/nothing.yaml").path.parts == ("configs", "nothing.yaml")
+    with pytest.raises(UserError, match=r"configs/photo.yaml: no such file\. Did you mean the preset photos\?"):
+        find_config("configs/photo.yaml")
     (tmp_path / "configs").mkdir()
     (tmp_path / "configs/photos.yaml").write_text("run: {name: own}\n")
     assert load(find_config("configs/photos.yaml").path).run.name == "own"

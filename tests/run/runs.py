@@ -26,7 +26,7 @@ SAMPLES = (40, 33, 27)
 def write_run(folder: Path) -> Path:
     """Shards, vocabulary and a configuration with everything random on: crop, flip, captions, dropout, negatives."""
     write_source(folder / "train", SAMPLES, captions={"en": 200, "zh": 100})
-    write_source(folder / "val", [12], captions={"en": 24, "zh": 12})
+    write_source(folder / "val", [12], first=180, captions={"en": 24, "zh": 12})
     vocabulary = folder / "vocab.txt"
     vocabulary.write_text("\n".join([*TOKENS, *map(str, range(200))]) + "\n", "utf-8")
     config = {

@@ -26,7 +26,7 @@ def more_samples(home: Path) -> None:
 
 
 def fewer_held_out(home: Path) -> None:
-    write_shard(home / "val" / "shard-000000.tar", [sample(n) for n in range(11)])
+    write_shard(home / "val" / "shard-000000.tar", [sample(180 + n) for n in range(11)])
     write_manifest(home / "val", {"shard-000000.tar": 11}, captions={"en": 22, "zh": 11})
 
 
@@ -61,7 +61,7 @@ def without_weights(home: Path) -> None:
 
 
 ABSENT: dict[str, tuple[tuple[Callable[[Path], None], ...], str, tuple[str, ...]]] = {
-    "training data": ((without_data,), "1 input", ("data.train made ({0}/train: no such folder of shards.)",)),
+    "training data": ((without_data,), "1 input", ("data.train made ({0}/train: no such folder of shards. vglm",)),
     "validation data": ((without_validation,), "1 input", ("data.validation made ({0}/val: no such",)),
     "weights": ((without_weights,), "1 input", ("model.vision.weights ({0}/encoder.safetensors)",)),
     "all": ((without_data, without_validation, without_weights), "3 inputs",
@@ -144,4 +144,5 @@ def test_validation_data_that_cannot_be_scored_is_refused_without_a_best_metric(
     document = yaml.safe_load((table / "run.yaml").read_text())
     document["data"]["validation"] = [{"name": "held", "table": str(table / "table.json")}]
     (table / "run.yaml").write_text(yaml.safe_dump(document))
-    assert "usable pictures none has a caption in en" in refused(table / "run.yaml", f"run.folder={table / 'run'}")
+    words = (f"run.folder={table / 'run'}", "evaluate.allow_training_data=true")
+    assert "usable pictures none has a caption in en" in refused(table / "run.yaml", *words)

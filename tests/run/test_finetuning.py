@@ -196,6 +196,7 @@ def test_tables_of_the_trade_train_as_they_are(
         f"data.train.0.table={table}", f"data.validation.0.table={held}", f"data.languages={languages}",
         "model.language.positions=400", "prompt.max_prompt=300", "prompt.max_answer=24", "data.global_batch=8",
         f"evaluate.task={task}", "evaluate.images=12", "evaluate.every=3", "checkpoint.best=null",
+        f"evaluate.allow_training_data={held == table}".lower(),
     ]  # fmt: skip
     bundle = train(finetune, tmp_path / "run", *SHORT[:2], *words)
     scores = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]

@@ -160,7 +160,7 @@ def _empty_split(data: Path) -> str:
 
 def _no_folder(data: Path) -> str:
     shutil.rmtree(data)
-    return f"{data}: no such folder of shards."
+    return f"{data}: no such folder of shards. vglm data pack_shards makes one."
 
 
 @pytest.mark.parametrize("part", ["train", "validation"])

@@ -9,6 +9,8 @@ import pytest
 from made_shards import sample, write_manifest, write_shard
 
 from run import runs
+from vglm_train.report.runs import read_runs
+from vglm_train.report.verdict import assess_run
 
 pytestmark = pytest.mark.usefixtures("alone")
 SHORT = (
@@ -51,3 +53,17 @@ def test_a_best_score_that_the_data_does_not_give(
     said = refused(config, *SHORT, *words)
     assert f"'{best}' is nothing that the validation data gives; it gives eval/r_mean, eval/en_i2t_r1" in said
     assert not (tmp_path / "run" / "metrics.jsonl").read_text(), "no step was made"
+
+
+def test_validation_data_that_is_training_data(refused: Callable[..., str], config: Path, tmp_path: Path) -> None:
+    """Refused, and where it is meant told: on the console, and by every report of the run."""
+    words = (*SHORT, f"data.validation.0.shards={config.parent / 'train'}")
+    said = refused(config, *words, f"run.folder={tmp_path / 'run'}")
+    assert "data.validation: has shards of data.train, 3 of its 3: " in said
+    assert "evaluate.allow_training_data=true" in said
+    assert not (tmp_path / "run").exists()
+    runs.finish_here(config, tmp_path / "run", *words, "evaluate.allow_training_data=true")
+    assert "data.validation has shards of data.train, 3 of its 3: " in (tmp_path / "run" / "log.txt").read_text()
+    (run,) = read_runs([tmp_path / "run"])
+    (line,) = (line for line in assess_run(run) if "shards of data.train" in line.text.en)
+    assert (line.kind, line.text.en[:28]) == ("warn", "Held-out scores are too good")

@@ -1,9 +1,11 @@
 """Who may ask: this machine, or whoever has the token."""
 
+import socket
+
 import pytest
 from serve.made_server import TOKEN, chat_body, serving_at
 
-from vglm_train.access import VARIABLE, Access, is_loopback, read_access
+from vglm_train.access import VARIABLE, Access, address, bind, is_loopback, read_access
 from vglm_train.errors import UserError
 
 HI = {"role": "user", "content": "what"}
@@ -34,6 +36,22 @@ def test_any_other_address_does_and_says_so(host, monkeypatch, tmp_path):
     assert read_access(host, str(file)) == Access(host, TOKEN)
     monkeypatch.setenv(VARIABLE, TOKEN)
     assert read_access(host, None) == Access(host, TOKEN)
+
+
+def test_a_token_that_others_can_read_is_told(tmp_path, capsys):
+    file = tmp_path / "token"
+    file.write_text(TOKEN)
+    for mode, said in ((0o644, f"chmod 600 {file}\n"), (0o600, "")):
+        file.chmod(mode)
+        read_access("127.0.0.1", str(file))
+        told = capsys.readouterr().err
+        assert told.endswith(said)
+        assert bool(told) == bool(said)
+
+
+def test_the_address_of_all_of_this_machine_is_one_that_others_can_open():
+    with bind("0.0.0.0", 0) as listener:
+        assert address(listener) == f"http://{socket.gethostname()}:{listener.getsockname()[1]}"
 
 
 @pytest.mark.parametrize("text", ["", "short", "two words of a token", "ein-Schlüssel-für-alle"])

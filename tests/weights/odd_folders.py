@@ -133,6 +133,7 @@ ODD = {
     "hub cache": Odd(folder(**SNAPSHOT), ("a cache of the hub's", "snapshots/abc")),
     "run": Odd(folder(config__yaml="a: 1", **{"bundle_S_bundle__json": {"version": 2}}),
                ("the folder of a run", "Give its bundle")),
+    "run under way": Odd(folder(config__yaml=b"", facts__json=b"{}"), ("the folder of a run that has not ended",)),
     "our adapter": Odd(folder(adapter__json={"version": 1}, adapter__safetensors=TENSOR),
                        ("an adapter of this project", "--adapter")),
     "open_clip": Odd(folder(open_clip_config__json={"model_cfg": {}}, open_clip_pytorch_model__bin=b"PK"),

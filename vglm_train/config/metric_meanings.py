@@ -137,9 +137,11 @@ TRAINING = (
 EVALUATION = (
     Metric(
         "eval/{LANG}_{WAY}_r{K}",
-        "recall at 1, 5, 10 in per cent by ITC, image to text and text to image, among the pictures that have captions "
-        "in the language; a language with fewer than two has none",
-        "ITC 的前 1、5、10 名召回率（百分比），以图搜文与以文搜图，在有该语言描述的图片之间检索；少于两张则没有",
+        "recall at 1, 5, 10 in per cent by ITC, image to text (i2t) and text to image (t2i), among the pictures that "
+        "have captions in the language, where any of a picture's captions is right; chance is about 100 K / pictures; "
+        "a language with fewer than two has none",
+        "ITC 的前 1、5、10 名召回率（百分比），以图搜文（i2t）与以文搜图（t2i），在有该语言描述的图片之间检索；"
+        "一张图片的任何一条描述都算对；随机水平约为 100·K / 图片数；少于两张则没有",
         best="max",
     ),
     Metric(

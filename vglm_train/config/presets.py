@@ -33,7 +33,8 @@ def find_config(given: str) -> Found:
 
     A file NAME or NAME.yaml in the current folder comes before a preset of that name. `configs/NAME.yaml`, as the
     documentation writes it, is the preset in every folder that has no such file. Raises UserError where the argument
-    is a plain name that neither has; any other path is left to the reader, which knows the folder.
+    is a plain name that neither has, or, in a folder that is not there, much like one; any other path is left to the
+    reader, which knows the folder.
     """
     known, path = presets(), Path(given)
     plain = path.name == given and path.suffix not in SUFFIXES
@@ -47,7 +48,9 @@ def find_config(given: str) -> Found:
         near = difflib.get_close_matches(given, known, 1, 0.5)
         hint = f" Did you mean {near[0]}?" if near else ""
         raise UserError(f"{given}: no file and no preset has this name.{hint} The presets are: {', '.join(known)}")
-    preset = _shipped_path(given)
+    preset, near = _shipped_path(given), difflib.get_close_matches(path.stem, known, 1, 0.5)
+    if near and preset is None and not path.parent.is_dir():
+        raise UserError(f"{given}: no such file. Did you mean the preset {near[0]}? vglm train --list names all.")
     return Found(preset, f"{given} is not in this folder; it is the preset {preset}") if preset else Found(path)
 
 

@@ -256,6 +256,9 @@ class Evaluate:
     )
     table: Annotated[int, "validation images shown in the W&B table", NOT_NEGATIVE] = 16
     task: Annotated[Task, "stage finetune: what is asked of validation images"] = "caption"
+    allow_training_data: Annotated[
+        bool, "evaluate although data.validation has shards of data.train, or nothing that is not in it; else refused"
+    ] = False
     patience: Annotated[
         int | None, "evaluations without a better checkpoint.best before the run ends; null: to the end", POSITIVE
     ] = None

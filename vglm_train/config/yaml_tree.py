@@ -113,8 +113,12 @@ def _compose(text: str, origin: str) -> yaml.Node | None:
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line = mark.line if mark else 0
-        where = origin if origin.startswith("override ") else f"{origin}:{line + 1}"
-        raise UserError(f"{where}: not valid YAML: {_parser_says(error, text, line)}") from None
+        said = _parser_says(error, text, line)
+        if not origin.startswith("override "):
+            raise UserError(f"{origin}:{line + 1}: not valid YAML: {said}") from None
+        cut = any(text.count(left) != text.count(right) for left, right in ("{}", "[]"))
+        hint = "; the shell ends a word at a space: put all of it in quotes, 'key={a: 1}'" if cut else ""
+        raise UserError(f"{origin}: not valid YAML: {said}{hint}") from None
     except yaml.YAMLError as error:
         raise UserError(f"{origin}: not valid YAML: {str(error).splitlines()[0]}") from None
 

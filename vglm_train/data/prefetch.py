@@ -1,6 +1,7 @@
 """Processes that read ahead, and what signals mean to them."""
 
 import signal
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -36,6 +37,11 @@ def read_ahead(
 
 
 class _Loader(DataLoader[Any]):
+    def __init__(self, *args: Any, **options: Any) -> None:
+        with warnings.catch_warnings():  # more workers than cores: reports tell whether the run waits for data
+            warnings.filterwarnings("ignore", message="This DataLoader will create")
+            super().__init__(*args, **options)
+
     def __iter__(self) -> Any:
         with deferred_signals():  # it forks
             return super().__iter__()

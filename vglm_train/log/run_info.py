@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -23,6 +24,7 @@ class RunInfo:
     candidates: int  # texts each image is compared with in ITC
     vocabulary: int
     weights: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "itm": 1.0, "itg": 1.0})
+    shared: Sequence[str] = ()  # in words, what validation has of the training data: scores are too good then
 
     def write(self, folder: Path) -> None:
         """Store as `folder`/facts.json, in one move."""

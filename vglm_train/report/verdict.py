@@ -35,7 +35,7 @@ def assess_run(run: LoggedRun) -> list[Sentence]:
         lines += [*_first_loss(run, run.info), *_stage_one_losses(run, run.info), *_reference(run, run.info)]
         lines += evaluations.shuffled_above_chance(run)
         lines += [Sentence("warn", say("alarm", alarm=text)) for text in Alarms(run.info, run.rows).active()]
-    return [*lines, *_rises(run), *evaluations.worse_than_best(run), *_troubles(run)]
+    return [*lines, *_shared(run), *_rises(run), *evaluations.worse_than_best(run), *_troubles(run)]
 
 
 def is_stage_two(run: LoggedRun) -> bool:
@@ -179,6 +179,12 @@ def _reference(run: LoggedRun, info: RunInfo) -> list[Sentence]:
     ratio = reference.BATCH / info.global_batch
     reason = say("more_pairs", ratio=ratio) if ratio > 1.5 else NOTHING
     return [Sentence("fact", say("slower", text=text, reason=reason))]
+
+
+def _shared(run: LoggedRun) -> Iterator[Sentence]:
+    """What validation has of the training data."""
+    for text in run.info.shared if run.info else ():
+        yield Sentence("warn", say("shared", text=text))
 
 
 def _rises(run: LoggedRun) -> Iterator[Sentence]:

@@ -123,6 +123,10 @@ WORDS: dict[str, tuple[str, str]] = {
     ),
     "damaged": ("{samples:.0f} damaged samples were skipped{causes}.", "跳过了 {samples:.0f} 个损坏样本{causes}。"),
     "causes": (" ({causes})", "（{causes}）"),
+    "shared": (
+        "Held-out scores are too good: {text}.",
+        "留出集的得分偏高，因为验证数据与训练数据有重叠：{text}。",
+    ),
     "waits": (
         "{share:.0%} of the time is spent waiting for data: more data.workers may help.",
         "{share:.0%} 的时间在等待数据：提高 data.workers 可能有帮助。",

@@ -8,12 +8,12 @@ from pathlib import Path
 
 from vglm_train.access import VARIABLE, Access, read_access
 from vglm_train.chat.options import add_model_options, add_sampling_options, open_model, sampling_of
-from vglm_train.command import program, run_command
+from vglm_train.command import ENDED, program, run_command
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Exit status: 0 when it was stopped, 2 for a mistake to mend."""
-    return run_command(partial(_serve, _parser().parse_args(argv)))
+    return run_command(partial(_serve, _parser().parse_args(argv)), ENDED)
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -110,8 +110,8 @@ def _by_files(folder: Path) -> Found | None:
         )
     if "adapter_config.json" in has and not has & set(WEIGHTS):
         return _peft(read_object(folder / "adapter_config.json"))
-    if "bundle" in has and "config.yaml" in has:
-        return Found(None, "the folder of a run", f"Give its bundle, {folder / 'bundle'}")
+    if "config.yaml" in has and has & {"bundle", "facts.json"}:
+        return _run_folder(folder / "bundle", "bundle" in has)
     if "snapshots" in has and {"refs", "blobs"} & has:
         inside = ", ".join(map(str, sorted(folder.glob("snapshots/*")))) or "there is none"
         return Found(None, "a cache of the hub's", f"Give the snapshot in it: {inside}")
@@ -125,6 +125,13 @@ def _by_files(folder: Path) -> Found | None:
     if "open_clip_config.json" in has and not ("config.json" in has and has & set(WEIGHTS)):
         return Found(None, "a model in OpenCLIP's own layout", "Take its release for transformers, a CLIP's")
     return _without_config(folder, has) if "config.json" not in has else None
+
+
+def _run_folder(bundle: Path, there: bool) -> Found:
+    if there:
+        return Found(None, "the folder of a run", f"Give its bundle, {bundle}")
+    advice = f"It writes its bundle, {bundle}, at its end; the same vglm train command continues it"
+    return Found(None, "the folder of a run that has not ended", advice)
 
 
 def _without_config(folder: Path, has: set[str]) -> Found:

@@ -90,6 +90,12 @@ def test_not_a_manifest(tmp_path: Path, content: str, part: str) -> None:
     fails(tmp_path, part, "--write-manifest")
 
 
+@pytest.mark.parametrize("name", ["captions.csv", "records.jsonl"])
+def test_a_table_in_place_of_shards(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text("image,caption\n")
+    fails(tmp_path / name, "a table, not shards", f"data.train.0.table={tmp_path / name}")
+
+
 def test_shard_listed_twice(tmp_path: Path) -> None:
     folder = write_source(tmp_path / "a", [1])
     path = folder / "manifest.json"

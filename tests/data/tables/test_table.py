@@ -127,7 +127,9 @@ def test_wrong_folder_suggests_the_right_one(folder: Path) -> None:
     assert len(opened(path, images=str(folder)).index) == 5
     for name in NAMES:
         (folder / name).unlink()
-    with pytest.raises(UserError, match=r"set images in the source to the folder .* \(check_table: --images;"):
+    with pytest.raises(
+        UserError, match=r"set images in the source to the folder .* \(check_table and convert: --images;"
+    ):
         opened(path)
 
 

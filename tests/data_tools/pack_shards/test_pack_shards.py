@@ -165,7 +165,7 @@ def test_a_finished_pack_is_left_alone_and_another_refused(records: Path, tmp_pa
 
 
 def test_what_is_missing_is_named(records: Path, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no record of split 'val'; it has {'test': 2, 'train': 22}"):
+    with pytest.raises(UserError, match=r"no record of split 'val'; it has {'test': 2, 'train': 22}\. Give"):
         pack(records, tmp_path / "out", PackOptions("val", 8, None))
     with pytest.raises(UserError, match=r"none.jsonl: no such file"):
         pack(tmp_path / "none.jsonl", tmp_path / "out", PackOptions("val", 8, None))

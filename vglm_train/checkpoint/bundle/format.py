@@ -46,7 +46,9 @@ def read_document(folder: Path) -> dict[str, Any]:
     recover(folder)
     path = folder / DOCUMENT
     if not path.exists():
-        raise UserError(f"{folder} is not a bundle: there is no {path}. A run writes one to RUN/bundle when it ends.")
+        inside = folder / "bundle"
+        hint = f"Give {inside}." if (inside / DOCUMENT).exists() else "A run writes one to RUN/bundle when it ends."
+        raise UserError(f"{folder} is not a bundle: there is no {path}. {hint}")
     try:
         document: dict[str, Any] = json.loads(path.read_text("utf-8"))
         version = document.get("version")

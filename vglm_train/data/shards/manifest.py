@@ -14,6 +14,7 @@ from vglm_train.files import file_states, write_text
 
 NAME = "manifest.json"
 VERSION = 1
+TABLES = (".jsonl", ".csv", ".tsv", ".parquet")  # what people give in place of a folder of shards
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +51,11 @@ class Manifest:
     def read(cls, path: Path) -> Self:
         """`path`: the folder that holds manifest.json, or the file itself. UserError says what to run."""
         file = path / NAME if path.is_dir() else path
+        if file.suffix.lower() in TABLES:
+            raise UserError(
+                f"{file}: a table, not shards. Give it as table, not as shards (data.train.0.table={file}), or make "
+                "shards of it: vglm data convert, then vglm data pack_shards."
+            )
         return cls.parse(_bytes(file), file)
 
     @classmethod
@@ -119,7 +125,7 @@ def _bytes(file: Path) -> bytes:
     except FileNotFoundError:
         if file.suffix != ".json" or not file.parent.is_dir():
             missing = file if file.suffix != ".json" else file.parent
-            raise MissingData(f"{missing}: no such folder of shards.") from None
+            raise MissingData(f"{missing}: no such folder of shards. vglm data pack_shards makes one.") from None
         raise UserError(f"{file}: no manifest. If the folder holds shards, {remake(str(file))}.") from None
     except OSError as error:
         raise UserError(f"{file}: cannot be read: {error.strerror}") from None

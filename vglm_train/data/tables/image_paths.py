@@ -138,7 +138,7 @@ def open_folder(table: Path, folder: Path, names: Sequence[str]) -> tuple[Pictur
     )
     raise UserError(
         f"{table}: of the first {len(names)} pictures it names, none is there. {shown} was looked for as "
-        f"{_tried(folder, names[0])}; {hint} (check_table: --images; evaluate: --pictures)."
+        f"{_tried(folder, names[0])}; {hint} (check_table and convert: --images; evaluate: --pictures)."
     )
 
 

@@ -74,15 +74,16 @@ def keys_read(row: Mapping[str, Any], columns: Columns) -> set[str]:
     return {key for names in parts if (key := key_of(row, names)) is not None}
 
 
-def describe_unread(unread: Mapping[str, str], option: str) -> str:
+def describe_unread(unread: Mapping[str, str], option: str, caption: str = "") -> str:
     """In words; an empty example is not shown. `option`: how a column is mapped here, with places for what it is to be
-    and for its key."""
+    and for its key; `caption`: how a column of captions is, with a place for its key."""
     names = [f"{key!r}" + f" ({text[:SHOWN]!r})" * bool(text) for key, text in islice(unread.items(), NAMED)]
     more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
     key = next(iter(unread))
     return (
         f"not read, though it looks like text: {', '.join(names)}{more}. To put it before the question: "
         f"{option.format('context', key)}; to learn it: {option.format('answer', key)}"
+        + (f", or of captions in several columns {caption.format(key)}" if caption else "")
     )
 
 
