@@ -76,6 +76,11 @@ FINETUNE = {
     "prefix-4": ("P-tuning, 4 rows of 320 places, also with engine.recompute", 20.0, 30),
     "qformer-lora-4": ("Q-Former and LoRA, 4 rows of 320 places, also with engine.recompute", 21.0, 30),
 }
+ENCODERS = {
+    "vit-g": ("ViT-g/14 at 224 pixels alone and within stage one, 64 pairs: what the next two are beside", 14.0, 40),
+    "rad-dino": ("RAD-DINO's shape at 518 pixels, 1,370 tokens: the same", 14.0, 40),
+    "siglip2-so400m": ("SigLIP 2 so400m's shape at 384 pixels, 729 tokens: the same", 14.0, 40),
+}
 FEATURES = {
     "align": ("stage one with stored features and with the encoder, 100 pairs", 17.5, 120),
     "generate": ("stage two before OPT-2.7B's shape with stored features and with the encoder", 26.0, 60),
@@ -109,6 +114,8 @@ CASES = {
              "finetune --single lora-table --table {table} --tiny --cpu", 29.0, 90, packages=TRAINING),
         Case("vision", "the frozen ViT-g/14 alone, 100 pictures, plain and fused", "vision",
              "vision --tiny --cpu --batch 8 --times 2", 9.0, 30),
+        *_of("encoders", ENCODERS, "encoders --single *",
+             "encoders --single * --tiny --cpu --batch 4 --steps 2", ("deepspeed",)),
         *_of("features", FEATURES, "features --stage * --compile",
              "features --stage * --tiny --batch 4 --steps 3 --workers 1", (*TRAINING, "webdataset")),
         *_of("chat", CHAT, "chat --single *", "chat --single * --tiny --cpu --steps 2", ("sat",)),

@@ -79,6 +79,7 @@ FENCED = {
     "torch.distributed": {"vglm_train/distributed.py", "vglm_train/elastic.py"},
     "transformers": {
         "vglm_train/model/vision/hf.py",
+        "vglm_train/weights/encoders.py",
         "vglm_train/model/language/hf/build.py",
         "vglm_train/model/language/hf/decoder.py",
         "vglm_train/model/language/hf/prefix.py",

@@ -14,10 +14,11 @@ from torch import Tensor
 
 from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer, loaded
 from data_tools.common.records import Block, RecordItem, moved, read_block
+from vglm_train.config.data import Image as ImageSection
 from vglm_train.config.language import Decoding
 from vglm_train.data.record import RecordError
 from vglm_train.evaluate.generator import Generator
-from vglm_train.image import Decoder, eval_pixels
+from vglm_train.image import eval_pixels
 
 AT_ONCE = 16  # pictures captioned in one go
 
@@ -93,7 +94,7 @@ def _generated(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Ima
     bundle, device, autocast = loaded(captioning.generator, captioning.devices)
     generator = Generator(bundle.model, bundle.template, bundle.config.prompt.questions, device, autocast)
     config = bundle.config
-    pixels = _pixels(good, config.model.vision.image_size, config.data.image.decoder)
+    pixels = _pixels(good, config.model.vision.image_size, config.data.image)
     made: list[list[str]] = [[] for _ in good]
     for sample in range(captioning.samples):
         decoding = replace(captioning.decoding, seed=_seed(captioning.decoding.seed, good[0][0].row, sample))
@@ -102,8 +103,8 @@ def _generated(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Ima
     return made
 
 
-def _pixels(good: Sequence[tuple[RecordItem, Image.Image]], size: int, decoder: Decoder | None) -> Tensor:
-    return torch.stack([eval_pixels(picture, size, decoder) for _, picture in good])
+def _pixels(good: Sequence[tuple[RecordItem, Image.Image]], size: int, image: ImageSection) -> Tensor:
+    return torch.stack([eval_pixels(picture, size, image.decoder, image) for _, picture in good])
 
 
 def _seed(seed: int, row: int, sample: int) -> int:
@@ -131,7 +132,7 @@ def _rank(
     pairs = [(n, caption) for n, (item, _) in enumerate(good) for caption in found[item.row]]
     if not pairs:
         return
-    _, features = judging.see(_pixels(good, judging.size, judging.decoder))
+    _, features = judging.see(_pixels(good, judging.size, judging.image))
     texts = [caption.text for _, caption in pairs]
     for (_, caption), value in zip(pairs, judging.similarity(features, [n for n, _ in pairs], texts, language)):
         caption.similarity = round(value, 4)

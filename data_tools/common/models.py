@@ -12,11 +12,11 @@ from torch import Tensor
 from vglm_train.checkpoint.bundle.adapter import TENSORS
 from vglm_train.checkpoint.bundle.format import TRAINED, ScaledAdapter, read_document
 from vglm_train.checkpoint.bundle.read import Bundle, open_bundle
+from vglm_train.config.data import Image as ImageSection
 from vglm_train.distributed import use_gpu
 from vglm_train.errors import UserError
 from vglm_train.evaluate.retrieval.evaluator import Embedder
 from vglm_train.files import lock, sha256
-from vglm_train.image import Decoder
 
 STAGES = {"align": "stage one", "generate": "stage two", "finetune": "a fine-tuning"}
 
@@ -107,7 +107,7 @@ class Scorer:
 
     embedder: Embedder
     size: int  # of its pictures, in pixels
-    decoder: Decoder | None  # of its pictures, as data.image.decoder
+    image: ImageSection  # how its pixels are made
     languages: tuple[str, ...]
 
     def see(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
@@ -134,4 +134,4 @@ def load_scorer(model: ModelSpec, devices: Devices) -> Scorer:
     bundle, device, autocast = loaded(model, devices)
     size, data = bundle.config.model.vision.image_size, bundle.config.data
     embedder = Embedder(bundle.model, bundle.text, device, autocast)
-    return Scorer(embedder, size, data.image.decoder, data.languages)
+    return Scorer(embedder, size, data.image, data.languages)

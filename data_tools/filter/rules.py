@@ -14,8 +14,9 @@ from torch import Tensor
 from data_tools.common.models import Devices, ModelSpec, Scorer, load_scorer
 from data_tools.common.records import Block, RecordItem, moved, read_block
 from data_tools.common.text import caption_length, detect_language
+from vglm_train.config.data import Image as ImageSection
 from vglm_train.data.record import RecordError
-from vglm_train.image import Decoder, ImageError, eval_pixels, read_header
+from vglm_train.image import ImageError, eval_pixels, read_header
 
 AT_ONCE = 32  # pictures scored in one go
 
@@ -129,7 +130,7 @@ def _score(
     candidates: Sequence[Candidate], rules: Rules, judging: Scorer, pool: ThreadPoolExecutor
 ) -> Iterator[tuple[str, float]]:
     """Drop captions by the model; yields every score. Languages that it was not trained on are left alone."""
-    made = pool.map(partial(_pixels, judging.size, judging.decoder), candidates)
+    made = pool.map(partial(_pixels, judging.size, judging.image), candidates)
     decoded = [(candidate, pixels) for candidate, pixels in zip(candidates, made) if pixels is not None]
     if not decoded:
         return
@@ -148,10 +149,10 @@ def _score(
             candidate.gone = "no caption left", None
 
 
-def _pixels(size: int, decoder: Decoder | None, candidate: Candidate) -> Tensor | None:
+def _pixels(size: int, image: ImageSection, candidate: Candidate) -> Tensor | None:
     """uint8 [3,size,size], or none and the candidate knows why."""
     try:
-        return eval_pixels(candidate.item.picture(size), size, decoder)
+        return eval_pixels(candidate.item.picture(image.resize or size), size, image.decoder, image)
     except RecordError as error:
         candidate.gone = error.cause, str(error)
         return None

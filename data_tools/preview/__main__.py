@@ -82,7 +82,7 @@ def validation_samples(config: Config, text: QFormerTokenizer) -> Iterator[Previ
     if not config.data.validation:
         raise UserError("data.validation is empty; give it a source, or preview --split train")
     data, size = config.data, config.model.vision.image_size
-    items = EvalSet(data.validation, size, data.languages, cache=data.cache, decoder=data.image.decoder)
+    items = EvalSet(data.validation, size, data.languages, cache=data.cache, decoder=data.image.decoder, fit=data.image)
     for number in range(len(items)):
         item = items[number]
         if isinstance(item, EvalItem):

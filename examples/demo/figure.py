@@ -37,9 +37,9 @@ def retrieved(work: Path, records: list[dict[str, Any]], wanted: list[tuple[str,
     """Of (language, record): the caption, and the records whose pictures ITC puts first, best first."""
     bundle = open_bundle(work / "run" / "bundle", torch.device("cpu"))
     embedder = Embedder(bundle.model, bundle.text, torch.device("cpu"))
-    size, decoder = bundle.config.model.vision.image_size, bundle.config.data.image.decoder
+    size, image = bundle.config.model.vision.image_size, bundle.config.data.image
     files = [(work / "data" / record["image"]).read_bytes() for record in records]
-    _, images = embedder.images(torch.stack([whole_pixels(data, size, decoder) for data in files]))
+    _, images = embedder.images(torch.stack([whole_pixels(data, size, image.decoder, image) for data in files]))
     found = []
     for language, number in wanted:
         caption = records[number]["captions"][language][0]

@@ -72,8 +72,8 @@ def score_pairs(bundle: Path, shards: Path, scenes: Sequence[Scene], seed: int) 
     """
     loaded = open_bundle(bundle, torch.device("cpu"))
     embedder = Embedder(loaded.model, loaded.text, torch.device("cpu"))
-    size, decoder = loaded.config.model.vision.image_size, loaded.config.data.image.decoder
-    items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES, decoder=decoder))
+    size, image = loaded.config.model.vision.image_size, loaded.config.data.image
+    items = list(EvalSet([Source(name="test", shards=str(shards))], size, LANGUAGES, decoder=image.decoder, fit=image))
     named = {captions(scene, LANGUAGES[0])[0]: scene for scene in scenes}
     shown = [named[item.captions[LANGUAGES[0]][0]] for item in items]
     raw, features = embedder.images(torch.stack([item.pixels for item in items]))

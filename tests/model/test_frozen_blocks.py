@@ -1,7 +1,8 @@
 """Blocks whose weights come when they run: the same bits as of a whole model, and memory for few of them at a time."""
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 
+import made_encoders
 import pytest
 import tiny
 import torch
@@ -9,6 +10,7 @@ from torch import nn
 from tuning import families
 
 from vglm_train.config.language import Decoding
+from vglm_train.config.model import Vision
 from vglm_train.config.tuning import Lora, Prefix
 from vglm_train.distributed import Ranks
 from vglm_train.model.frozen_blocks import FrozenBlocks
@@ -16,6 +18,7 @@ from vglm_train.model.language.linears import quantize_blocks
 from vglm_train.model.tuning.lora import attach_lora
 from vglm_train.model.tuning.prefix import attach_prefix
 from vglm_train.model.vision import build_vision
+from vglm_train.weights.encoders import read_shape
 
 
 def moved(model: nn.Module, blocks) -> FrozenBlocks:
@@ -102,6 +105,20 @@ def test_image_encoders(family):
     frozen = moved(model, model.encoder.blocks)
     assert torch.equal(model(pixels), wanted)
     assert held(frozen) == [3]
+
+
+@pytest.mark.parametrize("kind", ["dinov3_vit", "swin"])
+def test_image_encoders_of_transformers(kind, tmp_path):
+    """Their blocks take more than tokens, or are stages."""
+    folder = made_encoders.write(tmp_path, kind)
+    shape = asdict(read_shape(folder))
+    model = build_vision(Vision(family="auto", weights=str(folder), dtype="fp32", **shape))
+    pixels = torch.randn(2, 3, shape["image_size"], shape["image_size"])
+    model.train_last(1)
+    wanted = model(pixels)
+    frozen = moved(model, model.encoder.blocks)
+    assert torch.equal(model(pixels), wanted)
+    assert len(held(frozen)) == 1
 
 
 def test_blocks_that_train_stay():

@@ -10,21 +10,21 @@ from PIL import Image
 from torch import Tensor
 
 from vglm_train.errors import UserError
-from vglm_train.image import FORMATS, MAX_PIXELS, Decoder, ImageError, eval_pixels, whole_pixels
+from vglm_train.image import FORMATS, MAX_PIXELS, Decoder, Fit, ImageError, eval_pixels, whole_pixels
 
 PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
 Picture = str | PurePath | bytes | Image.Image | NDArray[np.uint8]
 
 
-def read_pixels(picture: Picture, size: int, decoder: Decoder | None = None) -> Tensor:
+def read_pixels(picture: Picture, size: int, decoder: Decoder | None = None, fit: Fit | None = None) -> Tensor:
     """A picture -> uint8 [3,size,size], as evaluation makes it. UserError that names the picture.
 
-    `decoder`: the bundle's data.image.decoder.
+    `decoder`, `fit`: the bundle's data.image.decoder and data.image.
     """
     try:
         if isinstance(picture, np.ndarray):
-            return eval_pixels(_of_array(picture), size, decoder)
-        return whole_pixels(_file(picture), size, decoder)
+            return eval_pixels(_of_array(picture), size, decoder, fit)
+        return whole_pixels(_file(picture), size, decoder, fit)
     except ImageError as error:
         advice = f"give a whole picture in one of these formats: {', '.join(FORMATS)}"
         if error.cause == "bomb":

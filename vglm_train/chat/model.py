@@ -163,7 +163,8 @@ class ChatModel:
     def read_pixels(self, picture: Picture) -> Tensor:
         """uint8 [3,h,w] as the model's training made it. UserError if the picture cannot be used."""
         config = self.bundle.config
-        return read_pixels(picture, config.model.vision.image_size, config.data.image.decoder)
+        image = config.data.image
+        return read_pixels(picture, config.model.vision.image_size, image.decoder, image)
 
     def forget(self, asked: Asked) -> None:
         """Free the image tokens that are kept of this conversation."""

@@ -269,6 +269,7 @@ def named_files(config: Config) -> dict[str, Path]:
     model, language = config.model, config.model.language
     named = {
         "model.vision.weights": model.vision.weights,
+        "model.vision.config": model.vision.config,
         "model.qformer.weights": model.qformer.weights,
         "model.qformer.text_weights": model.qformer.text_weights,
         "model.language.weights": None if language is None else language.weights,

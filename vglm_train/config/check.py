@@ -45,6 +45,7 @@ def check(config: Config, world: int) -> None:
     _check_mixture(config)
     _check_lengths(config)
     _check_features(config)
+    _check_resize(config)
     _check_graphs(config)
     _check_frozen_blocks(config)
     _check_language_model(config)
@@ -146,6 +147,14 @@ def _check_features(config: Config) -> None:
     if config.data.features is not None and config.tuning.vision_blocks is not None:
         reason = "are of a frozen image encoder, but tuning.vision_blocks trains its last blocks; leave one of them out"
         raise FieldError("data.features", "tuning.vision_blocks", reason=reason)
+
+
+def _check_resize(config: Config) -> None:
+    """The square is cut out of what is there."""
+    resize, size = config.data.image.resize, config.model.vision.image_size
+    if resize is not None and resize < size:
+        reason = f"{resize} is less than model.vision.image_size {size}, which is cut out of it; give that at least"
+        raise FieldError("data.image.resize", "model.vision.image_size", reason=reason)
 
 
 def _check_languages(data: Data, text: Text) -> None:

@@ -201,6 +201,15 @@ class Image:
         "red, green, blue are divided by it",
         Range(above=0, most=1, why="pixels run from 0 to 1 here, not to 255"),
     ] = (0.26862954, 0.26130258, 0.27577711)
+    squeeze: Annotated[
+        bool, "evaluation: the whole picture into a square; false: its shorter side to `resize`, then the centre of it"
+    ] = True
+    resize: Annotated[
+        int | None,
+        "pixels a side before the centre of model.vision.image_size is cut out; null: image_size",
+        POSITIVE,
+    ] = None
+    resample: Annotated[Literal["bicubic", "bilinear"], "the filter that resizes"] = "bicubic"
 
     def __post_init__(self) -> None:
         low, high = self.crop_scale

@@ -14,6 +14,7 @@ from vglm_train.folders import recover
 KEY = "bundle"
 DEFAULT = "align"  # run.stage
 QUESTIONS = "question_tokenizer"  # see checkpoint.bundle
+PIXELS = ("mean", "std", "squeeze", "resize", "resample")  # of data.image: what the encoder was trained on
 MERGE = "vglm checkpoint merge {} --adapter {} --out MERGED"
 
 
@@ -104,8 +105,8 @@ def _set(root: YamlNode, path: str, value: str | None) -> None:
 
 
 def _pick(root: YamlNode, node: YamlNode) -> YamlNode:
-    """What a run takes over: sections model and prompt, and of data the languages and the normalisation."""
-    image = {name: _below(root, f"data.image.{name}") for name in ("mean", "std")}
+    """What a run takes over: sections model and prompt, and of data the languages and how pixels are made."""
+    image = {name: _below(root, f"data.image.{name}") for name in PIXELS}
     kept = {name: item for name, item in image.items() if item is not None}
     data: dict[str, YamlNode] = {"image": YamlNode(kept, node.where, node.order)}
     if languages := _below(root, "data.languages"):

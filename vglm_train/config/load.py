@@ -12,6 +12,7 @@ from typing import Any, Literal, NoReturn, Union, get_args, get_origin, get_type
 
 import yaml
 
+from vglm_train.config.encoder import fill_encoder
 from vglm_train.config.inherit import inherit
 from vglm_train.config.presets import point_into_presets
 from vglm_train.config.run import Config
@@ -29,10 +30,11 @@ def load(path: Path | str, overrides: Sequence[str] = ()) -> Config:
 
     Raises UserError that names file and line (or the override), the key, and the reason: unknown or repeated keys,
     wrong types, values out of range, combinations within a section. Rules across sections: config.check. For
-    `model.bundle` see config.inherit.
+    `model.bundle` see config.inherit, for `model.vision.family: auto` config.encoder.
     """
     root = inherit(read(Path(path), overrides))
     point_into_presets(root)
+    fill_encoder(root)
     config: Config = _section(Config, root, "")
     return config
 

@@ -14,10 +14,20 @@ EIGHT_BIT_UNIT = 16  # channels: what a product in fp8 is cut into
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Vision:
-    """The frozen image encoder. The numbers give its shape; for CLIP and SigLIP they must equal config.json's."""
+    """The frozen image encoder. The numbers give its shape; for CLIP and SigLIP they must equal config.json's.
 
-    family: Annotated[Literal["eva", "clip", "siglip"], "which architecture"] = "eva"
-    image_size: Annotated[int, "pixels a side; a multiple of patch", POSITIVE] = 224
+    Family auto reads them from its folder's config.json: the defaults here are ViT-g's.
+    """
+
+    family: Annotated[
+        Literal["eva", "clip", "siglip", "auto"],
+        "which architecture; auto: what the Hugging Face folder `weights` holds (DINOv2, DINOv3, SigLIP 2, ViT, "
+        "ConvNeXt V2, ...), whose files also give the numbers below and how data.image makes its pixels",
+    ] = "eva"
+    image_size: Annotated[
+        int, "pixels a side; a multiple of patch. Family auto: any size whose positions the encoder can interpolate",
+        POSITIVE,
+    ] = 224  # fmt: skip
     patch: Annotated[int, "pixels a side of a patch", POSITIVE] = 14
     width: Annotated[int, "channels; a multiple of heads", POSITIVE] = 1408
     depth: Annotated[int, "blocks kept; BLIP-2 drops the last of ViT-g's 40", POSITIVE] = 39
@@ -30,10 +40,18 @@ class Vision:
     weights: Annotated[
         str | None, "a file (safetensors, or LAVIS's .pth), or a Hugging Face folder; null: random", NOT_EMPTY
     ] = None
+    config: Annotated[
+        str | None,
+        "family auto where weights is null or not here: a folder with config.json and preprocessor_config.json",
+        NOT_EMPTY,
+    ] = None
 
     def __post_init__(self) -> None:
         check_limits(self)
-        multiple(self, "image_size", of="patch", why="the picture is cut into whole patches")
+        if self.config and self.family != "auto":
+            raise FieldError("config", "family", reason=f"is for family auto; {self.family} has its shape from numbers")
+        if self.family != "auto":  # which leaves out what lies beyond the last whole patch, or pads it
+            multiple(self, "image_size", of="patch", why="the picture is cut into whole patches")
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
         if self.dtype == "fp8":
             self._check_fp8()

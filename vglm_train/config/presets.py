@@ -61,13 +61,14 @@ def describe_presets() -> Iterator[str]:
 
 
 def point_into_presets(root: YamlNode) -> None:
-    """`model.language.config: configs/...` of a preset works from any folder: it is taken from where presets are."""
-    item: YamlNode | None = root
-    for part in ("model", "language", "config"):
-        item = item.step(part) if item else None
-    preset = _shipped_path(item.value) if item and isinstance(item.value, str) else None
-    if item and preset:
-        item.value = str(preset)
+    """`config: configs/...` of a preset's towers works from any folder: it is taken from where presets are."""
+    model = root.step("model")
+    for tower in ("language", "vision"):
+        section = model.step(tower) if model else None
+        item = section.step("config") if section else None
+        preset = _shipped_path(item.value) if item and isinstance(item.value, str) else None
+        if item and preset:
+            item.value = str(preset)
 
 
 def _shipped_path(given: str) -> Path | None:

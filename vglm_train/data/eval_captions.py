@@ -22,7 +22,7 @@ from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import SplitSource, name_of, open_part
-from vglm_train.image import Decoder, whole_pixels
+from vglm_train.image import Decoder, Fit, whole_pixels
 
 logger = logging.getLogger(__name__)
 
@@ -60,6 +60,7 @@ class EvalSet(Dataset[Any]):
         images: int | None = None,
         cache: Cache | None = None,
         decoder: Decoder | None = None,
+        fit: Fit | None = None,
         pictures: int | None = None,
     ) -> None:
         """`pictures`: of a sample at most, all of which are looked at, as stages with a language model do; None: the
@@ -71,7 +72,8 @@ class EvalSet(Dataset[Any]):
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.names = [name_of(source) for source, manifest in zip(sources, manifests) for _ in manifest.shards]
         self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
-        self.size, self.languages, self.decoder, self.pictures = size, tuple(languages), decoder, pictures
+        self.size, self.languages, self.decoder, self.fit = size, tuple(languages), decoder, fit
+        self.pictures = pictures
         self.reader = ShardReader(2, cache)
         self.damaged: Counter[str] = Counter()
         self.positions: Sequence[int] = range(self.starts[-1])
@@ -113,7 +115,7 @@ class EvalSet(Dataset[Any]):
         if self.pictures is not None:
             learns_dialogue(replace(stored.record, turns=()), len(stored.images), self.languages, self.pictures)
         shown = stored.images[:1] if self.pictures is None else stored.images
-        pixels, *more = (whole_pixels(image, self.size, self.decoder) for image in shown)
+        pixels, *more = (whole_pixels(image, self.size, self.decoder, self.fit) for image in shown)
         return EvalItem(stored.key, stored.image_id, pixels, captions, source, tuple(more))
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:

@@ -26,7 +26,7 @@ from vglm_train.data.shards.shard import Shard
 from vglm_train.data.splits import SplitSource, name_of, open_part
 from vglm_train.data.tables.table import TableSlice
 from vglm_train.errors import UserError
-from vglm_train.image import Decoder, open_image, whole_pixels
+from vglm_train.image import Decoder, Fit, open_image, whole_pixels
 from vglm_train.prompt.dialogue import Dialogue
 
 Kind = Literal["closed", "open", "report"]
@@ -82,11 +82,12 @@ class QuestionSet(Dataset[Any]):
         languages: Sequence[str],
         limit: int | None = None,
         decoder: Decoder | None = None,
+        fit: Fit | None = None,
     ) -> None:
         manifests = [open_part(source, languages) for source in sources]
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.names = [name_of(source) for source, manifest in zip(sources, manifests) for _ in manifest.shards]
-        self.size, self.languages, self.decoder = size, tuple(languages), decoder
+        self.size, self.languages, self.decoder, self.fit = size, tuple(languages), decoder, fit
         self.reader = ShardReader(capacity=2)
         self.damaged: Counter[str] = Counter()
         self.unasked: Counter[str] = Counter()  # language (another one), picture (names none) -> rows
@@ -199,7 +200,7 @@ class QuestionSet(Dataset[Any]):
             dialogue = replace(answered.dialogue, images=len(images))
         else:
             dialogue = dialogue_of(record, asked, len(images))
-        pixels = [whole_pixels(image, self.size, self.decoder) for image in images[: dialogue.images]]
+        pixels = [whole_pixels(image, self.size, self.decoder, self.fit) for image in images[: dialogue.images]]
         return EvalQuestion(
             key=_key(stored.key, nth),
             image_id=stored.image_id,

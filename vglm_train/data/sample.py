@@ -133,7 +133,8 @@ def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: 
     if not images:
         return torch.zeros(0, 3, size, size, dtype=torch.uint8)
     scale, decoder = augmentation.crop_scale, augmentation.decoder
-    first = crop_pixels(images[0], size, scale, False, rng, decoder)
+    first = crop_pixels(images[0], size, scale, False, rng, decoder, augmentation)
     mirrored = augmentation.flip and rng.random() < 0.5
-    pixels = torch.stack([first, *(crop_pixels(image, size, scale, False, rng, decoder) for image in images[1:])])
+    others = (crop_pixels(image, size, scale, False, rng, decoder, augmentation) for image in images[1:])
+    pixels = torch.stack([first, *others])
     return pixels.flip(-1) if mirrored else pixels

@@ -22,7 +22,7 @@ from vglm_train.image.decode import (
 )
 from vglm_train.image.errors import ImageError
 from vglm_train.image.limits import ImageLimits, check_image
-from vglm_train.image.transforms import Decoder, crop_pixels, eval_pixels, random_crop, train_pixels, whole_pixels
+from vglm_train.image.transforms import Decoder, Fit, crop_pixels, eval_pixels, random_crop, train_pixels, whole_pixels
 
 __all__ = [
     "FORMATS",
@@ -30,6 +30,7 @@ __all__ = [
     "SUFFIXES",
     "Decoder",
     "ExaminedImage",
+    "Fit",
     "ImageError",
     "ImageHeader",
     "ImageLimits",

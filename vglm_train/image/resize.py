@@ -7,7 +7,7 @@ other formats are decoded by Pillow, which then judges them as it does alone.
 h, w: sides of a picture as it is decoded.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import simplejpeg
@@ -21,27 +21,35 @@ from vglm_train.image.decode import decode, header_of, reading
 from vglm_train.image.part import REVERSED_X, REVERSED_Y, Part
 
 _JPEG = b"\xff\xd8\xff"
+Filter = Literal["bicubic", "bilinear"]
 _SPACES = {"L": "GRAY", "RGB": "RGB"}  # Pillow's mode -> simplejpeg's name
 
 
-def part_pixels(data: bytes, part: Part) -> Tensor:
+def part_pixels(data: bytes, part: Part, filter_: Filter = "bicubic") -> Tensor:
     """`part` of an encoded picture -> uint8 [3,size,size] of the part's size. ImageError as `open_image`.
 
     Where it is decoded smaller than it is, the edges of the part are rounded to whole pixels of that.
     """
-    values = _decode_jpeg(data, part) if data.startswith(_JPEG) else None
+    values, side = _decode_jpeg(data, part) if data.startswith(_JPEG) else None, (part.size, part.size)
     if values is None:
         image, _ = decode(data, part.limit, grey=True)
-        return resize(np.array(image.crop(part.rounded(image.width, image.height))), part.size)
+        return resize(np.array(image.crop(part.rounded(image.width, image.height))), side, filter_)
     left, top, right, bottom = part.rounded(values.shape[1], values.shape[0])
-    return resize(values[top:bottom, left:right], part.size)
+    return resize(values[top:bottom, left:right], side, filter_)
 
 
-def resize(values: NDArray[np.uint8], size: int) -> Tensor:
-    """Antialiased bicubic: uint8 [h,w] or [h,w,3] -> [3,size,size]."""
+def decode_values(data: bytes) -> NDArray[np.uint8]:
+    """An encoded picture, upright and at full size -> [h,w] or [h,w,3]. ImageError as `open_image`."""
+    whole = Part(1, lambda width, height: (0, 0, width, height), scaled=False)
+    values = _decode_jpeg(data, whole) if data.startswith(_JPEG) else None
+    return np.array(decode(data, whole.limit, grey=True)[0]) if values is None else values
+
+
+def resize(values: NDArray[np.uint8], side: tuple[int, int], filter_: Filter = "bicubic") -> Tensor:
+    """Antialiased: uint8 [h,w] or [h,w,3] -> [3, *side], height first."""
     plane = torch.from_numpy(np.ascontiguousarray(values))
     planes = plane[None] if plane.ndim == 2 else plane.permute(2, 0, 1)
-    made = F.interpolate(planes[None], (size, size), mode="bicubic", antialias=True)
+    made = F.interpolate(planes[None], side, mode=filter_, antialias=True)
     return made[0].expand(3, -1, -1).contiguous()
 
 

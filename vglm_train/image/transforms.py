@@ -1,26 +1,53 @@
-"""Pictures as BLIP-2 trains and evaluates on them: random crops, and whole pictures squeezed into a square."""
+"""Pictures as an encoder gets them: random crops in training, and in evaluation as it was published.
+
+BLIP-2 squeezes the whole picture into a square. Other encoders' own image processors cut a square out of its centre, or
+resize by another filter: `Fit`.
+"""
 
 import math
 import random
-from typing import Literal
+from typing import Literal, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
 from vglm_train.image.decode import decode
 from vglm_train.image.part import Part
-from vglm_train.image.resize import part_pixels, resize
+from vglm_train.image.resize import Filter, decode_values, part_pixels, resize
 
 Decoder = Literal["turbo", "pillow"]
+FILTERS = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
+LONGEST = 4  # times its shorter side: of a longer picture, what lies beyond the centre is left out before it is resized
+
+
+class Fit(Protocol):
+    """How a picture becomes a square in evaluation, as data.image has it; None stands for BLIP-2's way."""
+
+    @property
+    def squeeze(self) -> bool: ...
+
+    @property
+    def resize(self) -> int | None: ...
+
+    @property
+    def resample(self) -> Filter: ...
+
 
 RATIO = (3 / 4, 4 / 3)  # width over height of a training crop, as torchvision's RandomResizedCrop
 ATTEMPTS = 10  # to sample a crop that fits, as torchvision
 
 
 def crop_pixels(
-    data: bytes, size: int, scale: tuple[float, float], flip: bool, rng: random.Random, decoder: Decoder | None = None
+    data: bytes,
+    size: int,
+    scale: tuple[float, float],
+    flip: bool,
+    rng: random.Random,
+    decoder: Decoder | None = None,
+    fit: Fit | None = None,
 ) -> Tensor:
     """`train_pixels` of an encoded picture, decoded only as large as its crop needs.
 
@@ -29,13 +56,21 @@ def crop_pixels(
     a few of 255 levels on average (`decoder` pillow: less than 2), since JPEG shrinks by its own filter.
     `decoder`: as data.image.decoder; None is pillow. ImageError as `open_image`.
     """
-    pixels = _part(data, Part(size, lambda width, height: random_crop(width, height, scale, rng)), decoder)
-    return _mirrored(pixels, flip, rng)
+    if scale[0] >= 1 and _cuts(size, fit):
+        return _mirrored(whole_pixels(data, size, decoder, fit), flip, rng)
+    part = Part(size, lambda width, height: random_crop(width, height, scale, rng))
+    return _mirrored(_part(data, part, decoder, _filter(fit)), flip, rng)
 
 
-def whole_pixels(data: bytes, size: int, decoder: Decoder | None = None) -> Tensor:
+def whole_pixels(data: bytes, size: int, decoder: Decoder | None = None, fit: Fit | None = None) -> Tensor:
     """`eval_pixels` of an encoded picture, decoded at full size. ImageError as `open_image`."""
-    return _part(data, Part(size, lambda width, height: (0, 0, width, height), scaled=False), decoder)
+    if not _cuts(size, fit):
+        part = Part(size, lambda width, height: (0, 0, width, height), scaled=False)
+        return _part(data, part, decoder, _filter(fit))
+    if decoder == "turbo":
+        return _cut_values(decode_values(data), size, fit)
+    image, _ = decode(data, lambda image: None)
+    return eval_pixels(image, size, decoder, fit)
 
 
 def train_pixels(image: Image.Image, size: int, scale: tuple[float, float], flip: bool, rng: random.Random) -> Tensor:
@@ -47,11 +82,53 @@ def train_pixels(image: Image.Image, size: int, scale: tuple[float, float], flip
     return _mirrored(eval_pixels(crop, size), flip, rng)
 
 
-def eval_pixels(image: Image.Image, size: int, decoder: Decoder | None = None) -> Tensor:
-    """The whole RGB picture squeezed into a square, bicubic, as BLIP-2 evaluates -> uint8 [3,size,size]."""
+def eval_pixels(image: Image.Image, size: int, decoder: Decoder | None = None, fit: Fit | None = None) -> Tensor:
+    """The RGB picture as a square, by `fit` -> uint8 [3,size,size]."""
     if decoder == "turbo":
-        return resize(np.array(image), size)
-    return _tensor(image.resize((size, size), Image.Resampling.BICUBIC))
+        values = np.array(image)
+        return _cut_values(values, size, fit) if _cuts(size, fit) else resize(values, (size, size), _filter(fit))
+    if not _cuts(size, fit):
+        return _tensor(image.resize((size, size), FILTERS[_filter(fit)]))
+    box, (width, height), (left, top) = _geometry(image.width, image.height, size, fit)
+    made = image.crop(box).resize((width, height), FILTERS[_filter(fit)])
+    return _tensor(made.crop((left, top, left + size, top + size)))
+
+
+def _filter(fit: Fit | None) -> Filter:
+    return "bicubic" if fit is None else fit.resample
+
+
+def _cuts(size: int, fit: Fit | None) -> bool:
+    """Whether the square is cut out of a picture that was resized."""
+    return fit is not None and (not fit.squeeze or fit.resize not in (None, size))
+
+
+def _geometry(
+    width: int, height: int, size: int, fit: Fit | None
+) -> tuple[tuple[int, int, int, int], tuple[int, int], tuple[int, int]]:
+    """What is resized, to which width and height, and where the square begins in it; as transformers' processors."""
+    assert fit is not None
+    side, short = fit.resize or size, min(width, height)
+    if fit.squeeze:
+        wide, high, box = side, side, (0, 0, width, height)
+    else:
+        box = _centre(width, height, min(width, LONGEST * short), min(height, LONGEST * short))
+        width, height = box[2] - box[0], box[3] - box[1]
+        wide, high = (int(side * length / short) if length != short else side for length in (width, height))
+    return box, (wide, high), (int((wide - size) / 2), int((high - size) / 2))
+
+
+def _centre(width: int, height: int, wide: int, high: int) -> tuple[int, int, int, int]:
+    left, top = (width - wide) // 2, (height - high) // 2
+    return left, top, left + wide, top + high
+
+
+def _cut_values(values: NDArray[np.uint8], size: int, fit: Fit | None) -> Tensor:
+    """[h,w] or [h,w,3] -> [3,size,size]."""
+    height, width = values.shape[:2]
+    (left, top, right, bottom), (wide, high), (x, y) = _geometry(width, height, size, fit)
+    made = resize(values[top:bottom, left:right], (high, wide), _filter(fit))
+    return made[:, y : y + size, x : x + size].contiguous()
 
 
 def random_crop(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
@@ -75,14 +152,14 @@ def random_crop(width: int, height: int, scale: tuple[float, float], rng: random
     return left, top, left + w, top + h
 
 
-def _part(data: bytes, part: Part, decoder: Decoder | None) -> Tensor:
+def _part(data: bytes, part: Part, decoder: Decoder | None, filter_: Filter) -> Tensor:
     if decoder == "turbo":
-        return part_pixels(data, part)
+        return part_pixels(data, part, filter_)
     image, _ = decode(data, part.limit)
     box, side = part.within(*image.size), (part.size, part.size)
     if image.size == part.whole:  # what is beyond the crop does not reach into it
-        return _tensor(image.crop(part.rounded(*image.size)).resize(side, Image.Resampling.BICUBIC))
-    return _tensor(image.resize(side, Image.Resampling.BICUBIC, box))
+        return _tensor(image.crop(part.rounded(*image.size)).resize(side, FILTERS[filter_]))
+    return _tensor(image.resize(side, FILTERS[filter_], box))
 
 
 def _mirrored(pixels: Tensor, flip: bool, rng: random.Random) -> Tensor:

@@ -13,6 +13,7 @@ from torch import nn
 
 from vglm_train.config.model import Model, QFormer, Vision
 from vglm_train.model.language.packed import number_of_weights
+from vglm_train.model.vision import measure
 from vglm_train.model.visual_language import VisualLanguageModel
 
 CROSS = r"(^|\.)(EncDecAttention|encoder_attn|crossattention)\.([kv]|[kv]_proj)$"
@@ -63,7 +64,7 @@ def generation_cost(config: Model, model: VisualLanguageModel, encoder: bool = T
     block; the last block only attends to it.
     """
     q, below, qformer = config.qformer.queries, _trains(model.vision, model.vision_norm), _trains(model.qformer)
-    image = encoder * vision_flops(config.vision) + 2 * len(model.vision.trained) * _vision_block(config.vision)
+    image = encoder * vision_flops(config.vision) + 2 * _last_blocks(config.vision, len(model.vision.trained))
     queried = 1 + (below or qformer) + qformer
     projection = 2 * q * config.qformer.width * model.language.embed_width
     projection *= 1 + (below or qformer) + _trains(model.projection)
@@ -114,11 +115,15 @@ def _products(modules: Iterable[nn.Module], gradient: bool) -> float:
 
 def image_tokens(config: Vision) -> int:
     """Tokens of one image, with the class token of EVA and CLIP."""
+    if config.family == "auto":
+        return measure(config).tokens
     return (config.image_size // config.patch) ** 2 + (config.family != "siglip")
 
 
 def vision_flops(config: Vision) -> float:
     """Forward of one image."""
+    if config.family == "auto":
+        return measure(config).flops
     patches = 2 * (config.image_size // config.patch) ** 2 * 3 * config.patch**2 * config.width
     return config.depth * _vision_block(config) + patches
 
@@ -144,6 +149,13 @@ def _first_pass(config: Model, losses: Collection[str]) -> float:
     q, t, width = config.qformer.queries, config.text.max_length, config.qformer.width
     flops = image_keys_flops(config) + _pass(config, q, 0, 0) + _pass(config, 0, t, 0)
     return flops + ("itg" in losses) * _pass(config, 0, t, q) + 2 * (q + 1) * width * config.contrastive_width
+
+
+def _last_blocks(config: Vision, count: int) -> float:
+    """Forward of one image through so many of its encoder's last blocks."""
+    if config.family == "auto":
+        return sum(measure(config).blocks[config.depth - count :])
+    return count * _vision_block(config)
 
 
 def _vision_block(config: Vision) -> float:

@@ -103,7 +103,8 @@ class Stage:
         size, images = self.config.model.vision.image_size, self.config.evaluate.images
         if not parts:
             return None
-        return EvalSet(parts, size, data.languages, images, data.cache, data.image.decoder, self.evaluated_pictures)
+        image = data.image
+        return EvalSet(parts, size, data.languages, images, data.cache, image.decoder, image, self.evaluated_pictures)
 
     @property
     def evaluated_pictures(self) -> int | None:

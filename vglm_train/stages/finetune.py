@@ -52,7 +52,9 @@ class Finetune(Generate):
             return super().held_out()
         data, size = self.config.data, self.config.model.vision.image_size
         parts, images = validating(data), self.config.evaluate.images
-        return QuestionSet(parts, size, data.languages, images, data.image.decoder) if parts else None
+        if not parts:
+            return None
+        return QuestionSet(parts, size, data.languages, images, data.image.decoder, data.image)
 
     def evaluator(self, model: VisualLanguageModel, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         config = self.config

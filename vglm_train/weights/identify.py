@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
+from vglm_train.weights.encoders import REFUSED, TAKEN, encoder_type, why_refused
 from vglm_train.weights.found import ENDINGS, MERGE, UNFINISHED, Found, damaged, look_at_file, read_object
 
 Part = Literal["vision", "language", "bert"]
@@ -20,6 +21,7 @@ FORMATS = {
     "eva": "an EVA ViT alone",
     "clip": "Hugging Face CLIP",
     "siglip": "Hugging Face SigLIP",
+    "hf-vision": "a Hugging Face image encoder",
     "bert": "Hugging Face BERT",
     "chatglm-sat": "ChatGLM as SAT folder",
     "chatglm-hub": "ChatGLM-6B in the hub's layout",
@@ -29,7 +31,8 @@ FORMATS = {
 FIELDS: dict[Part, str] = {"vision": "model.vision.weights", "language": "model.language.weights",
                            "bert": "model.qformer.weights"}  # fmt: skip
 PARTS: dict[str, tuple[Part, ...]] = {
-    "eva": ("vision",), "clip": ("vision",), "siglip": ("vision",), "bert": ("bert",), "lavis": ("vision",),
+    "eva": ("vision",), "clip": ("vision",), "siglip": ("vision",), "hf-vision": ("vision",),
+    "bert": ("bert",), "lavis": ("vision",),
     "chatglm-sat": ("language",), "chatglm-hub": ("language",), "visualglm-sat": ("language",),
     "visualglm-hub": ("language",), "hf-language": ("language",),
 }  # fmt: skip
@@ -201,19 +204,19 @@ def _model(content: dict[str, Any]) -> Found:
     """By config.json alone."""
     kind, classes = str(content.get("model_type")), [str(name) for name in content.get("architectures") or ()]
     if format_ := _format(kind, content, classes):
-        named = f" ({kind})" if format_ == "hf-language" else ""
+        named = {"hf-language": f" ({kind})", "hf-vision": f" ({TAKEN.get(encoder_type(content))})"}.get(format_, "")
         return Found(format_, f"{FORMATS[format_]}{named}")
     if "pretrained_cfg" in content or ("architecture" in content and kind == "None"):
-        return Found(None, f"a timm model ({content.get('architecture')})", _OTHER_ENCODER)
+        return Found(None, f"a timm model ({content.get('architecture')})", "Take its release for transformers")
     if not content.get("model_type"):  # its reader may know it all the same
         return Found(None, "a folder whose config.json names no model")
     if any(key in content for key in SOUNDS):
         return Found(None, f"a model of sounds ({kind})", ELSEWHERE)
     if "vision_config" in content and not _is_contrastive(content):
         return Found(None, f"a model that reads pictures itself ({kind})", "Give the language model inside it")
-    if _is_image_encoder(content) or _is_contrastive(content):
-        name = "DINOv2, as RAD-DINO is" if kind == "dinov2" else kind
-        return Found(None, f"an image encoder of another family ({name})", _OTHER_ENCODER)
+    if kind in REFUSED or _is_image_encoder(content) or _is_contrastive(content):
+        reason = why_refused(encoder_type(content))
+        return Found(None, f"an image encoder that is not built here ({kind})", f"{reason[:1].upper()}{reason[1:]}")
     if _is_text_encoder(content, classes):
         return Found(None, f"an encoder of texts ({kind})", "It writes no text; BERT alone is read, for the Q-Former")
     return Found(None, f"a model of another kind ({kind})", ELSEWHERE)
@@ -227,6 +230,8 @@ def _format(kind: str, content: dict[str, Any], classes: list[str]) -> str | Non
         return "visualglm-hub" if content.get("eva_config") else "chatglm-hub"
     if kind in ("bert", "clip", "clip_vision_model", "siglip", "siglip_vision_model"):
         return kind.partition("_")[0]
+    if encoder_type(content) in TAKEN and ("vision_config" not in content or _is_contrastive(content)):
+        return "hf-vision"
     named = bool(classes) or any(key in content for key in ("hidden_size", "d_model", "n_embd"))
     others = "vision_config" in content or any(key in content for key in SOUNDS) or "pretrained_cfg" in content
     if named and not (others or _is_image_encoder(content) or _is_text_encoder(content, classes)):
@@ -245,6 +250,3 @@ def _is_contrastive(content: dict[str, Any]) -> bool:
 
 def _is_text_encoder(content: dict[str, Any], classes: list[str]) -> bool:
     return any(name.endswith(ENCODERS) for name in classes) and not content.get("is_decoder")
-
-
-_OTHER_ENCODER = "model.vision.family is eva, clip or siglip; no other is built here"

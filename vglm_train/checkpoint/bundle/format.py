@@ -4,7 +4,8 @@ bundle.json            version, the program that wrote it, stage, where the froz
 config.yaml            the resolved configuration it was trained with
 trained.safetensors    what was trained, by name
 vision.safetensors     the frozen image encoder, language.safetensors the frozen language model: if they are small
-                       or were never files; else bundle.json names where they are
+                       or were never files; else bundle.json names where they are. The image encoder of family auto
+                       is a folder, vision/, as its publisher's
 tokenizer/             the Q-Former's tokenizer (stage align), or the language model's (stage generate)
 question_tokenizer/    the Q-Former's, where it reads questions before a language model
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vglm_train.checkpoint.bundle.format import CONFIG, DOCUMENT, TOWERS, read_document, read_trained
 from vglm_train.config.load import load
-from vglm_train.config.model import Model
+from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
 from vglm_train.fingerprint import same_content
 from vglm_train.folders import recover
@@ -78,7 +78,7 @@ def bundle_vision(config: Model) -> str | None:
         return None
     folder = Path(str(config.qformer.weights))
     trained, wanted = load(folder / CONFIG).model.vision, config.vision
-    if replace(trained, weights=None, dtype="fp32") != replace(wanted, weights=None, dtype="fp32"):
+    if _shape(trained) != _shape(wanted):
         raise UserError(
             f"model.qformer.weights: {folder} was trained behind an image encoder of another shape. Copy its "
             f"model.vision from {folder}/config.yaml."
@@ -102,6 +102,11 @@ def bundle_vision(config: Model) -> str | None:
             reference["file"],
         )
     return None
+
+
+def _shape(vision: Vision) -> Vision:
+    """What must be equal where two encoders are one."""
+    return replace(vision, weights=None, config=None, dtype="fp32")
 
 
 def compare(model: VisualModel, folder: Path) -> InitReport:

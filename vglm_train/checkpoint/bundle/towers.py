@@ -1,5 +1,6 @@
 """Frozen towers of a bundle: small ones travel along, large ones are named with a fingerprint."""
 
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,10 @@ from torch import Tensor
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.errors import UserError
 from vglm_train.fingerprint import fingerprint, same_content
+from vglm_train.weights.encoders import CONFIG
+from vglm_train.weights.pixels import COMBINED, PROCESSOR
 
+ENCODER = "vision"  # folder of an image encoder of family auto
 SMALL = 256 * 2**20  # bytes up to which a tower travels along
 
 
@@ -27,6 +31,25 @@ def save_or_reference(
         return {"file": str(Path(source).resolve()), "fingerprint": read or fingerprint(Path(source))}
     save_tensors(dict(weights), file)
     return {"file": file.name}
+
+
+def save_encoder(
+    folder: Path, weights: Mapping[str, Tensor], source: str | None, shape: Path, read: str | None = None
+) -> dict[str, Any]:
+    """As `save_or_reference` for an image encoder of family auto, which is a Hugging Face folder in the bundle too.
+
+    shape: the folder whose config.json describes it.
+    """
+    size = sum(tensor.numel() * tensor.element_size() for tensor in weights.values())
+    if source is not None and size > SMALL:
+        return {"file": str(Path(source).resolve()), "fingerprint": read or fingerprint(Path(source))}
+    new = folder / ENCODER
+    new.mkdir()
+    save_tensors(dict(weights), new / "model.safetensors")
+    for name in (CONFIG, PROCESSOR, COMBINED):
+        if (shape / name).is_file():
+            shutil.copyfile(shape / name, new / name)
+    return {"file": ENCODER}
 
 
 def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | None) -> Path:

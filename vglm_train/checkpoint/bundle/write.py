@@ -3,6 +3,7 @@
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,13 +12,14 @@ from torch import Tensor
 
 from vglm_train.checkpoint.bundle.adapter import TENSORS, base_of, write_adapter
 from vglm_train.checkpoint.bundle.format import QUESTIONS, TOKENIZER, TOWERS, TRAINED, read_document, write_document
-from vglm_train.checkpoint.bundle.towers import save_or_reference
+from vglm_train.checkpoint.bundle.towers import save_encoder, save_or_reference
 from vglm_train.checkpoint.load.finite import is_finite
 from vglm_train.checkpoint.resume import save_tensors
 from vglm_train.config.model import Model
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.folders import replace_folder
+from vglm_train.model.vision import source_of
 from vglm_train.model.visual import VisualModel
 from vglm_train.model.visual_language import VisualLanguageModel
 from vglm_train.prompt.qformer_text import QFormerTokenizer
@@ -47,7 +49,7 @@ def save_bundle(
         save_tensors(trained, new / TRAINED)
         document = {"stage": config.run.stage, "towers": towers, "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
-        write_document(new, config, document)
+        write_document(new, _alone(config), document)
 
 
 def save_finetuned(
@@ -71,7 +73,7 @@ def save_finetuned(
         write_adapter(new, trained.items(), config.tuning, parts, origin)
         document = {"stage": "finetune", "towers": {}, "base": str(base.resolve()), "origin": dict(origin)}
         _save_tokenizers(new, config.model, tokenizer, questions)
-        write_document(new, config, document)
+        write_document(new, _alone(config), document)
     return (folder / TENSORS).stat().st_size
 
 
@@ -106,8 +108,19 @@ def _save_towers(
         frozen = {name.removeprefix(prefix): weights.pop(name) for name in list(weights) if name.startswith(prefix)}
         if frozen:
             file, fingerprint = folder / f"{tower}.safetensors", read.get(f"model.{tower}.weights")
-            towers[tower] = save_or_reference(file, frozen, sources[tower], fingerprint)
+            if tower == "vision" and config.vision.family == "auto":
+                shape = source_of(config.vision)
+                towers[tower] = save_encoder(folder, frozen, sources[tower], shape, fingerprint)
+            else:
+                towers[tower] = save_or_reference(file, frozen, sources[tower], fingerprint)
     return weights, towers
+
+
+def _alone(config: Config) -> Config:
+    """The folder that an encoder of family auto came from may become another; bundle.json says where it is."""
+    if config.model.vision.family != "auto":
+        return config
+    return replace(config, model=replace(config.model, vision=replace(config.model.vision, weights=None, config=None)))
 
 
 def _save_tokenizers(folder: Path, config: Model, tokenizer: Tokenizer, questions: QFormerTokenizer | None) -> None:

@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +36,9 @@ def read(folder: Path, options: Options) -> SourceModel:
             source.towers[tower] = file
         if tower == "vision":
             tensors = vision_tensors(file, config.model.vision)
+            if config.model.vision.family == "auto":
+                vision = replace(config.model.vision, weights=str(file))
+                source.config = config = replace(config, model=replace(config.model, vision=vision))
         else:
             assert config.model.language is not None
             tensors = language_tensors(file, config.model.language)

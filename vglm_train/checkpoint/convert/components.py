@@ -109,8 +109,10 @@ def _initial(source: SourceModel, model: Any, files: Mapping[str, Path], vocabul
     """What a run with this configuration begins with, but for frozen towers that come from a file."""
     config, image = source.config, source.config.data.image
     vision = config.model.vision
-    if "vision" in files:
-        vision = replace(vision, depth=1, weights=None)  # not used: the smallest that has the width
+    if "vision" in files:  # not used: the smallest that has the width
+        vision = replace(vision, depth=1, weights=None, config=None)
+        if vision.family == "auto":
+            vision = replace(vision, family="eva", image_size=vision.patch)
     torch.manual_seed(config.run.seed)
     initial: Any
     if vocabulary is not None:

@@ -14,10 +14,13 @@ from typing import Any, NamedTuple
 from vglm_train.checkpoint.convert.source import TOKENIZER_FILES, SourceModel, dtype_name
 from vglm_train.checkpoint.load.lazy_tensors import Tensors
 from vglm_train.config.run import Config
+from vglm_train.errors import UserError
 from vglm_train.prompt.build import build_template
 from vglm_train.prompt.tokenizers import HfTokenizer, build_tokenizer, check_tokenizer
+from vglm_train.weights.pixels import FILTERS
 
 # transformers' defaults, which config.json may leave out
+CODES = {name: code for code, name in FILTERS.items()}
 VISION = {"hidden_size": 1408, "intermediate_size": 6144, "num_hidden_layers": 39, "num_attention_heads": 16,
           "image_size": 224, "patch_size": 14, "hidden_act": "gelu", "layer_norm_eps": 1e-6}  # fmt: skip
 QFORMER = {"hidden_size": 768, "num_hidden_layers": 12, "num_attention_heads": 12, "intermediate_size": 3072,
@@ -123,7 +126,8 @@ def configuration(source: SourceModel, renamed: Tensors, words: Words, rows: int
 def preprocessor(config: Config) -> dict[str, Any]:
     """What transformers does to a picture, as we do it in evaluation."""
     return {"image_processor_type": "BlipImageProcessor", "do_resize": True, "do_rescale": True, "do_normalize": True,
-            "do_convert_rgb": True, "resample": 3, "rescale_factor": 1 / 255, **numbers(config)}  # fmt: skip
+            "do_convert_rgb": True, "resample": CODES[config.data.image.resample], "rescale_factor": 1 / 255,
+            **numbers(config)}  # fmt: skip
 
 
 def image_processor(files: Mapping[str, Any]) -> dict[str, Any]:
@@ -133,8 +137,16 @@ def image_processor(files: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def numbers(config: Config) -> dict[str, Any]:
-    """Of preprocessor_config.json: this model's picture size, mean and standard deviation."""
+    """Of preprocessor_config.json: this model's picture size, mean and standard deviation.
+
+    UserError where its class cannot make these pixels.
+    """
     size, image = config.model.vision.image_size, config.data.image
+    if not image.squeeze or image.resize not in (None, size):
+        raise UserError(
+            "data.image.squeeze, data.image.resize: transformers' BLIP-2 squeezes the whole picture into its square; "
+            "this model was trained on the centre of one, which it has no place for."
+        )
     return {"size": {"height": size, "width": size}, "image_mean": list(image.mean), "image_std": list(image.std)}
 
 

@@ -45,6 +45,7 @@ from vglm_train.config.data import Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import QFormer, Vision
 from vglm_train.errors import UserError
+from vglm_train.weights.pixels import FILTERS
 
 FIXED = ("hidden_act", "layer_norm_eps")  # the same in every model here
 NEW_IN_RETRIEVAL = ("temperature", "caption_head.")
@@ -199,6 +200,5 @@ def _check_fixed(section: dict[str, Any], fixed: dict[str, Any], name: str, fold
 
 def _image(kept: Mapping[str, Any]) -> Image:
     content, image = image_processor(kept), Image()
-    return replace(
-        image, mean=tuple(content.get("image_mean", image.mean)), std=tuple(content.get("image_std", image.std))
-    )
+    mean, std = tuple(content.get("image_mean", image.mean)), tuple(content.get("image_std", image.std))
+    return replace(image, mean=mean, std=std, resample=FILTERS.get(int(content.get("resample") or 3), image.resample))

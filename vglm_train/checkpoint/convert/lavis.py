@@ -126,7 +126,9 @@ def _built_in(source: SourceModel) -> list[str]:
     pairs = {f"encoder ({names}, patch)": ((39, 1408, 16, 6144, 14), encoder),
              f"Q-Former ({names}, positions)": ((12, 768, 12, 3072, 512), bert),
              "image mean": (Image().mean, tuple(image.mean)),
-             "image standard deviation": (Image().std, tuple(image.std))}  # fmt: skip
+             "image standard deviation": (Image().std, tuple(image.std)),
+             "squeeze, resize, resample of data.image":
+                 ((True, None, "bicubic"), (image.squeeze, image.resize, image.resample))}  # fmt: skip
     if model.language is None:
         words = source.tensors["qformer.embeddings.words.weight"].shape[0]
         pairs |= {"vocabulary": (30523, words), "contrastive width": (256, model.contrastive_width)}

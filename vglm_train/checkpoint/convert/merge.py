@@ -86,7 +86,9 @@ def _whole(bundle: Bundle, folder: Path, out: Path, changed: bool) -> Config:
     named = reference["file"] if "fingerprint" in reference and not changed else None
     # what training changed may be less than half precision tells apart
     dtype = "fp32" if changed else bundle.config.model.vision.dtype
-    vision = replace(bundle.config.model.vision, weights=named, dtype=dtype)
+    vision = bundle.config.model.vision
+    shape_of = vision.weights if vision.family == "auto" and named is None else None
+    vision = replace(vision, weights=named, config=shape_of, dtype=dtype)
     model = replace(bundle.config.model, language=language, vision=vision)
     run = replace(bundle.config.run, stage="generate")
     return replace(bundle.config, model=model, run=run, tuning=Tuning())

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from vglm_train.checkpoint.bundle.towers import ENCODER
 from vglm_train.checkpoint.convert import bundle, components, hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.source import Options, SourceModel, open_tensors
 from vglm_train.checkpoint.load.chatglm import sat_shard
@@ -37,6 +38,7 @@ FORMATS = {
     "eva": _part("eva", "vision"),
     "clip": _part("clip", "vision"),
     "siglip": _part("siglip", "vision"),
+    "hf-vision": _part("hf-vision", "vision"),
     "bert": _part("bert", "bert"),
     "chatglm-sat": _part("chatglm-sat", "language"),
     "chatglm-hub": _part("chatglm-hub", "language"),
@@ -65,9 +67,11 @@ def find(path: Path) -> Found:
 def raw_tensors(path: Path, kind: str) -> Tensors:
     """What the file or folder itself holds, under its own names."""
     if kind == "bundle":
-        files = sorted(path.glob("*.safetensors"))
-        return {name if file.stem == "trained" else f"{file.stem}: {name}": tensor
-                for file in files for name, tensor in open_tensors(file).items()}  # fmt: skip
+        files = {file.stem: file for file in sorted(path.glob("*.safetensors"))}
+        if (folder := path / ENCODER).is_dir():
+            files[ENCODER] = folder
+        return {name if part == "trained" else f"{part}: {name}": tensor
+                for part, file in files.items() for name, tensor in open_tensors(file).items()}  # fmt: skip
     if kind in ("visualglm-sat", "chatglm-sat"):
         return of_shards([sat_shard(path)])
     return open_tensors(path)

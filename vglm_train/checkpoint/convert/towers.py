@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,13 @@ from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.sat import Fused, sat_language
 from vglm_train.checkpoint.load.chatglm import CONFIG, hub_chatglm, is_sat_folder, read_json, sat_shard
 from vglm_train.checkpoint.load.hf_language import as_published
+from vglm_train.checkpoint.load.hf_vision import vision_folder
 from vglm_train.checkpoint.load.lazy_tensors import Lazy, Tensors, below, changed, of_shards, prefixed
 from vglm_train.checkpoint.load.tensor_files import open_shard
 from vglm_train.config.language import Language
 from vglm_train.config.model import Vision
 from vglm_train.errors import UserError
+from vglm_train.model.vision import build_vision
 
 
 def vision_tensors(path: Path, config: Vision) -> Tensors:
@@ -27,6 +30,10 @@ def vision_tensors(path: Path, config: Vision) -> Tensors:
 
     Blocks beyond the configured depth and what follows the last block are left out.
     """
+    if config.family == "auto":
+        with torch.device("meta"):
+            encoder = build_vision(replace(config, weights=str(path))).encoder
+        return vision_folder(path, encoder)
     raw = cut(open_tensors(path), config.depth)
     if "class_token" in raw or any(name.startswith("tower.") for name in raw):
         return raw

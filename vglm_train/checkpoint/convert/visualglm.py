@@ -118,7 +118,9 @@ def _built_in(source: SourceModel) -> list[str]:
     pairs = {"queries": (32, model.qformer.queries), "width of the Q-Former": (768, model.qformer.width),
              "width of ChatGLM": (4096, model.language.width), "image size": (224, model.vision.image_size),
              "image mean": (Image().mean, tuple(image.mean)),
-             "image standard deviation": (Image().std, tuple(image.std))}  # fmt: skip
+             "image standard deviation": (Image().std, tuple(image.std)),
+             "squeeze, resize, resample of data.image":
+                 ((True, None, "bicubic"), (image.squeeze, image.resize, image.resample))}  # fmt: skip
     return built_in("VisualGLM", pairs)
 
 

@@ -11,6 +11,7 @@ from vglm_train.checkpoint.keymaps.bert import BERT
 from vglm_train.checkpoint.keymaps.encoders import EVA, HF_VISION
 from vglm_train.checkpoint.keymaps.keymap import KeyMapError
 from vglm_train.checkpoint.load.fill import copy_tensor
+from vglm_train.checkpoint.load.hf_vision import vision_folder
 from vglm_train.checkpoint.load.tensor_files import open_weights
 from vglm_train.config.model import Model, Vision
 from vglm_train.errors import UserError
@@ -35,11 +36,14 @@ def load_pretrained(model: Alignment, config: Model) -> None:
 def load_vision(encoder: nn.Module, config: Vision) -> None:
     """The weights that `config` names into the bare encoder: our own names, or the publisher's.
 
-    EVA: LAVIS's names, alone or under `visual_encoder.`. CLIP, SigLIP: a Hugging Face folder. Blocks beyond
+    EVA: LAVIS's names, alone or under `visual_encoder.`. CLIP, SigLIP, auto: a Hugging Face folder. Blocks beyond
     its depth, and what follows the last block, are left out.
     """
     path = Path(str(config.weights))
     _require(path, "vision")
+    if config.family == "auto":
+        load_strictly(encoder, {name: tensor.read() for name, tensor in vision_folder(path, encoder).items()}, path)
+        return
     weights = _cut(read_weights(path), config.depth)
     if set(weights) != set(encoder.state_dict()):
         weights = _convert_vision(weights, config.family, path)

@@ -4,7 +4,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any, Protocol, Self
 
@@ -53,6 +53,9 @@ class Identity:
     version: int  # one of VERSIONS
     fused: int = 0  # version of the GPU's fused kernels that computed it, which round in other places
     fp8: int = 0  # version of the products in eight bits that computed it
+    squeeze: bool = True  # and `resize`, `resample`: as of data.image
+    resize: int | None = None
+    resample: str = "bicubic"
 
     @classmethod
     def of(cls, config: Config, encoder: Encoder, fingerprint: str) -> Self:
@@ -73,6 +76,9 @@ class Identity:
             version=VERSIONS[image.decoder],
             fused=encoder.fused,
             fp8=encoder.fp8,
+            squeeze=image.squeeze,
+            resize=image.resize,
+            resample=image.resample,
         )
 
     @property
@@ -81,8 +87,9 @@ class Identity:
         return hashlib.sha256(self.json().encode()).hexdigest()[:16]
 
     def json(self) -> str:
-        """What holds, in words. `fused` and `fp8` stand only where they do, so that other stores keep their keys."""
-        said = {name: value for name, value in asdict(self).items() if name not in ("fused", "fp8") or value}
+        """What holds, in words. What has a default stands only where it is another, so that stores keep their keys."""
+        usual = {field.name: field.default for field in fields(self)}
+        said = {name: value for name, value in asdict(self).items() if value != usual[name]}
         return json.dumps(said, indent=2, sort_keys=True) + "\n"
 
     def crop(self, digest: bytes, view: int) -> random.Random:

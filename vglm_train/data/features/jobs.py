@@ -107,7 +107,8 @@ class DecodeJobs(Items[Decoded]):
             image = self.samples.read(sample)[nth]
             try:
                 crop = self.identity.crop(digest, view)
-                whole = crop_pixels(image, size, augmentation.crop_scale, False, crop, augmentation.decoder)
+                scale, decoder = augmentation.crop_scale, augmentation.decoder
+                whole = crop_pixels(image, size, scale, False, crop, decoder, augmentation)
                 mirrored = augmentation.flip and view % 2  # alike in all pictures of a dialogue
                 pixels.append(whole.flip(-1) if mirrored else whole)
                 made.append((digest, view))

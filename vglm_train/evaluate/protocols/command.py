@@ -64,7 +64,8 @@ class ProtocolCommand:
             raise UserError(f"--batch must be above 0, found {args.batch}.")
         files = read_official(protocol.layouts, args.data, args.join, args.pictures)
         config = bundle.config
-        items = OfficialSet(files, config.model.vision.image_size, args.images, config.data.image.decoder)
+        image = config.data.image
+        items = OfficialSet(files, config.model.vision.image_size, args.images, image.decoder, image)
         outputs: list[Output] = []
         if protocol.task == "retrieval":
             measured = score_retrieval(protocol, bundle, items, args.workers, device)

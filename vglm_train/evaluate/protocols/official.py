@@ -26,7 +26,7 @@ from vglm_train.data.tables.readers import folder_of, open_table
 from vglm_train.errors import UserError
 from vglm_train.evaluate.metrics.answers import truth_polarity
 from vglm_train.evaluate.protocols.schema import PICTURE, ROW, Kept, Layout
-from vglm_train.image import Decoder, ImageError, whole_pixels
+from vglm_train.image import Decoder, Fit, ImageError, whole_pixels
 
 FIRST = 100  # pictures that are looked for before anything else
 
@@ -237,12 +237,19 @@ class OfficialSet(Dataset[Any]):
     """Items with their pictures. Iterating leaves out those whose picture cannot be had, counts them in `damaged` by
     cause and names them in the log."""
 
-    def __init__(self, files: OfficialFiles, size: int, limit: int | None, decoder: Decoder | None) -> None:
+    def __init__(
+        self,
+        files: OfficialFiles,
+        size: int,
+        limit: int | None,
+        decoder: Decoder | None = None,
+        fit: Fit | None = None,
+    ) -> None:
         """`limit`: only so many items, spread evenly over the file; None: all."""
         total = len(files.items)
         count = total if limit is None else min(limit, total)
         self.items = [files.items[number * total // count] for number in range(count)]
-        self.folder, self.size, self.decoder = files.folder, size, decoder
+        self.folder, self.size, self.decoder, self.fit = files.folder, size, decoder, fit
         self.damaged: Counter[str] = Counter()
 
     def __len__(self) -> int:
@@ -252,7 +259,7 @@ class OfficialSet(Dataset[Any]):
         item = self.items[index]
         try:
             data = item.picture if isinstance(item.picture, bytes) else self.folder.read(item.picture)[1]
-            return replace(item, pixels=whole_pixels(data, self.size, self.decoder)[None])
+            return replace(item, pixels=whole_pixels(data, self.size, self.decoder, self.fit)[None])
         except RecordError as error:
             return Unread(item.where, error.cause, str(error))
         except ImageError as error:

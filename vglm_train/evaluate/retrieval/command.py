@@ -37,8 +37,9 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     """Evaluate `bundle` on `args.data`. UserError if no language has two usable pictures."""
     config = bundle.config
     source = Source(name="evaluation", shards=args.data)
-    languages, decoder = config.data.languages, config.data.image.decoder
-    data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=decoder)
+    languages, image = config.data.languages, config.data.image
+    size = config.model.vision.image_size
+    data = EvalSet([source], size, languages, args.images, decoder=image.decoder, fit=image)
     items = list(Progress(len(data), "image", "read").over(data.items(args.workers)))
     if not any(captioned(items, language) for language in languages):
         raise UserError(f"{args.data}: {nothing_to_retrieve(items, languages)}.")

@@ -198,6 +198,7 @@ def rules() -> dict[str, Any]:
         "han": answers.HAN,
         "articles": sorted(answers.ARTICLES),
         "punctuation": list(vqav2.PUNCTUATION),
+        "stops": vqav2.STOPS,
         "numbers": list(vqav2.NUMBERS.items()),
         "contractions": list(vqav2.CONTRACTIONS.items()),
     }

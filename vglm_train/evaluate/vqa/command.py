@@ -142,8 +142,8 @@ class VqaCommand:
         options_of = args.source if option == "--source" else args.train_source
         source = parse_source(path, args.pictures, args.fields, options_of, option)
         config = bundle.config
-        size, decoder = config.model.vision.image_size, config.data.image.decoder
-        return QuestionSet([source], size, options.languages(config, args), limit, decoder)
+        size, image = config.model.vision.image_size, config.data.image
+        return QuestionSet([source], size, options.languages(config, args), limit, image.decoder, image)
 
     def _majority(self, path: str | None, train: QuestionSet | None, items: Sequence[EvalQuestion]) -> MajorityBaseline:
         """The baseline of the questions in --train, or of the evaluated ones."""

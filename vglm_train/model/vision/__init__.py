@@ -1,4 +1,4 @@
-"""Frozen image encoders: EVA, and CLIP and SigLIP of transformers."""
+"""Frozen image encoders: EVA, and those of transformers."""
 
 import torch
 
@@ -7,12 +7,12 @@ from vglm_train.config.validation import FieldError
 from vglm_train.model.vision.base import VisionEncoder
 from vglm_train.model.vision.eva import EvaVit
 from vglm_train.model.vision.fp8 import has_fp8
-from vglm_train.model.vision.hf import HfVision
+from vglm_train.model.vision.hf import HfVision, measure, source_of
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 DTYPES["fp8"] = torch.bfloat16  # of what is not in eight bits
 
-__all__ = ["VisionEncoder", "build_vision", "check_card"]
+__all__ = ["VisionEncoder", "build_vision", "check_card", "measure", "source_of"]
 
 
 def build_vision(config: Vision) -> VisionEncoder:

@@ -1,7 +1,7 @@
 """The contract of every image encoder: frozen in its own dtype, except for last blocks that a run may train."""
 
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -12,19 +12,17 @@ KERNELS = 2  # 1: sums and norms in one kernel; 2: sums inside of the products a
 
 
 class Encoder(nn.Module):
-    """A stack of blocks over tokens. Calling it runs the stem and all blocks."""
+    """A stack of blocks over tokens. Calling it runs all of them."""
 
     blocks: Sequence[nn.Module]
     fused: bool = False  # whether a GPU computes it in fewer kernels in 16 bits, see `fused`
 
-    def stem(self, pixels: Tensor) -> Tensor:
-        """Normalised pixels [n,3,h,w] -> what the first block reads [n,p,c]."""
-        raise NotImplementedError
+    def tuned(self, pixels: Tensor, trained: Sequence[nn.Module]) -> Tensor:
+        """As calling it, normalised pixels [n,3,h,w] -> [n,p,c], where the last blocks, `trained`, are in fp32.
 
-    def step(self, block: Any, x: Tensor) -> Tensor:
-        """One of the blocks: [n,p,c] -> [n,p,c]."""
-        hidden: Tensor = block(x)
-        return hidden
+        These alone run with gradient, and under the autocast that surrounds the encoder.
+        """
+        raise NotImplementedError
 
 
 class VisionEncoder(nn.Module):
@@ -38,7 +36,7 @@ class VisionEncoder(nn.Module):
 
     def __init__(self, encoder: Encoder, width: int, num_patches: int, dtype: torch.dtype) -> None:
         super().__init__()
-        self.encoder: Encoder = encoder.to(dtype).requires_grad_(False).eval()
+        self.encoder: Encoder = _cast(encoder, dtype).requires_grad_(False).eval()
         self.width, self.num_patches, self.dtype = width, num_patches, dtype
         self.trained: list[nn.Module] = []
 
@@ -76,21 +74,25 @@ class VisionEncoder(nn.Module):
 
         Of an encoder with trained blocks in fp32, and with gradient.
         """
-        x = self._frozen(pixels)
-        if self.trained:
-            x = x.float()
-            for block in self.trained:
-                x = self.encoder.step(block, x)
-        return x
+        pixels = pixels.to(self.dtype)
+        return self.encoder.tuned(pixels, self.trained) if self.trained else self._frozen(pixels)
 
     @torch.no_grad()
     def _frozen(self, pixels: Tensor) -> Tensor:
-        encoder = self.encoder
         with torch.autocast(pixels.device.type, enabled=False):
-            if not self.trained:
-                tokens: Tensor = encoder(pixels.to(self.dtype))
-                return tokens
-            x = encoder.stem(pixels.to(self.dtype))
-            for block in list(encoder.blocks)[: -len(self.trained)]:
-                x = encoder.step(block, x)
-            return x
+            tokens: Tensor = self.encoder(pixels)
+        return tokens
+
+
+def _cast(encoder: Encoder, dtype: torch.dtype) -> Encoder:
+    """In `dtype`, but for tables of modules without weights, such as the frequencies of rotary positions."""
+    tables = [
+        (module, name, table)
+        for module in encoder.modules()
+        for name, table in module.named_buffers(recurse=False)
+        if name in module._non_persistent_buffers_set and next(module.parameters(), None) is None
+    ]
+    encoder.to(dtype)
+    for module, name, table in tables:
+        setattr(module, name, table)
+    return encoder

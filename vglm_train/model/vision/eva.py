@@ -125,7 +125,18 @@ class EvaVit(Encoder):
             x, added = block(x, added)
         return x if added is None else x + added
 
+    def tuned(self, pixels: Tensor, trained: Sequence[nn.Module]) -> Tensor:
+        with torch.no_grad(), torch.autocast(pixels.device.type, enabled=False):
+            x = self.stem(pixels)
+            for block in self.blocks[: -len(trained)]:
+                x = self.step(block, x)
+        x = x.float()
+        for block in self.blocks[-len(trained) :]:
+            x = self.step(block, x)
+        return x
+
     def step(self, block: Block, x: Tensor) -> Tensor:
+        """One of the blocks: [n,p,c] -> [n,p,c]."""
         x, added = block(x)
         total: Tensor = x + added
         return total

@@ -12,7 +12,8 @@ class Scorer {
     this.contractions = new Map(rules.contractions);
     this.word = new RegExp(`[${han}]|\\p{Nd}+\\.\\p{Nd}+|(?:(?![${han}])[\\p{L}\\p{N}_])+`, "gu");
     this.white = new RegExp(`[${WHITE}]+`, "u");
-    this.stop = new RegExp(`(?<!\\p{Nd})\\.(?!\\p{Nd})|\\.(?=[${WHITE}]|$)`, "gu");
+    this.ends = new RegExp(`^[${WHITE}]+|[${WHITE}]+$`, "gu");
+    this.stops = rules.stops;
   }
 
   normalised(text) {
@@ -37,14 +38,16 @@ class Scorer {
   }
 
   spoken(answer) { // VQAv2's form
-    let text = answer.toLowerCase().split(this.white).filter(Boolean).join(" ");
-    const commas = /\p{Nd},\p{Nd}/u.test(text);
+    const line = answer.replace(/[\n\t]/g, " ").replace(this.ends, "");
+    const everywhere = /\p{Nd},\p{Nd}/u.test(line);
+    let text = line, stops = 0;
     for (const mark of this.punctuation) {
-      const removed = commas || text.includes(mark + " ") || text.includes(" " + mark);
+      const removed = everywhere || line.includes(mark + " ") || line.includes(" " + mark);
       text = text.replaceAll(mark, removed ? "" : " ");
     }
-    const words = text.replace(this.stop, "").split(this.white).filter(word => word && !this.articles.has(word));
-    return words.map(word => this.numbers.get(word) ?? word).map(word => this.contractions.get(word) ?? word).join(" ");
+    text = text.replace(/\.(?!\p{Nd})/gu, stop => stops++ < this.stops ? "" : stop);
+    const words = text.toLowerCase().split(this.white).filter(Boolean).map(word => this.numbers.get(word) ?? word);
+    return words.filter(word => !this.articles.has(word)).map(word => this.contractions.get(word) ?? word).join(" ");
   }
 
   people(output, answers) { // VQAv2's accuracy against ten people
