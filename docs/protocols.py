@@ -11,6 +11,9 @@ from vglm_train.evaluate.protocols.schema import Layout, Protocol, fingerprint, 
 INTRO = (
     "`vglm evaluate BUNDLE --protocol vqav2 --data FOLDER` measures as follows, and so do the other names. "
     "LAVIS is salesforce/LAVIS at commit 506965b9. "
+    "A source is marked second-hand where other people's texts or programs were read in its place, and not verified "
+    "where the document that decides was not read. The benchmarks' own files were not read either: their columns are "
+    "those that programs for them name. "
     "Each file stands in `vglm_train/evaluate/protocols`; its fingerprint is noted in every result. "
     "[Evaluate](../howto/evaluate.md) says how the command is used."
 )

@@ -168,7 +168,7 @@ def test_medical_questions_are_asked_in_the_bundles_own_form(bundles, tmp_path, 
     assert report["decoding"]["max_new"] == bundle.config.evaluate.decoding.max_new
     assert [row["question"] for row in report["answers"]] == ["What is this?", "Is it red?"]
     assert report["scores"].keys() == {
-        "accuracy", "closed_accuracy", "open_exact", "closed_llava_med", "open_recall_llava_med",
+        "accuracy", "closed_accuracy", "open_exact", "closed_contains_llava_med", "open_recall_llava_med",
     }  # fmt: skip
     assert not list((tmp_path / "out").glob("*.submission.json"))
 

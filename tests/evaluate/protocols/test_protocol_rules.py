@@ -75,13 +75,16 @@ def test_gqa():
     assert [sum(row[n] for row in GQA) for n in (2, 3)] == [2, 8]
 
 
-CLOSED = [  # truth, answer, right by this project, LLaVA-Med's mark (None: left out of its mean)
+CLOSED = [  # truth, answer, right by this project, LLaVA-Med's mark
     ("yes", "Yes, it is.", 1, 1),
     ("no", "The heart is normal.", 0, 1),  # "no" stands in "normal"
-    ("yes", "no", 0, None),
+    ("yes", "no", 0, 0),
     ("no", "It is enlarged.", 0, 0),
-    ("left", "left", 1, 0),  # neither yes nor no is in it
+    ("left", "left", 1, 1),
     ("yes", "Yes and no", 1, 1),
+    ("two", "2 nodules.", 0, 1),  # a number's word becomes a digit
+    ("x-ray", "An X ray", 1, 1),
+    ("A", "B", 0, 1),  # the article is taken away, and what is left of the truth stands in every answer
 ]
 OPEN = [  # truth, answer, the same words, recall by LLaVA-Med's counting
     ("left lung", "the left lung", 1, 1.0),
@@ -95,11 +98,19 @@ OPEN = [  # truth, answer, the same words, recall by LLaVA-Med's counting
 def test_medical_questions(name):
     asked = items([[row[0]] for row in CLOSED], closed=True) + items([[row[0]] for row in OPEN])
     found = scores(name, asked, [row[1] for row in (*CLOSED, *OPEN)])
-    assert found["closed_accuracy"] == pytest.approx(100 * 3 / 6)
+    assert found["closed_accuracy"] == pytest.approx(100 * 4 / 9)
     assert found["open_exact"] == pytest.approx(100 * 1 / 4)
-    assert found["accuracy"] == pytest.approx(100 * 4 / 10)
-    assert found["closed_llava_med"] == pytest.approx(100 * 3 / 5)
+    assert found["accuracy"] == pytest.approx(100 * 5 / 13)
+    assert found["closed_contains_llava_med"] == pytest.approx(100 * 7 / 9)
     assert found["open_recall_llava_med"] == pytest.approx(100 * (1 + 1 / 2 + 3 / 4 + 1) / 4)
+
+
+@pytest.mark.parametrize(("truth", "output", "ours", "llava_med"), CLOSED)
+def test_each_closed_question_has_a_mark(truth, output, ours, llava_med):
+    asked = items([[truth]], closed=True)
+    assert scores("slake", asked, [output]) == {
+        "accuracy": 100 * ours, "closed_accuracy": 100 * ours, "closed_contains_llava_med": 100 * llava_med,
+    }  # fmt: skip
 
 
 def test_a_choice_of_the_question_is_an_option():
@@ -114,5 +125,6 @@ def test_a_score_of_no_answer_is_left_out():
 
 
 def test_an_empty_answer():
+    assert scores("slake", items([["no"]], closed=True), [""])["closed_contains_llava_med"] == 0
     assert scores("slake", items([["lung"]]), [""])["open_recall_llava_med"] == 0
     assert scores("vqav2", items([["red"] * 10]), [""]) == {"accuracy": 0, "accuracy_lavis": 0}

@@ -1,8 +1,7 @@
 """Scores of short answers: right or wrong for closed questions, overlap of words for open ones.
 
-The usual script for medical questions (LLaVA-Med, `llava/eval/run_eval.py`) finds "no" in "normal", does not count
-answers that it cannot score, and scores no choices but yes and no. This module compares whole words, counts every
-answer, and scores any choice.
+The usual script for medical questions (LLaVA-Med, `llava/eval/run_eval_batch.py`) looks for letters: it finds "no" in
+"normal", and both "yes" and "no" in "yes and no". This module compares whole words.
 """
 
 import re

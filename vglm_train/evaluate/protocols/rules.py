@@ -26,13 +26,9 @@ def _gqa_lavis(item: OfficialItem, output: str) -> float:
     return float(process(output) == process(item.answers[0]))
 
 
-def _llava_med_closed(item: OfficialItem, output: str) -> float | None:
-    """As LLaVA-Med's program: letters are looked for, so that "normal" says no; an answer that says yes or no and not
-    the true one is left out of the mean."""
-    text, truth = _llava_med_text(output), _llava_med_text(item.answers[0])
-    if "yes" in text or "no" in text:
-        return 1.0 if truth in text else None
-    return 0.0
+def _llava_med_contains(item: OfficialItem, output: str) -> float:
+    """As LLaVA-Med's program: letters are looked for and not words, so that "normal" says no."""
+    return float(_llava_med_text(item.answers[0]) in _llava_med_text(output))
 
 
 def _llava_med_recall(item: OfficialItem, output: str) -> float:
@@ -62,7 +58,7 @@ ANSWER_RULES: Mapping[str, AnswerRule] = {
     "strict": _strict,
     "closed_strict": _only(True, _strict),
     "open_exact": _only(False, _strict),
-    "llava_med_closed": _only(True, _llava_med_closed),
+    "llava_med_contains": _only(True, _llava_med_contains),
     "llava_med_recall": _only(False, _llava_med_recall),
 }
 

@@ -14,7 +14,7 @@ FOLDER = Path(__file__).resolve().parent
 Family = Literal["causal", "seq2seq"]
 Task = Literal["answer", "caption", "retrieval"]
 AnswerRule = Literal[
-    "vqa", "vqa_lavis", "gqa", "gqa_lavis", "strict", "closed_strict", "open_exact", "llava_med_closed",
+    "vqa", "vqa_lavis", "gqa", "gqa_lavis", "strict", "closed_strict", "open_exact", "llava_med_contains",
     "llava_med_recall",
 ]  # fmt: skip
 CaptionRule = Literal["bleu4", "cider", "rouge_l", "meteor"]
@@ -214,7 +214,7 @@ class Protocol:
     """A published protocol."""
 
     name: Annotated[str, "as --protocol takes it", NOT_EMPTY]
-    version: Annotated[int, "raised with every change", POSITIVE]
+    version: Annotated[int, "raised when a value or a score changes", POSITIVE]
     about: Annotated[str, "what is measured", NOT_EMPTY]
     task: Annotated[Task, "what the model does"]
     split: Words
