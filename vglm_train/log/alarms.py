@@ -10,9 +10,11 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from statistics import fmean
 
+from vglm_train.log.health_words import advice
 from vglm_train.log.held_out import held_out
 from vglm_train.log.jsonl import METRICS, Row, read_rows
 from vglm_train.log.run_info import RunInfo
@@ -34,22 +36,16 @@ PARTS = 5  # a span is judged by the means of so many parts: noise of small batc
 
 WORDS: dict[str, tuple[str, str]] = {
     "itm": (
-        "ITM loss has stayed within {low}-{high} for {span:.0%} of the steps after warm-up{right}: so does a matching "
-        "head that answers by the 1:2 share of its labels (0.637, 67% right) and does not look at the pictures. Check "
-        "that captions belong to their images (vglm data preview) and that image weights are loaded; try a lower "
-        "optim.lr, a longer optim.warmup, or more pairs a step.",
-        "预热之后已有 {span:.0%} 的步数，ITM loss 停在 {low}-{high}{right}：只按标签的 1:2 比例作答（0.637，"
-        "正确率 67%）、不看图片的匹配头就是如此。检查描述与图片是否对应（vglm data preview）、图像权重是否加载；"
-        "试试更低的 optim.lr、更长的 optim.warmup，或每步更多图文对。",
+        "ITM loss has stayed within {low}-{high} for {span:.0%} of the steps after warm-up so far, since step "
+        "{since}{right}: so does a matching head that answers by the 1:2 share of its labels (0.637, 67% right) and "
+        "does not look at the pictures.",
+        "自第 {since} 步起，即预热之后到现在的 {span:.0%}，ITM loss 停在 {low}-{high}{right}：只按标签的 1:2 "
+        "比例作答（0.637，正确率 67%）、不看图片的匹配头就是如此。",
     ),
     "itc": (
         "ITC loss is still at or above ln {candidates} = {chance:.3f} after warm-up{right}, which is no better than an "
-        "even guess: images and texts do not find each other. Check that captions belong to their images (vglm data "
-        "preview), that image weights are loaded and that train/temperature is between 0.01 and 0.5; ITC needs many "
-        "candidates: objective.itc.batch, a larger engine.micro_batch or more processes give them.",
-        "预热之后 ITC loss 仍不低于 ln {candidates} = {chance:.3f}{right}，并不比均匀瞎猜好：图片和文字找不到对方。"
-        "检查描述与图片是否对应（vglm data preview）、图像权重是否加载、train/temperature 是否在 0.01 到 0.5 之间；"
-        "ITC 需要很多候选：objective.itc.batch、更大的 engine.micro_batch 或更多进程都能增加候选。",
+        "even guess: images and texts do not find each other.",
+        "预热之后 ITC loss 仍不低于 ln {candidates} = {chance:.3f}{right}，并不比均匀瞎猜好：图片和文字找不到对方。",
     ),
     "right": (", with {share:.0%} right", "，正确率 {share:.0%}"),
     "over": (
@@ -57,6 +53,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "关于 {loss} 的警报已解除；它的 loss 现在是 {value:.3f}",
     ),
     "at": ("step {step}: {news}", "第 {step} 步：{news}"),
+    "to_try": ("{news} {advice}", "{news}{advice}"),
 }
 
 Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
@@ -70,7 +67,21 @@ def itm_alarm(points: Points, info: RunInfo) -> Text | None:
     if any(abs(right - ITM_RIGHT) > RIGHT_NEAR for _, right in means):
         return None
     low, high = ITM_BAND
-    return fill(WORDS["itm"], low=low, high=high, span=ITM_SPAN, right=_right(means))
+    since, warm = blind_since(points, info), info.warmup_steps
+    span = (points[-1][0] - max(since, warm)) / (points[-1][0] - warm)
+    return fill(WORDS["itm"], low=low, high=high, span=span, since=since, right=_right(means))
+
+
+def blind_since(points: Points, info: RunInfo) -> int:
+    """The first step since which ITM's loss has stayed in the band, by the parts that `itm_alarm` looks at."""
+    end, part = points[-1][0], ITM_SPAN * (info.total_steps - info.warmup_steps) / PARTS
+    since = end
+    for _, group in groupby(reversed(points), key=lambda point: int((end - point[0]) / part)):
+        members = list(group)
+        if not ITM_BAND[0] <= fmean(loss for _, loss, _ in members) <= ITM_BAND[1]:
+            break
+        since = members[-1][0]
+    return since
 
 
 def itc_alarm(points: Points, info: RunInfo) -> Text | None:
@@ -143,14 +154,19 @@ class Alarms(Sink):
             self._next[name] = step + (END_EVERY if text else CHECK_EVERY) * self.info.total_steps
             if bool(text) != (name in self._raised):
                 self._raised ^= {name}
-                news = text or fill(WORDS["over"], loss=name.upper(), value=value)
+                news = self._with_advice(name, text) if text else fill(WORDS["over"], loss=name.upper(), value=value)
                 notices.append(Notice(name, fill(WORDS["at"], step=step, news=news), over=not text))
         return notices
 
     def active(self) -> list[Text]:
-        """Alarms that hold at the last row, whether or not they have been logged."""
+        """Alarms that hold at the last row, whether or not they have been logged, without what to try."""
         texts = (alarm(self._points[name], self.info) for name, alarm in self.WATCHED if not self._seen[name])
         return [text for text in texts if text]
+
+    def _with_advice(self, name: str, text: Text) -> Text:
+        """ITM cannot learn where ITC does not, of which there is an alarm already."""
+        code = "itm_blind_too" if name == "itm" and "itc" in self._raised else f"{name}_blind"
+        return fill(WORDS["to_try"], news=text, advice=advice(code))
 
     def write(self, step: int, row: Row) -> None:
         for notice in self.feed(step, row):
