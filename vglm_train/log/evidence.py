@@ -109,7 +109,7 @@ def falling(run: Logged, name: str, level: float) -> bool:
     """
     values = run.series(name)[1]
     newest, before = values[-FALL:], values[:-FALL]
-    return len(before) >= FALL and max(newest) < min(level, min(before))
+    return len(before) >= FALL and max(newest) < min(level, *before)
 
 
 def fallen(run: Logged, name: str) -> bool | None:

@@ -234,8 +234,8 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "killed": (
         Words(
             "dead: the process ended at step {step} of {steps}",
-            "The last line of log.txt: \u201c{last}\u201d. If it names no error, the process was killed, which leaves no "
-            "word.",
+            "The last line of log.txt: \u201c{last}\u201d. If it names no error, the process was killed, and that "
+            "leaves no word.",
             "Ask the scheduler (time limit?) and the system (out of memory? dmesg | grep -i kill) about that time, "
             "then run the same command: it goes on from step {checkpoint}.",
         ),
