@@ -4,6 +4,8 @@ import logging
 import math
 import random
 import time
+from dataclasses import replace
+from statistics import fmean
 
 import pytest
 
@@ -132,6 +134,15 @@ def test_it_warns_through_the_logger(caplog):
     assert "see whether captions fit several images (vglm data preview)" in caplog.records[0].message
     (text,) = alarms.active()
     assert "vglm data preview" not in text.en, "the page says once what to try"
+
+
+def test_lucky_rows_do_not_end_an_alarm():
+    """Of sixteen answers a row, with 8 candidates: a share of right answers that is a guess's, and noisy."""
+    rng, facts = random.Random(3), replace(FACTS, candidates=8)
+    right = {step: fmean(rng.random() < 1 / 8 for _ in range(16)) for step in range(10, 1001, 10)}
+    rows = [(step, {"train/loss_itc": math.log(8), "train/itc_accuracy": share}) for step, share in right.items()]
+    alarms = Alarms(facts)
+    assert [notice.over for step, row in rows for notice in alarms.feed(step, row)] == [False]
 
 
 def test_advice_is_given_once():

@@ -12,8 +12,9 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
+from vglm_train.log.evidence import CERTAIN
 from vglm_train.log.health_words import advice
 from vglm_train.log.held_out import held_out
 from vglm_train.log.jsonl import METRICS, Row, read_rows
@@ -61,15 +62,15 @@ Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answe
 
 def itm_alarm(points: Points, info: RunInfo) -> Text | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
-    means = _recent_means(points, info, ITM_SPAN)
-    if means is None or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss, _ in means):
+    means, rights = _recent_means(points, info, ITM_SPAN)
+    if not means or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss in means):
         return None
-    if any(abs(right - ITM_RIGHT) > RIGHT_NEAR for _, right in means):
+    if rights and abs(fmean(rights) - ITM_RIGHT) > RIGHT_NEAR + _noise(rights):
         return None
     low, high = ITM_BAND
     since, warm = blind_since(points, info), info.warmup_steps
     span = (points[-1][0] - max(since, warm)) / (points[-1][0] - warm)
-    return fill(WORDS["itm"], low=low, high=high, span=span, since=since, right=_right(means))
+    return fill(WORDS["itm"], low=low, high=high, span=span, since=since, right=_right(rights))
 
 
 def blind_since(points: Points, info: RunInfo) -> int:
@@ -87,12 +88,12 @@ def blind_since(points: Points, info: RunInfo) -> int:
 def itc_alarm(points: Points, info: RunInfo) -> Text | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
     chance = math.log(info.candidates)
-    means = _recent_means(points, info, ITC_SPAN)
-    if not chance or means is None or not all(loss >= ITC_NEAR * chance for loss, _ in means):
+    means, rights = _recent_means(points, info, ITC_SPAN)
+    if not chance or not means or not all(loss >= ITC_NEAR * chance for loss in means):
         return None
-    if any(right > 1 / info.candidates + RIGHT_NEAR for _, right in means):
+    if rights and fmean(rights) > 1 / info.candidates + RIGHT_NEAR + _noise(rights):
         return None
-    return fill(WORDS["itc"], candidates=info.candidates, chance=chance, right=_right(means))
+    return fill(WORDS["itc"], candidates=info.candidates, chance=chance, right=_right(rights))
 
 
 def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: Path | None) -> str:
@@ -173,27 +174,34 @@ class Alarms(Sink):
             logger.log(logging.INFO if notice.over else logging.WARNING, notice.text.of(self.language))
 
 
-def _recent_means(points: Points, info: RunInfo, share: float) -> list[tuple[float, float]] | None:
-    """Mean (loss, share right) of the parts of the last `share` of the steps after warm-up; None before it has passed.
+def _recent_means(points: Points, info: RunInfo, share: float) -> tuple[list[float], list[float]]:
+    """(mean loss of each part, share right of each row) of the last `share` of the steps after warm-up.
 
+    Empty before it has passed. Shares of right answers of small batches are so noisy that parts of them would differ.
     The newest part comes first, so that a caller's `all` ends early on a loss that falls.
     """
     span = share * (info.total_steps - info.warmup_steps)
     if not points or span <= 0 or points[-1][0] - info.warmup_steps < span:
-        return None
-    end = points[-1][0]
-    parts: list[list[tuple[float, float]]] = [[] for _ in range(PARTS)]
-    for step, *values in reversed(points):
+        return [], []
+    end, rights = points[-1][0], []
+    parts: list[list[float]] = [[] for _ in range(PARTS)]
+    for step, loss, right in reversed(points):
         part = int((end - step) * PARTS / span)
         if part >= PARTS:
             break
-        parts[part].append((values[0], values[1]))
+        parts[part].append(loss)
+        if math.isfinite(right):
+            rights.append(right)
     if sum(len(part) for part in parts) < 3:
-        return None
-    return [(fmean(loss for loss, _ in part), fmean(right for _, right in part)) for part in parts if part]
+        return [], []
+    return [fmean(part) for part in parts if part], rights
 
 
-def _right(means: Sequence[tuple[float, float]]) -> Text:
+def _noise(rights: Sequence[float]) -> float:
+    """Of their mean, at many looks: an alarm is not over because of lucky rows."""
+    return CERTAIN * stdev(rights) / math.sqrt(len(rights)) if len(rights) > 1 else 0.0
+
+
+def _right(rights: Sequence[float]) -> Text:
     """The share of right answers in words; nothing where it was not logged."""
-    shares = [right for _, right in means if math.isfinite(right)]
-    return fill(WORDS["right"], share=fmean(shares)) if shares else NOTHING
+    return fill(WORDS["right"], share=fmean(rights)) if rights else NOTHING
