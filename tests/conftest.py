@@ -17,6 +17,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 CACHE = f"vglm_train_inductor_{os.getuid()}_{os.environ.get('ATEN_CPU_CAPABILITY', 'native')}"
 os.environ.setdefault("TORCHINDUCTOR_CACHE_DIR", os.path.join(tempfile.gettempdir(), CACHE))
 
+# W&B gives its service 30 s to start, which a busy machine that reads it from disk for the first time exceeds
+os.environ.setdefault("WANDB_X_SERVICE_WAIT", "300")
+
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
     # a shell's background jobs ignore Ctrl-C, and so would every command that is started here and stopped by it
     signal.signal(signal.SIGINT, signal.default_int_handler)

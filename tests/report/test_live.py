@@ -68,7 +68,7 @@ def test_four_runs_are_told_right(four):
     }  # fmt: skip
     said = {name: run["line"]["en"] for name, run in runs.items()}
     assert said["healthy"].startswith("learning; waiting 0.3%; ")
-    assert said["blind"].startswith("ITM blind; ITC finds nothing; ")
+    assert said["blind"].startswith("ITC finds nothing; ITM blind; ")
     assert "starved: waiting for data 58% of the time" in said["starved"]
     assert said["killed"] == "dead: the process ended at step 6000 of 20000"
     assert runs["killed"]["line"]["zh"] == "已死：进程在第 6000 步（共 20000 步）结束"
@@ -76,11 +76,18 @@ def test_four_runs_are_told_right(four):
 
 
 def test_each_says_what_to_try(four):
-    expected = {"blind": "vglm data preview", "starved": "data.workers", "killed": "goes on from step-00005000"}
+    expected = {"blind": "vglm data preview", "starved": "data.workers", "killed": "goes on from step 5000"}
     for run in ask(four, "/api/runs"):
         notes = ask(four, f"/api/details?run={run['id']}")["notes"]
         to_try = " ".join(note["en"][2] for note in notes)
         assert expected.get(run["name"], "") in to_try
+
+
+def test_a_killed_run_shows_the_end_of_its_log(four):
+    (run,) = [run for run in ask(four, "/api/runs") if run["name"] == "killed"]
+    (note, *_) = ask(four, f"/api/details?run={run['id']}")["notes"]
+    for language in ("en", "zh"):
+        assert "\u201c2026-11-26 10:00:00 step 6000/20000\u201d" in note[language][1]
 
 
 def test_curves_pictures_values_and_verdict(four):

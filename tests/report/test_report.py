@@ -69,7 +69,7 @@ def test_a_run_that_learns_is_normal(tmp_path):
     assert "random weights start near 15.18 = ln(candidates) 4.16 + ln 2 0.69 + ln(vocabulary) 10.33" in fine
     assert "Within 10 %: normal." in fine
     assert all(re.search(rf"{term} .*: learning\.", fine) for term in ("ITC", "ITM", "ITG"))
-    assert "After 2000 steps 29% of the expected start is left" in fine
+    assert "29% of the" in fine
     assert "the public run (yiren-jian/BLIText" in fine
     assert "complete" in texts(run, "fact")
 

@@ -94,11 +94,33 @@ def test_itm_a_hair_below_the_blind_value_is_not_learning(tmp_path: Path) -> Non
     assert "ITM" not in said["ok"]
     assert "ITM 0.629 ± 0.000 (67% right)" in said["fact"]
     assert (
-        "not learning yet: as many answers are right as by a guess, 67%. Held-out, step 2000: ITM accuracy en 50.0 %"
-        in (said["fact"])
+        "the run has ended without learning it: as many answers are right as by a guess, 67%. Held-out, step 2000: "
+        "ITM accuracy en 50.0 %" in said["fact"]
     )
-    assert "(2% right); an even guess costs ln(candidates) = 4.159: not learning yet." in said["fact"]
+    assert "(2% right); an even guess costs ln(candidates) = 4.159: the run has ended without" in said["fact"]
+    assert "yet" not in said["fact"]
+    said = verdict(tmp_path, BLIND, right, steps=1500, noise=0.001)
+    assert "an even guess costs ln(candidates) = 4.159: not learning yet." in said["fact"]
     assert "ITC" not in said["ok"].replace("ln(candidates)", "")
+
+
+def test_a_loss_that_has_just_begun_to_fall(tmp_path: Path) -> None:
+    """The mean of its last rows is not yet certainly below 0.637: its own fall is their noise."""
+    itm = [0.681, 0.645, 0.641, 0.638, 0.636, 0.637, 0.637, 0.635, 0.628, 0.603, 0.574, 0.443]
+    losses = {**LEARNS, "itm": lambda step: itm[step // 20 - 1]}
+    right = {**RIGHT, "itm": lambda step: 0.77 if step == 240 else 2 / 3}
+    said = verdict(tmp_path, losses, right, steps=240, every=20, noise=0)
+    assert "the share of matches alone 0.637: has begun to learn, step 240: 0.443 (77% right)." in said["fact"]
+    still = verdict(tmp_path, losses, {**RIGHT, "itm": always(2 / 3)}, steps=240, every=20, noise=0)
+    assert "the share of matches alone 0.637: not learning yet" in still["fact"]
+
+
+def test_a_run_that_has_become_slow(tmp_path: Path) -> None:
+    rates = [{"perf/samples_per_second": 118.0 if n < 20 else 6.0, "perf/data_wait_fraction": 0.02} for n in range(30)]
+    said = verdict(tmp_path, extra=tuple({"step": 2000.0 + n, **row} for n, row in enumerate(rates)))
+    assert (
+        "Slower by a factor of 19.7 than up to step 2019 (118, now 6 samples/s), not for want of data" in said["fact"]
+    )
 
 
 @pytest.mark.parametrize("accuracies", [{}, {"itm": always(2 / 3)}])

@@ -14,7 +14,7 @@ from vglm_train.log.alarms import Alarms
 from vglm_train.report import evaluations, verdict, verdict_words
 from vglm_train.report.__main__ import main
 
-SAME = {"ln_2", "term", "comma", "causes"}  # formulas and signs
+SAME = {"ln_2", "term", "comma", "causes", "to_try"}  # formulas and signs
 TABLES = {"verdict": verdict_words.WORDS, "alarms": alarms.WORDS}
 
 
@@ -57,7 +57,7 @@ def test_the_report_in_chinese(tmp_path, capsys, monkeypatch):
     write_run(tmp_path, "blind", TOTAL // 2)
     assert main([str(tmp_path), "--language", "zh"]) == 0
     said = capsys.readouterr().out
-    assert "警报：预热之后" in said
+    assert "警报：自第 50 步起，即预热之后" in said
     page = (tmp_path / "report" / "report.html").read_text("utf-8")
     assert '<html lang="zh-CN">' in page
     assert "loss 正常吗？" in page

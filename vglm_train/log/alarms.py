@@ -10,9 +10,12 @@ import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
-from statistics import fmean
+from statistics import fmean, stdev
 
+from vglm_train.log.evidence import CERTAIN
+from vglm_train.log.health_words import advice
 from vglm_train.log.held_out import held_out
 from vglm_train.log.jsonl import METRICS, Row, read_rows
 from vglm_train.log.run_info import RunInfo
@@ -34,22 +37,16 @@ PARTS = 5  # a span is judged by the means of so many parts: noise of small batc
 
 WORDS: dict[str, tuple[str, str]] = {
     "itm": (
-        "ITM loss has stayed within {low}-{high} for {span:.0%} of the steps after warm-up{right}: so does a matching "
-        "head that answers by the 1:2 share of its labels (0.637, 67% right) and does not look at the pictures. Check "
-        "that captions belong to their images (vglm data preview) and that image weights are loaded; try a lower "
-        "optim.lr, a longer optim.warmup, or more pairs a step.",
-        "预热之后已有 {span:.0%} 的步数，ITM loss 停在 {low}-{high}{right}：只按标签的 1:2 比例作答（0.637，"
-        "正确率 67%）、不看图片的匹配头就是如此。检查描述与图片是否对应（vglm data preview）、图像权重是否加载；"
-        "试试更低的 optim.lr、更长的 optim.warmup，或每步更多图文对。",
+        "ITM loss has stayed within {low}-{high} for {span:.0%} of the steps after warm-up so far, since step "
+        "{since}{right}: so does a matching head that answers by the 1:2 share of its labels (0.637, 67% right) and "
+        "does not look at the pictures.",
+        "自第 {since} 步起，即预热之后到现在的 {span:.0%}，ITM loss 停在 {low}-{high}{right}：只按标签的 1:2 "
+        "比例作答（0.637，正确率 67%）、不看图片的匹配头就是如此。",
     ),
     "itc": (
         "ITC loss is still at or above ln {candidates} = {chance:.3f} after warm-up{right}, which is no better than an "
-        "even guess: images and texts do not find each other. Check that captions belong to their images (vglm data "
-        "preview), that image weights are loaded and that train/temperature is between 0.01 and 0.5; ITC needs many "
-        "candidates: objective.itc.batch, a larger engine.micro_batch or more processes give them.",
-        "预热之后 ITC loss 仍不低于 ln {candidates} = {chance:.3f}{right}，并不比均匀瞎猜好：图片和文字找不到对方。"
-        "检查描述与图片是否对应（vglm data preview）、图像权重是否加载、train/temperature 是否在 0.01 到 0.5 之间；"
-        "ITC 需要很多候选：objective.itc.batch、更大的 engine.micro_batch 或更多进程都能增加候选。",
+        "even guess: images and texts do not find each other.",
+        "预热之后 ITC loss 仍不低于 ln {candidates} = {chance:.3f}{right}，并不比均匀瞎猜好：图片和文字找不到对方。",
     ),
     "right": (", with {share:.0%} right", "，正确率 {share:.0%}"),
     "over": (
@@ -57,6 +54,7 @@ WORDS: dict[str, tuple[str, str]] = {
         "关于 {loss} 的警报已解除；它的 loss 现在是 {value:.3f}",
     ),
     "at": ("step {step}: {news}", "第 {step} 步：{news}"),
+    "to_try": ("{news} {advice}", "{news}{advice}"),
 }
 
 Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
@@ -64,24 +62,38 @@ Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answe
 
 def itm_alarm(points: Points, info: RunInfo) -> Text | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
-    means = _recent_means(points, info, ITM_SPAN)
-    if means is None or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss, _ in means):
+    means, rights = _recent_means(points, info, ITM_SPAN)
+    if not means or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss in means):
         return None
-    if any(abs(right - ITM_RIGHT) > RIGHT_NEAR for _, right in means):
+    if rights and abs(fmean(rights) - ITM_RIGHT) > RIGHT_NEAR + _noise(rights):
         return None
     low, high = ITM_BAND
-    return fill(WORDS["itm"], low=low, high=high, span=ITM_SPAN, right=_right(means))
+    since, warm = blind_since(points, info), info.warmup_steps
+    span = (points[-1][0] - max(since, warm)) / (points[-1][0] - warm)
+    return fill(WORDS["itm"], low=low, high=high, span=span, since=since, right=_right(rights))
+
+
+def blind_since(points: Points, info: RunInfo) -> int:
+    """The first step since which ITM's loss has stayed in the band, by the parts that `itm_alarm` looks at."""
+    end, part = points[-1][0], ITM_SPAN * (info.total_steps - info.warmup_steps) / PARTS
+    since = end
+    for _, group in groupby(reversed(points), key=lambda point: int((end - point[0]) / part)):
+        members = list(group)
+        if not ITM_BAND[0] <= fmean(loss for _, loss, _ in members) <= ITM_BAND[1]:
+            break
+        since = members[-1][0]
+    return since
 
 
 def itc_alarm(points: Points, info: RunInfo) -> Text | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
     chance = math.log(info.candidates)
-    means = _recent_means(points, info, ITC_SPAN)
-    if not chance or means is None or not all(loss >= ITC_NEAR * chance for loss, _ in means):
+    means, rights = _recent_means(points, info, ITC_SPAN)
+    if not chance or not means or not all(loss >= ITC_NEAR * chance for loss in means):
         return None
-    if any(right > 1 / info.candidates + RIGHT_NEAR for _, right in means):
+    if rights and fmean(rights) > 1 / info.candidates + RIGHT_NEAR + _noise(rights):
         return None
-    return fill(WORDS["itc"], candidates=info.candidates, chance=chance, right=_right(means))
+    return fill(WORDS["itc"], candidates=info.candidates, chance=chance, right=_right(rights))
 
 
 def not_finite(step: int, in_row: int, values: Mapping[str, float], checkpoint: Path | None) -> str:
@@ -143,41 +155,53 @@ class Alarms(Sink):
             self._next[name] = step + (END_EVERY if text else CHECK_EVERY) * self.info.total_steps
             if bool(text) != (name in self._raised):
                 self._raised ^= {name}
-                news = text or fill(WORDS["over"], loss=name.upper(), value=value)
+                news = self._with_advice(name, text) if text else fill(WORDS["over"], loss=name.upper(), value=value)
                 notices.append(Notice(name, fill(WORDS["at"], step=step, news=news), over=not text))
         return notices
 
     def active(self) -> list[Text]:
-        """Alarms that hold at the last row, whether or not they have been logged."""
+        """Alarms that hold at the last row, whether or not they have been logged, without what to try."""
         texts = (alarm(self._points[name], self.info) for name, alarm in self.WATCHED if not self._seen[name])
         return [text for text in texts if text]
+
+    def _with_advice(self, name: str, text: Text) -> Text:
+        """ITM cannot learn where ITC does not, of which there is an alarm already."""
+        code = "itm_blind_too" if name == "itm" and "itc" in self._raised else f"{name}_blind"
+        return fill(WORDS["to_try"], news=text, advice=advice(code))
 
     def write(self, step: int, row: Row) -> None:
         for notice in self.feed(step, row):
             logger.log(logging.INFO if notice.over else logging.WARNING, notice.text.of(self.language))
 
 
-def _recent_means(points: Points, info: RunInfo, share: float) -> list[tuple[float, float]] | None:
-    """Mean (loss, share right) of the parts of the last `share` of the steps after warm-up; None before it has passed.
+def _recent_means(points: Points, info: RunInfo, share: float) -> tuple[list[float], list[float]]:
+    """(mean loss of each part, share right of each row) of the last `share` of the steps after warm-up.
 
+    Empty before it has passed. Shares of right answers of small batches are so noisy that parts of them would differ.
     The newest part comes first, so that a caller's `all` ends early on a loss that falls.
     """
     span = share * (info.total_steps - info.warmup_steps)
     if not points or span <= 0 or points[-1][0] - info.warmup_steps < span:
-        return None
-    end = points[-1][0]
-    parts: list[list[tuple[float, float]]] = [[] for _ in range(PARTS)]
-    for step, *values in reversed(points):
+        return [], []
+    end, rights = points[-1][0], []
+    parts: list[list[float]] = [[] for _ in range(PARTS)]
+    for step, loss, right in reversed(points):
         part = int((end - step) * PARTS / span)
         if part >= PARTS:
             break
-        parts[part].append((values[0], values[1]))
+        parts[part].append(loss)
+        if math.isfinite(right):
+            rights.append(right)
     if sum(len(part) for part in parts) < 3:
-        return None
-    return [(fmean(loss for loss, _ in part), fmean(right for _, right in part)) for part in parts if part]
+        return [], []
+    return [fmean(part) for part in parts if part], rights
 
 
-def _right(means: Sequence[tuple[float, float]]) -> Text:
+def _noise(rights: Sequence[float]) -> float:
+    """Of their mean, at many looks: an alarm is not over because of lucky rows."""
+    return CERTAIN * stdev(rights) / math.sqrt(len(rights)) if len(rights) > 1 else 0.0
+
+
+def _right(rights: Sequence[float]) -> Text:
     """The share of right answers in words; nothing where it was not logged."""
-    shares = [right for _, right in means if math.isfinite(right)]
-    return fill(WORDS["right"], share=fmean(shares)) if shares else NOTHING
+    return fill(WORDS["right"], share=fmean(rights)) if rights else NOTHING

@@ -3,13 +3,15 @@
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import fmean, stdev
+from statistics import fmean, median, quantiles, stdev
 from typing import Protocol
 
 ERRORS = 2.0  # standard errors that two values must be apart
 CERTAIN = 4.0  # the same where one of the two is the best of many, which noise alone makes too good
 ROWS, PART = 10, 20  # a recent value is the mean of the last so many rows, or of a twentieth if that is more
 LEAST = 3  # rows that show noise
+FALL = 4  # rows that show a fall
+SLOW, LITTLE = 2.0, 0.1  # a rate so many times lower is told, unless more than this share of the time is waiting
 
 
 class Logged(Protocol):
@@ -27,12 +29,12 @@ class Recent:
     error: float | None
     step: float  # of the last of these rows
 
-    def below(self, level: float) -> bool:
-        """Whether it is certainly below; never of too few rows."""
-        return self.error is not None and self.value + ERRORS * self.error < level
+    def below(self, level: float, errors: float = ERRORS) -> bool:
+        """Whether it is certainly below, by so many standard errors; never of too few rows."""
+        return self.error is not None and self.value + errors * self.error < level
 
-    def above(self, level: float) -> bool:
-        return self.error is not None and self.value - ERRORS * self.error > level
+    def above(self, level: float, errors: float = ERRORS) -> bool:
+        return self.error is not None and self.value - errors * self.error > level
 
     def __str__(self) -> str:
         return f"{self.value:.3f}" if self.error is None else f"{self.value:.3f} \u00b1 {self.error:.3f}"
@@ -66,6 +68,48 @@ def waiting(run: Logged, rows: int = 10) -> float | None:
     newest = list(zip(steps, waits))[-rows:]
     times = [1 / rates[step] if rates.get(step) else 1.0 for step, _ in newest]
     return sum(time * wait for time, (_, wait) in zip(times, newest)) / sum(times) if times else None
+
+
+@dataclass(frozen=True, slots=True)
+class Slowdown:
+    """Samples a second that were usual, the last step that had them, and those of now."""
+
+    usual: float
+    step: float
+    now: float
+    waiting: float  # share of the time
+
+    @property
+    def factor(self) -> float:
+        return self.usual / self.now
+
+
+def slowdown(run: Logged, rows: int = 10) -> Slowdown | None:
+    """Whether the newest rows are far slower than the fastest quarter of the run, and not because of its data.
+
+    The middle of the newest rows, so that a single slow one is none. Of the whole run not the middle: a slow half of it
+    would be the usual.
+    """
+    steps, rates = run.series(RATE)
+    wait = waiting(run, rows)
+    if wait is None or wait > LITTLE or len(rates) < 2 * rows:
+        return None
+    usual, now = quantiles(rates, n=4)[2], median(rates[-rows:])
+    if now <= 0 or usual < SLOW * now:
+        return None
+    step = next(step for step, rate in zip(reversed(steps), reversed(rates)) if rate >= usual)
+    return Slowdown(usual, step, now, wait)
+
+
+def falling(run: Logged, name: str, level: float) -> bool:
+    """Whether the newest rows are each below `level` and below all rows before.
+
+    A fall that has just begun looks like noise to the mean of the rows that it is part of. Noise alone has its lowest
+    four of eight rows at the end once in 70 times, and more rarely of more rows.
+    """
+    values = run.series(name)[1]
+    newest, before = values[-FALL:], values[:-FALL]
+    return len(before) >= FALL and max(newest) < min(level, *before)
 
 
 def fallen(run: Logged, name: str) -> bool | None:

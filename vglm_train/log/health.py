@@ -11,11 +11,12 @@ from typing import get_args
 from vglm_train.config.data import Language
 from vglm_train.config.metric_names import LOSS_GAP, LOSS_GAP_LOW, language_metric
 from vglm_train.log import evidence
-from vglm_train.log.alarms import ITM_BLIND, ITM_SPAN, Alarms
+from vglm_train.log.alarms import CHECK_EVERY, ITM_SPAN, Alarms, blind_since
 from vglm_train.log.health_words import Note
 from vglm_train.log.held_out import held_out
 from vglm_train.log.history import History
 from vglm_train.log.jsonl import Row
+from vglm_train.log.learned import learned
 from vglm_train.log.run_info import RunInfo
 
 STARVED = 0.2  # share of time waiting for data that is a fault
@@ -29,6 +30,7 @@ class Health:
         """`info`: None for a folder without facts.json, of which little can be said."""
         self.info, self.history = info, history or History()
         self._above: dict[str, bool] = {}  # loss -> whether its newest held-out scores are above chance
+        self._itm_learned, self._next = False, 0.0  # whether it ever was, certainly; step of the next look
 
     def add(self, step: int, row: Row) -> None:
         """Take a row."""
@@ -36,13 +38,23 @@ class Health:
         for name, _ in Alarms.WATCHED if "train/loss" not in row else ():
             if scores := held_out(name, row):
                 self._above[name] = any(score.above for score in scores)
+        if not self._itm_learned and self.info and "train/loss_itm" in row and step >= self._next:
+            self._next = step + CHECK_EVERY * self.info.total_steps
+            self._itm_learned = self._looks_learned(self.info)
+
+    def _looks_learned(self, info: RunInfo) -> bool:
+        """Of ITM, with so much certainty that no noise of later rows has to take it back."""
+        return bool(info.weights.get("itm")) and learned(self.history, "itm", info, evidence.CERTAIN) in (
+            "learned",
+            "begun",
+        )
 
     def notes(self) -> list[Note]:
         """The state of learning first, then what is wrong, what is so, and the time that is left."""
         if not self.history.rows:
             return [Note("no_row", "fact")]
         learning, blind = self._learning(), list(self._blind())
-        if learning.code == "learning" and {"itc_blind", "itm_blind"} <= {note.code for note in blind}:
+        if learning.code == "learning" and "itm_blind_too" in {note.code for note in blind}:
             learning = Note("words_only", "fact")  # the total falls by ITG
         notes = [learning, *blind, *self._wasted()]
         left = self.seconds_left()
@@ -83,11 +95,19 @@ class Health:
         if self.info is None:
             return
         alarms = self._alarms(self.info)
-        for loss in alarms:
-            yield Note(f"{loss}_blind", "bad")
+        if "itc" in alarms:
+            yield Note("itc_blind", "bad")
+        if "itm" in alarms:
+            since = blind_since(self._points("itm", 0), self.info)
+            yield Note("itm_blind_too" if "itc" in alarms else "itm_blind", "bad", {"since": since})
         itm = evidence.recent(self.history, "train/loss_itm")
         past_warm_up = self.history.last_step > self.info.warmup_steps
-        if "itm" not in alarms and itm is not None and past_warm_up and not self._told_apart():
+        if (
+            "itm" not in alarms
+            and itm is not None
+            and past_warm_up
+            and not (self._itm_learned or self._above.get("itm"))
+        ):
             yield Note("itm_not_yet", "fact", {"now": itm.value})
         for language in get_args(Language):
             low = self.history.last(language_metric(language, LOSS_GAP_LOW))
@@ -100,22 +120,20 @@ class Health:
         first = self.history.last_step - ITM_SPAN * (info.total_steps - info.warmup_steps)
         found = []
         for name, alarm in Alarms.WATCHED:
-            losses = self._since(f"train/loss_{name}", first)
-            right = dict(self._since(f"train/{name}_accuracy", first))
-            points = [(int(step), loss, right.get(step, math.nan)) for step, loss in losses]
-            if info.weights.get(name) and not self._above.get(name) and alarm(points, info):
+            if info.weights.get(name) and not self._above.get(name) and alarm(self._points(name, first), info):
                 found.append(name)
         return found
+
+    def _points(self, name: str, first: float) -> list[tuple[int, float, float]]:
+        """(step, loss, share of right answers or NaN) of the rows from step `first` on."""
+        right = dict(self._since(f"train/{name}_accuracy", first))
+        losses = self._since(f"train/loss_{name}", first)
+        return [(int(step), loss, right.get(step, math.nan)) for step, loss in losses]
 
     def _since(self, name: str, first: float) -> list[tuple[float, float]]:
         steps, values = self.history.series(name)
         start = bisect_left(steps, first)
         return list(zip(steps[start:], values[start:]))
-
-    def _told_apart(self) -> bool:
-        """Whether ITM's loss is certainly below that of its labels' prior, or held-out pairs are told apart."""
-        itm = evidence.recent(self.history, "train/loss_itm")
-        return self._above.get("itm", False) or (itm is not None and itm.below(ITM_BLIND))
 
     def _wasted(self) -> Iterable[Note]:
         """Waiting, steps that were not applied, damaged samples."""
@@ -124,6 +142,8 @@ class Health:
         if wait is not None:
             starved = wait > STARVED
             yield Note("starved" if starved else "waiting", "warn" if starved else "fact", {"share": wait})
+        if slow := evidence.slowdown(history):
+            yield Note("slowed", "fact", {"factor": slow.factor, "step": slow.step})
         skipped = history.last("train/steps_not_finite")
         if skipped:
             much = skipped > 0.01 * history.last_step

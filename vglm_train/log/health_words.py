@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
-from vglm_train.log.tongues import Tongue
+from vglm_train.log.tongues import Text, Tongue
 from vglm_train.progress import duration
 
 Kind = Literal["ok", "fact", "warn", "bad"]
@@ -41,6 +41,11 @@ def explained(notes: Iterable[Note], language: Tongue) -> list[Words]:
         shown = [note for note in shown if note.code != "complete"]  # nobody wants its bundle
     shown.sort(key=lambda note: ("bad", "warn").index(note.kind) if note.kind in ("bad", "warn") else 2)
     return [words for words in (said(note, language) for note in shown) if words.means or words.to_try]
+
+
+def advice(code: str) -> Text:
+    """What to try, of a note whose advice has no values."""
+    return Text(*(words.to_try for words in WORDS[code]))
 
 
 def said(note: Note, language: Tongue) -> Words:
@@ -80,13 +85,13 @@ WORDS: dict[str, tuple[Words, Words]] = {
         Words(
             "the loss does not fall",
             "The newest rows are no better than the first ones, beyond their noise.",
-            "Look at a few samples (vglm data preview) and at the learning rate: try a third and three times of "
-            "optim.lr; check that weights are loaded.",
+            "Try three times optim.lr and a third of it; see in log.txt that the weights are loaded; look at a few "
+            "samples (vglm data preview).",
         ),
         Words(
             "loss 没有下降",
             "最新的若干行与最初相比，差别没有超出噪声。",
-            "看几个样本（vglm data preview）和学习率：试试 optim.lr 的三分之一和三倍；确认权重已加载。",
+            "试试 optim.lr 的三倍和三分之一；在 log.txt 里确认权重已加载；看几个样本（vglm data preview）。",
         ),
     ),
     "risen": (
@@ -120,30 +125,45 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "itm_blind": (
         Words(
             "ITM blind",
-            "For 30 % of the steps ITM has answered by the share of its labels. It does not look at the pictures.",
-            "Check that captions belong to their images (vglm data preview) and that image weights are loaded; try a "
-            "lower optim.lr, a longer optim.warmup, or more pairs a step.",
+            "Since step {since:.0f} ITM has answered by the share of its labels. It does not look at the pictures.",
+            "Where ITC falls, captions belong to their images, and ITM learns last: train longer; see whether captions "
+            "fit several images (vglm data preview); then a longer optim.warmup, a lower optim.lr, more pairs a step. "
+            "Where it does not fall: do captions belong to their images, and are image weights loaded?",
         ),
         Words(
             "ITM 在瞎猜",
-            "已有 30 % 的步数，ITM 只按标签比例作答，没有看图片。",
-            "检查描述与图片是否对应（vglm data preview）、图像权重是否加载；试试更低的 optim.lr、更长的 optim.warmup，"
-            "或每步更多图文对。",
+            "自第 {since:.0f} 步起，ITM 只按标签比例作答，没有看图片。",
+            "若 ITC 在下降，说明描述与图片对应，而 ITM 学得最晚：再训练一段；看看描述是否适合多张图片"
+            "（vglm data preview）；再试更长的 optim.warmup、更低的 optim.lr、每步更多图文对。"
+            "若 ITC 不下降：描述与图片是否对应？图像权重是否加载？",
+        ),
+    ),
+    "itm_blind_too": (
+        Words(
+            "ITM blind",
+            "Since step {since:.0f} ITM has answered by the share of its labels: it learns after ITC.",
+            "Do what helps ITC first.",
+        ),
+        Words(
+            "ITM 在瞎猜",
+            "自第 {since:.0f} 步起，ITM 只按标签比例作答：它在 ITC 之后才学得到。",
+            "先解决 ITC。",
         ),
     ),
     "itc_blind": (
         Words(
             "ITC finds nothing",
             "ITC is no better than an even guess after warm-up: images and texts do not find each other.",
-            "Check that captions belong to their images (vglm data preview), that image weights are loaded and that "
-            "train/temperature is between 0.01 and 0.5; more candidates help: objective.itc.batch, engine.micro_batch, "
-            "processes.",
+            "The likeliest first: do captions belong to their images (vglm data preview); are image weights loaded "
+            "(log.txt names what was read); is optim.lr too high or optim.warmup too short; is train/temperature "
+            "between 0.01 and 0.5? With fewer than 8 candidates raise engine.micro_batch.",
         ),
         Words(
             "ITC 一无所获",
             "预热之后 ITC 并不比均匀瞎猜好：图片和文字找不到对方。",
-            "检查描述与图片是否对应（vglm data preview）、图像权重是否加载、train/temperature 是否在 0.01 到 0.5 之间；"
-            "更多候选有帮助：objective.itc.batch、engine.micro_batch、进程数。",
+            "按可能性：描述与图片是否对应（vglm data preview）；图像权重是否加载（log.txt 写有读了什么）；"
+            "optim.lr 是否过高、optim.warmup 是否过短；train/temperature 是否在 0.01 到 0.5 之间？"
+            "候选少于 8 个时提高 engine.micro_batch。",
         ),
     ),
     "gap_blind": (
@@ -198,6 +218,10 @@ WORDS: dict[str, tuple[Words, Words]] = {
             "log.txt 写有它们的名字；vglm data check_shards 或 check_table 列出全部。",
         ),
     ),
+    "slowed": (
+        Words("{factor:.1f} times slower than up to step {step:.0f}"),
+        Words("比第 {step:.0f} 步之前慢 {factor:.1f} 倍"),
+    ),
     "left": (Words("{left} left"), Words("还需 {left}")),
     "complete": (
         Words("complete", "", "vglm evaluate and vglm chat take RUN/bundle."),
@@ -210,15 +234,16 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "killed": (
         Words(
             "dead: the process ended at step {step} of {steps}",
-            "It was killed or failed: it said no word of an end. Rows after the newest checkpoint are computed again.",
-            "Read the end of log.txt and what the terminal or the scheduler said (out of memory? time limit?), then "
-            "run the same command: it goes on from {checkpoint}.",
+            "The last line of log.txt: \u201c{last}\u201d. If it names no error, the process was killed, and that "
+            "leaves no word.",
+            "Ask the scheduler (time limit?) and the system (out of memory? dmesg | grep -i kill) about that time, "
+            "then run the same command: it goes on from step {checkpoint}.",
         ),
         Words(
             "已死：进程在第 {step} 步（共 {steps} 步）结束",
-            "它被杀掉或出错了，没有留下结束的话。最新检查点之后的步会重算。",
-            "看 log.txt 的结尾，以及终端或调度系统说了什么（内存不足？超时？），"
-            "然后运行同一条命令：从 {checkpoint} 继续。",
+            "log.txt 的最后一行：“{last}”。若其中没有错误，进程就是被杀掉的，那样不会留下任何话。",
+            "查调度系统（超时？）和操作系统（内存不足？dmesg | grep -i kill）在那一刻的记录，"
+            "然后运行同一条命令：从第 {checkpoint} 步继续。",
         ),
     ),
     "silent": (

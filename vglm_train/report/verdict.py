@@ -9,8 +9,9 @@ import math
 from collections.abc import Iterator
 
 from vglm_train.log import evidence
-from vglm_train.log.alarms import ITC_NEAR, ITM_BLIND, ITM_RIGHT, Alarms
+from vglm_train.log.alarms import ITM_BLIND, Alarms
 from vglm_train.log.held_out import HeldOut
+from vglm_train.log.learned import MARGIN, guessed, learned
 from vglm_train.log.run_info import RunInfo
 from vglm_train.log.tongues import NOTHING, Text
 from vglm_train.report import evaluations, reference
@@ -20,8 +21,6 @@ from vglm_train.report.verdict_words import say
 
 MUCH_PADDING = 0.3  # share of padding that is mentioned
 TERMS = {"itc": say("ln_candidates"), "itm": say("ln_2"), "itg": say("ln_vocabulary")}
-ITG_LEARNED = 0.9  # of ln(vocabulary): the commonest words alone bring it below 0.98
-MARGIN = 0.01  # of the share of right answers, and of what an even guess costs
 
 
 def assess_run(run: LoggedRun) -> list[Sentence]:
@@ -116,38 +115,34 @@ def _stage_one_losses(run: LoggedRun, info: RunInfo) -> Iterator[Sentence]:
                 yield _judged(run, info, name, text)
 
 
-def _learned(run: LoggedRun, name: str, info: RunInfo) -> bool | Text | None:
-    """Whether a loss is certainly better than a guess; in words if by its value alone; None: too few rows."""
-    loss, right = evidence.recent(run, f"train/loss_{name}"), evidence.recent(run, f"train/{name}_accuracy")
-    even = info.expected()[name]
-    blind = {"itm": ITM_BLIND, "itc": ITC_NEAR * even, "itg": ITG_LEARNED * even}[name]
-    guessed = {"itm": ITM_RIGHT, "itc": 1 / info.candidates}.get(name)
-    if loss is None or loss.error is None:
-        return None
-    if not loss.below(blind):
-        return False
-    if guessed is None or right is None:
-        return True
-    return right.above(guessed + MARGIN) or say("as_guessed", guessed=guessed)
-
-
 def _judged(run: LoggedRun, info: RunInfo, name: str, text: Text) -> Sentence:
     """With the newest held-out scores, unless they are of the first half of the run, or of before it was learned."""
-    learned = _learned(run, name, info)
-    if learned is None:
+    state = learned(run, name, info)
+    if state == "too_few":
         return Sentence("fact", say("too_few", text=text))
     step, scores = evaluations.newest(run, name)
     above = any(score.above for score in scores)
-    too_early = learned is True and not above and _learned(run.until(step), name, info) is not True
+    too_early = state == "learned" and not above and learned(run.until(step), name, info) != "learned"
     if step < run.last_step / 2 or too_early:
         scores = []
     words = _in_words(name, step, scores) if scores else NOTHING
-    if learned is True and scores and not above:
+    if state == "learned" and scores and not above:
         return Sentence("warn", say("by_heart", text=text, held_out=words))
-    if learned is True:
+    if state == "learned":
         return Sentence("ok", say("learning", text=text, held_out=words))
-    why = learned if isinstance(learned, Text) else NOTHING
-    return Sentence("fact", say("not_learning", text=text, why=why, held_out=words))
+    if state == "begun":
+        return Sentence("fact", say("begun", text=text, newest=_newest(run, name), held_out=words))
+    why = say("as_guessed", guessed=guessed(name, info)) if state == "as_guessed" else NOTHING
+    code = "not_learned" if run.last_step >= info.total_steps else "not_learning"
+    return Sentence("fact", say(code, text=text, why=why, held_out=words))
+
+
+def _newest(run: LoggedRun, name: str) -> Text:
+    """The value of the newest row, and its share of right answers."""
+    steps, losses = run.series(f"train/loss_{name}")
+    share = run.last(f"train/{name}_accuracy")
+    right = NOTHING if share is None else say("right", share=share)
+    return say("newest", step=steps[-1], loss=losses[-1], right=right)
 
 
 def _in_words(name: str, step: int, scores: list[HeldOut]) -> Text:
@@ -159,7 +154,7 @@ def _in_words(name: str, step: int, scores: list[HeldOut]) -> Text:
 
 
 def _reference(run: LoggedRun, info: RunInfo) -> list[Sentence]:
-    """The share of the expected start that is left in this run, and in the public run after as many steps."""
+    """The loss as a share of what random weights cost, in this run and in the public one after as many steps."""
     steps = run.series("train/loss")[0]
     if not steps or set(info.expected()) != set(TERMS) or any(info.weights[name] != 1 for name in TERMS):
         return []
@@ -209,6 +204,8 @@ def _troubles(run: LoggedRun) -> list[Sentence]:
         causes = ", ".join(f"{name.removeprefix('data/damaged_')} {run.last(name):.0f}" for name in named)
         found = say("causes", causes=causes) if causes else NOTHING
         lines.append(Sentence("fact", say("damaged", samples=damaged, causes=found)))
+    if slow := evidence.slowdown(run):
+        lines.append(Sentence("fact", say("slowed", slow=slow)))
     wait = evidence.waiting(run)
     if wait is not None and wait > 0.2:
         lines.append(Sentence("warn", say("waits", share=wait)))

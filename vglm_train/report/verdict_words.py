@@ -58,6 +58,12 @@ WORDS: dict[str, tuple[str, str]] = {
         "{text}: learned of the training data alone.{held_out} That is what chance gives.",
         "{text}：只记住了训练数据。{held_out}这只是随机水平。",
     ),
+    "not_learned": (
+        "{text}: the run has ended without learning it{why}.{held_out}",
+        "{text}：训练已结束，没有学到{why}。{held_out}",
+    ),
+    "begun": ("{text}: has begun to learn{newest}.{held_out}", "{text}：开始学到{newest}。{held_out}"),
+    "newest": (", step {step:.0f}: {loss:.3f}{right}", "，第 {step:.0f} 步：{loss:.3f}{right}"),
     "not_learning": ("{text}: not learning yet{why}.{held_out}", "{text}：还没有学到{why}。{held_out}"),
     "as_guessed": (
         ": as many answers are right as by a guess, {guessed:.0%}",
@@ -92,14 +98,14 @@ WORDS: dict[str, tuple[str, str]] = {
         "本次训练比公开训练更长；后者结束时的平均 loss 为 {loss:.2f}。",
     ),
     "beside": (
-        "After {step:.0f} steps {left:.0%} of the expected start is left ({now:.2f} of {start:.2f}); the public run "
-        "({source}) had {public:.0%} ({public_now:.2f} of {public_start:.2f}) after as many",
-        "{step:.0f} 步之后还剩预期起点的 {left:.0%}（{now:.2f}，起点 {start:.2f}）；公开训练"
-        "（{source}）在同样步数后剩 {public:.0%}（{public_now:.2f}，起点 {public_start:.2f}）",
+        "After {step:.0f} steps the loss is {now:.2f}, {left:.0%} of the {start:.2f} of random weights; the public run "
+        "({source}) was at {public:.0%} after as many ({public_now:.2f} of {public_start:.2f})",
+        "{step:.0f} 步之后 loss 为 {now:.2f}，是随机权重的 {start:.2f} 的 {left:.0%}；公开训练"
+        "（{source}）在同样步数后为 {public:.0%}（{public_start:.2f} 中的 {public_now:.2f}）",
     ),
     "as_fast": (
-        "{text}: the sum, of which ITG is most, falls as fast.",
-        "{text}：总 loss 下降得一样快，其中大部分是 ITG。",
+        "{text}: the sum, of which ITG is most, falls at least as fast.",
+        "{text}：总 loss 下降得不比它慢，其中大部分是 ITG。",
     ),
     "not_fallen": ("{text}: it has not fallen.", "{text}：没有下降。"),
     "slower": ("{text}: slower than the public run{reason}.", "{text}：比公开训练慢{reason}。"),
@@ -127,9 +133,17 @@ WORDS: dict[str, tuple[str, str]] = {
         "Held-out scores are too good: {text}.",
         "留出集的得分偏高，因为验证数据与训练数据有重叠：{text}。",
     ),
+    "slowed": (
+        "Slower by a factor of {slow.factor:.1f} than up to step {slow.step:.0f} ({slow.usual:.3g}, now {slow.now:.3g} "
+        "samples/s), not for want of data (waiting {slow.waiting:.0%}): look for other programs on the machine, the "
+        "GPU's clock (nvidia-smi -q -d CLOCK), swapping.",
+        "比第 {slow.step:.0f} 步之前慢 {slow.factor:.1f} 倍（每秒 {slow.usual:.3g} 个样本，现在 {slow.now:.3g} 个），"
+        "不是因为等数据（{slow.waiting:.0%}）：看看机器上有没有别的程序、GPU 频率（nvidia-smi -q -d CLOCK）、"
+        "是否在用交换内存。",
+    ),
     "waits": (
-        "{share:.0%} of the time is spent waiting for data: more data.workers may help.",
-        "{share:.0%} 的时间在等待数据：提高 data.workers 可能有帮助。",
+        "{share:.0%} of the time is spent waiting for data.",
+        "{share:.0%} 的时间在等待数据。",
     ),
     # evaluations
     "no_evaluation": (

@@ -22,6 +22,7 @@ from vglm_train.log.run_info import FACTS, RunInfo
 LOCK, BUNDLE, LOG = "lock", "bundle", "log.txt"  # of a run folder
 HOLDER = re.compile(r"process (\d+) on (.+)")
 TAIL = 4000  # bytes of log.txt that hold its last lines
+LONGEST = 200  # letters of its last line that are shown
 SILENT = 600.0  # seconds without a row that are worth a word
 DEEPEST = 3  # folders below the one that is watched
 
@@ -79,7 +80,8 @@ class WatchedRun:
         if not alive and "stopped at step" in self._last_words():
             return [Note("stopped", "fact", {"step": step})]
         if alive is False:
-            values = {"step": step, "steps": total or "?", "checkpoint": self._checkpoint()}
+            last = self._last_words().rpartition("\n")[2][:LONGEST] or "-"
+            values = {"step": step, "steps": total or "?", "checkpoint": self._checkpoint(), "last": last}
             return [Note("killed", "bad", values)]
         return [Note("silent", "warn", {"seconds": silent})] if silent > SILENT else []
 
@@ -120,11 +122,12 @@ class WatchedRun:
         return "\n".join(lines[-3:])
 
     def _checkpoint(self) -> str:
-        """The name of the newest one."""
+        """The step of the newest one."""
         try:
-            return (self.folder / "checkpoints" / "latest").read_text("utf-8").strip()
+            name = (self.folder / "checkpoints" / "latest").read_text("utf-8").strip()
         except OSError:
-            return "step 0"
+            return "0"
+        return name.removeprefix("step-").lstrip("0") or "0"
 
     def points(self, name: str, first: float | None, last: float | None, most: int) -> list[list[float]]:
         """Steps and values of a metric within [first, last], at most about `most`: of more, the least and the greatest
