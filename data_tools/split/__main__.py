@@ -3,13 +3,12 @@
     vglm data split records.jsonl --out made
 
 What belongs to one patient is the record's `group`; records that share a picture belong together as well. Each file
-gets its share of the patients, rounded up. The patients' hashes decide which, so the same records give the same files in
-whatever order they come, and more patients move some from one file to another. A record that shows and says the same as
-an earlier one is left out. test.jsonl is written last.
+gets its share of the patients, rounded up. The patients' hashes decide which: the order of the records does not matter,
+but further patients can move others. A record that shows and says the same as an earlier one is left out. test.jsonl
+gets its name last.
 """
 
 import argparse
-import json
 from collections import Counter
 from collections.abc import Sequence
 from contextlib import ExitStack
@@ -49,7 +48,7 @@ def split(records: Path, out: Path, val: float, test: float) -> SplitReport:
     sides = choose_sides(patients, val, test)
     make_folder(f"--out {out}", out)
     counts: Counter[str] = Counter()
-    with ExitStack() as stack:  # they get their names in the opposite order
+    with ExitStack() as stack:  # which gives them their names in the opposite order
         files = {side: stack.enter_context(replace_file(out / f"{side}.jsonl")) for side in reversed(SIDES)}
         for item, patient in zip(kept, patients):
             side = sides[patient]

@@ -2,8 +2,8 @@
 
     python -m examples.clinic.make_data --out data/hospital
 
-Each study is of another made patient: a frontal and a side view in a folder of its own, in 12 bits, with the tags that a
-device writes. Half of the studies have a finding, a bright round opacity, which both views show and both reports state.
+Each study is of another made patient: a frontal and a side view in a folder of its own, in 12 bits, with the tags that
+a device writes. Half of the studies have a finding, a bright nodule, which both views show and both reports state.
 Everything else (fields, ribs, grain, brightness) does not depend on it. reports.csv names a picture a row. With
 --no-finding the reports are the same and no picture shows anything of what they say: whoever measures honestly must not
 find a model that can tell.
@@ -30,7 +30,7 @@ SIDE = 256  # pixels of a picture
 ROOT = "1.2.826.0.1.3680043.10.1"  # of UIDs
 VIEWS = {"PA": ((0.30, 0.52), (0.70, 0.52)), "LL": ((0.50, 0.52),)}  # centres of the lung fields, of a picture's size
 REPORTS = {
-    True: ("A round opacity is seen in the lung.", "肺内见圆形高密度影。"),
+    True: ("There is a nodule in the lung.", "肺内见一结节。"),
     False: ("Both lungs are clear.", "双肺清晰。"),
 }
 TABLE = "reports.csv"
@@ -38,7 +38,7 @@ COLUMNS = ("image", "patient", "report_en", "report_zh")
 
 
 def draw_view(view: str, finding: bool, rng: Random) -> NDArray[np.uint16]:
-    """[h,w] of 12 bits: a view of VIEWS, with an opacity in one of its fields if there is a `finding`."""
+    """[h,w] of 12 bits: a view of VIEWS, with a nodule in one of its fields if there is a `finding`."""
     picture = Image.new("L", (SIDE, SIDE), rng.randint(95, 120))
     pen, dark = ImageDraw.Draw(picture), rng.randint(30, 45)
     for centre in VIEWS[view]:
@@ -63,7 +63,7 @@ def dicom(values: NDArray[np.uint16], number: int, view: str) -> bytes:
     out = Dataset()
     out.file_meta = FileMetaDataset()
     out.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
-    name = f"{ROOT}.{number}.{list(VIEWS).index(view) + 1}"
+    name = uid.UID(f"{ROOT}.{number}.{list(VIEWS).index(view) + 1}")
     out.file_meta.MediaStorageSOPInstanceUID = out.SOPInstanceUID = name
     out.SOPClassUID = uid.DigitalXRayImageStorageForPresentation
     out.StudyInstanceUID, out.SeriesInstanceUID = f"{ROOT}.{number}.0", f"{name}.1"

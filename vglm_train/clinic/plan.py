@@ -102,7 +102,9 @@ def _convert(options: Options) -> Step:
     asked = [f"{name}={value}" for name, value in given if value is not None]  # a window may begin with a minus
     words = ("data", "convert", options.reports, "--images", options.folder, *_fields(options), *asked)
     kept = options.records.with_suffix(".pictures")
-    return Step("convert", "convert the pictures", _words(*words, "--out", options.records), (options.records,), (kept,))
+    return Step(
+        "convert", "convert the pictures", _words(*words, "--out", options.records), (options.records,), (kept,)
+    )
 
 
 def _evaluate(options: Options, bundle: Path, task: str) -> Step:

@@ -101,14 +101,14 @@ def look(folder: Path) -> Found:
         images = max(images, 1 + len(record.more))
     for record in _records(folder / "test.jsonl"):
         tasks.add("report" if not record.turns or record.kind == "report" else "vqa")
-    return Found(*(tuple(sorted(each)) for each in (languages, tasks)), images)
+    return Found(tuple(sorted(languages)), tuple(sorted(tasks)), images)
 
 
 def choose(found: Found, base: Path, preset: str | None, has: Machine) -> Recipe:
     """UserError where no preset fits."""
     task = "vqa" if "vqa" in found.tasks else "report"
     names = [preset] if preset else presets_for(_language(base, f"xray_{task}_small"), task)
-    tried = []
+    tried: list[str] = []
     for name in names:
         for overrides, config in _variants(name, base, found, has):
             need, checkpoint = _estimate(config)
@@ -163,7 +163,9 @@ def _rows(config: Config) -> str:
 
 
 def _language(base: Path, preset: str) -> Any:
-    language = load(find_config(preset).path, [f"model.bundle={json.dumps(str(base), ensure_ascii=False)}"]).model.language
+    language = load(
+        find_config(preset).path, [f"model.bundle={json.dumps(str(base), ensure_ascii=False)}"]
+    ).model.language
     if language is None:
         raise UserError(f"--base {base}: has no language model; give a bundle of stage generate")
     return language
@@ -172,12 +174,11 @@ def _language(base: Path, preset: str) -> Any:
 def _records(path: Path) -> Iterator[Record]:
     try:
         with open(path, encoding="utf-8") as file:
-            for number, line in enumerate(file, 1):
-                yield parse(line)
+            yield from map(parse, file)
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}); vglm data split makes it") from None
     except RecordError as error:
-        raise UserError(f"{path} line {number}: {error}; vglm data split makes it anew") from None
+        raise UserError(f"{path}: holds a line that is no record ({error}); vglm data split makes it anew") from None
 
 
 def _run(args: argparse.Namespace) -> int:

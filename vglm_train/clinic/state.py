@@ -82,7 +82,9 @@ class State:
         names = dict.fromkeys((*self.inputs, *now))
         changed = [name for name in names if self.inputs.get(name) != now.get(name)]
         if changed:
-            lines = [f"  {name}: {self.inputs.get(name, 'none')} before, {now.get(name, 'none')} now" for name in changed]
+            lines = [
+                f"  {name}: {self.inputs.get(name, 'none')} before, {now.get(name, 'none')} now" for name in changed
+            ]
             first = f"{self.path.parent} was begun with other inputs:"
             raise UserError("\n".join([first, *lines, ANEW.format(self.path.parent)]))
 
@@ -106,7 +108,9 @@ def owned(out: Path) -> Iterator[int]:
     """
     with open(out / LOCK, "w") as file:
         if lock(file) is False:
-            raise UserError(f"{out}: another vglm clinic, or a step of one that was killed, is at work; wait or stop it")
+            raise UserError(
+                f"{out}: another vglm clinic, or a step of one that was killed, is at work; wait or stop it"
+            )
         yield file.fileno()
 
 

@@ -29,7 +29,7 @@ PAGE = "verdict.html"
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """Of a task. `gains`: by baseline how far the model is above it, with the ends of the 95 % interval; in per cent."""
+    """Of a task. `gains`: baseline -> how far the model is above it, and the ends of the 95 % interval, in per cent."""
 
     task: str
     outcome: Outcome
@@ -48,7 +48,9 @@ def read_verdict(path: Path, task: str) -> Verdict:
         gains = {name: _gain(found[name]) for name in BASELINES if name in found}
         patients = int(whole["clusters"])
     except (OSError, ValueError, KeyError, IndexError, TypeError):
-        raise UserError(f"{path}: is no result of vglm evaluate --task {task}; delete it, and it is made anew") from None
+        raise UserError(
+            f"{path}: is no result of vglm evaluate --task {task}; delete it, and it is made anew"
+        ) from None
     outcome = judge(gains, patients)
     return Verdict(task, outcome, patients, gains, *_sentences(task, metric, outcome, gains, patients))
 

@@ -30,8 +30,8 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     ),
     "caption": (
         "captions", "caption", "caption_en", "caption_zh", "captions_en", "captions_zh", "text_en", "text_zh", "report",
-        "report_en", "report_zh", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "报告", "影像所见",
-        "所见", "描述",
+        "report_en", "report_zh", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "报告",
+        "影像所见", "所见", "描述",
     ),
     "turns": ("turns", "conversations", "messages"),
     "group": (
