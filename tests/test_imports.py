@@ -138,6 +138,7 @@ FENCED = {
         "vglm_train/image/dicom/named.py",
         "vglm_train/image/dicom/pixels.py",
         "vglm_train/image/dicom/private.py",
+        "vglm_train/image/dicom/view.py",
         "data_tools/deidentify/write.py",
         "examples/clinic/make_data.py",
     },

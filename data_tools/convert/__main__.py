@@ -8,32 +8,48 @@ relative to the records file, or a list of paths), "image_id" (hash of the first
 picture), "captions" {"en": [...], "zh": [...]}, "source", "split", "group" (a patient or page: never split)}, and of a
 question or a dialogue "turns" and "language". Neighbouring rows that caption the same picture become one record. Rows
 are kept that `check_table` passes; the others are left out, counted by the same causes and, the first few, named. Every
-picture is decoded for it, but not with --quick.
+picture is decoded for it, but not with --quick. With --studies or --study-field the pictures of a study become one
+record, which says its "views".
 """
 
 import argparse
 import os
 import sys
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from data_tools.common import cli
 from data_tools.common.cli import command
-from data_tools.common.text import LANGUAGES
-from data_tools.convert.dicom import DicomReader, frame_argument, window_argument
-from data_tools.convert.draft import CaptionColumns, Draft, DraftRules, caption_column, column, make_draft, merge
+from data_tools.convert import options
+from data_tools.convert.dicom import DicomReader
+from data_tools.convert.draft import (
+    CaptionColumns,
+    Draft,
+    DraftRules,
+    caption_column,
+    captions_only,
+    column,
+    make_draft,
+    make_study_draft,
+    merge,
+)
 from data_tools.convert.finish import Target, finish
+from data_tools.convert.headings import FINDINGS, IMPRESSION
+from data_tools.convert.outcome import Report
 from data_tools.convert.pictures import SourcePictures
-from vglm_train.config.data import Format, Source
+from data_tools.convert.report_text import PartColumns, ReportRules, part_columns
+from data_tools.convert.study import StudyReport, gather
+from data_tools.convert.study_rows import StudyFolder, StudyPictures
+from vglm_train.config.data import Fields, Source
 from vglm_train.data.record import RecordError
 from vglm_train.data.record import parse as parse_record
 from vglm_train.data.tables.base import RowReader, name_row
-from vglm_train.data.tables.fields import describe_columns
-from vglm_train.data.tables.layouts.rows import AdaptedRows, AdaptedTable
+from vglm_train.data.tables.fields import describe_columns, known
+from vglm_train.data.tables.layouts.rows import AdaptedRows
 from vglm_train.data.tables.readers import adapt_stream, files_of, find_format, folder_of
 from vglm_train.data.tables.readers import open_source as open_table_source
 from vglm_train.data.tables.schema import find_schema
@@ -41,47 +57,11 @@ from vglm_train.data.tables.unread import describe_unread
 from vglm_train.errors import UserError
 from vglm_train.files import replace_file
 from vglm_train.folders import make_folder
-from vglm_train.image.dicom.window import FILE, FORMS
 from vglm_train.progress import Progress
 
 STREAMED = ("hf", "parquet", "saved")  # formats that the library `datasets` reads, as a stream
 INSIDE = ("tar", "chinese_clip")  # others whose pictures are inside the data
-NAMED = 3  # bad rows of one cause that are named in full
 THREADS = max(4, os.cpu_count() or 1)  # that read and decode pictures
-
-
-@dataclass(slots=True)
-class Report:
-    """What came of the rows."""
-
-    records: int = 0
-    rows: int = 0  # read: those that the records are of, and those that are left out
-    captions: Counter[str] = field(default_factory=Counter)
-    splits: Counter[str] = field(default_factory=Counter)
-    bad: Counter[str] = field(default_factory=Counter)  # what is wrong -> rows, as `check_table` counts them
-    named: dict[str, list[str]] = field(default_factory=dict)
-    notes: Counter[str] = field(default_factory=Counter)  # what of rows that are kept is left out or doubtful
-    decoded: bool = True
-
-    def leave_out(self, where: str, error: RecordError, rows: int = 1) -> None:
-        self.rows += rows
-        self.bad[error.what] += rows
-        examples = self.named.setdefault(error.what, [])
-        if len(examples) < NAMED:
-            examples.append(f"{where}: {error.reason.removeprefix(error.what).removeprefix(': ')}".removesuffix(": "))
-
-    def lines(self) -> Iterator[str]:
-        """The report as text, one fact a line."""
-        captions = ", ".join(f"{count} {language}" for language, count in sorted(self.captions.items()))
-        splits = dict(sorted(self.splits.items()))
-        yield f"{self.records} records of {self.rows} rows ({splits}), captions and answers: {captions or 'none'}"
-        for note, count in self.notes.most_common():
-            yield f"note: {count} x {note}"
-        for cause, count in self.bad.most_common():
-            yield f"left out: {count} x {cause}, for instance"
-            yield from (f"    {message}" for message in self.named[cause])
-        if not self.decoded:
-            yield "pictures were not decoded; check_table does"
 
 
 def _drafts(rows: RowReader, rules: DraftRules, report: Report) -> Iterator[Draft]:
@@ -89,11 +69,11 @@ def _drafts(rows: RowReader, rules: DraftRules, report: Report) -> Iterator[Draf
     pending: Draft | None = None
     for row in rows.scan():
         try:
-            new = make_draft(rows, row, rules)
+            new = (make_study_draft if rules.studies else make_draft)(rows, row, rules)
         except RecordError as error:
             report.leave_out(name_row(rows, row), error)
             continue
-        merged = merge(pending, new) if pending else None
+        merged = merge(pending, new) if pending and not rules.studies else None
         if pending and merged is None:
             yield pending
         pending = merged or new
@@ -121,8 +101,10 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     bar = Progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
+        if rules.studies and target.studies:
+            drafts = gather(drafts, target.studies, rules.schema.pictures)
         for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
-            bar.update(draft.done - bar.n)
+            bar.update(max(0, draft.done - bar.n))
             try:
                 records = future.result()
             except RecordError as error:
@@ -143,33 +125,16 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    """The command line."""
+    """The command line. UserError where options do not go together."""
     parser = cli.parser("data_tools.convert", __doc__)
-    add = parser.add_argument
-    add("source", help=".json, .jsonl, .csv, .tsv, .tar, .parquet; a folder of these; for hf also a dataset's name")
-    cli.add_table_options(parser, [*get_args(Format), "hf"])
-    add("--out", required=True, type=Path, help="records file to write, for instance records.jsonl")
-    images = "folder that picture paths are relative to (default: the source's folder); where the pictures are inside "
-    add("--images", type=Path, help=images + "the data (tar, parquet, ...): that they are written to (OUT's images)")
-    add("--source", dest="name", help="the records' source (default: the source's file or folder name)")
-    add("--split", default="train", help="the records' split where the source does not say (default: train)")
-    add("--language", choices=LANGUAGES, help="language of the texts (default: detected in each text)")
-    add("--field", action="append", default=[], metavar="WHAT=KEY", help="as data.train.N.fields; repeatable")
-    add("--image-field", help="column with the picture")
-    add("--caption-field", action="append", default=[], metavar="[LANG=]COLUMN", help="captions; repeatable")
-    add("--id-field", help="column with the record's id (default: id or question_id, else the picture's path)")
-    add("--split-field", help="column with the split (default: split, if there is one)")
-    add(
-        "--group-field",
-        help="column with what must stay in one split (default: group, patient or study, else the picture)",
-    )
-    add("--quick", action="store_true", help="look whether pictures are there, and decode none")
-    add("--window", type=window_argument, default=FILE, help=f"DICOM: black and white: {FORMS} (default: file)")
-    add("--frame", type=frame_argument, default="first", help="DICOM: first, middle, each or a number (default: first)")
-    add("--salt", type=Path, help="DICOM: file with the salt of hashes (default: one of your own, made once)")
-    add("--hf-config", help="hf: the dataset's configuration")
-    add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
-    return parser.parse_args(arguments)
+    options.add_arguments(parser)
+    args = parser.parse_args(arguments)
+    args.studies = args.studies or args.study_field is not None
+    if args.studies and args.frame == "each":
+        raise UserError("--frame each makes a record of each frame, --studies one of all pictures; give one of them")
+    if args.part_field and args.report_part == "whole":
+        raise UserError("--part-field is for --report-part findings, impression or both")
+    return args
 
 
 def _format_of(args: argparse.Namespace) -> str:
@@ -198,24 +163,45 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, DraftRules]:
     images = (args.images or folder_of(path)).resolve()
     source = cli.table_source(args, path, images, fields, args.join)
     format = _format_of(args)
-    rows: RowReader
-    if format not in STREAMED:
-        table = open_table_source(source)
-        captions = _caption_columns(args, table.columns)
-        rows = table if captions is None else AdaptedTable(table, captions)
-    else:
-        stream = _open_stream(args, source, format)
-        captions = _caption_columns(args, stream.columns)
-        rows = stream if captions is None else AdaptedRows(stream, captions)
+    rows: RowReader = _open_stream(args, source, format) if format in STREAMED else open_table_source(source)
+    studies = _studies(args, rows.columns, fields, images) if args.studies else None
+    captions = _caption_columns(args, rows.columns)
+    for step in (studies, captions):
+        rows = rows if step is None else AdaptedRows(rows, step)
     named = {what: getattr(args, f"{what}_field") for what in ("image", "id", "split", "group")}
     own = {what: (column(f"--{what}-field", name, rows.columns),) for what, name in named.items() if name is not None}
-    source = source if captions is None else replace(source, fields=captions.fields(source.fields))
-    return rows, DraftRules(find_schema(rows, source, own), args.language)
+    source = source if captions is None else replace(source, fields=captions_only(source.fields))
+    texts = ReportRules(args.report_part, args.earlier)
+    return rows, DraftRules(find_schema(rows, source, own), args.language, texts, studies, args.study_field)
 
 
-def _caption_columns(args: argparse.Namespace, columns: Sequence[str]) -> CaptionColumns | None:
-    chosen = tuple(caption_column(text, args.language, columns) for text in args.caption_field)
-    return CaptionColumns(chosen) if chosen else None
+def _studies(args: argparse.Namespace, columns: Sequence[str], fields: Fields, images: Path) -> StudyPictures:
+    """What gives a row the pictures of its study. UserError where no column names a picture or a study."""
+    if args.study_field is not None:
+        column("--study-field", args.study_field, columns)
+    if named := [fields.image] if fields.image else known("image", columns):
+        return StudyPictures(column("--image-field", named[0], columns), StudyFolder(images), False, named[0])
+    if args.study_field is None:
+        raise UserError(
+            f"{args.source}: no column that is known to hold a picture; its columns are {list(columns)}. Name it with "
+            "--image-field, or with --study-field the one that names a study: its folder, or a number that its DICOM "
+            "files have"
+        )
+    return StudyPictures(args.study_field, StudyFolder(images), True)
+
+
+def _caption_columns(args: argparse.Namespace, columns: Sequence[str]) -> CaptionColumns | PartColumns | None:
+    if chosen := tuple(caption_column(text, args.language, columns) for text in args.caption_field):
+        return CaptionColumns(chosen)
+    if args.report_part == "whole":
+        return None
+    named = []
+    for text in args.part_field:
+        part, equals, name = text.partition("=")
+        if not equals or part not in (FINDINGS, IMPRESSION):
+            raise UserError(f"--part-field {text}: give PART=COLUMN, where PART is {FINDINGS} or {IMPRESSION}")
+        named.append((part, column("--part-field", name, columns)))
+    return part_columns(columns, named)
 
 
 def _open_stream(args: argparse.Namespace, source: Source, format: str) -> RowReader:
@@ -248,7 +234,9 @@ def target(args: argparse.Namespace) -> Target:
     named = source.parent.resolve() if set(source.name) & set("*?[{") else source
     dicom = DicomReader(args.salt, args.window, args.frame)
     own_group = args.group_field is not None or cli.parse_fields(args.field).group is not None
-    return Target(out, kept.resolve(), args.name or named.stem, args.split, dicom, not args.quick, own_group)
+    report = StudyReport(args.views) if args.studies else None
+    name = args.name or named.stem
+    return Target(out, kept.resolve(), name, args.split, dicom, not args.quick, own_group, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -257,9 +245,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     taken = target(args)
     report = convert(rows, rules, taken)
     print(describe_columns(rules.schema.columns), file=sys.stderr)
-    if rules.schema.unread:
-        print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
+    if unread := rules.schema.unread:
+        shown = dict.fromkeys(unread, "") if taken.dicom.report.files else unread  # may be a name
+        print(describe_unread(shown, "--field {}={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))
+    if taken.studies is not None and rules.studies is not None:
+        print("\n".join(taken.studies.lines(rules.studies.folder)))
     if taken.dicom.report.files:
         print("\n".join(taken.dicom.report.lines()) + f"\nevery dropped tag: {taken.dicom_report}")
     return 0

@@ -6,18 +6,21 @@ and training.
 
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from data_tools.common.cli import nearest
 from data_tools.common.text import LANGUAGES, detect_language
+from data_tools.convert.report_text import ReportRules
+from data_tools.convert.study_rows import StudyPictures
 from vglm_train.config.data import Fields
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.rules import LanguageCheck
 from vglm_train.data.tables.base import Row, RowReader, name_row, unreadable
-from vglm_train.data.tables.canonical import labels, texts_of
+from vglm_train.data.tables.canonical import NoPicture, label, labels, pictures_of, texts_of
 from vglm_train.data.tables.fields import known, value
 from vglm_train.data.tables.layouts.rows import Values
+from vglm_train.data.tables.pictures import Picture
 from vglm_train.data.tables.schema import Schema
 from vglm_train.errors import UserError
 
@@ -40,18 +43,37 @@ class CaptionColumns:
         cells = [(language, row.get(name)) for language, name in self.columns]
         return row | {"captions": [cell if language is None else {language: cell} for language, cell in cells]}
 
-    def fields(self, fields: Fields) -> Fields:
-        """With which nothing but these captions is read as a text."""
-        none = dict.fromkeys(("question", "context", "input", "history", "options", "turns"), "")
-        return replace(fields, answer="captions", **none)
+
+def captions_only(fields: Fields) -> Fields:
+    """With which nothing but `captions` is read as a text."""
+    none = dict.fromkeys(("question", "context", "input", "history", "options", "turns"), "")
+    return replace(fields, answer="captions", **none)
 
 
 @dataclass(frozen=True, slots=True)
 class DraftRules:
-    """`language`: of all texts; None: the text tells it."""
+    """`language`: of all texts; None: the text tells it. `studies`: what gives rows the pictures of their study, where
+    studies are put together; `study_column`: that names it."""
 
     schema: Schema
     language: str | None = None
+    text: ReportRules = field(default_factory=ReportRules)
+    studies: StudyPictures | None = None
+    study_column: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Views:
+    """Of a study's draft: what its id is a hash of, and of each picture the view.
+
+    Pictures are tried in `order`; the first `most` that can be used are kept, and shown as they stand in the draft.
+    """
+
+    study: str
+    names: tuple[str, ...]
+    order: tuple[int, ...]
+    most: int
+    whole: bool = False  # whether all must be there
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +88,9 @@ class Draft:
     dialogue: dict[str, Any]  # the fields DIALOGUE; empty: there is none
     notes: tuple[str, ...] = ()  # as of RowReading
     rows: int = 1  # that it is of
+    study: str = ""  # that the row names, where a column does
+    views: Views | None = None  # of a study
+    problem: RecordError | None = None  # why no record can be made of it
 
 
 def column(option: str, name: str, columns: Sequence[str]) -> str:
@@ -100,9 +125,32 @@ def make_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
     if rules.language is not None:
         captions = {rules.language: [text for texts in captions.values() for text in texts]} if captions else {}
         dialogue |= {"language": rules.language} if dialogue else {}
+    said = list(notes)
+    captions = rules.text.apply(captions, said)
     plain = {name: [" ".join(text.split()) for text in texts] for name, texts in captions.items()}
+    return replace(_empty(reader, row, row.values, rules, images), captions=plain, dialogue=dialogue, notes=tuple(said))
+
+
+def make_study_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
+    """As `make_draft`, and of a row without a text only its pictures: another row of the study may have the report."""
+    try:
+        return make_draft(reader, row, rules)
+    except NoPicture:
+        assert row.values is not None
+        assert rules.studies is not None
+        raise RecordError("image", rules.studies.why_none(row.values)) from None
+    except RecordError as error:
+        images = pictures_of(row.values, rules.schema.columns) if row.values and error.cause == "caption" else []
+        if not images:
+            raise
+        return _empty(reader, row, row.values or {}, rules, images)
+
+
+def _empty(reader: RowReader, row: Row, values: Values, rules: DraftRules, images: Sequence[Picture]) -> Draft:
+    """A draft without texts."""
     where, done = name_row(reader, row), row.offset + row.size
-    return Draft(where, tuple(images), plain, labels(row.values, rules.schema.columns), done, dialogue, notes)
+    study = label(value(values, (rules.study_column,))) if rules.study_column else None
+    return Draft(where, tuple(images), {}, labels(values, rules.schema.columns), done, {}, study=study or "")
 
 
 def _beside(row: Values, rules: DraftRules) -> dict[str, list[str]]:

@@ -9,6 +9,7 @@ from typing import Any
 from data_tools.convert.dicom import DicomReader
 from data_tools.convert.draft import Draft
 from data_tools.convert.pictures import SourcePictures, Taken
+from data_tools.convert.study import StudyReport
 from vglm_train.data.record import RecordError
 from vglm_train.image.dicom.named import tags_in
 
@@ -24,6 +25,7 @@ class Target:
     dicom: DicomReader
     decoded: bool = True  # whether pictures are decoded
     own_group: bool = False  # whether the command line names the column of groups
+    studies: StudyReport | None = None  # where the pictures of a study become one record
 
     @property
     def dicom_report(self) -> Path:
@@ -33,6 +35,14 @@ class Target:
 def finish(draft: Draft, target: Target, source: SourcePictures) -> list[dict[str, Any]]:
     """The finished records, one, or one a frame; reads the pictures for their hash. RecordError where one cannot be
     used."""
+    if draft.problem is not None:
+        raise draft.problem
+    if draft.views is not None:
+        assert target.studies is not None
+        views = source.get_views(draft.images, draft.views, target.studies)
+        pictures = [taken for taken, _ in views]
+        _check_texts(draft, pictures)
+        return [_record(draft, target, pictures, draft.views.study) | {"views": [name for _, name in views]}]
     records = source.get(draft.images)
     for pictures in records:
         _check_texts(draft, pictures)
@@ -50,11 +60,15 @@ def _check_texts(draft: Draft, pictures: list[Taken]) -> None:
         raise RecordError("record", f"a text that names its DICOM's patient, number or date: {', '.join(found)}")
 
 
-def _record(draft: Draft, target: Target, pictures: list[Taken]) -> dict[str, Any]:
+def _record(draft: Draft, target: Target, pictures: list[Taken], study: str = "") -> dict[str, Any]:
+    """`study`: what says which study it is; empty: it is of none."""
     first = pictures[0]
     paths = [Path(os.path.relpath(taken.path, target.out.parent)).as_posix() for taken in pictures]
     private = any(taken.dicom for taken in pictures)
-    labels = _hashed(draft.labels, pictures, target) if private else draft.labels
+    labels = draft.labels
+    if study:  # each question about a study is a record of its own
+        labels = {"group": study, **labels, **({} if draft.dialogue else {"id": study})}
+    labels = _hashed(labels, pictures, target) if private else labels
     return {
         "id": labels.get("id") or first.name,
         "image": paths[0] if len(paths) == 1 else paths,

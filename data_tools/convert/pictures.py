@@ -7,6 +7,8 @@ from typing import NamedTuple
 
 from data_tools.common.image_bytes import extension
 from data_tools.convert.dicom import DicomReader, Frame
+from data_tools.convert.draft import Views
+from data_tools.convert.study import StudyReport
 from vglm_train.data.record import RecordError, content_id
 from vglm_train.data.tables.image_paths import NOT_THERE, PictureFolder
 from vglm_train.data.tables.pictures import decode_fault
@@ -16,6 +18,8 @@ from vglm_train.image.dicom import is_dicom
 from vglm_train.image.dicom.named import Names
 
 REMEMBERED = 1 << 16  # files: many rows in a row ask about one picture
+SAME = "a picture that its study has already"
+PATIENTS = "a study whose pictures are of several patients"
 _OF_DICOM = tuple(f".{suffix}" for suffix in FORMATS["DICOM"])
 
 
@@ -64,6 +68,35 @@ class SourcePictures:
         if any(len(frames) > 1 for frames in taken):
             raise RecordError("image", "a DICOM of several frames beside another picture: choose one with --frame")
         return [[frames[0] for frames in taken]]
+
+    def get_views(self, images: Sequence[str | bytes], views: Views, report: StudyReport) -> list[tuple[Taken, str]]:
+        """The pictures of a study that are kept, with their views; what cannot be used is left out and counted.
+
+        RecordError where there is none, or they are of several patients.
+        """
+        kept: dict[int, Taken] = {}
+        first: RecordError | None = None
+        for place in views.order:
+            if len(kept) == views.most:
+                report.count(report.dropped, views.names[place])
+                continue
+            try:
+                ((taken,),) = self.get(images[place : place + 1])
+            except RecordError as error:
+                first = first or error
+                report.count(report.broken, error.what)
+                continue
+            if taken.identity in {other.identity for other in kept.values()} and not views.whole:
+                report.count(report.broken, SAME)
+            else:
+                kept[place] = taken
+        if first is not None and (views.whole or not kept):
+            raise first
+        if len({taken.patient for taken in kept.values()}) > 1:
+            raise RecordError("record", PATIENTS)
+        for place in kept:
+            report.count(report.kept, views.names[place])
+        return [(kept[place], views.names[place]) for place in sorted(kept)]
 
     def _look(self, name: str) -> Path:
         path = self.folder.find(name)

@@ -9,13 +9,11 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import TableFile, keys_of, name_row, sample_key, unreadable
 from vglm_train.data.tables.canonical import question_of
 from vglm_train.data.tables.fields import Columns, resolve
-from vglm_train.data.tables.image_paths import ENDINGS, PictureFolder
+from vglm_train.data.tables.image_paths import ENDINGS, PictureFolder, is_picture
 from vglm_train.data.tables.json_table import FIRST
 from vglm_train.data.tables.readers import folder_of, open_source
 from vglm_train.errors import UserError
 from vglm_train.evaluate.vqa.source import parse_source
-from vglm_train.file_kind import LOOKED_AT
-from vglm_train.image.dicom import is_dicom
 
 SAVED = ("state.json", "dataset_dict.json")  # a folder that `datasets` saved is a table
 
@@ -49,7 +47,7 @@ class FolderInputs:
     def __init__(self, folder: Path) -> None:
         """UserError if there are none."""
         self.folder = folder
-        files = (path for path in folder.rglob("*") if _is_picture(path))
+        files = (path for path in folder.rglob("*") if is_picture(path))
         self.names = sorted(path.relative_to(folder).as_posix() for path in files)
         if not self.names:
             raise UserError(f"{folder}: no pictures in it ({', '.join(ENDINGS)}).")
@@ -57,19 +55,6 @@ class FolderInputs:
     def __iter__(self) -> Iterator[Input]:
         for name in self.names:
             yield Input(name, (name,), contents=(self.folder / name,))
-
-
-def _is_picture(path: Path) -> bool:
-    """By its ending; DICOM files, which often have none or a number for one, by how they begin."""
-    if not path.is_file() or path.name == "DICOMDIR":
-        return False
-    if path.suffix.lower() in ENDINGS:
-        return True
-    try:
-        with open(path, "rb") as file:
-            return is_dicom(file.read(LOOKED_AT))
-    except OSError:
-        return False
 
 
 class AskingTable:

@@ -19,7 +19,7 @@ from vglm_train.data.tables.questions import language_of, row_texts
 from vglm_train.data.tables.turns import dialogue_turns, open_turns
 from vglm_train.prompt.dialogue import IMAGE, ImageMarkMismatch, check_marks
 
-__all__ = ["NoPicture", "RowReading", "labels", "pictures_of", "read_row", "texts_of", "to_record"]
+__all__ = ["NoPicture", "RowReading", "label", "labels", "pictures_of", "read_row", "texts_of", "to_record"]
 
 LANGUAGES = {"zh": "zh", "chinese": "zh", "cn": "zh", "中文": "zh", "en": "en", "english": "en", "英文": "en"}
 KINDS = {
@@ -112,7 +112,7 @@ def labels(row: Mapping[str, Any], columns: Columns) -> dict[str, str]:
     """What a record takes of the row as it stands: id, group, type and split, those that it has."""
     texts = {}
     for name, keys in (("id", columns.id), ("group", columns.group), ("type", columns.type), ("split", columns.split)):
-        if keys and (text := _label(value(row, keys))) is not None:
+        if keys and (text := label(value(row, keys))) is not None:
             texts[name] = text
     return texts
 
@@ -122,7 +122,7 @@ def pictures_of(row: Mapping[str, Any], columns: Columns) -> list[Picture]:
     return pictures_in(value(row, columns.pictures))
 
 
-def _label(cell: Any) -> str | None:
+def label(cell: Any) -> str | None:
     """A patient 7 is also 7.0, and " 7"."""
     if isinstance(cell, str):
         return None if says_nothing(cell, asked=True) else cell.strip()

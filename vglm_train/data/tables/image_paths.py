@@ -20,7 +20,9 @@ from urllib.parse import unquote
 
 from vglm_train.data.record import RecordError
 from vglm_train.errors import UserError
+from vglm_train.file_kind import LOOKED_AT
 from vglm_train.image import SUFFIXES
+from vglm_train.image.dicom import is_dicom
 
 ENDINGS = tuple(f".{suffix}" for suffix in SUFFIXES)  # tried where a name has none of them, in any case
 SUGGESTED = 3  # folders above the table that are searched
@@ -155,6 +157,22 @@ def plain_name(name: str) -> str:
 
 def _is_foreign(name: str) -> bool:
     return "\\" in name or "://" in name
+
+
+def is_picture(path: Path) -> bool:
+    """By its ending; DICOM files, which often have none or a number for one, by how they begin."""
+    if not _is_file(path) or path.name == "DICOMDIR":
+        return False
+    return path.suffix.lower() in ENDINGS or begins_as_dicom(path)
+
+
+def begins_as_dicom(path: Path) -> bool:
+    """By its first bytes; False where it cannot be read."""
+    try:
+        with open(path, "rb") as file:
+            return is_dicom(file.read(LOOKED_AT))
+    except OSError:
+        return False
 
 
 def _tried(folder: Path, name: str) -> str:

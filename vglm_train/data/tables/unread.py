@@ -75,8 +75,9 @@ def keys_read(row: Mapping[str, Any], columns: Columns) -> set[str]:
 
 
 def describe_unread(unread: Mapping[str, str], option: str) -> str:
-    """In words. `option`: how a column is mapped here, with places for what it is to be and for its key."""
-    names = [f"{key!r} ({text[:SHOWN]!r})" for key, text in islice(unread.items(), NAMED)]
+    """In words; an empty example is not shown. `option`: how a column is mapped here, with places for what it is to be
+    and for its key."""
+    names = [f"{key!r}" + f" ({text[:SHOWN]!r})" * bool(text) for key, text in islice(unread.items(), NAMED)]
     more = f" and {len(unread) - NAMED} more" if len(unread) > NAMED else ""
     key = next(iter(unread))
     return (

@@ -6,6 +6,7 @@ frames.py   the values of a frame, decoded
 pixels.py   a frame -> an upright RGB picture
 window.py   which values become black and white
 turn.py     how a frame is turned by the patient's position
+view.py     which view a picture shows
 private.py  salted hashes in place of who and when, and which tags a file has
 named.py    whether a text names the patient
 text.py     letters burned into a picture's corners: a guess

@@ -4,8 +4,9 @@ import io
 import logging
 import warnings
 import zlib
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from vglm_train.errors import UserError, needs_extra
@@ -20,8 +21,11 @@ ELEMENTS = 10_000  # at the top of a file: real ones have a few hundred
 INFLATED = 2**28  # bytes of a deflated data set
 STEP = 2**24  # bytes that are inflated at once to count them
 MAX_BYTES = 2**31  # of one frame's values
+HEAD = 2**20  # bytes in which the tags before the pixels mostly end
+NO_PIXELS = "DICOM without pixels"
 
 PIXELS = ("PixelData", "FloatPixelData", "DoubleFloatPixelData")
+PIXEL_TAGS = (0x7FE00010, 0x7FE00008, 0x7FE00009)
 LAYOUT = (  # keywords of how pixels are stored
     "Rows", "Columns", "SamplesPerPixel", "PhotometricInterpretation", "BitsAllocated", "BitsStored", "HighBit",
     "PixelRepresentation", "PlanarConfiguration", "NumberOfFrames", "ExtendedOffsetTable", "ExtendedOffsetTableLengths",
@@ -70,27 +74,49 @@ def read_dataset(data: bytes, whole: bool = False) -> "Dataset":
 
     UserError where pydicom is not installed, ImageError where the file is no DICOM that can be read.
     """
+    dataset, _ = _read(data, None if whole else (*PICTURE, *PIXELS))
+    return dataset
+
+
+def read_tags(path: Path, names: Sequence[str]) -> "Dataset":
+    """Tags of a file with pixels, which are not read. OSError, or ImageError where there are none; UserError as
+    `read_dataset`."""
+    with open(path, "rb") as file:
+        head = file.read(HEAD)
+        with suppress(ImageError):
+            dataset, pixels = _read(head, names, before_pixels=True)
+            if pixels:
+                return dataset
+        dataset, pixels = _read(head + file.read(), names, before_pixels=True)
+    if not pixels:
+        raise ImageError("undecodable", NO_PIXELS)
+    return dataset
+
+
+def _read(data: bytes, names: Sequence[str] | None, before_pixels: bool = False) -> "tuple[Dataset, bool]":
+    """The data set with those tags, or all; whether it has pixels, if it is read up to these."""
     with needs_extra("dicom", "reading DICOM"):
         from pydicom import config
         from pydicom.filereader import read_partial
         from pydicom.tag import Tag
     logging.getLogger("pydicom").disabled = True  # it quotes values
     _check_inflated(data)
-    elements = 0
+    elements, pixels = 0, False
 
-    def too_many(tag: Any, vr: str | None, length: int) -> bool:
-        nonlocal elements
+    def stop(tag: Any, vr: str | None, length: int) -> bool:
+        nonlocal elements, pixels
         elements += 1
         if elements > ELEMENTS:
             raise ImageError("bomb", f"DICOM of more than {ELEMENTS:,} elements: save it anew")
-        return False
+        pixels = pixels or tag in PIXEL_TAGS
+        return before_pixels and pixels
 
     with guarded():
         config.settings.reading_validation_mode = config.IGNORE
-        tags: Any = None if whole else [Tag(name) for name in (*PICTURE, *PIXELS)]
-        dataset = read_partial(io.BytesIO(data), too_many, force=True, specific_tags=tags)
+        tags: Any = None if names is None else [Tag(name) for name in names]
+        dataset = read_partial(io.BytesIO(data), stop, force=True, specific_tags=tags)
         _name_syntax(dataset)
-        return dataset
+        return dataset, pixels
 
 
 def read_header(data: bytes) -> Header:
@@ -104,10 +130,10 @@ def header_of(dataset: "Dataset") -> Header:
         if not any(name in dataset for name in PIXELS):
             kind = getattr(dataset.get("SOPClassUID"), "name", "")
             shown = f" ({kind})" if kind and not kind[0].isdigit() else ""
-            raise ImageError("undecodable", f"DICOM without pixels{shown}: leave it out")
+            raise ImageError("undecodable", f"{NO_PIXELS}{shown}: leave it out")
         height, width = int(dataset.get("Rows") or 0), int(dataset.get("Columns") or 0)
         if width <= 0 or height <= 0:
-            raise ImageError("undecodable", f"DICOM without pixels: {width} x {height}")
+            raise ImageError("undecodable", f"{NO_PIXELS}: {width} x {height}")
         frames = max(1, int(dataset.get("NumberOfFrames") or 1))
         return Header(width, height, frames, _turn(dataset))
 
