@@ -28,6 +28,7 @@ from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 from vglm_train.folders import make_folder
 
+CONVERT = ("--views", "--report-part", "--earlier", "--window", "--frame", "--salt")  # options that are passed on
 GROWTH = 1.5  # a PNG of a DICOM that is well compressed is larger
 LEFT = 2**28  # bytes that stay free beside what is made
 CHECKPOINTS = 3  # the newest, the best, and the one that is being written
@@ -56,9 +57,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     add("--test", type=float, default=0.25, help="share of the patients for the verdict alone (default 0.25)")
     add("--val", type=float, default=0.1, help="share of the patients that choose the best step (default 0.1)")
     add("--field", action="append", default=[], metavar="WHAT=KEY", help="as of vglm data convert; repeatable")
-    add("--window", help="as of vglm data convert")
-    add("--frame", help="as of vglm data convert")
-    add("--salt", type=Path, help="as of vglm data convert")
+    add("--study-field", metavar="COLUMN", help="as of vglm data convert, for a table that names studies, not pictures")
+    for option in CONVERT:
+        add(option, help="as of vglm data convert")
     return parser.parse_intermixed_args(arguments)
 
 
@@ -79,9 +80,12 @@ def _options(args: argparse.Namespace) -> Options:
     for word in args.overrides:
         if "=" not in word:
             raise UserError(f"{word}: give section.key=value, or one folder alone")
-    salt = None if args.salt is None else Path(os.path.abspath(args.salt))
+    given = {option: getattr(args, option.removeprefix("--").replace("-", "_")) for option in CONVERT}
+    if args.salt is not None:
+        given["--salt"] = os.path.abspath(args.salt)
+    convert = tuple(f"{option}={value}" for option, value in given.items() if value is not None)
     return Options(
-        folder, reports, base, out, args.preset, args.test, args.val, tuple(args.field), args.window, args.frame, salt,
+        folder, reports, base, out, args.preset, args.test, args.val, tuple(args.field), args.study_field, convert,
         tuple(args.overrides),
     )  # fmt: skip
 
@@ -122,7 +126,7 @@ def _steps(options: Options, state: State, held: int) -> list[str]:
         if step.name == "train" and not state.is_done(step):
             assert chosen is not None
             _check_disk(options.out, chosen.checkpoint * CHECKPOINTS, "the checkpoints")
-        run(step, state, number, count(chosen), held)
+        run(step, state, number, count(options, chosen), held)
         commands.append(shown(step))
         if step.name == "recipe":
             chosen = Recipe.read(options.recipe)

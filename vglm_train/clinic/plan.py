@@ -22,11 +22,10 @@ class Options:
     preset: str | None = None
     test: float = 0.25
     val: float = 0.1
-    fields: tuple[str, ...] = ()
-    window: str | None = None
-    frame: str | None = None
-    salt: Path | None = None
-    overrides: tuple[str, ...] = ()
+    fields: tuple[str, ...] = ()  # WHAT=KEY of the table
+    study_field: str | None = None  # column that names a study, in place of pictures
+    convert: tuple[str, ...] = ()  # further options of `vglm data convert`
+    overrides: tuple[str, ...] = ()  # of the training
 
     @property
     def data(self) -> Path:
@@ -56,7 +55,8 @@ class Options:
 @dataclass(frozen=True, slots=True)
 class Step:
     """A command. `makes`: files without which it is not done; `clears`: what an unfinished start may have left and is
-    deleted first; `tells`: whether status 1 says that something was found, which is no failure."""
+    deleted first; `tells`: whether status 1 says that something was found, which is no failure; `loose`: whether what
+    it writes would survive a kill, but no power cut."""
 
     name: str
     title: str
@@ -64,11 +64,13 @@ class Step:
     makes: tuple[Path, ...] = ()
     clears: tuple[Path, ...] = ()
     tells: bool = False
+    loose: bool = False
 
 
 def plan(options: Options) -> Iterator[Step]:
     """The steps, each asked for when those before it are done: what they made decides the later ones."""
-    yield _look(options)
+    if options.study_field is None:  # else the table names no picture, and the conversion says what cannot be used
+        yield _look(options)
     yield _convert(options)
     sides = tuple(options.side(name) for name in SIDES)
     split = ("data", "split", options.records, "--out", options.data, "--val", options.val, "--test", options.test)
@@ -76,7 +78,8 @@ def plan(options: Options) -> Iterator[Step]:
     leaks = ("data", "check_table", options.side("train"), "--against", options.side("test"))
     yield Step("leaks", "look for what training and test share", _words(*leaks), tells=True)
     chosen = ("--preset", options.preset) if options.preset else ()
-    recipe = ("clinic", "recipe", options.data, "--base", options.base, "--out", options.recipe, *chosen)
+    given = ("--base", options.base, "--out", options.recipe, *chosen, *options.overrides)
+    recipe = ("clinic", "recipe", options.data, *given)
     yield Step("recipe", "choose a recipe by the memory of the card", _words(*recipe), (options.recipe,))
     found = Recipe.read(options.recipe)
     train = ("train", found.preset, *_overrides(options, found))
@@ -87,9 +90,9 @@ def plan(options: Options) -> Iterator[Step]:
         yield _evaluate(options, bundle, task)
 
 
-def count(recipe: Recipe | None) -> int:
+def count(options: Options, recipe: Recipe | None) -> int:
     """How many steps there are; where the recipe is not chosen yet, with one task."""
-    return 7 + (len(recipe.tasks) if recipe else 1)
+    return 6 + (options.study_field is None) + (len(recipe.tasks) if recipe else 1)
 
 
 def _look(options: Options) -> Step:
@@ -98,12 +101,17 @@ def _look(options: Options) -> Step:
 
 
 def _convert(options: Options) -> Step:
-    given = (("--window", options.window), ("--frame", options.frame), ("--salt", options.salt))
-    asked = [f"{name}={value}" for name, value in given if value is not None]  # a window may begin with a minus
-    words = ("data", "convert", options.reports, "--images", options.folder, *_fields(options), *asked)
+    study = () if options.study_field is None else ("--study-field", options.study_field)
+    asked = ("--studies", *study, *_fields(options), *options.convert)
+    words = ("data", "convert", options.reports, "--images", options.folder, *asked)
     kept = options.records.with_suffix(".pictures")
     return Step(
-        "convert", "convert the pictures", _words(*words, "--out", options.records), (options.records,), (kept,)
+        "convert",
+        "convert the pictures",
+        _words(*words, "--out", options.records),
+        (options.records,),
+        (kept,),
+        loose=True,
     )
 
 

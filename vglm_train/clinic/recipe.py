@@ -104,13 +104,13 @@ def look(folder: Path) -> Found:
     return Found(tuple(sorted(languages)), tuple(sorted(tasks)), images)
 
 
-def choose(found: Found, base: Path, preset: str | None, has: Machine) -> Recipe:
-    """UserError where no preset fits."""
+def choose(found: Found, base: Path, preset: str | None, has: Machine, changes: Sequence[str] = ()) -> Recipe:
+    """UserError where no preset fits. `changes`: overrides that a person gives, which come last."""
     task = "vqa" if "vqa" in found.tasks else "report"
     names = [preset] if preset else presets_for(_language(base, f"xray_{task}_small"), task)
     tried: list[str] = []
     for name in names:
-        for overrides, config in _variants(name, base, found, has):
+        for overrides, config in _variants(name, base, found, has, changes):
             need, checkpoint = _estimate(config)
             shown = f"{name}{_rows(config)}: {need:.1f} GiB"
             if preset or need <= has.memory / GIB:
@@ -124,7 +124,9 @@ def choose(found: Found, base: Path, preset: str | None, has: Machine) -> Recipe
     )
 
 
-def _variants(name: str, base: Path, found: Found, has: Machine) -> Iterator[tuple[tuple[str, ...], Config]]:
+def _variants(
+    name: str, base: Path, found: Found, has: Machine, changes: Sequence[str]
+) -> Iterator[tuple[tuple[str, ...], Config]]:
     """A preset on this base, with ever fewer rows at once."""
     path = find_config(name).path
     bundle = f"model.bundle={json.dumps(str(base), ensure_ascii=False)}"
@@ -136,11 +138,11 @@ def _variants(name: str, base: Path, found: Found, has: Machine) -> Iterator[tup
     overrides += [f"prompt.max_images={found.images}"] if found.images > config.prompt.max_images else []
     overrides += [] if has.gpu or config.engine.precision == "fp32" else ["engine.precision=fp32"]
     rows = config.engine.micro_batch
-    yield tuple(overrides), load(path, [bundle, *overrides])
+    yield tuple(overrides), load(path, [bundle, *overrides, *changes])
     while rows is not None and rows > 1:
         rows //= 2
         fewer = [*overrides, f"engine.micro_batch={rows}"]
-        yield tuple(fewer), load(path, [bundle, *fewer])
+        yield tuple(fewer), load(path, [bundle, *fewer, *changes])
 
 
 def _estimate(config: Config) -> tuple[float, int]:
@@ -183,7 +185,7 @@ def _records(path: Path) -> Iterator[Record]:
 
 def _run(args: argparse.Namespace) -> int:
     found, has = look(args.data), machine()
-    recipe = choose(found, args.base.resolve(), args.preset, has)
+    recipe = choose(found, args.base.resolve(), args.preset, has, args.overrides)
     if args.out is not None:
         write_json(args.out, asdict(recipe))
     print(recipe.reason)
@@ -198,7 +200,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )  # fmt: skip
     parser.add_argument("data", type=Path, help="folder of vglm data split")
+    parser.add_argument("overrides", nargs="*", metavar="section.key=value", help="change single values of it")
     parser.add_argument("--base", type=Path, required=True, help="bundle to fine-tune")
     parser.add_argument("--preset", help="take this one, whether it fits or not")
     parser.add_argument("--out", type=Path, help="JSON file to write")
-    return run_command(partial(_run, parser.parse_args(argv)))
+    return run_command(partial(_run, parser.parse_intermixed_args(argv)))

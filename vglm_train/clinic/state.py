@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from vglm_train.clinic.plan import Options, Step
-from vglm_train.config.data import Source
+from vglm_train.config.data import Fields, Source
 from vglm_train.data.tables.leaks import Picture, named_pictures
 from vglm_train.data.tables.table import Table
 from vglm_train.errors import UserError
@@ -31,19 +31,18 @@ class Inputs:
     bytes: int
 
     @classmethod
-    def gather(cls, options: Options, fields: Any) -> "Inputs":
+    def gather(cls, options: Options, fields: Fields) -> "Inputs":
         """UserError where the table cannot be read or none of its rows can be used. `fields`: of the table."""
-        table = Table(Source(name="reports", table=str(options.reports), images=str(options.folder), fields=fields))
-        pictures = named_pictures([(table, np.arange(len(table.index)))])
+        pictures = [] if options.study_field else _named(options, fields)
+        pictures = pictures or _all(options.folder)  # rows may name studies
         total = sum(picture.size for picture in pictures)
         asked = {
             "--preset": options.preset or "chosen",
             "--test": f"{options.test:g}",
             "--val": f"{options.val:g}",
             "--field": " ".join(options.fields) or "none",
-            "--window": options.window or "file",
-            "--frame": options.frame or "first",
-            "--salt": "own" if options.salt is None else str(options.salt),
+            "--study-field": options.study_field or "none",
+            "options of the conversion": " ".join(options.convert) or "none",
             "overrides": " ".join(options.overrides) or "none",
             "--base": str(options.base),
         }
@@ -112,6 +111,18 @@ def owned(out: Path) -> Iterator[int]:
                 f"{out}: another vglm clinic, or a step of one that was killed, is at work; wait or stop it"
             )
         yield file.fileno()
+
+
+def _named(options: Options, fields: Fields) -> list[Picture]:
+    """The pictures that the table's rows name."""
+    table = Table(Source(name="reports", table=str(options.reports), images=str(options.folder), fields=fields))
+    return named_pictures([(table, np.arange(len(table.index)))])
+
+
+def _all(folder: Path) -> list[Picture]:
+    """Every file below the folder."""
+    files = (path for path in folder.rglob("*") if path.is_file())
+    return [Picture(path.resolve(), path.stat().st_size, path.name) for path in files]
 
 
 def _digest(folder: Path, pictures: list[Picture]) -> str:
