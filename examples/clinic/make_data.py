@@ -30,8 +30,8 @@ SIDE = 256  # pixels of a picture
 ROOT = "1.2.826.0.1.3680043.10.1"  # of UIDs
 VIEWS = {"PA": ((0.30, 0.52), (0.70, 0.52)), "LL": ((0.50, 0.52),)}  # centres of the lung fields, of a picture's size
 REPORTS = {
-    True: ("There is a nodule in the lung.", "肺内见一结节。"),
-    False: ("Both lungs are clear.", "双肺清晰。"),
+    True: ("Nodule in the lung.", "肺内结节。"),
+    False: ("No abnormality.", "未见异常。"),
 }
 TABLE = "reports.csv"
 COLUMNS = ("image", "patient", "report_en", "report_zh")
@@ -49,7 +49,7 @@ def draw_view(view: str, finding: bool, rng: Random) -> NDArray[np.uint16]:
         y = (0.28 + 0.12 * rib + rng.uniform(-0.01, 0.01)) * SIDE
         pen.arc((0.08 * SIDE, y, 0.92 * SIDE, y + 0.2 * SIDE), 200, 340, fill=dark + 25, width=4)
     x, y = ((value + rng.uniform(-0.04, 0.04)) * SIDE for value in rng.choice(VIEWS[view]))
-    half, bright = rng.uniform(0.08, 0.11) * SIDE, rng.randint(225, 250)
+    half, bright = rng.uniform(0.11, 0.14) * SIDE, rng.randint(225, 250)
     if finding:
         pen.ellipse((x - half, y - half, x + half, y + half), fill=bright)
     picture = picture.filter(ImageFilter.GaussianBlur(2))
