@@ -34,9 +34,8 @@ def test_outcomes(gains: tuple[tuple[float, float, float], ...], patients: int, 
     assert str(patients) in found.english
     assert str(patients) in found.chinese
     assert ("it reads the pictures" in found.english) == ("确实在看图像" in found.chinese) == (outcome == "above")
-    assert (
-        ("do not use it" in found.english) == ("请勿使用" in found.chinese) == (outcome in ("not told apart", "below"))
-    )
+    refused = outcome in ("not told apart", "below")
+    assert ("do not use it" in found.english) == ("请勿使用" in found.chinese) == refused
 
 
 def test_no_result(tmp_path: Path) -> None:

@@ -76,19 +76,20 @@ def _sentences(task: str, metric: str, outcome: Outcome, gains: Mapping[str, Any
             f"{what}: {patients} patients are too few to tell whether the model looks at the picture.",
             f"{was}：只有 {patients} 名患者，无法判断模型是否在看图像。",
         )
-    short = {name: gain for name, gain in gains.items() if outcome == "above" or gain[1] <= 0}
-    english = "; ".join(f"{NAMES[name][0]} ({_points(gain)})" for name, gain in short.items())
-    chinese = "；".join(f"{NAMES[name][1]}（{_points(gain)}）" for name, gain in short.items())
-    if outcome == "above":
-        return (
-            f"{what}: on {patients} patients it has not seen, the model is above {english}: it reads the pictures.",
-            f"{was}：在 {patients} 名未见过的患者上，模型的 {metric} 高于{chinese}：它确实在看图像。",
-        )
-    word, wort = ("below", "低于") if outcome == "below" else ("not told apart from", "无法区别于")
+    told = {name: gain for name, gain in gains.items() if outcome == "above" or gain[1] <= 0}
+    words = {name: _compared(gain) for name, gain in told.items()}
+    english = "; ".join(f"{words[name][0]} {NAMES[name][0]} ({_points(gain)})" for name, gain in told.items())
+    chinese = "；".join(f"{words[name][1]}{NAMES[name][1]}（{_points(gain)}）" for name, gain in told.items())
+    ends = ("it reads the pictures", "它确实在看图像") if outcome == "above" else ("do not use it", "请勿使用")
     return (
-        f"{what}: on {patients} patients it has not seen, the model is {word} {english}: do not use it.",
-        f"{was}：在 {patients} 名未见过的患者上，模型的 {metric} {wort}{chinese}：请勿使用。",
+        f"{what}: on {patients} patients it has not seen, the model's {metric} is {english}: {ends[0]}.",
+        f"{was}：在 {patients} 名未见过的患者上，模型的 {metric} {chinese}：{ends[1]}。",
     )
+
+
+def _compared(gain: tuple[float, float, float]) -> tuple[str, str]:
+    _, low, high = gain
+    return ("above", "高于") if low > 0 else ("below", "低于") if high < 0 else ("not told apart from", "无法区别于")
 
 
 def _points(gain: tuple[float, float, float]) -> str:
