@@ -1,5 +1,7 @@
 """The page of files that are read and written."""
 
+from data_tools.convert.earlier import RULES as EARLIER
+from data_tools.convert.headings import HEADINGS
 from docs.markdown import MADE, table
 from docs.words import Words
 from vglm_train.checkpoint.bundle import format as bundle_format
@@ -45,6 +47,20 @@ def _tables(words: Words) -> list[str]:
         table([words("what"), words("names")], ([f"`{what}`", ", ".join(names)] for what, names in KNOWN.items())),
         f"## {words('Pictures')}",
         table([words("format"), words("endings")], ([name, " ".join(ends)] for name, ends in PICTURES.items())),
+        *_reports(words),
+    ]
+
+
+def _reports(words: Words) -> list[str]:
+    headings = ([f"`{part}`", ", ".join(names)] for part, names in HEADINGS.items())
+    sentences = ([language, rule.words, rule.example] for language, rules in EARLIER.items() for rule in rules)
+    return [
+        f"## {words('Headings of reports')}",
+        words("What `--report-part` of `convert` knows. `other` is left out."),
+        table([words("part"), words("headings")], headings),
+        f"## {words('Sentences about an earlier study')}",
+        words("What `--earlier` of `convert` finds: the regular expressions are in `data_tools/convert/earlier.py`."),
+        table([words("language"), words("words"), words("example")], sentences),
     ]
 
 

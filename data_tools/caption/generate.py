@@ -97,7 +97,7 @@ def _generated(captioning: CaptionSettings, good: Sequence[tuple[RecordItem, Ima
     made: list[list[str]] = [[] for _ in good]
     for sample in range(captioning.samples):
         decoding = replace(captioning.decoding, seed=_seed(captioning.decoding.seed, good[0][0].row, sample))
-        for texts, text in zip(made, generator.captions(pixels, captioning.language, decoding)):
+        for texts, text in zip(made, generator.captions(list(pixels[:, None]), captioning.language, decoding)):
             texts.append(" ".join(text.split()))
     return made
 

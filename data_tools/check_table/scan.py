@@ -73,6 +73,7 @@ class _Pictures:
     where: Callable[[int], str]  # names a row
     folder: PictureFolder
     opened: OpenedPictures | None  # where pictures inside the table are opened at once; None: they are not
+    by_row: bool = False  # whether pictures are called by the row that names them first
     names: list[str] = field(default_factory=list)
     files: dict[Path, int] = field(default_factory=dict)  # number of each that is a file
     known: dict[str, int | None] = field(default_factory=dict)  # as written -> number
@@ -86,17 +87,17 @@ class _Pictures:
                 self.opened.add(len(self.names) - 1, open_picture(name))
             return len(self.names) - 1
         if name not in self.known:
-            self.known[name] = self._file(name)
+            self.known[name] = self._file(name, self.where(row) if self.by_row else name)
         return self.known[name]
 
-    def _file(self, name: str) -> int | None:
+    def _file(self, name: str, called: str) -> int | None:
         path = self.folder.find(name)
         if path is None:
             return None
         file = path.resolve()
         if file not in self.files:
             self.files[file] = len(self.names)
-            self.names.append(name)
+            self.names.append(called)
         return self.files[file]
 
     def spoilt(self, bad: Sequence[int]) -> Iterator[tuple[int, int]]:
@@ -114,7 +115,7 @@ def scan_table(
     scan = TableScan(table, opened, np.zeros(len(table.index), dtype=bool))
     rows = np.flatnonzero(table.of_split(split)).tolist()
     scan.outside = len(table.index) - len(rows)
-    pictures = _Pictures(table.where, table.pictures, scan.pictures if opened else None)
+    pictures = _Pictures(table.where, table.pictures, scan.pictures if opened else None, table.schema.dicom)
     with Progress(len(rows), "row", f"read {table.path.name}") as bar:
         for row in rows:
             bar.update(1)
@@ -141,6 +142,7 @@ def _read(scan: TableScan, pictures: _Pictures, row: int, check: RecordCheck) ->
     for name, number in zip(reading.pictures, numbers):
         if number is None:
             problem = scan.table.pictures.problem(str(name))
+            problem = problem.partition(": ")[0] if scan.table.schema.dicom else problem
             scan.damage.add(problem.partition(": ")[0], _example(scan, row, problem))
             return
     for number in numbers[:shown]:

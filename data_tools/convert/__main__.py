@@ -97,7 +97,8 @@ def _in_order(
 def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report(decoded=target.decoded)
-    source = SourcePictures(rules.schema.pictures, target.kept, target.dicom, target.decoded)
+    folder, hidden = rules.schema.pictures, rules.schema.dicom
+    source = SourcePictures(folder, target.kept, target.dicom, target.decoded, hidden, target.private)
     bar = Progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
@@ -236,7 +237,7 @@ def target(args: argparse.Namespace) -> Target:
     own_group = args.group_field is not None or cli.parse_fields(args.field).group is not None
     report = StudyReport(args.views) if args.studies else None
     name = args.name or named.stem
-    return Target(out, kept.resolve(), name, args.split, dicom, not args.quick, own_group, report)
+    return Target(out, kept.resolve(), name, args.split, dicom, not args.quick, own_group, args.private, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -245,9 +246,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     taken = target(args)
     report = convert(rows, rules, taken)
     print(describe_columns(rules.schema.columns), file=sys.stderr)
-    if unread := rules.schema.unread:
-        shown = dict.fromkeys(unread, "") if taken.dicom.report.files else unread  # may be a name
-        print(describe_unread(shown, "--field {}={}"), file=sys.stderr)
+    if rules.schema.unread:
+        print(describe_unread(rules.schema.unread, "--field {}={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))
     if taken.studies is not None and rules.studies is not None:
         print("\n".join(taken.studies.lines(rules.studies.folder)))

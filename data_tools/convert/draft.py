@@ -25,6 +25,7 @@ from vglm_train.data.tables.schema import Schema
 from vglm_train.errors import UserError
 
 DIALOGUE = ("turns", "language", "kind", "type", "answers", "options")
+ASKED = "a question or a dialogue, whose answers --report-part and --earlier leave as they are"
 CHECK = LanguageCheck(LANGUAGES)
 
 
@@ -127,6 +128,8 @@ def make_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
         dialogue |= {"language": rules.language} if dialogue else {}
     said = list(notes)
     captions = rules.text.apply(captions, said)
+    if dialogue and rules.text != ReportRules():
+        said.append(ASKED)
     plain = {name: [" ".join(text.split()) for text in texts] for name, texts in captions.items()}
     return replace(_empty(reader, row, row.values, rules, images), captions=plain, dialogue=dialogue, notes=tuple(said))
 

@@ -35,16 +35,20 @@ ENGLISH = (
         "The nodule of the previous chest CT is not seen.",
     ),
     Rule("the priors", r"\b(?:from|to|with|than|since|the) priors?\b(?! \w)", "Similar to prior."),
-    Rule("previously seen", r"\bpreviously\b", "The previously noted opacity has cleared."),
+    Rule(
+        "previously seen",
+        r"\bpreviously(?: \w+)? (?:seen|noted|described|demonstrated|identified|visuali[sz]ed|reported|shown)\b",
+        "The previously noted opacity has cleared.",
+    ),
     Rule("interval", r"\binterval\b(?! of)", "Interval increase of the left effusion."),
     Rule(
         "unchanged, no change", r"\bunchanged\b|\b(?:no|without|not)(?: \w+){0,2} changed?\b", "No significant change."
     ),
-    Rule("stable", r"(?<!hemodynamically )(?<!clinically )\bstable\b", "Stable cardiomegaly."),
+    Rule("stable", r"(?<!hemodynamically )(?<!clinically )\bstable\b(?! condition)", "Stable cardiomegaly."),
     Rule("again seen", r"\b(?:once )?again\b|\bre-?demonstrat\w+", "Again seen is a right pleural effusion."),
     Rule("persistent", r"\bpersist(?:s|ed|ent(?:ly)?|ing)?\b", "Persistent opacity in the left base."),
     Rule("remains", r"\bremains?\b|\bcontinues? to\b", "The heart remains enlarged."),
-    Rule("new", r"\bnew(?:ly)?\b", "New opacity in the right lower lobe."),
+    Rule("new", r"\bnew(?:ly)?\b(?! (?:diagnosed|symptom|fever))", "New opacity in the right lower lobe."),
     Rule(
         "has increased, worsened, resolved",
         r"\b(?:has|have|had)(?: \w+){0,2} (?:increased|decreased|worsened|improved|resolved|cleared|progressed|"
@@ -56,7 +60,11 @@ ENGLISH = (
         r"\b(?:worsen(?:ed|ing)|improv(?:ed|ing|ement)|resolv(?:ed|ing))\b",
         "Improving oedema.",
     ),
-    Rule("since", r"\bsince (?:the |that |yesterday|\d|[A-Z])", "Smaller since the last admission."),
+    Rule(
+        "since",
+        r"\bsince (?:the |that )?(?:prior|previous|last|earlier|initial|yesterday|\d)",
+        "Smaller since the last admission.",
+    ),
 )
 CHINESE = (
     Rule(

@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", type=window_argument, default=FILE, help=f"DICOM: black and white: {FORMS} (default: file)")
     add("--frame", type=frame_argument, default="first", help="DICOM: first, middle, each or a number (default: first)")
     add("--salt", type=Path, help="DICOM: file with the salt of hashes (default: one of your own, made once)")
+    private = "PNG, JPEG and others become files of pixels alone, and their rows' ids and groups hashes, as of DICOM"
+    add("--private", action="store_true", help=private)
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     _add_study_arguments(parser)
@@ -44,10 +46,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def _add_study_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--studies", action="store_true", help="the pictures of a study become one record (DICOM: Study Instance UID)")
-    study = "--studies, told by a column; a table without pictures: it names the study's folder, or a number that its "
-    add("--study-field", metavar="COLUMN", help=study + "DICOM files have (study UID, accession number, study ID)")
+    study = "column that tells the study; without a column of pictures: its folder, or a number that its DICOM files "
+    add("--study-field", metavar="COLUMN", help=study + "have (study UID, accession number, study ID)")
     add("--views", type=cli.at_least_one, default=2, help="pictures of a study at most, frontal first (default: 2)")
     add("--report-part", choices=PARTS, default="whole", help="what of a report is learned (default: whole)")
-    part = "column with a part of the report (default: the columns that are called as headings are)"
-    add("--part-field", action="append", default=[], metavar="PART=COLUMN", help=f"findings, impression: {part}")
+    part = "column with the findings or the impression (default: those that are called as headings are); repeatable"
+    add("--part-field", action="append", default=[], metavar="PART=COLUMN", help=part)
     add("--earlier", choices=EARLIER, default="keep", help="what refers to an earlier study (default: keep)")

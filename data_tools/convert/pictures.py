@@ -5,12 +5,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from data_tools.common.image_bytes import extension
+from data_tools.common.image_bytes import extension, png_of
 from data_tools.convert.dicom import DicomReader, Frame
 from data_tools.convert.draft import Views
 from data_tools.convert.study import StudyReport
 from vglm_train.data.record import RecordError, content_id
-from vglm_train.data.tables.image_paths import NOT_THERE, PictureFolder
+from vglm_train.data.tables.image_paths import PictureFolder
 from vglm_train.data.tables.pictures import decode_fault
 from vglm_train.files import replace_file
 from vglm_train.image import FORMATS, ImageError, examine_image
@@ -34,6 +34,7 @@ class Taken(NamedTuple):
     patient: str | None = None
     frame: int | None = None
     names: Names = ()  # of a DICOM: what would name its patient in a text
+    private: bool = False  # a copy that holds pixels alone, whose record is to hold no name either
 
 
 class _File(NamedTuple):
@@ -48,10 +49,20 @@ class _File(NamedTuple):
 class SourcePictures:
     """`folder`: that names start from; `kept`: where pictures that are inside the data, and those of DICOM files, are
     written, named by their content; `decoded`: whether each is decoded in full, else only its header where it is inside
-    the data. DICOM always is."""
+    the data. DICOM always is. `hidden`: whether messages say no names of files. `private`: whether each is written
+    anew, as DICOM is."""
 
-    def __init__(self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True) -> None:
-        self.folder, self.kept, self.decoded, self.dicom = folder, kept, decoded, dicom
+    def __init__(
+        self,
+        folder: PictureFolder,
+        kept: Path,
+        dicom: DicomReader,
+        decoded: bool = True,
+        hidden: bool = False,
+        private: bool = False,
+    ) -> None:
+        self.folder, self.kept, self.decoded, self.dicom, self.hidden = folder, kept, decoded, dicom, hidden
+        self.private = private
         self._file = lru_cache(REMEMBERED)(self._read_file)
 
     def get(self, images: Sequence[str | bytes]) -> list[list[Taken]]:
@@ -94,16 +105,16 @@ class SourcePictures:
             raise first
         if len({taken.patient for taken in kept.values()}) > 1:
             raise RecordError("record", PATIENTS)
-        for place in kept:
-            report.count(report.kept, views.names[place])
+        report.keep([views.names[place] for place in kept])
         return [(kept[place], views.names[place]) for place in sorted(kept)]
 
     def _look(self, name: str) -> Path:
         path = self.folder.find(name)
         if path is None:
-            if name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
-                raise RecordError("image", f"{NOT_THERE}: the DICOM file that the row names")
-            raise RecordError("image", self.folder.problem(name))
+            problem = self.folder.problem(name)
+            if self.hidden or name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
+                problem = f"{problem.partition(': ')[0]}: the DICOM file that the row names"
+            raise RecordError("image", problem)
         if (problem := self._file(path).problem) is not None:
             raise RecordError("image", problem)
         return path
@@ -112,6 +123,8 @@ class SourcePictures:
         if isinstance(image, bytes):
             if is_dicom(image):
                 return self._frames(image)
+            if self.private:
+                return (self._pixels_alone(image),)
             if self.decoded and (fault := _fault(image)) is not None:
                 raise RecordError("image", fault)
             return (self._keep(image),)
@@ -136,7 +149,20 @@ class SourcePictures:
                 return _File(frames=tuple(self._frames(data)))
             except RecordError as error:
                 return _File(fault=error.reason)
+        if self.private:
+            try:
+                return _File(frames=(self._pixels_alone(data),))
+            except RecordError as error:
+                return _File(fault=error.reason)
         return _File(content_id(data), None, _fault(data) if self.decoded else None)
+
+    def _pixels_alone(self, data: bytes) -> Taken:
+        """The picture as a file of its own, without comments, times and places that its own file may hold."""
+        try:
+            image = examine_image(data).image
+        except ImageError as error:
+            raise RecordError("image", decode_fault(error)) from None
+        return self._keep(png_of(image))._replace(private=True)
 
     def _frames(self, data: bytes) -> list[Taken]:
         """A DICOM's frames as files of their own. RecordError where there is none that can be used."""

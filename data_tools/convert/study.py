@@ -17,7 +17,7 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.image_paths import PictureFolder, begins_as_dicom
 from vglm_train.image import ImageError
 from vglm_train.image.dicom.header import read_tags
-from vglm_train.image.dicom.view import FRONTAL, LATERAL, ORDER, TAGS, UNKNOWN, View, view_of
+from vglm_train.image.dicom.view import FRONTAL, LATERAL, ORDER, READ, UNKNOWN, View, view_of
 from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import IMAGE
 
@@ -32,6 +32,7 @@ class StudyReport:
     """What came of the studies; it holds no value of any."""
 
     most: int
+    largest: int = 0  # pictures of a record
     kept: Counter[str] = field(default_factory=Counter)  # views
     dropped: Counter[str] = field(default_factory=Counter)  # views beyond `most`
     broken: Counter[str] = field(default_factory=Counter)  # causes
@@ -43,6 +44,12 @@ class StudyReport:
         with self._lock:
             counts[what] += 1
 
+    def keep(self, views: Sequence[str]) -> None:
+        """A record with these views, from any thread."""
+        with self._lock:
+            self.kept.update(views)
+            self.largest = max(self.largest, len(views))
+
     def lines(self, folder: StudyFolder) -> Iterator[str]:
         """The report as text."""
         yield f"views of studies: {_listed(self.kept) or 'none'}"
@@ -50,6 +57,8 @@ class StudyReport:
             yield f"told by: {_listed(self.told_by)}"
         if self.dropped:
             yield f"not kept, since --views is {self.most}: {_listed(self.dropped)}"
+        if self.largest > 1:
+            yield f"to learn from all of them after stage one: prompt.max_images: {self.largest}"
         for cause, count in self.broken.most_common():
             yield f"left out of their studies: {count} x {cause}"
         if folder.unnamed:
@@ -73,7 +82,7 @@ def read_seen(path: Path | None) -> Seen:
     if path is None or not begins_as_dicom(path):
         return Seen()
     try:
-        dataset = read_tags(path, ("StudyInstanceUID", "SeriesNumber", "InstanceNumber", *TAGS))
+        dataset = read_tags(path, ("StudyInstanceUID", "SeriesNumber", "InstanceNumber", *READ))
         place = (_number(dataset.get("SeriesNumber")), _number(dataset.get("InstanceNumber")))
         return Seen(str(dataset.get("StudyInstanceUID") or "").strip(), view_of(dataset), place)
     except (ImageError, OSError):

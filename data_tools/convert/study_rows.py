@@ -31,7 +31,8 @@ class StudyFolder:
     """A folder with studies of DICOM files, which are looked through once, when a number is first asked for."""
 
     folder: Path
-    named: set[str] = field(default_factory=set)  # studies that rows have named
+    named: set[str] = field(default_factory=set)  # studies that rows have named by numbers
+    folders: set[Path] = field(default_factory=set)  # and folders
 
     @cached_property
     def by_number(self) -> dict[tuple[str, str], dict[str, list[Path]]]:
@@ -48,13 +49,15 @@ class StudyFolder:
     @property
     def unnamed(self) -> int:
         """Studies that no row has named; 0 where the folder was not looked through."""
-        known = self.__dict__.get("by_number", {})
-        return len({study for studies in known.values() for study in studies} - self.named)
+        known = self.__dict__.get("by_number", {}).values()
+        files = {study: files for studies in known for study, files in studies.items() if study not in self.named}
+        return sum(not any(self.folders.intersection(file.parents) for file in each) for each in files.values())
 
     def files(self, name: str) -> list[Path]:
         """The pictures of a study; none where there is none, or the name is that of several."""
         below = self.folder / plain_name(name)
         if _is_folder(below):
+            self.folders.add(below)
             return pictures_below(below)
         studies = self._studies(name)
         if len(studies) != 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from made_dicom import make_dicom
+from made_dicom import PLANTED, leaks, make_dicom
 from PIL import Image
 from test_terminal import command, piped
 
@@ -96,20 +96,32 @@ def test_a_folder_of_pictures(models, pictures, tmp_path, capsys):
     assert "5 of 5 inputs answered" in capsys.readouterr().out
 
 
-def test_a_folder_as_a_device_writes_it(models, tmp_path):
-    """DICOM files have no ending, or a number."""
+def test_a_folder_as_a_device_writes_it(models, tmp_path, monkeypatch, capfd):
+    """DICOM files have no ending, or a number, and names that may say who it is."""
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "settings"))
     values = np.random.default_rng(0).integers(0, 256, (20, 30)).astype(np.uint8)
     folder = tmp_path / "in"
     folder.mkdir()
-    for name in ("IM0001", "1.2.840.113619.4711", "DICOMDIR"):
+    for name in ("ACC889977-WANG", "MRN-4711-Q.4711", "DICOMDIR"):
         (folder / name).write_bytes(make_dicom(values))
+    (folder / "王小明.dcm").write_bytes(make_dicom(values)[:-99])
     (folder / "index.txt").write_text("no picture")
     Image.fromarray(values).save(tmp_path / "same.png")
-    assert batch(models["causal"], folder, tmp_path / "out.jsonl", "what number", max_new=5) == 0
-    found = lines(tmp_path / "out.jsonl")
-    assert sorted(found) == ["1.2.840.113619.4711", "IM0001"]
+    out = tmp_path / "answers" / "out.jsonl"
+    out.parent.mkdir()
+    assert batch(models["causal"], folder, out, "what number", max_new=5) == 1
+    found = lines(out)
     wanted = models["causal"].chat(tmp_path / "same.png", "what number", max_new=5)[0]
-    assert {row["answer"] for row in found.values()} == {wanted}
+    assert sorted(row.get("answer", row.get("cause")) for row in found.values()) == sorted([wanted, wanted, "input"])
+    assert all(row["images"] == [key] and key.startswith("DICOM ") for key, row in found.items())
+    rows = [f"{name},what number" for name in ("ACC889977-WANG", "MRN-4711-Q.4711", "王小明.dcm", "WANG-none")]
+    (folder / "table.csv").write_text("\n".join(["image,question", *rows]), "utf-8")
+    assert batch(models["causal"], folder / "table.csv", out.with_name("rows.jsonl"), max_new=5) == 1
+    found = lines(out.with_name("rows.jsonl"))
+    assert [row["images"] for _, row in sorted(found.items())] == [[f"line {n}, picture 1"] for n in range(2, 6)]
+    assert "no such picture" in found["table line 5"]["error"]
+    assert leaks(out.parent, tmp_path / "settings") == set()
+    assert [word for word in PLANTED if word in "".join(capfd.readouterr())] == []
 
 
 @pytest.mark.slow

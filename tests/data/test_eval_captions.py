@@ -118,6 +118,19 @@ def test_few_remote_shards_are_looked_at() -> None:
     assert taken == few([*remote, shard(51, None, en=100)], 150, ("en", "zh"))[:-1]
 
 
+def test_all_pictures_of_a_sample_where_they_are_looked_at(tmp_path: Path) -> None:
+    several = [{"1.jpg": jpeg(50 + n), **({"2.jpg": jpeg(70 + n)} if n == 2 else {})} if n else {} for n in range(3)]
+    write_shard(tmp_path / "a.tar", [sample(n, **more) for n, more in enumerate(several)])
+    write_manifest(tmp_path, {"a.tar": 3})
+    source = [Source(name="a", shards=str(tmp_path))]
+    found = EvalSet(source, 16, ("en", "zh"), pictures=2)
+    one, two = found.items()
+    assert found.damaged == {"record": 1}, "of three pictures"
+    assert one.pictures.shape == (1, 3, 16, 16)
+    assert torch.equal(two.pictures[1], eval_pixels(open_image(jpeg(51)), 16))
+    assert [len(item.pictures) for item in EvalSet(source, 16, ("en", "zh"))] == [1, 1, 1]
+
+
 def test_shares() -> None:
     assert share_out([100, 100, 2], 10) == [4, 4, 2]
     assert share_out([5, 5], 100) == [5, 5]

@@ -13,7 +13,7 @@ from pydicom.sr.codedict import Collection, codes
 
 from vglm_train.image import ImageError
 from vglm_train.image.dicom.header import HEAD, read_tags
-from vglm_train.image.dicom.view import CODES, POSITIONS, TAGS, view_of
+from vglm_train.image.dicom.view import CODES, POSITIONS, READ, TAGS, view_of
 
 
 def code(value: str) -> dict[str, Any]:
@@ -44,13 +44,15 @@ def code(value: str) -> dict[str, Any]:
         ({"SeriesDescription": "胸部正侧位"}, "UNKNOWN", None),
         ({"SeriesDescription": "WANG Xiaoming, laterality unclear, CAPTAIN"}, "UNKNOWN", None),
         ({"PatientOrientation": ["A", "R"]}, "UNKNOWN", None),
+        ({"PatientOrientation": ["A", "FR"], "Modality": "MG"}, "UNKNOWN", None),
+        ({"ViewPosition": "MLO", "PatientOrientation": ["A", "FR"], "Modality": "MG"}, "MLO", "ViewPosition"),
         ({}, "UNKNOWN", None),
     ],
 )
 def test_the_view_of_a_picture(tags: dict[str, Any], view: str, told_by: str | None, tmp_path: Path) -> None:
     plain = {"SpecificCharacterSet": "ISO_IR 192", "PatientName": "王^小明", "ViewPosition": ""}
     (tmp_path / "a").write_bytes(make_dicom(np.zeros((4, 4), np.uint8), {**plain, **tags}))
-    assert view_of(read_tags(tmp_path / "a", TAGS)) == (view, told_by)
+    assert view_of(read_tags(tmp_path / "a", READ)) == (view, told_by)
 
 
 def test_codes_mean_what_dicom_says() -> None:

@@ -84,7 +84,7 @@ class Batch:
                 question = item.question or self.prompt or ""
                 ready.append((item, self.model.ask(item.contents, question, item.history, **self.sampling)))
             except UserError as error:
-                self._write(file, bar, item, cause="input", error=str(error))
+                self._write(file, bar, item, cause="input", error=item.tell(str(error)))
         return sorted(ready, key=lambda pair: pair[1].request.length)
 
     def _most(self) -> int:

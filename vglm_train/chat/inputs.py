@@ -1,19 +1,24 @@
 """What a batch is about: the rows of a table, or the pictures of a folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import TableFile, keys_of, name_row, sample_key, unreadable
-from vglm_train.data.tables.canonical import question_of
+from vglm_train.data.tables.canonical import pictures_of, question_of
+from vglm_train.data.tables.dicom_rows import any_dicom, may_be_dicom, picture_names
 from vglm_train.data.tables.fields import Columns, resolve
 from vglm_train.data.tables.image_paths import ENDINGS, PictureFolder, is_picture
 from vglm_train.data.tables.json_table import FIRST
+from vglm_train.data.tables.pictures import Picture
 from vglm_train.data.tables.readers import folder_of, open_source
 from vglm_train.errors import UserError
 from vglm_train.evaluate.vqa.source import parse_source
+from vglm_train.image.dicom.private import Salt, open_salt
 
 SAVED = ("state.json", "dataset_dict.json")  # a folder that `datasets` saved is a table
 
@@ -29,6 +34,13 @@ class Input:
     contents: tuple[Path | bytes, ...] = ()  # the pictures themselves
     problem: str | None = None  # why it cannot be asked
 
+    def tell(self, error: str) -> str:
+        """An error with the pictures as they are named here."""
+        for name, content in zip(self.images, self.contents):
+            if isinstance(content, Path) and name not in str(content):
+                error = error.replace(str(content), name)
+        return error
+
 
 @dataclass(frozen=True, slots=True)
 class Inputs:
@@ -42,7 +54,7 @@ class Inputs:
 
 
 class FolderInputs:
-    """The pictures of a folder and those below it, by name."""
+    """The pictures of a folder and those below it, by name. DICOM files are called by salted hashes of their names."""
 
     def __init__(self, folder: Path) -> None:
         """UserError if there are none."""
@@ -54,7 +66,15 @@ class FolderInputs:
 
     def __iter__(self) -> Iterator[Input]:
         for name in self.names:
-            yield Input(name, (name,), contents=(self.folder / name,))
+            called = name
+            if may_be_dicom(name, PictureFolder(self.folder)):
+                called = f"DICOM {self.salt.hash('file', name)}"
+            yield Input(called, (called,), contents=(self.folder / name,))
+
+    @cached_property
+    def salt(self) -> Salt:
+        """The user's own."""
+        return open_salt(None)
 
 
 class AskingTable:
@@ -69,6 +89,13 @@ class AskingTable:
             raise UserError(f"{path}: it has no rows.")
         self.columns: Columns = resolve(path, keys_of(first), source.fields, answered=False)
         self.path, self.pictures = path, PictureFolder(Path(pictures) if pictures else folder_of(path))
+        self.dicom = any(any_dicom(self._named(values), self.pictures) for values in first if values is not None)
+
+    def _named(self, values: Mapping[str, Any]) -> Sequence[Picture]:
+        try:
+            return pictures_of(values, self.columns)
+        except RecordError:
+            return ()
 
     def __iter__(self) -> Iterator[Input]:
         for row in self.file.scan():
@@ -82,7 +109,11 @@ class AskingTable:
             except RecordError as error:
                 yield Input(key, (), problem=f"{where}: {error}")
                 continue
-            names = tuple(each if isinstance(each, str) else f"{where}, picture {n}" for n, each in enumerate(named))
+            places = picture_names(where, len(named))
+            names = tuple(
+                place if isinstance(each, bytes) or self.dicom or may_be_dicom(each, self.pictures) else each
+                for place, each in zip(places, named)
+            )
             yield Input(key, names, question, tuple(history), tuple(self._content(each) for each in named))
 
     def _content(self, named: str | bytes) -> Path | bytes:

@@ -102,7 +102,7 @@ def _look(options: Options) -> Step:
 
 def _convert(options: Options) -> Step:
     study = () if options.study_field is None else ("--study-field", options.study_field)
-    asked = ("--studies", *study, *_fields(options), *options.convert)
+    asked = ("--studies", "--private", "--source", "reports", *study, *_fields(options), *options.convert)
     words = ("data", "convert", options.reports, "--images", options.folder, *asked)
     kept = options.records.with_suffix(".pictures")
     return Step(

@@ -4,10 +4,11 @@ import logging
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import accumulate
 from typing import Any
 
+import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
@@ -16,6 +17,7 @@ from vglm_train.data.eval_choice import choose, few, samples_of
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.record import DamagedSample, RecordError
 from vglm_train.data.remote.cache import ShardCache
+from vglm_train.data.rules import learns_dialogue
 from vglm_train.data.sample import StoredSample, use_sample
 from vglm_train.data.shards.reader import ShardReader
 from vglm_train.data.shards.shard import Shard
@@ -27,13 +29,19 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class EvalItem:
-    """One held-out picture."""
+    """One held-out picture, or several with the same captions."""
 
     key: str
     image_id: int
     pixels: Tensor  # [3,h,w] uint8, eval transform
     captions: dict[str, tuple[str, ...]]  # language -> captions, only configured languages
     source: str = ""
+    more: tuple[Tensor, ...] = ()  # further pictures [3,h,w] in order, where all are looked at
+
+    @property
+    def pictures(self) -> Tensor:
+        """uint8 [k,3,h,w]."""
+        return torch.stack([self.pixels, *self.more])
 
 
 class EvalSet(Dataset[Any]):
@@ -52,7 +60,10 @@ class EvalSet(Dataset[Any]):
         images: int | None = None,
         cache: Cache | None = None,
         decoder: Decoder | None = None,
+        pictures: int | None = None,
     ) -> None:
+        """`pictures`: of a sample at most, all of which are looked at, as stages with a language model do; None: the
+        first alone is, as stage one does."""
         cache = cache or Cache()
         manifests = [open_part(source, languages, cache) for source in sources]
         if any(shard.url for manifest in manifests for shard in manifest.shards):
@@ -60,7 +71,7 @@ class EvalSet(Dataset[Any]):
         self.shards = [shard for manifest in manifests for shard in manifest.shards]
         self.names = [name_of(source) for source, manifest in zip(sources, manifests) for _ in manifest.shards]
         self.starts = list(accumulate((shard.samples for shard in self.shards), initial=0))
-        self.size, self.languages, self.decoder = size, tuple(languages), decoder
+        self.size, self.languages, self.decoder, self.pictures = size, tuple(languages), decoder, pictures
         self.reader = ShardReader(2, cache)
         self.damaged: Counter[str] = Counter()
         self.positions: Sequence[int] = range(self.starts[-1])
@@ -99,8 +110,11 @@ class EvalSet(Dataset[Any]):
         captions = {name: stored.record.captions[name] for name in self.languages if name in stored.record.captions}
         if not captions:
             raise RecordError("caption", f"no caption in {', '.join(self.languages)}")
-        pixels = whole_pixels(stored.images[0], self.size, self.decoder)
-        return EvalItem(stored.key, stored.image_id, pixels, captions, source)
+        if self.pictures is not None:
+            learns_dialogue(replace(stored.record, turns=()), len(stored.images), self.languages, self.pictures)
+        shown = stored.images[:1] if self.pictures is None else stored.images
+        pixels, *more = (whole_pixels(image, self.size, self.decoder) for image in shown)
+        return EvalItem(stored.key, stored.image_id, pixels, captions, source, tuple(more))
 
     def items(self, workers: int = 0, part: int = 0, parts: int = 1) -> Iterator[EvalItem]:
         """The usable ones of samples part, part + parts, ... in order; `workers` processes decode (0: this one)."""

@@ -14,6 +14,11 @@ from vglm_train.prompt.dialogue import Dialogue
 from vglm_train.prompt.template import Encoded, Template
 
 
+def as_many(pixels: Tensor, count: int) -> Tensor:
+    """Images [k,...], repeated or cut to `count`."""
+    return pixels if len(pixels) == count else pixels[torch.arange(count) % len(pixels)]
+
+
 class Generator:
     """Runs a stage-two model over a batch of images, without gradient, with the prompts of training."""
 
@@ -33,9 +38,10 @@ class Generator:
         """The prompt of a caption. UserError if it is longer than prompt.max_prompt."""
         return self.template.encode_prompt(self.dialogue(language, None))
 
-    def captions(self, pixels: Tensor, language: str, decoding: Decoding) -> list[str]:
-        """uint8 [n,3,h,w] -> n captions."""
-        return self.answers([self.dialogue(language, None)] * len(pixels), pixels, decoding)
+    def captions(self, pictures: Sequence[Tensor], language: str, decoding: Decoding) -> list[str]:
+        """b times uint8 [k,3,h,w], the pictures of a caption -> b captions."""
+        dialogues = [self.dialogue(language, None, len(each)) for each in pictures]
+        return self.answers(dialogues, torch.cat(list(pictures)), decoding)
 
     @torch.no_grad()
     def answers(self, dialogues: Sequence[Dialogue], pixels: Tensor, decoding: Decoding) -> list[str]:
@@ -47,10 +53,11 @@ class Generator:
         return [self.template.decode(row) for row in ids.tolist()]
 
     @torch.no_grad()
-    def losses(self, pixels: Tensor, captions: Sequence[str], language: str) -> list[float]:
-        """uint8 [n,3,h,w] and n captions -> mean cross-entropy of each caption's target tokens, in nats."""
-        rows = [self.template.encode(self.dialogue(language, caption)) for caption in captions]
-        batch = self.template.batch(rows, pixels).to(self.device)
+    def losses(self, pictures: Sequence[Tensor], captions: Sequence[str], language: str) -> list[float]:
+        """As of `captions` -> mean cross-entropy of each caption's target tokens, in nats."""
+        dialogues = [self.dialogue(language, caption, len(each)) for caption, each in zip(captions, pictures)]
+        rows = [self.template.encode(dialogue) for dialogue in dialogues]
+        batch = self.template.batch(rows, torch.cat(list(pictures))).to(self.device)
         with self.autocast:
             logits, targets = self.model.score(batch)
         token_losses = functional.cross_entropy(logits.float(), targets, reduction="none")

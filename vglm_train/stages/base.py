@@ -101,7 +101,14 @@ class Stage:
         """Validation pictures with all their captions; None where the run has no validation."""
         data, parts = self.config.data, validating(self.config.data)
         size, images = self.config.model.vision.image_size, self.config.evaluate.images
-        return EvalSet(parts, size, data.languages, images, data.cache, data.image.decoder) if parts else None
+        if not parts:
+            return None
+        return EvalSet(parts, size, data.languages, images, data.cache, data.image.decoder, self.evaluated_pictures)
+
+    @property
+    def evaluated_pictures(self) -> int | None:
+        """As EvalSet's `pictures`: stage one learns a sample's first alone."""
+        return None
 
     def evaluator(self, model: Any, items: Sequence[Any], ranks: Ranks) -> Evaluator:
         raise NotImplementedError

@@ -114,6 +114,10 @@ class Generate(Stage):
         assert self.template  # building it checks its rules
         return f"tokenizer: {self._tokenizer_path()}, {self.tokenizer.vocabulary:,} tokens"
 
+    @property
+    def evaluated_pictures(self) -> int | None:
+        return self.config.prompt.max_images
+
     def _has_tokenizer(self) -> bool:
         """Whether the tokenizer is on this machine."""
         return Path(self._tokenizer_path()).exists()

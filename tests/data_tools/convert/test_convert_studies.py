@@ -80,6 +80,7 @@ def test_rows_of_pictures_are_put_together_by_the_study_of_the_files(
     text = "".join(capsys.readouterr())
     assert "6 records of 12 rows" in text
     assert "views of studies: 6 x PA, 6 x LATERAL\ntold by: 12 x ViewPosition" in text
+    assert "prompt.max_images: 2" in text
     assert [word for word in PLANTED if word in text] == []
     assert leaks(made, tmp_path / "settings") == set()
 
@@ -108,14 +109,15 @@ def test_studies_without_a_picture_or_a_report_are_counted(
     hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     numbers = ["ACC889977-0", "ACC889977-1", "ACC889977-77", "1"]
-    write(hospital, "accession,report", f"{numbers[0]},clear", f"{numbers[1]},", f"{numbers[2]},clear", "1,clear")
+    rows = [f"{numbers[0]},clear", f"{numbers[1]},", f"{numbers[2]},clear", "1,clear", "WANG_Xiaoming_5,clear"]
+    write(hospital, "accession,report", *rows)
     records = run(hospital, tmp_path / "made" / "r.jsonl", "--study-field", "accession")
-    assert len(records) == 1
+    assert len(records) == 2
     text = "".join(capsys.readouterr())
     assert "left out: 1 x a study without any report, for instance\n    line 3" in text
     assert "left out: 1 x a study without any picture" in text
     assert "left out: 1 x a study's number that several studies of the folder have" in text
-    assert "studies of the folder that no row names: 4" in text
+    assert "studies of the folder that no row names: 3" in text
     assert [word for word in PLANTED if word in text] == []
 
 

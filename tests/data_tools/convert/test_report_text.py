@@ -134,6 +134,13 @@ def test_parts_in_columns(head: str, options: list[str], table: Path) -> None:
     assert len(texts("both")) == 3
 
 
+def test_answers_to_questions_stay(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (table / "t.csv").write_text("image,question,answer\n0.png,heart?,unchanged\n", "utf-8")
+    (record,) = convert_rows(table, "--earlier", "drop-row")
+    assert record["turns"][1]["text"] == "unchanged"
+    assert "note: 1 x a question or a dialogue, whose answers" in capsys.readouterr().out
+
+
 def test_what_refers_to_an_earlier_study_is_left_out(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     rows = ["image,report", "0.png,Clear lungs. Interval increase of the effusion.", "1.png,Clear lungs."]
     rows += ["2.png,Unchanged from prior.", "3.png,双肺清晰。与前片比较，积液增多。"]

@@ -57,11 +57,12 @@ def test_rows_do_not_depend_on_their_neighbours(tmp_path, family):
         torch.stack([item.pixels for item in pictures]),
         [item.captions["en"][n % 2] for n, item in enumerate(pictures)],
     )
-    losses, outputs = own.losses(pixels, texts, "en"), own.captions(pixels, "en", small_generators.DECODING)
+    losses = own.losses(pixels[:, None], texts, "en")
+    outputs = own.captions(pixels[:, None], "en", small_generators.DECODING)
     assert len(set(losses)) == len(outputs) == len(pictures)
     for n, text in enumerate(texts):
-        assert own.losses(pixels[n : n + 1], [text], "en") == pytest.approx([losses[n]], rel=1e-4)
-        assert own.captions(pixels[n : n + 1], "en", small_generators.DECODING) == [outputs[n]]
+        assert own.losses(pixels[None, n : n + 1], [text], "en") == pytest.approx([losses[n]], rel=1e-4)
+        assert own.captions(pixels[None, n : n + 1], "en", small_generators.DECODING) == [outputs[n]]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -71,7 +72,23 @@ def test_loss_is_the_mean_over_a_captions_own_targets(tmp_path, family):
     batch = own.template.batch(rows, item.pixels[None])
     logits, targets = own.model.score(batch)
     expected = functional.cross_entropy(logits, targets).item()
-    assert own.losses(item.pixels[None], [item.captions["en"][0]], "en") == pytest.approx([expected], rel=1e-5)
+    assert own.losses([item.pictures], [item.captions["en"][0]], "en") == pytest.approx([expected], rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_all_pictures_of_an_item_are_shown(tmp_path, family):
+    own, (first, second, *others) = small_generator(tmp_path, family), items()
+    pair = replace(first, more=(second.pixels,))
+    result = caption_evaluator(own, items=[pair, *others]).measure().captions["en"][0]
+    text = pair.captions["en"][0]
+    row = own.template.encode(own.dialogue("en", text, 2))
+    batch = own.template.batch([row], torch.stack([first.pixels, second.pixels]))
+    assert batch.visual_mask.sum() == 2 * own.template.image_length
+    logits, targets = own.model.score(batch)
+    assert result.loss == pytest.approx(functional.cross_entropy(logits, targets).item(), rel=1e-4)
+    turned = own.losses([pair.pictures.flip(0)], [text], "en")
+    assert turned != pytest.approx([result.loss], rel=1e-6), "their order matters"
+    assert own.losses([first.pictures], [text], "en") != pytest.approx([result.loss], rel=1e-6)
 
 
 def test_a_model_that_learned_to_look(taught):
@@ -119,10 +136,10 @@ def test_each_caption_is_told_with_its_losses(untaught):
     for caption in result.captions["en"]:
         item = whole[caption.item]
         texts = [item.captions["en"][0]]
-        assert caption.output == untaught.captions(item.pixels[None], "en", small_generators.DECODING)[0]
-        assert [caption.loss] == pytest.approx(untaught.losses(item.pixels[None], texts, "en"), rel=1e-4)
+        assert caption.output == untaught.captions([item.pictures], "en", small_generators.DECODING)[0]
+        assert [caption.loss] == pytest.approx(untaught.losses([item.pictures], texts, "en"), rel=1e-4)
         shown = whole[other[caption.item]].pixels[None]
-        assert [caption.shuffled_loss] == pytest.approx(untaught.losses(shown, texts, "en"), rel=1e-4)
+        assert [caption.shuffled_loss] == pytest.approx(untaught.losses([shown], texts, "en"), rel=1e-4)
     assert "jieba" in result.made_by["zh"]["segmenter"]
     assert "tokenizer" in result.made_by["en"]
     assert "java" in result.notes["en"][0]

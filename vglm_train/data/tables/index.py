@@ -70,10 +70,10 @@ def _bytes(text: str) -> bytes:
         return text.encode("utf-8", "surrogatepass")
 
 
-def build_index(file: TableFile, columns: Columns, images: PictureFolder) -> TableIndex:
+def build_index(file: TableFile, columns: Columns, images: PictureFolder, keep: bool = True) -> TableIndex:
     """One pass over the table, with a progress bar where it takes long; from the last time's where the table has not
-    changed since."""
-    kept = _cache_path(file, columns, images)
+    changed since. `keep`: whether it may be written; whoever tries all numbers finds a patient's by its hash."""
+    kept = _cache_path(file, columns, images) if keep else None
     if kept is not None and (found := _load(kept)) is not None:
         return found
     draft = _Draft(images)

@@ -106,7 +106,8 @@ def _picture(table: Table, row: int, named: str | bytes) -> Picture | None:
     path = table.pictures.find(named)
     if path is None:
         return None
-    return Picture(path.resolve(), path.stat().st_size, f"{named} of {table.path.name}")
+    name = table.where(row) if table.schema.dicom else named
+    return Picture(path.resolve(), path.stat().st_size, f"{name} of {table.path.name}")
 
 
 def same_pictures(first: Sequence[Picture], second: Sequence[Picture]) -> list[tuple[str, str]]:

@@ -17,9 +17,11 @@ from vglm_train.data.record import RecordError
 from vglm_train.data.tables.base import RowReader, describe_causes, keys_of
 from vglm_train.data.tables.canonical import RowReading, read_row
 from vglm_train.data.tables.choices import find_first_number, read_choices
+from vglm_train.data.tables.dicom_rows import any_dicom
 from vglm_train.data.tables.fields import Columns, known, resolve, value
 from vglm_train.data.tables.image_paths import PictureFolder, open_folder
 from vglm_train.data.tables.json_table import FIRST
+from vglm_train.data.tables.pictures import Picture
 from vglm_train.data.tables.readers import folder_of
 from vglm_train.data.tables.unread import unread_texts
 from vglm_train.errors import UserError
@@ -29,12 +31,14 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Schema:
-    """`keys`: of the first rows; `unread`: those that look like text and are not read, each with an example."""
+    """`keys`: of the first rows; `unread`: those that look like text and are not read, each with an example, which is
+    empty where the pictures are DICOM; `dicom`: whether one of the first rows is."""
 
     keys: tuple[str, ...]
     columns: Columns
     pictures: PictureFolder
     unread: dict[str, str]
+    dicom: bool = False
 
     def read(self, row: Mapping[str, Any]) -> RowReading:
         """The row as a record. RecordError where it cannot be used."""
@@ -59,7 +63,10 @@ def find_schema(rows: RowReader, source: Source, own: Mapping[str, tuple[str, ..
         raise UserError(f"{error}{_nested_rows(readable[0])}") from None
     columns = replace(columns, first_choice=_first_choice(readable, columns))
     folder = Path(source.images) if source.images else folder_of(path)
-    return Schema(keys, columns, _find_pictures(path, readable, columns, folder), unread_texts(readable, columns))
+    named = _first_pictures(readable, columns)
+    pictures = _find_pictures(path, [name for name in named if isinstance(name, str)], folder)
+    unread, dicom = unread_texts(readable, columns), any_dicom(named, pictures)
+    return Schema(keys, columns, pictures, dict.fromkeys(unread, "") if dicom else unread, dicom)
 
 
 def _nested_rows(row: Mapping[str, Any]) -> str:
@@ -84,15 +91,16 @@ def _first_choice(rows: Sequence[dict[str, Any]], columns: Columns) -> int:
     return find_first_number(answered)
 
 
-def _find_pictures(path: Path, rows: Sequence[dict[str, Any]], columns: Columns, folder: Path) -> PictureFolder:
-    named: dict[str, None] = {}
+def _first_pictures(rows: Sequence[dict[str, Any]], columns: Columns) -> list[Picture]:
+    named: dict[Picture, None] = {}
     for row in rows:
-        try:
-            found = read_row(row, columns).pictures
-        except RecordError:
-            continue
-        named |= dict.fromkeys(name for name in found if isinstance(name, str))
-    pictures, present = open_folder(path, folder, list(named))
+        with suppress(RecordError):
+            named |= dict.fromkeys(read_row(row, columns).pictures)
+    return list(named)
+
+
+def _find_pictures(path: Path, named: Sequence[str], folder: Path) -> PictureFolder:
+    pictures, present = open_folder(path, folder, named)
     if present < len(named):
         logger.warning(
             "%s: %d of the first %d pictures it names are not in %s", path, len(named) - present, len(named), folder

@@ -4,6 +4,7 @@ import hashlib
 import json
 import logging
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +18,13 @@ from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.shards.shard import Shard
 from vglm_train.data.tables.base import sample_key
 from vglm_train.data.tables.canonical import RowReading
+from vglm_train.data.tables.dicom_rows import picture_names, unnamed
 from vglm_train.data.tables.index import STATES, TableIndex, build_index
 from vglm_train.data.tables.readers import open_source
 from vglm_train.data.tables.schema import find_schema
 from vglm_train.data.tables.unread import describe_unread
 from vglm_train.errors import UserError
+from vglm_train.image.dicom import is_dicom
 
 SHARD = 1000  # rows that stand for a shard
 
@@ -38,7 +41,7 @@ class Table:
         self.file = open_source(source)
         self.schema = find_schema(self.file, source)
         self.columns, self.pictures = self.schema.columns, self.schema.pictures
-        self.index: TableIndex = build_index(self.file, self.columns, self.pictures)
+        self.index: TableIndex = build_index(self.file, self.columns, self.pictures, keep=not self.schema.dicom)
         self._check_index()
 
     def _check_index(self) -> None:
@@ -82,8 +85,11 @@ class Table:
         try:
             contents = [each if isinstance(each, bytes) else self.pictures.read(each)[1] for each in named]
         except RecordError as error:
-            raise DamagedSample(error.cause, shard, key, str(error)) from None
+            told = unnamed(error) if self.schema.dicom else error
+            raise DamagedSample(error.cause, shard, key, str(told)) from None
         ending = Path(named[0]).suffix.lstrip(".").lower() if isinstance(named[0], str) else ""
+        if any(map(is_dicom, contents)):
+            record, ending = self._named_by_place(record, row, len(named)), "dcm"
         return RawSample(key, contents[0], ending or "jpg", json.dumps(record).encode(), tuple(contents[1:]))
 
     def record_json(self, shard: str, row: int) -> bytes:
@@ -110,7 +116,24 @@ class Table:
         except RecordError as error:
             raise DamagedSample(error.cause, shard, key, str(error)) from None
         record.setdefault("id", key)
+        if self.schema.dicom:
+            record = self._named_by_place(record, row, len(named))
         return key, record, named
+
+    def _named_by_place(self, record: dict[str, Any], row: int, pictures: int) -> dict[str, Any]:
+        """The record with the row's place for its own names; a group is called by its first row."""
+        names = picture_names(self.where(row), pictures)
+        named: dict[str, Any] = {"id": self.key(row), "image": names[0] if len(names) == 1 else names}
+        if "group" in record:
+            named["group"] = f"group of {self.key(int(self._first_rows[row]))}"
+        return record | named
+
+    @cached_property
+    def _first_rows(self) -> NDArray[np.int64]:
+        """[rows] the first row of each row's group."""
+        _, first, groups = np.unique(self.index.groups, return_index=True, return_inverse=True)
+        rows: NDArray[np.int64] = first[groups]
+        return rows
 
     def usable(self, split: str | None = None) -> NDArray[np.int64]:
         """Rows that become samples: all but those without a picture; damaged ones too, so that they are counted.

@@ -63,7 +63,8 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     config = bundle.config
     decoding, languages = changed_decoding(config.evaluate.decoding, args), options.languages(config, args)
     source = Source(name="evaluation", shards=args.data)
-    data = EvalSet([source], config.model.vision.image_size, languages, args.images, decoder=config.data.image.decoder)
+    size, decoder, most = config.model.vision.image_size, config.data.image.decoder, config.prompt.max_images
+    data = EvalSet([source], size, languages, args.images, decoder=decoder, pictures=most)
     items = list(Progress(len(data), "image", "read").over(data.items(args.workers)))
     if not items:
         raise UserError(f"{args.data}: no usable picture with a caption in {', '.join(languages)}.")

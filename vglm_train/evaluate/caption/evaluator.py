@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from statistics import fmean
 from typing import Any
 
-import torch
-
 from vglm_train.config.language import Decoding
 from vglm_train.config.metric_names import (
     BEST_CAPTION_SCORES,
@@ -30,7 +28,7 @@ from vglm_train.data.eval_captions import EvalItem
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
 from vglm_train.evaluate.base import ImageTable, check_same_items, shown, to_pil
-from vglm_train.evaluate.generator import Generator
+from vglm_train.evaluate.generator import Generator, as_many
 from vglm_train.evaluate.metrics import missing, text_scores
 from vglm_train.evaluate.metrics.base import TextScores
 from vglm_train.evaluate.metrics.bootstrap import MIN_ITEMS, mean_interval
@@ -155,12 +153,13 @@ class CaptionEvaluator:
 
     def _batch(self, language: str, pairs: Sequence[tuple[int, int | None]]) -> list[GeneratedCaption]:
         """`pairs`: the index of an item, and of the item whose image is shown instead."""
-        pixels = torch.stack([self.items[i].pixels for i, _ in pairs])
+        pictures = [self.items[i].pictures for i, _ in pairs]
         references = [self.items[i].captions[language][0] for i, _ in pairs]
-        outputs = self.generator.captions(pixels, language, self.decoding)
-        losses = self.generator.losses(pixels, references, language)
-        other_pixels = torch.stack([self.items[i if other is None else other].pixels for i, other in pairs])
-        shuffled_losses = self.generator.losses(other_pixels, references, language)
+        outputs = self.generator.captions(pictures, language, self.decoding)
+        losses = self.generator.losses(pictures, references, language)
+        others = [self.items[i if other is None else other].pictures for i, other in pairs]
+        others = [as_many(other, len(own)) for other, own in zip(others, pictures)]
+        shuffled_losses = self.generator.losses(others, references, language)
         return [
             GeneratedCaption(i, output, loss, None if other is None else shuffled)
             for (i, other), output, loss, shuffled in zip(pairs, outputs, losses, shuffled_losses)

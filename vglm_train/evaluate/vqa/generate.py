@@ -16,7 +16,7 @@ from vglm_train.data.eval_questions import EvalQuestion
 from vglm_train.data.record import content_id
 from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError
-from vglm_train.evaluate.generator import Generator
+from vglm_train.evaluate.generator import Generator, as_many
 from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import Dialogue
 
@@ -90,7 +90,7 @@ class AnswerGenerator:
         if others is None:
             return None
         return [
-            (self._dialogue(item), _as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
+            (self._dialogue(item), as_many(other.pixels, len(item.pixels))) for item, other in zip(self.items, others)
         ]
 
     def _dialogue(self, item: EvalQuestion) -> Dialogue:
@@ -157,11 +157,6 @@ def shuffle_images(items: Sequence[EvalQuestion], pool: Sequence[EvalQuestion] =
 def _most_images_last(item: EvalQuestion) -> tuple[int, str, int]:
     """Sort key for items with the same first image, whatever their rows: the last one shows most images."""
     return len(item.pixels), item.group or "", content_id(item.pixels[1:].contiguous().numpy().tobytes())
-
-
-def _as_many(pixels: Tensor, count: int) -> Tensor:
-    """Another item's images, repeated or cut to `count`."""
-    return pixels if len(pixels) == count else pixels[torch.arange(count) % len(pixels)]
 
 
 def _split(indices: Sequence[int], size: int) -> Iterator[Sequence[int]]:

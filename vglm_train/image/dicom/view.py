@@ -18,6 +18,7 @@ ORDER = (*FRONTAL, *LATERAL, "OBLIQUE", "DECUBITUS", "CC", "MLO", "ML", UNKNOWN)
 """All views, in the order in which a record shows them."""
 TAGS = ("ViewPosition", "ViewCodeSequence", "PatientOrientation", "SeriesDescription")
 """Keywords of the tags, in the order in which they are asked."""
+READ = ("Modality", *TAGS)
 
 POSITIONS = {
     "PA": "PA", "AP": "AP", "FRONTAL": "FRONTAL",
@@ -61,9 +62,12 @@ class View(NamedTuple):
 
 def view_of(dataset: "Dataset") -> View:
     """The view of a data set. ImageError where its tags cannot be read."""
+    mammogram = dataset.get("Modality") == "MG"  # whose rows run towards the nipple
     readers = (_of_position, _of_code, _of_orientation, _of_description)
     with guarded():
         for tag, reader in zip(TAGS, readers):
+            if tag == "PatientOrientation" and mammogram:
+                continue
             if (held := dataset.get(tag)) and (name := reader(held)):
                 return View(name, tag)
     return View(UNKNOWN, None)
