@@ -19,7 +19,7 @@ from vglm_train.errors import UserError
 from vglm_train.files import lock, sha256, write_json
 from vglm_train.fingerprint import bundle_fingerprint
 
-FILE, LOCK = "clinic.json", "clinic.lock"
+FILE, LOCK, OWN = "clinic.json", "clinic.lock", "clinic."
 ANEW = "Put it back as it was to go on. To start anew, give another --out, or delete {}."
 
 
@@ -69,7 +69,7 @@ class State:
                 self.inputs, self.done = held["inputs"], held["done"]
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.path}: was not written by vglm clinic; give another --out") from None
-        elif out.exists() and (others := sorted(path.name for path in out.iterdir() if path.name != LOCK)):
+        elif out.exists() and (others := sorted(path.name for path in out.iterdir() if not path.name.startswith(OWN))):
             raise UserError(f"--out {out}: holds {others[0]}, which vglm clinic has not made; give a new folder")
 
     def compare(self, now: Mapping[str, str]) -> None:
