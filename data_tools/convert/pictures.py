@@ -111,10 +111,10 @@ class SourcePictures:
     def _look(self, name: str) -> Path:
         path = self.folder.find(name)
         if path is None:
-            problem = self.folder.problem(name)
+            reason = self.folder.problem(name)
             if self.hidden or name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
-                problem = f"{problem.partition(': ')[0]}: the DICOM file that the row names"
-            raise RecordError("image", problem)
+                reason = f"{reason.partition(': ')[0]}: the DICOM file that the row names"
+            raise RecordError("image", reason)
         if (problem := self._file(path).problem) is not None:
             raise RecordError("image", problem)
         return path

@@ -353,7 +353,8 @@ def test_check_table_says_the_same(made: Path) -> None:
     table = Table(Source(name="t", table=str(made / "table.json")))
     scan = scan_table(table, LanguageCheck(("en", "zh")), workers=1)
     assert [NAMES[row] for row in np.flatnonzero(~scan.usable)] == BAD
-    reasons = {NAMES[int(Path(scan.names[n]).stem)]: each.damage for n, each in scan.pictures.known.items()}
+    rows = [int(name.removeprefix("row ")) for name in scan.names]  # with DICOM among them, pictures are called so
+    reasons = {NAMES[rows[n] - 1]: each.damage for n, each in scan.pictures.known.items()}
     assert {name: reasons[name] for name in BAD} == {name: fault_of(name) for name in BAD}
     assert Counter(note for each in scan.pictures.known.values() for note in each.notes) == notes()
 
