@@ -30,7 +30,7 @@ def environment() -> dict[str, str]:
 def start(words: list[str], folder: Path) -> "subprocess.CompletedProcess[str]":
     """In a folder of a person's own."""
     return subprocess.run(
-        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=300, check=False
+        words, cwd=folder, env=environment(), capture_output=True, text=True, timeout=900, check=False
     )
 
 

@@ -84,24 +84,21 @@ def test_the_same_command_again_does_nothing_anew(
     assert tree(out) == before
 
 
-@pytest.mark.parametrize(
-    ("words", "told"), [(["--test=0.4"], "--test: 0.25 before, 0.4 now"), (["optim.lr=1e-5"], "overrides: ")]
-)
 def test_other_options_are_refused(
-    words: list[str],
-    told: str,
     done: tuple[Path, "subprocess.CompletedProcess[str]"],
     hospital: Path,
     base: Path,
     salt: Path,
 ) -> None:
     out, _ = done
-    again = start(command(hospital, base, out, salt, *words), out.parent)
+    again = start(command(hospital, base, out, salt, "--test=0.4", "optim.lr=1e-5"), out.parent)
     assert again.returncode == 2
-    assert told in again.stderr
+    assert "--test: 0.25 before, 0.4 now" in again.stderr
+    assert "overrides: " in again.stderr
     assert f"To start anew, give another --out, or delete {out}" in again.stderr
 
 
+@pytest.mark.slow
 def test_a_failing_step_is_named(hospital: Path, base: Path, salt: Path, tmp_path: Path) -> None:
     """A recipe for questions, of which the table has none: nothing is trained, and what was done stays."""
     ended = start(command(hospital, base, tmp_path / "out", salt, "--preset=xray_vqa_small"), tmp_path)
