@@ -40,10 +40,10 @@ def split(records: Path, out: Path, val: float, test: float) -> SplitReport:
     """Write the three files. UserError for records that cannot be read, or too few patients."""
     folder = records.resolve().parent
     items = _items(records)
-    contents = [content_of(item, folder) for item in items]
+    contents = [content_of(item) for item in items]
     first = {content: number for number, content in reversed(list(enumerate(contents)))}
     kept = [item for number, item in enumerate(items) if first[contents[number]] == number]
-    names = [[*_group(item), *pictures_of(item, folder)] for item in kept]
+    names = [[*_group(item), *pictures_of(item)] for item in kept]
     patients = patients_of(names)
     sides = choose_sides(patients, val, test)
     make_folder(f"--out {out}", out)

@@ -15,23 +15,27 @@ SIDES = ("train", "val", "test")
 TEXTS = ("captions", "turns", "answers", "options", "language")
 
 
-def pictures_of(item: RecordItem, folder: Path) -> list[str]:
-    """What two records have in common that show one picture: the file, and the hash of the first one's bytes."""
+def pictures_of(item: RecordItem) -> list[str]:
+    """What two records have in common that show one picture: the file, and the hash of the first one's bytes. The
+    same wherever the records and their pictures lie."""
     image = item.fields["image"]
     names = image if isinstance(image, list) else [image]
     ids = [] if item.record.image_id is None else [f"id {item.record.image_id}"]
-    return [*ids, *(str((folder / name).resolve()) for name in names)]
+    return [*ids, *(f"picture {os.path.normpath(name)}" for name in names)]
 
 
-def content_of(item: RecordItem, folder: Path) -> str:
+def content_of(item: RecordItem) -> str:
     """Equal where two records show the same pictures and say the same."""
     said = {name: item.fields.get(name) for name in TEXTS}
-    return json.dumps([pictures_of(item, folder), said], ensure_ascii=False, sort_keys=True)
+    return json.dumps([pictures_of(item), said], ensure_ascii=False, sort_keys=True)
 
 
 def patients_of(names: Sequence[Iterable[str]]) -> list[str]:
-    """A name for each record, the same for all that must stay together. `names`: of each record its group and its
-    pictures; records that share one of them belong together, and so does what these share with others."""
+    """A name for each record, the same for all that must stay together: the first of their names by the alphabet.
+
+    `names`: of each record its group and its pictures; records that share one of them belong together, and so does
+    what these share with others.
+    """
     head: dict[str, str] = {}
 
     def find(name: str) -> str:

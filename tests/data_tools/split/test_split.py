@@ -45,6 +45,15 @@ def test_the_order_of_records_does_not_matter(tmp_path: Path) -> None:
         assert {each["id"] for each in sides[side]} == {each["id"] for each in again[side]}
 
 
+def test_the_folder_does_not_matter(tmp_path: Path) -> None:
+    records = [record(number, f"patient {number}") for number in range(20)]
+    sides = []
+    for name in ("a", "z"):
+        (tmp_path / name).mkdir()
+        sides.append({side: [each["id"] for each in held] for side, held in run(tmp_path / name, records).items()})
+    assert sides[0] == sides[1]
+
+
 def test_patients_that_share_a_picture_stay_together(tmp_path: Path) -> None:
     """A chain: each shares a picture with the next."""
     chain = [record(n, f"chained {n // 2}", picture=(n + 1) // 2, text=f"seen {n}") for n in range(20)]
