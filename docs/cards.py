@@ -11,6 +11,7 @@ import torch
 
 from benchmarks import recipes
 from vglm_train import stages
+from vglm_train.clinic.recipe import needs
 from vglm_train.config.load import load
 from vglm_train.config.run import Config
 from vglm_train.describe import Memory, estimate_memory
@@ -23,8 +24,6 @@ ROOT = Path(__file__).resolve().parents[1]
 GIB = 2**30
 CARDS = (24, 32, 40, 48, 80)  # GB, as they are sold
 SHARE = 0.98  # of the GB are GiB that a process can have: 23.5 of 24, 31.4 of 32, 78.4 of 80
-CONTEXT = 1.0  # GiB of CUDA's context and libraries
-MARGIN = 1.11  # the estimate was within 11 % of what was measured
 MOST = 128  # rows; beyond, no estimate was compared with a run
 PRETRAIN = ("lavis_stage1", "visualglm_stage1", "blip2_paper_stage2_opt", "blip2_paper_stage2_flan_t5",
             "visualglm_stage2")  # fmt: skip
@@ -77,7 +76,7 @@ def need(name: str, rows: int, recompute: bool) -> Memory:
 
 def fits(memory: Memory, card: int) -> bool:
     """Whether it fits a card of so many GB, if it needs as much more as a measured run did at most."""
-    return memory.total / GIB * MARGIN + CONTEXT <= card * SHARE
+    return needs(memory) <= card * SHARE
 
 
 def most(name: str, card: int, recompute: bool) -> str:

@@ -18,7 +18,7 @@ def read(tmp_path_factory: pytest.TempPathFactory) -> Read:
 
 
 def test_there_are_configs_to_test():
-    methods = ("chatglm_lora", "chatglm_qlora", "chatglm_ptuning", "opt", "flan_t5")
+    methods = ("chatglm_lora", "chatglm_qlora", "chatglm_ptuning", "opt", "flan_t5", "small")
     wanted = {f"xray_{task}_{method}" for task in ("vqa", "report") for method in methods}
     assert {path.stem for path in FINETUNE} == {"marks", *wanted}
     assert {begins_with(path) for path in FINETUNE} == set(BASES)
@@ -48,7 +48,7 @@ ADAPTED = {
 ADAPTED["qlora"] = ADAPTED["lora"]
 
 
-@pytest.mark.parametrize("path", [path for path in FINETUNE if path.stem.startswith("xray_")], ids=name)
+@pytest.mark.parametrize("path", [path for path in FINETUNE if path.stem.split("_")[-1] in ADAPTED], ids=name)
 def test_fine_tuning_trains_what_was_published(path, read):
     """VisualGLM's script: rank 10 on blocks 0 and 14, or 4 places before every block; BLIP-2: what stage two trains."""
     model = tuned(read(path))

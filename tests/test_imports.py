@@ -29,7 +29,7 @@ LAYERS = [
     {"stages"},
     {"changes"},
     {"run", "describe"},
-    {"train", "elastic"},
+    {"train", "elastic", "clinic"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
@@ -141,6 +141,7 @@ FENCED = {
         "vglm_train/image/dicom/private.py",
         "vglm_train/image/dicom/view.py",
         "data_tools/deidentify/write.py",
+        "examples/clinic/make_data.py",
     },
     "simplejpeg": {"vglm_train/image/resize.py"},
     "torch.utils.tensorboard": {"vglm_train/log/tensorboard.py"},

@@ -12,6 +12,7 @@ from vglm_train.version import __version__
 COMMANDS = {
     "train": ("vglm_train.train", "train from a YAML file"),
     "elastic": ("vglm_train.elastic", "train on machines that come and go"),
+    "clinic": ("vglm_train.clinic.__main__", "from a hospital's folder and reports to a verdict"),
     "data": ("vglm_train.data.__main__", "make, check, look at and clean data"),
     "chat": ("vglm_train.chat.__main__", "talk to a model in the terminal, or about many pictures with --batch"),
     "web": ("vglm_train.web.__main__", "talk to a model in the browser"),

@@ -97,7 +97,8 @@ def _in_order(
 def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     """Write `target.out` whole or not at all, and return the counts; UserError when no row makes a record."""
     report = Report(decoded=target.decoded)
-    source = SourcePictures(rules.schema.pictures, target.kept, target.dicom, target.decoded, rules.schema.dicom)
+    folder, hidden = rules.schema.pictures, rules.schema.dicom
+    source = SourcePictures(folder, target.kept, target.dicom, target.decoded, hidden, target.private)
     bar = Progress(rows.size, rows.unit, "convert")
     with bar, replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
@@ -236,7 +237,7 @@ def target(args: argparse.Namespace) -> Target:
     own_group = args.group_field is not None or cli.parse_fields(args.field).group is not None
     report = StudyReport(args.views) if args.studies else None
     name = args.name or named.stem
-    return Target(out, kept.resolve(), name, args.split, dicom, not args.quick, own_group, report)
+    return Target(out, kept.resolve(), name, args.split, dicom, not args.quick, own_group, args.private, report)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -25,6 +25,7 @@ class Target:
     dicom: DicomReader
     decoded: bool = True  # whether pictures are decoded
     own_group: bool = False  # whether the command line names the column of groups
+    private: bool = False  # whether what DICOM is spared is taken from other pictures too
     studies: StudyReport | None = None  # where the pictures of a study become one record
 
     @property
@@ -64,7 +65,7 @@ def _record(draft: Draft, target: Target, pictures: list[Taken], study: str = ""
     """`study`: what says which study it is; empty: it is of none."""
     first = pictures[0]
     paths = [Path(os.path.relpath(taken.path, target.out.parent)).as_posix() for taken in pictures]
-    private = any(taken.dicom for taken in pictures)
+    private = any(taken.dicom or taken.private for taken in pictures)
     labels = draft.labels
     if study:  # each question about a study is a record of its own
         labels = {"group": study, **labels, **({} if draft.dialogue else {"id": study})}
@@ -79,7 +80,7 @@ def _record(draft: Draft, target: Target, pictures: list[Taken], study: str = ""
         "group": labels.get("group") or first.name,  # what shows one picture is never split
         **{name: text for name, text in labels.items() if name == "type"},
         **draft.dialogue,
-        **(_shown(first, target) if private else {}),
+        **(_shown(first, target) if first.dicom else {}),
     }
 
 

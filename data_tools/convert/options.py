@@ -36,6 +36,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--window", type=window_argument, default=FILE, help=f"DICOM: black and white: {FORMS} (default: file)")
     add("--frame", type=frame_argument, default="first", help="DICOM: first, middle, each or a number (default: first)")
     add("--salt", type=Path, help="DICOM: file with the salt of hashes (default: one of your own, made once)")
+    private = "PNG, JPEG and others become files of pixels alone, and their rows' ids and groups hashes, as of DICOM"
+    add("--private", action="store_true", help=private)
     add("--hf-config", help="hf: the dataset's configuration")
     add("--hf-split", help="hf: read only this split (default: all, each kept as the records' split)")
     _add_study_arguments(parser)

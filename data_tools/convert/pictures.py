@@ -5,7 +5,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
-from data_tools.common.image_bytes import extension
+from data_tools.common.image_bytes import extension, png_of
 from data_tools.convert.dicom import DicomReader, Frame
 from data_tools.convert.draft import Views
 from data_tools.convert.study import StudyReport
@@ -34,6 +34,7 @@ class Taken(NamedTuple):
     patient: str | None = None
     frame: int | None = None
     names: Names = ()  # of a DICOM: what would name its patient in a text
+    private: bool = False  # a copy that holds pixels alone, whose record is to hold no name either
 
 
 class _File(NamedTuple):
@@ -48,12 +49,20 @@ class _File(NamedTuple):
 class SourcePictures:
     """`folder`: that names start from; `kept`: where pictures that are inside the data, and those of DICOM files, are
     written, named by their content; `decoded`: whether each is decoded in full, else only its header where it is inside
-    the data. DICOM always is. `hidden`: whether messages say no names of files."""
+    the data. DICOM always is. `hidden`: whether messages say no names of files. `private`: whether each is written
+    anew, as DICOM is."""
 
     def __init__(
-        self, folder: PictureFolder, kept: Path, dicom: DicomReader, decoded: bool = True, hidden: bool = False
+        self,
+        folder: PictureFolder,
+        kept: Path,
+        dicom: DicomReader,
+        decoded: bool = True,
+        hidden: bool = False,
+        private: bool = False,
     ) -> None:
         self.folder, self.kept, self.decoded, self.dicom, self.hidden = folder, kept, decoded, dicom, hidden
+        self.private = private
         self._file = lru_cache(REMEMBERED)(self._read_file)
 
     def get(self, images: Sequence[str | bytes]) -> list[list[Taken]]:
@@ -114,6 +123,8 @@ class SourcePictures:
         if isinstance(image, bytes):
             if is_dicom(image):
                 return self._frames(image)
+            if self.private:
+                return (self._pixels_alone(image),)
             if self.decoded and (fault := _fault(image)) is not None:
                 raise RecordError("image", fault)
             return (self._keep(image),)
@@ -138,7 +149,20 @@ class SourcePictures:
                 return _File(frames=tuple(self._frames(data)))
             except RecordError as error:
                 return _File(fault=error.reason)
+        if self.private:
+            try:
+                return _File(frames=(self._pixels_alone(data),))
+            except RecordError as error:
+                return _File(fault=error.reason)
         return _File(content_id(data), None, _fault(data) if self.decoded else None)
+
+    def _pixels_alone(self, data: bytes) -> Taken:
+        """The picture as a file of its own, without comments, times and places that its own file may hold."""
+        try:
+            image = examine_image(data).image
+        except ImageError as error:
+            raise RecordError("image", decode_fault(error)) from None
+        return self._keep(png_of(image))._replace(private=True)
 
     def _frames(self, data: bytes) -> list[Taken]:
         """A DICOM's frames as files of their own. RecordError where there is none that can be used."""

@@ -209,3 +209,26 @@ def test_pictures_inside_a_table_and_beside_dicom(tmp_path: Path, photos: Path) 
     assert ["window" in record for record in mixed] == [True, False]
     assert mixed[0]["image_id"] == records_of(out)[0]["image_id"]
     assert os.path.samefile(tmp_path / "mixed" / mixed[1]["image"], photos / "0.png")
+
+
+def test_other_pictures_in_private(tmp_path: Path) -> None:
+    """Their names, comments and places stay behind, and so do the names that rows have."""
+    folder = tmp_path / "hospital" / FOLDER
+    folder.mkdir(parents=True)
+    exif = Image.Exif()
+    exif[0x010E] = "WANG Xiaoming"  # ImageDescription
+    grey = Image.fromarray(RNG.integers(0, 256, (20, 24)).astype(np.uint8))
+    grey.save(folder / "MRN-4711-Q1.jpg", exif=exif)
+    grey.save(folder / "MRN-4711-Q2.png", pnginfo=None)
+    rows = [
+        f"ACC8899771,MRN-4711-Q1,{FOLDER}/MRN-4711-Q1.jpg,one",
+        f"ACC8899772,MRN-4711-Q1,{FOLDER}/MRN-4711-Q2.png,two",
+    ]
+    (tmp_path / "hospital" / "reports.csv").write_text("\n".join(["id,patient,image,report", *rows]) + "\n", "utf-8")
+    out = tmp_path / "out" / "r.jsonl"
+    records = run(tmp_path / "hospital", out, "--private", "--source", "reports")
+    assert leaks(out.parent) == set()
+    assert records[0]["group"] == records[1]["group"]
+    assert "window" not in records[0]
+    shown = np.asarray(Image.open(out.parent / records[1]["image"]))
+    assert np.array_equal(shown, np.asarray(grey))

@@ -24,12 +24,14 @@ KNOWN: Mapping[str, tuple[str, ...]] = {
     "history": ("history",),
     "answer": (
         "answers", "answer", "label", "response", "output", "captions", "caption", "report", "caption_en", "caption_zh",
-        "captions_en", "captions_zh", "text", "answer_label", "multiple_choice_answer", "correct_answer", "gt_answer",
+        "captions_en", "captions_zh", "report_en", "report_zh", "text", "answer_label", "multiple_choice_answer",
+        "correct_answer", "gt_answer",
         "答案", "回答", "报告", "影像所见", "所见", "描述",
     ),
     "caption": (
         "captions", "caption", "caption_en", "caption_zh", "captions_en", "captions_zh", "text_en", "text_zh", "report",
-        "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "报告", "影像所见", "所见", "描述",
+        "report_en", "report_zh", "text", "txt", "sentences", "sentence", "raw", "title", "alt_text", "报告",
+        "影像所见", "所见", "描述",
     ),
     "turns": ("turns", "conversations", "messages"),
     "group": (

@@ -28,8 +28,9 @@ class AnsweredQuestion(Protocol):
 class MajorityBaseline:
     """The commonest answer to similar questions.
 
-    Similar are questions of the same type. Without types: the same question if it has MIN_COUNT answers, else questions
-    of the same kind and language, else of the same kind.
+    Similar are questions of the same type in the same language. Without types: the same question if it has MIN_COUNT
+    answers. Else questions of the same kind and language, else of the same kind. A report that answers no question is
+    similar to those in its language.
     """
 
     counts: dict[Hashable, Counter[str]]  # group of questions -> their answers
@@ -56,6 +57,7 @@ class MajorityBaseline:
 
 def _groups(question: AnsweredQuestion) -> list[tuple[Any, ...]]:
     """The groups that a question belongs to, the most similar first."""
-    same = ("question", question.kind, *normalised(question.dialogue.question))
-    nearest = same if question.type is None else ("type", question.kind, question.type)
-    return [nearest, ("language", question.kind, question.dialogue.language), ("kind", question.kind)]
+    language = question.dialogue.language
+    same = ("question", question.kind, language, *normalised(question.dialogue.question))
+    nearest = same if question.type is None else ("type", question.kind, language, question.type)
+    return [nearest, ("language", question.kind, language), ("kind", question.kind)]

@@ -1,0 +1,86 @@
+"""Runs a step as the process that a person would start, and shows its command."""
+
+import os
+import shlex
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from vglm_train.clinic.plan import Step
+from vglm_train.clinic.state import State
+from vglm_train.errors import UserError
+from vglm_train.progress import duration
+
+GRACE = 3.0  # seconds in which a terminal's Ctrl-C, which the step has got too, ends it
+ROOT = Path(__file__).resolve().parents[2]
+
+
+class Stopped(Exception):  # noqa: N818  (nobody made a mistake)
+    """A step was asked to stop. `status`: of the command."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(status)
+        self.status = status
+
+
+def run(step: Step, state: State, number: int, total: int, held: int) -> None:
+    """Do a step that is not done yet. `held`: a descriptor that keeps the folder as long as the step's process lives.
+
+    UserError where it fails: it has printed why. Stopped where it was asked to stop.
+    """
+    where = f"step {number} of {total}"
+    print(f"\n=== {where}: {step.title}", flush=True)
+    if state.is_done(step):
+        print(f"$ {shown(step)}\n--- done before", flush=True)
+        return
+    for path in step.clears:
+        shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+    print(f"$ {shown(step)}", flush=True)
+    start = time.monotonic()
+    status = _status(step, held)
+    if status < 0 or status > 128:
+        if status == -signal.SIGKILL:
+            print(f"{where} ({step.title}) was killed: perhaps the machine ran out of memory", file=sys.stderr)
+        raise Stopped(128 - status if status < 0 else status)
+    if status and not (step.tells and status == 1):
+        raise UserError(
+            f"{where} ({step.title}) failed with status {status}; it says why above. Mend that and run the same "
+            "command again: what is done stays done."
+        )
+    if step.loose:
+        os.sync()
+    seconds = time.monotonic() - start
+    state.finish(step, status=status, seconds=round(seconds, 1))
+    found = "; it found something, see above" if status else ""
+    print(f"--- {where} took {duration(seconds)}{found}", flush=True)
+
+
+def shown(step: Step) -> str:
+    """The command as a person types it."""
+    return shlex.join(("vglm", *step.words))
+
+
+def _status(step: Step, held: int) -> int:
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    command = [sys.executable, "-m", "vglm_train", *step.words]
+    process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, pass_fds=(held,))
+    try:
+        return process.wait()
+    except KeyboardInterrupt as stop:
+        number = stop.args[0] if stop.args else signal.SIGINT
+        if number != signal.SIGINT:
+            process.send_signal(number)
+        else:
+            _wait(process)
+        process.wait()
+        raise
+
+
+def _wait(process: "subprocess.Popen[bytes]") -> None:
+    try:
+        process.wait(GRACE)
+    except subprocess.TimeoutExpired:  # it was this process alone that got the signal, or it takes its time
+        process.send_signal(signal.SIGINT)
