@@ -160,6 +160,7 @@ def test_a_larger_card_holds_as_many_rows_and_recompute_more() -> None:
 def test_what_is_advised_is_what_check_says_and_fits() -> None:
     """The setting for LoRA on 24 GB, by the words that --check prints."""
     from vglm_train import stages
+    from vglm_train.clinic import recipe
     from vglm_train.describe import _memory
 
     rows = int(cards.most("xray_vqa_chatglm_lora", 24, False))
@@ -169,7 +170,7 @@ def test_what_is_advised_is_what_check_says_and_fits() -> None:
     words = _memory(changed, stages.build(changed), model, 1)[0]
     gib = float(re.search(r"about ([\d.]+) GiB", words)[1])
     assert gib == pytest.approx(cards.need("xray_vqa_chatglm_lora", rows, False).total / cards.GIB, abs=0.06)
-    assert gib * cards.MARGIN + cards.CONTEXT <= 24
+    assert gib * recipe.MARGIN + recipe.CONTEXT <= 24
     assert not cards.fits(cards.need("xray_vqa_chatglm_lora", 2 * rows, False), 24)
 
 

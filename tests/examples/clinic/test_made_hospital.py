@@ -8,7 +8,9 @@ import pytest
 
 from examples.clinic.make_data import REPORTS, TABLE, VIEWS, draw_view, write_hospital
 from vglm_train.errors import UserError
-from vglm_train.evaluate.metrics.findings import findings
+from vglm_train.evaluate.findings.label import label
+from vglm_train.evaluate.findings.scores import stated_findings
+from vglm_train.evaluate.findings.table import shipped_table
 from vglm_train.image.dicom import render
 
 
@@ -22,10 +24,11 @@ def test_a_view_shows_the_finding(view: str) -> None:
 
 
 def test_reports_state_it_in_both_languages() -> None:
-    assert [[findings(text) == {"nodule or mass"} for text in REPORTS[finding]] for finding in (True, False)] == [
-        [True, True],
-        [False, False],
-    ]
+    table = shipped_table()
+    stated = {
+        finding: [stated_findings(label(text, table), table) for text in REPORTS[finding]] for finding in (True, False)
+    }
+    assert stated == {True: [{"lung_lesion"}] * 2, False: [set()] * 2}
 
 
 def test_the_same_studies_without_it(tmp_path: Path) -> None:
