@@ -115,7 +115,7 @@ class _Run:
             candidates=candidates(config, ranks.world),
             vocabulary=self.stage.vocabulary,
             weights=dict(self.stage.weights),
-            shared=shared,
+            shared=tuple(shared),
         )
         self.changes.compare_candidates(self.info.candidates)
         console.setup(ranks)

@@ -2,7 +2,6 @@
 
 import json
 import math
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Self
@@ -24,7 +23,7 @@ class RunInfo:
     candidates: int  # texts each image is compared with in ITC
     vocabulary: int
     weights: dict[str, float] = field(default_factory=lambda: {"itc": 1.0, "itm": 1.0, "itg": 1.0})
-    shared: Sequence[str] = ()  # in words, what validation has of the training data: scores are too good then
+    shared: tuple[str, ...] = ()  # in words, what validation has of the training data: scores are too good then
 
     def write(self, folder: Path) -> None:
         """Store as `folder`/facts.json, in one move."""
@@ -34,7 +33,8 @@ class RunInfo:
     def read(cls, folder: Path) -> Self | None:
         """From `folder`/facts.json; None if there is none, or one of another version of this program."""
         try:
-            return cls(**json.loads((folder / FACTS).read_text(encoding="utf-8")))
+            facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+            return cls(**{**facts, "shared": tuple(facts.get("shared", ()))})
         except (FileNotFoundError, ValueError, TypeError):
             return None
 

@@ -91,7 +91,7 @@ def test_cut_samples_are_told(configs: dict[str, Path]) -> None:
 
 def test_captions_of_validation(configs: dict[str, Path]) -> None:
     lines = shown(load(configs["causal"]), "validation", 1)[0]
-    assert lines["right"] == "第0张照片"  # the last language's
+    assert lines["right"] == "第180张照片"  # the last language's, of the first that is held out
     assert "«" not in lines["text"]
 
 
