@@ -15,6 +15,7 @@ from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.language import Decoding
 from vglm_train.evaluate import to_wandb
 from vglm_train.evaluate.__main__ import main
+from vglm_train.evaluate.compare.__main__ import main as compare
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import vqav2
 from vglm_train.evaluate.protocols import schema
@@ -31,6 +32,14 @@ def evaluate(bundle: Path, name: str, data: Path, out: Path, *words: str) -> dic
     assert main(own) == 0
     (path,) = [path for path in out.iterdir() if ".submission." not in path.name]
     return made.read_json(path)
+
+
+def differences(first: Path, second: Path) -> dict[str, dict[str, Any]]:
+    """What `vglm compare` says of the results in two folders: of each score of all items."""
+    results = [next(path for path in out.iterdir() if ".submission." not in path.name) for out in (first, second)]
+    out = second.parent / "compared.json"
+    assert compare([*map(str, results), "--out", str(out)]) == 0
+    return {each["metric"]: each for each in made.read_json(out)["parts"][0]["differences"]}
 
 
 def submission(out: Path) -> Any:
@@ -107,6 +116,19 @@ def protocol_of_four(folder: Path, monkeypatch) -> None:
     for file in schema.FOLDER.glob("*.yaml"):
         (copied / file.name).write_text(file.read_text("utf-8").replace("value: 214354", "value: 4"), "utf-8")
     monkeypatch.setattr(schema, "FOLDER", copied)
+
+
+def test_two_models_are_compared(bundles, vqa_data, tmp_path):
+    """In each score by as much as the two results tell."""
+    pictures = ("--pictures", str(vqa_data / "val2014"))
+    scores = [
+        evaluate(bundles[family], "vqav2", vqa_data, tmp_path / family, *pictures)["scores"]
+        for family in ("causal", "seq2seq")
+    ]
+    found = differences(tmp_path / "causal", tmp_path / "seq2seq")
+    assert found.keys() == scores[0].keys()
+    for name, each in found.items():
+        assert (each["first"], each["second"]) == pytest.approx((scores[0][name], scores[1][name]))
 
 
 def test_a_part_is_told_as_a_part(bundles, tmp_path, capsys, monkeypatch):
@@ -249,7 +271,10 @@ def test_retrieval_is_that_of_every_pair_computed_alone(bundles, tmp_path, name)
     )
     assert 0 < expected["tr_r5"] < 100
     assert report["published"][0]["score"] == "tr_r1"
-    assert "answers" not in report
+    for score, value in report["scores"].items():  # each query's own marks are what the score is of
+        marks = [row["marks"][score] for row in report["queries"] if score in row["marks"]]
+        assert 100 * sum(marks) / len(marks) == pytest.approx(value)
+    assert differences(tmp_path / "out", tmp_path / "out").keys() == report["scores"].keys()
 
 
 def pair_scores(folder: Path, pictures: list[Path], texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:

@@ -110,6 +110,8 @@ def _report(
         report["decoding"] = dataclasses.asdict(decoding_of(protocol, bundle))
         marks = measured.marks or [{} for _ in outputs]
         report["answers"] = [_row(item, text, own) for (item, text), own in zip(outputs, marks)]
+    else:
+        report["queries"] = measured.queries
     return report
 
 
@@ -122,7 +124,10 @@ def _causes(items: OfficialSet, files: OfficialFiles) -> dict[str, int]:
 
 
 def _row(item: OfficialItem, output: str, marks: Mapping[str, float]) -> dict[str, Any]:
-    row = {"id": item.id, "question": item.question, "type": item.type, "answers": list(item.answers), "output": output}
+    row = {
+        "id": item.id, "picture": item.picture_name, "question": item.question, "type": item.type,
+        "answers": list(item.answers), "output": output,
+    }  # fmt: skip
     return {name: value for name, value in row.items() if value not in ("", None) or name == "output"} | {
         "marks": dict(marks)
     }

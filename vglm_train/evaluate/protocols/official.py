@@ -3,6 +3,7 @@
 Nothing is cleaned here, unlike in tables to train on: scores depend on every letter. n rows, h, w pixels.
 """
 
+import hashlib
 import logging
 import re
 from collections import Counter
@@ -45,6 +46,11 @@ class OfficialItem:
     type: str | None = None
     closed: bool = False
     pixels: Tensor | None = None  # [1,3,h,w] uint8, once it is read
+
+    @property
+    def picture_name(self) -> str:
+        """Its path, or the hash of a picture that the row itself holds."""
+        return self.picture if isinstance(self.picture, str) else hashlib.sha256(self.picture).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
