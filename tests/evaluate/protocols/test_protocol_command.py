@@ -143,7 +143,7 @@ def test_a_part_is_told_as_a_part(bundles, tmp_path, capsys, monkeypatch):
     (data / "val2014" / "COCO_val2014_000000000043.jpg").unlink()
     less = evaluate(bundles["causal"], "vqav2", data, tmp_path / "less", *words)
     assert (less["complete"], less["left_out"]) == (False, {"image": 2})
-    assert "4 are in the files; left out: 2 (image)" in capsys.readouterr().out
+    assert "4 are in the files; left out: 2 whose picture is missing or damaged" in capsys.readouterr().out
 
 
 def test_answers_for_the_server(bundles, tmp_path, capsys):
@@ -313,6 +313,27 @@ def test_options_that_would_change_the_number(vqa_data, capsys, option):
         main(["BUNDLE", "--protocol", "vqav2", "--data", str(vqa_data), option, "3"])
     assert end.value.code == 2
     assert f"{option}: --protocol sets this itself; leave it out, or give --task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--protocol", "vqa-rad", "--beams", "3"], "--beams: --protocol vqa-rad takes the bundle's own decoding"),
+        (["--protocol", "vqa-rad", "--blind"], "--blind: is of --task vqa and --task report, and not of --protocol"),
+        (["--task", "vqa", "--findings", "a.yaml"], "--findings: is of --task report; leave it out, or give --task"),
+    ],
+)
+def test_options_of_others(capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        main(["BUNDLE", "--data", "none", *words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_rows_without_an_answer(bundles, tmp_path, capsys):
+    folder = made.vqa_rad(tmp_path / "rad", [("Is it red?", "yes", "CLOSED"), ("What is it?", None, "OPEN")])
+    evaluate(bundles["causal"], "vqa-rad", folder, tmp_path / "out", "--pictures", str(folder / "VQA_RAD Image Folder"))
+    assert "2 are in the files; left out: 1 without an answer" in capsys.readouterr().out
 
 
 def test_mistakes(bundles, vqa_data, tmp_path, capsys):

@@ -72,6 +72,8 @@ class VqaCommand:
         if self.task == "report":
             help = "table of findings and the words that say them (default: the shipped one, chest.yaml)"
             parser.add_argument("--findings", type=Path, metavar="FILE", help=help)
+        else:
+            options.refuse(parser, ["--findings"], "is of --task report; leave it out, or give --task report")
         parser.add_argument(
             "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
         )
@@ -115,7 +117,8 @@ class VqaCommand:
             **_measurements(items, result, subsets, verdict),
             **({} if table is None else {"findings": _describe_findings(table, items, result)}),
         }
-        title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
+        title = f"{self.task}: {args.bundle} on {args.data}"
+        selection = describe_selection(items, readable, self.task, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS, table)
         lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
         if table is not None:
