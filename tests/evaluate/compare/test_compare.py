@@ -196,7 +196,7 @@ def test_files_that_cannot_be_read_or_written(save, tmp_path, capsys):
     for name in ("a-against-a.json", "a-against-a-2.json"):  # nothing is written over
         said = run(capsys, first, first)[1].out
         assert said.endswith(f"{name}\n")
-        assert "! A and B are one and the same result" in said
+        assert "! A and B hold one and the same result" in said
     assert "A 与 B 是同一个结果" in (tmp_path / "a-against-a.html").read_text("utf-8")
 
 

@@ -43,7 +43,7 @@ HEADINGS = {
 DIFFERS = {"en": "Differs, and may: ", "zh": "两者不同、但允许不同："}
 LEFT_OUT = {"en": "Left out: ", "zh": "没有比较："}
 SAME_RESULT = {
-    "en": "A and B are one and the same result, so that nothing differs. Were two files meant?",
+    "en": "A and B hold one and the same result, so that nothing differs. Were two different ones meant?",
     "zh": "A 与 B 是同一个结果，因此没有差别。是否想给出两个不同的文件？",
 }
 TITLES = {"en": "Two results compared", "zh": "两个结果的比较"}
