@@ -123,6 +123,8 @@ def test_retrieval(aligned, shards, tmp_path, capsys):
     matches = [row["itm_accuracy"] for row in report["queries"] if row["language"] == "en" and row["text"] is None]
     assert report["scores"]["eval/en_itm_accuracy"] == pytest.approx(100 * sum(matches) / 7)
     assert printed.endswith(f"{out}\n")
+    assert [text[:16] for text in report["verdict"]] == ["en: ITM accuracy", "zh: ITM accuracy"]
+    assert all(text in printed for text in report["verdict"])
 
 
 @pytest.mark.parametrize(

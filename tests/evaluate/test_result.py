@@ -125,3 +125,11 @@ def test_mistakes(tmp_path, out, message):
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match=message):
         choose(str(tmp_path / out), "bundle", "vqa", "test.json")
+
+
+@pytest.mark.parametrize(("name", "expected"), [("vqa1", "vqa1.json"), ("vqa.v2", "vqa.v2.json"), ("a.json", "a.json")])
+def test_a_result_ends_in_json(tmp_path, name, expected):
+    assert choose(str(tmp_path / name), "bundle", "vqa", "test.json") == tmp_path / expected
+    (tmp_path / expected).touch()
+    with pytest.raises(UserError, match="exists already"):
+        choose(str(tmp_path / name), "bundle", "vqa", "test.json")

@@ -113,7 +113,9 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--data", required=True,
         help="folder of shards with manifest.json; vqa, report: or a table; with --protocol: the benchmark's own files",
     )  # fmt: skip
-    parser.add_argument("--images", type=int, help="only so many, spread over sources and languages (default: all)")
+    parser.add_argument(
+        "--images", type=int, help="only so many rows, spread over sources and languages (default: all)"
+    )
     parser.add_argument("--workers", type=int, default=2, help="processes that decode pictures (default 2)")
     parser.add_argument("--vision-weights", help="the frozen encoder's weights, where they have moved")
     parser.add_argument(

@@ -1,6 +1,7 @@
 """Command-line options of every task that generates text: parts of the model, prompt length and languages."""
 
 import argparse
+from collections.abc import Sequence
 from pathlib import Path
 from typing import get_args
 
@@ -11,6 +12,21 @@ from vglm_train.config.data import Language
 from vglm_train.config.run import Config
 from vglm_train.errors import UserError
 from vglm_train.evaluate.generator import Generator
+
+
+class Refused(argparse.Action):
+    """An option that another task has; `const` says why it is refused here and what to do."""
+
+    def __call__(
+        self, parser: argparse.ArgumentParser, space: object, values: object, option: str | None = None
+    ) -> None:
+        parser.error(f"{option}: {self.const}")
+
+
+def refuse(parser: argparse.ArgumentParser, options: Sequence[str], why: str) -> None:
+    """Refuse options that are not shown in the help."""
+    for option in options:
+        parser.add_argument(option, nargs="*", action=Refused, const=why, help=argparse.SUPPRESS)
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -27,8 +27,10 @@ class Result:
 
 
 def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
-    """The JSON file to write: `out`; or, if that is a folder or None, the first free one of TASK-DATA.json,
-    TASK-DATA-2.json, ... in it or beside the bundle. UserError if it exists already, or its folder cannot be written.
+    """The JSON file to write: `out`, with .json if that is missing; or, if that is a folder or None, the first free one
+    of TASK-DATA.json, TASK-DATA-2.json, ... in it or beside the bundle.
+
+    UserError if it exists already, or its folder cannot be written.
     """
     named = out is not None and not Path(out).is_dir()
     path = (
@@ -36,6 +38,8 @@ def choose(out: str | None, bundle: str, task: str, data: str) -> Path:
     )
     if path.suffix == PAGE:
         raise UserError(f"--out {path}: names the JSON file; a page gets the same name with .html.")
+    if named and path.suffix.lower() != ".json":
+        path = path.with_name(f"{path.name}.json")
     make_folder(f"--out {path}" if out is not None else str(path), path.parent)
     if named and (existing := _existing(path)):
         raise UserError(

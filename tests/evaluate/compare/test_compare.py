@@ -166,8 +166,12 @@ def changed(report, **changes):
         (made([1] * 9), "not the same questions: 8 of 8 and 9 match; the first that only one has is 0008"),
         (changed(made([1] * 8), image_id=77), "0003: image_id differs: 3 and 77; they are of different data (8 of 8"),
         (changed(made([1] * 8), answers=["no"]), '0003: answers differs: ["yes"] and ["no"]'),
-        ({"scores": {}}, "b.json: not a result of vglm evaluate that can be compared: it does not say its task"),
-        ([1], "b.json: not a result of vglm evaluate that can be compared"),
+        ({"scores": {}}, "b.json: it does not say which task it is of, as results of earlier versions do not"),
+        ([1], "b.json: not a result of vglm evaluate: it is not a JSON object; give the JSON file that"),
+        ({}, "b.json: not a result of vglm evaluate: it is not keys of a result"),
+        ({"task": "vqa", "first": "a", "second": "b", "parts": []}, "b.json: this is a comparison; give two results"),
+        ({"protocol": "vqav2", "scores": {}}, "b.json: it holds no score: the benchmark's server alone has the"),
+        ({"protocol": "gqa", "scores": {"a": 1}, "answers": []}, "tasks vqa and protocol gqa; compare results of one"),
         ({"task": "vqa", "meaning": 3, "answers": [{"key": "a"}]}, "b.json: the result is damaged"),
     ],
 )
@@ -180,14 +184,20 @@ def test_refused(save, capsys, second, message):
 
 def test_files_that_cannot_be_read_or_written(save, tmp_path, capsys):
     first = save("a.json", made([1] * 8))
-    assert "none.json: cannot be read" in run(capsys, first, tmp_path / "none.json")[1].err
+    missing = run(capsys, first, tmp_path / "none.json")[1].err
+    assert "none.json: cannot be read: No such file or directory; give the JSON file that vglm evaluate" in missing
+    answers = save("gqa.submission.json", [{"questionId": 1, "prediction": "red"}])
+    assert "file for a benchmark's server; give the result beside it, gqa.json" in run(capsys, first, answers)[1].err
     (tmp_path / "text.json").write_text("hello")
     assert (
         "text.json: not a result of vglm evaluate: it is no JSON" in run(capsys, first, tmp_path / "text.json")[1].err
     )
     assert "exists already" in run(capsys, first, first, "--out", str(first))[1].err
     for name in ("a-against-a.json", "a-against-a-2.json"):  # nothing is written over
-        assert run(capsys, first, first)[1].out.endswith(f"{name}\n")
+        said = run(capsys, first, first)[1].out
+        assert said.endswith(f"{name}\n")
+        assert "! A and B hold one and the same result" in said
+    assert "A 与 B 是同一个结果" in (tmp_path / "a-against-a.html").read_text("utf-8")
 
 
 def test_what_other_tables_and_tokenizers_scored_is_left_out(save, capsys):
@@ -237,3 +247,42 @@ def test_captions_of_shards_keep_what_is_compared(loaded, save, tmp_path, capsys
     parts = json.loads((tmp_path / "a-against-a.json").read_text("utf-8"))["parts"]
     assert [part["name"] for part in parts] == ["all", "language en", "language zh"]
     assert {each["difference"] for part in parts for each in part["differences"]} == {0}
+
+
+def of_protocol(right, **changes):
+    """A result of a protocol: a score that each caption has, and BLEU, which all have together."""
+    rows = [
+        {"id": n, "picture": f"{n}.jpg", "answers": ["a"], "output": "a", "marks": {"cider": float(own)}}
+        for n, own in enumerate(right)
+    ]
+    scores = {"cider": 100 * float(np.mean(right)), "bleu4": 20.0}
+    made = {"protocol": "coco-caption", "version": 1, "fingerprint": "aa", "made_by": {"tokenizer": "ptb"}}
+    return made | {"scores": scores, "answers": rows} | changes
+
+
+def test_results_of_a_protocol(save, capsys):
+    """CIDEr of one caption may be above 1."""
+    first, second = save("a.json", of_protocol([0, 1.5] * 20)), save("b.json", of_protocol([2, 1.5] * 20))
+    assert run(capsys, first, second)[0] == 0
+    report = json.loads((first.parent / "a-against-b.json").read_text("utf-8"))
+    assert report["task"] == "protocol coco-caption"
+    (part,) = report["parts"]
+    found = {each["metric"]: each for each in part["differences"]}
+    assert (found["cider"]["first"], found["cider"]["second"], found["cider"]["verdict"]) == (75, 175, "better")
+    assert found["bleu4"]["verdict"] == "no interval"
+    other = save("c.json", of_protocol([1] * 40, made_by={"tokenizer": "nltk"}))
+    _, said = run(capsys, first, other)
+    assert "Left out: cider*: texts were scored by different libraries or tokenizers" in said.out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"protocol": "gqa"}, "the protocols differ: coco-caption and gqa"),
+        ({"version": 2}, "versions of the protocol differ: 1 and 2"),
+        ({"fingerprint": "bb"}, "fingerprints of the protocol differ: aa and bb"),
+    ],
+)
+def test_another_protocol_is_refused(save, capsys, changes, message):
+    status, said = run(capsys, save("a.json", of_protocol([1] * 9)), save("b.json", of_protocol([1] * 9, **changes)))
+    assert (status, message in said.err) == (2, True)

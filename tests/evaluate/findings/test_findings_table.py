@@ -60,6 +60,19 @@ def test_a_table_that_extends(tmp_path):
     assert label("左上陈旧灶。", own).keys() == {"tb_scar", "lung_opacity"}
 
 
+def test_a_finding_that_begins_like_a_denial(tmp_path):
+    """Where the table says that it is no cue, and where the phrase is of what is normal."""
+    own = table(
+        tmp_path,
+        "name: a\nextends: chest\nfindings:\n  tumour: {zh: [非小细胞癌]}\n  tip_deep:\n    en: [tip deep]\n"
+        "    normal: {en: [no deep tip]}\ncues:\n  zh: {not a cue: [非小细胞癌]}\n",
+    )
+    assert label("非小细胞癌。", own)["tumour"].state == "present"
+    assert [label(text, own)["tip_deep"].state for text in ("Tip deep.", "No tip deep.", "No deep tip.")] == [
+        "present", "absent", "absent",
+    ]  # fmt: skip
+
+
 def test_comments_make_no_other_table(tmp_path):
     text = "name: a\nextends: chest\nfindings:\n  x: {en: [word]}\n"
     assert table(tmp_path, text).fingerprint == table(tmp_path, f"# mine\n{text}").fingerprint
@@ -92,6 +105,18 @@ def test_comments_make_no_other_table(tmp_path):
         ("name: a\nfindings: {}\ncues:\n  fr: {}\n", "own.yaml:4: cues: 'fr' is none of en, zh"),
         ("name: a\nfindings: {}\ncues:\n  en: {denial: [a]}\n", "own.yaml:4: cues.en: 'denial' is none of negation"),
         ("name: a\nfindings:\n  x: {en: [a]}\n", "own.yaml:1: cues.en.negation: is missing.* write `extends: chest`"),
+        *(
+            (
+                f"name: a\nextends: chest\nfindings:\n  x:\n    en: [ok, '{phrase}']\n",
+                f"own.yaml:5: .*{sign}.* is of reg",
+            )
+            for phrase, sign in ((r"tip \d+ deep", r"\\\\"), ("tip.*deep", r"\.\*"), ("tip+", r"\+"), ("tips?", r"s\?"))
+        ),
+        ("name: a\nextends: chest\nfindings:\n  x:\n    en: [no tip deep]\n", "own.yaml:5: .* begins with 'no', which"),
+        (
+            "name: a\nextends: chest\nfindings:\n  x: {zh: [未见管尖]}\n",
+            "own.yaml:4: .* begins with '未见', which denies",
+        ),
         ("name: 3\nfindings: {}\n", "own.yaml:1: name: a text, found the number 3"),
     ],
 )

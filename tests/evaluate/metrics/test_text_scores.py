@@ -1,6 +1,8 @@
 """Caption scores agree with the numbers a person works out, and say what made them."""
 
 import math
+import os
+import sys
 
 import numpy as np
 import pytest
@@ -100,6 +102,15 @@ def test_java_programs_and_odd_texts(with_java):
     assert "PTBTokenizer" in found.made_by["tokenizer"]
     assert found.scores.keys() == EN_NAMES | {"meteor"}
     assert all(1 < value < 99 for name, value in found.scores.items() if name != "cider")
+
+
+def test_only_the_speed_of_the_tokenizer_is_not_printed(capfd):
+    """What other programs write to stderr is kept, whichever way it goes there."""
+    with java._without_lines("PTBTokenizer "):
+        os.write(2, b"PTBTokenizer tokenized 3 tokens.\nfrom a program\n")
+        print("from here", file=sys.stderr)
+    os.write(2, b"after\n")
+    assert sorted(capfd.readouterr().err.splitlines()) == ["after", "from a program", "from here"]
 
 
 def test_java_that_fails_costs_its_scores_only(monkeypatch, tmp_path):

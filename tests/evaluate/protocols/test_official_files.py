@@ -115,8 +115,12 @@ def test_files_by_their_own_names(tmp_path):
     renamed = folder / "questions.json"
     (folder / "v2_OpenEnded_mscoco_val2014_questions.json").rename(renamed)
     (folder / "v2_mscoco_val2014_annotations.json").rename(folder / "notes.json")
-    with pytest.raises(UserError, match=r"holds the answers to questions.json. Name it as --join"):
+    with pytest.raises(UserError, match=r"holds the answers to questions.json. Put it there, or name it as --join"):
         read("vqav2", renamed, folder / "val2014")
+    with pytest.raises(
+        UserError, match=r"--join no.json: no such file; give the path of v2_mscoco_val2014_annotations"
+    ):
+        read("vqav2", renamed, folder / "val2014", "no.json")
     assert len(read("vqav2", renamed, folder / "val2014", str(folder / "notes.json")).items) == 1
     made.dataset_coco(tmp_path, [["A dog."]]).joinpath("dataset_coco.json").rename(tmp_path / "mine.json")
     assert read("coco-caption", tmp_path / "mine.json").layout.main == "dataset_coco.json"
@@ -132,7 +136,9 @@ def test_what_is_no_such_file(tmp_path):
     with pytest.raises(UserError, match=r"no 'types', 'imageId', 'isBalanced', 'id'.*they have 'image'"):
         read("gqa", other)
     folder = made.slake(tmp_path, [])
-    with pytest.raises(UserError, match=r"none of its 1 rows is of the protocol's split \(q_lang en\)"):
+    with pytest.raises(
+        UserError, match=r"none of its 1 rows is of the protocol's split \(q_lang en\). Give test.json as it was"
+    ):
         read("slake", folder, folder / "imgs")
     folder = made.gqa(tmp_path, ["yes", "no"])
     with pytest.raises(

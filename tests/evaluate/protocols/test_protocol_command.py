@@ -15,6 +15,7 @@ from vglm_train.checkpoint.bundle.read import open_bundle
 from vglm_train.config.language import Decoding
 from vglm_train.evaluate import to_wandb
 from vglm_train.evaluate.__main__ import main
+from vglm_train.evaluate.compare.__main__ import main as compare
 from vglm_train.evaluate.generator import Generator
 from vglm_train.evaluate.metrics import vqav2
 from vglm_train.evaluate.protocols import schema
@@ -31,6 +32,14 @@ def evaluate(bundle: Path, name: str, data: Path, out: Path, *words: str) -> dic
     assert main(own) == 0
     (path,) = [path for path in out.iterdir() if ".submission." not in path.name]
     return made.read_json(path)
+
+
+def differences(first: Path, second: Path) -> dict[str, dict[str, Any]]:
+    """What `vglm compare` says of the results in two folders: of each score of all items."""
+    results = [next(path for path in out.iterdir() if ".submission." not in path.name) for out in (first, second)]
+    out = second.parent / "compared.json"
+    assert compare([*map(str, results), "--out", str(out)]) == 0
+    return {each["metric"]: each for each in made.read_json(out)["parts"][0]["differences"]}
 
 
 def submission(out: Path) -> Any:
@@ -109,6 +118,19 @@ def protocol_of_four(folder: Path, monkeypatch) -> None:
     monkeypatch.setattr(schema, "FOLDER", copied)
 
 
+def test_two_models_are_compared(bundles, vqa_data, tmp_path):
+    """In each score by as much as the two results tell."""
+    pictures = ("--pictures", str(vqa_data / "val2014"))
+    scores = [
+        evaluate(bundles[family], "vqav2", vqa_data, tmp_path / family, *pictures)["scores"]
+        for family in ("causal", "seq2seq")
+    ]
+    found = differences(tmp_path / "causal", tmp_path / "seq2seq")
+    assert found.keys() == scores[0].keys()
+    for name, each in found.items():
+        assert (each["first"], each["second"]) == pytest.approx((scores[0][name], scores[1][name]))
+
+
 def test_a_part_is_told_as_a_part(bundles, tmp_path, capsys, monkeypatch):
     protocol_of_four(tmp_path, monkeypatch)
     data = made.vqav2(tmp_path / "data", PEOPLE)
@@ -121,7 +143,7 @@ def test_a_part_is_told_as_a_part(bundles, tmp_path, capsys, monkeypatch):
     (data / "val2014" / "COCO_val2014_000000000043.jpg").unlink()
     less = evaluate(bundles["causal"], "vqav2", data, tmp_path / "less", *words)
     assert (less["complete"], less["left_out"]) == (False, {"image": 2})
-    assert "4 are in the files; left out: 2 (image)" in capsys.readouterr().out
+    assert "4 are in the files; left out: 2 whose picture is missing or damaged" in capsys.readouterr().out
 
 
 def test_answers_for_the_server(bundles, tmp_path, capsys):
@@ -249,7 +271,10 @@ def test_retrieval_is_that_of_every_pair_computed_alone(bundles, tmp_path, name)
     )
     assert 0 < expected["tr_r5"] < 100
     assert report["published"][0]["score"] == "tr_r1"
-    assert "answers" not in report
+    for score, value in report["scores"].items():  # each query's own marks are what the score is of
+        marks = [row["marks"][score] for row in report["queries"] if score in row["marks"]]
+        assert 100 * sum(marks) / len(marks) == pytest.approx(value)
+    assert differences(tmp_path / "out", tmp_path / "out").keys() == report["scores"].keys()
 
 
 def pair_scores(folder: Path, pictures: list[Path], texts: list[str]) -> tuple[torch.Tensor, torch.Tensor]:
@@ -288,6 +313,27 @@ def test_options_that_would_change_the_number(vqa_data, capsys, option):
         main(["BUNDLE", "--protocol", "vqav2", "--data", str(vqa_data), option, "3"])
     assert end.value.code == 2
     assert f"{option}: --protocol sets this itself; leave it out, or give --task" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["--protocol", "vqa-rad", "--beams", "3"], "--beams: --protocol vqa-rad takes the bundle's own decoding"),
+        (["--protocol", "vqa-rad", "--blind"], "--blind: is of --task vqa and --task report, and not of --protocol"),
+        (["--task", "vqa", "--findings", "a.yaml"], "--findings: is of --task report; leave it out, or give --task"),
+    ],
+)
+def test_options_of_others(capsys, words, message):
+    with pytest.raises(SystemExit) as end:
+        main(["BUNDLE", "--data", "none", *words])
+    assert end.value.code == 2
+    assert message in capsys.readouterr().err
+
+
+def test_rows_without_an_answer(bundles, tmp_path, capsys):
+    folder = made.vqa_rad(tmp_path / "rad", [("Is it red?", "yes", "CLOSED"), ("What is it?", None, "OPEN")])
+    evaluate(bundles["causal"], "vqa-rad", folder, tmp_path / "out", "--pictures", str(folder / "VQA_RAD Image Folder"))
+    assert "2 are in the files; left out: 1 without an answer" in capsys.readouterr().out
 
 
 def test_mistakes(bundles, vqa_data, tmp_path, capsys):

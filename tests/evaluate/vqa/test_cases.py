@@ -32,10 +32,10 @@ def cases(wrong: int, right: int):
 @pytest.mark.parametrize(
     ("wrong", "right", "worst", "best"),
     [
-        (0, 20, "no wrong answer", "12 of 20 right answers"),
+        (0, 20, "no wrong answer", "12 shown of 20 right answers"),
         (1, 12, "one wrong answer, the only one", "all 12 right answers"),
         (3, 2, "all 3 wrong answers", "all 2 right answers"),
-        (20, 0, "12 of 20 wrong answers", "no right answer"),
+        (20, 0, "12 shown of 20 wrong answers", "no right answer"),
     ],
 )
 def test_only_wrong_ones_are_worst_and_only_right_ones_best(wrong, right, worst, best):

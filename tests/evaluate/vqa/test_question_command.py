@@ -98,18 +98,26 @@ def test_reports_by_a_table_of_ones_own(loaded, table, tmp_path):
     key = report["answers"][0]["key"]
     assert report["findings"]["reports"][key]["truth"] == {"sized": ["present", None]}
     assert shipped["findings"]["sentences"]["blind"]["zh"]["sentences"] == 75
-    for text in (
-        "table mine",
-        "CheXbert or RadGraph",
-        "须用 CheXbert 或 RadGraph",
-        "75 个中文句子",
-        "75 sentences (en)",
-    ):
+    english = ("table mine", "CheXbert or RadGraph", "75 sentences (en)")
+    for text in (*english, "须用 CheXbert 或 RadGraph", "75 个中文句子"):
         assert text in html
-        assert any(text in line for line in lines)
+        assert any(text in line for line in lines) == (text in english)  # the reports are English
+    assert not any("sentences (zh)" in line for line in lines)
     own.write_text("name: mine\nfindings:\n  sized: 3\n")
     with pytest.raises(UserError, match=r"mine.yaml:3: findings.sized: expected keys"):
         run_task(loaded, table, "--findings", str(own), task="report")
+
+
+def test_reports_that_say_nothing_of_the_table_are_told(loaded, table):
+    """The small model says letters; the true reports name a finding."""
+    report, lines, html = run_task(loaded, table, task="report")
+    said = report["findings"]["reports"].values()
+    silent = sum(not each["output"] for each in said)
+    assert silent
+    assert all(each["truth"] for each in said)
+    text = f"{silent} of 6 reports say nothing that the table of findings knows"
+    assert any(line.startswith(f"! {text}") for line in lines)
+    assert text in html
 
 
 def test_the_commonest_answer_of_training(loaded, table, tmp_path):

@@ -47,6 +47,16 @@ def test_what_was_asked_is_said(loaded, tmp_path):
     )
 
 
+def test_what_another_task_asks_is_said(loaded, tmp_path):
+    names = pictures(tmp_path, 3)
+    made = [*rows(names[:2]), *rows(names[2:], type="report", kind="report")]
+    table = write_json(tmp_path / "t.json", made)
+    first = run_task(loaded, table, "--images", "3")[1][0]
+    assert first == "asked: 2 questions --images 3; not asked: 1 reports, which --task report scores"
+    first = run_task(loaded, table, task="report")[1][0]
+    assert first == "asked: 1 questions; not asked: 2 questions, which --task vqa scores"
+
+
 def test_what_is_damaged_cannot_be_chosen(loaded, tmp_path):
     names = pictures(tmp_path, 3)
     (tmp_path / names[2]).write_bytes(b"no picture")

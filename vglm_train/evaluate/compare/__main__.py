@@ -40,7 +40,8 @@ def _compare(first: Path, second: Path, out: Path | None) -> int:
     results = read_result(first), read_result(second)
     differs = check_comparable(*results)
     missing = [f"{name}*: {why}" for name, why in left_out(*results).items()]
-    shown = Comparison(str(first), str(second), results[0].task, compare(*results), differs, missing)
+    same = results[0].report == results[1].report
+    shown = Comparison(str(first), str(second), results[0].named, compare(*results), differs, missing, same)
     report = {
         "first": str(first), "second": str(second), "task": shown.task, "intervals": NOTES["en"], "differs": differs,
         "left_out": missing, "parts": [asdict(part) for part in shown.parts],

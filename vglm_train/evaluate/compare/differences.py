@@ -10,9 +10,9 @@ from typing import Literal
 
 import numpy as np
 
-from vglm_train.config.metric_meanings import best_of
+from vglm_train.config.metric_meanings import Direction, best_of
 from vglm_train.config.metric_names import MEAN_RECALL, PREFIX, RECALLS
-from vglm_train.evaluate.compare.read import Evaluated, Key, left_out
+from vglm_train.evaluate.compare.read import PROTOCOL, Evaluated, Key, left_out
 from vglm_train.evaluate.metrics.bootstrap import MIN_ITEMS, difference_ends, resampled_ratios
 
 Verdict = Literal["better", "worse", "higher", "lower", "not told apart", "too few", "no interval", "no number"]
@@ -75,7 +75,7 @@ def _single(first: Evaluated, second: Evaluated, keys: Sequence[Key]) -> Iterato
             counted = {clusters[n] for n in np.flatnonzero(pairs[:, [own, other], 1].any(1))}
             difference = samples[:, other] - samples[:, own]
             found[name] = values[0], values[1], difference
-            yield _difference(_logged(first.task, name), name, values[0], values[1], difference, len(counted))
+            yield _difference(_best(first.task, name), name, values[0], values[1], difference, len(counted))
     if first.task == "retrieval":
         yield _mean_recall(found, len(set(clusters)))
 
@@ -85,7 +85,7 @@ def _mean_recall(found: Mapping[str, tuple[float, float, np.ndarray]], clusters:
     own = [each for name, each in found.items() if name.partition("_")[2] in RECALLS]
     first, second = (sum(each) / len(own) for each in ([one for one, _, _ in own], [other for _, other, _ in own]))
     samples = np.mean([samples for _, _, samples in own], axis=0)
-    return _difference(MEAN_RECALL, MEAN_RECALL.removeprefix(PREFIX), first, second, samples, clusters)
+    return _difference(best_of(MEAN_RECALL), MEAN_RECALL.removeprefix(PREFIX), first, second, samples, clusters)
 
 
 def _whole(first: Evaluated, second: Evaluated) -> Iterator[Difference]:
@@ -97,7 +97,9 @@ def _whole(first: Evaluated, second: Evaluated) -> Iterator[Difference]:
             yield Difference(name, value, other, other - value, None, None, "no interval")
 
 
-def _difference(logged: str, name: str, first: float, second: float, samples: np.ndarray, clusters: int) -> Difference:
+def _difference(
+    best: Direction | None, name: str, first: float, second: float, samples: np.ndarray, clusters: int
+) -> Difference:
     difference = second - first
     low, high = (math.isfinite(difference) and difference_ends(difference, samples, clusters)) or (None, None)
     verdict: Verdict = "not told apart"
@@ -106,7 +108,6 @@ def _difference(logged: str, name: str, first: float, second: float, samples: np
     elif low is None or high is None or clusters < MIN_ITEMS:
         verdict = "too few"
     elif low > 0 or high < 0:
-        best = best_of(logged)
         if best is None:
             verdict = "higher" if low > 0 else "lower"
         else:
@@ -114,9 +115,11 @@ def _difference(logged: str, name: str, first: float, second: float, samples: np
     return Difference(name, first, second, difference, low, high, verdict)
 
 
-def _logged(task: str, metric: str) -> str:
-    """The name that the metric has in a run."""
-    return f"{PREFIX}{task}_{metric}" if task in ("vqa", "report") else f"{PREFIX}{metric}"
+def _best(task: str, metric: str) -> Direction | None:
+    """Which value is the best; every score of a protocol is the better the higher it is."""
+    if task == PROTOCOL:
+        return "max"
+    return best_of(f"{PREFIX}{task}_{metric}" if task in ("vqa", "report") else f"{PREFIX}{metric}")
 
 
 def _clusters(result: Evaluated, keys: Sequence[Key]) -> int:

@@ -42,6 +42,10 @@ HEADINGS = {
 }
 DIFFERS = {"en": "Differs, and may: ", "zh": "两者不同、但允许不同："}
 LEFT_OUT = {"en": "Left out: ", "zh": "没有比较："}
+SAME_RESULT = {
+    "en": "A and B hold one and the same result, so that nothing differs. Were two different ones meant?",
+    "zh": "A 与 B 是同一个结果，因此没有差别。是否想给出两个不同的文件？",
+}
 TITLES = {"en": "Two results compared", "zh": "两个结果的比较"}
 
 
@@ -55,12 +59,15 @@ class Comparison:
     parts: Sequence[Part]
     differs: Sequence[str]  # settings that differ
     left_out: Sequence[str]  # metrics that were not compared, and why
+    same: bool = False  # A and B hold the same
 
 
 def text_lines(shown: Comparison) -> Iterator[str]:
     """What is printed."""
     yield f"A: {shown.first}"
     yield f"B: {shown.second}"
+    if shown.same:
+        yield f"! {SAME_RESULT['en']}"
     yield from (f"! {DIFFERS['en']}{each}" for each in shown.differs)
     yield from (f"! {LEFT_OUT['en']}{each}" for each in shown.left_out)
     for part in shown.parts:
@@ -80,7 +87,8 @@ def render_page(shown: Comparison) -> str:
 def _body(shown: Comparison, tongue: Tongue) -> Iterator[str]:
     yield f'<div lang="{tongue}" id="{tongue}"><h1>{TITLES[tongue]}: {escape(shown.task)}</h1>'
     yield f"<p>A: {escape(shown.first)}<br>B: {escape(shown.second)}</p>"
-    told = [f"{DIFFERS[tongue]}{each}" for each in shown.differs]
+    told = [SAME_RESULT[tongue]] if shown.same else []
+    told += [f"{DIFFERS[tongue]}{each}" for each in shown.differs]
     told += [f"{LEFT_OUT[tongue]}{each}" for each in shown.left_out]
     yield html.verdict(html.VerdictLine("warn", each) for each in told)
     for part in shown.parts:

@@ -9,11 +9,24 @@ from typing import Any
 
 from vglm_train.config.metric_names import DIRECTIONS, ITM_ACCURACY, MODEL, RECALL_AT, RERANK
 from vglm_train.errors import UserError
+from vglm_train.evaluate.result import SUBMISSION
 
 Key = tuple[str, ...]
+PROTOCOL = "protocol"  # instead of a task
 FINDINGS = ("finding_", "normal")  # beginnings of metrics that a findings table decides
-SAME = {"protocol": "the protocols", "rerank": "--rerank", "rerank_score": "--rerank-score"}  # settings of a protocol
-TOLD = ("decoding", "questions", "max_prompt", "languages", "adapters")  # settings that may differ, and are told
+SAME = {  # what must be the same -> what it is called
+    "protocol": "the protocols", "version": "versions of the protocol", "fingerprint": "fingerprints of the protocol",
+    "split": "splits", "rerank": "--rerank", "rerank_score": "--rerank-score",
+}  # fmt: skip
+TOLD = (
+    "decoding",
+    "questions",
+    "max_prompt",
+    "languages",
+    "adapters",
+    "prompt",
+    "image_size",
+)  # settings that may differ, and are told
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,46 +44,72 @@ class Evaluated:
     """One result file."""
 
     path: Path
-    task: str
+    task: str  # or PROTOCOL
     report: Mapping[str, Any]
     outcomes: Mapping[Key, Outcome]
     whole: Mapping[str, float] = field(default_factory=dict)  # scores of all texts together
 
+    @property
+    def named(self) -> str:
+        """For people."""
+        return f"protocol {self.report['protocol']}" if self.task == PROTOCOL else self.task
+
 
 def read_result(path: Path) -> Evaluated:
     """UserError for a file that is no result, or one of a version that kept too little of each item."""
-    try:
-        report = json.loads(path.read_text("utf-8"))
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read: {error.strerror}") from None
-    except ValueError as error:
-        raise UserError(f"{path}: not a result of vglm evaluate: it is no JSON ({error})") from None
-    task = report.get("task") if isinstance(report, dict) else None
-    if task not in READERS:
-        raise UserError(
-            f"{path}: not a result of vglm evaluate that can be compared: it does not say its task. Results of earlier "
-            "versions do not; evaluate the bundle again."
-        )
+    report = _load(path)
+    task = PROTOCOL if "protocol" in report and "task" not in report else report["task"]
     try:
         outcomes: dict[Key, Outcome] = {}
         seen: Counter[Key] = Counter()
         for key, outcome in READERS[task](report):
             seen[key] += 1
             outcomes[*key, str(seen[key])] = outcome
-        if task in ("vqa", "report"):
+        if task in ("vqa", "report", PROTOCOL):
             single = {name for outcome in outcomes.values() for name in outcome.points}
-            whole = {name: value for name, value in report["scores"][MODEL].items() if name not in single}
+            scores = report["scores"] if task == PROTOCOL else report["scores"][MODEL]
+            whole = {name: value for name, value in scores.items() if name not in single}
             return Evaluated(path, task, report, outcomes, whole)
     except (KeyError, TypeError, AttributeError, ValueError) as error:
-        raise UserError(f"{path}: the result is damaged, {error!r} is not as it was written; evaluate again") from None
+        raise UserError(
+            f"{path}: the result is damaged or of an earlier version, {error!r} is not as it is written now; evaluate "
+            "the bundle again"
+        ) from None
     return Evaluated(path, task, report, outcomes)
+
+
+def _load(path: Path) -> Mapping[str, Any]:
+    """What a result says. UserError, with what the file is instead."""
+    give = "give the JSON file that vglm evaluate wrote"
+    try:
+        report = json.loads(path.read_text("utf-8"))
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror}; {give}") from None
+    except ValueError as error:
+        raise UserError(f"{path}: not a result of vglm evaluate: it is no JSON ({error}); {give}") from None
+    if path.name.endswith(SUBMISSION):
+        result = f"{path.name.removesuffix(SUBMISSION)}.json"
+        raise UserError(f"{path}: this is the file for a benchmark's server; give the result beside it, {result}")
+    if not isinstance(report, dict) or not {"scores", "task"} & set(report):
+        what = "keys of a result" if isinstance(report, dict) else "a JSON object"
+        raise UserError(f"{path}: not a result of vglm evaluate: it is not {what}; {give}")
+    if "parts" in report and "first" in report:
+        raise UserError(f"{path}: this is a comparison; give two results of vglm evaluate, as those that it names")
+    if "protocol" in report and not report.get("scores"):
+        raise UserError(f"{path}: it holds no score: the benchmark's server alone has the answers")
+    if "protocol" not in report and report.get("task") not in READERS:
+        raise UserError(
+            f"{path}: it does not say which task it is of, as results of earlier versions do not; evaluate the bundle "
+            "again."
+        )
+    return report
 
 
 def check_comparable(first: Evaluated, second: Evaluated) -> list[str]:
     """What differs and may: sentences. UserError, with how many match, for results that must not be compared."""
     names = f"{first.path} and {second.path}"
     if first.task != second.task:
-        raise UserError(f"{names}: tasks {first.task} and {second.task}; compare results of one task")
+        raise UserError(f"{names}: tasks {first.named} and {second.named}; compare results of one task or protocol")
     if first.report.get("meaning") != second.report.get("meaning"):
         raise UserError(f"{names}: metrics of the two mean different things (other versions); evaluate the older again")
     for key, what in SAME.items():
@@ -110,6 +149,9 @@ def left_out(first: Evaluated, second: Evaluated) -> dict[str, str]:
     if tables[0] != tables[1]:
         found |= dict.fromkeys(FINDINGS, f"scored by different findings tables, {tables[0]} and {tables[1]}")
     made_by = [each.report.get("made_by", {}) for each in (first, second)]
+    if first.task == PROTOCOL:
+        names = first.report["scores"] if made_by[0] != made_by[1] else ()
+        return dict.fromkeys(names, "texts were scored by different libraries or tokenizers")
     for language in sorted({*made_by[0], *made_by[1]}):
         if made_by[0].get(language) != made_by[1].get(language):
             found[f"{language}_"] = f"texts in {language} were scored by different libraries or tokenizers"
@@ -154,9 +196,21 @@ def _queries(report: Mapping[str, Any]) -> Iterator[tuple[Key, Outcome]]:
         yield (language, direction, row["key"]), Outcome(cluster, asked, (), points)
 
 
+def _of_protocol(report: Mapping[str, Any]) -> Iterator[tuple[Key, Outcome]]:
+    """Answers, captions, or what was looked for."""
+    for row in report["answers"] if "answers" in report else report["queries"]:
+        asked = {name: row.get(name) for name in ("question", "answers", "text")} | {"picture": row["picture"]}
+        parts = (f"type {row['type']}",) if row.get("type") else ()
+        points = {name: (float(value), 1.0) for name, value in row["marks"].items()}
+        key = (str(row["id"]), *([row["direction"]] if "direction" in row else []))
+        yield key, Outcome(("picture", row["picture"]), asked, parts, points)
+
+
 def _short(value: Any) -> str:
     text = json.dumps(value, ensure_ascii=False)
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-READERS = {"vqa": _answers, "report": _answers, "caption": _captions, "retrieval": _queries}
+READERS = {
+    "vqa": _answers, "report": _answers, "caption": _captions, "retrieval": _queries, PROTOCOL: _of_protocol,
+}  # fmt: skip

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 HAN = "\u3400-\u9fff"
 GAPS = {"en": r"\b[^.;:,\n]{0,40}?\b", "zh": r"[^,。;:\n]{0,8}?"}
+EXPRESSION = re.compile(r"[\\[\]{}^$+]|(?<!\.\.)\.[*?]|\S\?")  # signs that a phrase never needs
 TOKEN = re.compile(r"\s*\.\.\.\s*|\(|\)|\||\*|\s+|-|[^\s()|*-]")
 
 
@@ -46,6 +47,11 @@ def compile_phrases(phrases: Iterable[str], language: str) -> Patterns:
 def expression(phrase: str, language: str) -> str:
     """One phrase as a regular expression over lower-case text. PhraseError if it cannot be read."""
     body = phrase.strip().lower()
+    if sign := EXPRESSION.search(body):
+        raise PhraseError(
+            f"{sign[0]!r} is of regular expressions, and a phrase is none; write *: any ending of a word, ...: a few "
+            "words between, (a|b): either of them, (a|): perhaps"
+        )
     closing = body.endswith(".") and not body.endswith("...")
     parts, depth = [], 0
     for token in TOKEN.findall(body[:-1] if closing else body):

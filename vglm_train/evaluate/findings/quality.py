@@ -1,10 +1,11 @@
 """What a score of findings is worth, in words: which table, and how well it reads sentences that people labelled."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import asdict
 from html import escape
-from typing import Any
+from typing import Any, get_args
 
+from vglm_train.config.data import Language
 from vglm_train.evaluate.findings.measure import Reading, measure_table
 from vglm_train.evaluate.findings.scores import POLICIES
 from vglm_train.evaluate.findings.table import FindingsTable
@@ -39,14 +40,17 @@ def describe(table: FindingsTable) -> dict[str, Any]:
     }  # fmt: skip
 
 
-def lines(table: FindingsTable, chinese: bool = False) -> Iterator[str]:
-    """What is printed beside scores of findings; the blind half, which is the fair one, before the own."""
+def lines(
+    table: FindingsTable, chinese: bool = False, languages: Collection[str] = get_args(Language)
+) -> Iterator[str]:
+    """What is printed beside scores of findings in these languages; the blind half, the fair one, before the own."""
     words, policies, halves = (ZH, POLICIES_ZH, HALVES_ZH) if chinese else (EN, POLICIES, HALVES_EN)
     yield words.format(name=table.name, fingerprint=table.fingerprint, policy=policies[table.uncertain])
     measured = measure_table(table)
     for half, by in halves.items():
         for language, reading in measured[half].items():
-            yield _chinese(language, by, reading) if chinese else in_words(language, by, reading)
+            if language in languages:
+                yield _chinese(language, by, reading) if chinese else in_words(language, by, reading)
 
 
 def section(table: FindingsTable) -> str:

@@ -110,6 +110,7 @@ def _content(path: Path) -> Content:
     for name, node in _mapping(fields["findings"], "findings").items():
         _add_finding(content["findings"], name, node)
     _check_parts(content["findings"], fields["findings"])
+    _check_denials(content, fields["findings"])
     _check_cues(content, root)
     return content
 
@@ -181,6 +182,32 @@ def _check_parts(findings: Content, node: YamlNode) -> None:
                 f"{(own or node).where}: findings.{name}.part of: {whole!r} is no finding of the table, or is a part "
                 "itself"
             )
+
+
+def _check_denials(content: Content, node: YamlNode) -> None:
+    """UserError for a phrase of an abnormal finding that denies it, and would be read as stating it."""
+    cues = {
+        language: [compile_phrases(content["cues"][language][name], language) for name in ("negation", "not a cue")]
+        for language in LANGUAGES
+    }
+    for name, fields in _mapping(node, "findings").items():
+        for language in LANGUAGES if content["findings"][name]["abnormal"] else ():
+            phrases = fields.step(language)
+            for each in cast(list[YamlNode], phrases.value) if phrases is not None else ():
+                denial, no_cue = (_beginning(str(each.value), patterns) for patterns in cues[language])
+                if len(denial) > len(no_cue):
+                    raise UserError(
+                        f"{each.where}: findings.{name}.{language}: {each.value!r} begins with {denial!r}, which "
+                        "denies, and would be read as the finding itself; name the finding alone. A phrase that says "
+                        "that nothing is there goes under normal:; one that is the finding all the same also under "
+                        f"cues.{language}.not a cue:"
+                    )
+
+
+def _beginning(phrase: str, patterns: Patterns) -> str:
+    """What of the patterns a phrase begins with; empty for nothing."""
+    text = phrase.strip().lstrip("(").lower()
+    return text[: max((end for start, end, _ in patterns.spans(text) if start == 0), default=0)]
 
 
 def _check_cues(content: Content, root: YamlNode) -> None:

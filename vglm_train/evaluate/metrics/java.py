@@ -1,7 +1,11 @@
 """The two parts of pycocoevalcap that start a Java program: the Penn Treebank tokenizer and METEOR 1.5."""
 
+import os
 import shutil
-from collections.abc import Sequence
+import sys
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 
 class NoJava(Exception):  # noqa: N818  (the name says what is missing)
@@ -14,7 +18,8 @@ def tokenize(texts: Sequence[str]) -> list[str]:
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
     try:  # it writes a file into its own folder, which may be read-only
-        words = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(texts)})
+        with _without_lines("PTBTokenizer "):
+            words = PTBTokenizer().tokenize({n: [{"caption": text}] for n, text in enumerate(texts)})
     except (OSError, ValueError) as error:
         raise NoJava(f"the PTB tokenizer did not run ({error})") from error
     if len(words) != len(texts):
@@ -39,6 +44,27 @@ def meteor(references: Sequence[Sequence[str]], outputs: Sequence[str]) -> float
         raise NoJava("METEOR's program gave no answer; it asks for 2 GB of memory") from error
     percent: float = 100 * score
     return percent
+
+
+@contextmanager
+def _without_lines(beginning: str) -> Iterator[None]:
+    """What is written to stderr meanwhile comes at the end, without the lines that begin so.
+
+    The library gives its program our own stderr, to which the program writes how fast it was.
+    """
+    with tempfile.TemporaryFile() as kept:
+        sys.stderr.flush()
+        own = os.dup(2)
+        try:
+            os.dup2(kept.fileno(), 2)
+            yield
+        finally:
+            sys.stderr.flush()
+            os.dup2(own, 2)
+            os.close(own)
+            kept.seek(0)
+            lines = [line for line in kept if not line.startswith(beginning.encode())]
+            os.write(2, b"".join(lines))
 
 
 def _require_java() -> None:

@@ -10,28 +10,21 @@ import torch
 
 from vglm_train.checkpoint.bundle.read import Bundle
 from vglm_train.errors import UserError
-from vglm_train.evaluate.options import add_model_arguments
+from vglm_train.evaluate.options import add_model_arguments, refuse
 from vglm_train.evaluate.protocols.generate import Output, decoding_of, family_of, generate
 from vglm_train.evaluate.protocols.measure import Measured, score_answers, score_captions, score_retrieval
 from vglm_train.evaluate.protocols.official import OfficialFiles, OfficialItem, OfficialSet, read_official
 from vglm_train.evaluate.protocols.schema import Protocol, fingerprint, load_protocol
 from vglm_train.evaluate.protocols.submission import submission
 from vglm_train.evaluate.result import Result
+from vglm_train.evaluate.vqa.select import CAUSES
 
-FIXED = (  # options of the tasks that would change the number
-    "--beams", "--max-new", "--max-prompt", "--languages", "--fields", "--source", "--only", "--exclude", "--subset",
+DECODING = ("--beams", "--max-new")
+FIXED = (  # further options of the tasks that would change the number
+    "--max-prompt", "--languages", "--fields", "--source", "--only", "--exclude", "--subset",
     "--train", "--train-source", "--rerank", "--rerank-score",
 )  # fmt: skip
-
-
-class _Fixed(argparse.Action):
-    """An option that a protocol sets itself."""
-
-    def __call__(
-        self, parser: argparse.ArgumentParser, space: object, values: object, option: str | None = None
-    ) -> None:
-        parser.error(f"{option}: --protocol sets this itself; leave it out, or give --task, whose number is not the "
-                     "protocol's")  # fmt: skip
+OF_TASKS = ("--blind", "--blind-questions", "--findings")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,8 +46,12 @@ class ProtocolCommand:
             parser.add_argument(
                 "--batch", type=int, default=32, help="images at once, shared by the beams (default 32)"
             )
-        for option in FIXED:
-            parser.add_argument(option, nargs="*", action=_Fixed, help=argparse.SUPPRESS)
+        instead = "leave it out, or give --task, whose number is not the protocol's"
+        fixed = f"--protocol sets this itself; {instead}"
+        own = f"--protocol {self.name} takes the bundle's own decoding, evaluate.decoding; {instead}"
+        refuse(parser, FIXED, fixed)
+        refuse(parser, DECODING, own if load_protocol(self.name).search is None else fixed)
+        refuse(parser, OF_TASKS, "is of --task vqa and --task report, and not of --protocol; leave it out")
 
     def run(self, bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Result:
         """Evaluate `bundle` on the files in `args.data`. UserError where they are not the benchmark's, or nothing can
@@ -110,6 +107,8 @@ def _report(
         report["decoding"] = dataclasses.asdict(decoding_of(protocol, bundle))
         marks = measured.marks or [{} for _ in outputs]
         report["answers"] = [_row(item, text, own) for (item, text), own in zip(outputs, marks)]
+    else:
+        report["queries"] = measured.queries
     return report
 
 
@@ -122,7 +121,10 @@ def _causes(items: OfficialSet, files: OfficialFiles) -> dict[str, int]:
 
 
 def _row(item: OfficialItem, output: str, marks: Mapping[str, float]) -> dict[str, Any]:
-    row = {"id": item.id, "question": item.question, "type": item.type, "answers": list(item.answers), "output": output}
+    row = {
+        "id": item.id, "picture": item.picture_name, "question": item.question, "type": item.type,
+        "answers": list(item.answers), "output": output,
+    }  # fmt: skip
     return {name: value for name, value in row.items() if value not in ("", None) or name == "output"} | {
         "marks": dict(marks)
     }
@@ -148,7 +150,8 @@ def _lines(protocol: Protocol, report: Mapping[str, Any]) -> Iterator[str]:
     if report["complete"]:
         yield f"  complete: {counted}"
     else:
-        left = "".join(f"; left out: {count} ({cause})" for cause, count in report["left_out"].items())
+        causes = CAUSES if protocol.task == "answer" else CAUSES | {"caption": "without a caption"}
+        left = "".join(f"; left out: {count} {causes[cause]}" for cause, count in report["left_out"].items())
         there = f"{items['of_the_split_in_the_files']:,} are in the files"
         yield f"  a part, which is not the benchmark's number: {counted}, {there}{left}"
     width = max(len(score.name) for score in protocol.scores) + 2

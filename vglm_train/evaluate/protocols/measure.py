@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from typing import Any
 
 import torch
 
@@ -29,7 +30,8 @@ class Measured:
     scores: dict[str, float]
     items: int  # that were scored
     by_type: dict[str, dict[str, float]] = field(default_factory=dict)  # type -> scores
-    marks: list[dict[str, float]] = field(default_factory=list)  # of each answer, from 0 to 1
+    marks: list[dict[str, float]] = field(default_factory=list)  # of each answer from 0 to 1; of a caption as `scores`
+    queries: list[dict[str, Any]] = field(default_factory=list)  # of retrieval, with the marks of each
     made_by: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()  # what could not be measured as the protocol says, and why
 
@@ -58,7 +60,9 @@ def score_captions(protocol: Protocol, outputs: Sequence[Output]) -> Measured:
         raise error
     found = text_scores(LANGUAGE, [item.answers for item, _ in outputs], [text for _, text in outputs])
     scores = {score.name: found.scores[score.rule] for score in protocol.scores if score.rule in found.scores}
-    return Measured(scores, len(outputs), made_by=found.made_by, notes=found.notes)
+    each = {score.name: found.each[score.rule] for score in protocol.scores if score.rule in found.each}
+    marks = [{name: values[number] / 100 for name, values in each.items()} for number in range(len(outputs))]
+    return Measured(scores, len(outputs), marks=marks, made_by=found.made_by, notes=found.notes)
 
 
 def score_retrieval(
@@ -78,9 +82,21 @@ def score_retrieval(
     embedder = Embedder(bundle.model, text, device, autocast, progress=True)
     count = min(matching.candidates.value, sum(len(item.answers) for item in read))
     ranks, pictures = Ranks(device=device), [_eval_item(number, item) for number, item in enumerate(read)]
-    found, _ = RetrievalEvaluator(embedder, pictures, [LANGUAGE], count, 0, ranks, matching.score.value)()
-    scores = {each.name: found[language_metric(LANGUAGE, RERANK + each.rule)] for each in protocol.scores}
-    return Measured(scores, len(read))
+    found = RetrievalEvaluator(embedder, pictures, [LANGUAGE], count, 0, ranks, matching.score.value).measure()
+    scores = {each.name: found.scores[language_metric(LANGUAGE, RERANK + each.rule)] for each in protocol.scores}
+    rows = found.outcomes[LANGUAGE].rows(LANGUAGE, pictures)
+    return Measured(scores, len(read), queries=[_query(protocol, row, read[row["image_id"]]) for row in rows])
+
+
+def _query(protocol: Protocol, row: dict[str, Any], item: OfficialItem) -> dict[str, Any]:
+    """A picture or text (None for a picture) that was looked for, and by which scores it was found."""
+    direction, rank = row["direction"], row[f"{RERANK}rank"]
+    rules = {score.name: score.rule.split("_r") for score in protocol.scores}
+    marks = {name: float(0 < rank <= int(most)) for name, (way, most) in rules.items() if way == direction}
+    return {
+        "id": item.id, "picture": item.picture_name, "direction": direction, "text": row["text"], "rank": rank,
+        "marks": marks,
+    }  # fmt: skip
 
 
 def _text(bundle: Bundle, matching: Matching) -> QFormerTokenizer:

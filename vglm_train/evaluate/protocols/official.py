@@ -3,6 +3,7 @@
 Nothing is cleaned here, unlike in tables to train on: scores depend on every letter. n rows, h, w pixels.
 """
 
+import hashlib
 import logging
 import re
 from collections import Counter
@@ -45,6 +46,11 @@ class OfficialItem:
     type: str | None = None
     closed: bool = False
     pixels: Tensor | None = None  # [1,3,h,w] uint8, once it is read
+
+    @property
+    def picture_name(self) -> str:
+        """Its path, or the hash of a picture that the row itself holds."""
+        return self.picture if isinstance(self.picture, str) else hashlib.sha256(self.picture).hexdigest()[:12]
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +95,10 @@ def read_official(layouts: Sequence[Layout], data: str, join: str | None, pictur
     broken = [each for each in found if isinstance(each, Unread)]
     if not items:
         what = f"; the first: {broken[0].where}, {broken[0].reason}" if broken else ""
-        raise UserError(f"{main}: none of its {len(found)} rows is of the protocol's split{_described(layout)}{what}.")
+        raise UserError(
+            f"{main}: none of its {len(found)} rows is of the protocol's split{_described(layout)}{what}. "
+            f"Give {layout.main} as it was published ({layout.source}); for a table of your own use --task."
+        )
     named = [item.picture for item in items[:FIRST] if isinstance(item.picture, str)]
     folder, _ = open_folder(main, Path(pictures) if pictures else folder_of(main), named)
     paths = (main,) if other is None else (main, other)
@@ -122,8 +131,11 @@ def _partner(layout: Layout, main: Path, join: str | None) -> Path | None:
         return None
     path = main.with_name(layout.join) if join is None else Path(join)
     if not path.is_file():
-        option = "" if join is None else "--join "
-        raise UserError(f"{option}{path}: no such file; it holds the answers to {main.name}. Name it as --join.")
+        if join is not None:
+            raise UserError(f"--join {path}: no such file; give the path of {layout.join}, the answers to {main.name}.")
+        raise UserError(
+            f"{path}: no such file; it holds the answers to {main.name}. Put it there, or name it as --join."
+        )
     return path
 
 

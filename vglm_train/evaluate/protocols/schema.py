@@ -1,9 +1,10 @@
 """What a protocol's file holds, and reading it: as strictly as a run's configuration."""
 
 import hashlib
-from dataclasses import dataclass
+import json
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from vglm_train.config.language import Decoding
 from vglm_train.config.load import load_section
@@ -21,6 +22,7 @@ CaptionRule = Literal["bleu4", "cider", "rouge_l", "meteor"]
 RecallRule = Literal["i2t_r1", "i2t_r5", "i2t_r10", "t2i_r1", "t2i_r5", "t2i_r10"]
 Rule = Literal[AnswerRule, CaptionRule, RecallRule]
 RULES = {"answer": get_args(AnswerRule), "caption": get_args(CaptionRule), "retrieval": get_args(RecallRule)}
+TOLD = ("source", "note", "about", "unlike", "published")  # what changes no score
 PICTURE, ROW = "(picture)", "(row)"  # in place of the column of an id: the number in the picture's name, the row's
 
 
@@ -281,6 +283,13 @@ def load_protocol(name: str) -> Protocol:
 
 
 def fingerprint(name: str) -> str:
-    """12 digits of the SHA-256 of a protocol's file, however its lines end: of all that it sets."""
-    text = (FOLDER / f"{name}.yaml").read_text("utf-8")
-    return hashlib.sha256("\n".join(text.splitlines()).encode()).hexdigest()[:12]
+    """12 digits of the SHA-256 of a protocol's values, and not of the words about them (TOLD)."""
+    text = json.dumps(_values(asdict(load_protocol(name))), sort_keys=True, ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+def _values(tree: Any) -> Any:
+    """The tree without the keys of TOLD."""
+    if isinstance(tree, dict):
+        return {key: _values(value) for key, value in tree.items() if key not in TOLD}
+    return [_values(each) for each in tree] if isinstance(tree, list | tuple) else tree

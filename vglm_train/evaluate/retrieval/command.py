@@ -2,7 +2,7 @@
 
 import argparse
 from collections.abc import Iterator, Sequence
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 
@@ -16,6 +16,7 @@ from vglm_train.errors import UserError
 from vglm_train.evaluate.result import Result
 from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator, nothing_to_retrieve
 from vglm_train.evaluate.retrieval.scores import captioned, chance
+from vglm_train.evaluate.retrieval.verdict import assess_reranking
 from vglm_train.progress import Progress
 
 STAGES = ("align",)
@@ -49,7 +50,7 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
     result = RetrievalEvaluator(embedder, items, languages, args.rerank, 0, ranks, args.rerank_score).measure()
     scores = result.scores
     by_chance = {f"{lang}_{name}": value for lang in languages for name, value in chance(items, lang).items()}
-    report = {
+    report: dict[str, Any] = {
         "task": "retrieval",
         "meaning": MEANING,
         "bundle": str(args.bundle),
@@ -62,8 +63,10 @@ def run(bundle: Bundle, args: argparse.Namespace, device: torch.device) -> Resul
         "chance": by_chance,
         "queries": [row for lang, outcomes in result.outcomes.items() for row in outcomes.rows(lang, items)],
     }
+    verdict = [line for lang, outcomes in result.outcomes.items() for line in assess_reranking(lang, outcomes, scores)]
+    report["verdict"] = [line.text for line in verdict]
     lines = [line for lang in languages for line in _lines(lang, items, scores, by_chance)]
-    return Result(report, lines)
+    return Result(report, [*lines, *(f"{'+' if line.kind == 'ok' else '!'} {line.text}" for line in verdict)])
 
 
 def _lines(

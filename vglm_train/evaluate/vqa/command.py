@@ -38,7 +38,7 @@ from vglm_train.evaluate.vqa.select import (
     why_no_items,
 )
 from vglm_train.evaluate.vqa.source import KEYS, parse_source
-from vglm_train.evaluate.vqa.verdict import assess_reports, assess_scores
+from vglm_train.evaluate.vqa.verdict import assess_reports, assess_scores, assess_silence
 from vglm_train.report.html import VerdictLine
 
 STAGES = ("generate", "finetune")
@@ -72,6 +72,8 @@ class VqaCommand:
         if self.task == "report":
             help = "table of findings and the words that say them (default: the shipped one, chest.yaml)"
             parser.add_argument("--findings", type=Path, metavar="FILE", help=help)
+        else:
+            options.refuse(parser, ["--findings"], "is of --task report; leave it out, or give --task report")
         parser.add_argument(
             "--blind", action="store_true", help="another page: a person answers questions first, then sees the verdict"
         )
@@ -98,6 +100,8 @@ class VqaCommand:
         indices = {"all": list(range(len(items))), **subsets_by_type(items), **named}
         subsets = [score_subset(name, own, items, result.answer_scores) for name, own in indices.items()]
         verdict = [*leaks, *self._assess(subsets, result)]
+        if table is not None:
+            verdict += assess_silence(*_silent_reports(items, result, table), len(items))
         report = {
             "task": self.task,
             "meaning": MEANING,
@@ -115,11 +119,13 @@ class VqaCommand:
             **_measurements(items, result, subsets, verdict),
             **({} if table is None else {"findings": _describe_findings(table, items, result)}),
         }
-        title, selection = f"{self.task}: {args.bundle} on {args.data}", describe_selection(items, data, args)
+        title = f"{self.task}: {args.bundle} on {args.data}"
+        selection = describe_selection(items, readable, self.task, data, args)
         page = PageData(title, self.task, items, result, subsets, verdict, selection, majority.source, INTERVALS, table)
         lines = [f"asked: {selection}", *_lines(result, subsets, verdict)]
         if table is not None:
-            lines += [*quality.lines(table), *quality.lines(table, chinese=True)]
+            for language in dict.fromkeys(item.dialogue.language for item in items):
+                lines += quality.lines(table, language == "zh", [language])
         made = Result(report, lines, render_page(page))
         return made if reading is None else _with_blind(made, page, reading, f"{self.task}-{Path(args.data).stem}")
 
@@ -188,6 +194,13 @@ def _describe_findings(table: FindingsTable, items: Sequence[EvalQuestion], resu
         for item, truth, output in zip(items, truths, outputs)
     }
     return {**quality.describe(table), "observations": count_findings(truths, outputs, table), "reports": each}
+
+
+def _silent_reports(items: Sequence[EvalQuestion], result: VqaResult, table: FindingsTable) -> tuple[int, int]:
+    """How many of the true reports, and of the model's, say nothing that the table knows."""
+    truths = [" ".join(item.answers) for item in items]
+    true, own = (sum(not label(text, table) for text in texts) for texts in (truths, result.outputs[MODEL]))
+    return true, own
 
 
 def _mentions(text: str, table: FindingsTable) -> dict[str, list[str | None]]:

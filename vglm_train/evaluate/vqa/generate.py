@@ -47,8 +47,9 @@ class AnswerGenerator:
         limit, longest = template.prompt.max_prompt, max(lengths, default=0)
         if longest > limit:
             count, key = sum(length > limit for length in lengths), self.items[lengths.index(longest)].key
+            history = " with their history" if any(item.dialogue.history for item in self.items) else ""
             raise UserError(
-                f"{count} of {len(lengths)} questions are longer with their history than prompt.max_prompt, {limit} "
+                f"{count} of {len(lengths)} questions are longer{history} than prompt.max_prompt, {limit} "
                 f"ids; the longest, {key}, has {longest}. Raise it to {longest} (evaluate: --max-prompt {longest}), or "
                 "leave them out."
             )

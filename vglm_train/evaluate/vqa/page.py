@@ -51,7 +51,7 @@ class Cases:
         if shown == self.count:
             text = {0: f"no {singular}", 1: f"one {singular}, the only one"}.get(shown, f"all {shown} {plural}")
         else:
-            text = f"{shown} of {self.count} {plural}"
+            text = f"{shown} shown of {self.count} {plural}"
         return f"{self.name} cases: {text}"
 
 

@@ -117,12 +117,21 @@ def match_questions(items: Sequence[EvalQuestion], wanted: str, argument: str) -
     return matches
 
 
-def describe_selection(items: Sequence[EvalQuestion], data: QuestionSet, args: argparse.Namespace) -> str:
-    """How many questions are asked, by which options, and what was left out."""
+def describe_selection(
+    items: Sequence[EvalQuestion],
+    readable: Sequence[EvalQuestion],
+    task: VqaTask,
+    data: QuestionSet,
+    args: argparse.Namespace,
+) -> str:
+    """How many of the `readable` questions are asked, by which options, and what was left out."""
     options = [("images", [args.images] * bool(args.images)), ("only", args.only), ("exclude", args.exclude)]
     chosen = "".join(f" --{name} {value}" for name, values in options for value in values)
     left_out = describe_left_out(data)
-    return f"{len(items)} questions{chosen}{f'; left out: {left_out}' if left_out else ''}"
+    others = len(readable) - len(task_items(readable, task))
+    what = "reports, which --task report scores" if task == "vqa" else "questions, which --task vqa scores"
+    of_other_task = f"; not asked: {others} {what}" if others else ""
+    return f"{len(items)} questions{chosen}{of_other_task}{f'; left out: {left_out}' if left_out else ''}"
 
 
 def describe_left_out(data: QuestionSet) -> str:

@@ -56,6 +56,19 @@ def assess_reports(scores: Mapping[str, float]) -> Iterator[VerdictLine]:
         yield VerdictLine("warn" if recall < MIN_FINDING_RECALL else "ok", text)
 
 
+def assess_silence(true: int, own: int, reports: int) -> list[VerdictLine]:
+    """A warning where more of the model's reports than of the true ones say nothing that the table knows."""
+    if own <= true:
+        return []
+    return [
+        VerdictLine(
+            "warn",
+            f"{own} of {reports} reports say nothing that the table of findings knows, not even that something is "
+            f"normal; of the true ones {true}. They count among those that state no abnormal finding",
+        )
+    ]
+
+
 def format_gain(gain: Score) -> str:
     """A difference with its interval, if it has one."""
     return f"{gain.value:+.1f}" + ("" if gain.low is None else f", 95 % [{gain.low:+.1f}, {gain.high:+.1f}]")
