@@ -118,7 +118,7 @@ def test_a_text_that_names_the_patient_is_left_out(hospital: Path, tmp_path: Pat
         "2024年5月17日胸片",
         "born 02/03/1961",
         "acc. ACC889977.",
-        "wang and others: 120240517 mm",
+        "long and grey: 120240517 mm",
     ]
     rows = [f"{FOLDER}/IM{n}{'.dcm' if n % 2 else ''},{json.dumps(t).encode().decode()}" for n, t in enumerate(texts)]
     rows[2] = f"{FOLDER}/IM2,王小明胸片"
@@ -128,7 +128,7 @@ def test_a_text_that_names_the_patient_is_left_out(hospital: Path, tmp_path: Pat
     records = run(hospital, tmp_path / "out" / "r.jsonl")
     assert [record["captions"]["en"] for record in records] == [[texts[-1]]]
     text = "".join(capsys.readouterr())
-    assert "left out: 9 x a text that names its DICOM's patient, number or date" in text
+    assert "left out: 9 x a text that names its DICOM's patient, a doctor, the hospital, a number or a date" in text
     assert [word for word in PLANTED if word in text] == []
 
 
