@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from data_tools.common import cli
 from data_tools.common.cli import command
@@ -99,30 +99,35 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     report = Report(decoded=target.decoded)
     folder, hidden = rules.schema.pictures, rules.schema.dicom
     source = SourcePictures(folder, target.kept, target.dicom, target.decoded, hidden, target.private)
-    bar = Progress(rows.size, rows.unit, "convert")
-    with bar, replace_file(target.out) as file:
+    with replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
         if rules.studies and target.studies:
             drafts = gather(drafts, target.studies, rules.schema.pictures)
-        for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
-            bar.update(max(0, draft.done - bar.n))
-            try:
-                records = future.result()
-            except RecordError as error:
-                report.leave_out(draft.where, error, draft.rows)
-                continue
-            for record in records:
-                file.write(cli.json_line(record))
-                report.records += 1
-                report.splits[record["split"]] += 1
-                report.captions.update(parse_record(record).caption_counts)
-            report.rows += draft.rows
-            report.notes.update(note.partition(": ")[0] for note in draft.notes)
+        with Progress(rows.size, rows.unit, "convert") as bar, source.only_used():
+            for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
+                bar.update(max(0, draft.done - bar.n))
+                _write(file, draft, future, report)
         if not report.records:
             raise UserError("no row makes a record, nothing is written\n" + "\n".join(report.lines()))
         if target.dicom.report.files:
             target.dicom.write_report(target.dicom_report)
     return report
+
+
+def _write(file: BinaryIO, draft: Draft, future: Future[list[dict[str, Any]]], report: Report) -> None:
+    """The records of a draft, or why there are none."""
+    try:
+        records = future.result()
+    except RecordError as error:
+        report.leave_out(draft.where, error, draft.rows)
+        return
+    for record in records:
+        file.write(cli.json_line(record))
+        report.records += 1
+        report.splits[record["split"]] += 1
+        report.captions.update(parse_record(record).caption_counts)
+    report.rows += draft.rows
+    report.notes.update(note.partition(": ")[0] for note in draft.notes)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -178,6 +183,8 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, DraftRules]:
 
 def _studies(args: argparse.Namespace, columns: Sequence[str], fields: Fields, images: Path) -> StudyPictures:
     """What gives a row the pictures of its study. UserError where no column names a picture or a study."""
+    if args.images is not None and not images.is_dir():
+        raise UserError(f"--images {args.images}: there is no such folder; give the one with the pictures")
     if args.study_field is not None:
         column("--study-field", args.study_field, columns)
     if named := [fields.image] if fields.image else known("image", columns):

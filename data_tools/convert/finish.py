@@ -45,10 +45,12 @@ def finish(draft: Draft, target: Target, source: SourcePictures) -> list[dict[st
         views = source.get_views(draft.images, draft.views, target.studies)
         pictures = [taken for taken, _ in views]
         _check_texts(draft, pictures)
+        source.use(pictures)
         return [_record(draft, target, pictures, draft.views.study) | {"views": [name for _, name in views]}]
     records = source.get(draft.images)
     for pictures in records:
         _check_texts(draft, pictures)
+    source.use(taken for pictures in records for taken in pictures)
     return [_record(draft, target, pictures) for pictures in records]
 
 

@@ -61,8 +61,7 @@ class StudyReport:
             yield f"to learn from all of them after stage one: prompt.max_images: {self.largest}"
         for cause, count in self.broken.most_common():
             yield f"left out of their studies: {count} x {cause}"
-        if folder.unnamed:
-            yield f"studies of the folder that no row names: {folder.unnamed}"
+        yield from folder.lines()
 
 
 def _listed(counts: Counter[str]) -> str:

@@ -128,6 +128,8 @@ def test_a_text_that_names_the_patient_is_left_out(hospital: Path, tmp_path: Pat
     records = run(hospital, tmp_path / "out" / "r.jsonl")
     assert [record["captions"]["en"] for record in records] == [[texts[-1]]]
     text = "".join(capsys.readouterr())
+    pictures = [path.stem for path in (tmp_path / "out" / "r.pictures").rglob("*.png")]
+    assert pictures == [f"{records[0]['image_id']:016x}"], "none of a row that is left out"
     assert "left out: 9 x a text that names its DICOM's patient, a doctor, the hospital, a number or a date" in text
     assert [word for word in PLANTED if word in text] == []
 

@@ -27,16 +27,18 @@ SHORTEST = 5  # characters of a number: shorter ones stand in texts by chance
 MIXED = 4  # characters of a number with letters, as S011: T12 is a vertebra
 CALLED = 3  # digits of a number after a word that says that it is one
 LETTERS = 3  # of a part of a name that is looked for alone
-NOBODY = frozenset(
-    "anon anonymised anonymized anonymous baby boy child deidentified doctor doe female girl hospital infant male man "
-    "name nobody none null patient phantom physician prof radiologist removed subject test the unknown woman".split()
-)
+NOBODY = frozenset({
+    "anon", "anonymised", "anonymized", "anonymous", "baby", "boy", "child", "deidentified", "doctor", "doe",
+    "female", "girl", "hospital", "infant", "male", "man", "name", "nobody", "none", "null", "patient", "phantom",
+    "physician", "prof", "radiologist", "removed", "subject", "test", "the", "unknown", "woman",
+})  # fmt: skip
 """What stands in tags of names and names nobody."""
 TITLES = "女士|先生|小姐|某|医生|医师|主任|大夫|教授"
-DOUBLE = frozenset(
-    "欧阳 司马 上官 诸葛 东方 皇甫 尉迟 公孙 慕容 令狐 夏侯 司徒 长孙 宇文 轩辕 南宫 端木 独孤 拓跋 钟离 闻人 百里 呼延 "
-    "申屠 澹台 淳于 公冶 太史 濮阳 赫连 东郭 西门".split()
-)
+DOUBLE = frozenset({
+    "欧阳", "司马", "上官", "诸葛", "东方", "皇甫", "尉迟", "公孙", "慕容", "令狐", "夏侯", "司徒",
+    "长孙", "宇文", "轩辕", "南宫", "端木", "独孤", "拓跋", "钟离", "闻人", "百里", "呼延", "申屠",
+    "澹台", "淳于", "公冶", "太史", "濮阳", "赫连", "东郭", "西门",
+})  # fmt: skip
 """Chinese surnames of two characters, for names that are written as one word."""
 
 _ESCAPE = re.compile(rb"\x1b[$(-/]+[@-Z]")  # between character sets of ISO 2022
