@@ -178,7 +178,18 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, DraftRules]:
     own = {what: (column(f"--{what}-field", name, rows.columns),) for what, name in named.items() if name is not None}
     source = source if captions is None else replace(source, fields=captions_only(source.fields))
     texts = ReportRules(args.report_part, args.earlier)
-    return rows, DraftRules(find_schema(rows, source, own), args.language, texts, studies, args.study_field)
+    try:
+        schema = find_schema(rows, source, own)
+    except UserError as error:
+        if studies is None and not args.image_field and not fields.image and not known("image", rows.columns):
+            raise UserError(f"{error} Where rows name studies instead: --study-field COLUMN --images FOLDER") from None
+        raise
+    if args.images is not None and (schema.dicom or args.private) and args.out.resolve().is_relative_to(images):
+        raise UserError(
+            f"--out {args.out} is inside {args.images}, whose files name patients: what is made of them is to lie "
+            "apart. Give --out in another folder"
+        )
+    return rows, DraftRules(schema, args.language, texts, studies, args.study_field)
 
 
 def _studies(args: argparse.Namespace, columns: Sequence[str], fields: Fields, images: Path) -> StudyPictures:
@@ -252,7 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, rules = open_source(args)
     taken = target(args)
     report = convert(rows, rules, taken)
-    print(describe_columns(rules.schema.columns), file=sys.stderr)
+    columns = rules.schema.columns
+    if rules.studies is not None and rules.studies.numbers:  # the column of pictures is made from the study's
+        columns = replace(columns, image=(f"the study that {rules.studies.column} names",))
+    print(describe_columns(columns), file=sys.stderr)
     if rules.schema.unread:
         print(describe_unread(rules.schema.unread, "--field {}={}", "--caption-field en={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))

@@ -24,7 +24,7 @@ from vglm_train.prompt.dialogue import IMAGE
 NO_REPORT = "a study without any report"
 SPLITS = "a study whose rows are of several splits"
 ALONE = "rows whose picture names no study, each for itself"
-REPORTS = "studies with several different reports: each is a text of its record"
+REPORTS = "studies with several different reports, all of which are kept: each is a text of its record"
 
 
 @dataclass(slots=True)

@@ -95,6 +95,7 @@ def test_a_table_that_names_only_the_study(
     assert_studies(hospital, out, run(hospital, out, "--study-field", "study"))
     text = "".join(capsys.readouterr())
     assert ("no row names" in text) is False
+    assert "read: image from the study that study names, answer from report" in text
     assert [word for word in PLANTED if word in text] == []
     assert leaks(tmp_path / "made", tmp_path / "settings") == set()
 
@@ -215,6 +216,7 @@ def test_where_questions_place_pictures_nothing_is_moved(hospital: Path, tmp_pat
 @pytest.mark.parametrize(
     ("columns", "options", "reason"),
     [
+        ("study,report", [], "Where rows name studies instead: --study-field COLUMN --images FOLDER"),
         ("study,report", ["--studies"], "Name it with --image-field, or with --study-field"),
         ("image,report", ["--study-field", "visit"], "the source has no column 'visit'"),
         ("image,report", ["--studies", "--frame", "each"], "give one of them"),
