@@ -87,6 +87,14 @@ def test_a_large_encoder_is_named_and_may_move(auto: Path, tmp_path: Path, monke
         open_bundle(bundle, device, vision_weights=str(moved))
 
 
+def test_a_published_size_of_no_whole_patches_is_told(auto: Path, tmp_path: Path, capsys) -> None:
+    odd = {"size": {"shortest_edge": 36}, "crop_size": {"height": 36, "width": 36}}
+    folder = made_encoders.write(tmp_path / "odd", "dinov2", made_encoders.PROCESSOR | odd, image_size=36)
+    encoder = f"model.vision={{family: auto, weights: {folder}, dtype: fp32}}"
+    assert main([str(auto), encoder, f"run.folder={tmp_path / 'run'}", "--check"]) == 0
+    assert "image encoder: 36 pixels are not whole patches of 8. It was published so" in capsys.readouterr().out
+
+
 def test_a_bundle_that_lost_its_encoder_says_so(auto: Path, tmp_path: Path, capsys) -> None:
     assert main([str(auto), f"run.folder={tmp_path / 'run'}", "evaluate.every=null", "data.validation=[]"]) == 0
     shutil.rmtree(tmp_path / "run" / "bundle" / "vision")
