@@ -60,6 +60,7 @@ def describe(config: Config, world: int, accept_changes: bool = False) -> str:
         dump(config).rstrip(),
         "",
         *_parameters(model),
+        *_beyond_patches(config),
         *tuned,
         *uncompared,
         *stage.notes(model),
@@ -128,6 +129,15 @@ def _parts(model: VisualModel) -> dict[str, nn.Module]:
 
 def _count(parameters: Iterable[nn.Parameter]) -> int:
     return sum(p.numel() for p in parameters)
+
+
+def _beyond_patches(config: Config) -> list[str]:
+    """Where the image encoder was published with a size that is not cut into whole patches."""
+    vision = config.model.vision
+    if not (rest := vision.image_size % vision.patch):
+        return []
+    return [f"image encoder: {vision.image_size} pixels are not whole patches of {vision.patch}. It was published so, "
+            f"and deals with the {rest} that are left as it did then"]  # fmt: skip
 
 
 def _features(config: Config, model: VisualModel, samples: int) -> list[str]:

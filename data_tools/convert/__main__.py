@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from data_tools.common import cli
 from data_tools.common.cli import command
@@ -99,30 +99,35 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     report = Report(decoded=target.decoded)
     folder, hidden = rules.schema.pictures, rules.schema.dicom
     source = SourcePictures(folder, target.kept, target.dicom, target.decoded, hidden, target.private)
-    bar = Progress(rows.size, rows.unit, "convert")
-    with bar, replace_file(target.out) as file:
+    with replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
         if rules.studies and target.studies:
             drafts = gather(drafts, target.studies, rules.schema.pictures)
-        for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
-            bar.update(max(0, draft.done - bar.n))
-            try:
-                records = future.result()
-            except RecordError as error:
-                report.leave_out(draft.where, error, draft.rows)
-                continue
-            for record in records:
-                file.write(cli.json_line(record))
-                report.records += 1
-                report.splits[record["split"]] += 1
-                report.captions.update(parse_record(record).caption_counts)
-            report.rows += draft.rows
-            report.notes.update(note.partition(": ")[0] for note in draft.notes)
+        with Progress(rows.size, rows.unit, "convert") as bar, source.only_used():
+            for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
+                bar.update(max(0, draft.done - bar.n))
+                _write(file, draft, future, report)
         if not report.records:
             raise UserError("no row makes a record, nothing is written\n" + "\n".join(report.lines()))
         if target.dicom.report.files:
             target.dicom.write_report(target.dicom_report)
     return report
+
+
+def _write(file: BinaryIO, draft: Draft, future: Future[list[dict[str, Any]]], report: Report) -> None:
+    """The records of a draft, or why there are none."""
+    try:
+        records = future.result()
+    except RecordError as error:
+        report.leave_out(draft.where, error, draft.rows)
+        return
+    for record in records:
+        file.write(cli.json_line(record))
+        report.records += 1
+        report.splits[record["split"]] += 1
+        report.captions.update(parse_record(record).caption_counts)
+    report.rows += draft.rows
+    report.notes.update(note.partition(": ")[0] for note in draft.notes)
 
 
 def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -173,11 +178,24 @@ def open_source(args: argparse.Namespace) -> tuple[RowReader, DraftRules]:
     own = {what: (column(f"--{what}-field", name, rows.columns),) for what, name in named.items() if name is not None}
     source = source if captions is None else replace(source, fields=captions_only(source.fields))
     texts = ReportRules(args.report_part, args.earlier)
-    return rows, DraftRules(find_schema(rows, source, own), args.language, texts, studies, args.study_field)
+    try:
+        schema = find_schema(rows, source, own)
+    except UserError as error:
+        if studies is None and not args.image_field and not fields.image and not known("image", rows.columns):
+            raise UserError(f"{error} Where rows name studies instead: --study-field COLUMN --images FOLDER") from None
+        raise
+    if args.images is not None and (schema.dicom or args.private) and args.out.resolve().is_relative_to(images):
+        raise UserError(
+            f"--out {args.out} is inside {args.images}, whose files name patients: what is made of them is to lie "
+            "apart. Give --out in another folder"
+        )
+    return rows, DraftRules(schema, args.language, texts, studies, args.study_field)
 
 
 def _studies(args: argparse.Namespace, columns: Sequence[str], fields: Fields, images: Path) -> StudyPictures:
     """What gives a row the pictures of its study. UserError where no column names a picture or a study."""
+    if args.images is not None and not images.is_dir():
+        raise UserError(f"--images {args.images}: there is no such folder; give the one with the pictures")
     if args.study_field is not None:
         column("--study-field", args.study_field, columns)
     if named := [fields.image] if fields.image else known("image", columns):
@@ -245,7 +263,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     rows, rules = open_source(args)
     taken = target(args)
     report = convert(rows, rules, taken)
-    print(describe_columns(rules.schema.columns), file=sys.stderr)
+    columns = rules.schema.columns
+    if rules.studies is not None and rules.studies.numbers:  # the column of pictures is made from the study's
+        columns = replace(columns, image=(f"the study that {rules.studies.column} names",))
+    print(describe_columns(columns), file=sys.stderr)
     if rules.schema.unread:
         print(describe_unread(rules.schema.unread, "--field {}={}", "--caption-field en={}"), file=sys.stderr)
     print(f"{args.out}: " + "\n".join(report.lines()))

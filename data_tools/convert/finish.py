@@ -1,7 +1,7 @@
 """A draft -> finished records: its pictures are read, and where they are DICOM nothing names the patient."""
 
-import json
 import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,8 @@ from data_tools.convert.pictures import SourcePictures, Taken
 from data_tools.convert.study import StudyReport
 from vglm_train.data.record import RecordError
 from vglm_train.image.dicom.named import tags_in
+
+NAMED = "a text that names its DICOM's patient, a doctor, the hospital, a number or a date"
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,10 +45,12 @@ def finish(draft: Draft, target: Target, source: SourcePictures) -> list[dict[st
         views = source.get_views(draft.images, draft.views, target.studies)
         pictures = [taken for taken, _ in views]
         _check_texts(draft, pictures)
+        source.use(pictures)
         return [_record(draft, target, pictures, draft.views.study) | {"views": [name for _, name in views]}]
     records = source.get(draft.images)
     for pictures in records:
         _check_texts(draft, pictures)
+    source.use(taken for pictures in records for taken in pictures)
     return [_record(draft, target, pictures) for pictures in records]
 
 
@@ -56,9 +60,18 @@ def _check_texts(draft: Draft, pictures: list[Taken]) -> None:
     if not names:
         return
     texts = [text for captions in draft.captions.values() for text in captions]
-    texts.append(json.dumps(draft.dialogue, ensure_ascii=False))
+    texts += [*_texts_of(draft.dialogue), draft.labels.get("type", "")]
     if found := tags_in(texts, names):
-        raise RecordError("record", f"a text that names its DICOM's patient, number or date: {', '.join(found)}")
+        raise RecordError("record", f"{NAMED}: {', '.join(found)}")
+
+
+def _texts_of(value: Any) -> Iterator[str]:
+    """All texts in lists and mappings."""
+    if isinstance(value, str):
+        yield value
+    elif isinstance(value, Mapping | list | tuple):
+        for inner in value.values() if isinstance(value, Mapping) else value:
+            yield from _texts_of(inner)
 
 
 def _record(draft: Draft, target: Target, pictures: list[Taken], study: str = "") -> dict[str, Any]:

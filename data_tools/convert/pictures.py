@@ -1,8 +1,10 @@
 """Pictures of a source as `convert` takes them: each looked for and decoded as `check_table` and training do."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
+from threading import Lock
 from typing import NamedTuple
 
 from data_tools.common.image_bytes import extension, png_of
@@ -63,7 +65,30 @@ class SourcePictures:
     ) -> None:
         self.folder, self.kept, self.decoded, self.dicom, self.hidden = folder, kept, decoded, dicom, hidden
         self.private = private
+        self._unused: dict[str, Path] = {}  # pictures that were written now, and stand in no record: name -> file
+        self._lock, self._made = Lock(), not kept.exists()
         self._file = lru_cache(REMEMBERED)(self._read_file)
+
+    def use(self, pictures: Iterable[Taken]) -> None:
+        """These stand in a record."""
+        with self._lock:
+            for taken in pictures:
+                self._unused.pop(taken.name, None)
+
+    @contextmanager
+    def only_used(self) -> Iterator[None]:
+        """Of the pictures that are written within it, those remain that stand in a record: a text that names the
+        patient leaves no picture of the patient either."""
+        try:
+            yield
+        finally:
+            self.dicom.report.corner_text.difference_update(self._unused)
+            for path in self._unused.values():
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # others are in the folder
+                    path.parent.rmdir()
+                    if self._made:
+                        self.kept.rmdir()
 
     def get(self, images: Sequence[str | bytes]) -> list[list[Taken]]:
         """The pictures of a row: of one record, or of several where each frame of a DICOM has its own.
@@ -185,11 +210,14 @@ class SourcePictures:
         except ImageError as error:
             raise RecordError("image", decode_fault(error)) from None
         path = self.kept / f"{identity % 256:02x}" / f"{identity:016x}.{kind}"
-        if not path.is_file():
+        with self._lock:  # before another thread uses what this one writes
+            if new := not path.is_file():
+                self._unused[path.stem] = path
+        if new:
             path.parent.mkdir(parents=True, exist_ok=True)
             with replace_file(path, durable=False) as file:
                 file.write(data)
-        return Taken(path, identity, f"{identity:016x}")
+        return Taken(path, identity, path.stem)
 
 
 def _fault(data: bytes) -> str | None:

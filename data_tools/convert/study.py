@@ -24,7 +24,7 @@ from vglm_train.prompt.dialogue import IMAGE
 NO_REPORT = "a study without any report"
 SPLITS = "a study whose rows are of several splits"
 ALONE = "rows whose picture names no study, each for itself"
-REPORTS = "studies with several different reports: each is a text of its record"
+REPORTS = "studies with several different reports, all of which are kept: each is a text of its record"
 
 
 @dataclass(slots=True)
@@ -61,8 +61,7 @@ class StudyReport:
             yield f"to learn from all of them after stage one: prompt.max_images: {self.largest}"
         for cause, count in self.broken.most_common():
             yield f"left out of their studies: {count} x {cause}"
-        if folder.unnamed:
-            yield f"studies of the folder that no row names: {folder.unnamed}"
+        yield from folder.lines()
 
 
 def _listed(counts: Counter[str]) -> str:

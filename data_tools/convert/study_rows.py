@@ -1,6 +1,6 @@
 """Rows that name a study instead of pictures: by its folder, or by a number that its DICOM files have."""
 
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
@@ -11,13 +11,18 @@ from typing import Any
 from vglm_train.data.tables.cells import is_missing, number_text
 from vglm_train.data.tables.image_paths import begins_as_dicom, is_picture, plain_name
 from vglm_train.data.tables.layouts.rows import Values
-from vglm_train.image import ImageError
-from vglm_train.image.dicom.header import read_tags
+from vglm_train.image import FORMATS, ImageError
+from vglm_train.image.dicom.header import guarded, read_tags
 from vglm_train.progress import Progress
 
 NUMBERS = ("StudyInstanceUID", "AccessionNumber", "StudyID")  # tags that a table's study may be, in this order
 NONE = "a study without any picture: no folder of that name, and no DICOM file with that number"
 SEVERAL = "a study's number that several studies of the folder have"
+EMPTY = "a study without any picture: the row does not say which study; fill its cell"
+SPLIT = "give the study's UID or its folder in place of that number"
+NO_STUDY = "DICOM without a Study Instance UID"
+DICOM_ENDINGS = tuple(f".{suffix}" for suffix in FORMATS["DICOM"])
+NO_DICOM = "a file whose name says DICOM, and whose first bytes do not"
 THREADS = 8  # that read headers: most of the time they wait for the disk
 
 
@@ -33,15 +38,22 @@ class StudyFolder:
     folder: Path
     named: set[str] = field(default_factory=set)  # studies that rows have named by numbers
     folders: set[Path] = field(default_factory=set)  # and folders
+    unread: dict[Path, str] = field(default_factory=dict)  # files that were looked through, and tell no study -> why
 
     @cached_property
     def by_number(self) -> dict[tuple[str, str], dict[str, list[Path]]]:
         """(tag of NUMBERS, its value) -> study -> files."""
         found: dict[tuple[str, str], dict[str, list[Path]]] = defaultdict(lambda: defaultdict(list))
-        files = [path for path in pictures_below(self.folder) if begins_as_dicom(path)]
+        every = pictures_below(self.folder)
+        files = [path for path in every if begins_as_dicom(path)]
+        named = set(every).difference(files)
+        self.unread.update({path: NO_DICOM for path in named if path.suffix.lower() in DICOM_ENDINGS})
         with Progress(len(files), "file", "look through the folder") as bar, ThreadPoolExecutor(THREADS) as pool:
             for path, numbers in zip(files, pool.map(_numbers_of, files)):
                 bar.update(1)
+                if isinstance(numbers, str):
+                    self.unread[path] = numbers
+                    continue
                 for tag, value in numbers.items():
                     found[tag, value][numbers["StudyInstanceUID"]].append(path)
         return found
@@ -52,6 +64,25 @@ class StudyFolder:
         known = self.__dict__.get("by_number", {}).values()
         files = {study: files for studies in known for study, files in studies.items() if study not in self.named}
         return sum(not any(self.folders.intersection(file.parents) for file in each) for each in files.values())
+
+    def lines(self) -> Iterator[str]:
+        """What of the folder is in no record, as text; files are not named, since their names may name patients."""
+        if self.unnamed:
+            yield f"studies of the folder that no row names, or none by a number of its own: {self.unnamed}"
+        for cause, count in Counter(self.unread.values()).most_common():
+            yield f"files of the folder that tell no study: {count} x {cause}"
+        if beside := sum(path.parent in self._places for path in self.unread):
+            yield (
+                f"of these {beside} lie in folders of studies that rows name, whose records may lack a view: fetch "
+                "the files there again that a viewer of DICOM does not open, and convert again"
+            )
+
+    @property
+    def _places(self) -> set[Path]:
+        """Folders with files of studies that rows have named."""
+        studies = self.__dict__.get("by_number", {}).values()
+        files = (file for each in studies for study, files in each.items() if study in self.named for file in files)
+        return {file.parent for file in files}
 
     def files(self, name: str) -> list[Path]:
         """The pictures of a study; none where there is none, or the name is that of several."""
@@ -67,21 +98,25 @@ class StudyFolder:
 
     def why_none(self, name: str) -> str:
         """Why `files` finds none."""
-        return SEVERAL if len(self._studies(name)) > 1 else NONE
+        studies = self._studies(name)
+        return f"{SEVERAL}: {len(studies)}, maybe of several patients; {SPLIT}" if len(studies) > 1 else NONE
 
     def _studies(self, name: str) -> dict[str, list[Path]]:
         keys = ((tag, name.strip()) for tag in NUMBERS)
         return next((self.by_number[key] for key in keys if key in self.by_number), {})
 
 
-def _numbers_of(path: Path) -> dict[str, str]:
-    """Tag of NUMBERS -> value; none of a file without pixels or without a study."""
+def _numbers_of(path: Path) -> dict[str, str] | str:
+    """Tag of NUMBERS -> value; of a file that tells no study, why."""
     try:
         dataset = read_tags(path, NUMBERS)
-    except (ImageError, OSError):
-        return {}
-    numbers = {tag: str(dataset.get(tag) or "").strip() for tag in NUMBERS}
-    return {tag: value for tag, value in numbers.items() if value} if numbers["StudyInstanceUID"] else {}
+        with guarded():
+            numbers = {tag: str(dataset.get(tag) or "").strip() for tag in NUMBERS}
+    except ImageError as error:
+        return error.what
+    except OSError as error:
+        return f"a file that cannot be read ({error.strerror})"
+    return {tag: value for tag, value in numbers.items() if value} if numbers["StudyInstanceUID"] else NO_STUDY
 
 
 def _is_folder(path: Path) -> bool:
@@ -116,7 +151,10 @@ class StudyPictures:
 
     def why_none(self, row: Values) -> str:
         """Why a row has no picture."""
-        return next((self.folder.why_none(name) for name in _names(row.get(self.column)) if self.numbers), NONE)
+        names = list(_names(row.get(self.column)))
+        if not names:
+            return EMPTY
+        return self.folder.why_none(names[0]) if self.numbers else NONE
 
     def _pictures(self, name: str) -> Sequence[str]:
         if self.numbers or _is_folder(self.folder.folder / plain_name(name)):

@@ -65,6 +65,23 @@ def test_another_size_sees_the_same_part_of_a_picture(path, folder):
     assert (config.model.vision.image_size, config.data.image.resize) == (64, 80)
 
 
+def test_a_size_of_no_whole_patches_is_refused_unless_it_was_published(path, folder):
+    said = refused(path, "model.vision.image_size=36")
+    assert "model.vision.image_size: 36 is not a multiple of 8" in said
+    assert "Nearest: 32 or 40; published: 32" in said
+    shutil.rmtree(folder)
+    odd = {"size": {"shortest_edge": 36}, "crop_size": {"height": 36, "width": 36}}
+    made_encoders.write(folder, processor=made_encoders.PROCESSOR | odd, image_size=36)
+    assert load(path).model.vision.image_size == 36
+    assert load(path, ["model.vision.image_size=40"]).model.vision.image_size == 40
+    assert "published: 36" in refused(path, "model.vision.image_size=44")
+
+
+def test_a_processor_that_is_no_json_is_called_damaged(path, folder):
+    (folder / "preprocessor_config.json").write_text('{"size": ')
+    assert "preprocessor_config.json is damaged" in refused(path)
+
+
 def test_the_resolved_configuration_needs_no_folder(path, tmp_path, folder):
     config = load(path, ["data.image.flip=false"])
     (tmp_path / "resolved.yaml").write_text(dump(config))

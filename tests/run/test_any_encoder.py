@@ -11,6 +11,7 @@ import yaml
 from run import runs
 from train import main
 from vglm_train.checkpoint.bundle.read import open_bundle
+from vglm_train.checkpoint.convert.commands import inspect
 from vglm_train.config.load import load
 from vglm_train.errors import UserError
 
@@ -74,6 +75,9 @@ def test_a_large_encoder_is_named_and_may_move(auto: Path, tmp_path: Path, monke
     assert main([str(auto), f"run.folder={tmp_path / 'run'}", "evaluate.every=null", "data.validation=[]"]) == 0
     bundle, device = tmp_path / "run" / "bundle", torch.device("cpu")
     assert not (bundle / "vision").exists()
+    assert (
+        inspect(bundle)[-1] == "  can become: no other format, which have no place for an image encoder of family auto"
+    )
     moved = shutil.move(tmp_path / "encoder", tmp_path / "moved")
     with pytest.raises(UserError, match="give their path with --vision-weights"):
         open_bundle(bundle, device)
@@ -81,6 +85,24 @@ def test_a_large_encoder_is_named_and_may_move(auto: Path, tmp_path: Path, monke
     (tmp_path / "moved" / "config.json").write_text("{}")
     with pytest.raises(UserError, match="is not the vision model this bundle was trained with"):
         open_bundle(bundle, device, vision_weights=str(moved))
+
+
+def test_a_published_size_of_no_whole_patches_is_told(auto: Path, tmp_path: Path, capsys) -> None:
+    odd = {"size": {"shortest_edge": 36}, "crop_size": {"height": 36, "width": 36}}
+    folder = made_encoders.write(tmp_path / "odd", "dinov2", made_encoders.PROCESSOR | odd, image_size=36)
+    encoder = f"model.vision={{family: auto, weights: {folder}, dtype: fp32}}"
+    assert main([str(auto), encoder, f"run.folder={tmp_path / 'run'}", "--check"]) == 0
+    assert "image encoder: 36 pixels are not whole patches of 8. It was published so" in capsys.readouterr().out
+
+
+def test_a_bundle_that_lost_its_encoder_says_so(auto: Path, tmp_path: Path, capsys) -> None:
+    assert main([str(auto), f"run.folder={tmp_path / 'run'}", "evaluate.every=null", "data.validation=[]"]) == 0
+    shutil.rmtree(tmp_path / "run" / "bundle" / "vision")
+    shutil.move(tmp_path / "encoder", tmp_path / "moved")
+    with pytest.raises(UserError, match=r"its vision model, is not there\. Copy the whole bundle again"):
+        open_bundle(tmp_path / "run" / "bundle", torch.device("cpu"))
+    assert main([str(auto), f"run.folder={tmp_path / 'run'}", f"model.vision.weights={tmp_path / 'moved'}"]) == 2
+    assert "Weights that only moved: make a link to them at the old path" in capsys.readouterr().err
 
 
 def test_stored_features_and_what_check_says(auto: Path, tmp_path: Path, capsys) -> None:

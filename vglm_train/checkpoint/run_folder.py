@@ -79,11 +79,13 @@ class RunFolder:
             return None
         changed = list(_changes(load(self.config_file), config, "", FREE))
         if changed:
+            moved = any(key.endswith((".weights", ".vision.config")) for key, _, _ in changed)
             raise UserError(
                 f"{self.path} holds another run. Changed since it was started:\n"
                 + "\n".join(f"  {key}: {before} there, {now} here" for key, before, now in changed[:8])
                 + (f"\n  and {len(changed) - 8} more" if len(changed) > 8 else "")
                 + "\nUse the old values to continue it, or another run.name or run.folder for a new run."
+                + (" Weights that only moved: make a link to them at the old path." if moved else "")
             )
         return newest
 

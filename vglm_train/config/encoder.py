@@ -31,10 +31,12 @@ def fill_encoder(root: YamlNode) -> None:
         _check_complete(vision, image)
         return
     shape = asdict(read_shape(folder))
+    published = {shape["image_size"]}
     pixels = _pixels(folder, vision, image)
     if pixels is not None:
         shape["image_size"] = pixels.size
     _fill(vision, shape, folder, "model.vision")
+    _check_size(vision, shape["patch"], {*published, shape["image_size"]}, folder)
     _check_depth(vision, shape["depth"], folder)
     if pixels is not None:
         wanted = _for_size(pixels, _value(vision, "image_size"))
@@ -97,7 +99,26 @@ def _fill(section: YamlNode, wanted: dict[str, Any], folder: Path, path: str) ->
             section.value[name] = _node(value, section)
         elif name not in FREE and _plain(given) != (list(value) if isinstance(value, tuple) else value):
             shown = list(value) if isinstance(value, tuple) else value
-            _fail(section, name, path, f"{folder} says {shown}; leave the line out, and it is read from there")
+            reason = f"{folder} says {shown}; leave the line out, and it is read from there"
+            if path == "model.vision":
+                reason += (
+                    f". Over another encoder's preset, give all at once: '{path}={{family: auto, weights: {folder}}}'"
+                )
+            _fail(section, name, path, reason)
+
+
+def _check_size(vision: YamlNode, patch: int, published: set[int], folder: Path) -> None:
+    """What lies beyond the last whole patch is not seen. Some encoders were published so: SigLIP of 384 pixels in
+    patches of 14."""
+    size = _value(vision, "image_size")
+    if not isinstance(size, int) or size <= 0 or size % patch == 0 or size in published:
+        return
+    near = " or ".join(str(n) for n in (size // patch * patch, (size // patch + 1) * patch) if n)
+    known = " and ".join(map(str, sorted(published)))
+    reason = (
+        f"{size} is not a multiple of {patch}, the side of what becomes a token in {folder}: the picture is cut into "
+    )
+    _fail(vision, "image_size", "model.vision", f"{reason}whole patches. Nearest: {near}; published: {known}")
 
 
 def _check_depth(vision: YamlNode, published: int, folder: Path) -> None:

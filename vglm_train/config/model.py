@@ -25,7 +25,8 @@ class Vision:
         "ConvNeXt V2, ...), whose files also give the numbers below and how data.image makes its pixels",
     ] = "eva"
     image_size: Annotated[
-        int, "pixels a side; a multiple of patch. Family auto: any size whose positions the encoder can interpolate",
+        int, "pixels a side; a multiple of patch. Family auto: the published size, or a multiple of patch to which the "
+        "encoder can interpolate its positions",
         POSITIVE,
     ] = 224  # fmt: skip
     patch: Annotated[int, "pixels a side of a patch", POSITIVE] = 14
@@ -50,7 +51,7 @@ class Vision:
         check_limits(self)
         if self.config and self.family != "auto":
             raise FieldError("config", "family", reason=f"is for family auto; {self.family} has its shape from numbers")
-        if self.family != "auto":  # which leaves out what lies beyond the last whole patch, or pads it
+        if self.family != "auto":  # see config.encoder: some were published with another size
             multiple(self, "image_size", of="patch", why="the picture is cut into whole patches")
         multiple(self, "width", of="heads", why="every attention head takes the same share of the width")
         if self.dtype == "fp8":

@@ -67,6 +67,13 @@ def read_processor(folder: Path) -> Pixels:
         path = folder / COMBINED
         inner = read_object(path).get("image_processor")
         said = inner if isinstance(inner, dict) else {}
+    if not said and (
+        there := next((folder / name for name in (PROCESSOR, COMBINED) if (folder / name).is_file()), None)
+    ):
+        raise UserError(
+            f"model.vision: {there} is damaged: it is no JSON with an image processor's values, which say how "
+            "pictures were made for it. Download this file again."
+        )
     if not said:
         raise UserError(
             f"model.vision: {folder} has no {PROCESSOR}, which says how its pictures were made: complete the download."

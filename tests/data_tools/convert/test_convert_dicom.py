@@ -118,7 +118,7 @@ def test_a_text_that_names_the_patient_is_left_out(hospital: Path, tmp_path: Pat
         "2024年5月17日胸片",
         "born 02/03/1961",
         "acc. ACC889977.",
-        "wang and others: 120240517 mm",
+        "long and grey: 120240517 mm",
     ]
     rows = [f"{FOLDER}/IM{n}{'.dcm' if n % 2 else ''},{json.dumps(t).encode().decode()}" for n, t in enumerate(texts)]
     rows[2] = f"{FOLDER}/IM2,王小明胸片"
@@ -128,19 +128,29 @@ def test_a_text_that_names_the_patient_is_left_out(hospital: Path, tmp_path: Pat
     records = run(hospital, tmp_path / "out" / "r.jsonl")
     assert [record["captions"]["en"] for record in records] == [[texts[-1]]]
     text = "".join(capsys.readouterr())
-    assert "left out: 9 x a text that names its DICOM's patient, number or date" in text
+    pictures = [path.stem for path in (tmp_path / "out" / "r.pictures").rglob("*.png")]
+    assert pictures == [f"{records[0]['image_id']:016x}"], "none of a row that is left out"
+    assert "left out: 9 x a text that names its DICOM's patient, a doctor, the hospital, a number or a date" in text
     assert [word for word in PLANTED if word in text] == []
+
+
+def test_records_inside_the_hospitals_folder_are_refused(hospital: Path) -> None:
+    with pytest.raises(UserError, match="Give --out in another folder"):
+        run(hospital, hospital / "made" / "r.jsonl")
+    assert not (hospital / "made").exists()
 
 
 def test_frames_and_windows_of_choice(tmp_path: Path) -> None:
     values = RNG.integers(-1000, 1000, (3, 20, 20)).astype(np.int16)
     tags = {"NumberOfFrames": 3, "Modality": "CT", "RescaleSlope": 1, "RescaleIntercept": 0}
     data = make_dicom(values, tags)
-    (tmp_path / "cine.dcm").write_bytes(data)
-    (tmp_path / "reports.csv").write_text("image,report,id\ncine.dcm,a chest,ACC889977\n", "utf-8")
+    folder = tmp_path / "hospital"
+    folder.mkdir()
+    (folder / "cine.dcm").write_bytes(data)
+    (folder / "reports.csv").write_text("image,report,id\ncine.dcm,a chest,ACC889977\n", "utf-8")
 
     def pictures(name: str, *options: str) -> list[dict[str, Any]]:
-        return run(tmp_path, tmp_path / name / "r.jsonl", *options)
+        return run(folder, tmp_path / name / "r.jsonl", *options)
 
     each = pictures("each", "--frame", "each", "--window", "lung")
     assert [record["frame"] for record in each] == [1, 2, 3]
@@ -177,12 +187,14 @@ def test_broken_files_are_told_by_their_row(hospital: Path, tmp_path: Path, caps
 
 
 def test_text_in_pixels_is_told(tmp_path: Path, capsys: Any) -> None:
+    folder = tmp_path / "hospital"
+    folder.mkdir()
     image = Image.new("L", (512, 400), 40)
     ImageDraw.Draw(image).text((5, 5), "WANG XIAOMING 1961", fill=255, font=ImageFont.load_default(18))
-    (tmp_path / "a.dcm").write_bytes(make_dicom(np.asarray(image)))
-    (tmp_path / "b.dcm").write_bytes(make_dicom(np.full((400, 512), 40, np.uint8), {"BurnedInAnnotation": "YES"}))
-    (tmp_path / "reports.csv").write_text("image,report\na.dcm,one\nb.dcm,two\n", "utf-8")
-    records = run(tmp_path, tmp_path / "out" / "r.jsonl")
+    (folder / "a.dcm").write_bytes(make_dicom(np.asarray(image)))
+    (folder / "b.dcm").write_bytes(make_dicom(np.full((400, 512), 40, np.uint8), {"BurnedInAnnotation": "YES"}))
+    (folder / "reports.csv").write_text("image,report\na.dcm,one\nb.dcm,two\n", "utf-8")
+    records = run(folder, tmp_path / "out" / "r.jsonl")
     report = json.loads((tmp_path / "out" / "r.dicom.json").read_text("utf-8"))
     assert report["burned_in_annotation_yes"] == 1
     assert report["corner_text"]["pictures"] == [records[0]["id"]]
@@ -203,9 +215,11 @@ def test_pictures_inside_a_table_and_beside_dicom(tmp_path: Path, photos: Path) 
     out = tmp_path / "out" / "r.jsonl"
     assert convert.main([str(tmp_path / "t"), "--out", str(out)]) == 0
     assert leaks(out.parent) == set()
-    (tmp_path / "a.dcm").write_bytes(make_dicom(values, bits=12))
-    (tmp_path / "reports.csv").write_text(f"image,report\na.dcm,one\n{photos / '0.png'},two\n", "utf-8")
-    mixed = run(tmp_path, tmp_path / "mixed" / "r.jsonl")
+    folder = tmp_path / "hospital"
+    folder.mkdir()
+    (folder / "a.dcm").write_bytes(make_dicom(values, bits=12))
+    (folder / "reports.csv").write_text(f"image,report\na.dcm,one\n{photos / '0.png'},two\n", "utf-8")
+    mixed = run(folder, tmp_path / "mixed" / "r.jsonl")
     assert ["window" in record for record in mixed] == [True, False]
     assert mixed[0]["image_id"] == records_of(out)[0]["image_id"]
     assert os.path.samefile(tmp_path / "mixed" / mixed[1]["image"], photos / "0.png")

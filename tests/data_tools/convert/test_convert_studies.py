@@ -95,6 +95,7 @@ def test_a_table_that_names_only_the_study(
     assert_studies(hospital, out, run(hospital, out, "--study-field", "study"))
     text = "".join(capsys.readouterr())
     assert ("no row names" in text) is False
+    assert "read: image from the study that study names, answer from report" in text
     assert [word for word in PLANTED if word in text] == []
     assert leaks(tmp_path / "made", tmp_path / "settings") == set()
 
@@ -117,8 +118,32 @@ def test_studies_without_a_picture_or_a_report_are_counted(
     assert "left out: 1 x a study without any report, for instance\n    line 3" in text
     assert "left out: 1 x a study without any picture" in text
     assert "left out: 1 x a study's number that several studies of the folder have" in text
-    assert "studies of the folder that no row names: 3" in text
+    assert "6, maybe of several patients; give the study's UID or its folder" in text
+    assert "studies of the folder that no row names, or none by a number of its own: 3" in text
     assert [word for word in PLANTED if word in text] == []
+
+
+def test_a_damaged_file_of_a_study_is_told(hospital: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    frontal, _ = both(0)
+    noise = RNG.integers(0, 256, 5000).astype(np.uint8).tobytes()
+    (hospital / frontal).write_bytes(bytes(128) + b"DICM" + noise)
+    (hospital / "WANG_Xiaoming_9").mkdir()
+    (hospital / "WANG_Xiaoming_9" / "zeros.dcm").write_bytes(bytes(5000))
+    write(hospital, "accession,report", "ACC889977-0,clear", ",clear")
+    (record,) = run(hospital, tmp_path / "made" / "r.jsonl", "--study-field", "accession")
+    assert record["views"] == ["LATERAL"]
+    text = "".join(capsys.readouterr())
+    assert "files of the folder that tell no study: 1 x a file whose name says DICOM" in text
+    assert text.count("files of the folder that tell no study: 1 x DICOM") == 1
+    assert "of these 1 lie in folders of studies that rows name, whose records may lack a view" in text
+    assert "the row does not say which study; fill its cell" in text
+    assert [word for word in PLANTED if word in text] == []
+
+
+def test_a_folder_that_is_not_there_is_told_first(hospital: Path, tmp_path: Path) -> None:
+    write(hospital, "accession,report", "ACC889977-0,clear")
+    with pytest.raises(UserError, match="there is no such folder; give the one with the pictures"):
+        run(hospital, tmp_path / "r.jsonl", "--study-field", "accession", "--images", str(tmp_path / "hospitl"))
 
 
 def test_a_report_beside_one_picture_is_that_of_all(hospital: Path, tmp_path: Path) -> None:
@@ -191,6 +216,7 @@ def test_where_questions_place_pictures_nothing_is_moved(hospital: Path, tmp_pat
 @pytest.mark.parametrize(
     ("columns", "options", "reason"),
     [
+        ("study,report", [], "Where rows name studies instead: --study-field COLUMN --images FOLDER"),
         ("study,report", ["--studies"], "Name it with --image-field, or with --study-field"),
         ("image,report", ["--study-field", "visit"], "the source has no column 'visit'"),
         ("image,report", ["--studies", "--frame", "each"], "give one of them"),

@@ -59,6 +59,10 @@ def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | Non
     """
     if "fingerprint" not in reference:
         file: Path = folder / reference["file"]
+        if not file.exists():
+            raise UserError(
+                f"{folder}: {reference['file']}, its {what} model, is not there. Copy the whole bundle again."
+            )
         return file
     path = Path(moved or reference["file"])
     if not path.exists():

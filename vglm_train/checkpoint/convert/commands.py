@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from vglm_train.checkpoint.bundle.format import read_document
+from vglm_train.checkpoint.bundle.format import CONFIG, read_document
 from vglm_train.checkpoint.convert import bundle as bundle_format
 from vglm_train.checkpoint.convert import hugging_face, lavis, visualglm
 from vglm_train.checkpoint.convert.hf_config import FULL_NAMES
@@ -16,6 +16,7 @@ from vglm_train.checkpoint.convert.writers import SHARD, check_target
 from vglm_train.checkpoint.keymaps.sat import Fused
 from vglm_train.checkpoint.load.lazy_tensors import Tensors, checked, of_tensors
 from vglm_train.config.inherit import merge_first
+from vglm_train.config.load import load
 from vglm_train.errors import UserError
 from vglm_train.folders import recover
 from vglm_train.model.alignment import TEMPERATURE, CaptionHead
@@ -145,7 +146,8 @@ def _contents(path: Path, kind: str, files: Sequence[Path]) -> list[str]:
     lines += [f"  {name:<{width}}  {size(group)}" for name, group in groups(tensors).items()]
     if stage == "finetune":
         return [*lines, f"  {merge_first(document, path)}"]
-    return [*lines, f"  can become: {', '.join(can_become(kind, stage, set(tensors)))}"]
+    encoder = load(path / CONFIG).model.vision.family if document else ""
+    return [*lines, f"  can become: {', '.join(can_become(kind, stage, set(tensors), encoder))}"]
 
 
 def _recorded_dtype(path: Path, tensors: Tensors) -> list[str]:

@@ -77,12 +77,14 @@ def raw_tensors(path: Path, kind: str) -> Tensors:
     return open_tensors(path)
 
 
-def can_become(kind: str, stage: str | None, names: set[str]) -> list[str]:
-    """What import and export can make of it."""
+def can_become(kind: str, stage: str | None, names: set[str], encoder: str) -> list[str]:
+    """What import and export can make of it. `encoder`: the family of a bundle's image encoder."""
     if FORMATS[kind].part:
         return ["bundle (with --config)"]
     if kind != "bundle":
         return ["bundle"]
+    if encoder != "eva":
+        return [f"no other format, which have no place for an image encoder of family {encoder}"]
     if stage == "align":
         return ["hf-blip2-retrieval", "lavis"]
     return ["visualglm-sat"] if any(name.startswith("language: network.") for name in names) else ["hf-blip2", "lavis"]
