@@ -63,7 +63,7 @@ def test_names_of_other_things(name):
 
 def test_the_presets_for_x_rays_warn_and_no_other():
     medical = {path.stem for path in YAMLS if is_medical(load(path, ["model.bundle=null"]), [])}
-    assert medical == {path.stem for path in YAMLS if path.stem.startswith("xray")}
+    assert medical == {path.stem for path in YAMLS if path.stem.startswith(("xray", "rad_dino"))}
     assert medical
 
 
