@@ -212,7 +212,7 @@ def test_new_runs_are_found_and_removed_ones_forgotten(tmp_path):
     ("words", "bundle", "codes"),
     [
         ("stopped at step 1000; the same command continues from there", False, ["stopped"]),
-        ("step 1000/20000", False, ["killed"]),
+        ("step 1000/20000", False, ["killed_early"]),
         ("done: bundle", True, ["complete"]),
     ],
 )
@@ -279,7 +279,7 @@ def test_a_process_of_today_with_the_number_of_a_dead_one_does_not_train(tmp_pat
         write_run(tmp_path, "healthy", 1000, pid=other.pid)
         run = WatchedRun(tmp_path, "a")
         run.refresh()
-        assert [note.code for note in run.state()] == ["killed"]
+        assert [note.code for note in run.state()] == ["killed_early"]
         other.communicate()
     take = "import sys; from vglm_train.files import lock; f = open(sys.argv[1], 'a+'); print(lock(f, of_process=True))"
     command = [sys.executable, "-c", f"{take}; sys.stdout.flush(); {words}", str(tmp_path / "lock")]
@@ -289,4 +289,4 @@ def test_a_process_of_today_with_the_number_of_a_dead_one_does_not_train(tmp_pat
         (tmp_path / "lock").write_text(f"process {trains.pid} on {socket.gethostname()}\n")
         assert run.state() == []
         trains.communicate()
-    assert [note.code for note in run.state()] == ["killed"]
+    assert [note.code for note in run.state()] == ["killed_early"]

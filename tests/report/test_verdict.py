@@ -79,8 +79,8 @@ def test_a_run_that_learns(tmp_path: Path) -> None:
     said = verdict(tmp_path, evaluations=(retrieval(1000, 30.0, 85.0), retrieval(2000, 40.0, 88.0)))
     assert said["warn"] == ""
     for name, words in (
-        ("ITC", "learning. Held-out, step 2000: recall at 1 en 40.0 % (chance 0.1, with 0.2 of noise)."),
-        ("ITM", "learning. Held-out, step 2000: ITM accuracy en 88.0 % (chance 50.0, with 2.2 of noise)."),
+        ("ITC", "learning. Held-out, step 2000: recall at 1 en 40.0 % (chance 0.1, give or take 0.2)."),
+        ("ITM", "learning. Held-out, step 2000: ITM accuracy en 88.0 % (chance 50.0, give or take 2.2)."),
         ("ITG", "learning."),
     ):
         (line,) = [line for line in said["ok"].splitlines() if line.startswith(name)]
@@ -137,7 +137,7 @@ def test_noise_is_not_learning(tmp_path: Path, accuracies: dict[str, Loss]) -> N
 def test_learned_by_heart(tmp_path: Path) -> None:
     said = verdict(tmp_path, evaluations=(retrieval(2000, 0.12, 51.0),))
     assert said["warn"].count("learned of the training data alone") == 2
-    assert "recall at 1 en 0.1 % (chance 0.1, with 0.2 of noise). That is what chance gives." in said["warn"]
+    assert "recall at 1 en 0.1 % (chance 0.1, give or take 0.2). That is what chance gives." in said["warn"]
     assert "ITG" in said["ok"]
 
 
@@ -215,7 +215,7 @@ def test_a_resumed_run(tmp_path: Path) -> None:
 def test_one_language_of_two_is_blind(tmp_path: Path) -> None:
     row = retrieval(2000, 40.0, 88.0, ("en",)) | retrieval(2000, 0.1, 50.0, ("zh",))
     (line,) = [line for line in verdict(tmp_path, evaluations=(row,))["ok"].splitlines() if line.startswith("ITM")]
-    assert "en 88.0 % (chance 50.0, with 2.2 of noise), zh 50.0 %" in line
+    assert "en 88.0 % (chance 50.0, give or take 2.2), zh 50.0 %" in line
 
 
 def test_without_itm(tmp_path: Path) -> None:
@@ -266,7 +266,7 @@ def test_stage_two(tmp_path: Path) -> None:
     ("accuracy", "shuffled", "questions", "kind", "words"),
     [
         (70.0, 50.0, 400, "ok", "vqa: accuracy 70.0 %, shown another picture 50.0 %: above it."),
-        (70.0, 50.0, 20, "fact", "50.0 %: not told apart, with 30.3 of noise."),
+        (70.0, 50.0, 20, "fact", "50.0 %: not told apart, give or take 30.3."),
         (40.0, 60.0, 400, "fact", "60.0 %: below it."),
     ],
 )

@@ -63,6 +63,7 @@ def _in_chinese(time: str) -> str:
     return time
 
 
+ENDED = {"complete", "stopped", "killed", "killed_early"}  # states of a run without a process
 WORDS: dict[str, tuple[Words, Words]] = {
     "no_row": (
         Words("no row yet", "The run has not reached its first log step.", "Wait; log.txt says what it is doing."),
@@ -141,12 +142,12 @@ WORDS: dict[str, tuple[Words, Words]] = {
     "itm_blind_too": (
         Words(
             "ITM blind",
-            "Since step {since:.0f} ITM has answered by the share of its labels: it learns after ITC.",
+            "Since step {since:.0f} ITM has answered by the share of its labels: it cannot learn before ITC does.",
             "Do what helps ITC first.",
         ),
         Words(
             "ITM 在瞎猜",
-            "自第 {since:.0f} 步起，ITM 只按标签比例作答：它在 ITC 之后才学得到。",
+            "自第 {since:.0f} 步起，ITM 只按标签比例作答：ITC 学到之前，它学不到。",
             "先解决 ITC。",
         ),
     ),
@@ -236,14 +237,32 @@ WORDS: dict[str, tuple[Words, Words]] = {
             "dead: the process ended at step {step} of {steps}",
             "The last line of log.txt: \u201c{last}\u201d. If it names no error, the process was killed, and that "
             "leaves no word.",
-            "Ask the scheduler (time limit?) and the system (out of memory? dmesg | grep -i kill) about that time, "
-            "then run the same command: it goes on from step {checkpoint}.",
+            "If that line names an error, mend it. Else ask the scheduler (time limit?) and the system (out of memory? "
+            "dmesg | grep -i kill) about that time. Then run the same command: it goes on from step {checkpoint}.",
         ),
         Words(
             "已死：进程在第 {step} 步（共 {steps} 步）结束",
             "log.txt 的最后一行：“{last}”。若其中没有错误，进程就是被杀掉的，那样不会留下任何话。",
-            "查调度系统（超时？）和操作系统（内存不足？dmesg | grep -i kill）在那一刻的记录，"
+            "若那一行写了错误，先解决它；否则查调度系统（超时？）和操作系统（内存不足？dmesg | grep -i kill）"
+            "在那一刻的记录。"
             "然后运行同一条命令：从第 {checkpoint} 步继续。",
+        ),
+    ),
+    "killed_early": (
+        Words(
+            "dead: the process ended at step {step} of {steps}",
+            "The last line of log.txt: \u201c{last}\u201d. If it names no error, the process was killed, and that "
+            "leaves no word.",
+            "If that line names an error, mend it. Else ask the scheduler (time limit?) and the system (out of memory? "
+            "dmesg | grep -i kill) about that time. There is no checkpoint yet, so the same command begins again; a "
+            "lower checkpoint.every loses less.",
+        ),
+        Words(
+            "已死：进程在第 {step} 步（共 {steps} 步）结束",
+            "log.txt 的最后一行：“{last}”。若其中没有错误，进程就是被杀掉的，那样不会留下任何话。",
+            "若那一行写了错误，先解决它；否则查调度系统（超时？）和操作系统（内存不足？dmesg | grep -i kill）"
+            "在那一刻的记录。"
+            "还没有检查点，所以同一条命令会从头开始；调低 checkpoint.every 可以少损失一些。",
         ),
     ),
     "silent": (

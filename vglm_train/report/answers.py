@@ -13,7 +13,7 @@ from vglm_train.config.metric_meanings import EVALUATION, TRAINING, fits
 from vglm_train.config.metric_names import MEAN_RECALL, PREFIX
 from vglm_train.errors import UserError
 from vglm_train.log import evidence
-from vglm_train.log.health_words import Note, line, said
+from vglm_train.log.health_words import ENDED, Note, line, said
 from vglm_train.log.jsonl import METRICS, TABLES, read_tables
 from vglm_train.report import charts, reference
 from vglm_train.report.runs import read_runs
@@ -113,7 +113,7 @@ class Answers:
         history, notes = run.health.history, run.notes()
         score = next(((name, history.last(name)) for name in SCORES if history.last(name) is not None), None)
         path = run.folder / METRICS
-        over = {note.code for note in notes} & {"complete", "stopped", "killed"}
+        over = {note.code for note in notes} & ENDED
         return {
             "id": _identify(run.folder), "name": run.name, "folder": str(run.folder), "version": run.version,
             "kind": min((note.kind for note in notes), key=WORST.index, default="fact"), "over": bool(over),

@@ -73,8 +73,8 @@ WORDS: dict[str, tuple[str, str]] = {
     "itm_accuracy": ("ITM accuracy", "ITM 准确率"),
     "recall_at_1": ("recall at 1", "前 1 名召回率"),
     "score": (
-        "{language} {value:.1f} % (chance {chance:.1f}, with {noise:.1f} of noise)",
-        "{language} {value:.1f} %（随机 {chance:.1f}，噪声 {noise:.1f}）",
+        "{language} {value:.1f} % (chance {chance:.1f}, give or take {noise:.1f})",
+        "{language} {value:.1f} %（随机 {chance:.1f}，上下 {noise:.1f}）",
     ),
     "comma": (", ", "，"),
     # the language model's loss
@@ -104,8 +104,8 @@ WORDS: dict[str, tuple[str, str]] = {
         "（{source}）在同样步数后为 {public:.0%}（{public_start:.2f} 中的 {public_now:.2f}）",
     ),
     "as_fast": (
-        "{text}: the sum, of which ITG is most, falls at least as fast.",
-        "{text}：总 loss 下降得不比它慢，其中大部分是 ITG。",
+        "{text}: the sum, of which ITG is the largest part, falls at least as fast.",
+        "{text}：总 loss 下降得不比它慢，其中最大的一部分是 ITG。",
     ),
     "not_fallen": ("{text}: it has not fallen.", "{text}：没有下降。"),
     "slower": ("{text}: slower than the public run{reason}.", "{text}：比公开训练慢{reason}。"),
@@ -173,7 +173,7 @@ WORDS: dict[str, tuple[str, str]] = {
     "blank": ("a grey one", "给它看灰色图片时为"),
     "above": ("{text}: above it.", "{text}：高于它。"),
     "below": ("{text}: below it.", "{text}：低于它。"),
-    "not_apart": ("{text}: not told apart, with {noise:.1f} of noise.", "{text}：分不出高下，噪声为 {noise:.1f}。"),
+    "not_apart": ("{text}: not told apart, give or take {noise:.1f}.", "{text}：分不出高下（上下 {noise:.1f}）。"),
     "shuffled_above": (
         "Held-out, step {step}, {language}: with the images exchanged {value:.1f} % are right, by chance {chance:.1f}: "
         "captions fit several pictures, or the evaluation is broken.",

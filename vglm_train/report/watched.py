@@ -15,7 +15,7 @@ import numpy as np
 from vglm_train.errors import UserError
 from vglm_train.files import is_locked
 from vglm_train.log.health import Health
-from vglm_train.log.health_words import Note
+from vglm_train.log.health_words import ENDED, Note
 from vglm_train.log.jsonl import METRICS, parse_row
 from vglm_train.log.run_info import FACTS, RunInfo
 
@@ -82,13 +82,13 @@ class WatchedRun:
         if alive is False:
             last = self._last_words().rpartition("\n")[2][:LONGEST] or "-"
             values = {"step": step, "steps": total or "?", "checkpoint": self._checkpoint(), "last": last}
-            return [Note("killed", "bad", values)]
+            return [Note("killed" if values["checkpoint"] else "killed_early", "bad", values)]
         return [Note("silent", "warn", {"seconds": silent})] if silent > SILENT else []
 
     def notes(self) -> list[Note]:
         """State and health. Of a run that has ended, only what was wrong."""
         state = self.state()
-        over = {note.code for note in state} & {"complete", "stopped", "killed"}
+        over = {note.code for note in state} & ENDED
         with self._lock:
             if self._noted != self.offset:
                 self._noted, self._health_notes = self.offset, self.health.notes()
@@ -121,13 +121,14 @@ class WatchedRun:
             return ""
         return "\n".join(lines[-3:])
 
-    def _checkpoint(self) -> str:
-        """The step of the newest one."""
+    def _checkpoint(self) -> int:
+        """The step of the newest one; 0: there is none."""
         try:
             name = (self.folder / "checkpoints" / "latest").read_text("utf-8").strip()
         except OSError:
-            return "0"
-        return name.removeprefix("step-").lstrip("0") or "0"
+            return 0
+        digits = name.removeprefix("step-")
+        return int(digits) if digits.isdecimal() else 0
 
     def points(self, name: str, first: float | None, last: float | None, most: int) -> list[list[float]]:
         """Steps and values of a metric within [first, last], at most about `most`: of more, the least and the greatest
