@@ -128,7 +128,7 @@ class SourcePictures:
                 kept[place] = taken
         if first is not None and (views.whole or not kept):
             raise first
-        if len({taken.patient for taken in kept.values()}) > 1:
+        if len({taken.patient for taken in kept.values() if taken.patient}) > 1:
             raise RecordError("record", PATIENTS)
         report.keep([views.names[place] for place in kept])
         return [(kept[place], views.names[place]) for place in sorted(kept)]
@@ -137,8 +137,10 @@ class SourcePictures:
         path = self.folder.find(name)
         if path is None:
             reason = self.folder.problem(name)
-            if self.hidden or name.lower().endswith(_OF_DICOM):  # such names often hold a patient's number
-                reason = f"{reason.partition(': ')[0]}: the DICOM file that the row names"
+            # such names often hold a patient's number
+            if self.hidden or self.private or name.lower().endswith(_OF_DICOM):
+                kind = "DICOM file" if self.hidden or name.lower().endswith(_OF_DICOM) else "file"
+                reason = f"{reason.partition(': ')[0]}: the {kind} that the row names"
             raise RecordError("image", reason)
         if (problem := self._file(path).problem) is not None:
             raise RecordError("image", problem)
@@ -160,7 +162,7 @@ class SourcePictures:
             return file.frames
         if file.fault is not None:
             what, _, detail = file.fault.partition(": ")
-            shown = "" if "DICOM" in what else f": {name}"
+            shown = "" if self.private or "DICOM" in what else f": {name}"
             raise RecordError("image", f"{what}{shown}" + (f": {detail}" if detail else ""))
         return (Taken(path, file.identity, Path(name).with_suffix("").as_posix()),)
 

@@ -42,9 +42,10 @@ def split(records: Path, out: Path, val: float, test: float) -> SplitReport:
     items = _items(records)
     contents = [content_of(item) for item in items]
     first = {content: number for number, content in reversed(list(enumerate(contents)))}
-    kept = [item for number, item in enumerate(items) if first[contents[number]] == number]
-    names = [[*_group(item), *pictures_of(item)] for item in kept]
-    patients = patients_of(names)
+    names = [[*_group(item), *pictures_of(item)] for item in items]
+    everyone = patients_of(names)  # also of what repeats: it may tell that two groups are one patient
+    once = [number for number in range(len(items)) if first[contents[number]] == number]
+    kept, patients = [items[number] for number in once], [everyone[number] for number in once]
     sides = choose_sides(patients, val, test)
     make_folder(f"--out {out}", out)
     counts: Counter[str] = Counter()

@@ -12,7 +12,7 @@ from vglm_train.image.dicom.named import Names, names_of, tags_in
 HEADER = {
     "SpecificCharacterSet": "ISO_IR 192",
     "PatientName": "Marchetti^Egor=欧阳^建华",
-    "OtherPatientNames": ["Lindqvist-Ruiz^Anna Sofia^O'Neil", "高^明", "司马小燕", "Li^Na"],
+    "OtherPatientNames": ["Lindqvist-Ruiz^Anna Sofia^O'Neil", "高^明", "司马小燕", "Li^Na", "Müller^José"],
     "PatientID": "4711",
     "PatientBirthDate": "19610203",
     "StudyDate": "20240315",
@@ -45,7 +45,10 @@ def names(**tags: object) -> Names:
         ("OtherPatientNames", "司马女士"),
         ("OtherPatientNames", "小燕复查"),
         ("OtherPatientNames", "Ms. Li returned"),
+        ("OtherPatientNames", "Mr. Mueller-Muller"),
+        ("OtherPatientNames", "seen by José"),
         ("PatientID", "patient 4711"),
+        ("AccessionNumber", "MRN a-99/12345"),
         ("PatientID", "检查号：4711"),
         ("StudyID", "Study s011."),
         ("ReferringPhysicianName", "for Dr. Grey"),
@@ -90,3 +93,9 @@ def test_other_words_and_days_are_not(text: str) -> None:
 def test_a_name_that_names_nobody_costs_no_row() -> None:
     held = names(PatientName="Anonymous^Patient", OtherPatientNames="Test", InstitutionName="")
     assert tags_in(["The patient is an anonymous woman, test done."], held) == []
+
+
+@pytest.mark.parametrize("text", ["MRN 123456", "0123456", "00123456", "no. 12-34-56", "12 3456 seen"])
+def test_a_long_number_is_found_however_it_is_written(text: str) -> None:
+    assert tags_in([text], names(PatientID="00123456")) == ["PatientID"]
+    assert tags_in(["1234567, 112.3456, 23456"], names(PatientID="00123456")) == []

@@ -288,5 +288,7 @@ def test_a_process_of_today_with_the_number_of_a_dead_one_does_not_train(tmp_pat
         assert trains.stdout.readline() == "True\n"
         (tmp_path / "lock").write_text(f"process {trains.pid} on {socket.gethostname()}\n")
         assert run.state() == []
+        (tmp_path / "lock").write_text(f"process {dead_process()} on {socket.gethostname()}\n")
+        assert run.state() == [], "of another container, whose number says nothing here"
         trains.communicate()
     assert [note.code for note in run.state()] == ["killed_early"]

@@ -60,9 +60,9 @@ WORDS: dict[str, tuple[str, str]] = {
 Points = Sequence[tuple[int, float, float]]  # (step, loss, share of right answers or NaN)
 
 
-def itm_alarm(points: Points, info: RunInfo) -> Text | None:
+def itm_alarm(points: Points, info: RunInfo, parts: int = PARTS) -> Text | None:
     """The matching loss has stayed in the band of a blind head for 30 % of the steps after warm-up."""
-    means, rights = _recent_means(points, info, ITM_SPAN)
+    means, rights = _recent_means(points, info, ITM_SPAN, parts)
     if not means or not all(ITM_BAND[0] <= loss <= ITM_BAND[1] for loss in means):
         return None
     if rights and abs(fmean(rights) - ITM_RIGHT) > RIGHT_NEAR + _noise(rights):
@@ -85,10 +85,10 @@ def blind_since(points: Points, info: RunInfo) -> int:
     return since
 
 
-def itc_alarm(points: Points, info: RunInfo) -> Text | None:
+def itc_alarm(points: Points, info: RunInfo, parts: int = PARTS) -> Text | None:
     """The contrastive loss has not come below ln N since warm-up ended."""
     chance = math.log(info.candidates)
-    means, rights = _recent_means(points, info, ITC_SPAN)
+    means, rights = _recent_means(points, info, ITC_SPAN, parts)
     if not chance or not means or not all(loss >= ITC_NEAR * chance for loss in means):
         return None
     if rights and fmean(rights) > 1 / info.candidates + RIGHT_NEAR + _noise(rights):
@@ -151,7 +151,8 @@ class Alarms(Sink):
             self._points[name].append((step, value, row.get(f"train/{name}_accuracy", math.nan)))
             if step < self._next[name]:
                 continue
-            text = None if self._seen[name] else alarm(self._points[name], self.info)
+            parts = 1 if name in self._raised else PARTS  # of a few lucky rows an alarm is not over
+            text = None if self._seen[name] else alarm(self._points[name], self.info, parts)
             self._next[name] = step + (END_EVERY if text else CHECK_EVERY) * self.info.total_steps
             if bool(text) != (name in self._raised):
                 self._raised ^= {name}
@@ -174,8 +175,8 @@ class Alarms(Sink):
             logger.log(logging.INFO if notice.over else logging.WARNING, notice.text.of(self.language))
 
 
-def _recent_means(points: Points, info: RunInfo, share: float) -> tuple[list[float], list[float]]:
-    """(mean loss of each part, share right of each row) of the last `share` of the steps after warm-up.
+def _recent_means(points: Points, info: RunInfo, share: float, count: int) -> tuple[list[float], list[float]]:
+    """(mean loss of each of `count` parts, share right of each row) of the last `share` of the steps after warm-up.
 
     Empty before it has passed. Shares of right answers of small batches are so noisy that parts of them would differ.
     The newest part comes first, so that a caller's `all` ends early on a loss that falls.
@@ -184,10 +185,10 @@ def _recent_means(points: Points, info: RunInfo, share: float) -> tuple[list[flo
     if not points or span <= 0 or points[-1][0] - info.warmup_steps < span:
         return [], []
     end, rights = points[-1][0], []
-    parts: list[list[float]] = [[] for _ in range(PARTS)]
+    parts: list[list[float]] = [[] for _ in range(count)]
     for step, loss, right in reversed(points):
-        part = int((end - step) * PARTS / span)
-        if part >= PARTS:
+        part = int((end - step) * count / span)
+        if part >= count:
             break
         parts[part].append(loss)
         if math.isfinite(right):

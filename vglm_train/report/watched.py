@@ -74,9 +74,10 @@ class WatchedRun:
         step = self.health.history.last_step
         total = self.info.total_steps if self.info else 0
         alive = self._is_alive()
-        if (self.folder / BUNDLE).is_dir() and not alive:
-            return [Note("complete", "ok")]
         silent = time.time() - (_stamp(self.folder / METRICS) or time.time())
+        ended = alive is False or (alive is None and (step >= total or silent > SILENT))
+        if (self.folder / BUNDLE).is_dir() and ended:  # else it goes on after an earlier end
+            return [Note("complete", "ok")]
         if not alive and "stopped at step" in self._last_words():
             return [Note("stopped", "fact", {"step": step})]
         if alive is False:
@@ -103,6 +104,8 @@ class WatchedRun:
             return None
         if holder is None or holder[2].strip() != socket.gethostname() or os.name == "nt":
             return None
+        if is_locked(self.folder / LOCK):  # also by a process of another container, whose number says nothing here
+            return True
         try:
             os.kill(int(holder[1]), 0)
         except ProcessLookupError:

@@ -62,6 +62,18 @@ def test_patients_that_share_a_picture_stay_together(tmp_path: Path) -> None:
     assert sum(any(each["group"].startswith("chained") for each in held) for held in sides.values()) == 1
 
 
+def test_what_is_repeated_joins_its_patients(tmp_path: Path) -> None:
+    """One person under two numbers: the repeated record is left out, and both numbers stand on one side."""
+    one = [record(0, "number a", picture=0), record(1, "number b", picture=0)]
+    more = [record(10 + n, group, text=f"seen {n}") for n, group in enumerate(("number a", "number b") * 2)]
+    others = [record(100 + n, f"other {n}") for n in range(9)]
+    sides = run(tmp_path, [*one, *more, *others])
+    again = run(tmp_path, [*one, *more, *others][::-1])
+    assert sum(any(each["group"].startswith("number") for each in held) for held in sides.values()) == 1
+    for side in SIDES:
+        assert {each["group"] for each in sides[side]} == {each["group"] for each in again[side]}
+
+
 def test_what_is_repeated_is_left_out(tmp_path: Path, capsys: Any) -> None:
     records = [record(number, f"patient {number}") for number in range(6)]
     records += [record(10, "patient 0", picture=0), record(11, "patient 0", picture=0, text="something else")]

@@ -193,6 +193,7 @@ def test_files_that_cannot_be_read_or_written(save, tmp_path, capsys):
         "text.json: not a result of vglm evaluate: it is no JSON" in run(capsys, first, tmp_path / "text.json")[1].err
     )
     assert "exists already" in run(capsys, first, first, "--out", str(first))[1].err
+    assert "ends with .json" in run(capsys, first, first, "--out", str(first.with_suffix(".html")))[1].err
     for name in ("a-against-a.json", "a-against-a-2.json"):  # nothing is written over
         said = run(capsys, first, first)[1].out
         assert said.endswith(f"{name}\n")

@@ -49,6 +49,10 @@ def test_stated_and_denied(report, expected):
     ("text", "expected"),
     [
         ("Edema has improved but not resolved.", {"edema": "present"}),
+        ("No edema, effusion or fracture is seen.", dict.fromkeys(("edema", "pleural_effusion", "fracture"), "absent")),
+        ("No pneumothorax, left effusion is seen.", {"pneumothorax": "absent", "pleural_effusion": "present"}),
+        ("The heart is not significantly enlarged.", {"cardiomegaly": "absent"}),
+        ("Heart size: Enlarged.", {"cardiomegaly": "present"}),
         ("The effusion is no longer seen.", {"pleural_effusion": "absent"}),
         ("Effusion and pneumothorax are not seen.", {"pleural_effusion": "absent", "pneumothorax": "absent"}),
         ("No pneumothorax, heart is enlarged.", {"pneumothorax": "absent", "cardiomegaly": "present"}),
@@ -136,6 +140,13 @@ def test_what_a_doubt_counts(tmp_path, policy, recall, precision, normal):
     scores = score_findings("Possible effusion.", "Effusion. Edema.", read_table(path))
     assert (scores["finding_recall"], scores["finding_precision"]) == (recall, precision)
     assert scores["normal"] == (normal, 1)
+
+
+def test_a_part_counts_once():
+    """Ground glass is an opacity: of two findings that the report states, one was found."""
+    scores = score_findings("Ground-glass opacities. Effusion.", "Ground-glass opacities.", shipped_table())
+    assert scores["finding_recall"] == (1.0, 2.0)
+    assert scores["finding_precision"] == (1.0, 1.0)
 
 
 def test_findings_one_by_one():

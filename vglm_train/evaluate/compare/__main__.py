@@ -33,6 +33,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _compare(first: Path, second: Path, out: Path | None) -> int:
+    if out is not None and out.suffix != ".json":
+        raise UserError(f"--out {out}: name a file that ends with .json; its page gets the same name with .html")
     if out is not None and (out.exists() or out.with_suffix(".html").exists()):
         raise UserError(f"--out {out}: it or its page exists already; give another name, or move it away")
     path = out or free(second.with_name(f"{first.stem}-against-{second.stem}.json"))

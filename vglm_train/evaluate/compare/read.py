@@ -97,7 +97,7 @@ def _load(path: Path) -> Mapping[str, Any]:
         raise UserError(f"{path}: this is a comparison; give two results of vglm evaluate, as those that it names")
     if "protocol" in report and not report.get("scores"):
         raise UserError(f"{path}: it holds no score: the benchmark's server alone has the answers")
-    if "protocol" not in report and report.get("task") not in READERS:
+    if "protocol" not in report and report.get("task") not in tuple(READERS):
         raise UserError(
             f"{path}: it does not say which task it is of, as results of earlier versions do not; evaluate the bundle "
             "again."
@@ -122,7 +122,7 @@ def check_comparable(first: Evaluated, second: Evaluated) -> list[str]:
 
 
 def _check_items(first: Evaluated, second: Evaluated, names: str) -> None:
-    shared = [key for key in first.outcomes if key in second.outcomes]
+    shared = dict.fromkeys(key for key in first.outcomes if key in second.outcomes)
     count = f"{len(shared)} of {len(first.outcomes)} and {len(second.outcomes)} match"
     for key in shared:
         mine, others = first.outcomes[key].asked, second.outcomes[key].asked
@@ -145,10 +145,10 @@ def _check_items(first: Evaluated, second: Evaluated, names: str) -> None:
 def left_out(first: Evaluated, second: Evaluated) -> dict[str, str]:
     """Beginning of metrics that cannot be compared -> why: made by another table or tokenizer."""
     found: dict[str, str] = {}
-    tables = [each.report.get("findings", {}).get("fingerprint") for each in (first, second)]
+    tables = [(each.report.get("findings") or {}).get("fingerprint") for each in (first, second)]
     if tables[0] != tables[1]:
         found |= dict.fromkeys(FINDINGS, f"scored by different findings tables, {tables[0]} and {tables[1]}")
-    made_by = [each.report.get("made_by", {}) for each in (first, second)]
+    made_by = [each.report.get("made_by") or {} for each in (first, second)]
     if first.task == PROTOCOL:
         names = first.report["scores"] if made_by[0] != made_by[1] else ()
         return dict.fromkeys(names, "texts were scored by different libraries or tokenizers")

@@ -20,11 +20,11 @@ def score_findings(truth: str, output: str, table: FindingsTable) -> dict[str, t
 
     finding_recall: of the true abnormal findings, those stated; finding_precision: the reverse; finding_side: of those
     rightly stated whose side the true report tells, those on the same side; normal: states no abnormal finding;
-    normal_truth: the true report states none.
+    normal_truth: the true report states none. A part of a finding counts as the whole, and not once more.
     """
     true, read = label(truth, table), label(output, table)
-    ignored = ignored_findings(true, table) | ignored_findings(read, table)
-    wanted, stated = (stated_findings(labels, table) - ignored for labels in (true, read))
+    left_out = ignored_findings(true, table) | ignored_findings(read, table) | table.parts()
+    wanted, stated = (stated_findings(labels, table) - left_out for labels in (true, read))
     both = wanted & stated
     sided = [name for name in both if true[name].side is not None]
     same = sum(true[name].side == read[name].side for name in sided)

@@ -23,6 +23,12 @@ BEFORE: dict[str, State | None] = {"negation": "absent", "uncertain": "uncertain
 AFTER: dict[str, State] = {"negation after": "absent", "uncertain after": "uncertain"}
 OTHER = ("not a cue", "new statement")
 CUT = {"en": re.compile(r"[,:]|\b(?:and|with)\b|\s-\s"), "zh": re.compile(r"[,:]")}
+# "No consolidation, effusion or pneumothorax is seen": the last of a list that is denied as a whole, with a verb
+END_OF_LIST = re.compile(
+    r"\b(?:or|nor)\b.*\b(?:seen|identified|noted|present|detected|visible|visuali[sz]ed|evident|appreciated|demonstrated"
+    r"|found|suspected)\W*$"
+)
+OF_ITSELF = re.compile(r"\b(?:there|increased|decreased|stable|unchanged|new)\b")
 BEGINS = {"absent": {"en": 25, "zh": 5}, "uncertain": {"en": 1, "zh": 0}}  # characters before a cue that begins a part
 
 
@@ -119,6 +125,8 @@ class _Sentence:
         if "but" in joined or ":" in joined:
             return True
         if _begins(part, self.rules.cues["goes on with"]):
+            return False
+        if joined == "," and END_OF_LIST.search(part) and not OF_ITSELF.search(part):
             return False
         return self.language == "zh" or joined == ", with" or bool(self.rules.cues["verbs"].spans(part))
 

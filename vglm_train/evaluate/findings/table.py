@@ -68,6 +68,10 @@ class FindingsTable:
         """Names of the findings that are something ill."""
         return [finding.name for finding in self.findings if finding.abnormal]
 
+    def parts(self) -> set[str]:
+        """Names of the findings that count as another one, too."""
+        return {finding.name for finding in self.findings if finding.part_of is not None}
+
     def chinese(self, name: str) -> str:
         """What a finding is called in Chinese."""
         return next(finding.chinese for finding in self.findings if finding.name == name)

@@ -62,8 +62,9 @@ def tags_in(texts: Iterable[str], names: Names) -> list[str]:
 
 
 def _plain(text: str) -> str:
-    """Small letters, one form of each character, no spaces beside Chinese characters."""
-    text = unicodedata.normalize("NFKC", text).lower().replace("’", "'")
+    """Small letters without accents, one form of each character, no spaces beside Chinese characters."""
+    apart = unicodedata.normalize("NFKD", text.replace("’", "'"))
+    text = unicodedata.normalize("NFKC", "".join(each for each in apart if not unicodedata.combining(each))).lower()
     return _LOOSE.sub("", re.sub(r"\s+", " ", text))
 
 
@@ -116,7 +117,10 @@ def _readings(name: Any) -> Iterator[str]:
 
 
 def _number_forms(value: str) -> Iterator[str]:
-    if len(value) >= SHORTEST or (len(value) >= MIXED and not value.isdecimal() and not value.isalpha()):
+    if value.isdecimal() and len(value) >= SHORTEST:  # texts leave zeros out, and part long numbers
+        digits = value.lstrip("0") or value
+        yield rf"(?<!\d)0*{'[ .-]?'.join(digits)}(?!\d)" if len(digits) >= SHORTEST else _word(value)
+    elif len(value) >= SHORTEST or (len(value) >= MIXED and not value.isdecimal() and not value.isalpha()):
         yield _word(value)
     elif len(value) >= CALLED and value.isdecimal():
         yield rf"(?:{_START}|(?<=号)){_CALLED}{value}(?!\d)"

@@ -70,9 +70,10 @@ class Scorer {
     return scores;
   }
 
-  report(truth, marked) { // a part counts as the whole, too
-    const wholes = marked.map(name => data.findings.find(each => each.name === name)?.whole).filter(Boolean);
-    const counted = name => !truth.ignored.includes(name);
+  report(truth, marked) { // a part counts as the whole, and not once more
+    const whole = name => data.findings.find(each => each.name === name)?.whole;
+    const wholes = marked.map(whole).filter(Boolean);
+    const counted = name => !truth.ignored.includes(name) && !whole(name);
     const stated = [...new Set([...marked, ...wholes])].filter(counted), wanted = truth.findings.filter(counted);
     const shared = stated.filter(name => wanted.includes(name)).length;
     return {
