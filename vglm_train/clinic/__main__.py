@@ -106,7 +106,7 @@ def _clinic(args: argparse.Namespace) -> int:
     make_folder(f"--out {args.out}", options.out)
     with owned(options.out) as held:
         inputs = Inputs.gather(options, _fields(options.fields))
-        state.compare(inputs.values)
+        state.compare(inputs.values, options.run.exists())
         if "convert" not in state.done:
             _check_disk(options.out, inputs.bytes * GROWTH, "the converted pictures")
         try:

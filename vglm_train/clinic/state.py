@@ -20,6 +20,16 @@ from vglm_train.files import lock, sha256, write_json
 from vglm_train.fingerprint import bundle_fingerprint
 
 FILE, LOCK, OWN = "clinic.json", "clinic.lock", "clinic."
+# option -> the first step that uses it, and the one after whose beginning it can no longer be changed
+FREE = {
+    "--field": ("look", "convert"),
+    "--study-field": ("look", "convert"),
+    "options of the conversion": ("look", "convert"),
+    "--test": ("split", "leaks"),
+    "--val": ("split", "leaks"),
+    "--preset": ("recipe", "train"),
+    "overrides": ("recipe", "train"),
+}
 ANEW = "Put it back as it was to go on. To start anew, give another --out, or delete {}."
 
 
@@ -72,20 +82,25 @@ class State:
         elif out.exists() and (others := sorted(path.name for path in out.iterdir() if not path.name.startswith(OWN))):
             raise UserError(f"--out {out}: holds {others[0]}, which vglm clinic has not made; give a new folder")
 
-    def compare(self, now: Mapping[str, str]) -> None:
-        """Keep what the first start was given; UserError where a later one is given something else."""
-        if not self.inputs:
+    def compare(self, now: Mapping[str, str], trains: bool) -> None:
+        """Keep what the first start was given; UserError where a later one is given something else.
+
+        An option may be mended until what it decides is used: `trains` says whether training has begun.
+        """
+        names = dict.fromkeys((*self.inputs, *now))
+        changed = [name for name in names if self.inputs and self.inputs.get(name) != now.get(name)]
+        if not changed or all(name in FREE and not self._used(FREE[name][1], trains) for name in changed):
+            for first in (FREE[name][0] for name in changed):
+                self.done = dict(list(self.done.items())[: list((*self.done, first)).index(first)])
             self.inputs = dict(now)
             self._write()
             return
-        names = dict.fromkeys((*self.inputs, *now))
-        changed = [name for name in names if self.inputs.get(name) != now.get(name)]
-        if changed:
-            lines = [
-                f"  {name}: {self.inputs.get(name, 'none')} before, {now.get(name, 'none')} now" for name in changed
-            ]
-            first = f"{self.path.parent} was begun with other inputs:"
-            raise UserError("\n".join([first, *lines, ANEW.format(self.path.parent)]))
+        lines = [f"  {name}: {self.inputs.get(name, 'none')} before, {now.get(name, 'none')} now" for name in changed]
+        begun = f"{self.path.parent} was begun with other inputs:"
+        raise UserError("\n".join([begun, *lines, ANEW.format(self.path.parent)]))
+
+    def _used(self, step: str, trains: bool) -> bool:
+        return trains if step == "train" else step in self.done
 
     def is_done(self, step: Step) -> bool:
         """Whether a start has finished it, and what it made is there."""
