@@ -90,6 +90,7 @@ def test_who_leaves_the_queue_is_never_begun(small, gate):
         wait(lambda: small.serving.active == 1)
         gate.let(1)
         wait(lambda: small.model.load().waiting == 0)
+    wait(lambda: small.serving.active == 0)
     gate.let(1)
     wait(lambda: idle(small.model.scheduler))
 
