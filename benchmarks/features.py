@@ -25,7 +25,7 @@ from benchmarks import stage1, stream
 from benchmarks.rates import product_rate
 from benchmarks.stage1 import HEADER, measure
 from vglm_train import distributed
-from vglm_train.batch import IGNORED, Batch, PromptBatch
+from vglm_train.batch import IGNORED, Batch, PromptBatch, target_places
 from vglm_train.config.data import Data, Features, Image
 from vglm_train.config.language import Language
 from vglm_train.config.model import Model
@@ -75,6 +75,7 @@ def batches(stage: str, config: Model, rows: int, device: torch.device) -> Seque
     ids = torch.randint(5, SOP, (rows, tokens), device=device)
     ids[:, q + BEFORE] = SOP
     size = config.vision.image_size
+    labels = ids.where(torch.arange(tokens, device=device) >= q + BEFORE, IGNORED)
     return [
         PromptBatch(
             pixels=torch.randint(0, 256, (rows, 3, size, size), dtype=torch.uint8, device=device),
@@ -82,7 +83,8 @@ def batches(stage: str, config: Model, rows: int, device: torch.device) -> Seque
             input_ids=ids,
             attention_mask=torch.ones_like(ids, dtype=torch.bool),
             visual_mask=(torch.arange(tokens, device=device) < q).expand_as(ids).contiguous(),
-            labels=ids.where(torch.arange(tokens, device=device) >= q + BEFORE, IGNORED),
+            labels=labels,
+            targets=target_places(labels),
         )
     ]
 

@@ -23,7 +23,7 @@ from benchmarks.rates import product_rate
 from benchmarks.stage1 import HEADER, Step, measure, profile
 from benchmarks.stage2_cases import CASES, ROOT, USUAL, Case, configure
 from vglm_train import distributed, stages
-from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.batch import IGNORED, PromptBatch, target_places
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
@@ -109,6 +109,7 @@ def batches(config: Config, case: Case, model: VisualLanguageModel, number: int)
                 attention_mask=torch.ones_like(ids, dtype=torch.bool),
                 visual_mask=(torch.arange(ids.shape[1], device=device) < q).expand_as(ids).contiguous(),
                 labels=labels,
+                targets=target_places(labels),
             )
         )
     return made
@@ -170,8 +171,10 @@ def part_steps(objective: GenerationObjective, first: PromptBatch) -> dict[str, 
 def cut(batch: PromptBatch, rows: int) -> list[PromptBatch]:
     """Micro-batches of `rows` rows."""
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
+    del values["targets"]  # it has no rows
     tensors = {name: value.split(rows) for name, value in values.items() if isinstance(value, Tensor)}
-    return [replace(batch, **dict(zip(tensors, part))) for part in zip(*tensors.values())]
+    parts = [replace(batch, **dict(zip(tensors, part))) for part in zip(*tensors.values())]
+    return parts if len(parts) == 1 else [replace(part, targets=target_places(part.labels)) for part in parts]
 
 
 def run_case(name: str, arguments: argparse.Namespace) -> None:

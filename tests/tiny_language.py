@@ -5,7 +5,7 @@ from dataclasses import replace
 import tiny
 import torch
 
-from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.batch import IGNORED, PromptBatch, target_places
 from vglm_train.config.language import Language
 from vglm_train.config.model import Model
 from vglm_train.model.visual_language import VisualLanguageModel, build_visual_language
@@ -55,6 +55,7 @@ def prompts(rows: int, first: int = 0) -> PromptBatch:
         attention_mask=attention,
         visual_mask=visual,
         labels=labels,
+        targets=target_places(labels),
     )
 
 

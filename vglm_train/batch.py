@@ -68,5 +68,17 @@ class PromptBatch(Batch):
     attention_mask: Tensor  # [b,s] bool, True on tokens and image positions
     visual_mask: Tensor  # [b,s] bool, True on image positions, q for each picture (a damaged row has one)
     labels: Tensor  # [b,t] int64, IGNORED where there is no target; at the end of an earlier answer, the end token
+    targets: Tensor | None = None  # [m] int64: `target_places` of the labels, if they were looked for
     question_ids: Tensor | None = None  # [n,u] int64, for a Q-Former that reads text: each picture's question
     question_mask: Tensor | None = None  # [n,u] bool, True on tokens
+
+    def target_places(self) -> Tensor:
+        """Places [m] of the flattened labels that are targets: to look for them would mean to wait for a GPU."""
+        if self.targets is not None and self.labels.is_cuda:
+            return self.targets
+        return target_places(self.labels)
+
+
+def target_places(labels: Tensor) -> Tensor:
+    """Of labels [b,t] -> [m] int64, in their order."""
+    return (labels != IGNORED).flatten().nonzero()[:, 0]

@@ -21,6 +21,7 @@ from vglm_train.data.sampling.mixture import Mixture, build_mixture
 from vglm_train.data.shards.manifest import Manifest
 from vglm_train.data.splits import name_of, open_part, read_manifests, training, validating
 from vglm_train.distributed import Ranks
+from vglm_train.engine.deepspeed_engine import BUCKET
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
 from vglm_train.model.frozen_blocks import moved_stacks
@@ -254,7 +255,8 @@ class Memory:
 def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int) -> Memory:
     """Weights and optimizer exactly, activations by the stage's count. model: may be on the meta device."""
     trained = _count(p for p in model.parameters() if p.requires_grad)
-    states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; master weights and two moments
+    states = trained * (4 + 4) + trained * 8 / world  # weights and gradients; two moments
+    states += 4 * min(BUCKET, trained) if world > 1 else 0  # gradients on their way to other ranks
     rows, group = split(config, world).micro, stage.group_memory(model, world)
     whole = frozen_bytes(model) + copied_bytes(model.vision)
     frozen, built, offloaded = float(whole), 0.0, 0.0

@@ -48,6 +48,11 @@ class Ranks:
             dist.all_reduce(tensor)
         return tensor
 
+    @property
+    def group(self) -> dist.ProcessGroup | None:
+        """torch's group of all ranks; None outside of any."""
+        return dist.group.WORLD
+
     def gather(self, tensor: Tensor) -> Tensor:
         """[b,...] -> [world*b,...] in rank order, without gradient."""
         if self.world == 1:
@@ -65,25 +70,32 @@ class Ranks:
         gathered: Tensor = tensor if self.world == 1 else apply(_GatherWithGrad, tensor, self)
         return gathered
 
-    def exchange(self, rows: Sequence[Tensor], wanted: Tensor) -> Tensor:
-        """Fetch chosen rows of all ranks, without gradient. Only those rows are sent.
+    def request(self, wanted: Tensor) -> "Requests":
+        """Tell all ranks which rows of theirs this one wants, for `exchange`. Does not wait for the device.
 
-        rows: of this rank, in parts [b,...]; wanted [k] int64: rank * (rows of a rank) + row -> [k,...]. Alone it does
-        not wait for the device if `wanted` is on the CPU.
+        wanted [k] int64 on the device, k the same on every rank: rank * (rows of a rank) + row.
         """
+        return Requests(self.gather(wanted).view(self.world, -1))
+
+    def exchange(self, rows: Sequence[Tensor], requests: "Requests") -> Tensor:
+        """Fetch the rows that were requested, without gradient. Only those rows are sent.
+
+        rows: of this rank, in parts [b,...] -> [k,...]. It waits until the requests have arrived, which is when the
+        device has done all that was queued before `request`.
+        """
+        wanted = requests.on_host()
         if self.world == 1:
-            return _take(rows, wanted)
+            return _take(rows, wanted[0])
         size = len(rows) * rows[0].shape[0]
-        requests = self.gather(wanted.to(rows[0].device)).view(self.world, -1).cpu()  # row r: what rank r wants
-        owners = requests[self.rank] // size
-        mine = (requests // size == self.rank).nonzero()  # sorted by the rank that asks
-        send = _take(rows, requests[mine[:, 0], mine[:, 1]] - self.rank * size)
+        owners = wanted[self.rank] // size
+        mine = (wanted // size == self.rank).nonzero()  # sorted by the rank that asks
+        send = _take(rows, wanted[mine[:, 0], mine[:, 1]] - self.rank * size)
         sends = torch.bincount(mine[:, 0], minlength=self.world).tolist()
         receives = torch.bincount(owners, minlength=self.world).tolist()
-        received = send.new_empty((wanted.shape[0], *send.shape[1:]))
+        back = _without_waiting(torch.argsort(torch.argsort(owners, stable=True)), send.device)
+        received = send.new_empty((wanted.shape[1], *send.shape[1:]))
         dist.all_to_all_single(received, send.contiguous(), receives, sends)
-        back = torch.argsort(torch.argsort(owners, stable=True))
-        return received[back.to(received.device)]
+        return received[back]
 
     def gather_objects(self, value: object) -> list[Any]:
         """Every rank's `value`, in rank order, on every rank. For small Python objects."""
@@ -129,6 +141,27 @@ class Ranks:
             dist.barrier()
 
 
+class Requests:
+    """Which rows each rank wants [world,k], on their way to the host."""
+
+    def __init__(self, wanted: Tensor) -> None:
+        self._wanted = wanted.to("cpu", non_blocking=True)
+        self._arrived: torch.cuda.Event | None = None
+        if wanted.is_cuda:
+            self._arrived = torch.cuda.Event()
+            self._arrived.record()
+
+    def part(self, rows: slice) -> "Requests":
+        """Of some rows of each rank; waits until they have arrived."""
+        return Requests(self.on_host()[:, rows])
+
+    def on_host(self) -> Tensor:
+        """[world,k] int64 on the CPU."""
+        if self._arrived is not None:
+            self._arrived.synchronize()
+        return self._wanted
+
+
 def _in_one_line(error: Exception) -> str:
     first = next(iter(str(error).splitlines()), "")
     return first if isinstance(error, UserError) else f"{type(error).__name__}: {first}"
@@ -137,10 +170,15 @@ def _in_one_line(error: Exception) -> str:
 def _take(parts: Sequence[Tensor], rows: Tensor) -> Tensor:
     """Rows [k] int64 of parts [b,...] that follow each other -> [k,...], without gradient and without joining them."""
     if len(parts) == 1:
-        return parts[0].detach()[rows.to(parts[0].device)]
+        return parts[0].detach()[_without_waiting(rows, parts[0].device)]
     size = parts[0].shape[0]
     chosen = [parts[row // size][row % size].detach() for row in rows.tolist()]
     return torch.stack(chosen) if chosen else parts[0][:0].detach()
+
+
+def _without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+    """A tensor of the CPU on `device`. From memory that is not pinned, a copy waits for all that is queued there."""
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 
 
 class _GatherWithGrad(torch.autograd.Function):

@@ -58,7 +58,9 @@ def test_batch(made):
         "attention_mask": torch.bool,
         "visual_mask": torch.bool,
         "labels": torch.int64,
+        "targets": torch.int64,
     }
+    assert batch["labels"].flatten()[batch["targets"]].tolist() == [SOP, 12, EOP, SOP, 12, 5, 13, EOP]
     PromptBatch(pixels=torch.zeros(3, 3, 2, 2), valid=torch.tensor([True, False, True]), **batch)
 
 

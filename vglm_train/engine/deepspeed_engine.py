@@ -64,6 +64,8 @@ class DeepSpeedEngine:
         self._trained: dict[str, Any] = {
             n: p for n, p in objective.named_parameters() if p.requires_grad
         }  # DeepSpeed adds methods
+        # DeepSpeed would make a second group of the same ranks: another communicator's memory, and a shorter patience
+        deepspeed.utils.groups._WORLD_GROUP = ranks.group
         self._engine, *_ = deepspeed.initialize(
             model=_Autocast(objective, ranks.device.type, config.engine.precision == "bf16"),
             optimizer=adamw,
@@ -71,7 +73,7 @@ class DeepSpeedEngine:
             dist_init_required=False,
         )
         if PATCH_ZERO_OPTIMIZER:
-            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks.rank, ranks.world)
+            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 

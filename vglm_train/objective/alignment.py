@@ -155,7 +155,7 @@ class AlignmentObjective(Objective):
         if self.ranks.world == 1:
             others = model.qformer.select(keys, other_image)
         else:
-            others = model.image_keys(self.ranks.exchange([features], other_image))
+            others = model.image_keys(self.ranks.exchange([features], self.ranks.request(other_image)))
         negatives = Negatives(rows.ids[other_text], rows.mask[other_text], others, candidates.has_negative)
         return keys, caption, negatives
 

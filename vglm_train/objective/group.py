@@ -17,7 +17,7 @@ from torch import Tensor
 
 from vglm_train.autograd import apply
 from vglm_train.batch import PairBatch
-from vglm_train.distributed import Ranks
+from vglm_train.distributed import Ranks, Requests
 from vglm_train.objective.contrastive_tiles import Pairs, gradients, merge, scan
 from vglm_train.objective.rows import gather_in_order, gather_rows
 
@@ -27,7 +27,7 @@ class Contrast:
     """What ITC says of R rows, or of those of a micro-batch. Gradients and losses are None where ITC has no weight."""
 
     text: Tensor  # [R] int64: the hard negative of each image, one of the B rows
-    image: Tensor  # [R] int64 on the CPU: the hard negative of each text, as `Ranks.exchange` counts rows
+    image: Requests  # the hard negative of each text: its image
     losses: Tensor | None = None  # [R], mean of both directions, 0 for damaged rows
     right: Tensor | None = None  # [R]: in how many of the two directions a positive came first
     grads: tuple[Tensor, Tensor, Tensor] | None = None  # of images [R,q,e], texts [R,e] and the temperature [1]
@@ -37,10 +37,10 @@ class Contrast:
         b = len(self.text) // of
         rows = slice(number * b, (number + 1) * b)
         if self.losses is None or self.right is None or self.grads is None:
-            return Contrast(self.text[rows], self.image[rows])
+            return Contrast(self.text[rows], self.image.part(rows))
         images, texts, temperature = self.grads
         grads = images[rows], texts[rows], temperature / of
-        return Contrast(self.text[rows], self.image[rows], self.losses[rows], self.right[rows], grads)
+        return Contrast(self.text[rows], self.image.part(rows), self.losses[rows], self.right[rows], grads)
 
     def sum(self, image: Tensor, text: Tensor, temperature: Tensor) -> Tensor:
         """ITC's sum over these rows [], whose gradient goes to image [b,q,e], text [b,e] and temperature [1]."""
@@ -106,7 +106,8 @@ class Group:
         )  # fmt: skip
         of_images, of_texts = scan(pairs, seed)
         of_texts = merge(self.ranks.gather(of_texts.stacked()), images)
-        text, image = of_images.negative.long(), self._exchanged(of_texts.negative[rows.own].long()).cpu()
+        text = of_images.negative.long()
+        image = self.ranks.request(self._exchanged(of_texts.negative[rows.own].long()))
         if smoothing is None:
             self.contrast = Contrast(text, image)
             return
@@ -119,7 +120,7 @@ class Group:
         self.contrast = Contrast(text, image, both, right, grads)
 
     def _exchanged(self, rows: Tensor) -> Tensor:
-        """Rows among the B as `Ranks.exchange` counts them: those of rank 0, then those of rank 1."""
+        """Rows among the B as `Ranks.request` counts them: those of rank 0, then those of rank 1."""
         world, b = self.ranks.world, len(self.batches[0].valid)
         return (rows // b % world * len(self.batches) + rows // (b * world)) * b + rows % b
 

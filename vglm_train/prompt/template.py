@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Self
 import torch
 from torch import Tensor
 
-from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.batch import IGNORED, PromptBatch, target_places
 from vglm_train.config.language import Prompt
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
@@ -178,9 +178,9 @@ class Template(ABC):
     def collate(self, rows: Sequence[Encoded | None]) -> dict[str, Tensor]:
         """b rows, padded on the right to the longest.
 
-        input_ids, attention_mask, visual_mask [b,s] and labels [b,t]; t is s for a decoder-only model. question_ids and
-        question_mask [n,u] if the Q-Former reads the question. A damaged row (None) becomes one image without text and
-        labels. ValueError if an image overlaps another one or the end of its row.
+        input_ids, attention_mask, visual_mask [b,s], labels [b,t], targets [m]; t is s for a decoder-only model.
+        question_ids and question_mask [n,u] if the Q-Former reads the question. A damaged row (None) becomes one image
+        without text and labels. ValueError if an image overlaps another one or the end of its row.
         """
         encoded = [row or Encoded(self._image_ids(), (0,), []) for row in rows]
         length = max(len(row.input_ids) for row in encoded)
@@ -196,6 +196,7 @@ class Template(ABC):
                 visual[number, start : start + self.image_length] = True
             labels[number, : len(row.labels)] = torch.tensor(row.labels, dtype=torch.int64)
         batch = {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
+        batch["targets"] = target_places(labels)
         return batch if self.text is None else {**batch, **self._collate_questions(encoded)}
 
     def batch(self, rows: Sequence[Encoded], pixels: Tensor | None) -> PromptBatch:

@@ -81,10 +81,9 @@ class ChatGlm(LanguageModel):
 
         ValueError where a row has targets but no <sop>: all of it would be context, where every token sees the rest.
         """
-        is_target = batch.labels != IGNORED
-        indices = is_target.flatten().nonzero()[:, 0]  # [m]; position 0 of a row is never a target
+        indices = batch.target_places()  # [m]; position 0 of a row is never a target
         layout = self.layout(batch)
-        self._check_sop(is_target, layout)
+        self._check_sop(batch.labels, layout)
         scaling = self.gradient_scaling()
         with torch.autocast(embeds.device.type, enabled=False):
             logits = self._logits(scaling.enter(embeds), layout.positions, layout.visible, indices - 1)
@@ -125,11 +124,11 @@ class ChatGlm(LanguageModel):
         index = torch.arange(ids.shape[1], device=ids.device)
         return torch.where(starts, index, ids.shape[1]).amin(1).minimum(length), length
 
-    def _check_sop(self, is_target: Tensor, layout: Layout) -> None:
+    def _check_sop(self, labels: Tensor, layout: Layout) -> None:
         """On the CPU only: a GPU would have to be waited for."""
-        if is_target.is_cuda:
+        if labels.is_cuda:
             return
-        leaks = is_target.any(1) & (layout.context >= layout.length)
+        leaks = (labels != IGNORED).any(1) & (layout.context >= layout.length)
         if leaks.any():
             raise ValueError(
                 f"row {int(leaks.nonzero()[0])} has an answer but no <sop> (id {self.sop_id}): the model would read it "

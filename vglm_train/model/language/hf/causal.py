@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 
-from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
 from vglm_train.model.language.decoding import Decoder
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of
@@ -26,16 +26,14 @@ class CausalLanguage(HuggingFaceLanguage):
         super().__init__(config, MODEL_FOR_CAUSAL_LM_MAPPING)
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
-        s = batch.labels.shape[1]
-        self.check_length(s)
-        row, position = (batch.labels[:, 1:] != IGNORED).nonzero(as_tuple=True)
-        targets = batch.labels[row, position + 1]
+        self.check_length(batch.labels.shape[1])
+        places = batch.target_places()  # position 0 of a row is never a target
         scaling = self.gradient_scaling()
         embeds = scaling.enter(embeds)
         # padding is right of all targets: no mask is needed, and plain causal attention is fast
-        with self.own_dtype(), head_on(self.model.get_output_embeddings(), row * s + position):
+        with self.own_dtype(), head_on(self.model.get_output_embeddings(), places - 1):
             logits = self.model(inputs_embeds=embeds, use_cache=False).logits
-        return scaling.leave(logits[0]), targets
+        return scaling.leave(logits[0]), batch.labels.flatten()[places]
 
     def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> Decoder:
         length = batch.attention_mask.sum(1)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from vglm_train.batch import IGNORED, PromptBatch
+from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, first_id
 from vglm_train.model.language.hf.decoder import Seq2SeqDecoder
@@ -28,7 +28,7 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         self.check_length(max(embeds.shape[1], batch.labels.shape[1]))
-        chosen = (batch.labels != IGNORED).flatten().nonzero()[:, 0]
+        chosen = batch.target_places()
         scaling = self.gradient_scaling()
         embeds = scaling.enter(embeds)
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
