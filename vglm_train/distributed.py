@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -16,6 +16,7 @@ from torch import Tensor
 from vglm_train.autograd import apply
 from vglm_train.errors import LostProcess, UserError
 
+T = TypeVar("T")
 # torch 2.13 renamed it and warns of the old name at every call; 2.11 knows only the old one
 _all_gather = getattr(dist, "all_gather_single", None) or dist.all_gather_into_tensor
 
@@ -105,7 +106,7 @@ class Ranks:
         dist.all_gather_object(values, value)
         return values
 
-    def from_main(self, value: object) -> object:
+    def from_main(self, value: T) -> T:
         """Rank 0's `value` on every rank."""
         if self.world == 1:
             return value

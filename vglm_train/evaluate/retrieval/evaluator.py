@@ -192,9 +192,7 @@ class RetrievalEvaluator:
                 result.rows.extend(examples)
         result.scores[MEAN_RECALL] = sum(recalls) / len(recalls)
         # cards may differ in a last bit, and a rank with a best step of its own would save it alone
-        of_main = self.ranks.from_main(result.scores)
-        assert isinstance(of_main, dict)
-        result.scores.update(of_main)
+        result.scores.update(self.ranks.from_main(result.scores))
         return result
 
     def _language(
