@@ -91,6 +91,7 @@ FENCED = {
     },
     "triton": {
         "vglm_train/model/language/glm/rope_triton.py",
+        "vglm_train/model/language/hf/fused_triton.py",
         "vglm_train/model/language/integers_triton.py",
         "vglm_train/model/qformer/attention_triton.py",
         "vglm_train/objective/cross_entropy_triton.py",

@@ -20,6 +20,7 @@ from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
+from vglm_train.model.language.hf.fused import fuse
 
 # what transformers raises for numbers of a config.json that do not fit each other
 UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -51,6 +52,7 @@ class HuggingFaceLanguage(LanguageModel):
             raise UserError(f"{source}: transformers cannot build this {shape.model_type}: {error}") from error
         if reason := self._unfit():
             raise UserError(f"{source}: {shape.model_type} {reason}; take another model.")
+        fuse(self.model)
         self._untie(content)
         self.requires_grad_(False).train(False)
         self.embed_width: int = self.embeddings.weight.shape[1]

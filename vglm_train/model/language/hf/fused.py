@@ -1,0 +1,254 @@
+"""Modules of transformers whose work between the matrix products is one kernel each way on a GPU.
+
+transformers computes an RMS norm and a gated activation by some ten operations each, and as many in backward; each is a
+pass over memory and a launch. Kernels take their place on a GPU, in 16 bits, while the norm's weight is frozen. A
+module runs its own code everywhere else, and where torch.compile traces it.
+
+f width of the MLP.
+"""
+
+import logging
+from functools import cache
+from subprocess import CalledProcessError
+from types import ModuleType
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from vglm_train.autograd import apply
+from vglm_train.log import console
+
+HALF = (torch.float16, torch.bfloat16)
+WIDEST = 8192  # norm that a program computes
+# classes of activations -> what the kernels call them
+ACTS = {
+    "NewGELUActivation": "gelu_tanh",
+    "GELUTanh": "gelu_tanh",
+    "GELUActivation": "gelu",
+    "SiLUActivation": "silu",
+    "SiLU": "silu",
+}
+log = logging.getLogger(console.LOGGER)
+
+
+def takes(x: Tensor) -> bool:
+    """Whether kernels compute what follows from x."""
+    if torch.compiler.is_compiling() or not x.is_cuda or not x.is_contiguous() or not x.numel():
+        return False
+    return not torch.is_autocast_enabled("cuda") and kernels() is not None
+
+
+class Norm(nn.Module):
+    """weight * (x / rms(x)), where the quotient is rounded to the dtype of x."""
+
+    takes_fp32: ClassVar[bool] = False  # whether x may be in fp32, and the quotient is rounded to the weight's dtype
+    weight: Tensor
+    variance_epsilon: float
+
+    def forward(self, x: Tensor) -> Any:
+        if not takes(x) or not self._fits(x, self.weight):
+            return super().forward(x)
+        return apply(_Norm, x, self.weight, self.variance_epsilon)
+
+    def _fits(self, x: Tensor, weight: Tensor) -> bool:
+        same = x.dtype == weight.dtype or (self.takes_fp32 and x.dtype == torch.float32)
+        return same and weight.dtype in HALF and not weight.requires_grad and x.shape[-1] <= WIDEST
+
+
+class T5Norm(Norm):
+    """fp16 models have a residual stream in fp32."""
+
+    takes_fp32 = True
+
+
+class Mlp(nn.Module):
+    act_fn: nn.Module
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+
+    def forward(self, x: Tensor) -> Any:
+        if not takes(x):
+            return super().forward(x)
+        return self.down_proj(gated(self.act_fn, self.gate_proj(x), self.up_proj(x)))
+
+
+class PackedMlp(nn.Module):
+    """One product makes both the gate and what it gates."""
+
+    activation_fn: nn.Module
+    gate_up_proj: nn.Module
+    down_proj: nn.Module
+
+    def forward(self, x: Tensor) -> Any:
+        if not takes(x):
+            return super().forward(x)
+        return self.down_proj(gated_halves(self.activation_fn, self.gate_up_proj(x)))
+
+
+class T5Mlp(nn.Module):
+    act: nn.Module
+    wi_0: nn.Module
+    wi_1: nn.Module
+    dropout: nn.Module
+    wo: nn.Module
+
+    def forward(self, x: Tensor) -> Any:
+        if not takes(x):
+            return super().forward(x)
+        hidden = self.dropout(gated(self.act, self.wi_0(x), self.wi_1(x)))
+        weight = self.wo.weight  # fp32 in an fp16 model; None once it is quantised
+        if isinstance(weight, Tensor) and weight.is_floating_point():
+            hidden = hidden.to(weight.dtype)
+        return self.wo(hidden)
+
+
+class T5Attention(nn.Module):
+    """SDPA's fused kernels take only a bias whose last dimension is contiguous."""
+
+    def compute_bias(self, *inputs: Any, **options: Any) -> Any:
+        bias: Any = super()
+        return bias.compute_bias(*inputs, **options).contiguous()
+
+
+# Of `transformers.models`, those whose code is the formula: the same in transformers 5.17 and 5.23
+FORMS: dict[type[nn.Module], str] = {
+    T5Norm: "t5.T5LayerNorm mt5.MT5LayerNorm umt5.UMT5LayerNorm",
+    T5Mlp: "t5.T5DenseGatedActDense mt5.MT5DenseGatedActDense umt5.UMT5DenseGatedActDense",
+    T5Attention: "t5.T5Attention mt5.MT5Attention umt5.UMT5Attention",
+    Norm: "arcee.ArceeRMSNorm deepseek_v2.DeepseekV2RMSNorm deepseek_v3.DeepseekV3RMSNorm ernie4_5.Ernie4_5RMSNorm "
+    "exaone4.Exaone4RMSNorm glm.GlmRMSNorm glm4.Glm4RMSNorm granite.GraniteRMSNorm "
+    "hunyuan_v1_dense.HunYuanDenseV1RMSNorm llama.LlamaRMSNorm ministral.MinistralRMSNorm "
+    "ministral3.Ministral3RMSNorm mistral.MistralRMSNorm mixtral.MixtralRMSNorm phi3.Phi3RMSNorm qwen2.Qwen2RMSNorm "
+    "qwen2_moe.Qwen2MoeRMSNorm qwen3.Qwen3RMSNorm qwen3_moe.Qwen3MoeRMSNorm seed_oss.SeedOssRMSNorm "
+    "smollm3.SmolLM3RMSNorm",
+    Mlp: "cohere.CohereMLP deepseek_v2.DeepseekV2MLP deepseek_v3.DeepseekV3MLP ernie4_5.Ernie4_5MLP "
+    "exaone4.Exaone4MLP gemma.GemmaMLP gemma2.Gemma2MLP gemma3.Gemma3MLP granite.GraniteMLP helium.HeliumMLP "
+    "hunyuan_v1_dense.HunYuanDenseV1MLP llama.LlamaMLP ministral.MinistralMLP ministral3.Ministral3MLP "
+    "mistral.MistralMLP olmo.OlmoMLP olmo2.Olmo2MLP olmo3.Olmo3MLP qwen2.Qwen2MLP qwen2_moe.Qwen2MoeMLP qwen3.Qwen3MLP "
+    "qwen3_moe.Qwen3MoeMLP smollm3.SmolLM3MLP stablelm.StableLmMLP",
+    PackedMlp: "glm.GlmMLP glm4.Glm4MLP phi3.Phi3MLP",
+}
+BY_NAME = {name: form for form, names in FORMS.items() for name in names.split()}
+
+
+def fuse(model: nn.Module) -> None:
+    """Give the modules of a transformers model that are known here a class that runs fused on a GPU.
+
+    The class keeps its name, which transformers and others look at.
+    """
+    for module in model.modules():
+        kind: Any = type(module)
+        form: Any = BY_NAME.get(_name(kind))
+        if form is not None and not isinstance(module, form):
+            module.__class__ = _class(form, kind)
+
+
+def _name(kind: type[nn.Module]) -> str:
+    family = kind.__module__.removeprefix("transformers.models.").partition(".")[0]
+    own = kind.__module__ == f"transformers.models.{family}.modeling_{family}"
+    return f"{family}.{kind.__name__}" if own else ""
+
+
+@cache
+def _class(form: Any, kind: Any) -> Any:
+    return type(kind.__name__, (form, kind), {"__module__": kind.__module__})
+
+
+def gated(act: nn.Module, a: Tensor, b: Tensor) -> Tensor:
+    """act(a) * b, both [...,f]."""
+    kind, fits = ACTS.get(type(act).__name__), a.dtype in HALF and a.dtype == b.dtype
+    if kind is None or not fits or not takes(a) or not b.is_contiguous():
+        product: Tensor = act(a) * b
+        return product
+    hidden: Tensor = apply(_Gated, a, b, kind)
+    return hidden
+
+
+def gated_halves(act: nn.Module, x: Tensor) -> Tensor:
+    """act(a) * b, a and b being the halves of x [...,2f]."""
+    kind = ACTS.get(type(act).__name__)
+    if kind is None or x.dtype not in HALF or not takes(x):
+        a, b = x.chunk(2, -1)
+        product: Tensor = b * act(a)
+        return product
+    hidden: Tensor = apply(_GatedHalves, x, kind)
+    return hidden
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
+        out: Tensor
+        out, scale = _built().norm(x, weight, eps)
+        ctx.save_for_backward(x, weight, scale)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return _built().norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None
+
+
+class _Gated(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, a: Tensor, b: Tensor, act: str) -> Tensor:
+        ctx.save_for_backward(a, b)
+        ctx.act = act
+        hidden: Tensor = _built().gated(_rows(a), _rows(b), act)
+        return hidden.view(a.shape)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        a, b = ctx.saved_tensors
+        da, db = torch.empty_like(a), torch.empty_like(b)
+        _built().gated_backward(*(_rows(each) for each in (grad.contiguous(), a, b, da, db)), ctx.act)
+        return da, db, None
+
+
+class _GatedHalves(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, act: str) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.act = act
+        hidden: Tensor = _built().gated(*_rows(x).chunk(2, -1), act)
+        return hidden.view(*x.shape[:-1], -1)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (x,) = ctx.saved_tensors
+        dx = torch.empty_like(x)
+        halves = (*_rows(x).chunk(2, -1), *_rows(dx).chunk(2, -1))
+        _built().gated_backward(_rows(grad.contiguous()), *halves, ctx.act)
+        return dx, None
+
+
+def _rows(x: Tensor) -> Tensor:
+    return x.view(-1, x.shape[-1])
+
+
+def _built() -> ModuleType:
+    found = kernels()
+    assert found is not None
+    return found
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """None, with one warning, where they cannot be built."""
+    try:
+        from vglm_train.model.language.hf import fused_triton
+
+        x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+        _, scale = fused_triton.norm(x, x[0], 1e-6)
+        fused_triton.norm_backward(x, x, x[0], scale)
+        for act in sorted(set(ACTS.values())):
+            fused_triton.gated_backward(fused_triton.gated(x, x, act), x, x, x.clone(), x.clone(), act)
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("language models run slower without triton and a C compiler (%s)", error)
+        return None
+    return fused_triton
