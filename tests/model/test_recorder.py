@@ -7,10 +7,10 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
+import tiny_language
 import torch
 from torch import Tensor, nn
 
-import tiny_language
 from vglm_train.config.model import Vision
 from vglm_train.model import recorder as module
 from vglm_train.model.recorder import MOST, Recorder
