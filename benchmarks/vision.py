@@ -1,4 +1,4 @@
-"""Speed and error of the frozen ViT-g/14, plain and fused: `python -m benchmarks.vision`.
+"""Speed and error of the frozen ViT-g/14, plain, fused, and as a CUDA graph: `python -m benchmarks.vision`.
 
 Random weights and pictures. Errors are against the same weights in fp32. The floor is the encoder's arithmetic at the
 rate of a large bf16 product measured in the same run. Without a GPU there is nothing to fuse.
@@ -50,16 +50,21 @@ def milliseconds(encoder: VisionEncoder, pixels: Tensor, times: int) -> float:
 
 
 def compare(dtype: torch.dtype, shape: Vision, args: argparse.Namespace, device: torch.device, rate: float) -> None:
-    """Plain and fused in one precision; prints as it goes."""
+    """All variants in one precision; prints as it goes."""
     encoder = build(shape, device)
     pixels = torch.randn(args.batch, 3, shape.image_size, shape.image_size, device=device)
     with torch.no_grad():
         exact = encoder(pixels[:COMPARED])
     tower = VisionEncoder(encoder, shape.width, encoder.num_patches, dtype)
-    variants = [("plain", lambda _: False), *([("fused", fused.fuses)] if device.type == "cuda" else [])]
-    for name, fuses in variants:
+    variants = [("plain", lambda _: False, False)]
+    if device.type == "cuda":
+        variants += [("fused", fused.fuses, False), ("recorded", fused.fuses, True)]
+    for name, fuses, recorded in variants:
+        tower.recorder.on = recorded
         with patch.object(fused, "fuses", fuses):
             took = milliseconds(tower, pixels, args.times)
+            if recorded and not len(tower.recorder):
+                continue  # so many pictures are not launched slower than they run
             found = tower(pixels[:COMPARED]).float()
         error = ((found - exact).norm() / exact.norm()).item()
         least = F.cosine_similarity(found, exact, dim=-1).min().item()

@@ -245,18 +245,18 @@ class _Run:
         model.recompute(self.config.engine.recompute)
         if self.config.engine.compile:
             model.compile_blocks()
-        if self._records_passes():
-            model.graph_passes()
+        self._record_passes(model)
         return model
 
-    def _records_passes(self) -> bool:
-        """Whether the Q-Former's passes become CUDA graphs."""
-        config, on_gpu = self.config, self.ranks.device.type == "cuda"
-        if config.engine.graphs is None:
-            return on_gpu and config.run.stage == "align" and not config.engine.recompute
-        if config.engine.graphs and not on_gpu:
+    def _record_passes(self, model: VisualModel) -> None:
+        """As CUDA graphs, or not."""
+        engine, on_gpu = self.config.engine, self.ranks.device.type == "cuda"
+        if engine.graphs is False:
+            model.record_nothing()
+        elif on_gpu and not engine.recompute:
+            model.graph_passes()
+        elif engine.graphs:
             log.info("engine.graphs: there is no GPU here, so nothing is recorded")
-        return config.engine.graphs and on_gpu
 
     def _sinks(self) -> list[Sink]:
         if not self.ranks.main:

@@ -175,14 +175,7 @@ def _check_languages(data: Data, text: Text) -> None:
 
 
 def _check_graphs(config: Config) -> None:
-    if not config.engine.graphs:
-        return
-    if config.run.stage != "align":
-        reason = (
-            f"record the passes of stage align, which all have one shape; run.stage is {config.run.stage}. Leave it out"
-        )
-        raise FieldError("engine.graphs", reason=reason)
-    if config.engine.recompute:
+    if config.engine.graphs and config.engine.recompute:
         reason = "cannot both be on: what a graph keeps for backward is not computed again. Leave one out"
         raise FieldError("engine.graphs", "engine.recompute", reason=reason)
 

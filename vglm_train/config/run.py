@@ -167,7 +167,9 @@ class Engine:
         bool, "torch.compile of the Q-Former's blocks, and of those of transformers' language models: 1 to 3 % faster"
     ] = False
     graphs: Annotated[
-        bool | None, "the Q-Former's passes as CUDA graphs; null: in stage align, on a GPU, without recompute"
+        bool | None,
+        "passes as CUDA graphs: of the frozen towers in front of the language model at small batches, and, without "
+        "recompute, of the Q-Former that trains; null: where there is a GPU; false: none",
     ] = None
     backend: Annotated[
         Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"

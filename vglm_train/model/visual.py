@@ -75,5 +75,9 @@ class VisualModel(nn.Module):
             block.forward = MethodType(forward, block)  # type: ignore[method-assign]
 
     def graph_passes(self) -> None:
-        """Record the Q-Former's passes over images and text as CUDA graphs from their first training step on."""
+        """Record the Q-Former's passes over images and text, with their gradients, as CUDA graphs while it trains."""
         self.qformer.graphs = PassGraphs(self.qformer.blocks)
+
+    def record_nothing(self) -> None:
+        """Launch what is frozen kernel by kernel, too."""
+        self.vision.recorder.on = False

@@ -16,8 +16,11 @@ from vglm_train.model.language import Quantize, build_language
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.decoding import OnToken
 from vglm_train.model.qformer.qformer import QFormer
+from vglm_train.model.recorder import Recorder
 from vglm_train.model.vision import VisionEncoder, build_vision
 from vglm_train.model.visual import VisualModel
+
+LAUNCHED_SLOWER = 64  # pictures: for fewer the Q-Former is launched slower than it runs
 
 
 class VisualLanguageModel(VisualModel):
@@ -38,6 +41,7 @@ class VisualLanguageModel(VisualModel):
         self.image_length, width = qformer.query_tokens.shape
         self.projection = nn.Linear(width, language.embed_width)
         self.language = language
+        self.recorder = Recorder()
 
     def train(self, mode: bool = True) -> Self:
         """A Q-Former of which nothing trains stays in eval mode, since its dropout would only add noise."""
@@ -50,6 +54,13 @@ class VisualLanguageModel(VisualModel):
 
         ids [n,u], mask [n,u] bool: a question for each image, if the Q-Former reads it.
         """
+        inputs: tuple[Tensor, ...] = (features,) if ids is None or mask is None else (features, ids, mask)
+        if self.qformer.training or len(features) > LAUNCHED_SLOWER:
+            return self._bridge(*inputs)
+        return self.recorder(self._bridge, [self.vision_norm, self.qformer, self.projection], *inputs)
+
+    def _bridge(self, features: Tensor, ids: Tensor | None = None, mask: Tensor | None = None) -> Tensor:
+        """See `visual_tokens`."""
         keys = self.image_keys(features)
         if ids is None or mask is None:
             queries = self.qformer.queries(keys, keep=False)[0]
@@ -89,6 +100,10 @@ class VisualLanguageModel(VisualModel):
 
     def stacks(self) -> list[Sequence[nn.Module]]:
         return [*super().stacks(), self.language.blocks()]
+
+    def record_nothing(self) -> None:
+        super().record_nothing()
+        self.recorder.on = False
 
     def recompute(self, on: bool) -> None:
         """Whether activations of the Q-Former and of the language model are computed again in backward."""

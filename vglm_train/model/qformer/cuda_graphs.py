@@ -4,6 +4,8 @@ A pass of twelve blocks is thousands of small launches. Recorded once, it is one
 n rows, s tokens, d width, p image tokens.
 """
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -12,15 +14,17 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
+from vglm_train.log import console
 from vglm_train.model.qformer.layers import Block, ImageKey
+from vglm_train.model.recorder import AFTER, CAPTURE_MODE, MOST
 
 WARM_UP = 3  # runs before the recording, in which libraries choose their kernels
-CAPTURE_MODE = "thread_local"  # other threads, such as the one that pins batches, may use the device meanwhile
+log = logging.getLogger(console.LOGGER)
 RowsEach = tuple[tuple[int, ...], ...]  # for each block, of each group of images: rows that read one image
 
 
 class PassGraphs:
-    """A forward and a backward graph for every shape of a pass, recorded when the shape first occurs.
+    """A forward and a backward graph for the shapes of a pass that occur again, the first few of them.
 
     Operations and random numbers are the same as without graphs. A shape may run only once before its backward, since
     a graph keeps what backward needs in one buffer. Under autocast all weights are cast together, once for the passes
@@ -34,23 +38,43 @@ class PassGraphs:
         self._buffers: dict[torch.dtype, list[Tensor]] = {}  # of the cast weights, which graphs read in place
         self._cast: Sequence[Tensor] | None = None  # the weights of the passes over these images
         self._recorded: dict[tuple[object, ...], Recording] = {}
+        self._seen: Counter[tuple[object, ...]] = Counter()
+        self._most = MOST
 
     def start(self) -> None:
         """Other images follow, and perhaps other weights."""
         self._cast = None
 
     def __call__(
-        self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor, text: bool = True
-    ) -> Tensor:
-        """The blocks' output for hidden [n,s,d], the first `queries` tokens of which are queries."""
+        self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor | None, text: bool = True
+    ) -> Tensor | None:
+        """The blocks' output for hidden [n,s,d], the first `queries` tokens of which are queries.
+
+        None where nothing is recorded of this shape: the blocks must run.
+        """
         rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
-        inputs = (hidden, bias, *(group.packed for groups in keys for group in groups))
-        layout = (queries, rows_each, text, *(tuple(x.shape) for x in inputs))
-        weights = self._weights(hidden.device.type)
-        if layout not in self._recorded:
-            self._recorded[layout] = Recording(self._function(queries, rows_each, text), inputs, weights)
-        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *weights)
+        biases = () if bias is None else (bias,)
+        inputs = (hidden, *biases, *(group.packed for groups in keys for group in groups))
+        layout = (queries, rows_each, text, len(biases), *((tuple(x.shape), x.requires_grad) for x in inputs))
+        if layout not in self._recorded and not self._record(layout, inputs):
+            return None
+        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *self._weights(hidden.device.type))
         return output
+
+    def _record(self, layout: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
+        """Whether this shape is recorded now."""
+        self._seen[layout] += 1
+        if self._seen[layout] < AFTER or len(self._recorded) >= self._most:
+            return False
+        queries, rows_each, text, biases = layout[:4]
+        run = self._function(queries, rows_each, text, biases)
+        try:
+            self._recorded[layout] = Recording(run, inputs, self._weights(inputs[0].device.type))
+        except torch.OutOfMemoryError:
+            log.info("the card is too full to record more passes of the Q-Former as CUDA graphs: they run without")
+            self._most = 0
+            return False
+        return True
 
     def __len__(self) -> int:
         """Number of recorded shapes."""
@@ -67,9 +91,10 @@ class PassGraphs:
             self._cast = apply(_Cast, self._buffers[dtype], *self._parameters)
         return self._cast
 
-    def _function(self, queries: int, rows_each: RowsEach, text: bool) -> Callable[..., Tensor]:
+    def _function(self, queries: int, rows_each: RowsEach, text: bool, biases: int) -> Callable[..., Tensor]:
         def run(inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> Tensor:
-            hidden, bias, *packed = inputs
+            hidden, *packed = inputs
+            bias = packed.pop(0) if biases else None
             weights = dict(zip(self._names, parameters, strict=True))
             given = (hidden, queries, packed, rows_each, bias, text)
             output: Tensor = torch.func.functional_call(self._pass, weights, given)
@@ -92,18 +117,25 @@ class Recording:
         self._needed = [x for x in (*self.inputs, *self.parameters) if x.requires_grad]
         self.forward, self.backward = torch.cuda.CUDAGraph(), torch.cuda.CUDAGraph()
         rng_state = torch.cuda.get_rng_state(device)
-        mixed, dtype = torch.is_autocast_enabled(device.type), torch.get_autocast_dtype(device.type)
+        try:
+            gradients = self._record(run)
+        finally:
+            torch.cuda.set_rng_state(rng_state, device)
+        left = iter(gradients)
+        self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
+
+    def _record(self, run: Callable[..., Tensor]) -> tuple[Tensor | None, ...]:
+        """Make both graphs; what backward gives."""
+        kind = self.inputs[0].device.type
+        mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
         # a copy of a weight from autocast's cache would be read for ever
-        with torch.autocast(device.type, dtype, enabled=mixed, cache_enabled=False):
+        with torch.autocast(kind, dtype, enabled=mixed, cache_enabled=False):
             self._warm_up(run)
             with torch.cuda.graph(self.forward, capture_error_mode=CAPTURE_MODE):
                 output = run(self.inputs, self.parameters)
         self.output, self.grad = output.detach(), torch.empty_like(output)
         with torch.cuda.graph(self.backward, pool=self.forward.pool(), capture_error_mode=CAPTURE_MODE):
-            gradients = self._gradients(output, self.grad)
-        torch.cuda.set_rng_state(rng_state, device)
-        left = iter(gradients)
-        self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
+            return self._gradients(output, self.grad)
 
     def _warm_up(self, run: Callable[..., Tensor]) -> None:
         torch.cuda.synchronize()
@@ -164,7 +196,13 @@ class _Pass(nn.Module):
         self.blocks: Sequence[Block] = nn.ModuleList(blocks)  # type: ignore[assignment]
 
     def forward(
-        self, hidden: Tensor, queries: int, packed: Sequence[Tensor], rows_each: RowsEach, bias: Tensor, text: bool
+        self,
+        hidden: Tensor,
+        queries: int,
+        packed: Sequence[Tensor],
+        rows_each: RowsEach,
+        bias: Tensor | None,
+        text: bool,
     ) -> Tensor:
         """`packed`: the keys of all blocks' groups of images [.,p,2d], one after the other."""
         left = iter(packed)

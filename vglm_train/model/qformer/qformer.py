@@ -90,7 +90,9 @@ class QFormer(nn.Module):
         """The queries read the images alone -> ([n,q,d], the cache that `caption` needs, empty unless `keep`)."""
         rows = next(len(groups[0].packed) for groups in keys if groups)
         hidden = self._query_states(rows)
-        return self._run(hidden, hidden.shape[1], keys, None, keep=keep)
+        if keep:
+            return self._run(hidden, hidden.shape[1], keys, None, keep=True)
+        return self._states(hidden, hidden.shape[1], keys, None), []
 
     def text(self, ids: Tensor, mask: Tensor) -> Tensor:
         """Sentences alone: ids [n,t], mask [n,t] bool -> [n,t,d]."""
@@ -143,10 +145,12 @@ class QFormer(nn.Module):
         assert self.embeddings is not None, "this Q-Former was built without its text side"
         return F.dropout(self.norm(self.embeddings(ids)), self.dropout, self.training)
 
-    def _states(self, hidden: Tensor, queries: int, keys: Keys, mask: Tensor, text: bool = True) -> Tensor:
+    def _states(self, hidden: Tensor, queries: int, keys: Keys, mask: Tensor | None, text: bool = True) -> Tensor:
         """`_run` without a cache; in training as CUDA graphs, if `graphs` is set."""
         if self.graphs is not None and self.training and torch.is_grad_enabled():
-            return self.graphs(hidden, queries, keys, _additive(mask, hidden), text)
+            recorded = self.graphs(hidden, queries, keys, None if mask is None else _additive(mask, hidden), text)
+            if recorded is not None:
+                return recorded
         return self._run(hidden, queries, keys, mask, text=text)[0]
 
     def _run(

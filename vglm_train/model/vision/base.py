@@ -6,8 +6,12 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
+from vglm_train.model.recorder import Recorder
 from vglm_train.model.vision.fp8 import VERSION, Fp8Linear
 
+# tokens x width x width, as a block's arithmetic: below, a block is launched slower than it runs (`python -m
+# benchmarks.vision`); that of 64 pictures of ViT-g/14
+LAUNCHED_SLOWER = 64 * 257 * 1408**2
 KERNELS = 2  # 1: sums and norms in one kernel; 2: sums inside of the products as well
 
 
@@ -16,6 +20,7 @@ class Encoder(nn.Module):
 
     blocks: Sequence[nn.Module]
     fused: bool = False  # whether a GPU computes it in fewer kernels in 16 bits, see `fused`
+    recordable: bool = False  # whether it can be a CUDA graph: it waits for nothing, and its kernels depend on shapes
 
     def tuned(self, pixels: Tensor, trained: Sequence[nn.Module]) -> Tensor:
         """As calling it, normalised pixels [n,3,h,w] -> [n,p,c], where the last blocks, `trained`, are in fp32.
@@ -39,6 +44,7 @@ class VisionEncoder(nn.Module):
         self.encoder: Encoder = _cast(encoder, dtype).requires_grad_(False).eval()
         self.width, self.num_patches, self.dtype = width, num_patches, dtype
         self.trained: list[nn.Module] = []
+        self.recorder = Recorder()
 
     @property
     def fused(self) -> int:
@@ -80,6 +86,8 @@ class VisionEncoder(nn.Module):
     @torch.no_grad()
     def _frozen(self, pixels: Tensor) -> Tensor:
         with torch.autocast(pixels.device.type, enabled=False):
+            if self.encoder.recordable and len(pixels) * self.num_patches * self.width**2 <= LAUNCHED_SLOWER:
+                return self.recorder(self.encoder, [self.encoder], pixels)
             tokens: Tensor = self.encoder(pixels)
         return tokens
 

@@ -87,6 +87,7 @@ class EvaVit(Encoder):
     """
 
     fused = True
+    recordable = True
 
     def __init__(self, config: Vision) -> None:
         super().__init__()

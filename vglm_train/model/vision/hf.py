@@ -56,6 +56,7 @@ class HfVision(Encoder):
         takes = "interpolate_pos_encoding" in inspect.signature(self.tower.forward).parameters
         self.options = {"interpolate_pos_encoding": True} if resized and takes else {}
         self.config = config
+        self.recordable = config.family != "auto"  # of the others each would have to be tried
 
     @property
     def num_patches(self) -> int:
