@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+from vglm_train.clinic import told
 from vglm_train.clinic.plan import Step
 from vglm_train.clinic.state import State
 from vglm_train.errors import UserError
@@ -16,6 +17,9 @@ from vglm_train.progress import duration
 
 GRACE = 3.0  # seconds in which a terminal's Ctrl-C, which the step has got too, ends it
 ROOT = Path(__file__).resolve().parents[2]
+STOPS = tuple(  # what people, schedulers and the system send; Windows, which can show the help, lacks some
+    number for name in ("SIGINT", "SIGTERM", "SIGHUP", "SIGKILL") if (number := getattr(signal, name, None)) is not None
+)
 
 
 class Stopped(Exception):  # noqa: N818  (nobody made a mistake)
@@ -41,21 +45,28 @@ def run(step: Step, state: State, number: int, total: int, held: int) -> None:
     print(f"$ {shown(step)}", flush=True)
     start = time.monotonic()
     status = _status(step, held)
-    if status < 0 or status > 128:
-        if status == -signal.SIGKILL:
-            print(f"{where} ({step.title}) was killed: perhaps the machine ran out of memory", file=sys.stderr)
-        raise Stopped(128 - status if status < 0 else status)
-    if status and not (step.tells and status == 1):
-        raise UserError(
-            f"{where} ({step.title}) failed with status {status}; it says why above. Mend that and run the same "
-            "command again: what is done stays done."
-        )
+    _refuse(status, step, where)
     if step.loose:
         os.sync()
     seconds = time.monotonic() - start
-    state.finish(step, status=status, seconds=round(seconds, 1))
+    state.finish(step, status=int(status == told.FOUND), seconds=round(seconds, 1))
     found = "; it found something, see above" if status else ""
     print(f"--- {where} took {duration(seconds)}{found}", flush=True)
+
+
+def _refuse(status: int, step: Step, where: str) -> None:
+    """As `run`, by the status of the step's process."""
+    number = -status if status < 0 else status - 128
+    if number in STOPS:
+        if status == -signal.SIGKILL:
+            print(f"{where} ({step.title}) was killed: perhaps the machine ran out of memory", file=sys.stderr)
+        raise Stopped(128 + number)
+    if status and not (step.tells and status == told.FOUND):
+        how = f"crashed ({signal.strsignal(-status)})" if status < 0 else f"failed with status {status}"
+        raise UserError(
+            f"{where} ({step.title}) {how}; it says why above. Mend that and run the same command again: what is done "
+            "stays done."
+        )
 
 
 def shown(step: Step) -> str:
@@ -65,7 +76,7 @@ def shown(step: Step) -> str:
 
 def _status(step: Step, held: int) -> int:
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
-    command = [sys.executable, "-m", "vglm_train", *step.words]
+    command = [sys.executable, "-m", told.__name__ if step.tells else "vglm_train", *step.words]
     process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, pass_fds=(held,))
     try:
         return process.wait()
