@@ -21,6 +21,7 @@ from vglm_train.clinic.plan import Options, count, plan
 from vglm_train.clinic.recipe import Recipe
 from vglm_train.clinic.runner import Stopped, run, shown
 from vglm_train.clinic.state import Inputs, State, owned
+from vglm_train.clinic.studies import find_studies
 from vglm_train.clinic.verdict import read_verdict, write_page
 from vglm_train.command import AGAIN, program, run_command
 from vglm_train.config.data import Fields
@@ -105,7 +106,9 @@ def _clinic(args: argparse.Namespace) -> int:
     state = State(options.out)
     make_folder(f"--out {args.out}", options.out)
     with owned(options.out) as held:
-        inputs = Inputs.gather(options, _fields(options.fields))
+        fields = _fields(options.fields)
+        options = find_studies(options, fields)
+        inputs = Inputs.gather(options, fields)
         state.compare(inputs.values, options.run.exists())
         if "convert" not in state.done:
             _check_disk(options.out, inputs.bytes * GROWTH, "the converted pictures")

@@ -26,6 +26,12 @@ class Options:
     study_field: str | None = None  # column that names a study, in place of pictures
     convert: tuple[str, ...] = ()  # further options of `vglm data convert`
     overrides: tuple[str, ...] = ()  # of the training
+    folders: bool = False  # whether the column of pictures holds folders of studies
+
+    @property
+    def studies(self) -> bool:
+        """Whether rows name studies, so that the table alone does not tell its pictures."""
+        return self.folders or self.study_field is not None
 
     @property
     def data(self) -> Path:
@@ -69,7 +75,7 @@ class Step:
 
 def plan(options: Options) -> Iterator[Step]:
     """The steps, each asked for when those before it are done: what they made decides the later ones."""
-    if options.study_field is None:  # else the table names no picture, and the conversion says what cannot be used
+    if not options.studies:  # else the table names no picture, and the conversion says what cannot be used
         yield _look(options)
     yield _convert(options)
     sides = tuple(options.side(name) for name in SIDES)
@@ -92,7 +98,7 @@ def plan(options: Options) -> Iterator[Step]:
 
 def count(options: Options, recipe: Recipe | None) -> int:
     """How many steps there are; where the recipe is not chosen yet, with one task."""
-    return 6 + (options.study_field is None) + (len(recipe.tasks) if recipe else 1)
+    return 6 + (not options.studies) + (len(recipe.tasks) if recipe else 1)
 
 
 def _look(options: Options) -> Step:

@@ -43,8 +43,8 @@ class Inputs:
     @classmethod
     def gather(cls, options: Options, fields: Fields) -> "Inputs":
         """UserError where the table cannot be read or none of its rows can be used. `fields`: of the table."""
-        pictures = [] if options.study_field else _named(options, fields)
-        pictures = pictures or _all(options.folder)  # rows may name studies
+        pictures = [] if options.studies else _named(options, fields)
+        pictures = pictures or _all(options.folder)
         total = sum(picture.size for picture in pictures)
         asked = {
             "--preset": options.preset or "chosen",
