@@ -42,6 +42,10 @@ class Options:
         return self.data / "records.jsonl"
 
     @property
+    def pictures(self) -> Path:
+        return self.records.with_suffix(".pictures")
+
+    @property
     def recipe(self) -> Path:
         return self.out / "recipe.json"
 
@@ -110,13 +114,12 @@ def _convert(options: Options) -> Step:
     study = () if options.study_field is None else ("--study-field", options.study_field)
     asked = ("--studies", "--private", "--source", "reports", *study, *_fields(options), *options.convert)
     words = ("data", "convert", options.reports, "--images", options.folder, *asked)
-    kept = options.records.with_suffix(".pictures")
     return Step(
         "convert",
         "convert the pictures",
         _words(*words, "--out", options.records),
         (options.records,),
-        (kept,),
+        (options.pictures,),
         loose=True,
     )
 
