@@ -17,7 +17,7 @@ from pathlib import Path
 
 from vglm_train.clinic import recipe
 from vglm_train.clinic.disk import check_disk
-from vglm_train.clinic.plan import Options, count, plan
+from vglm_train.clinic.plan import Options, plan, titles
 from vglm_train.clinic.recipe import Recipe
 from vglm_train.clinic.runner import Stopped, run, shown
 from vglm_train.clinic.state import Inputs, State, owned
@@ -128,7 +128,7 @@ def _steps(options: Options, state: State, held: int) -> list[str]:
         if step.name == "train" and not state.is_done(step):
             assert chosen is not None
             check_disk(options.out, chosen.checkpoint * CHECKPOINTS, "the checkpoints", options.run / "checkpoints")
-        run(step, state, number, count(options, chosen), held)
+        run(step, state, number, titles(options, chosen), held)
         commands.append(shown(step))
         if step.name == "recipe":
             chosen = Recipe.read(options.recipe)

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from vglm_train.clinic import told
@@ -30,28 +31,44 @@ class Stopped(Exception):  # noqa: N818  (nobody made a mistake)
         self.status = status
 
 
-def run(step: Step, state: State, number: int, total: int, held: int) -> None:
-    """Do a step that is not done yet. `held`: a descriptor that keeps the folder as long as the step's process lives.
+def run(step: Step, state: State, number: int, titles: Sequence[str], held: int) -> None:
+    """Do a step that is not done yet. `number`: from 1; `titles`: of all steps; `held`: a descriptor that keeps the
+    folder as long as the step's process lives.
 
     UserError where it fails: it has printed why. Stopped where it was asked to stop.
     """
-    where = f"step {number} of {total}"
+    where = f"step {number} of {len(titles)}"
     print(f"\n=== {where}: {step.title}", flush=True)
     if state.is_done(step):
-        print(f"$ {shown(step)}\n--- done before", flush=True)
+        print(f"$ {shown(step)}\n--- done before, in {duration(state.seconds(step.name))}", flush=True)
         return
+    print("\n".join(_left(step, state, number, titles)), flush=True)
     for path in step.clears:
         shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
     print(f"$ {shown(step)}", flush=True)
     start = time.monotonic()
-    status = _status(step, held)
-    _refuse(status, step, where)
+    try:
+        status = _status(step, held)
+        _refuse(status, step, where)
+    except BaseException:
+        state.spend(step, time.monotonic() - start)
+        raise
     if step.loose:
         os.sync()
     seconds = time.monotonic() - start
-    state.finish(step, status=int(status == told.FOUND), seconds=round(seconds, 1))
+    state.finish(step, seconds, status=int(status == told.FOUND))
     found = "; it found something, see above" if status else ""
     print(f"--- {where} took {duration(seconds)}{found}", flush=True)
+
+
+def _left(step: Step, state: State, number: int, titles: Sequence[str]) -> Iterator[str]:
+    """What is done, how long that took here, and what is left. How long a step takes is not known before it runs; then
+    it says so itself."""
+    took, spent = state.seconds(), state.spent.get(step.name)
+    yield f"{number - 1} of {len(titles)} steps done" + (f", in {duration(took)} on this machine" if took else "")
+    if spent:
+        yield f"this one was begun before, and ran for {duration(spent)} then"
+    yield f"after it: {', '.join((*titles[number:], 'the verdict'))}"
 
 
 def _refuse(status: int, step: Step, where: str) -> None:
