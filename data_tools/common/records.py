@@ -215,7 +215,16 @@ def _fields_of(line: bytes) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
+def path_from(folder: Path, file: Path) -> str:
+    """How a record in `folder` names a picture (both resolved): from there, so that both can be moved together. In full
+    where no path leads from one to the other, as between two drives of Windows."""
+    try:
+        return Path(os.path.relpath(file, folder)).as_posix()
+    except ValueError:
+        return file.as_posix()
+
+
 def moved(item: RecordItem, out: Path, **changes: Any) -> dict[str, Any]:
     """The item's record for the records file `out` (resolved): its picture's path is relative to that file."""
     assert isinstance(item.source, Path)
-    return {**item.fields, "image": Path(os.path.relpath(item.source, out.parent)).as_posix(), **changes}
+    return {**item.fields, "image": path_from(out.parent, item.source), **changes}

@@ -1,11 +1,11 @@
 """A draft -> finished records: its pictures are read, and where they are DICOM nothing names the patient."""
 
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from data_tools.common.records import path_from
 from data_tools.convert.dicom import DicomReader
 from data_tools.convert.draft import Draft
 from data_tools.convert.pictures import SourcePictures, Taken
@@ -77,7 +77,7 @@ def _texts_of(value: Any) -> Iterator[str]:
 def _record(draft: Draft, target: Target, pictures: list[Taken], study: str = "") -> dict[str, Any]:
     """`study`: what says which study it is; empty: it is of none."""
     first = pictures[0]
-    paths = [Path(os.path.relpath(taken.path, target.out.parent)).as_posix() for taken in pictures]
+    paths = [path_from(target.out.parent, taken.path) for taken in pictures]
     private = any(taken.dicom or taken.private for taken in pictures)
     labels = draft.labels
     if study:  # each question about a study is a record of its own

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from data_tools.common.records import RecordItem
+from data_tools.common.records import RecordItem, path_from
 from vglm_train.errors import UserError
 
 SIDES = ("train", "val", "test")
@@ -74,5 +74,5 @@ def moved(fields: dict[str, Any], folder: Path, out: Path, side: str) -> dict[st
     """A record of a file in `folder` for that of a side in `out`; both folders are resolved."""
     image = fields["image"]
     names = [image] if isinstance(image, str) else image
-    paths = [Path(os.path.relpath(folder / name, out)).as_posix() for name in names]
+    paths = [path_from(out, folder / name) for name in names]
     return {**fields, "image": paths[0] if isinstance(image, str) else paths, "split": side}

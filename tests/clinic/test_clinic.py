@@ -50,6 +50,20 @@ def test_it_ends_with_a_verdict_in_two_languages(done: tuple[Path, "subprocess.C
     assert list(json.loads((out / "clinic.json").read_text("utf-8"))["done"]) == list(STEPS)
 
 
+def test_each_step_says_what_is_left(done: tuple[Path, "subprocess.CompletedProcess[str]"]) -> None:
+    """The titles that are told before are those of the steps."""
+    _, ended = done
+    lines = ended.stdout.splitlines()
+    titles = [line.partition(": ")[2] for line in lines if line.startswith("=== step ")]
+    left = [line.removeprefix("after it: ").split(", ") for line in lines if line.startswith("after it: ")]
+    assert len(left) == len(titles) == len(STEPS)
+    for number, told in enumerate(left, 1):
+        early = number <= STEPS.index("recipe") + 1  # the tasks are not known yet
+        later = [*titles[number:-1], "evaluate"] if early else titles[number:]
+        assert told == [*later, "the verdict"], number
+    assert f"{len(STEPS) - 1} of {len(STEPS)} steps done, in " in ended.stdout
+
+
 def test_each_command_is_one_that_can_be_pasted(
     done: tuple[Path, "subprocess.CompletedProcess[str]"], tmp_path: Path
 ) -> None:

@@ -3,8 +3,10 @@
 import os
 import signal
 import subprocess
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from clinic.starts import command, environment, result, start
@@ -84,6 +86,8 @@ def test_a_second_start_waits_for_nobody(hospital: Path, base: Path, salt: Path,
     try:
         assert process.stdout is not None
         assert any("=== step 1" in line for line in process.stdout)
+        while not psutil.Process(process.pid).children():
+            time.sleep(0.01)
         process.kill()  # the step's process lives
         process.wait()
         again = start(words, tmp_path)

@@ -2,15 +2,18 @@
 
 import json
 import shutil
+import tracemalloc
 from collections.abc import Sequence
 from pathlib import Path
 
 import made_tables
+import numpy as np
 import pytest
 from made_shards import jpeg, sample, write_manifest, write_shard, write_source
 
 from vglm_train.config.data import Source
 from vglm_train.config.validation import FieldError
+from vglm_train.data import overlap
 from vglm_train.data.overlap import CLOSER, START, Effort, find_overlap
 from vglm_train.data.shards.index import make_index, write_index
 from vglm_train.data.shards.manifest import Manifest
@@ -98,6 +101,21 @@ def test_samples_that_are_read_are_the_likeliest(training: Manifest, tmp_path: P
     val = source(tmp_path / "val", [sample(49), sample(90)])
     (line,) = find_overlap([alike, training], val.shards, False, Effort(10, 1000, 1000, read=3))
     assert line.startswith("1 of 2 validation pictures")
+
+
+def test_what_is_not_read_is_not_kept(training: Manifest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many of training are as long as a picture of validation."""
+    val = source(tmp_path / "val", [sample(90)])
+    lengths = np.full((20_000, 2), (len(jpeg(90)), 7), np.int64)
+    monkeypatch.setattr(overlap, "_spread", lambda shards, effort: ((shards[0], lengths) for _ in range(20)))
+    monkeypatch.setattr(overlap, "_compare", lambda *_: None)
+    tracemalloc.start()
+    try:
+        find_overlap([training], val.shards, False, Effort(10, 10**6, 10**6, read=50))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 10e6  # of a shard 3.5 MB; the samples of all would take 100
 
 
 def test_a_table_beside_shards(training: Manifest, tmp_path: Path) -> None:

@@ -101,6 +101,9 @@ def test_a_bundle_that_lost_its_encoder_says_so(auto: Path, tmp_path: Path, caps
     shutil.move(tmp_path / "encoder", tmp_path / "moved")
     with pytest.raises(UserError, match=r"its vision model, is not there\. Copy the whole bundle again"):
         open_bundle(tmp_path / "run" / "bundle", torch.device("cpu"))
+    other = str(tmp_path / "moved")
+    with pytest.raises(UserError, match=rf"is not there, and {other} cannot stand for it: .* Copy the whole bundle"):
+        open_bundle(tmp_path / "run" / "bundle", torch.device("cpu"), vision_weights=other)
     assert main([str(auto), f"run.folder={tmp_path / 'run'}", f"model.vision.weights={tmp_path / 'moved'}"]) == 2
     assert "Weights that only moved: make a link to them at the old path" in capsys.readouterr().err
 

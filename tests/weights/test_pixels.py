@@ -121,6 +121,51 @@ def test_what_is_not_done_here_is_refused(tmp_path, said, words):
     assert str(tmp_path / "preprocessor_config.json") in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("said", "words"),
+    [
+        ({"size": "224px"}, 'size is "224px", and should be a number'),
+        ({"size": {"shortest_edge": "224px"}}, 'size.shortest_edge is "224px", and should be a number'),
+        ({"size": -224}, "size is -224, and should be a whole number from 1"),
+        ({"size": 0}, "size is 0, and should be a whole number from 1"),
+        ({"size": 224.5}, "size is 224.5, and should be a whole number from 1"),
+        ({"size": 10**400}, "size is 1000000000"),
+        ({"size": True}, "size is true, and should be a number"),
+        ({"size": {"height": 224, "width": None}}, 'size is {"height": 224, "width": null}, and should be a number of'),
+        ({"size": {}}, 'size is {}, and should be a number of pixels, {"height": 224, "width": 224} or'),
+        ({"size": []}, "size is [], and should be a number of pixels"),
+        ({"size": [224]}, "size is [224], and should be a number of pixels"),
+        ({"size": [[224], [224]]}, "size is [224], and should be a number"),
+        ({"crop_size": {"height": "a", "width": "a"}}, 'crop_size.height is "a", and should be a number'),
+        ({"resample": "bicubic"}, 'resample is "bicubic", and should be a number'),
+        ({"resample": float("nan")}, "resample is NaN, and should be a number"),
+        ({"rescale_factor": "1/255"}, 'rescale_factor is "1/255", and should be a number'),
+        ({"image_mean": [0.5, None, 0.5]}, "image_mean is null, and should be a number"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean is [0.5, 0.5], and should be three numbers, one a colour"),
+        ({"image_mean": "0.5"}, 'image_mean is "0.5", and should be a number'),
+        ({"image_std": [0.5]}, "image_std is [0.5], and should be three numbers, one a colour"),
+        ({"image_std": [0.5, 0, 0.5]}, "image_std is [0.5, 0, 0.5], and should be numbers above 0"),
+        ({"do_center_crop": "false"}, 'do_center_crop is "false", and should be true or false'),
+        ({"do_normalize": []}, "do_normalize is [], and should be true or false"),
+        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 0, "size": 224}, "crop_pct is 0.0, and should"),
+        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": 2, "size": 224}, "crop_pct is 2.0, and should"),
+        ({"image_processor_type": "ConvNextImageProcessor", "crop_pct": "7/8", "size": 224}, 'crop_pct is "7/8", and'),
+    ],
+)
+def test_what_is_no_value_is_named_with_its_field(tmp_path, said, words):
+    written(tmp_path, {"image_processor_type": "BitImageProcessor", **said})
+    with pytest.raises(UserError) as error:
+        read_processor(tmp_path)
+    assert f"{tmp_path / 'preprocessor_config.json'}: {words}" in str(error.value)
+    assert "Download this file again, or write there what the encoder was trained with" in str(error.value)
+
+
+def test_null_stands_for_what_the_class_does(tmp_path):
+    bare = {"image_processor_type": "BitImageProcessor"}
+    nothing = dict.fromkeys(("size", "crop_size", "resample", "image_mean", "do_normalize", "do_pad", "crop_pct"))
+    assert read_processor(written(tmp_path, {**bare, **nothing})) == read_processor(written(tmp_path, bare))
+
+
 def test_a_folder_without_one(tmp_path):
     with pytest.raises(UserError, match=r"has no preprocessor_config\.json"):
         read_processor(tmp_path)

@@ -32,9 +32,9 @@ def _do(args: argparse.Namespace) -> int:
         shard = int(args.shard_gb * 10**9)
         lines = export_weights(args.bundle, args.format, args.out, options, args.force, shard, args.qkv)
     elif args.command == "merge":
-        language = str(args.language) if args.language else None
+        vision, language = (str(path) if path else None for path in (args.vision, args.language))
         adapters = parse_adapters(args.adapter)
-        lines = merge_bundle(args.bundle, adapters, args.out, args.force, language)
+        lines = merge_bundle(args.bundle, adapters, args.out, args.force, language, vision)
     elif args.command == "inspect":
         lines = inspect(args.path, args.format)
     elif args.command == "card":
@@ -73,8 +73,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     exporter.add_argument("--out", type=Path, required=True, help="the file or folder to write")
     exporter.add_argument("--qkv", choices=["thirds", "heads"], help="visualglm-sat: heads for SAT before 0.4.4")
     exporter.add_argument("--shard-gb", type=float, default=5.0, help="hf: largest file of weights, GB (default 5)")
-    exporter.add_argument("--vision", type=Path, help="the frozen encoder's weights, where they have moved")
-    exporter.add_argument("--language", type=Path, help="the frozen language model's folder, where it has moved")
+    _about_towers(exporter)
     exporter.add_argument("--tokenizer", type=Path, help="tokenizer folder or file, where the bundle has none")
     merger = commands.add_parser("merge", help="adapters into the weights of a bundle")
     merger.add_argument("bundle", type=Path, help="the bundle that the adapters belong to")
@@ -82,7 +81,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
         "--adapter", action="append", default=[], metavar="FOLDER[:WEIGHT]", help="repeat it for a weighted sum"
     )
     merger.add_argument("--out", type=Path, required=True, help="the bundle to write")
-    merger.add_argument("--language", type=Path, help="the frozen language model's folder, where it has moved")
+    _about_towers(merger)
     for command in (importer, exporter, merger):
         command.add_argument("--force", action="store_true", help="replace what --out names")
     inspector = commands.add_parser("inspect", help="what a file or folder is")
@@ -101,8 +100,18 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def _about_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--config", type=Path, help="run configuration for what the source does not say")
     command.add_argument("--qkv", choices=["thirds", "heads"], help="order of fused products (SAT, hub)")
-    command.add_argument("--vision", type=Path, help="LAVIS: the frozen image encoder, where it stands apart")
-    command.add_argument("--language", type=Path, help="LAVIS stage two: folder of the frozen language model")
+    _add_tower(command, "vision", "LAVIS: the frozen image encoder, where it stands apart")
+    _add_tower(command, "language", "LAVIS stage two: folder of the frozen language model")
+
+
+def _about_towers(command: argparse.ArgumentParser) -> None:
+    _add_tower(command, "vision", "the frozen encoder's weights, where they have moved")
+    _add_tower(command, "language", "the frozen language model's folder, where it has moved")
+
+
+def _add_tower(command: argparse.ArgumentParser, tower: str, text: str) -> None:
+    """Under the name that the other commands of `vglm` have for it too, which messages give."""
+    command.add_argument(f"--{tower}-weights", f"--{tower}", dest=tower, metavar="PATH", type=Path, help=text)
 
 
 if __name__ == "__main__":

@@ -10,17 +10,18 @@ made lies in --out; FOLDER is only read. `vglm clinic recipe DATA --base BUNDLE`
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
 from vglm_train.clinic import recipe
-from vglm_train.clinic.plan import Options, count, plan
+from vglm_train.clinic.disk import check_disk
+from vglm_train.clinic.plan import Options, plan, titles
 from vglm_train.clinic.recipe import Recipe
 from vglm_train.clinic.runner import Stopped, run, shown
 from vglm_train.clinic.state import Inputs, State, owned
+from vglm_train.clinic.studies import find_studies
 from vglm_train.clinic.verdict import read_verdict, write_page
 from vglm_train.command import AGAIN, program, run_command
 from vglm_train.config.data import Fields
@@ -30,7 +31,6 @@ from vglm_train.folders import make_folder
 
 CONVERT = ("--views", "--report-part", "--earlier", "--window", "--frame", "--salt")  # options that are passed on
 GROWTH = 1.5  # a PNG of a DICOM that is well compressed is larger
-LEFT = 2**28  # bytes that stay free beside what is made
 CHECKPOINTS = 3  # the newest, the best, and the one that is being written
 
 
@@ -105,10 +105,12 @@ def _clinic(args: argparse.Namespace) -> int:
     state = State(options.out)
     make_folder(f"--out {args.out}", options.out)
     with owned(options.out) as held:
-        inputs = Inputs.gather(options, _fields(options.fields))
+        fields = _fields(options.fields)
+        options = find_studies(options, fields)
+        inputs = Inputs.gather(options, fields)
         state.compare(inputs.values, options.run.exists())
         if "convert" not in state.done:
-            _check_disk(options.out, inputs.bytes * GROWTH, "the converted pictures")
+            check_disk(options.out, inputs.bytes * GROWTH, "the converted pictures", options.pictures)
         try:
             commands = _steps(options, state, held)
         except Stopped as stop:
@@ -125,22 +127,13 @@ def _steps(options: Options, state: State, held: int) -> list[str]:
     for number, step in enumerate(plan(options), 1):
         if step.name == "train" and not state.is_done(step):
             assert chosen is not None
-            _check_disk(options.out, chosen.checkpoint * CHECKPOINTS, "the checkpoints")
-        run(step, state, number, count(options, chosen), held)
+            check_disk(options.out, chosen.checkpoint * CHECKPOINTS, "the checkpoints", options.run / "checkpoints")
+        run(step, state, number, titles(options, chosen), held)
         commands.append(shown(step))
         if step.name == "recipe":
             chosen = Recipe.read(options.recipe)
             print(f"recipe: {chosen.reason}; --preset takes another")
     return commands
-
-
-def _check_disk(out: Path, needed: float, what: str) -> None:
-    free = shutil.disk_usage(out).free
-    if free < needed + LEFT:
-        raise UserError(
-            f"--out {out}: {what} may take {needed / 2**30:.1f} GiB, and {free / 2**30:.1f} GiB are free there; make "
-            "room, or give a folder on another disk"
-        )
 
 
 def _tell(options: Options, commands: Sequence[str]) -> None:

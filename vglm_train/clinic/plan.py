@@ -9,6 +9,16 @@ from typing import Any
 from vglm_train.clinic.recipe import Recipe
 
 SIDES = ("train", "val", "test")
+TITLES = {
+    "look": "look through the table",
+    "convert": "convert the pictures",
+    "split": "split by patient",
+    "leaks": "look for what training and test share",
+    "recipe": "choose a recipe by the memory of the card",
+    "check": "check what training would do",
+    "train": "train",
+}
+"""Of all steps but the evaluations, in order, by name."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +36,12 @@ class Options:
     study_field: str | None = None  # column that names a study, in place of pictures
     convert: tuple[str, ...] = ()  # further options of `vglm data convert`
     overrides: tuple[str, ...] = ()  # of the training
+    folders: bool = False  # whether the column of pictures holds folders of studies
+
+    @property
+    def studies(self) -> bool:
+        """Whether rows name studies, so that the table alone does not tell its pictures."""
+        return self.folders or self.study_field is not None
 
     @property
     def data(self) -> Path:
@@ -34,6 +50,10 @@ class Options:
     @property
     def records(self) -> Path:
         return self.data / "records.jsonl"
+
+    @property
+    def pictures(self) -> Path:
+        return self.records.with_suffix(".pictures")
 
     @property
     def recipe(self) -> Path:
@@ -69,50 +89,59 @@ class Step:
 
 def plan(options: Options) -> Iterator[Step]:
     """The steps, each asked for when those before it are done: what they made decides the later ones."""
-    if options.study_field is None:  # else the table names no picture, and the conversion says what cannot be used
+    if not options.studies:  # else the table names no picture, and the conversion says what cannot be used
         yield _look(options)
     yield _convert(options)
     sides = tuple(options.side(name) for name in SIDES)
     split = ("data", "split", options.records, "--out", options.data, "--val", options.val, "--test", options.test)
-    yield Step("split", "split by patient", _words(*split), sides)
+    yield _step("split", _words(*split), sides)
     leaks = ("data", "check_table", options.side("train"), "--against", options.side("test"))
-    yield Step("leaks", "look for what training and test share", _words(*leaks), tells=True)
+    yield _step("leaks", _words(*leaks), tells=True)
     chosen = ("--preset", options.preset) if options.preset else ()
     given = ("--base", options.base, "--out", options.recipe, *chosen, *options.overrides)
     recipe = ("clinic", "recipe", options.data, *given)
-    yield Step("recipe", "choose a recipe by the memory of the card", _words(*recipe), (options.recipe,))
+    yield _step("recipe", _words(*recipe), (options.recipe,))
     found = Recipe.read(options.recipe)
     train = ("train", found.preset, *_overrides(options, found))
-    yield Step("check", "check what training would do", _words(*train, "--check"))
+    yield _step("check", _words(*train, "--check"))
     bundle = options.run / "bundle"
-    yield Step("train", "train", _words(*train), (bundle / "bundle.json",))
+    yield _step("train", _words(*train), (bundle / "bundle.json",))
     for task in found.tasks:
         yield _evaluate(options, bundle, task)
 
 
-def count(options: Options, recipe: Recipe | None) -> int:
-    """How many steps there are; where the recipe is not chosen yet, with one task."""
-    return 6 + (options.study_field is None) + (len(recipe.tasks) if recipe else 1)
+def titles(options: Options, recipe: Recipe | None) -> list[str]:
+    """Of all steps in order; where the recipe is not chosen yet, with one evaluation."""
+    first = [title for name, title in TITLES.items() if not (name == "look" and options.studies)]
+    return first + ([_title(task) for task in recipe.tasks] if recipe else ["evaluate"])
+
+
+def _title(task: str) -> str:
+    return f"evaluate ({task})"
+
+
+def _step(
+    name: str,
+    words: tuple[str, ...],
+    makes: tuple[Path, ...] = (),
+    clears: tuple[Path, ...] = (),
+    tells: bool = False,
+    loose: bool = False,
+) -> Step:
+    return Step(name, TITLES[name], words, makes, clears, tells, loose)
 
 
 def _look(options: Options) -> Step:
     words = ("data", "check_table", options.reports, "--images", options.folder, *_fields(options))
-    return Step("look", "look through the table", _words(*words), tells=True)
+    return _step("look", _words(*words), tells=True)
 
 
 def _convert(options: Options) -> Step:
     study = () if options.study_field is None else ("--study-field", options.study_field)
     asked = ("--studies", "--private", "--source", "reports", *study, *_fields(options), *options.convert)
     words = ("data", "convert", options.reports, "--images", options.folder, *asked)
-    kept = options.records.with_suffix(".pictures")
-    return Step(
-        "convert",
-        "convert the pictures",
-        _words(*words, "--out", options.records),
-        (options.records,),
-        (kept,),
-        loose=True,
-    )
+    words = _words(*words, "--out", options.records)
+    return _step("convert", words, (options.records,), (options.pictures,), loose=True)
 
 
 def _evaluate(options: Options, bundle: Path, task: str) -> Step:
@@ -120,7 +149,7 @@ def _evaluate(options: Options, bundle: Path, task: str) -> Step:
     page = result.with_suffix(".html")
     sides = ("--data", options.side("test"), "--train", options.side("train"))
     words = ("evaluate", bundle, "--task", task, *sides, "--out", result)
-    return Step(f"evaluate {task}", f"evaluate ({task})", _words(*words), (result, page), (result, page))
+    return Step(f"evaluate {task}", _title(task), _words(*words), (result, page), (result, page))
 
 
 def _overrides(options: Options, recipe: Recipe) -> list[str]:

@@ -43,8 +43,8 @@ class Inputs:
     @classmethod
     def gather(cls, options: Options, fields: Fields) -> "Inputs":
         """UserError where the table cannot be read or none of its rows can be used. `fields`: of the table."""
-        pictures = [] if options.study_field else _named(options, fields)
-        pictures = pictures or _all(options.folder)  # rows may name studies
+        pictures = [] if options.studies else _named(options, fields)
+        pictures = pictures or _all(options.folder)
         total = sum(picture.size for picture in pictures)
         asked = {
             "--preset": options.preset or "chosen",
@@ -73,10 +73,12 @@ class State:
         self.path = out / FILE
         self.inputs: dict[str, str] = {}
         self.done: dict[str, dict[str, Any]] = {}
+        self.spent: dict[str, float] = {}  # seconds of starts that did not finish a step, by its name
         if self.path.exists():
             try:
                 held = json.loads(self.path.read_text("utf-8"))
                 self.inputs, self.done = held["inputs"], held["done"]
+                self.spent = held.get("spent", {})
             except (ValueError, KeyError, TypeError):
                 raise UserError(f"{self.path}: was not written by vglm clinic; give another --out") from None
         elif out.exists() and (others := sorted(path.name for path in out.iterdir() if not path.name.startswith(OWN))):
@@ -92,6 +94,7 @@ class State:
         if not changed or all(name in FREE and not self._used(FREE[name][1], trains) for name in changed):
             for first in (FREE[name][0] for name in changed):
                 self.done = dict(list(self.done.items())[: list((*self.done, first)).index(first)])
+            self.spent = {} if changed else self.spent
             self.inputs = dict(now)
             self._write()
             return
@@ -106,12 +109,22 @@ class State:
         """Whether a start has finished it, and what it made is there."""
         return step.name in self.done and all(path.exists() for path in step.makes)
 
-    def finish(self, step: Step, **what: Any) -> None:
-        self.done[step.name] = what
+    def finish(self, step: Step, seconds: float, **what: Any) -> None:
+        """Keep that it is done. `seconds`: that this start took; those of earlier ones are added."""
+        self.done[step.name] = {**what, "seconds": round(seconds + self.spent.pop(step.name, 0.0), 1)}
         self._write()
 
+    def spend(self, step: Step, seconds: float) -> None:
+        """Keep that a start took so long, and did not finish it."""
+        self.spent[step.name] = round(self.spent.get(step.name, 0.0) + seconds, 1)
+        self._write()
+
+    def seconds(self, name: str | None = None) -> float:
+        """That a finished step took; None: all of them."""
+        return sum(float(what.get("seconds", 0)) for each, what in self.done.items() if name in (None, each))
+
     def _write(self) -> None:
-        write_json(self.path, {"inputs": self.inputs, "done": self.done})
+        write_json(self.path, {"inputs": self.inputs, "done": self.done, "spent": self.spent})
 
 
 @contextmanager

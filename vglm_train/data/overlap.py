@@ -126,14 +126,17 @@ def _same_samples(training: Sequence[Shard], validation: Sequence[Shard], effort
         return _Found(0)
     held = list(_choose(validation, effort.held))
     found = _Found(len(held), total=sum(shard.samples for shard in training))
-    sizes, both = {sample.size for sample in held}, {(sample.size, sample.record) for sample in held}
-    hits: list[_Sample] = []
+    sizes, both = np.unique([sample.size for sample in held]), {(sample.size, sample.record) for sample in held}
+    likely: list[_Sample] = []
+    others: list[_Sample] = []  # mostly of one length by chance
     for shard, lengths in _spread(training, effort):
         found.looked += len(lengths)
-        alike = np.flatnonzero(np.isin(lengths[:, 0], list(sizes)))
-        hits += [_Sample(shard, index, *lengths[index].tolist()) for index in alike.tolist()]
-    hits.sort(key=lambda hit: (hit.size, hit.record) not in both)  # others are mostly of one length by chance
-    _compare(ShardReader(capacity=8), held, hits[: effort.read], found)
+        alike = np.flatnonzero(np.isin(lengths[:, 0], sizes))
+        for index, (size, record) in zip(alike.tolist(), lengths[alike].tolist()):
+            hits = likely if (size, record) in both else others
+            if len(hits) < effort.read:  # of many millions, none is kept that would not be read
+                hits.append(_Sample(shard, index, size, record))
+    _compare(ShardReader(capacity=8), held, (likely + others)[: effort.read], found)
     return found
 
 

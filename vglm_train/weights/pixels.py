@@ -3,6 +3,7 @@
 Sizes and defaults are transformers', class by class (`image_processing_*.py`).
 """
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -32,6 +33,10 @@ def _class(size: int, resample: int, normal: tuple[Triple, Triple], crop: int | 
 
 
 PLAIN = (HALF, HALF)
+PLAIN_NORMAL: dict[str, Triple] = {"image_mean": (0.0, 0.0, 0.0), "image_std": (1.0, 1.0, 1.0)}  # changes nothing
+SIZES = 'a number of pixels, {"height": 224, "width": 224} or {"shortest_edge": 224}'
+LARGEST = 1e6  # of any of the numbers
+SHOWN = 80  # characters of a value in a message
 CLASSES = {
     "Beit": _class(224, 3, PLAIN),
     "Bit": _class(224, 3, CLIP, crop=224, shortest=True),
@@ -89,64 +94,105 @@ def _read(said: Mapping[str, Any], path: Path) -> Pixels:
     values = {**CLASSES[stem], **{key: value for key, value in said.items() if value is not None}}
     _check(values, path)
     size, resize, squeeze = _geometry(values, stem, path)
-    filter_ = int(values["resample"])
+    filter_ = _whole("resample", values["resample"], path, least=0)
     if filter_ not in FILTERS:
         raise _refused(
             path, f"it resizes by {OTHER_FILTERS.get(filter_, filter_)}, and here bicubic and bilinear are done"
         )
-    normal = values.get("do_normalize", True)
-    mean, std = (values["image_mean"], values["image_std"]) if normal else (0.0, 1.0)
-    return Pixels(size, _triple(mean), _triple(std), squeeze, resize, FILTERS[filter_])
+    normal = _flag("do_normalize", values, True, path)
+    mean, std = (_triple(name, values[name], path) if normal else plain for name, plain in PLAIN_NORMAL.items())
+    if min(std) <= 0:
+        raise _no("image_std", values["image_std"], "numbers above 0", path)
+    return Pixels(size, mean, std, squeeze, resize, FILTERS[filter_])
 
 
 def _check(values: Mapping[str, Any], path: Path) -> None:
     """What has no counterpart here is off."""
     for key, wanted in (("do_resize", True), ("do_rescale", True), ("do_pad", False), ("do_flip_channel_order", False)):
-        if bool(values.get(key, wanted)) != wanted:
+        if _flag(key, values, wanted, path) != wanted:
             raise _refused(path, f"{key} is {str(not wanted).lower()}")
-    if not math.isclose(float(values.get("rescale_factor", 1 / 255)), 1 / 255, rel_tol=1e-6):
+    factor = _number("rescale_factor", values.get("rescale_factor", 1 / 255), path)
+    if not math.isclose(factor, 1 / 255, rel_tol=1e-6):
         raise _refused(path, f"rescale_factor is {values['rescale_factor']}, not 1/255")
-    if values.get("rescale_offset"):
+    if _flag("rescale_offset", values, False, path):
         raise _refused(path, "rescale_offset is true")
 
 
 def _geometry(values: Mapping[str, Any], stem: str, path: Path) -> tuple[int, int | None, bool]:
     """Side of the square, side before a centre is cut out of it, and whether the whole picture is squeezed."""
-    size, shortest = _side(values["size"], path, square=stem not in ("Bit", "CLIP", "ChineseCLIP", "ConvNext"))
+    size, shortest = _side("size", values["size"], path, square=stem not in ("Bit", "CLIP", "ChineseCLIP", "ConvNext"))
     if stem == "ConvNext":
         if size >= SQUARE_384:
             return size, None, True
-        return size, int(size / float(values["crop_pct"])), False
-    if not values.get("do_center_crop"):
+        part = _number("crop_pct", values["crop_pct"], path)
+        if not 0 < part <= 1:
+            raise _no("crop_pct", part, "a share of the side, above 0 and at most 1", path)
+        return size, int(size / part), False
+    if not _flag("do_center_crop", values, False, path):
         if shortest:
             raise _refused(path, "it leaves a picture oblong: size has shortest_edge, and do_center_crop is off")
         return size, None, True
-    crop, _ = _side(values["crop_size"], path, square=True)
+    crop, _ = _side("crop_size", values["crop_size"], path, square=True)
     if crop > size:
         raise _refused(path, f"it adds a border: crop_size {crop} is more than size {size}")
     return crop, None if crop == size else size, not shortest
 
 
-def _side(value: Any, path: Path, square: bool) -> tuple[int, bool]:
+def _side(name: str, value: Any, path: Path, square: bool) -> tuple[int, bool]:
     """A size in any of transformers' forms, and whether it is that of the shorter side. A number: see `square`."""
     if isinstance(value, Mapping):
-        given = {key: number for key, number in value.items() if number is not None}
+        given = {key: _whole(f"{name}.{key}", each, path) for key, each in value.items() if each is not None}
         if set(given) == {"shortest_edge"}:
-            return int(given["shortest_edge"]), True
+            return given["shortest_edge"], True
         if set(given) == {"height", "width"} and given["height"] == given["width"]:
-            return int(given["height"]), False
+            return given["height"], False
+        if len(given) < 2:
+            raise _no(name, value, SIZES, path)
         raise _refused(path, f"it makes pictures of {given}, which are not square")
-    if isinstance(value, list | tuple):
-        if len(set(value)) != 1:
-            raise _refused(path, f"it makes pictures of {list(value)}, which are not square")
-        return int(value[0]), False
-    return int(value), not square
+    if isinstance(value, list):
+        sides = [_whole(name, each, path) for each in value]
+        if len(sides) != 2:
+            raise _no(name, value, SIZES, path)
+        if sides[0] != sides[1]:
+            raise _refused(path, f"it makes pictures of {sides}, which are not square")
+        return sides[0], False
+    return _whole(name, value, path), not square
 
 
-def _triple(value: Any) -> Triple:
-    numbers = [float(number) for number in (value if isinstance(value, list | tuple) else [value] * 3)]
-    red, green, blue = numbers if len(numbers) == 3 else numbers * 3
+def _triple(name: str, value: Any, path: Path) -> Triple:
+    each = value if isinstance(value, list | tuple) else [value] * 3
+    if len(each) != 3:
+        raise _no(name, value, "three numbers, one a colour", path)
+    red, green, blue = (_number(name, number, path) for number in each)
     return red, green, blue
+
+
+def _number(name: str, value: Any, path: Path) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not -LARGEST < value < LARGEST:  # nor NaN
+        raise _no(name, value, "a number", path)
+    return float(value)
+
+
+def _whole(name: str, value: Any, path: Path, least: int = 1) -> int:
+    number = _number(name, value, path)
+    if number != int(number) or number < least:
+        raise _no(name, value, f"a whole number from {least}", path)
+    return int(number)
+
+
+def _flag(name: str, values: Mapping[str, Any], default: bool, path: Path) -> bool:
+    value = values.get(name, default)
+    if not isinstance(value, bool) and value not in (0, 1):
+        raise _no(name, value, "true or false", path)
+    return bool(value)
+
+
+def _no(name: str, value: Any, wanted: str, path: Path) -> UserError:
+    shown = json.dumps(value, ensure_ascii=False)[:SHOWN]
+    return UserError(
+        f"model.vision: {path}: {name} is {shown}, and should be {wanted}. Download this file again, or write there "
+        "what the encoder was trained with."
+    )
 
 
 def _refused(path: Path, what: str) -> UserError:

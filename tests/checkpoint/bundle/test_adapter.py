@@ -152,6 +152,25 @@ def test_a_merged_q_former_that_reads_keeps_its_tokenizer(tmp_path):
     assert open_bundle(tmp_path / "out", CPU).template.text is not None
 
 
+@pytest.mark.parametrize("option", ["--vision-weights", "--vision"])
+def test_a_large_encoder_that_moved_is_named_where_it_is(spoken, tmp_path, monkeypatch, capsys, option):
+    """By the option that the message gives."""
+    monkeypatch.setattr("vglm_train.checkpoint.bundle.towers.SMALL", 1000)
+    aligned = spoken["chatglm"].parent / "aligned"
+    file = Path(shutil.copy(aligned / "vision.safetensors", tmp_path / "encoder.safetensors"))
+    stage, model = built(aligned.parent / "made" / "chatglm.yaml", f"model.vision.weights={file}")
+    bundle, out = tmp_path / "bundle", tmp_path / "out"
+    stage.save(bundle, model, {})
+    first, _ = adapters(bundle, tmp_path)
+    moved = file.rename(tmp_path / "moved.safetensors")
+    command = ["merge", str(bundle), "--adapter", str(first), "--out", str(out)]
+    assert main(command) == 2
+    assert "give their path with --vision-weights" in capsys.readouterr().err
+    assert main([*command, option, str(moved)]) == 0
+    assert read_document(out)["towers"]["vision"]["file"] == str(moved.resolve())
+    open_bundle(out, CPU)
+
+
 def test_two_adapters_with_weights(spoken, tmp_path):
     bundle = spoken["chatglm"]
     first, second = adapters(bundle, tmp_path)

@@ -142,6 +142,20 @@ def test_mistakes_in_sentences(tmp_path, row, message):
         read_sentences(path)
 
 
+def test_devices_have_no_side_and_the_command_says_so(capsys):
+    assert main(["Right PICC and left effusion.", "No pacemaker."]) == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line.split(maxsplit=2) for line in said if "support_devices" in line or "effusion  " in line] == [
+        ["pleural_effusion", "present", "left"],
+        ["support_devices", "present", "no side is read"],
+        ["support_devices", "absent"],
+    ]
+    assert main([]) == 0
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if line.startswith("No left or right is read of "))
+    assert "support_devices" in line
+    assert "pleural_effusion" not in line
+
+
 def test_the_command(tmp_path, capsys):
     assert main(["Small left effusion, no edema."]) == 0
     assert capsys.readouterr().out.splitlines()[1:] == [

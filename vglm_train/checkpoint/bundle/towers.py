@@ -60,8 +60,13 @@ def find(folder: Path, what: str, reference: Mapping[str, Any], moved: str | Non
     if "fingerprint" not in reference:
         file: Path = folder / reference["file"]
         if not file.exists():
+            instead = (
+                f", and {moved} cannot stand for it: the bundle's own may have been trained, and bundle.json has no "
+                "fingerprint of it"
+            )
             raise UserError(
-                f"{folder}: {reference['file']}, its {what} model, is not there. Copy the whole bundle again."
+                f"{folder}: {reference['file']}, its {what} model, is not there{instead if moved else ''}. Copy the "
+                "whole bundle again."
             )
         return file
     path = Path(moved or reference["file"])

@@ -21,17 +21,22 @@ from vglm_train.model.tuning.lora import merge
 
 
 def merge_bundle(
-    folder: Path, adapters: Sequence[ScaledAdapter], out: Path, force: bool = False, language_weights: str | None = None
+    folder: Path,
+    adapters: Sequence[ScaledAdapter],
+    out: Path,
+    force: bool = False,
+    language_weights: str | None = None,
+    vision_weights: str | None = None,
 ) -> list[str]:
     """Write the bundle `folder` with adapters folded into its weights to `out`; returns the report.
 
-    language_weights: where the frozen language model is now, if it has moved. UserError for adapters of another model,
-    for prefixes, which no weight could hold, and where nothing is to be merged.
+    language_weights, vision_weights: where a frozen tower is now, if it has moved. UserError for adapters of another
+    model, for prefixes, which no weight could hold, and where nothing is to be merged.
     """
     check_target(out, 0, force)
     document = read_whole(folder)
     check_adaptable(folder, document)
-    bundle = open_bundle(folder, torch.device("cpu"), language_weights=language_weights)
+    bundle = open_bundle(folder, torch.device("cpu"), vision_weights=vision_weights, language_weights=language_weights)
     added = add_adapters(bundle.model, folder, document, adapters)
     if any(isinstance(adapter, Prefix) for adapter in bundle.model.language.adapters()):
         raise UserError("a trained prefix is no change of weights and cannot be merged: keep it beside the bundle.")
@@ -40,7 +45,7 @@ def merge_bundle(
         raise UserError(f"{folder} has nothing to merge; give --adapter.")
     origin = _origin(bundle.document["origin"], adapters, added)
     changed = any(name.startswith("vision.") for adapter in added for name in adapter.tensors)
-    config = _with_prompt(_whole(bundle, folder, out, changed), adapters)
+    config = _with_prompt(_whole(bundle, folder, out, changed, vision_weights), adapters)
     save_bundle(out, config, bundle.model, bundle.template.tokenizer, origin, bundle.template.text)
     lines = [
         f"{adapter.folder}: {len(adapter.tensors)} tensors, weight {weight:g}"
@@ -77,13 +82,14 @@ def _with_prompt(config: Config, adapters: Sequence[ScaledAdapter]) -> Config:
     return replace(config, prompt=run.prompt, evaluate=replace(config.evaluate, decoding=run.evaluate.decoding))
 
 
-def _whole(bundle: Bundle, folder: Path, out: Path, changed: bool) -> Config:
-    """The configuration of a bundle that holds its language model, and its image encoder if that one is `changed`."""
+def _whole(bundle: Bundle, folder: Path, out: Path, changed: bool, moved: str | None) -> Config:
+    """The configuration of a bundle that holds its language model, and its image encoder if that one is `changed`.
+    `moved`: where the encoder is now."""
     language: Any = bundle.config.model.language
     shape = None if language.family == "chatglm" else str(folder / TOKENIZER / "config.json")
     language = replace(language, weights=None, config=shape, tokenizer=str(out / TOKENIZER))
     reference = bundle.document["towers"]["vision"]
-    named = reference["file"] if "fingerprint" in reference and not changed else None
+    named = (moved or reference["file"]) if "fingerprint" in reference and not changed else None
     # what training changed may be less than half precision tells apart
     dtype = "fp32" if changed else bundle.config.model.vision.dtype
     vision = bundle.config.model.vision

@@ -8,8 +8,10 @@ from pathlib import Path
 from vglm_train.command import program, run_command
 from vglm_train.evaluate.findings import quality
 from vglm_train.evaluate.findings.label import label
-from vglm_train.evaluate.findings.measure import measure, read_sentences
+from vglm_train.evaluate.findings.measure import POSITIVE, measure, read_sentences
 from vglm_train.evaluate.findings.table import SHIPPED, FindingsTable, read_table
+
+NO_SIDE = "no side is read"
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -38,20 +40,29 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _texts(texts: Sequence[str], table: FindingsTable) -> Iterator[str]:
+    unsided = _unsided(table)
     for text in texts:
         yield text
         read = label(text, table)
-        yield from (f"  {name:28}{state:11}{side or ''}".rstrip() for name, (state, side) in read.items())
+        for name, (state, side) in read.items():
+            shown = NO_SIDE if name in unsided and state in POSITIVE else side or ""
+            yield f"  {name:28}{state:11}{shown}".rstrip()
         if not read:
             yield "  nothing"
 
 
 def _measured(path: Path, table: FindingsTable, sentences: Path | None) -> Iterator[str]:
     yield f"{path}: {len(table.findings)} findings"
+    if unsided := _unsided(table):
+        yield f"No left or right is read of {', '.join(unsided)}: the table says `side: no`."
     yield from quality.lines(table)
     if sentences is not None:
         for language, reading in measure(table, read_sentences(sentences)).items():
             yield quality.in_words(language, f"of {sentences}", reading)
+
+
+def _unsided(table: FindingsTable) -> list[str]:
+    return [finding.name for finding in table.findings if not finding.sided]
 
 
 if __name__ == "__main__":
