@@ -3,10 +3,15 @@
 EVA ViT-g/14, BERT-base Q-Former, random weights and pictures. The first line is a step of 256 pairs that run and are
 compared at once; the others compare more, by micro-batches, in one update. With --stored, the encoder's outputs are
 given, random ones on the device, and its time is not spent. Steps are the engine's, ZeRO 1.
+
+`torchrun --nproc-per-node 4 -m benchmarks.contrast --direct --compared 65536` compares the rows of all ranks. Every
+rank has the micro-batches that the stream would deal it, of the same pairs as one process has.
 """
 
 import argparse
+import contextlib
 import gc
+import io
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -26,6 +31,7 @@ from vglm_train.model.flops import flops_per_pair
 from vglm_train.objective.alignment import AlignmentObjective
 
 GIB = 2**30
+Step = Callable[[list[PairBatch]], torch.Tensor]  # its loss, of all ranks
 DIRECT = (3, 10)  # steps before those measured, and these, of what runs at once
 HEADER = f"{'compared':>9} {'at once':>8} {'pairs/s':>9} {'ms a pair':>10} {'ratio':>6} {'peak GiB':>9} {'features':>9}"
 
@@ -34,11 +40,12 @@ HEADER = f"{'compared':>9} {'at once':>8} {'pairs/s':>9} {'ms a pair':>10} {'rat
 class Result:
     """One line of the table."""
 
-    rows: int
+    rows: int  # of all ranks
     micro: int
-    seconds: float  # a pair
-    peak: float  # GiB
-    features: float  # GiB, given ones
+    seconds: float  # a pair, of the slowest rank
+    peak: float  # GiB, of the rank with most
+    features: float  # GiB, given ones of a rank
+    loss: float  # of the first step
 
     def line(self, first: "Result") -> str:
         speed = f"{1 / self.seconds:9.1f} {1e3 * self.seconds:10.4f} {self.seconds / first.seconds:6.3f}"
@@ -56,8 +63,14 @@ def built_model(config: Model, arguments: argparse.Namespace, ranks: Ranks) -> A
     return model
 
 
-def micro_batches(config: Model, model: Alignment, rows: int, micro: int, stored: bool) -> list[PairBatch]:
-    """Pairs of different pictures that follow each other in the stream, on the device."""
+def micro_batches(
+    config: Model, model: Alignment, rows: int, micro: int, stored: bool, ranks: Ranks
+) -> list[PairBatch]:
+    """This rank's of pairs of different pictures that follow each other in the stream, on the device.
+
+    The ranks' micro-batches take turns. Each rank draws the features of all, so that a pair is the same for any number
+    of ranks.
+    """
     device, made = model.temperature.device, []
     empty = torch.empty(0, dtype=torch.uint8, device=device)
     (template,) = batches(config, micro, 1, device)
@@ -70,48 +83,56 @@ def micro_batches(config: Model, model: Alignment, rows: int, micro: int, stored
             batch = replace(batch, pixels=empty, features=features)
         else:
             batch = replace(batch, pixels=template.pixels.roll(start // micro, 0))
-        made.append(batch)
+        if start // micro % ranks.world == ranks.rank:
+            made.append(batch)
     return made
 
 
-def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Ranks) -> Callable[[list[PairBatch]], None]:
+def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Ranks) -> Step:
     """What train.py does with the micro-batches of one step."""
     objective = Objective(itc=Contrastive(batch=rows if grouped else None))
     built = AlignmentObjective(model, objective, ranks, 0, dec_id=VOCABULARY - 1).train()
     config = Config(run=Run(name="benchmark"), data=Data(global_batch=rows), engine=Engine(micro_batch=micro))
-    engine = DeepSpeedEngine(built, config, rows // micro, ranks)
+    engine = DeepSpeedEngine(built, config, rows // (micro * ranks.world), ranks)
 
-    def step(data: list[PairBatch]) -> None:
+    def step(data: list[PairBatch]) -> torch.Tensor:
         built.prepare(data)
         units = [built.units(batch) for batch in data]
-        scale = {name: built.weights[name] / sum(each[name] for each in units) for name in units[0]}
-        engine.step(data, [scale] * len(data), 1e-5)
+        totals = ranks.all_sum(torch.stack([torch.stack([each[name] for each in units]).sum() for name in units[0]]))
+        # times the ranks, since the engine averages their gradients
+        scale = {name: built.weights[name] * ranks.world / total for name, total in zip(units[0], totals)}
+        outputs, _ = engine.step(data, [scale] * len(data), 1e-5)
+        return torch.stack([output.sums[name] * scale[name] for output in outputs for name in scale]).sum()
 
     return step
 
 
-def measure(step: Callable[[list[PairBatch]], None], data: list[PairBatch], warm_up: int, steps: int) -> Result:
+def measure(step: Step, data: list[PairBatch], warm_up: int, steps: int, ranks: Ranks) -> Result:
     """Mean time of a step after some that do not count, and the peak memory of those that do."""
-    cuda = data[0].valid.is_cuda
+    cuda, losses = data[0].valid.is_cuda, []
     for _ in range(warm_up):
-        step(data)
+        losses.append(step(data))
     if cuda:
         torch.cuda.synchronize()
         torch.cuda.reset_peak_memory_stats()
     start = time.perf_counter()
     for _ in range(steps):
-        step(data)
+        losses.append(step(data))
     if cuda:
         torch.cuda.synchronize()
-    rows, micro = sum(len(batch.valid) for batch in data), len(data[0].valid)
+    rows, micro = ranks.world * sum(len(batch.valid) for batch in data), len(data[0].valid)
     seconds = (time.perf_counter() - start) / steps / rows
     peak = torch.cuda.max_memory_reserved() / GIB if cuda else float("nan")
-    return Result(rows, micro, seconds, peak, sum(b.features.nbytes for b in data if b.features is not None) / GIB)
+    found = ranks.gather(torch.tensor([[seconds, peak]], dtype=torch.float64, device=data[0].valid.device))
+    seconds, peak = found.max(0).values.tolist()
+    loss = float(ranks.all_sum(losses[0].clone())) / ranks.world
+    features = sum(b.features.nbytes for b in data if b.features is not None) / GIB
+    return Result(rows, micro, seconds, peak, features, loss)
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
-    parser.add_argument("--direct", type=int, nargs="*", default=[256], help="pairs of steps without it")
+    parser.add_argument("--direct", type=int, nargs="*", default=[256], help="pairs of steps without it; may be empty")
     parser.add_argument("--compared", type=int, nargs="*", default=[4096], help="objective.itc.batch")
     parser.add_argument("--micro", type=int, default=128, help="pairs that run at once")
     parser.add_argument("--steps", type=int, default=2, help="steps measured")
@@ -119,25 +140,42 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--stored", action="store_true", help="the encoder's outputs are given")
     parser.add_argument("--compile", action="store_true", help="torch.compile the Q-Former's blocks")
     parser.add_argument("--graphs", action="store_true", help="its passes as CUDA graphs")
+    parser.add_argument("--dropout", type=float, default=FULL.qformer.dropout, help="of the Q-Former")
+    parser.add_argument("--losses", action="store_true", help="print the loss of each first step as well")
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
     arguments = parser.parse_args(argv)
     ranks, config = distributed.start(), TINY if arguments.tiny else FULL
+    config = replace(config, qformer=replace(config.qformer, dropout=arguments.dropout))
+    for rows, unit in [(n, 1) for n in arguments.direct] + [(n, arguments.micro) for n in arguments.compared]:
+        if rows % (unit * ranks.world):
+            parser.error(f"{rows} pairs are no multiple of {unit} a micro-batch times {ranks.world} processes")
+    with contextlib.nullcontext() if ranks.main else contextlib.redirect_stdout(io.StringIO()):
+        run(config, arguments, ranks)
+    distributed.stop()
+
+
+def run(config: Model, arguments: argparse.Namespace, ranks: Ranks) -> None:
+    """Measure all lines; prints as it goes."""
     name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     per_pair = flops_per_pair(config, VOCABULARY, encoder=not arguments.stored) / 1e9
     print(f"{name}, torch {torch.__version__}, {product_rate(ranks.device) / 1e12:.0f} TFLOP/s in bf16 products")
-    print(f"{per_pair:.0f} GFLOP a pair, {'stored features' if arguments.stored else 'with the encoder'}\n{HEADER}")
+    processes = f", {ranks.world} processes" if ranks.world > 1 else ""
+    encoder = "stored features" if arguments.stored else "with the encoder"
+    print(f"{per_pair:.0f} GFLOP a pair, {encoder}{processes}\n{HEADER}", flush=True)
     results: list[Result] = []
     for grouped, rows in [(False, n) for n in arguments.direct] + [(True, n) for n in arguments.compared]:
-        micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else (rows, DIRECT)
+        direct = (rows // ranks.world, DIRECT)
+        micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else direct
         model = built_model(config, arguments, ranks)  # another each time: the engine leaves hooks on its weights
-        data = micro_batches(config, model, rows, micro, arguments.stored)
-        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times))
+        data = micro_batches(config, model, rows, micro, arguments.stored, ranks)
+        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times, ranks))
         print(results[-1].line(results[0]), flush=True)
+        if arguments.losses:
+            print(f"loss {results[-1].loss:.6f}", flush=True)
         del data, model
         gc.collect()
         if ranks.device.type == "cuda":
             torch.cuda.empty_cache()
-    distributed.stop()
 
 
 if __name__ == "__main__":
