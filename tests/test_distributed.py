@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from vglm_train import distributed
+from vglm_train.distributed import Ranks
 from vglm_train.errors import UserError, explain_dead_processes
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -80,3 +81,12 @@ def test_alone_nothing_is_exchanged() -> None:
 
 if __name__ == "__main__":
     rank(sys.argv[1])
+
+
+def test_rows_of_an_fp16_encoder_are_fetched_under_autocast():
+    parts = list(torch.arange(12.0).half().view(3, 2, 2))
+    ranks = Ranks()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = ranks.exchange(parts, ranks.request(torch.tensor([5, 0, 3])))
+    assert found.dtype == torch.float16
+    assert found.tolist() == [[10, 11], [0, 1], [6, 7]]

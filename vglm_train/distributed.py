@@ -172,9 +172,10 @@ def _take(parts: Sequence[Tensor], rows: Tensor) -> Tensor:
     """Rows [k] int64 of parts [b,...] that follow each other -> [k,...], without gradient and without joining them."""
     if len(parts) == 1:
         return parts[0].detach()[_without_waiting(rows, parts[0].device)]
-    size = parts[0].shape[0]
-    chosen = [parts[row // size][row % size].detach() for row in rows.tolist()]
-    return torch.stack(chosen) if chosen else parts[0][:0].detach()
+    size, taken = parts[0].shape[0], parts[0].new_empty((len(rows), *parts[0].shape[1:]))
+    for place, row in enumerate(rows.tolist()):  # torch.stack refuses fp16 under bf16's autocast
+        taken[place] = parts[row // size][row % size].detach()
+    return taken
 
 
 def _without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
