@@ -66,7 +66,7 @@ class MadeData:
 def make_data(folder: Path, photos: Path | None, vocabulary: Path | None) -> MadeData:
     """Pack photos, or pictures of noise, with their captions, or made ones; tokenizers that know the words.
 
-    A `captions.jsonl` in the folder above the photos' gives {image, captions_en, captions_zh} for each.
+    A `captions.jsonl` in the photos' folder gives {image, captions_en} for each.
     """
     folder.mkdir(parents=True)
     records = list(_records(folder, photos))
