@@ -84,7 +84,7 @@ def batches(stage: str, config: Model, rows: int, device: torch.device) -> Seque
             attention_mask=torch.ones_like(ids, dtype=torch.bool),
             visual_mask=(torch.arange(tokens, device=device) < q).expand_as(ids).contiguous(),
             labels=labels,
-            targets=target_places(labels),
+            targets=target_places(labels, apart=False),
         )
     ]
 

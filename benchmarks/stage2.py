@@ -109,7 +109,7 @@ def batches(config: Config, case: Case, model: VisualLanguageModel, number: int)
                 attention_mask=torch.ones_like(ids, dtype=torch.bool),
                 visual_mask=(torch.arange(ids.shape[1], device=device) < q).expand_as(ids).contiguous(),
                 labels=labels,
-                targets=target_places(labels),
+                targets=target_places(labels, apart),
             )
         )
     return made
@@ -182,9 +182,10 @@ def cut(batch: PromptBatch, rows: int) -> list[PromptBatch]:
     """Micro-batches of `rows` rows."""
     values = {f.name: getattr(batch, f.name) for f in fields(batch)}
     del values["targets"]  # it has no rows
+    apart = batch.labels.shape != batch.input_ids.shape
     tensors = {name: value.split(rows) for name, value in values.items() if isinstance(value, Tensor)}
     parts = [replace(batch, **dict(zip(tensors, part))) for part in zip(*tensors.values())]
-    return parts if len(parts) == 1 else [replace(part, targets=target_places(part.labels)) for part in parts]
+    return parts if len(parts) == 1 else [replace(part, targets=target_places(part.labels, apart)) for part in parts]
 
 
 def run_case(name: str, arguments: argparse.Namespace) -> None:

@@ -55,7 +55,7 @@ def prompts(rows: int, first: int = 0) -> PromptBatch:
         attention_mask=attention,
         visual_mask=visual,
         labels=labels,
-        targets=target_places(labels),
+        targets=target_places(labels, apart=False),
     )
 
 

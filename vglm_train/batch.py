@@ -72,13 +72,19 @@ class PromptBatch(Batch):
     question_ids: Tensor | None = None  # [n,u] int64, for a Q-Former that reads text: each picture's question
     question_mask: Tensor | None = None  # [n,u] bool, True on tokens
 
-    def target_places(self) -> Tensor:
+    def target_places(self, apart: bool) -> Tensor:
         """Places [m] of the flattened labels that are targets: to look for them would mean to wait for a GPU."""
         if self.targets is not None and self.labels.is_cuda:
             return self.targets
-        return target_places(self.labels)
+        return target_places(self.labels, apart)
 
 
-def target_places(labels: Tensor) -> Tensor:
-    """Of labels [b,t] -> [m] int64, in their order."""
-    return (labels != IGNORED).flatten().nonzero()[:, 0]
+def target_places(labels: Tensor, apart: bool) -> Tensor:
+    """Of labels [b,t] -> [m] int64, in their order.
+
+    apart: whether they are an encoder-decoder's; else the first of a row has nothing before it that could predict it.
+    """
+    targets = labels != IGNORED
+    if not apart:
+        targets[:, 0] = False
+    return targets.flatten().nonzero()[:, 0]

@@ -196,7 +196,7 @@ class Template(ABC):
                 visual[number, start : start + self.image_length] = True
             labels[number, : len(row.labels)] = torch.tensor(row.labels, dtype=torch.int64)
         batch = {"input_ids": ids, "attention_mask": attention, "visual_mask": visual, "labels": labels}
-        batch["targets"] = target_places(labels)
+        batch["targets"] = target_places(labels, self.separate_answer)
         return batch if self.text is None else {**batch, **self._collate_questions(encoded)}
 
     def batch(self, rows: Sequence[Encoded], pixels: Tensor | None) -> PromptBatch:

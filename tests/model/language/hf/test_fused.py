@@ -106,7 +106,8 @@ def value_and_gradient(run: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     x = x.detach().clone().requires_grad_()
     out = run(x)
     draw = torch.Generator().manual_seed(3)
-    return out.detach(), torch.autograd.grad(out, x, torch.randn(out.shape, generator=draw).to(out))[0]
+    above = torch.randn(out.shape, generator=draw).bfloat16()  # the same in every precision
+    return out.detach(), torch.autograd.grad(out, x, above.to(out))[0]
 
 
 @pytest.mark.parametrize("name", [name for name, form in fused.BY_NAME.items() if form is not fused.T5Attention])
@@ -331,7 +332,9 @@ def test_gate_kernel_does_what_torch_does(dtype: torch.dtype, act: str, shape: t
             assert one.dtype == dtype
             assert error(one, true) < 1.05 * error(other, true)
         if act != "gelu_new":  # whose terms transformers rounds one by one
-            assert (found[0] != wanted[0]).float().mean() < 0.002
+            # below, torch's 1 + tanh and 1 + erf lose what the kernel keeps
+            near = x.chunk(2, -1)[0] > -2.5
+            assert (found[0] != wanted[0])[near].float().mean() < 0.002
 
 
 def error(x: Tensor, exact: Tensor) -> float:

@@ -81,7 +81,7 @@ class ChatGlm(LanguageModel):
 
         ValueError where a row has targets but no <sop>: all of it would be context, where every token sees the rest.
         """
-        indices = batch.target_places()  # [m]; position 0 of a row is never a target
+        indices = batch.target_places(apart=False)  # [m]
         layout = self.layout(batch)
         self._check_sop(batch.labels, layout)
         scaling = self.gradient_scaling()

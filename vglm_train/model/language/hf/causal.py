@@ -27,7 +27,7 @@ class CausalLanguage(HuggingFaceLanguage):
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         self.check_length(batch.labels.shape[1])
-        places = batch.target_places()  # position 0 of a row is never a target
+        places = batch.target_places(apart=False)
         scaling = self.gradient_scaling()
         embeds = scaling.enter(embeds)
         # padding is right of all targets: no mask is needed, and plain causal attention is fast

@@ -28,7 +28,7 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
 
     def score(self, embeds: Tensor, batch: PromptBatch) -> tuple[Tensor, Tensor]:
         self.check_length(max(embeds.shape[1], batch.labels.shape[1]))
-        chosen = batch.target_places()
+        chosen = batch.target_places(apart=True)
         scaling = self.gradient_scaling()
         embeds = scaling.enter(embeds)
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
