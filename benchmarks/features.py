@@ -34,7 +34,7 @@ from vglm_train.data.features.identity import Identity, picture_digest
 from vglm_train.data.features.store import FeatureStore, Writer, row_key
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
-from vglm_train.engine.device_prefetch import prefetch
+from vglm_train.engine.device_prefetch import DevicePrefetch
 from vglm_train.model.flops import flops_per_pair, generation_cost, vision_flops
 from vglm_train.model.vision import VisionEncoder
 from vglm_train.model.visual import VisualModel
@@ -135,7 +135,7 @@ def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ra
     loader = stream.stream(folder / "pictures", rows, workers)
     loader.pin = ranks.device.type == "cuda"
     loader.use_features(store)
-    for batch in prefetch(loader.batches(0), ranks.device):
+    for batch in DevicePrefetch(loader.batches(0), ranks.device):
         assert batch.features is not None
         yield batch.features
 

@@ -50,7 +50,8 @@ class MadeData:
                     f"model.text.tokenizer={self.folder / 'vocab.txt'}"]  # fmt: skip
         if stage == "generate":
             language = [f"model.{part}.weights=null" for part in ("vision", "qformer", "language")]
-            language += [*(TINY_CHATGLM if tiny else []), *self._vocabulary(tiny), "model.vision.dtype=bf16"]
+            language += [*TINY_CHATGLM, self.vocabulary()] if tiny else []
+            language += ["model.vision.dtype=bf16"]
             return [*words, *shapes, *language, f"model.language.tokenizer={self.folder / 'ice_text.model'}",
                     "model.language.dtype=bf16", LONGER]  # fmt: skip
         return [*words, LONGER, f"model.bundle={self.base}", "data.holdout=null",
@@ -58,9 +59,10 @@ class MadeData:
                 "evaluate.patience=null", "evaluate.task=caption", "engine.recompute=false",
                 *(["tuning.lora.layers=[0, 1]"] if tiny else [])]  # fmt: skip
 
-    def _vocabulary(self, tiny: bool) -> list[str]:
+    def vocabulary(self) -> str:
+        """Of the small tokenizer, where the full one's would do as well."""
         pieces = json.loads((self.folder / "pieces.json").read_text("utf-8"))["pieces"]
-        return [f"model.language.vocabulary={pieces}"] if tiny else []
+        return f"model.language.vocabulary={pieces}"
 
 
 def make_data(folder: Path, photos: Path | None, vocabulary: Path | None) -> MadeData:
@@ -117,7 +119,8 @@ def _made(folder: Path) -> Iterator[Path]:
 
 def write_base(data: MadeData, tiny: bool) -> None:
     """The bundle that fine-tuning starts from: what an untrained stage two would leave."""
-    config = load(ROOT / "configs/pretrain/visualglm_stage2.yaml", data.overrides("generate", tiny))
+    words = [*data.overrides("generate", tiny), data.vocabulary()]  # that of the small tokenizer, whose ids it has
+    config = load(ROOT / "configs/pretrain/visualglm_stage2.yaml", words)
     stage = stages.build(config)
     torch.manual_seed(0)
     with torch.device("cuda" if torch.cuda.is_available() and not tiny else "cpu"):

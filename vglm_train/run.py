@@ -145,9 +145,10 @@ class _Run:
 
     def _fit(self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[Sink]) -> int:
         """Take all steps and write the bundle; the exit status."""
-        stop = StopOnSignal()
-        watch = Watch(self.folder.path, self.ranks, self.config.engine.stall)
-        trainer = Trainer(self.config, self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch)
+        stop, watch = StopOnSignal(), Watch(self.folder.path, self.ranks, self.config.engine.stall)
+        encode = None if self.frozen_blocks or model.vision.trained else model.with_features  # blocks come in one order
+        parts = (self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch, encode)
+        trainer = Trainer(self.config, *parts)
         save = self._save_hook(engine, outlets)
         try:
             with contextlib.closing(save), explain_dead_processes(), watch:
@@ -203,8 +204,7 @@ class _Run:
         for line in self.info.shared:
             log.warning("%s", line)
         log.info("%s: %s", self.folder.path, self.start_words)
-        share = self.plan.split
-        if share.empty:
+        if (share := self.plan.split).empty:
             words = "%d rows do not divide among %d processes: %d of %d places of a step stay empty"
             log.info(words, share.batch, share.world, share.empty, share.batch + share.empty)
         for line in self.changes.lines:

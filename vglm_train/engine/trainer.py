@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Generator, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -13,7 +13,7 @@ from vglm_train.batch import CAUSES, Batch
 from vglm_train.config.run import Config
 from vglm_train.distributed import Ranks
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
-from vglm_train.engine.device_prefetch import prefetch
+from vglm_train.engine.device_prefetch import DevicePrefetch
 from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.watch import Watch
@@ -74,7 +74,10 @@ class Trainer:
         stop: StopRequest,
         ranks: Ranks,
         watch: Watch,
+        encode: Callable[[Batch], Batch] | None = None,
     ) -> None:
+        """encode: as of `DevicePrefetch`."""
+        self.encode = encode
         self.config, self.plan, self.state, self.ranks = config, plan, state, ranks
         self.engine, self.objective, self.loader, self.stop, self.watch = engine, objective, loader, stop, watch
 
@@ -85,7 +88,7 @@ class Trainer:
         """
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.stream_position)) as read:
-            batches = prefetch(read, self.ranks.device)
+            batches = DevicePrefetch(read, self.ranks.device, self.encode)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:
@@ -95,7 +98,7 @@ class Trainer:
                     return self.state.step < self.plan.steps and not self.state.ended
         return False
 
-    def _train_step(self, stream: Iterator[Batch]) -> StepReport:
+    def _train_step(self, stream: DevicePrefetch) -> StepReport:
         start, number = time.perf_counter(), self.state.step + 1
         self.watch.note("waiting for data", number)
         batches = [next(stream) for _ in range(self.plan.split.accumulation)]
@@ -108,7 +111,7 @@ class Trainer:
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         torch.manual_seed(dropout_seed(self.config.run.seed, batches[0].first_row))
-        outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
+        outputs, update = self.engine.step(batches, self._scales(units, totals), lr, stream.encode_following)
         stop = self._account(update, counted, list(units[0]))
         return StepReport(
             step=self.state.step,
