@@ -146,7 +146,7 @@ class _Run:
     def _fit(self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[Sink]) -> int:
         """Take all steps and write the bundle; the exit status."""
         stop, watch = StopOnSignal(), Watch(self.folder.path, self.ranks, self.config.engine.stall)
-        encode = None if self.frozen_blocks or model.vision.trained else model.with_features  # blocks come in one order
+        encode = model.with_features if self.config.engine.encode_ahead else None
         parts = (self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch, encode)
         trainer = Trainer(self.config, *parts)
         save = self._save_hook(engine, outlets)

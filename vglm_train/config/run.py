@@ -171,6 +171,11 @@ class Engine:
         "passes as CUDA graphs: of the frozen towers in front of the language model at small batches, and, without "
         "recompute, of the Q-Former that trains; null: where there is a GPU; false: none",
     ] = None
+    encode_ahead: Annotated[
+        bool,
+        "on a GPU, let the frozen image encoder see the next batch while a step's update is under way: it fills the "
+        "gaps of the step's end, and needs memory for one more batch of features; its gain was not measured yet",
+    ] = False
     backend: Annotated[
         Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"
     ] = "auto"

@@ -1,4 +1,4 @@
-"""Batches on the device. Each is copied there, and seen by the frozen image encoder, while the step before it runs."""
+"""Batches on the device. Each is copied there, and if asked for encoded, while the step before it runs."""
 
 from collections.abc import Callable, Iterator
 
