@@ -152,7 +152,7 @@ def transfer_lines(frozen: FrozenBlocks, result: Result, compute_ms: float, rank
 
 
 def label(arguments: argparse.Namespace, ranks: Ranks) -> str:
-    ways = [f"zero {arguments.zero}", *(["offload"] if arguments.offload else [])]
+    ways = [f"zero {arguments.zero}", *(word for word in ("offload", "recompute") if getattr(arguments, word))]
     return ", ".join([*ways, f"{ranks.world} card{'s' if ranks.world > 1 else ''}"])
 
 
@@ -203,6 +203,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.split("\n", maxsplit=1)[0])
     parser.add_argument("--zero", type=int, choices=(1, 2, 3), default=1, help="engine.zero")
     parser.add_argument("--offload", action="store_true", help="engine.offload=cpu")
+    parser.add_argument("--recompute", action="store_true", help="engine.recompute")
     parser.add_argument("--rows", type=int, default=CASE.rows, help="of all cards, a step")
     parser.add_argument("--steps", type=int, default=6, help="steps measured")
     parser.add_argument("--warm-up", type=int, default=3, help="steps before them, one at least")

@@ -53,7 +53,7 @@ def configure(arguments: argparse.Namespace, folder: Path) -> Config:
     overrides = [
         *CASE.overrides(), f"data.global_batch={arguments.rows}", f"model.language.config={folder}",
         "model.qformer.dropout=0", f"engine.zero={arguments.zero}",
-        f"engine.offload={'cpu' if arguments.offload else 'none'}",
+        f"engine.offload={'cpu' if arguments.offload else 'none'}", f"engine.recompute={arguments.recompute}",
     ]  # fmt: skip
     return load(ROOT / CASE.preset, [*overrides, *(TINY if arguments.tiny else [])])
 
@@ -94,6 +94,7 @@ def build(config: Config, ranks: Ranks, clock: Clock) -> tuple[VisualLanguageMod
     clock.reached("building")
     frozen = move_blocks(model, config, ranks) if moved else None
     model.to(ranks.device)
+    model.recompute(config.engine.recompute)
     if ranks.device.type == "cuda":
         torch.cuda.empty_cache()  # of drawing
     clock.reached("moving")
