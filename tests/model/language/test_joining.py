@@ -178,9 +178,11 @@ def test_memory_follows_the_rows_that_are_there(models, family):
         decoder.join(new)
         decoder.select(torch.tensor([1], device=DEVICE))  # the older one goes
         logits = decoder.step(more.argmax(-1))
-    assert {"chatglm": lambda: decoder.cache.columns, "gpt": lambda: decoder.embeds.shape[1]}.get(
-        family, lambda: decoder.columns
-    )() < 10
+    if hasattr(decoder, "slots"):  # ChatGLM's on a GPU
+        assert len(decoder.rows) == 1
+    else:
+        columns = {"chatglm": lambda: decoder.cache.columns, "gpt": lambda: decoder.embeds.shape[1]}
+        assert columns.get(family, lambda: decoder.columns)() < 10
     assert torch.isfinite(logits).all()
 
 
