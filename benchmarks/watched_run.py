@@ -10,6 +10,7 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Sequence
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -36,9 +37,11 @@ class Bytes:
     def _counted(self, call: Callable[..., Any], name: str) -> Callable[..., Any]:
         given = 1 if "gather" in name or "all_to_all" in name or "scatter" in name else 0
 
+        names = list(signature(call).parameters)
+
         @wraps(call)
         def counted(*tensors: Any, **options: Any) -> Any:
-            sent = tensors[given] if len(tensors) > given else None
+            sent = tensors[given] if len(tensors) > given else options.get(names[given])  # DeepSpeed names them
             self.total += sent.nbytes if isinstance(sent, Tensor) else 0
             return call(*tensors, **options)
 

@@ -68,7 +68,7 @@ def fill(template: str, file: str, of: str = "") -> str:
             return format(results.number(key.replace("*", of)), form)
         case, _, name = of.partition("|")
         case, name = [*[case, name][: 2 - len(where)], *where]
-        return format(results.row(case, name).get(key), form)
+        return format(results.row(case, name).get(key), form).replace("%", " %")
 
     return PLACE.sub(number, template)
 

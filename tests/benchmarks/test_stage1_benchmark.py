@@ -4,6 +4,12 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from benchmarks import stage1
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,3 +27,12 @@ def test_a_toy_size_on_the_cpu():
     for row in rows:
         images, milliseconds = (float(number) for number in row.split("eager")[1].split()[:2])
         assert abs(images * milliseconds / 1000 - 4) < 0.1
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: its memory was not looked at")
+def test_memory_of_an_earlier_variant_is_not_the_next_ones():
+    batch = SimpleNamespace(pixels=torch.empty(0, device="cuda"), valid=torch.empty(1))
+    large = stage1.measure("large", lambda _: torch.empty(2**28, device="cuda").zero_(), [batch], 2, 1.0)
+    small = stage1.measure("small", lambda _: torch.empty(1, device="cuda").zero_(), [batch], 2, 1.0)
+    assert large.gib >= 1
+    assert small.gib < large.gib - 0.9
