@@ -91,7 +91,7 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
     print(f"built in {seconds:.1f} s: {held:.2f} GiB held, {peak:.2f} at most while building", flush=True)
     record("weights", "torch's allocator", values={"trained": trained, "held_gib": held, "building_gib": peak})
     engine = DeepSpeedEngine(objective, config, PARTS if table else 1, ranks)
-    set_up(objective.model, False, not arguments.no_graphs)
+    set_up(objective.model, False, arguments.graphs)
     if table:
         measure_table(table, case, config, objective, engine, rate)
     else:
@@ -114,7 +114,7 @@ def measure_fixed_length(
     targets = int(data[0].labels.ne(IGNORED).sum())
     print(f"{rows} rows of {tokens} tokens, {targets} targets, {flops / rows / 1e9:.0f} GFLOP a sample\n{HEADER}")
     for number, recompute in enumerate(case.recompute):
-        set_up(model, recompute, not arguments.no_graphs)
+        set_up(model, recompute, arguments.graphs)
         label = "with recompute" if recompute else "without recompute"
         step = engine_step(objective, engine, journal := Journal())
         result = measure(label, step, data, arguments.steps, flops / rate)
@@ -221,7 +221,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--table", type=Path, help="JSON list of objects with img, prompt and label")
     parser.add_argument("--steps", type=int, default=6, help="steps measured")
     parser.add_argument("--compile", action="store_true", help="torch.compile, as engine.compile")
-    parser.add_argument("--no-graphs", action="store_true", help="record nothing as CUDA graphs")
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="engine.graphs; none: null")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")
     parser.add_argument("--single", choices=list(CASES), help=argparse.SUPPRESS)  # one case, in this process

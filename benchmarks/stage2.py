@@ -144,13 +144,13 @@ def engine_step(objective: GenerationObjective, engine: DeepSpeedEngine, journal
     return step
 
 
-def set_up(model: VisualLanguageModel, recompute: bool, graphs: bool) -> None:
-    """As train.py does: CUDA graphs of what is frozen and, without recompute, of the Q-Former's passes."""
+def set_up(model: VisualLanguageModel, recompute: bool, graphs: bool | None) -> None:
+    """As train.py does with `engine.graphs`, but for true beside recompute, which it refuses."""
     model.recompute(recompute)
     model.qformer.graphs = None
-    if not graphs:
+    if graphs is False:
         model.record_nothing()
-    elif model.mean.is_cuda and not recompute:
+    elif graphs and model.mean.is_cuda and not recompute:
         model.graph_passes()
 
 
@@ -212,7 +212,7 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
         if arguments.profile:
             print(profile(step, data[0]), flush=True)
 
-    set_up(model, False, not arguments.no_graphs)
+    set_up(model, False, arguments.graphs)
     for part, step in part_steps(objective, data[0]).items() if arguments.parts else ():
         print(measure(f"{part} alone", step, data, arguments.steps, flops[part] / rate).row(), flush=True)
     model.zero_grad()
@@ -220,7 +220,7 @@ def run_case(name: str, arguments: argparse.Namespace) -> None:
         report("bare loop", bare_step(objective, device, journal := Journal()), journal)
     engine = DeepSpeedEngine(objective, config, rows // (arguments.micro or rows), ranks)
     for recompute in [False, True] if case.recompute else [False]:
-        set_up(model, recompute, not arguments.no_graphs)
+        set_up(model, recompute, arguments.graphs)
         label = "engine, recompute" if recompute else "engine, ZeRO 1"
         report(label, engine_step(objective, engine, journal := Journal()), journal)
     distributed.stop()
@@ -250,7 +250,7 @@ def parse(argv: Sequence[str]) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=8, help="steps measured")
     parser.add_argument("--parts", action="store_true", help="also measure the parts of a step alone")
     parser.add_argument("--compile", action="store_true", help="torch.compile, as engine.compile")
-    parser.add_argument("--no-graphs", action="store_true", help="record nothing as CUDA graphs")
+    parser.add_argument("--graphs", action=argparse.BooleanOptionalAction, help="engine.graphs; none: null")
     parser.add_argument("--no-bare", action="store_true", help="leave out the loop without an engine")
     parser.add_argument("--tiny", action="store_true", help="toy shapes, to try the script")
     parser.add_argument("--cpu", action="store_true", help="do not use a GPU")

@@ -153,11 +153,13 @@ class Requests:
             self._arrived.record()
 
     def part(self, rows: slice) -> "Requests":
-        """Of some rows of each rank; waits until they have arrived."""
-        return Requests(self.on_host()[:, rows])
+        """Of some rows of each rank, which arrive with the others."""
+        some = Requests(self._wanted[:, rows])  # a view of what is being written
+        some._arrived = self._arrived
+        return some
 
     def on_host(self) -> Tensor:
-        """[world,k] int64 on the CPU."""
+        """[world,k] int64 on the CPU, once they have arrived."""
         if self._arrived is not None:
             self._arrived.synchronize()
         return self._wanted

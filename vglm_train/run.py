@@ -253,7 +253,7 @@ class _Run:
         engine, on_gpu = self.config.engine, self.ranks.device.type == "cuda"
         if engine.graphs is False:
             model.record_nothing()
-        elif on_gpu and not engine.recompute:
+        elif on_gpu and not engine.recompute and (engine.graphs or self.config.run.stage == "align"):
             model.graph_passes()
         elif engine.graphs:
             log.info("engine.graphs: there is no GPU here, so nothing is recorded")

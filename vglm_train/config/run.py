@@ -168,8 +168,9 @@ class Engine:
     ] = False
     graphs: Annotated[
         bool | None,
-        "passes as CUDA graphs: of the frozen towers in front of the language model at small batches, and, without "
-        "recompute, of the Q-Former that trains; null: where there is a GPU; false: none",
+        "passes as CUDA graphs, on a GPU. null: of the frozen towers in front of the language model at small batches, "
+        "and of the Q-Former in stage align without recompute; true: of a Q-Former that trains in every stage; "
+        "false: none",
     ] = None
     encode_ahead: Annotated[
         bool,

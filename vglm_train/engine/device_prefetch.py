@@ -20,7 +20,7 @@ class DevicePrefetch:
         self._batches, self._device, self._encode = batches, device, encode
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._following: tuple[Batch, torch.cuda.Event] | None = None
-        self._begun = False
+        self._begun = self._encodes = False
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -29,7 +29,6 @@ class DevicePrefetch:
         if self._copying is None:
             return next(self._batches).to(self._device)
         if not self._begun:
-            self._copying.wait_stream(torch.cuda.current_stream())  # for the weights that `encode` reads
             self._following, self._begun = self._send(self._copying), True
         current = self._following
         if current is None:
@@ -45,6 +44,9 @@ class DevicePrefetch:
         """
         if self._encode is None or self._copying is None or self._following is None:
             return
+        if not self._encodes:  # what the first encoding made of the weights, in another stream
+            self._copying.wait_stream(torch.cuda.current_stream())
+            self._encodes = True
         with torch.cuda.stream(self._copying):
             encoded = self._encode(self._following[0])
             self._following = encoded, self._copying.record_event()

@@ -51,7 +51,7 @@ class ZeroPatch:
             for gradient in chain.from_iterable(self.optimizer.averaged_gradients.values())
             if not getattr(gradient, "_zero_padding", False)
         ]
-        norms = torch._foreach_norm(gradients, norm_type, dtype=torch.float64)
+        norms = torch._foreach_norm(gradients, norm_type, dtype=torch.float64) if gradients else []
         zero = torch.zeros((), dtype=torch.float64, device=self.ranks.device)  # a rank can be left without a gradient
         norm = self.ranks.all_sum(torch.stack([zero, *norms]).square().sum()).sqrt().float()
         adam.found_inf = (~norm.isfinite()).float()

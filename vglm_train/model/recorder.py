@@ -18,6 +18,7 @@ AFTER = 2  # a shape is recorded when it occurs this often: a last batch of odd 
 CAPTURE_MODE = "thread_local"  # other threads, such as the one that pins batches, may use the device meanwhile
 Run = Callable[..., Tensor]
 Layout = tuple[object, ...]
+CAPTURES = threading.RLock()  # CUDA records one graph at a time in a process
 log = logging.getLogger(console.LOGGER)
 
 
@@ -29,8 +30,8 @@ class Recorder:
     for what lies between input and output, so they must run on one stream; on another one nothing is recorded.
     """
 
-    def __init__(self) -> None:
-        self.on = True
+    def __init__(self, on: bool = True) -> None:
+        self.on = on
         self._lock = threading.Lock()
         self._seen: Counter[Layout] = Counter()
         self._recorded: dict[Layout, Recording] = {}
@@ -38,7 +39,7 @@ class Recorder:
         self._where: _Where | None = None
 
     def __reduce__(self) -> Any:
-        return Recorder, ()  # a copy of a model has weights of its own
+        return Recorder, (self.on,)  # a copy of a model has weights of its own
 
     def __len__(self) -> int:
         """Number of recorded shapes."""
@@ -101,7 +102,7 @@ class Recording:
     def __init__(self, run: Run, inputs: Sequence[Tensor], where: _Where) -> None:
         self.where, self.graph = where, torch.cuda.CUDAGraph()
         self.inputs = [x.detach().clone() for x in inputs]
-        with torch.cuda.graph(self.graph, where.pool, where.capture, CAPTURE_MODE):
+        with CAPTURES, torch.cuda.graph(self.graph, where.pool, where.capture, CAPTURE_MODE):
             self.output = run(*self.inputs)
 
     def __call__(self, inputs: Sequence[Tensor]) -> Tensor:

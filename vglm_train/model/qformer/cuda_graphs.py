@@ -16,7 +16,7 @@ from torch.autograd.function import once_differentiable
 from vglm_train.autograd import apply
 from vglm_train.log import console
 from vglm_train.model.qformer.layers import Block, ImageKey
-from vglm_train.model.recorder import AFTER, CAPTURE_MODE, MOST
+from vglm_train.model.recorder import AFTER, CAPTURE_MODE, CAPTURES, MOST
 
 WARM_UP = 3  # runs before the recording, in which libraries choose their kernels
 log = logging.getLogger(console.LOGGER)
@@ -55,21 +55,26 @@ class PassGraphs:
         rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
         biases = () if bias is None else (bias,)
         inputs = (hidden, *biases, *(group.packed for groups in keys for group in groups))
-        layout = (queries, rows_each, text, len(biases), *((tuple(x.shape), x.requires_grad) for x in inputs))
+        kind = hidden.device.type
+        mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        shapes = ((tuple(x.shape), x.dtype, x.requires_grad) for x in inputs)
+        layout = (queries, rows_each, text, len(biases), mixed, *shapes)
         if layout not in self._recorded and not self._record(layout, inputs):
             return None
-        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *self._weights(hidden.device.type))
+        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *self._weights(kind))
         return output
 
     def _record(self, layout: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
         """Whether this shape is recorded now."""
         self._seen[layout] += 1
-        if self._seen[layout] < AFTER or len(self._recorded) >= self._most:
+        wanted = any(x.requires_grad for x in (*inputs, *self._parameters))
+        if not wanted or self._seen[layout] < AFTER or len(self._recorded) >= self._most:
             return False
         queries, rows_each, text, biases = layout[:4]
         run = self._function(queries, rows_each, text, biases)
         try:
-            self._recorded[layout] = Recording(run, inputs, self._weights(inputs[0].device.type))
+            with CAPTURES:
+                self._recorded[layout] = Recording(run, inputs, self._weights(inputs[0].device.type))
         except torch.OutOfMemoryError:
             log.info("the card is too full to record more passes of the Q-Former as CUDA graphs: they run without")
             self._most = 0

@@ -18,9 +18,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.log import console
+from vglm_train.model.recorder import CAPTURE_MODE, CAPTURES
 
 log = logging.getLogger(console.LOGGER)
-CAPTURE_MODE = "thread_local"  # other threads, such as one that pins batches, may use the device meanwhile
 WARM_UP = 2  # steps before one is recorded: libraries make their workspaces, kernels are compiled
 
 
@@ -99,7 +99,7 @@ class Slots:
                 self._set_back(counted)
         torch.cuda.current_stream().wait_stream(stream)
         self._graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self._graph, capture_error_mode=CAPTURE_MODE):
+        with CAPTURES, torch.cuda.graph(self._graph, capture_error_mode=CAPTURE_MODE):
             self.logits = self._step()
         self._set_back(counted)
 
