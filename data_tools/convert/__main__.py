@@ -102,7 +102,7 @@ def convert(rows: RowReader, rules: DraftRules, target: Target) -> Report:
     with replace_file(target.out) as file:
         drafts = _drafts(rows, rules, report)
         if rules.studies and target.studies:
-            drafts = gather(drafts, target.studies, rules.schema.pictures)
+            drafts = gather(drafts, target.studies, rules.schema.pictures, rules.studies.folder)
         with Progress(rows.size, rows.unit, "convert") as bar, source.only_used():
             for draft, future in _in_order(drafts, lambda draft: finish(draft, target, source), THREADS):
                 bar.update(max(0, draft.done - bar.n))

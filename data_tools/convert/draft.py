@@ -17,7 +17,7 @@ from vglm_train.config.data import Fields
 from vglm_train.data.record import RecordError, parse
 from vglm_train.data.rules import LanguageCheck
 from vglm_train.data.tables.base import Row, RowReader, name_row, unreadable
-from vglm_train.data.tables.canonical import NoPicture, label, labels, pictures_of, texts_of
+from vglm_train.data.tables.canonical import NoPicture, labels, pictures_of, texts_of
 from vglm_train.data.tables.fields import known, value
 from vglm_train.data.tables.layouts.rows import Values
 from vglm_train.data.tables.pictures import Picture
@@ -136,6 +136,8 @@ def make_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
 
 def make_study_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
     """As `make_draft`, and of a row without a text only its pictures: another row of the study may have the report."""
+    if rules.studies is not None and rules.study_column is None and row.values is not None:
+        rules.studies.check(row.values)
     try:
         return make_draft(reader, row, rules)
     except NoPicture:
@@ -152,7 +154,7 @@ def make_study_draft(reader: RowReader, row: Row, rules: DraftRules) -> Draft:
 def _empty(reader: RowReader, row: Row, values: Values, rules: DraftRules, images: Sequence[Picture]) -> Draft:
     """A draft without texts."""
     where, done = name_row(reader, row), row.offset + row.size
-    study = label(value(values, (rules.study_column,))) if rules.study_column else None
+    study = rules.studies.study(values, rules.study_column) if rules.studies and rules.study_column else None
     return Draft(where, tuple(images), {}, labels(values, rules.schema.columns), done, {}, study=study or "")
 
 

@@ -46,6 +46,8 @@ def finish(draft: Draft, target: Target, source: SourcePictures) -> list[dict[st
         pictures = [taken for taken, _ in views]
         _check_texts(draft, pictures)
         source.use(pictures)
+        if "group" not in draft.labels and not any(taken.patient for taken in pictures):
+            target.studies.no_patient()
         return [_record(draft, target, pictures, draft.views.study) | {"views": [name for _, name in views]}]
     records = source.get(draft.images)
     for pictures in records:

@@ -22,6 +22,11 @@ from vglm_train.progress import Progress
 from vglm_train.prompt.dialogue import IMAGE
 
 NO_REPORT = "a study without any report"
+STUDIES = "a folder with pictures of several studies (Study Instance UID): which of them the row is of is not known"
+TWICE = (
+    "a folder that several rows name with different reports or studies: its pictures may be of several studies. Give "
+    "a folder for each study, or --study-field with that column if all rows of a folder are of one study"
+)
 SPLITS = "a study whose rows are of several splits"
 ALONE = "rows whose picture names no study, each for itself"
 REPORTS = "studies with several different reports, all of which are kept: each is a text of its record"
@@ -37,6 +42,7 @@ class StudyReport:
     dropped: Counter[str] = field(default_factory=Counter)  # views beyond `most`
     broken: Counter[str] = field(default_factory=Counter)  # causes
     told_by: Counter[str] = field(default_factory=Counter)  # tags
+    nobodys: int = 0  # records of which neither a column nor a DICOM says the patient
     _lock: Lock = field(default_factory=Lock)
 
     def count(self, counts: Counter[str], what: str) -> None:
@@ -50,6 +56,11 @@ class StudyReport:
             self.kept.update(views)
             self.largest = max(self.largest, len(views))
 
+    def no_patient(self) -> None:
+        """A record of which nothing says the patient, from any thread."""
+        with self._lock:
+            self.nobodys += 1
+
     def lines(self, folder: StudyFolder) -> Iterator[str]:
         """The report as text."""
         yield f"views of studies: {_listed(self.kept) or 'none'}"
@@ -61,6 +72,11 @@ class StudyReport:
             yield f"to learn from all of them after stage one: prompt.max_images: {self.largest}"
         for cause, count in self.broken.most_common():
             yield f"left out of their studies: {count} x {cause}"
+        if self.nobodys:
+            yield (
+                f"groups: none named for {self.nobodys} records: no column such as patient, and no DICOM file, says "
+                "whose they are. Each counts as a patient of its own, so one patient may be in training and in the test"
+            )
         yield from folder.lines()
 
 
@@ -92,17 +108,55 @@ def _number(value: object) -> int:
     return int(text) if (text := str(value).strip()).isdecimal() else 0
 
 
-def gather(drafts: Iterable[Draft], report: StudyReport, pictures: PictureFolder) -> Iterator[Draft]:
-    """A draft for each study, in the order of their first rows, and for each row that asks something."""
+def gather(
+    drafts: Iterable[Draft], report: StudyReport, pictures: PictureFolder, folder: StudyFolder
+) -> Iterator[Draft]:
+    """A draft for each study, in the order of their first rows, for each row that asks something, and for each whose
+    folder is that of several studies, which has the problem."""
     every = list(drafts)
     seen = _read_all(every, pictures)
+    twice = _named_twice(every, seen, folder)
     studies: dict[tuple[int, str], list[Draft]] = defaultdict(list)
-    for number, draft in enumerate(every):
+    for number, row in enumerate(every):
+        draft, problem = row, row.problem or _of_several(row, seen, folder, twice)
         told = draft.study or next((found.study for name in draft.images if (found := _of(seen, name)).study), "")
-        key = (number, told) if draft.dialogue or not told else (-1, told)
+        if problem is not None:
+            draft = replace(row, problem=problem)
+        key = (number, told) if draft.dialogue or problem or not told else (-1, told)
         studies[key].append(draft if told else replace(draft, notes=(*draft.notes, ALONE)))
     for (_, told), rows in studies.items():
         yield _arranged(_merged(rows), told, seen, report)
+
+
+def _of_several(draft: Draft, seen: dict[str, Seen], folder: StudyFolder, twice: set[Path]) -> RecordError | None:
+    """Why the folder that a row names is not that of one study; None where it may be."""
+    studies: dict[Path, set[str]] = defaultdict(set)
+    for image in draft.images:
+        if isinstance(image, str) and (above := folder.named_above(image)) and (study := seen[image].study):
+            studies[above].add(study)
+    if any(len(each) > 1 for each in studies.values()):
+        return RecordError("record", STUDIES)
+    return RecordError("record", TWICE) if not twice.isdisjoint(_folders_of(draft, seen, folder)) else None
+
+
+def _named_twice(drafts: Sequence[Draft], seen: dict[str, Seen], folder: StudyFolder) -> set[Path]:
+    """Folders that rows of different studies, or with different reports, name: the outermost ones."""
+    told: dict[Path, str | dict[str, list[str]]] = {}
+    return {
+        path
+        for draft in drafts
+        for path in _folders_of(draft, seen, folder)
+        if told.setdefault(path, draft.study or draft.captions) != (draft.study or draft.captions)
+    }
+
+
+def _folders_of(draft: Draft, seen: dict[str, Seen], folder: StudyFolder) -> set[Path]:
+    """Those that hold the pictures of a row with a study or a report; none where a header tells the study."""
+    names = [image for image in draft.images if isinstance(image, str)]
+    reports = draft.captions and not draft.dialogue
+    if not (draft.study or reports) or any(seen[name].study for name in names):
+        return set()
+    return {path for path in map(folder.named_above, names) if path is not None}
 
 
 def _read_all(drafts: Sequence[Draft], pictures: PictureFolder) -> dict[str, Seen]:

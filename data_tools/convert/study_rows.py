@@ -1,15 +1,18 @@
 """Rows that name a study instead of pictures: by its folder, or by a number that its DICOM files have."""
 
+import os
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
-from vglm_train.data.tables.cells import is_missing, number_text
-from vglm_train.data.tables.image_paths import begins_as_dicom, is_picture, plain_name
+from vglm_train.data.record import RecordError
+from vglm_train.data.tables.canonical import label
+from vglm_train.data.tables.cells import names_in
+from vglm_train.data.tables.fields import known
+from vglm_train.data.tables.image_paths import PictureFolder, begins_as_dicom, is_picture, plain_name
 from vglm_train.data.tables.layouts.rows import Values
 from vglm_train.image import FORMATS, ImageError
 from vglm_train.image.dicom.header import guarded, read_tags
@@ -19,6 +22,10 @@ NUMBERS = ("StudyInstanceUID", "AccessionNumber", "StudyID")  # tags that a tabl
 NONE = "a study without any picture: no folder of that name, and no DICOM file with that number"
 SEVERAL = "a study's number that several studies of the folder have"
 EMPTY = "a study without any picture: the row does not say which study; fill its cell"
+BESIDE = (
+    "a row that names a folder and, in another column, a picture in it: which pictures the report is of is not known. "
+    "Write the picture's path into one column, or give --study-field if the folder is one study"
+)
 SPLIT = "give the study's UID or its folder in place of that number"
 NO_STUDY = "DICOM without a Study Instance UID"
 DICOM_ENDINGS = tuple(f".{suffix}" for suffix in FORMATS["DICOM"])
@@ -86,8 +93,8 @@ class StudyFolder:
 
     def files(self, name: str) -> list[Path]:
         """The pictures of a study; none where there is none, or the name is that of several."""
-        below = self.folder / plain_name(name)
-        if _is_folder(below):
+        below = self.below(name)
+        if below is not None:
             self.folders.add(below)
             return pictures_below(below)
         studies = self._studies(name)
@@ -95,6 +102,22 @@ class StudyFolder:
             return []
         self.named.update(studies)
         return next(iter(studies.values()))
+
+    def below(self, name: str) -> Path | None:
+        """The folder of that name. None where there is none, or it holds this whole folder, as .. and / do."""
+        path = self.folder / plain_name(name)
+        return path if _is_folder(path) and not self.folder.resolve().is_relative_to(path.resolve()) else None
+
+    def named_above(self, file: str) -> Path | None:
+        """The outermost folder with that file which a row has named."""
+        above = reversed(Path(file).parents) if self.folders else ()
+        return next((path for path in above if path in self.folders), None)
+
+    def name_of(self, files: Sequence[str]) -> str | None:
+        """The name of the folder that a row has named and that has become these files."""
+        common = Path(os.path.commonpath(list(map(os.path.dirname, files))))
+        found = next((path for path in (common, *common.parents) if path in self.folders), None)
+        return None if found is None else os.path.relpath(found, self.folder)
 
     def why_none(self, name: str) -> str:
         """Why `files` finds none."""
@@ -144,28 +167,37 @@ class StudyPictures:
         return repr((self.column, str(self.folder.folder), self.numbers, self.image))
 
     def __call__(self, row: Values) -> Values:
-        names = list(_names(row.get(self.column)))
-        if not self.numbers and not any(_is_folder(self.folder.folder / plain_name(name)) for name in names):
+        names = list(names_in(row.get(self.column)))
+        if not self.numbers and not any(self.folder.below(name) for name in names):
             return row
         return row | {self.image: [picture for name in names for picture in self._pictures(name)]}
 
+    def check(self, row: Values) -> None:
+        """RecordError where the row names a folder, and in another column a picture in it."""
+        images = row.get(self.image)
+        if self.numbers or not isinstance(images, list):
+            return
+        folders = {self.folder.named_above(image) for image in images if isinstance(image, str)} - {None}
+        keys = [key for key in row if key not in (self.column, self.image)] if folders else []
+        names = [name for key in (*known("image", keys), *known("image_id", keys)) for name in names_in(row[key])]
+        if any(PictureFolder(folder).find(name) for folder in folders if folder for name in names):
+            raise RecordError("image", BESIDE)
+
+    def study(self, row: Values, column: str) -> str | None:
+        """What stands in the column, which tells the study."""
+        cell = row.get(column)
+        if isinstance(cell, list) and column == self.image and cell and all(isinstance(each, str) for each in cell):
+            return self.folder.name_of(cell)
+        return label(cell)
+
     def why_none(self, row: Values) -> str:
         """Why a row has no picture."""
-        names = list(_names(row.get(self.column)))
+        names = list(names_in(row.get(self.column)))
         if not names:
             return EMPTY
         return self.folder.why_none(names[0]) if self.numbers else NONE
 
     def _pictures(self, name: str) -> Sequence[str]:
-        if self.numbers or _is_folder(self.folder.folder / plain_name(name)):
+        if self.numbers or self.folder.below(name):
             return [str(path) for path in self.folder.files(name)]
         return [name]
-
-
-def _names(cell: Any) -> Iterator[str]:
-    each: Iterable[Any] = cell if isinstance(cell, list | tuple) else [cell]
-    for held in each:
-        if isinstance(held, str) and not is_missing(held):
-            yield held
-        elif isinstance(held, int | float) and (text := number_text(held)) is not None:
-            yield text

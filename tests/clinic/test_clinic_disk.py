@@ -9,7 +9,9 @@ import pytest
 from examples.clinic.make_data import TABLE
 from vglm_train.clinic import __main__ as clinic
 from vglm_train.clinic.disk import LEFT, check_disk, taken
+from vglm_train.clinic.plan import Options, Step
 from vglm_train.clinic.runner import Stopped
+from vglm_train.clinic.state import State
 from vglm_train.errors import UserError
 
 MIB = 2**20
@@ -35,6 +37,31 @@ def test_what_an_earlier_start_left_counts_as_room(tmp_path: Path) -> None:
     check_disk(tmp_path, 18 * MIB, "the checkpoints", made)
     with pytest.raises(UserError, match=r"are free there, beside 0.0 GiB of an earlier start; make room"):
         check_disk(tmp_path, 20 * MIB, "the checkpoints", made)
+
+
+def test_the_next_checkpoint_needs_room_beside_those_of_an_earlier_start(tmp_path: Path) -> None:
+    """It is written before an old one is deleted, however many are there."""
+    made = tmp_path / "run" / "checkpoints"
+    made.mkdir(parents=True)
+    (made / "state").write_bytes(bytes(range(256)) * 4096 * 40)  # 40 MiB
+    check_disk(tmp_path, 30 * MIB, "the checkpoints", made, anew=10 * MIB)
+    with pytest.raises(UserError, match="the checkpoints may take"):
+        check_disk(tmp_path, 33 * MIB, "the checkpoints", made, anew=11 * MIB)
+
+
+def test_training_asks_for_room_for_one_more_checkpoint(
+    hospital: Path, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[tuple[float, float]] = []
+    chosen = SimpleNamespace(checkpoint=7 * MIB, reason="", tasks=())
+    options = Options(hospital, hospital / TABLE, base, tmp_path / "out")
+    steps = [Step("recipe", "", ()), Step("train", "", ())]
+    monkeypatch.setattr(clinic, "plan", lambda options: steps)
+    monkeypatch.setattr(clinic, "run", lambda *_: None)
+    monkeypatch.setattr(clinic.Recipe, "read", lambda path: chosen)
+    monkeypatch.setattr(clinic, "check_disk", lambda out, needed, what, made, anew=0: asked.append((needed, anew)))
+    clinic._steps(options, State(options.out), 0)
+    assert asked == [(21 * MIB, 7 * MIB)]
 
 
 def test_a_conversion_that_was_stopped_goes_on(

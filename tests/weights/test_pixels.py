@@ -110,6 +110,7 @@ def test_sizes_as_numbers_and_within_processor_config(tmp_path):
         ({"do_center_crop": False}, "it leaves a picture oblong"),
         ({"size": {"height": 224, "width": 448}}, "which are not square"),
         ({"size": {"shortest_edge": 224, "longest_edge": 448}}, "which are not square"),
+        ({"size": {"longest_edge": 448}}, "describes pixels that are not made here: size has longest_edge alone"),
         ({"crop_size": {"height": 512, "width": 512}}, "it adds a border: crop_size 512 is more than size 224"),
     ],
 )

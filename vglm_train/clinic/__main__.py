@@ -127,7 +127,8 @@ def _steps(options: Options, state: State, held: int) -> list[str]:
     for number, step in enumerate(plan(options), 1):
         if step.name == "train" and not state.is_done(step):
             assert chosen is not None
-            check_disk(options.out, chosen.checkpoint * CHECKPOINTS, "the checkpoints", options.run / "checkpoints")
+            size, made = chosen.checkpoint, options.run / "checkpoints"
+            check_disk(options.out, size * CHECKPOINTS, "the checkpoints", made, anew=size)
         run(step, state, number, titles(options, chosen), held)
         commands.append(shown(step))
         if step.name == "recipe":

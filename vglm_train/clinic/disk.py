@@ -11,10 +11,11 @@ LEFT = 2**28  # bytes that stay free beside what is made
 BLOCK = 512  # bytes of a block that a file's status counts
 
 
-def check_disk(out: Path, needed: float, what: str, made: Path) -> None:
+def check_disk(out: Path, needed: float, what: str, made: Path, anew: float = 0) -> None:
     """UserError where `needed` bytes have no room in `out`. What an earlier start has left in the folder `made` is part
-    of them: the step goes on with it, or deletes it first."""
-    free, held = shutil.disk_usage(out).free, taken(made)
+    of them: the step goes on with it, or deletes it first. `anew`: of these bytes, those that are written before
+    anything of an earlier start is deleted."""
+    free, held = shutil.disk_usage(out).free, min(taken(made), needed - anew)
     if free + held < needed + LEFT:
         before = f", beside {held / 2**30:.1f} GiB of an earlier start" if held else ""
         raise UserError(

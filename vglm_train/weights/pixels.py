@@ -146,6 +146,8 @@ def _side(name: str, value: Any, path: Path, square: bool) -> tuple[int, bool]:
             return given["shortest_edge"], True
         if set(given) == {"height", "width"} and given["height"] == given["width"]:
             return given["height"], False
+        if set(given) == {"longest_edge"}:
+            raise _refused(path, f"{name} has longest_edge alone, which leaves a picture oblong")
         if len(given) < 2:
             raise _no(name, value, SIZES, path)
         raise _refused(path, f"it makes pictures of {given}, which are not square")

@@ -196,6 +196,77 @@ def test_two_patients_or_two_splits_are_no_study(tmp_path: Path, capsys: pytest.
     assert "left out: 2 x a study whose rows are of several splits" in text
 
 
+def test_a_folder_of_several_studies_is_no_study(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A patient's, whose studies are told by the files alone."""
+    for number in range(3):
+        place = tmp_path / ("P1" if number == 2 else "P0") / f"s{number}"
+        place.mkdir(parents=True)
+        for position in ("PA", "LL"):
+            same = {**patient(0), "StudyInstanceUID": f"{ROOT}.{number}.1"}
+            (place / position).write_bytes(view(0, position, **same))
+    write(tmp_path, "image,report", "P0,clear one", "P0,effusion", "P1,clear three")
+    (record,) = run(tmp_path, tmp_path / "made" / "r.jsonl", "--studies")
+    assert record["captions"] == {"en": ["clear three"]}
+    assert "left out: 2 x a folder with pictures of several studies" in capsys.readouterr().out
+    write(tmp_path, "image,report", "P0/s0,clear one", "P0/s1,effusion", "P0,clear three")
+    texts = [record["captions"]["en"] for record in run(tmp_path, tmp_path / "made" / "r.jsonl", "--studies")]
+    assert texts == [["clear one"], ["effusion"]]
+
+
+@pytest.mark.parametrize("second", ["P0", "P0/inner"])
+def test_a_folder_with_two_reports_is_no_study_unless_a_column_says_so(
+    second: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of pictures that tell no study themselves."""
+    for number, name in enumerate(("P0/a.png", "P0/inner/b.png", "P1/a.png")):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_bytes((photos / f"{number}.png").read_bytes())
+    write(tmp_path, "path,report", "P0,clear one", f"{second},effusion", "P1,clear three", "P1,clear three")
+    records = run(tmp_path, tmp_path / "made" / "r.jsonl", "--studies")
+    assert [record["captions"]["en"] for record in records] == [["clear three"]] * 2
+    text = capsys.readouterr().out
+    assert "left out: 2 x a folder that several rows name with different reports or studies" in text
+    assert "groups: none named for 2 records" in text
+    write(tmp_path, "path,visit,report", "P0,v0,clear one", f"{second},v1,effusion", "P1,v3,clear three")
+    (record,) = run(tmp_path, tmp_path / "made" / "r.jsonl", "--study-field", "visit")
+    assert record["id"] == "v3"
+    if second == "P0":
+        write(tmp_path, "path,report", "P0,clear one", "P0,effusion", "P1,clear three", "P1,clear three")
+        records = run(tmp_path, tmp_path / "made" / "r.jsonl", "--study-field", "path")
+        assert [record["captions"]["en"] for record in records] == [["clear one", "effusion"], ["clear three"]]
+
+
+def test_a_folder_beside_a_picture_in_it(photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "st").mkdir()
+    for number, name in enumerate(("st/a.png", "st/b.png")):
+        (tmp_path / name).write_bytes((photos / f"{number}.png").read_bytes())
+    write(tmp_path, "image_path,image_name,report", "st,a.png,clear", "st,b.png,effusion", "st/a.png,b.png,one")
+    (record,) = run(tmp_path, tmp_path / "made" / "r.jsonl", "--studies")
+    assert record["captions"] == {"en": ["one"]}
+    assert "left out: 2 x a row that names a folder and, in another column, a picture in it" in capsys.readouterr().out
+
+
+def test_a_folder_above_the_pictures_is_no_study(photos: Path, tmp_path: Path) -> None:
+    (tmp_path / "h" / "st").mkdir(parents=True)
+    (tmp_path / "h" / "st" / "a.png").write_bytes((photos / "0.png").read_bytes())
+    write(tmp_path, "image,report", "..,one", "/,two", ".,three", "st/..,four", "st,five")
+    (record,) = run(tmp_path, tmp_path / "made" / "r.jsonl", "--studies", "--images", str(tmp_path / "h"))
+    assert record["captions"] == {"en": ["five"]}
+
+
+def test_whose_patient_is_not_known_is_told(
+    hospital: Path, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write(hospital, "image,report", "WANG_Xiaoming_0,clear")
+    run(hospital, tmp_path / "made" / "r.jsonl", "--studies")
+    write(tmp_path, "image,patient,report", f"{photos / '0.png'},P0,clear")
+    run(tmp_path, tmp_path / "made" / "s.jsonl", "--studies")
+    assert "groups: none named" not in capsys.readouterr().out
+    write(tmp_path, "image,visit,report", f"{photos / '0.png'},v0,clear")
+    run(tmp_path, tmp_path / "made" / "t.jsonl", "--study-field", "visit")
+    assert "groups: none named for 1 records" in capsys.readouterr().out
+
+
 def test_a_question_about_a_study_keeps_its_own_record(hospital: Path, tmp_path: Path) -> None:
     rows = [f"WANG_Xiaoming_0,{question},{answer}" for question, answer in (("heart?", "normal"), ("bones?", "intact"))]
     write(hospital, "image,question,answer", *rows)

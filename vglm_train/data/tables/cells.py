@@ -15,6 +15,7 @@ is told: `doubt`.
 
 import math
 import re
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from vglm_train.data.record import RecordError, kind_of
@@ -37,6 +38,16 @@ def is_missing(cell: Any) -> bool:
     if isinstance(cell, list | tuple):
         return all(map(is_missing, cell))
     return cell is None or (isinstance(cell, dict | bytes) and not cell)
+
+
+def names_in(cell: Any) -> Iterator[str]:
+    """The names, of pictures or of folders, that a cell holds: texts and numbers, one or a list of them."""
+    each: Iterable[Any] = cell if isinstance(cell, list | tuple) else [cell]
+    for held in each:
+        if isinstance(held, str) and not is_missing(held):
+            yield held
+        elif isinstance(held, int | float) and (text := number_text(held)) is not None:
+            yield text
 
 
 def says_nothing(text: str, asked: bool) -> bool:
