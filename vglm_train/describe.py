@@ -255,7 +255,7 @@ class Memory:
 def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int) -> Memory:
     """Weights and optimizer exactly, activations by the stage's count. model: may be on the meta device."""
     trained = _count(p for p in model.parameters() if p.requires_grad)
-    states = trained * (4 + 4) + trained * 8 / world  # weights and gradients; two moments
+    states = trained * (4 + 4) + trained * 12 / world  # weights and gradients; two moments, gradients in one row
     states += 4 * min(BUCKET, trained) if world > 1 else 0  # gradients on their way to other ranks
     rows, group = split(config, world).micro, stage.group_memory(model, world)
     whole = frozen_bytes(model) + copied_bytes(model.vision)

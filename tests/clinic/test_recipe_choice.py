@@ -47,9 +47,9 @@ def test_what_fits_is_chosen(bundle: str, gib: float, preset: str, bundles: dict
 
 
 def test_fewer_rows_at_once_where_they_do_not_fit(bundles: dict[str, Path]) -> None:
-    chosen = {gib: choose(REPORTS, bundles["blip2-opt-2.7b"], None, card(gib), WITHOUT) for gib in (80, 11.3)}
+    chosen = {gib: choose(REPORTS, bundles["blip2-opt-2.7b"], None, card(gib), WITHOUT) for gib in (80, 11.7)}
     assert not any("micro_batch" in each for each in chosen[80].overrides)
-    assert any("engine.micro_batch=" in each for each in chosen[11.3].overrides)
+    assert any("engine.micro_batch=" in each for each in chosen[11.7].overrides)
 
 
 def test_questions_take_the_recipe_for_questions(bundles: dict[str, Path]) -> None:
