@@ -6,6 +6,7 @@ arithmetic a step must do (`vglm_train.model.flops`) at the rate of a large bf16
 
 import argparse
 import gc
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -133,8 +134,12 @@ def measure(
     steps: int,
     floor: float,
     values: Mapping[str, float] | None = None,
+    held: float = 0.0,
 ) -> Result:
-    """Median time of a step after a warm-up, and the peak memory of those steps; `values` are recorded with them."""
+    """Median time of a step after a warm-up, and the peak memory of those steps; `values` are recorded with them.
+
+    `held`: GiB that something else keeps, which are not counted. See `still_held`.
+    """
     device = data[0].pixels.device
     if device.type == "cuda":
         torch.cuda.empty_cache()  # what an earlier variant reserved and needs no more is not this one's
@@ -151,11 +156,20 @@ def measure(
         times.append(time.perf_counter() - start)
     times.sort()
     median, tenth = times[len(times) // 2], len(times) // 10
-    gib = torch.cuda.max_memory_reserved(device) / 2**30 if device.type == "cuda" else float("nan")
+    gib = torch.cuda.max_memory_reserved(device) / 2**30 - held if device.type == "cuda" else float("nan")
     rows = data[0].valid.shape[0]
     result = Result(name, rows, median, (times[-1 - tenth] - times[tenth]) / median, gib, floor)
     result.record(f"median of {steps} steps of {rows} rows after a warm-up, each waited for", values)
     return result
+
+
+def still_held(device: torch.device) -> float:
+    """GiB of an earlier variant: DeepSpeed never lets go of an engine."""
+    gc.collect()
+    if device.type != "cuda":
+        return 0.0
+    torch.cuda.empty_cache()
+    return torch.cuda.memory_reserved(device) / 2**30
 
 
 def profile(step: Step, batch: PairBatch) -> str:
@@ -171,7 +185,9 @@ def profile(step: Step, batch: PairBatch) -> str:
 
 def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[Result]:
     """Measure every variant of a step, eager and, if chosen, compiled, each on its own model; prints as it goes."""
-    device = torch.device("cuda" if torch.cuda.is_available() and not arguments.cpu else "cpu")
+    if arguments.cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    device = distributed.start().device  # before the GPU's first use, as train.py does
     config = TINY if arguments.tiny else FULL
     config = replace(config, qformer=replace(config.qformer, dropout=arguments.dropout))
     rate = product_rate(device)
@@ -183,19 +199,17 @@ def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[R
     results = []
     for compiled in {"no": [False], "yes": [True], "both": [False, True]}[arguments.compile]:
         for variant, build in variants.items():
+            held = still_held(device)
             objective = build_objective(config, device, compiled)
             step = build(objective, device)
             if device.type == "cuda" and not arguments.no_graphs:
                 objective.model.graph_passes()  # only now: the engine moves weights, which graphs read in place
             label = f"{variant}, {'compiled' if compiled else 'eager'}"
-            results.append(measure(label, step, data, arguments.steps, floor))
+            results.append(measure(label, step, data, arguments.steps, floor, held=held))
             print(results[-1].row(), flush=True)
             if arguments.profile:
                 print(profile(step, data[0]))
             del objective, step
-            gc.collect()
-            if device.type == "cuda":
-                torch.cuda.empty_cache()
     return results
 
 

@@ -94,6 +94,8 @@ FENCED = {
         "vglm_train/model/language/hf/fused_triton.py",
         "vglm_train/model/language/integers_triton.py",
         "vglm_train/model/qformer/attention_triton.py",
+        "vglm_train/model/qformer/random_triton.py",
+        "vglm_train/model/qformer/residual_triton.py",
         "vglm_train/objective/cross_entropy_triton.py",
         "vglm_train/model/language/nf4_triton.py",
         "vglm_train/model/vision/add_norm_triton.py",

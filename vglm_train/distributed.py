@@ -214,6 +214,7 @@ def start(backend: str = "auto") -> Ranks:
         os.environ.setdefault("MASTER_PORT", str(_free_port()))
     device = torch.device("cpu")
     if use_gpu():
+        _let_segments_grow()
         if local >= torch.cuda.device_count():
             raise UserError(
                 f"local rank {local} has no GPU: this machine has {torch.cuda.device_count()}. "
@@ -229,6 +230,15 @@ def start(backend: str = "auto") -> Ranks:
     if not dist.is_initialized():
         dist.init_process_group(backend, rank=rank, world_size=world, timeout=timedelta(minutes=30))
     return Ranks(rank, world, device, local)
+
+
+def _let_segments_grow() -> None:
+    """So that torch reserves little more than it uses: 17 instead of 19.5 GiB in stage one. Before the GPU's first use.
+
+    Settings of the user's own stay as they are.
+    """
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
 
 
 def use_gpu() -> bool:

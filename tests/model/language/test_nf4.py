@@ -1,6 +1,7 @@
 """Products in four bits."""
 
 import copy
+import weakref
 
 import made_language
 import pytest
@@ -121,6 +122,30 @@ def test_updates_train_on_quantised_blocks_alone(tmp_path, family):
     model.recompute(True)
     for name, grad in gradients(model, batch).items():
         torch.testing.assert_close(grad, ours[name])
+
+
+@pytest.mark.parametrize("family", families.FAMILIES)
+def test_recomputed_blocks_keep_a_weight_from_the_second_forward_to_backward(tmp_path, family, monkeypatch):
+    """Twice a step is it dequantised, not three times; after the first forward no weight stands in memory."""
+    model, batch = families.language(family, tmp_path / "m"), families.prompts(family)
+    quantize_blocks(model)
+    model.recompute(True)
+    made, full = [], Nf4Linear.full
+
+    def watched(self):
+        weight = full(self)
+        made.append(weakref.ref(weight))
+        return weight
+
+    monkeypatch.setattr(Nf4Linear, "full", watched)
+    logits, targets = model.score(model.embed(batch.input_ids).detach().requires_grad_(), batch)
+    loss = torch.nn.functional.cross_entropy(logits.float(), targets)
+    linear = sum(isinstance(module, Nf4Linear) for module in model.modules())
+    assert len(made) == linear
+    assert not any(weight() is not None for weight in made)
+    loss.backward()
+    assert len(made) == 2 * linear
+    assert not any(weight() is not None for weight in made)
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

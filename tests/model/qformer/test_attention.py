@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from hashed import kept
 from torch import Tensor
 
 from vglm_train.model.qformer.attention import attend, fuses
@@ -96,15 +97,3 @@ def test_what_is_kept_looks_random() -> None:
     assert abs(first.mean()) < 6 * (variance / count) ** 0.5
     for other in (second, first.roll(1, 3), first.roll(1, 2), first.roll(1, 1), first.roll(1, 0)):
         assert abs((first * other).mean()) < 6 * variance / count**0.5
-
-
-def kept(seed: int, shape: tuple[int, ...], rate: float) -> Tensor:
-    """`attention_triton._kept` of every position of [n,h,s,p], with torch's 64 bits in place of its 32."""
-    mask = 2**32 - 1
-    x = torch.arange(torch.Size(shape).numel()).view(shape) ^ (seed & mask)
-    x = (x ^ (x >> 16)) * 0x7FEB352D & mask
-    x = x ^ (x >> 15) ^ (seed >> 32)
-    x = x * 0x846CA68B & mask
-    x = (x ^ (x >> 16)) * 0x7FEB352D & mask
-    x = x ^ (x >> 15)
-    return x.float() * 2.3283064e-10 >= rate

@@ -14,12 +14,13 @@ from vglm_train.model.qformer.cuda_graphs import PassGraphs, _Cast
 from vglm_train.model.qformer.qformer import QFormer, grouped
 
 ROWS, PLACES, TEXT, WIDTH, WORDS = 3, 5, 6, 24, 100
+WIDTH_INSIDE = 32
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
 
 
 def build(dropout: float, device: str) -> QFormer:
     torch.manual_seed(0)
-    shape = Shape(layers=4, width=32, heads=2, mlp_width=64, queries=4, dropout=dropout)
+    shape = Shape(layers=4, width=WIDTH_INSIDE, heads=2, mlp_width=64, queries=4, dropout=dropout)
     return QFormer(shape, WIDTH, WORDS).to(device).train()
 
 
@@ -119,10 +120,43 @@ def test_without_dropout_each_shape_is_recorded_once_and_evaluation_not_at_all()
     assert len(qformer.graphs) == 2
 
 
+@gpu
+def test_passes_over_the_same_images_read_one_buffer() -> None:
+    """Also where a pass of the step before read other keys: a buffer is shared only while it holds the same ones."""
+    plain, graphed = build(0.1, "cuda"), build(0.1, "cuda")
+    graphed.graphs = PassGraphs(graphed.blocks)
+    for seed in range(4):
+        assert_same(graphed, plain, [made("cuda", seed)])
+    first, second = graphed.graphs._recorded.values()
+    shared = [each.data_ptr() for each in first.inputs if each.shape == (ROWS, PLACES, 2 * WIDTH_INSIDE)]
+    assert len(shared) == 2  # one for each block with cross-attention
+    assert set(shared) < {each.data_ptr() for each in second.inputs}
+    assert second.own.count(False) == len(shared)
+    features, ids, mask = made("cuda", 9)
+    for model in (plain, graphed):  # the pass that fills the buffers is left out, and other images were there before
+        torch.manual_seed(0)
+        keys = model.image_keys(features)
+        others = model.select(keys, torch.tensor([1, 2, 0], device="cuda"))
+        queries, _ = model.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1))
+        queries.square().mean().backward()
+    for (name, one), two in zip(plain.named_parameters(), graphed.parameters(), strict=True):
+        torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_a_buffer_holds_a_tensor_only_as_it_was() -> None:
+    x, buffer = torch.zeros(2), torch.zeros(2)
+    held = cuda_graphs._Held(x, buffer)
+    assert held.holds(x)
+    assert not held.holds(x.clone())
+    x += 1
+    assert not held.holds(x)
+
+
 class Unrecorded:
     """Takes a recording's place where there is no GPU."""
 
     full = False
+    inputs = ()
 
     def __init__(self, *_: Any) -> None:
         if self.full:

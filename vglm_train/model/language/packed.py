@@ -1,6 +1,7 @@
 """Frozen linear layers whose weights are codes of a few bits with scales: what all formats share.
 
-A weight is dequantised only while its layer runs, in forward and again in backward. No gradient of it is ever computed.
+A weight is dequantised only while its layer runs, in forward and again in backward. In a block whose activations are
+computed again for its backward, it stays from then until backward has used it. No gradient of it is ever computed.
 
 i inputs, o outputs.
 """
@@ -24,6 +25,7 @@ class PackedLinear(nn.Module):
     codes: Tensor | None
     scales: Tensor | None
     bias: nn.Parameter | None
+    keeps = False  # the weight of a forward until its backward: see `keep_weights`
 
     def __init__(self, inputs: int, outputs: int, bias: Tensor | None, dtype: torch.dtype) -> None:
         super().__init__()
@@ -73,7 +75,11 @@ class PackedLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = x.to(self.dtype)
-        output: Tensor = apply(_FrozenLinear, x, self) if torch.is_grad_enabled() else self.product(x)
+        if not torch.is_grad_enabled():
+            return self.product(x)
+        if self.keeps:
+            return F.linear(x, self.full(), self.bias)
+        output: Tensor = apply(_FrozenLinear, x, self)
         return output
 
 
@@ -86,6 +92,16 @@ class _FrozenLinear(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
         return grad @ ctx.linear.full(), None
+
+
+def keep_weights(model: nn.Module, on: bool) -> None:
+    """Whether a weight stays from forward to backward.
+
+    Only for blocks that are recomputed: their first forward drops it, and one block's weights stand in memory at once.
+    """
+    for part in model.modules():
+        if isinstance(part, PackedLinear):
+            part.keeps = on
 
 
 def number_of_weights(module: nn.Module) -> int:

@@ -3,20 +3,16 @@
 n rows, s queries, p keys, w = h heads of d channels.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
-from types import ModuleType
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-HALF = (torch.float16, torch.bfloat16)
+from vglm_train.model.qformer import kernels
+
 WIDTHS = (16, 32, 64, 128)  # of a head
 MOST_QUERIES = 128
-log = logging.getLogger("vglm_train")
 
 
 def attend(x: Tensor, image: Tensor | None, heads: int, bias: Tensor | None, dropout: float) -> Tensor:
@@ -26,10 +22,7 @@ def attend(x: Tensor, image: Tensor | None, heads: int, bias: Tensor | None, dro
     bias [n,1,s,p]: added to the scores, without gradient; no row of it is -inf throughout.
     """
     if fuses(x, image, heads):
-        if dropout:
-            seed = torch.randint(2**62, (1,), dtype=torch.int64, device=x.device)
-        else:
-            seed = torch.zeros(1, dtype=torch.int64, device=x.device)
+        seed = kernels.seed_of(dropout, x.device)
         attended: Tensor = torch.ops.vglm.attend(x, image, bias, seed, heads, dropout)[0]
         return attended
     parts = split_heads(x, 3, heads) if image is None else (*split_heads(x, 1, heads), *split_heads(image, 2, heads))
@@ -52,41 +45,20 @@ def split_heads(x: Tensor, parts: int, heads: int) -> tuple[Tensor, ...]:
 
 def fuses(x: Tensor, image: Tensor | None, heads: int) -> bool:
     """Whether the kernels compute x."""
-    if not x.is_cuda or x.dtype not in HALF or x.shape[1] > MOST_QUERIES:
+    if not x.is_cuda or x.dtype not in kernels.HALF or x.shape[1] > MOST_QUERIES:
         return False
     width = x.shape[2] // (3 if image is None else 1)
     contiguous = x.is_contiguous() and (image is None or image.is_contiguous())
-    return contiguous and width // heads in WIDTHS and _available()
-
-
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def _available() -> bool:
-    return _kernels() is not None
-
-
-@cache
-def _kernels() -> ModuleType | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model.qformer import attention_triton
-
-        x = torch.zeros(1, 1, 48, device="cuda", dtype=torch.bfloat16)
-        seed = torch.zeros(1, device="cuda", dtype=torch.int64)
-        out, lse = attention_triton.forward(x, None, 1, None, seed, 0.0)
-        attention_triton.backward(out, x, None, 1, None, seed, 0.0, out, lse)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("the Q-Former runs slower without triton and a C compiler (%s)", error)
-        return None
-    return attention_triton
+    return contiguous and width // heads in WIDTHS and kernels.available()
 
 
 @torch.library.custom_op("vglm::attend", mutates_args=(), device_types="cuda")
 def _attend(
     x: Tensor, image: Tensor | None, bias: Tensor | None, seed: Tensor, heads: int, dropout: float
 ) -> tuple[Tensor, Tensor]:
-    kernels = _kernels()
-    assert kernels is not None
-    both: tuple[Tensor, Tensor] = kernels.forward(x, image, heads, bias, seed, dropout)
+    built = kernels.built()
+    assert built is not None
+    both: tuple[Tensor, Tensor] = built.attention.forward(x, image, heads, bias, seed, dropout)
     return both
 
 
@@ -102,9 +74,9 @@ def _attend_backward(
     out: Tensor,
     lse: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    kernels = _kernels()
-    assert kernels is not None
-    grads: tuple[Tensor, Tensor] = kernels.backward(grad, x, image, heads, bias, seed, dropout, out, lse)
+    built = kernels.built()
+    assert built is not None
+    grads: tuple[Tensor, Tensor] = built.attention.backward(grad, x, image, heads, bias, seed, dropout, out, lse)
     return grads
 
 
@@ -123,6 +95,7 @@ def _(grad: Any, x: Tensor, image: Tensor | None, *_: Any) -> tuple[Tensor, Tens
 def _save(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, Tensor]) -> None:
     x, image, bias, seed, ctx.heads, ctx.dropout = inputs
     ctx.save_for_backward(x, image, bias, seed, *output)
+    ctx.set_materialize_grads(False)  # of the sums' logarithms
 
 
 def _gradients(ctx: Any, grad: Tensor, _: Any) -> Any:

@@ -10,22 +10,10 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.qformer.random_triton import kept
+
 KEYS = 32  # that a program looks at together
 WARPS = {16: 4, 32: 4, 64: 4, 128: 8}  # of programs with so many rows of queries
-
-
-@triton.jit
-def _kept(seed, offset, dropout):
-    """Whether a probability is kept: a hash of its position and the two halves of the seed, uniform in 32 bits."""
-    low, high = seed.to(tl.uint32), (seed >> 32).to(tl.uint32)
-    x = offset.to(tl.uint32) ^ low
-    x = (x ^ (x >> 16)) * 0x7FEB352D
-    x = x ^ (x >> 15) ^ high
-    x = x * 0x846CA68B
-    x = x ^ (x >> 16)
-    x = x * 0x7FEB352D
-    x = x ^ (x >> 15)
-    return x.to(tl.float32) * 2.3283064e-10 >= dropout
 
 
 @triton.jit
@@ -69,7 +57,7 @@ def _forward(
         total = total * factor + tl.sum(p, 1)
         if drops:
             offset = (program.to(tl.int32) * queries + query)[:, None] * keys + key[None, :]
-            p = tl.where(_kept(drawn, offset, dropout), p / (1 - dropout), 0.0)
+            p = tl.where(kept(drawn, offset, dropout), p / (1 - dropout), 0.0)
         result = result * factor[:, None] + tl.dot(p.to(v_tile.dtype), v_tile, input_precision="ieee")
         most = higher
     tl.store(lse + program * queries + query, most + tl.log(total), mask=query < queries)
@@ -109,9 +97,9 @@ def _backward(
         dropped = p
         if drops:
             offset = (program.to(tl.int32) * queries + query)[:, None] * keys + key[None, :]
-            kept = _kept(drawn, offset, dropout)
-            dropped = tl.where(kept, p / (1 - dropout), 0.0)
-            dp = tl.where(kept, dp / (1 - dropout), 0.0)
+            stays = kept(drawn, offset, dropout)
+            dropped = tl.where(stays, p / (1 - dropout), 0.0)
+            dp = tl.where(stays, dp / (1 - dropout), 0.0)
         ds = (p * (dp - delta[:, None]) * scale).to(k_tile.dtype)
         dv_tile = tl.dot(tl.trans(dropped.to(v_tile.dtype)), grad_tile, input_precision="ieee")
         dk_tile = tl.dot(tl.trans(ds), q_tile, input_precision="ieee")

@@ -5,6 +5,7 @@ n rows, s tokens, d width, p image tokens.
 """
 
 import logging
+import weakref
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -28,7 +29,7 @@ class PassGraphs:
 
     Operations and random numbers are the same as without graphs. A shape may run only once before its backward, since
     a graph keeps what backward needs in one buffer. Under autocast all weights are cast together, once for the passes
-    over the same images, instead of one by one in each.
+    over the same images, instead of one by one in each. Passes that read the same keys read one buffer.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -37,6 +38,7 @@ class PassGraphs:
         self._names, self._parameters = tuple(named), tuple(named.values())
         self._buffers: dict[torch.dtype, list[Tensor]] = {}  # of the cast weights, which graphs read in place
         self._cast: Sequence[Tensor] | None = None  # the weights of the passes over these images
+        self._held: dict[int, _Held] = {}  # id of a tensor of keys of these images -> where a pass has copied it
         self._recorded: dict[tuple[object, ...], Recording] = {}
         self._seen: Counter[tuple[object, ...]] = Counter()
         self._most = MOST
@@ -44,6 +46,7 @@ class PassGraphs:
     def start(self) -> None:
         """Other images follow, and perhaps other weights."""
         self._cast = None
+        self._held.clear()
 
     def __call__(
         self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor | None, text: bool = True
@@ -55,16 +58,25 @@ class PassGraphs:
         rows_each = tuple(tuple(group.rows_each for group in groups) for groups in keys)
         biases = () if bias is None else (bias,)
         inputs = (hidden, *biases, *(group.packed for groups in keys for group in groups))
+        buffers = [self._buffer(x) for x in inputs]
         kind = hidden.device.type
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         shapes = ((tuple(x.shape), x.dtype, x.requires_grad) for x in inputs)
-        layout = (queries, rows_each, text, len(biases), mixed, *shapes)
-        if layout not in self._recorded and not self._record(layout, inputs):
+        where = (None if buffer is None else buffer.data_ptr() for buffer in buffers)
+        layout = (queries, rows_each, text, len(biases), mixed, *shapes, *where)
+        if layout not in self._recorded and not self._record(layout, inputs, buffers):
             return None
-        output: Tensor = apply(_Replay, self._recorded[layout], *inputs, *self._weights(kind))
+        recording = self._recorded[layout]
+        output: Tensor = apply(_Replay, recording, *inputs, *self._weights(kind))
+        self._held |= {id(x): _Held(x, buffer) for x, buffer in zip(inputs, recording.inputs)}
         return output
 
-    def _record(self, layout: tuple[Any, ...], inputs: Sequence[Tensor]) -> bool:
+    def _buffer(self, x: Tensor) -> Tensor | None:
+        """Where a pass over these images has copied the same tensor."""
+        held = self._held.get(id(x))
+        return held.buffer if held is not None and held.holds(x) else None
+
+    def _record(self, layout: tuple[Any, ...], inputs: Sequence[Tensor], buffers: Sequence[Tensor | None]) -> bool:
         """Whether this shape is recorded now."""
         self._seen[layout] += 1
         wanted = any(x.requires_grad for x in (*inputs, *self._parameters))
@@ -74,7 +86,7 @@ class PassGraphs:
         run = self._function(queries, rows_each, text, biases)
         try:
             with CAPTURES:
-                self._recorded[layout] = Recording(run, inputs, self._weights(inputs[0].device.type))
+                self._recorded[layout] = Recording(run, inputs, buffers, self._weights(inputs[0].device.type))
         except torch.OutOfMemoryError:
             log.info("the card is too full to record more passes of the Q-Former as CUDA graphs: they run without")
             self._most = 0
@@ -108,15 +120,36 @@ class PassGraphs:
         return run
 
 
+class _Held:
+    """A tensor, as it was, and the buffer of a recording that has its values."""
+
+    def __init__(self, x: Tensor, buffer: Tensor) -> None:
+        self.buffer, self._tensor, self._version = buffer, weakref.ref(x), x._version
+
+    def holds(self, x: Tensor) -> bool:
+        return self._tensor() is x and self._version == x._version
+
+
 class Recording:
     """A function of tensors as two graphs, with static buffers for inputs, output and gradients.
 
-    Inputs are copied to their buffers. Parameters are read in place and may be updated in place.
+    Inputs are copied to their buffers, but for those that another recording's `buffers` hold already. Parameters are
+    read in place and may be updated in place.
     """
 
-    def __init__(self, run: Callable[..., Tensor], inputs: Sequence[Tensor], parameters: Sequence[Tensor]) -> None:
+    def __init__(
+        self,
+        run: Callable[..., Tensor],
+        inputs: Sequence[Tensor],
+        buffers: Sequence[Tensor | None],
+        parameters: Sequence[Tensor],
+    ) -> None:
         device = inputs[0].device
-        self.inputs = [x.detach().clone().requires_grad_(x.requires_grad) for x in inputs]
+        self.own = [buffer is None for buffer in buffers]
+        self.inputs = [
+            (x.clone() if buffer is None else buffer).detach().requires_grad_(x.requires_grad)
+            for x, buffer in zip(inputs, buffers)
+        ]
         # not the parameters themselves: their gradients are awaited on another stream than the recording's
         self.parameters = [p.detach().requires_grad_(p.requires_grad) for p in parameters]
         self._needed = [x for x in (*self.inputs, *self.parameters) if x.requires_grad]
@@ -178,8 +211,9 @@ class _Replay(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, recording: Recording, *tensors: Tensor) -> Tensor:
         ctx.recording = recording
-        for buffer, x in zip(recording.inputs, tensors):
-            buffer.copy_(x)
+        for buffer, x, own in zip(recording.inputs, tensors, recording.own):
+            if own:
+                buffer.copy_(x)
         recording.forward.replay()
         return recording.output.detach()
 

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vglm_train.config.model import QFormer
 from vglm_train.model.norm import LayerNorm
 from vglm_train.model.qformer.attention import attend, scaled_dot_products, split_heads
+from vglm_train.model.qformer.residual import add_and_norm
 
 KeyValue = tuple[Tensor, Tensor]
 EPS = 1e-12
@@ -40,8 +41,7 @@ class Attention(nn.Module):
 
     def add(self, hidden: Tensor, x: Tensor) -> Tensor:
         """Output projection of the attention's result, residual and norm: [n,s,d] each -> [n,s,d]."""
-        normed: Tensor = self.norm(F.dropout(self.output(x), self.dropout, self.training) + hidden)
-        return normed
+        return add_and_norm(self.output, x, hidden, self.norm, self.dropout if self.training else 0.0)
 
 
 class SelfAttention(Attention):
@@ -92,9 +92,7 @@ class Mlp(nn.Module):
         self.norm = LayerNorm(width, EPS)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.down(F.gelu(self.up(x)))
-        normed: Tensor = self.norm(F.dropout(y, self.dropout, self.training) + x)
-        return normed
+        return add_and_norm(self.down, F.gelu(self.up(x)), x, self.norm, self.dropout if self.training else 0.0)
 
 
 class Block(nn.Module):

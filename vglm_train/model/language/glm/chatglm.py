@@ -19,6 +19,7 @@ from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.glm.sat import Transformer, build_network
 from vglm_train.model.language.glm.slot_decoder import SlotDecoder
 from vglm_train.model.language.glm.slots import SlotPool, glm_positions
+from vglm_train.model.language.packed import keep_weights
 from vglm_train.model.vision import DTYPES
 
 SOP, PAD = 130004, 3  # as released: <sop> begins the answer
@@ -109,6 +110,7 @@ class ChatGlm(LanguageModel):
         """Whether a block's activations are computed again in backward instead of kept."""
         transformer: Transformer = self.network.transformer
         transformer.recompute, transformer.random = on, self.random
+        keep_weights(self, on)
 
     def layout(self, batch: PromptBatch) -> Layout:
         """Mask and positions of a batch. The ids at image positions and in padding are not used."""

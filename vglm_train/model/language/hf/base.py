@@ -21,6 +21,7 @@ from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import embedding_dtype
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
 from vglm_train.model.language.hf.fused import fuse
+from vglm_train.model.language.packed import keep_weights
 
 # what transformers raises for numbers of a config.json that do not fit each other
 UNFIT = (ArithmeticError, AssertionError, AttributeError, LookupError, TypeError, ValueError)
@@ -80,6 +81,7 @@ class HuggingFaceLanguage(LanguageModel):
 
     def recompute(self, on: bool) -> None:
         self._recomputed = on
+        keep_weights(self, on)
         self._wrap_blocks()
 
     def compile_blocks(self) -> None:

@@ -1,0 +1,50 @@
+"""The Q-Former's own GPU kernels, where they can be built."""
+
+import logging
+from functools import cache
+from subprocess import CalledProcessError
+from types import ModuleType
+from typing import NamedTuple
+
+import torch
+
+HALF = (torch.float16, torch.bfloat16)  # what they compute in
+log = logging.getLogger("vglm_train")
+
+
+class Kernels(NamedTuple):
+    """The modules that hold them."""
+
+    attention: ModuleType
+    residual: ModuleType
+
+
+@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
+def available() -> bool:
+    """Whether they can be built; a compiled function asks once."""
+    return built() is not None
+
+
+@cache
+def built() -> Kernels | None:
+    """None, with one warning, where they cannot be."""
+    try:
+        from vglm_train.model.qformer import attention_triton, residual_triton
+
+        x = torch.zeros(1, 1, 48, device="cuda", dtype=torch.bfloat16)
+        seed = torch.zeros(1, device="cuda", dtype=torch.int64)
+        out, lse = attention_triton.forward(x, None, 1, None, seed, 0.0)
+        attention_triton.backward(out, x, None, 1, None, seed, 0.0, out, lse)
+        out, added, mean, scale = residual_triton.forward(x, x, x[0, 0], x[0, 0], seed, 1e-12, 0.0)
+        residual_triton.backward(out, added, x[0, 0], seed, mean, scale, 0.0)
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("the Q-Former runs slower without triton and a C compiler (%s)", error)
+        return None
+    return Kernels(attention_triton, residual_triton)
+
+
+def seed_of(dropout: float, device: torch.device) -> torch.Tensor:
+    """[1] int64 from which a kernel draws what it leaves out; zero, without a draw, where that is nothing."""
+    if dropout:
+        return torch.randint(2**62, (1,), dtype=torch.int64, device=device)
+    return torch.zeros(1, dtype=torch.int64, device=device)
