@@ -82,8 +82,11 @@ class Measured:
 class Runs:
     """Starts of train.py in one folder, with data that they share."""
 
-    def __init__(self, work: Path, data: Path, photos: Path | None, vocabulary: Path | None, tiny: bool) -> None:
-        self.work, self.tiny = work, tiny
+    def __init__(
+        self, work: Path, data: Path, photos: Path | None, vocabulary: Path | None, tiny: bool, more: Sequence[str]
+    ) -> None:
+        """more: overrides of every run."""
+        self.work, self.tiny, self.more = work, tiny, more
         self.rows = dict.fromkeys(ROWS, 4) if tiny else ROWS
         self.data = MadeData(data) if (data / DONE).exists() else make_data(data, photos, vocabulary)
 
@@ -91,7 +94,7 @@ class Runs:
         _, until = STEPS[stage]
         module = ["-m", "benchmarks.watched_run", str(watch), str(until), str(WATCHED)] if watch else ["train.py"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={cards}"] if cards > 1 else []
-        words = [*self.data.overrides(stage, self.tiny), f"run.folder={self.work / name}", *overrides]
+        words = [*self.data.overrides(stage, self.tiny), f"run.folder={self.work / name}", *self.more, *overrides]
         return [sys.executable, *launcher, *module, str(ROOT / f"configs/{PRESETS[stage]}.yaml"), *words]
 
     def measure(self, stage: str, cards: int) -> Measured:
@@ -214,7 +217,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     work = Path(tempfile.mkdtemp(dir=arguments.work))
     try:
         data = arguments.data or work / "data"
-        runs = Runs(work, data, arguments.photos, arguments.vocabulary, arguments.tiny)
+        runs = Runs(work, data, arguments.photos, arguments.vocabulary, arguments.tiny, arguments.set)
         if arguments.exact:
             for line in exact(
                 runs,
@@ -254,6 +257,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=18, help="of --exact")
     parser.add_argument("--batch", type=int, help="pairs a step of --exact; none: 100 for each card")
     parser.add_argument("--keep", action="store_true", help="leave the folder")
+    parser.add_argument("--set", nargs="+", default=[], metavar="FIELD=VALUE", help="fields of every run's config")
     parser.add_argument("--tiny", action="store_true", help="toy shapes on the CPU, to try it")
     return parser.parse_args(argv)
 
