@@ -1,6 +1,5 @@
 """Combinations across sections that cannot be, each refused with its reason and what would work."""
 
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,7 +11,6 @@ from vglm_train.config.check import check, check_length, check_vocabulary, moves
 from vglm_train.config.data import Data
 from vglm_train.config.load import errors_with_location, load
 from vglm_train.config.run import Config, Engine, Run
-from vglm_train.config.tuning import Tuning, VisionBlocks
 from vglm_train.config.validation import FieldError
 from vglm_train.errors import UserError
 
@@ -241,13 +239,3 @@ def test_graphs_record_what_is_kept(run):
     check(run("engine.graphs=true", "run.stage=generate", "model.language={tokenizer: ice_text.model}"), 1)
     refused = refusal(run("engine.graphs=true", "engine.recompute=true"))
     assert refused.fields == ("engine.graphs", "engine.recompute")
-
-
-@pytest.mark.parametrize("other", ["engine.zero=3", "engine.offload=cpu", "blocks"])
-def test_an_encoder_that_steps_change_or_fetch_is_not_run_ahead(run, other: str):
-    check(run("engine.encode_ahead=true"), 1)
-    if other == "blocks":
-        config = replace(run("engine.encode_ahead=true"), tuning=Tuning(vision_blocks=VisionBlocks(last=1)))
-    else:
-        config = run("engine.encode_ahead=true", other)
-    assert refusal(config, 2).fields[0] == "engine.encode_ahead"

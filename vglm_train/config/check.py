@@ -47,7 +47,6 @@ def check(config: Config, world: int) -> None:
     _check_features(config)
     _check_resize(config)
     _check_graphs(config)
-    _check_encode_ahead(config)
     _check_frozen_blocks(config)
     _check_language_model(config)
     _check_tuning(config)
@@ -179,17 +178,6 @@ def _check_graphs(config: Config) -> None:
     if config.engine.graphs and config.engine.recompute:
         reason = "cannot both be on: what a graph keeps for backward is not computed again. Leave one out"
         raise FieldError("engine.graphs", "engine.recompute", reason=reason)
-
-
-def _check_encode_ahead(config: Config) -> None:
-    if not config.engine.encode_ahead:
-        return
-    if moves_blocks(config, 2):
-        reason = "cannot be on where the blocks of the frozen towers lie elsewhere until a step runs them. Leave it out"
-        raise FieldError("engine.encode_ahead", "engine.zero", "engine.offload", reason=reason)
-    if config.tuning.vision_blocks is not None:
-        reason = "needs an image encoder that a step does not change, but its last blocks train. Leave it out"
-        raise FieldError("engine.encode_ahead", "tuning.vision_blocks", reason=reason)
 
 
 def moves_blocks(config: Config, world: int) -> bool:

@@ -172,11 +172,6 @@ class Engine:
         "and of the Q-Former in stage align without recompute; true: of a Q-Former that trains in every stage; "
         "false: none",
     ] = None
-    encode_ahead: Annotated[
-        bool,
-        "on a GPU, let the frozen image encoder see the next batch while a step's update is under way: it fills the "
-        "gaps of the step's end, and needs memory for one more batch of features; its gain was not measured yet",
-    ] = False
     backend: Annotated[
         Literal["auto", "nccl", "gloo"], "how processes talk to each other; auto: nccl where there are GPUs"
     ] = "auto"

@@ -8,7 +8,7 @@ the frozen blocks are divided by `model/frozen_blocks.py`.
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -82,24 +82,20 @@ class DeepSpeedEngine:
         batches: Sequence[Batch],
         scales: Sequence[Mapping[str, Tensor]],
         lr: float,
-        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[LossOutput], Update]:
         """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
         scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
-        meanwhile: called when the last backward is queued, before the update is.
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
         """
         assert len(batches) == self.accumulation
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         outputs = []
-        for number, (batch, scale) in enumerate(zip(batches, scales), 1):
+        for batch, scale in zip(batches, scales):
             output = self._engine(batch)
             total = torch.stack([value * scale[name] for name, value in output.sums.items()]).sum()
             self._engine.backward(total, scale_wrt_gas=False)
-            if meanwhile is not None and number == self.accumulation:
-                meanwhile()
             self._engine.step()  # updates at the last micro-batch only
             sums = {name: value.detach() for name, value in output.sums.items()}
             outputs.append(replace(output, sums=sums))

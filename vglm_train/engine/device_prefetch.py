@@ -1,6 +1,6 @@
-"""Batches on the device. Each is copied there, and if asked for encoded, while the step before it runs."""
+"""Batches on the device. Each is copied there while the step before it runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -13,14 +13,11 @@ class DevicePrefetch:
     Stored features of 100 images are 72 MB: 3 ms of an 80 ms step, if the step has to wait for them.
     """
 
-    def __init__(
-        self, batches: Iterator[Batch], device: torch.device, encode: Callable[[Batch], Batch] | None = None
-    ) -> None:
-        """encode: puts the frozen encoder's features in the pictures' place; None: the step does it."""
-        self._batches, self._device, self._encode = batches, device, encode
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._following: tuple[Batch, torch.cuda.Event] | None = None
-        self._begun = self._encodes = False
+        self._begun = False
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -35,21 +32,6 @@ class DevicePrefetch:
             raise StopIteration
         self._following = self._send(self._copying)
         return _received(*current)
-
-    def encode_following(self) -> None:
-        """Let the encoder see the batch that comes next. It does not wait for the device.
-
-        Called when a step's backward is queued: its products fill the gaps in which the device would wait for other
-        ranks, for the update, or for the host to begin the next step.
-        """
-        if self._encode is None or self._copying is None or self._following is None:
-            return
-        if not self._encodes:  # what the first encoding made of the weights, in another stream
-            self._copying.wait_stream(torch.cuda.current_stream())
-            self._encodes = True
-        with torch.cuda.stream(self._copying):
-            encoded = self._encode(self._following[0])
-            self._following = encoded, self._copying.record_event()
 
     def _send(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | None:
         """The next batch and when it has been copied; None after the last."""

@@ -63,8 +63,9 @@ class PassGraphs:
         mixed = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
         shapes = ((tuple(x.shape), x.dtype, x.requires_grad) for x in inputs)
         where = (None if buffer is None else buffer.data_ptr() for buffer in buffers)
-        layout = (queries, rows_each, text, len(biases), mixed, *shapes, *where)
-        if layout not in self._recorded and not self._record(layout, inputs, buffers):
+        shape = (queries, rows_each, text, len(biases), mixed, *shapes)
+        layout = (shape, *where)
+        if layout not in self._recorded and not self._record(shape, layout, inputs, buffers):
             return None
         recording = self._recorded[layout]
         output: Tensor = apply(_Replay, recording, *inputs, *self._weights(kind))
@@ -76,13 +77,19 @@ class PassGraphs:
         held = self._held.get(id(x))
         return held.buffer if held is not None and held.holds(x) else None
 
-    def _record(self, layout: tuple[Any, ...], inputs: Sequence[Tensor], buffers: Sequence[Tensor | None]) -> bool:
-        """Whether this shape is recorded now."""
-        self._seen[layout] += 1
+    def _record(
+        self,
+        shape: tuple[Any, ...],
+        layout: tuple[object, ...],
+        inputs: Sequence[Tensor],
+        buffers: Sequence[Tensor | None],
+    ) -> bool:
+        """Whether this shape is recorded now, with its inputs where `layout` has them."""
+        self._seen[shape] += 1
         wanted = any(x.requires_grad for x in (*inputs, *self._parameters))
-        if not wanted or self._seen[layout] < AFTER or len(self._recorded) >= self._most:
+        if not wanted or self._seen[shape] < AFTER or len(self._recorded) >= self._most:
             return False
-        queries, rows_each, text, biases = layout[:4]
+        queries, rows_each, text, biases = shape[:4]
         run = self._function(queries, rows_each, text, biases)
         try:
             with CAPTURES:
