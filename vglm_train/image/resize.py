@@ -14,10 +14,10 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from vglm_train.image.decode import decode, header_of, reading
+from vglm_train.image.decode import decode, header_of, orientation, reading
+from vglm_train.image.jpeg_header import JpegHeader, common_header
 from vglm_train.image.part import REVERSED_X, REVERSED_Y, Part
 
 _JPEG = b"\xff\xd8\xff"
@@ -55,26 +55,31 @@ def resize(values: NDArray[np.uint8], side: tuple[int, int], filter_: Filter = "
 
 def _decode_jpeg(data: bytes, part: Part) -> NDArray[np.uint8] | None:
     """[h,w] or [h,w,3], upright. None of what libjpeg-turbo does not read without a warning."""
-    with reading(data):
-        image = header_of(data)
-        if image.mode not in _SPACES:
-            return None
-        width, height = _scaled(image, part.limit(image))
-        try:
-            values: NDArray[Any] = simplejpeg.decode_jpeg(data, _SPACES[image.mode], min_height=height, min_width=width)
-        except ValueError:
-            return None
-    values = values[..., 0] if image.mode == "L" else values
+    header = common_header(data) or _header_by_pillow(data)
+    if header.mode not in _SPACES:
+        return None
+    width, height = _scaled(header, part.least(header.width, header.height, header.turn))
+    try:
+        values: NDArray[Any] = simplejpeg.decode_jpeg(data, _SPACES[header.mode], min_height=height, min_width=width)
+    except ValueError:
+        return None
+    values = values[..., 0] if header.mode == "L" else values
     return _upright(values, part.turn)
 
 
-def _scaled(image: Image.Image, least: tuple[int, int] | None) -> tuple[int, int]:
+def _header_by_pillow(data: bytes) -> JpegHeader:
+    with reading(data):
+        image = header_of(data)
+        return JpegHeader(image.mode, *image.size, orientation(image))
+
+
+def _scaled(header: JpegHeader, least: tuple[int, int] | None) -> tuple[int, int]:
     """The width and height at 1, 1/2, 1/4 or 1/8 of its size, the smallest that are at least `least`."""
     if least is None:
-        return image.size
-    ratio = min(image.width / least[0], image.height / least[1])
+        return header.width, header.height
+    ratio = min(header.width / least[0], header.height / least[1])
     divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor <= ratio)
-    return -(-image.width // divisor), -(-image.height // divisor)
+    return -(-header.width // divisor), -(-header.height // divisor)
 
 
 def _upright(values: NDArray[Any], turn: int) -> NDArray[Any]:
