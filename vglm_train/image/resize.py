@@ -46,10 +46,16 @@ def decode_values(data: bytes) -> NDArray[np.uint8]:
 
 
 def resize(values: NDArray[np.uint8], side: tuple[int, int], filter_: Filter = "bicubic") -> Tensor:
-    """Antialiased: uint8 [h,w] or [h,w,3] -> [3, *side], height first."""
-    plane = torch.from_numpy(np.ascontiguousarray(values))
-    planes = plane[None] if plane.ndim == 2 else plane.permute(2, 0, 1)
-    made = F.interpolate(planes[None], side, mode=filter_, antialias=True)
+    """Antialiased: uint8 [h,w] or [h,w,3] -> [3, *side], height first.
+
+    The batch of one has strides that torch takes for channels_last. Then its kernel writes pixels of three bytes, and a
+    copy makes planes of them. Together that is faster than what the kernel does for planes, with the same values.
+    """
+    if min(values.strides) < 0:  # of a turned picture; torch has no such strides
+        values = np.ascontiguousarray(values)
+    picture = torch.from_numpy(values)[None]
+    picture = picture[None] if values.ndim == 2 else picture.permute(0, 3, 1, 2)
+    made = F.interpolate(picture, side, mode=filter_, antialias=True)
     return made[0].expand(3, -1, -1).contiguous()
 
 
