@@ -135,6 +135,6 @@ def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: 
     scale, decoder = augmentation.crop_scale, augmentation.decoder
     first = crop_pixels(images[0], size, scale, False, rng, decoder, augmentation)
     mirrored = augmentation.flip and rng.random() < 0.5
-    others = (crop_pixels(image, size, scale, False, rng, decoder, augmentation) for image in images[1:])
-    pixels = torch.stack([first, *others])
+    others = [crop_pixels(image, size, scale, False, rng, decoder, augmentation) for image in images[1:]]
+    pixels = torch.stack([first, *others]) if others else first[None]
     return pixels.flip(-1) if mirrored else pixels
