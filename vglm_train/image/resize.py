@@ -48,15 +48,15 @@ def decode_values(data: bytes) -> NDArray[np.uint8]:
 def resize(values: NDArray[np.uint8], side: tuple[int, int], filter_: Filter = "bicubic") -> Tensor:
     """Antialiased: uint8 [h,w] or [h,w,3] -> [3, *side], height first.
 
-    The batch of one has strides that torch takes for channels_last. Then its kernel writes pixels of three bytes, and a
-    copy makes planes of them. Together that is faster than what the kernel does for planes, with the same values.
+    In memory the three bytes of a pixel lie side by side (channels_last), in and out. The values are the same, but
+    torch's kernel is slow to write planes, and to make them of pixels is as slow: the device does it (`encode_image`).
     """
     if min(values.strides) < 0:  # of a turned picture; torch has no such strides
         values = np.ascontiguousarray(values)
     picture = torch.from_numpy(values)[None]
     picture = picture[None] if values.ndim == 2 else picture.permute(0, 3, 1, 2)
     made = F.interpolate(picture, side, mode=filter_, antialias=True)
-    return made[0].expand(3, -1, -1).contiguous()
+    return made[0] if values.ndim == 3 else made.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)[0]
 
 
 def _decode_jpeg(data: bytes, part: Part) -> NDArray[np.uint8] | None:
