@@ -15,6 +15,8 @@ from made_pictures import deep_png, encoded
 from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 
+from vglm_train.config.data import Image as Augmentation
+from vglm_train.data.sample import sample_pixels
 from vglm_train.image import FORMATS, ImageError, crop_pixels, eval_pixels, open_image, random_crop, whole_pixels
 from vglm_train.image.decode import decode
 from vglm_train.image.part import Part
@@ -54,7 +56,6 @@ def text(width: int, height: int, seed: int = 0) -> NDArray[np.uint8]:
 def apart(one: torch.Tensor, other: torch.Tensor) -> int:
     assert one.shape == other.shape
     assert one.dtype == other.dtype == torch.uint8
-    assert one.is_contiguous()
     return int((one.int() - other.int()).abs().max())
 
 
@@ -220,6 +221,19 @@ def test_photos(shared: Path) -> None:
             worst = max(worst, apart(new, old))
         worst = max(worst, apart(whole_pixels(data, 224, "turbo"), whole_pixels(data, 224)))
     assert 0 < worst <= MOST
+
+
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("pictures", [1, 2])
+def test_bytes_of_a_pixel_lie_side_by_side(mode: str, pictures: int) -> None:
+    """As torch's kernel writes them, and as batches of equal layout are joined without a copy that turns them."""
+    data = encoded(Image.fromarray(smooth(90, 70)).convert(mode), "JPEG")
+    for seed in range(4):  # mirrored and not; all decoded at full size
+        made = sample_pixels([data] * pictures, 48, Augmentation(decoder="turbo"), random.Random(seed))
+        assert made.stride() == (3 * 48 * 48, 1, 3 * 48, 3)
+        assert torch.cat([made, made]).stride() == made.stride()
+        planes = sample_pixels([data] * pictures, 48, Augmentation(decoder="pillow"), random.Random(seed))
+        assert apart(made, planes) <= MOST
 
 
 def digest() -> str:

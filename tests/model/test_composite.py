@@ -21,6 +21,16 @@ def test_bytes_are_normalised_and_floats_are_taken_as_they_are():
     assert torch.allclose(model.encode_image(pixels), model.encode_image(normalised), atol=1e-6)
 
 
+def test_how_pixels_lie_in_memory_makes_no_difference(monkeypatch: pytest.MonkeyPatch):
+    """The encoder gets planes, with the same values, whatever the loader's layout."""
+    model, pixels, seen = tiny.alignment(), tiny.batch(0, 2).pixels, []
+    monkeypatch.setattr(model.vision, "forward", seen.append)
+    for given in (pixels, pixels.contiguous(memory_format=torch.channels_last)):
+        model.encode_image(given)
+    assert seen[0].stride() == seen[1].stride() == pixels.stride()
+    assert torch.equal(seen[0], seen[1])
+
+
 def test_frozen_features_are_normed_before_they_are_read():
     model = tiny.alignment()
     features = model.encode_image(tiny.batch(0, 2).pixels)

@@ -88,8 +88,7 @@ class StreamDataset(Dataset[Any]):
     def _batch(self, first: int, positions: Sequence[int]) -> Batch:
         builder, number = self.builder, self.cut.micro
         pixels = [builder.blank()] * number  # a damaged row's picture
-        image_ids = torch.full((number,), -1, dtype=torch.int64)
-        valid = torch.zeros(number, dtype=torch.bool)
+        image_ids, valid = [-1] * number, [False] * number
         rows: list[Any | None] = [None] * number
         keys: list[str] = []
         damaged: Counter[str] = Counter()
@@ -109,9 +108,10 @@ class StreamDataset(Dataset[Any]):
             drawn.update((position.source, sample.processed.language))
             pixels[row], rows[row] = sample.pixels, sample.processed.row
             image_ids[row], valid[row] = sample.image_id, True
-        common = {**builder.fields(torch.cat(pixels)), "valid": valid, "first_row": first, "epoch": epoch}
+        ids = torch.tensor(image_ids, dtype=torch.int64)
+        common = {**builder.fields(torch.cat(pixels)), "valid": torch.tensor(valid), "first_row": first, "epoch": epoch}
         common["keys"] = tuple(keys) if builder.keys else ()
-        return builder.processor.collate(rows, image_ids, damaged=dict(damaged), sample_counts=dict(drawn), **common)
+        return builder.processor.collate(rows, ids, damaged=dict(damaged), sample_counts=dict(drawn), **common)
 
 
 class _DamageLog:

@@ -11,7 +11,7 @@ from torch import Tensor
 from vglm_train.batch import Batch, PairBatch, PromptBatch
 from vglm_train.config.language import Questions
 from vglm_train.data.record import Record, RecordError, content_id
-from vglm_train.data.rules import captions_in, dialogue_of, learns_dialogue
+from vglm_train.data.rules import captions_in, dialogue_of, learns_dialogue, no_caption
 from vglm_train.prompt.dialogue import Dialogue, EmptyAnswer
 from vglm_train.prompt.qformer_text import QFormerTokenizer
 from vglm_train.prompt.template import Encoded, Template
@@ -85,10 +85,10 @@ class PairProcessor:
 
 def draw_caption(record: Record, languages: Sequence[str], rng: random.Random) -> tuple[str, str]:
     """Language and caption: languages that the record has count the same, then captions of that language."""
-    captions_in(record, languages)
     counts = {language: len(captions) for language, captions in record.captions.items()}
     choice = choose_caption(counts, languages, rng.random)
-    assert choice is not None
+    if choice is None:
+        raise no_caption(record, languages)
     language, number = choice
     return language, record.captions[language][number]
 

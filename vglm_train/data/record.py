@@ -171,10 +171,12 @@ def _image_id(value: Any) -> int | None:
 
 
 def _captions(value: Any) -> dict[str, tuple[str, ...]]:
-    if not isinstance(value or {}, dict):
+    if not value:
+        return {}
+    if not isinstance(value, dict):
         raise RecordError("record", f"captions must be an object with a list for each language: found {kind_of(value)}")
     captions = {}
-    for language, texts in (value or {}).items():
+    for language, texts in value.items():
         listed = [texts] if isinstance(texts, str) else texts or []
         if not isinstance(listed, list | tuple) or not all(isinstance(text, str) for text in listed):
             raise RecordError("record", f"captions of {language!r} must be a list of texts")
@@ -186,9 +188,11 @@ def _captions(value: Any) -> dict[str, tuple[str, ...]]:
 
 def _turns(value: Any) -> tuple[tuple[str, str], ...]:
     """Questions with their answers."""
-    if not isinstance(value or [], list | tuple):
+    if not value:
+        return ()
+    if not isinstance(value, list | tuple):
         raise RecordError("record", f"turns must be a list: found {kind_of(value)}")
-    texts = [_turn_text(number, turn) for number, turn in enumerate(value or ())]
+    texts = [_turn_text(number, turn) for number, turn in enumerate(value)]
     return tuple(zip(texts[::2], texts[1::2]))  # a question at the end that nobody answers is left out
 
 
@@ -214,7 +218,9 @@ def _images(value: Any) -> list[str]:
 
 
 def _texts(fields: Mapping[str, Any], name: str) -> tuple[str, ...]:
-    value = fields.get(name) or ()
+    value = fields.get(name)
+    if not value:
+        return ()
     if not isinstance(value, list | tuple) or not all(isinstance(text, str | int | float) for text in value):
         raise RecordError("record", f"{name} must be a list of texts: found {str(value)[:80]}")
     return tuple(_whole(str(text)) for text in value)

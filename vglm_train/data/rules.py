@@ -33,9 +33,14 @@ def captions_in(record: Record, languages: Sequence[str]) -> list[tuple[str, str
     """Language and text of its captions in `languages`. RecordError where there is none."""
     found = [(language, text) for language in languages for text in record.captions.get(language, ())]
     if not found:
-        present, wanted = ", ".join(record.captions) or "no language", ", ".join(languages)
-        raise RecordError("caption", f"its captions are in {present}, data.languages is [{wanted}]")
+        raise no_caption(record, languages)
     return found
+
+
+def no_caption(record: Record, languages: Sequence[str]) -> RecordError:
+    """What is wrong with a record without a caption in `languages`."""
+    present, wanted = ", ".join(record.captions) or "no language", ", ".join(languages)
+    return RecordError("caption", f"its captions are in {present}, data.languages is [{wanted}]")
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,7 +93,7 @@ class SampleBuilder:
         """What stands for a damaged row's picture [1,...]."""
         if self.features is not None:
             return torch.zeros(1, *self.features.shape, dtype=self.features.dtype)
-        return torch.zeros(1, 3, self.size, self.size, dtype=torch.uint8)
+        return torch.zeros(1, self.size, self.size, 3, dtype=torch.uint8).permute(0, 3, 1, 2)
 
     def fields(self, pictures: Tensor) -> dict[str, Tensor]:
         """The fields of a Batch that hold pictures [n,...]."""
@@ -135,6 +135,7 @@ def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: 
     scale, decoder = augmentation.crop_scale, augmentation.decoder
     first = crop_pixels(images[0], size, scale, False, rng, decoder, augmentation)
     mirrored = augmentation.flip and rng.random() < 0.5
-    others = (crop_pixels(image, size, scale, False, rng, decoder, augmentation) for image in images[1:])
-    pixels = torch.stack([first, *others])
+    others = [crop_pixels(image, size, scale, False, rng, decoder, augmentation) for image in images[1:]]
+    rows = [picture.permute(1, 2, 0) for picture in (first, *others)]  # as turbo's lie in memory
+    pixels = (torch.stack(rows) if others else rows[0][None]).permute(0, 3, 1, 2)
     return pixels.flip(-1) if mirrored else pixels

@@ -4,6 +4,7 @@ decode.py      bytes of a file -> an upright RGB picture, the same for every rea
 depth.py       pictures of more than 8 bits as Pillow gives them
 levels.py      their black and white
 part.py        which part of a picture is wanted, and where it lies once it is decoded smaller
+jpeg_header.py the header of common JPEGs, faster than Pillow
 resize.py      that part as pixels, by libjpeg-turbo and torch
 limits.py      what a stranger's picture may cost, judged before it is decoded
 tags.py        TIFF's and EXIF's directories

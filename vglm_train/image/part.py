@@ -25,15 +25,22 @@ class Part:
         self.box: Box | None = None
 
     def limit(self, image: Image.Image) -> tuple[int, int] | None:
-        """Of a picture as stored, the width and height that decoding must not go below; None: at full size."""
+        """`least` of a picture as Pillow has it."""
+        return self.least(*image.size, self.turn if self.box is not None else orientation(image))
+
+    def least(self, width: int, height: int, turn: int) -> tuple[int, int] | None:
+        """Of a picture as stored, the width and height that decoding must not go below; None: at full size.
+
+        `turn`: EXIF's number for the way up.
+        """
         if self.box is None:
-            self.turn = orientation(image)
-            self.whole = (image.height, image.width) if self.turn >= 5 else image.size
+            self.turn = turn
+            self.whole = (height, width) if turn >= 5 else (width, height)
             self.box = self.choose(*self.whole)
         factor = min(self.box[2] - self.box[0], self.box[3] - self.box[1]) / self.size
         if factor < 2 or not self.scaled:
             return None
-        return math.ceil(image.width / factor), math.ceil(image.height / factor)
+        return math.ceil(width / factor), math.ceil(height / factor)
 
     def within(self, width: int, height: int) -> tuple[float, float, float, float]:
         """The part of the upright picture that was decoded to width x height. After `limit`."""

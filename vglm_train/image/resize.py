@@ -14,10 +14,10 @@ import simplejpeg
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor
 
-from vglm_train.image.decode import decode, header_of, reading
+from vglm_train.image.decode import decode, header_of, orientation, reading
+from vglm_train.image.jpeg_header import JpegHeader, common_header
 from vglm_train.image.part import REVERSED_X, REVERSED_Y, Part
 
 _JPEG = b"\xff\xd8\xff"
@@ -46,35 +46,46 @@ def decode_values(data: bytes) -> NDArray[np.uint8]:
 
 
 def resize(values: NDArray[np.uint8], side: tuple[int, int], filter_: Filter = "bicubic") -> Tensor:
-    """Antialiased: uint8 [h,w] or [h,w,3] -> [3, *side], height first."""
-    plane = torch.from_numpy(np.ascontiguousarray(values))
-    planes = plane[None] if plane.ndim == 2 else plane.permute(2, 0, 1)
-    made = F.interpolate(planes[None], side, mode=filter_, antialias=True)
-    return made[0].expand(3, -1, -1).contiguous()
+    """Antialiased: uint8 [h,w] or [h,w,3] -> [3, *side], height first.
+
+    In memory the three bytes of a pixel lie side by side (channels_last), in and out. The values are the same, but
+    torch's kernel is slow to write planes, and to make them of pixels is as slow: the device does it (`encode_image`).
+    """
+    if min(values.strides) < 0:  # of a turned picture; torch has no such strides
+        values = np.ascontiguousarray(values)
+    picture = torch.from_numpy(values)[None]
+    picture = picture[None] if values.ndim == 2 else picture.permute(0, 3, 1, 2)
+    made = F.interpolate(picture, side, mode=filter_, antialias=True)
+    return made[0] if values.ndim == 3 else made.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)[0]
 
 
 def _decode_jpeg(data: bytes, part: Part) -> NDArray[np.uint8] | None:
     """[h,w] or [h,w,3], upright. None of what libjpeg-turbo does not read without a warning."""
-    with reading(data):
-        image = header_of(data)
-        if image.mode not in _SPACES:
-            return None
-        width, height = _scaled(image, part.limit(image))
-        try:
-            values: NDArray[Any] = simplejpeg.decode_jpeg(data, _SPACES[image.mode], min_height=height, min_width=width)
-        except ValueError:
-            return None
-    values = values[..., 0] if image.mode == "L" else values
+    header = common_header(data) or _header_by_pillow(data)
+    if header.mode not in _SPACES:
+        return None
+    width, height = _scaled(header, part.least(header.width, header.height, header.turn))
+    try:
+        values: NDArray[Any] = simplejpeg.decode_jpeg(data, _SPACES[header.mode], min_height=height, min_width=width)
+    except ValueError:
+        return None
+    values = values[..., 0] if header.mode == "L" else values
     return _upright(values, part.turn)
 
 
-def _scaled(image: Image.Image, least: tuple[int, int] | None) -> tuple[int, int]:
+def _header_by_pillow(data: bytes) -> JpegHeader:
+    with reading(data):
+        image = header_of(data)
+        return JpegHeader(image.mode, *image.size, orientation(image))
+
+
+def _scaled(header: JpegHeader, least: tuple[int, int] | None) -> tuple[int, int]:
     """The width and height at 1, 1/2, 1/4 or 1/8 of its size, the smallest that are at least `least`."""
     if least is None:
-        return image.size
-    ratio = min(image.width / least[0], image.height / least[1])
+        return header.width, header.height
+    ratio = min(header.width / least[0], header.height / least[1])
     divisor = next(divisor for divisor in (8, 4, 2, 1) if divisor <= ratio)
-    return -(-image.width // divisor), -(-image.height // divisor)
+    return -(-header.width // divisor), -(-header.height // divisor)
 
 
 def _upright(values: NDArray[Any], turn: int) -> NDArray[Any]:

@@ -39,7 +39,8 @@ class VisualModel(nn.Module):
         uint8 pixels are normalised here, on the device; floating point ones are taken as normalised.
         """
         if pixels.dtype == torch.uint8:
-            pixels = pixels.float().div_(255).sub_(self.mean).div_(self.std)
+            pixels = pixels.to(torch.float32, memory_format=torch.contiguous_format)  # planes
+            pixels = pixels.div_(255).sub_(self.mean).div_(self.std)
         tokens: Tensor = self.vision(pixels)
         return tokens
 

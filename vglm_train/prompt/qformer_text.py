@@ -80,11 +80,10 @@ class QFormerTokenizer:
 
     def batch(self, rows: Sequence[Sequence[int]]) -> tuple[Tensor, Tensor]:
         """n rows of ids -> ids [n,max_length] int64 with padding, mask [n,max_length] bool, True on tokens."""
-        ids = torch.full((len(rows), self.config.max_length), self.pad_id, dtype=torch.int64)
-        mask = torch.zeros(ids.shape, dtype=torch.bool)
-        for row, tokens in enumerate(rows):
-            ids[row, : len(tokens)] = torch.tensor(tokens, dtype=torch.int64)
-            mask[row, : len(tokens)] = True
+        width = self.config.max_length
+        padded = [[*tokens, *(self.pad_id,) * (width - len(tokens))] for tokens in rows]
+        ids = torch.tensor(padded, dtype=torch.int64).reshape(len(rows), width)
+        mask = torch.arange(width) < torch.tensor([len(tokens) for tokens in rows])[:, None]
         return ids, mask
 
     def words(self) -> list[str]:

@@ -35,10 +35,10 @@ class EpochShuffle:
         """The shard, and the sample in it, that stands at `position` (0 <= position < samples) of an epoch."""
         assert 0 <= position < self.samples
         plan = self._epochs[epoch]
-        buffer = (int(np.searchsorted(plan.starts, position, side="right")) - 1) // self.shards_per_buffer
+        buffer = (int(plan.starts.searchsorted(position, side="right")) - 1) // self.shards_per_buffer
         start = int(plan.starts[buffer * self.shards_per_buffer])
         unshuffled = start + int(self._buffers[epoch, buffer][position - start])
-        nth = int(np.searchsorted(plan.starts, unshuffled, side="right")) - 1
+        nth = int(plan.starts.searchsorted(unshuffled, side="right")) - 1
         return int(plan.shards[nth]), unshuffled - int(plan.starts[nth])
 
     def following(self, epoch: int, shard: int) -> tuple[list[int], list[int]]:

@@ -154,6 +154,8 @@ class TarIndex:
 
     def further(self, index: int) -> list[tuple[int, int]]:
         """Offset and size of each further picture of sample `index`."""
+        if not len(self.more):
+            return []
         first, last = np.searchsorted(self.more[:, 0], (index, index + 1))
         return [(offset, size) for _, offset, size in self.more[first:last].tolist()]
 
