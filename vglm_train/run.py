@@ -146,8 +146,7 @@ class _Run:
     def _fit(self, engine: DeepSpeedEngine, objective: Objective, model: VisualModel, outlets: Sequence[Sink]) -> int:
         """Take all steps and write the bundle; the exit status."""
         stop, watch = StopOnSignal(), Watch(self.folder.path, self.ranks, self.config.engine.stall)
-        encode = None if model.vision.trained or self.frozen_blocks else model.with_features
-        parts = (self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch, encode)
+        parts = (self.plan, self.state, engine, objective, self.loader, stop, self.ranks, watch)
         trainer = Trainer(self.config, *parts)
         save = self._save_hook(engine, outlets)
         try:

@@ -39,19 +39,3 @@ def test_at_most_one_more_is_read(device: str) -> None:
     for number in range(3):
         assert next(batches).first_row == 8 * number
     assert len(read) == 3 + (device == "cuda")
-
-
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_the_encoder_sees_the_batch_that_follows() -> None:
-    model, made = tiny.alignment().cuda(), [tiny.batch(8 * number, 8) for number in range(12)]
-    stream = DevicePrefetch((batch.pin_memory() for batch in made), torch.device("cuda"), model.with_features)
-    load, found = torch.randn(2000, 2000, device="cuda"), []
-    for batch in stream:
-        load = load @ load / 2000
-        found.append(batch.features.clone() if batch.features is not None else None)
-        assert (batch.features is None) == (len(found) == 1)
-        assert len(batch.pixels) == (8 if batch.features is None else 0)
-        stream.encode_following()
-    assert len(found) == len(made)
-    for features, batch in zip(found[1:], made[1:], strict=True):
-        assert torch.equal(features, model.encode_image(batch.pixels.cuda()))

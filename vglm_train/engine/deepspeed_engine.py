@@ -8,7 +8,7 @@ the frozen blocks are divided by `model/frozen_blocks.py`.
 import logging
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -72,8 +72,8 @@ class DeepSpeedEngine:
             config=_deepspeed_config(config, accumulation, ranks.world, sum(p.numel() for p in self._trained.values())),
             dist_init_required=False,
         )
-        patches = PATCH_ZERO_OPTIMIZER
-        self._patch = ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks) if patches else None
+        if PATCH_ZERO_OPTIMIZER:
+            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks)
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -82,19 +82,15 @@ class DeepSpeedEngine:
         batches: Sequence[Batch],
         scales: Sequence[Mapping[str, Tensor]],
         lr: float,
-        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[LossOutput], Update]:
         """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
         scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
-        meanwhile: called when the update is queued, before its outcome is waited for.
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
         """
         assert len(batches) == self.accumulation
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        if self._patch is not None:
-            self._patch.meanwhile = meanwhile
         outputs = []
         for batch, scale in zip(batches, scales):
             output = self._engine(batch)

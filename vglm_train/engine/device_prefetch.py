@@ -1,6 +1,6 @@
-"""Batches on the device: each copied there while the step before it runs, encoded while the host ends that step."""
+"""Batches on the device. Each is copied there while the step before it runs."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 
@@ -13,11 +13,8 @@ class DevicePrefetch:
     Stored features of 100 images are 72 MB: 3 ms of an 80 ms step, if the step has to wait for them.
     """
 
-    def __init__(
-        self, batches: Iterator[Batch], device: torch.device, encode: Callable[[Batch], Batch] | None = None
-    ) -> None:
-        """encode: puts the frozen encoder's features in the pictures' place; None: the step does it."""
-        self._batches, self._device, self._encode = batches, device, encode
+    def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
+        self._batches, self._device = batches, device
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._following: tuple[Batch, torch.cuda.Event] | None = None
         self._begun = False
@@ -35,16 +32,6 @@ class DevicePrefetch:
             raise StopIteration
         self._following = self._send(self._copying)
         return _received(*current)
-
-    def encode_following(self) -> None:
-        """Queue the encoder on the batch that comes next, behind what is queued already. It waits for nothing.
-
-        Called when a step's update is queued. So the device has work until the host has seen how that step went, has
-        told of it and has begun the next.
-        """
-        if self._encode is not None and self._following is not None:
-            batch, copied = self._following
-            self._following = self._encode(_received(batch, copied)), copied
 
     def _send(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | None:
         """The next batch and when it has been copied; None after the last."""

@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -74,10 +74,7 @@ class Trainer:
         stop: StopRequest,
         ranks: Ranks,
         watch: Watch,
-        encode: Callable[[Batch], Batch] | None = None,
     ) -> None:
-        """encode: as of `DevicePrefetch`."""
-        self.encode = encode
         self.config, self.plan, self.state, self.ranks = config, plan, state, ranks
         self.engine, self.objective, self.loader, self.stop, self.watch = engine, objective, loader, stop, watch
 
@@ -88,7 +85,7 @@ class Trainer:
         """
         self.objective.train()
         with contextlib.closing(self.loader.batches(self.state.stream_position)) as read:
-            batches = DevicePrefetch(read, self.ranks.device, self.encode)
+            batches = DevicePrefetch(read, self.ranks.device)
             while self.state.step < self.plan.steps and not self.state.ended:
                 report = self._train_step(batches)
                 for hook in hooks:
@@ -111,7 +108,7 @@ class Trainer:
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         torch.manual_seed(dropout_seed(self.config.run.seed, batches[0].first_row))
-        outputs, update = self.engine.step(batches, self._scales(units, totals), lr, stream.encode_following)
+        outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
         stop = self._account(update, counted, list(units[0]))
         return StepReport(
             step=self.state.step,

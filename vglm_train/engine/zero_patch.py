@@ -3,7 +3,6 @@
 https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
 """
 
-from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -18,8 +17,7 @@ class ZeroPatch:
     scaled_global_norm: takes the norm of each gradient in fp64, sums over the ranks once for each group of parameters,
     and waits for the device in each. Here one launch takes the norms of all gradients, and there is one sum.
     step: fetches the norm before it launches anything else, and passes over all gradients to clip them. Here AdamW gets
-    the clipping as a divisor on the device, and a flag by which it changes nothing. The norm arrives while AdamW runs,
-        and before it is waited for, the host may queue what follows.
+    the clipping as a divisor on the device, and a flag by which it changes nothing. The norm arrives while AdamW runs.
     _update_model_bit16_weights: points every weight at its slice of the group's flat buffer again after each update,
     one by one, in case the buffer was replaced. Here nothing replaces it: the weights point there already.
     reduce_ready_partitions_and_remove_grads: copies each gradient to a bucket, which is averaged and copied to another
@@ -31,7 +29,6 @@ class ZeroPatch:
     def __init__(self, optimizer: Any, clip: float, ranks: Ranks) -> None:
         """clip: the norm above which gradients are clipped; 0: none."""
         self.optimizer, self.clip, self.ranks = optimizer, clip, ranks
-        self.meanwhile: Callable[[], None] | None = None  # called when an update is queued
         self._step = optimizer.step
         self._norm = torch.zeros(())  # on the CPU, once `_arrived`
         self._arrived = torch.cuda.Event() if torch.device(optimizer.device).type == "cuda" else None
@@ -66,8 +63,6 @@ class ZeroPatch:
 
     def _step_and_fetch(self, closure: None = None) -> None:
         self._step(closure)
-        if self.meanwhile is not None:
-            self.meanwhile()
         if self._arrived is not None:
             self._arrived.synchronize()
         self.optimizer.overflow = not self._norm.isfinite()

@@ -4,7 +4,6 @@ n images, p image tokens, c image width.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import replace
 from types import MethodType
 
 import torch
@@ -47,12 +46,6 @@ class VisualModel(nn.Module):
     def image_features(self, batch: Batch) -> Tensor:
         """Frozen features [n,p,c] of a batch's pictures: stored ones that came with it, or the encoder's."""
         return self.encode_image(batch.pixels) if batch.features is None else batch.features
-
-    def with_features(self, batch: Batch) -> Batch:
-        """The batch with the frozen encoder's features in its pictures' place."""
-        if batch.features is not None:
-            return batch
-        return replace(batch, features=self.encode_image(batch.pixels), pixels=batch.pixels.new_empty(0))
 
     def image_keys(self, features: Tensor) -> Keys:
         """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images."""
