@@ -144,7 +144,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--losses", action="store_true", help="print the loss of each first step as well")
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
     arguments = parser.parse_args(argv)
-    ranks, config = distributed.start(), TINY if arguments.tiny else FULL
+    ranks, config = distributed.start(grow=True), TINY if arguments.tiny else FULL
     config = replace(config, qformer=replace(config.qformer, dropout=arguments.dropout))
     for rows, unit in [(n, 1) for n in arguments.direct] + [(n, arguments.micro) for n in arguments.compared]:
         if rows % (unit * ranks.world):

@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=100, help="pictures, pairs a step")
     parser.add_argument("--steps", type=int, default=20, help="steps measured")
     args = parser.parse_args()
-    device = distributed.start().device
+    device = distributed.start(grow=True).device
     rate = product_rate(device)
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, {rate / 1e12:.0f} TFLOP/s in bf16 products")
     dtypes: tuple[Dtype, ...] = ("bf16", "fp8")

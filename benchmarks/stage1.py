@@ -187,7 +187,7 @@ def run(arguments: argparse.Namespace, variants: dict[str, BuildStep]) -> list[R
     """Measure every variant of a step, eager and, if chosen, compiled, each on its own model; prints as it goes."""
     if arguments.cpu:
         os.environ["DS_ACCELERATOR"] = "cpu"
-    device = distributed.start().device  # before the GPU's first use, as train.py does
+    device = distributed.start(grow=True).device  # before the GPU's first use, as train.py does
     config = TINY if arguments.tiny else FULL
     config = replace(config, qformer=replace(config.qformer, dropout=arguments.dropout))
     rate = product_rate(device)

@@ -61,7 +61,7 @@ def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     folder = RunFolder(config)
     config = folder.settled(config)
     resume_from = folder.check(config)  # before anything is built
-    ranks = distributed.start(config.engine.backend)
+    ranks = distributed.start(config.engine.backend, grow=config.run.stage == "align")
     try:
         resume_from = folder.agreed(resume_from, ranks)
         with distributed.explain_full_card(SMALLER):

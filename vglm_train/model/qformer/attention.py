@@ -22,7 +22,10 @@ def attend(x: Tensor, image: Tensor | None, heads: int, bias: Tensor | None, dro
     bias [n,1,s,p]: added to the scores, without gradient; no row of it is -inf throughout.
     """
     if fuses(x, image, heads):
-        seed = kernels.seed_of(dropout, x.device)
+        if dropout:
+            seed = torch.randint(2**62, (1,), dtype=torch.int64, device=x.device)
+        else:
+            seed = torch.zeros(1, dtype=torch.int64, device=x.device)
         attended: Tensor = torch.ops.vglm.attend(x, image, bias, seed, heads, dropout)[0]
         return attended
     parts = split_heads(x, 3, heads) if image is None else (*split_heads(x, 1, heads), *split_heads(image, 2, heads))

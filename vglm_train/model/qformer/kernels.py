@@ -35,16 +35,9 @@ def built() -> Kernels | None:
         seed = torch.zeros(1, device="cuda", dtype=torch.int64)
         out, lse = attention_triton.forward(x, None, 1, None, seed, 0.0)
         attention_triton.backward(out, x, None, 1, None, seed, 0.0, out, lse)
-        out, added, mean, scale = residual_triton.forward(x, x, x[0, 0], x[0, 0], seed, 1e-12, 0.0)
-        residual_triton.backward(out, added, x[0, 0], seed, mean, scale, 0.0)
+        out, added, mean, scale = residual_triton.forward(x, x, x[0, 0], x[0, 0], None, 1e-12, 0.0)
+        residual_triton.backward(out, added, x[0, 0], None, mean, scale, 0.0)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         log.warning("the Q-Former runs slower without triton and a C compiler (%s)", error)
         return None
     return Kernels(attention_triton, residual_triton)
-
-
-def seed_of(dropout: float, device: torch.device) -> torch.Tensor:
-    """[1] int64 from which a kernel draws what it leaves out; zero, without a draw, where that is nothing."""
-    if dropout:
-        return torch.randint(2**62, (1,), dtype=torch.int64, device=device)
-    return torch.zeros(1, dtype=torch.int64, device=device)

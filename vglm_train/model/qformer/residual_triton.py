@@ -50,7 +50,8 @@ def _backward(
     channel = tl.arange(0, block)
     inside = channel < width
     gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
-    drawn = tl.load(seed)
+    if drops:
+        drawn = tl.load(seed)
     of_x = tl.zeros([block], tl.float32)
     of_weight = tl.zeros([block], tl.float32)
     of_bias = tl.zeros([block], tl.float32)
@@ -79,7 +80,7 @@ def _backward(
 
 
 def forward(
-    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, seed: Tensor, eps: float, dropout: float
+    x: Tensor, hidden: Tensor, weight: Tensor, bias: Tensor, seed: Tensor | None, eps: float, dropout: float
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """norm(dropout(x) + hidden), what the norm read, and each row's mean and 1/deviation [n] fp32."""
     rows, width = x.numel() // x.shape[-1], x.shape[-1]
@@ -88,14 +89,14 @@ def forward(
     if rows:
         with torch.cuda.device_of(x):
             _forward[(rows,)](
-                x, hidden, weight, bias, seed, out, added, mean, scale, width, eps, dropout,
+                x, hidden, weight, bias, x if seed is None else seed, out, added, mean, scale, width, eps, dropout,
                 drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
             )  # fmt: skip
     return out, added, mean, scale
 
 
 def backward(
-    grad: Tensor, added: Tensor, weight: Tensor, seed: Tensor, mean: Tensor, scale: Tensor, dropout: float
+    grad: Tensor, added: Tensor, weight: Tensor, seed: Tensor | None, mean: Tensor, scale: Tensor, dropout: float
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Gradients of x and hidden, and of x's bias, the norm's weight and its bias [3,w] fp32."""
     rows, width = mean.shape[0], added.shape[-1]
@@ -105,8 +106,8 @@ def backward(
     if rows:
         with torch.cuda.device_of(added):
             _backward[(programs,)](
-                grad, added, weight, seed, mean, scale, dx, dhidden, sums, rows, width, dropout,
-                drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
+                grad, added, weight, added if seed is None else seed, mean, scale, dx, dhidden, sums, rows, width,
+                dropout, drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
             )  # fmt: skip
     return dx, dhidden, sums.sum(0)
 
