@@ -39,10 +39,6 @@ class Batch:
         """Keep this batch's memory from reuse until `stream` has finished the work queued on it so far."""
         self._each(lambda tensor: tensor.record_stream(stream))
 
-    def pin_memory(self) -> Self:
-        """The same batch in page-locked memory; called by torch's DataLoader."""
-        return self._each(lambda tensor: tensor.pin_memory())
-
     def _each(self, change: Callable[[Tensor], Any]) -> Self:
         tensors = {f.name: getattr(self, f.name) for f in fields(self)}
         return replace(self, **{name: change(t) for name, t in tensors.items() if isinstance(t, Tensor)})

@@ -219,12 +219,16 @@ def test_a_worker_whose_connection_closes_first(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_worker_killed_at_any_moment_is_one_error() -> None:
-    """Its end shows as a signal or as a closed connection, whichever comes first."""
+    """Its end shows as a signal or as a closed connection, whichever comes first.
+
+    Two contexts, as in a run, around the loader and around the training: the signal may come while the first is left.
+    """
     for _ in range(20):
         before = set(multiprocessing.active_children())  # of other tests, and of the round before
         batches = iter(read_ahead(_Batches(), count(), 1))
         next(batches)
-        with pytest.raises(UserError, match="a loader worker died"), explain_dead_processes():
+        died = pytest.raises(UserError, match="a loader worker died")
+        with died, explain_dead_processes(), explain_dead_processes():
             _kill_and_go_on(batches, before)
         del batches
 

@@ -4,6 +4,7 @@ import pytest
 import tiny
 import torch
 
+from vglm_train.data.parcel import pack
 from vglm_train.engine.device_prefetch import DevicePrefetch
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"))]
@@ -12,7 +13,7 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.i
 @pytest.mark.parametrize("device", DEVICES)
 def test_same_batches_in_order(device: str) -> None:
     made = [tiny.batch(8 * number, 8) for number in range(20)]
-    host = (batch.pin_memory() if device == "cuda" else batch for batch in made)
+    host = (pack(batch).pin_memory().batch() if device == "cuda" else batch for batch in made)
     load = torch.randn(2000, 2000, device=device)
     found = []
     for batch in DevicePrefetch(host, torch.device(device)):

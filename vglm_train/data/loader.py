@@ -13,6 +13,7 @@ from vglm_train.config.data import Data
 from vglm_train.config.run import Config
 from vglm_train.data.dataset import StreamDataset
 from vglm_train.data.features import FeatureStore
+from vglm_train.data.parcel import Parcel, pack
 from vglm_train.data.prefetch import read_ahead
 from vglm_train.data.processors import Processor
 from vglm_train.data.sample import SampleBuilder
@@ -46,7 +47,7 @@ class Loader:
         cut = self.dataset.cut
         assert consumed % cut.batch == 0, "the stream is entered between two steps"
         first = consumed // cut.batch * cut.accumulation
-        loader = read_ahead(self.dataset, _From(first), self.workers, self.pin)
+        loader = read_ahead(self.dataset, _From(first), self.workers, self.pin, pack)
         return _unwrapped(iter(loader))
 
 
@@ -60,15 +61,15 @@ class _From(Sampler[int]):
         return count(self.start)
 
 
-def _unwrapped(batches: Iterator[Batch | UserError]) -> Generator[Batch]:
+def _unwrapped(batches: Iterator[Parcel | UserError]) -> Generator[Batch]:
     """Batches, and what went wrong in a worker as an error here. Closing it ends the workers."""
     try:
         with explain_dead_processes():
             while True:
-                batch = next(batches)
-                if isinstance(batch, UserError):
-                    raise batch
-                yield batch
+                item = next(batches)
+                if isinstance(item, UserError):
+                    raise item
+                yield item.batch()
     finally:
         del batches  # an error's traceback would keep the workers waiting
 

@@ -17,7 +17,7 @@ from vglm_train.engine.device_prefetch import DevicePrefetch
 from vglm_train.engine.optim import learning_rate
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.engine.watch import Watch
-from vglm_train.objective.base import LossOutput, Objective, dropout_seed
+from vglm_train.objective.base import LossOutput, Objective, seed_dropout
 
 
 class Loader(Protocol):
@@ -107,7 +107,7 @@ class Trainer:
         counted = totals.to("cpu", non_blocking=True)  # has arrived once the engine knows the norm of the gradients
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
-        torch.manual_seed(dropout_seed(self.config.run.seed, batches[0].first_row))
+        seed_dropout(self.config.run.seed, batches[0].first_row, self.ranks.device)
         outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
         stop = self._account(update, counted, list(units[0]))
         return StepReport(

@@ -17,7 +17,7 @@ from vglm_train.config.run import Objective as ObjectiveConfig
 from vglm_train.distributed import Ranks
 from vglm_train.model.alignment import Alignment
 from vglm_train.model.qformer.qformer import Keys, grouped
-from vglm_train.objective.base import LossOutput, Objective, dropout_seed
+from vglm_train.objective.base import LossOutput, Objective, seed_dropout
 from vglm_train.objective.captioning import caption_inputs, captioning_loss, target_mask
 from vglm_train.objective.contrastive import contrastive_loss, count_correct, similarities
 from vglm_train.objective.group import Group
@@ -201,7 +201,7 @@ class AlignmentObjective(Objective):
 
     def _seeded_passes(self, batch: PairBatch, keys: Keys) -> tuple[Tensor, Tensor, Tensor | None]:
         """`_passes` with dropout that depends on nothing but the seed and the batch's rows."""
-        torch.manual_seed(dropout_seed(self.seed, batch.first_row))
+        seed_dropout(self.seed, batch.first_row, batch.valid.device)
         return self._passes(batch, keys)
 
     def _logits(self, image: Tensor, text: Tensor) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 
@@ -49,3 +50,14 @@ def dropout_seed(seed: int, first_row: int) -> int:
     """Dropout is a function of the run's seed and of the stream row at which it begins."""
     digest = hashlib.blake2b(f"{seed} {first_row}".encode(), digest_size=8).digest()
     return int.from_bytes(digest) >> 1
+
+
+def seed_dropout(seed: int, first_row: int, device: torch.device) -> None:
+    """Let dropout draw by `dropout_seed`, on the CPU and on an NVIDIA GPU.
+
+    `torch.manual_seed` does the same, and notes for devices that are not there where it was called: a millisecond.
+    """
+    number = dropout_seed(seed, first_row)
+    torch.default_generator.manual_seed(number)
+    if device.type == "cuda":
+        torch.cuda.manual_seed(number)
