@@ -222,7 +222,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--compile", action="store_true", help="measure compiled blocks of the Q-Former too")
     parser.add_argument("--tiny", action="store_true", help="a toy shape, to try the script")
     arguments = parser.parse_args(argv)
-    ranks = distributed.start()
+    ranks = distributed.start(grow=arguments.stage == "align")
     name = torch.cuda.get_device_name(ranks.device) if ranks.device.type == "cuda" else "CPU"
     print(f"{name}, torch {torch.__version__}")
     with tempfile.TemporaryDirectory(dir=arguments.folder or in_memory()) as folder:

@@ -104,11 +104,11 @@ def stage_one(dtype: Dtype, batch: int, steps: int, rate: float, device: torch.d
     """A line of the second table."""
     config = replace(FULL, vision=replace(FULL.vision, dtype=dtype))
     floor = batch * flops_per_pair(config, VOCABULARY) / rate
-    held = still_held(device)
+    data, held = batches(config, batch, 4, device), still_held(device)
     objective = build_objective(config, device, compiled=False)
     step = engine_step(objective, device)
     objective.model.graph_passes()  # as train.py does
-    return measure(f"stage one, {dtype}", step, batches(config, batch, 4, device), steps, floor, held=held).row()
+    return measure(f"stage one, {dtype}", step, data, steps, floor, held=held).row()
 
 
 def main() -> None:

@@ -57,6 +57,7 @@ class Measured:
     waiting: float  # share of time
     gib: float
     watched: Mapping[str, float]  # see `watched_run`, the least of the ranks for times, the most for bytes
+    more: Sequence[str] = ()  # fields of the config that --set changed
 
     @property
     def milliseconds(self) -> float:
@@ -72,7 +73,7 @@ class Measured:
 
     def record(self, one: "Measured") -> None:
         record(
-            f"{self.stage}, {self.cards} cards",
+            ", ".join([f"{self.stage}, {self.cards} cards", *self.more]),
             f"train.py on JPEG shards, median of rows of {EVERY} steps; collectives of {WATCHED} recorded steps",
             samples_per_s=self.rate, ms=self.milliseconds, peak_gib=self.gib,
             values={"cards": self.cards, "times_one": self.rate / one.rate, "waiting": self.waiting, **self.watched},
@@ -94,7 +95,7 @@ class Runs:
         _, until = STEPS[stage]
         module = ["-m", "benchmarks.watched_run", str(watch), str(until), str(WATCHED)] if watch else ["train.py"]
         launcher = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={cards}"] if cards > 1 else []
-        words = [*self.data.overrides(stage, self.tiny), f"run.folder={self.work / name}", *self.more, *overrides]
+        words = [*self.data.overrides(stage, self.tiny), f"run.folder={self.work / name}", *overrides, *self.more]
         return [sys.executable, *launcher, *module, str(ROOT / f"configs/{PRESETS[stage]}.yaml"), *words]
 
     def measure(self, stage: str, cards: int) -> Measured:
@@ -112,7 +113,7 @@ class Runs:
         watched = {key: (max if key == "bytes" else min)(each[key] for each in seen) for key in seen[0]}
         return Measured(
             stage, cards, cards * self.rows[stage], median(row["perf/samples_per_second"] for row in rows),
-            median(row["perf/data_wait_fraction"] for row in rows), rows[-1]["perf/memory_gib"], watched,
+            median(row["perf/data_wait_fraction"] for row in rows), rows[-1]["perf/memory_gib"], watched, self.more,
         )  # fmt: skip
 
     def losses(self, cards: Sequence[int], name: str, steps: int, batch: int) -> dict[int, dict[str, float]]:

@@ -164,7 +164,10 @@ def measure(
 
 
 def still_held(device: torch.device) -> float:
-    """GiB of an earlier variant: DeepSpeed never lets go of an engine."""
+    """GiB of an earlier variant, since DeepSpeed never lets go of an engine, and of the data.
+
+    What lies free between pieces of it can be used again, so that a later variant looks that much smaller.
+    """
     gc.collect()
     if device.type != "cuda":
         return 0.0

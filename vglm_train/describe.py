@@ -25,7 +25,7 @@ from vglm_train.engine.deepspeed_engine import BUCKET
 from vglm_train.engine.progress import Plan, RunState
 from vglm_train.errors import MissingData
 from vglm_train.model.frozen_blocks import moved_stacks
-from vglm_train.model.language.packed import frozen_bytes
+from vglm_train.model.language.packed import frozen_bytes, unpacked_bytes
 from vglm_train.model.vision.fp8 import copied_bytes
 from vglm_train.model.visual import VisualModel
 from vglm_train.stages import Stage
@@ -266,6 +266,8 @@ def estimate_memory(config: Config, stage: Stage, model: VisualModel, world: int
         built, offloaded = whole + 4 * trained, share if config.engine.offload == "cpu" else 0.0
         # the block that runs and the next, beside what is kept here
         frozen = whole - sum(blocks) + share - offloaded + sum(sorted(blocks)[-2:])
+    if config.engine.recompute:
+        frozen += max(unpacked_bytes(block) for stack in model.stacks() for block in stack)
     return Memory(frozen, states, stage.activations(model) * rows, rows, trained * 12, group, built, offloaded)
 
 

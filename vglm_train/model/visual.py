@@ -47,10 +47,13 @@ class VisualModel(nn.Module):
         """Frozen features [n,p,c] of a batch's pictures: stored ones that came with it, or the encoder's."""
         return self.encode_image(batch.pixels) if batch.features is None else batch.features
 
-    def image_keys(self, features: Tensor) -> Keys:
-        """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images."""
+    def image_keys(self, features: Tensor, beside: bool = False) -> Keys:
+        """Frozen features [n,p,c], normed and projected for every pass of the Q-Former over these images.
+
+        `beside`: see `QFormer.image_keys`.
+        """
         weight = self.vision_norm.weight
-        return self.qformer.image_keys(self.vision_norm(features.to(weight.dtype)))
+        return self.qformer.image_keys(self.vision_norm(features.to(weight.dtype)), beside)
 
     def trained_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """(name, parameter) of all that trains, in the module's order."""

@@ -155,7 +155,7 @@ class AlignmentObjective(Objective):
         if self.ranks.world == 1:
             others = model.qformer.select(keys, other_image)
         else:
-            others = model.image_keys(self.ranks.exchange([features], self.ranks.request(other_image)))
+            others = model.image_keys(self.ranks.exchange([features], self.ranks.request(other_image)), beside=True)
         negatives = Negatives(rows.ids[other_text], rows.mask[other_text], others, candidates.has_negative)
         return keys, caption, negatives
 
@@ -174,7 +174,7 @@ class AlignmentObjective(Objective):
             output.measures["itc_accuracy"] = (contrast.right.sum(), 2 * batch.valid.sum().float())
         if "itm" not in self.weights:
             return keys, caption, None
-        others = model.image_keys(self.ranks.exchange(group.features, contrast.image))
+        others = model.image_keys(self.ranks.exchange(group.features, contrast.image), beside=True)
         ids, mask = group.rows.ids[contrast.text], group.rows.mask[contrast.text]
         return keys, caption, Negatives(ids, mask, others, group.has_negative(number))
 

@@ -1,13 +1,13 @@
 """Products in four bits."""
 
 import copy
-import weakref
 
 import made_language
 import pytest
 import torch
 from model.tuning import families
 from model.tuning.families import gradients, loss_of
+from torch.multiprocessing.reductions import StorageWeakRef
 
 from vglm_train.checkpoint.load.language import load_language
 from vglm_train.config.language import Language
@@ -130,11 +130,12 @@ def test_recomputed_blocks_keep_a_weight_from_the_second_forward_to_backward(tmp
     model, batch = families.language(family, tmp_path / "m"), families.prompts(family)
     quantize_blocks(model)
     model.recompute(True)
-    made, full = [], Nf4Linear.full
+    made, alive, full = [], [], Nf4Linear.full
 
     def watched(self):
         weight = full(self)
-        made.append(weakref.ref(weight))
+        made.append(StorageWeakRef(weight.untyped_storage()))
+        alive.append(sum(not storage.expired() for storage in made))
         return weight
 
     monkeypatch.setattr(Nf4Linear, "full", watched)
@@ -142,10 +143,11 @@ def test_recomputed_blocks_keep_a_weight_from_the_second_forward_to_backward(tmp
     loss = torch.nn.functional.cross_entropy(logits.float(), targets)
     linear = sum(isinstance(module, Nf4Linear) for module in model.modules())
     assert len(made) == linear
-    assert not any(weight() is not None for weight in made)
+    assert all(storage.expired() for storage in made)
     loss.backward()
     assert len(made) == 2 * linear
-    assert not any(weight() is not None for weight in made)
+    assert all(storage.expired() for storage in made)
+    assert max(alive) <= max(sum(isinstance(part, Nf4Linear) for part in block.modules()) for block in model.blocks())
 
 
 @pytest.mark.parametrize("family", families.FAMILIES)

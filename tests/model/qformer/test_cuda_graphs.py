@@ -1,6 +1,9 @@
 """The Q-Former's passes as CUDA graphs: the same losses, gradients and random draws as launched one by one."""
 
+import pickle
+from collections.abc import Callable
 from dataclasses import replace
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +13,7 @@ from torch import Tensor
 
 from vglm_train.config.model import QFormer as Shape
 from vglm_train.model.qformer import cuda_graphs
-from vglm_train.model.qformer.cuda_graphs import PassGraphs, _Cast
+from vglm_train.model.qformer.cuda_graphs import PassGraphs, Recording, _Cast
 from vglm_train.model.qformer.qformer import QFormer, grouped
 
 ROWS, PLACES, TEXT, WIDTH, WORDS = 3, 5, 6, 24, 100
@@ -38,7 +41,13 @@ def loss(qformer: QFormer, features: Tensor, ids: Tensor, mask: Tensor) -> Tenso
     three = qformer.contrast_and_caption(keys, ids, ids.flip(1), mask)
     others = qformer.select(keys, torch.tensor([2, 0, 1], device=ids.device))
     queries, text = qformer.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1))
-    return sum((x.float() ** 2).mean() for x in (*three, text)) + queries.float().mean() ** 2
+    return projected(*three, queries, text)
+
+
+def projected(*outputs: Tensor) -> Tensor:
+    """Means of products with fixed numbers: sums of squares of normed rows are the same whatever the weights."""
+    draw = torch.Generator().manual_seed(5)
+    return sum((x.float() * torch.randn(x.shape, generator=draw).to(x.device)).mean() for x in outputs)
 
 
 def gradients(qformer: QFormer, batches: list[tuple[Tensor, Tensor, Tensor]]) -> tuple[list[Tensor], dict[str, Tensor]]:
@@ -122,7 +131,6 @@ def test_without_dropout_each_shape_is_recorded_once_and_evaluation_not_at_all()
 
 @gpu
 def test_passes_over_the_same_images_read_one_buffer() -> None:
-    """Also where a pass of the step before read other keys: a buffer is shared only while it holds the same ones."""
     plain, graphed = build(0.1, "cuda"), build(0.1, "cuda")
     graphed.graphs = PassGraphs(graphed.blocks)
     for seed in range(4):
@@ -132,15 +140,6 @@ def test_passes_over_the_same_images_read_one_buffer() -> None:
     assert len(shared) == 2  # one for each block with cross-attention
     assert set(shared) < {each.data_ptr() for each in second.inputs}
     assert second.own.count(False) == len(shared)
-    features, ids, mask = made("cuda", 9)
-    for model in (plain, graphed):  # the pass that fills the buffers is left out, and other images were there before
-        torch.manual_seed(0)
-        keys = model.image_keys(features)
-        others = model.select(keys, torch.tensor([1, 2, 0], device="cuda"))
-        queries, _ = model.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1))
-        queries.square().mean().backward()
-    for (name, one), two in zip(plain.named_parameters(), graphed.parameters(), strict=True):
-        torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_a_buffer_holds_a_tensor_only_as_it_was() -> None:
@@ -150,6 +149,118 @@ def test_a_buffer_holds_a_tensor_only_as_it_was() -> None:
     assert not held.holds(x.clone())
     x += 1
     assert not held.holds(x)
+
+
+class Eager(Recording):
+    """A recording without graphs: its backward computes again from what the buffers hold then."""
+
+    def __init__(self, run: Any, inputs: Any, buffers: Any, parameters: Any) -> None:
+        self.own = [buffer is None for buffer in buffers]
+        pairs = zip(inputs, buffers)
+        self.inputs = [(x.clone() if b is None else b).detach().requires_grad_(x.requires_grad) for x, b in pairs]
+        self.parameters = [p.detach().requires_grad_(p.requires_grad) for p in parameters]
+        self._needed = [x for x in (*self.inputs, *self.parameters) if x.requires_grad]
+        self.output = run(self.inputs, self.parameters).detach()
+        self.grad, self.run = torch.empty_like(self.output), run
+        self.forward = SimpleNamespace(replay=lambda: self.output.copy_(self.computed().detach()))
+        self.backward = SimpleNamespace(replay=self.fill)
+
+    def computed(self) -> Tensor:
+        with torch.enable_grad():
+            return self.run(self.inputs, self.parameters)
+
+    def fill(self) -> None:
+        left = iter(self._gradients(self.computed(), self.grad))
+        self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
+
+
+@pytest.fixture
+def eager(monkeypatch: pytest.MonkeyPatch) -> tuple[QFormer, QFormer]:
+    """A Q-Former whose passes are recorded after two steps, without a GPU, and one without."""
+    monkeypatch.setattr(cuda_graphs, "Recording", Eager)
+    plain, graphed = build(0.0, "cpu"), build(0.0, "cpu")
+    graphed.graphs = PassGraphs(graphed.blocks)
+    for seed in range(3):
+        assert_exact(graphed, plain, lambda model, seed=seed: loss(model, *made("cpu", seed)))
+    assert len(graphed.graphs) == 2
+    return plain, graphed
+
+
+def assert_exact(graphed: QFormer, plain: QFormer, run: Callable[[QFormer], Tensor]) -> None:
+    """Loss and gradients of `run`, which may end with a backward of its own, are those without recording."""
+    values = []
+    for model in (graphed, plain):
+        model.zero_grad()
+        value = run(model)
+        value.backward()
+        values.append(value.detach())
+    torch.testing.assert_close(values[0], values[1], rtol=1e-5, atol=1e-6)
+    for (name, one), two in zip(plain.named_parameters(), graphed.parameters(), strict=True):
+        if one.grad is not None:
+            torch.testing.assert_close(two.grad, one.grad, rtol=1e-4, atol=1e-7, msg=name)
+
+
+def shared(model: QFormer) -> list[int]:
+    """Of each recording, buffers that another one fills."""
+    assert model.graphs is not None
+    return [each.own.count(False) for each in model.graphs._recorded.values()]
+
+
+def test_a_later_pass_reads_the_keys_where_an_earlier_one_has_them(eager: tuple[QFormer, QFormer]) -> None:
+    assert shared(eager[1]) == [0, 2]  # one for each block with cross-attention
+
+
+def test_other_images_between_the_passes_change_nothing_of_that(eager: tuple[QFormer, QFormer]) -> None:
+    """As on several cards, where negatives come from others."""
+    plain, graphed = eager
+
+    def run(model: QFormer) -> Tensor:
+        features, ids, mask = made("cpu", 9)
+        keys = model.image_keys(features)
+        three = model.contrast_and_caption(keys, ids, ids.flip(1), mask)
+        others = model.image_keys(features.flip(0), beside=True)
+        return projected(*three, *model.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1)))
+
+    assert_exact(graphed, plain, run)
+    assert len(graphed.graphs) == 2  # by the recordings there are
+
+
+def test_keys_that_were_overwritten_are_copied_again(eager: tuple[QFormer, QFormer]) -> None:
+    """A, then A on other images, then B on those of the first: B must not read what the second A left."""
+    plain, graphed = eager
+
+    def run(model: QFormer) -> Tensor:
+        features, ids, mask = made("cpu", 9)
+        keys = model.image_keys(features)
+        others = model.select(keys, torch.tensor([2, 0, 1]))
+        total = torch.zeros(())
+        for each in (keys, others):
+            value = projected(*model.contrast_and_caption(each, ids, ids.flip(1), mask))
+            value.backward(retain_graph=True)
+            total = total + value.detach()
+        return total + projected(*model.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1)))
+
+    for _ in range(3):  # the pass on its own buffers is another recording
+        assert_exact(graphed, plain, run)
+
+
+def test_a_pass_that_ran_again_before_its_backward_is_refused(eager: tuple[QFormer, QFormer]) -> None:
+    """Also one that reads the keys of a pass that did."""
+    _, graphed = eager
+    features, ids, mask = made("cpu", 9)
+    keys = graphed.image_keys(features)
+    graphed.contrast_and_caption(keys, ids, ids.flip(1), mask)
+    others = graphed.select(keys, torch.tensor([2, 0, 1]))
+    value = projected(*graphed.joint(grouped(keys, 2, others), ids.repeat(3, 1), mask.repeat(3, 1)))
+    graphed.contrast_and_caption(graphed.image_keys(features + 1), ids, ids.flip(1), mask)
+    with pytest.raises(RuntimeError, match="ran again before its backward, or one whose keys it reads"):
+        value.backward()
+
+
+def test_a_copy_of_a_model_has_no_recordings(eager: tuple[QFormer, QFormer]) -> None:
+    copy = pickle.loads(pickle.dumps(eager[1]))
+    assert len(copy.graphs) == 0
+    assert copy.graphs._parameters[0] is next(copy.blocks.parameters())
 
 
 class Unrecorded:

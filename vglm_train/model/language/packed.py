@@ -110,6 +110,12 @@ def number_of_weights(module: nn.Module) -> int:
     return sum(p.numel() for p in module.parameters()) + sum(m.inputs * m.outputs for m in quantised)
 
 
+def unpacked_bytes(block: nn.Module) -> int:
+    """Bytes of the weights that a recomputed block keeps for its backward."""
+    packed = [part for part in block.modules() if isinstance(part, PackedLinear)]
+    return sum(part.inputs * part.outputs * part.dtype.itemsize for part in packed)
+
+
 def frozen_bytes(module: nn.Module) -> int:
     """Bytes of a module's frozen weights, also of those that are still on the meta device."""
     size = 0.0

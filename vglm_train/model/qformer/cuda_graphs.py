@@ -27,9 +27,10 @@ RowsEach = tuple[tuple[int, ...], ...]  # for each block, of each group of image
 class PassGraphs:
     """A forward and a backward graph for the shapes of a pass that occur again, the first few of them.
 
-    Operations and random numbers are the same as without graphs. A shape may run only once before its backward, since
-    a graph keeps what backward needs in one buffer. Under autocast all weights are cast together, once for the passes
-    over the same images, instead of one by one in each. Passes that read the same keys read one buffer.
+    Operations and random numbers are the same as without graphs. Before the backward of a pass neither its shape may
+    run again nor one whose keys it reads, since a graph keeps what backward needs in one buffer: RuntimeError else.
+    Under autocast all weights are cast together, once for the passes over the same images, instead of one by one in
+    each. Passes that read the same keys read one buffer.
     """
 
     def __init__(self, blocks: Sequence[Block]) -> None:
@@ -46,7 +47,9 @@ class PassGraphs:
     def start(self) -> None:
         """Other images follow, and perhaps other weights."""
         self._cast = None
-        self._held.clear()
+
+    def __reduce__(self) -> Any:
+        return PassGraphs, (list(self._pass.blocks),)  # a copy of a model has weights and recordings of its own
 
     def __call__(
         self, hidden: Tensor, queries: int, keys: Sequence[tuple[ImageKey, ...]], bias: Tensor | None, text: bool = True
@@ -69,7 +72,9 @@ class PassGraphs:
             return None
         recording = self._recorded[layout]
         output: Tensor = apply(_Replay, recording, *inputs, *self._weights(kind))
-        self._held |= {id(x): _Held(x, buffer) for x, buffer in zip(inputs, recording.inputs)}
+        filled = {buffer.data_ptr() for buffer in recording.inputs}
+        before = {key: held for key, held in self._held.items() if held.buffer.data_ptr() not in filled}
+        self._held = before | {id(x): _Held(x, buffer) for x, buffer in zip(inputs, recording.inputs)}
         return output
 
     def _buffer(self, x: Tensor) -> Tensor | None:
@@ -169,6 +174,10 @@ class Recording:
         left = iter(gradients)
         self.gradients = tuple(next(left) if x.requires_grad else None for x in (*self.inputs, *self.parameters))
 
+    def versions(self) -> list[int]:
+        """Numbers that rise when an input's buffer is filled anew."""
+        return [x._version for x in self.inputs]
+
     def _record(self, run: Callable[..., Tensor]) -> tuple[Tensor | None, ...]:
         """Make both graphs; what backward gives."""
         kind = self.inputs[0].device.type
@@ -222,12 +231,17 @@ class _Replay(torch.autograd.Function):
             if own:
                 buffer.copy_(x)
         recording.forward.replay()
+        ctx.versions = recording.versions()
         return recording.output.detach()
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         recording: Recording = ctx.recording
+        if recording.versions() != ctx.versions:
+            raise RuntimeError(
+                "a recorded pass of the Q-Former ran again before its backward, or one whose keys it reads"
+            )
         recording.grad.copy_(grad)
         recording.backward.replay()
         # the recording also holds them, so autograd adds or copies them and never keeps what the next replay overwrites

@@ -73,9 +73,12 @@ class QFormer(nn.Module):
             if isinstance(module, nn.Linear):
                 nn.init.zeros_(module.bias)
 
-    def image_keys(self, image: Tensor) -> Keys:
-        """Image tokens [n,p,c] -> what each block's cross-attention needs of them; one call serves every pass."""
-        if self.graphs is not None:
+    def image_keys(self, image: Tensor, beside: bool = False) -> Keys:
+        """Image tokens [n,p,c] -> what each block's cross-attention needs of them; one call serves every pass.
+
+        `beside`: other images for passes that read those of the call before too, by the same weights.
+        """
+        if self.graphs is not None and not beside:
             self.graphs.start()
         return [() if block.cross is None else (block.cross.keys(image),) for block in self.blocks]
 
