@@ -22,7 +22,7 @@ class Batch:
     """
 
     pixels: Tensor  # [n,3,h,w] uint8, normalised on the device; float is taken as normalised already
-    # From the turbo decoder the bytes of a pixel lie side by side in memory (channels_last): the device makes planes.
+    # From the turbo decoder a pixel's bytes mostly lie side by side in memory (channels_last): the device makes planes.
     valid: Tensor  # [b] bool
     features: Tensor | None = None  # [n,p,c] the frozen encoder's outputs, where they were stored; pixels is empty then
     first_row: int = 0  # position of row 0 in the stream (all epochs, all ranks): keys the noise of a step

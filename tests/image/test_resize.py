@@ -257,3 +257,16 @@ def test_a_processor_without_vector_instructions_makes_the_same() -> None:
         capture_output=True, text=True, check=True,
     )  # fmt: skip
     assert said.stdout.strip() == digest()
+
+
+@pytest.mark.parametrize("turn", range(1, 9))
+@pytest.mark.parametrize(("width", "height"), [(1, 40), (40, 1), (1, 1), (2, 60)])
+@pytest.mark.parametrize("mode", ["RGB", "L"])
+def test_thin_pictures_that_are_turned(mode: str, width: int, height: int, turn: int) -> None:
+    """An axis of length 1 can have any stride, which torch would believe."""
+    exif = Image.Exif()
+    exif[0x0112] = turn
+    data = encoded(Image.fromarray(noise(width, height)).convert(mode), "JPEG", exif=exif)
+    found, wanted = (whole_pixels(data, 16, decoder).int() for decoder in ("turbo", "pillow"))
+    assert (found - wanted).abs().max() <= MOST
+    assert torch.equal(whole_pixels(data, 16, "turbo").int(), found)

@@ -125,6 +125,14 @@ def read_sample(reader: ShardReader, position: SampleRef, builder: SampleBuilder
     return use_sample(reader, shard, index, lambda stored: builder.build(stored, position))
 
 
+def _joined(pictures: Sequence[Tensor]) -> Tensor:
+    """k of [3,h,w] -> [k,3,h,w], with a pixel's bytes side by side in memory if the first has them so."""
+    if pictures[0].stride(0) != 1:
+        return torch.stack(list(pictures))
+    rows = [picture.permute(1, 2, 0) for picture in pictures]
+    return (torch.stack(rows) if len(rows) > 1 else rows[0][None]).permute(0, 3, 1, 2)
+
+
 def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: random.Random) -> Tensor:
     """The pictures of one sample, augmented -> uint8 [k,3,size,size]: a crop each, and all mirrored or none.
 
@@ -136,6 +144,5 @@ def sample_pixels(images: Sequence[bytes], size: int, augmentation: Image, rng: 
     first = crop_pixels(images[0], size, scale, False, rng, decoder, augmentation)
     mirrored = augmentation.flip and rng.random() < 0.5
     others = [crop_pixels(image, size, scale, False, rng, decoder, augmentation) for image in images[1:]]
-    rows = [picture.permute(1, 2, 0) for picture in (first, *others)]  # as turbo's lie in memory
-    pixels = (torch.stack(rows) if others else rows[0][None]).permute(0, 3, 1, 2)
+    pixels = _joined([first, *others])
     return pixels.flip(-1) if mirrored else pixels

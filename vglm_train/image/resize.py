@@ -51,12 +51,22 @@ def resize(values: NDArray[np.uint8], side: tuple[int, int], filter_: Filter = "
     In memory the three bytes of a pixel lie side by side (channels_last), in and out. The values are the same, but
     torch's kernel is slow to write planes, and to make them of pixels is as slow: the device does it (`encode_image`).
     """
-    if min(values.strides) < 0:  # of a turned picture; torch has no such strides
-        values = np.ascontiguousarray(values)
+    down, along = values.strides[:2]
+    if min(down, along) < 0 or along > down or 1 in values.shape[:2]:
+        # of a turned picture: torch has no negative strides, and believes those of an axis of length 1
+        values = values.copy()
     picture = torch.from_numpy(values)[None]
     picture = picture[None] if values.ndim == 2 else picture.permute(0, 3, 1, 2)
-    made = F.interpolate(picture, side, mode=filter_, antialias=True)
-    return made[0] if values.ndim == 3 else made.expand(-1, 3, -1, -1).contiguous(memory_format=torch.channels_last)[0]
+    made = F.interpolate(picture, side, mode=filter_, antialias=True)[0]
+    return made if values.ndim == 3 else _three_times(made[0].numpy())
+
+
+def _three_times(values: NDArray[np.uint8]) -> Tensor:
+    """Grey [h,w] -> [3,h,w] as `resize` gives it. One colour after the other is faster than by broadcasting."""
+    pixels = np.empty((*values.shape, 3), np.uint8)
+    for colour in range(3):
+        pixels[..., colour] = values
+    return torch.from_numpy(pixels).permute(2, 0, 1)
 
 
 def _decode_jpeg(data: bytes, part: Part) -> NDArray[np.uint8] | None:
@@ -67,7 +77,7 @@ def _decode_jpeg(data: bytes, part: Part) -> NDArray[np.uint8] | None:
     width, height = _scaled(header, part.least(header.width, header.height, header.turn))
     try:
         values: NDArray[Any] = simplejpeg.decode_jpeg(data, _SPACES[header.mode], min_height=height, min_width=width)
-    except ValueError:
+    except (ValueError, MemoryError):
         return None
     values = values[..., 0] if header.mode == "L" else values
     return _upright(values, part.turn)

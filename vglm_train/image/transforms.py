@@ -128,7 +128,7 @@ def _cut_values(values: NDArray[np.uint8], size: int, fit: Fit | None) -> Tensor
     height, width = values.shape[:2]
     (left, top, right, bottom), (wide, high), (x, y) = _geometry(width, height, size, fit)
     made = resize(values[top:bottom, left:right], (high, wide), _filter(fit))
-    return made[:, y : y + size, x : x + size].contiguous()
+    return made.permute(1, 2, 0)[y : y + size, x : x + size].contiguous().permute(2, 0, 1)
 
 
 def random_crop(width: int, height: int, scale: tuple[float, float], rng: random.Random) -> tuple[int, int, int, int]:
