@@ -23,9 +23,9 @@ def add_and_norm(linear: nn.Linear, x: Tensor, hidden: Tensor, norm: LayerNorm, 
         normed: Tensor = norm(F.dropout(linear(x), dropout) + hidden)
         return normed
     # backward's kernel adds up the bias's gradient as well, which another would have to read everything again for
-    y = F.linear(x, linear.weight, linear.bias.detach())
-    weights = (part.to(y.dtype) for part in (linear.bias, norm.weight, norm.bias))
-    normed = apply(_AddNorm, y, hidden, *weights, norm.eps, dropout)
+    y_bias, weight, bias = (part.to(hidden.dtype) for part in (linear.bias, norm.weight, norm.bias))
+    y = F.linear(x, linear.weight, y_bias.detach())
+    normed = apply(_AddNorm, y, hidden, y_bias, weight, bias, norm.eps, dropout)
     return normed
 
 
