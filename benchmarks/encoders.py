@@ -5,6 +5,7 @@ are their arithmetic at the rate of a large bf16 product measured in the same ru
 """
 
 import argparse
+import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 from benchmarks import stage1
 from benchmarks.rates import product_rate
 from benchmarks.stage1 import HEADER, VOCABULARY, measure
+from vglm_train import distributed
 from vglm_train.config.model import Model, Vision
 from vglm_train.model.flops import flops_per_pair, image_tokens, vision_flops
 from vglm_train.weights.encoders import read_shape
@@ -35,7 +37,9 @@ def shape_of(name: str, tiny: bool) -> Model:
 
 def run(args: argparse.Namespace) -> None:
     """Measure the encoder, then the step; prints as it goes."""
-    device = torch.device("cuda" if torch.cuda.is_available() and not args.cpu else "cpu")
+    if args.cpu:
+        os.environ["DS_ACCELERATOR"] = "cpu"
+    device = distributed.start(grow=True).device  # before the GPU's first use, as train.py does
     config, rate = shape_of(args.single, args.tiny), product_rate(device)
     tokens, encoder = image_tokens(config.vision), vision_flops(config.vision)
     whole = flops_per_pair(config, VOCABULARY)

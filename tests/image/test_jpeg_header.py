@@ -58,6 +58,7 @@ def test_pillow_is_asked_about_the_rest() -> None:
     assert common_header(with_part(plain, 0xE1, b"http://ns.adobe.com/xap/1.0/\0<xml/>")) is None
     assert common_header(with_part(plain, 0xE0, b"JFIF\0")) is None  # Pillow refuses it
     assert common_header(plain[:2] + b"\xff" + plain[2:]) is None  # a byte that fills
+    assert common_header(b"\xd9\xd8" + plain[2:]) is None  # no JPEG
     assert common_header(with_part(plain, 0xFE, b"a comment")) == common_header(plain)
 
 

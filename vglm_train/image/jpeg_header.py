@@ -28,7 +28,7 @@ class JpegHeader(NamedTuple):
 
 def common_header(data: bytes) -> JpegHeader | None:
     """Of a JPEG whose header has common parts only, each of them whole, and no EXIF. None: Pillow is to be asked."""
-    start, header = 2, None
+    start, header = 2 if data.startswith(b"\xff\xd8") else len(data), None  # of another file there is nothing to read
     try:
         while True:
             mark, marker, length = _SEGMENT.unpack_from(data, start)

@@ -1,6 +1,7 @@
 """The Q-Former's own GPU kernels, where they can be built."""
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from subprocess import CalledProcessError
 from types import ModuleType
@@ -19,12 +20,6 @@ class Kernels(NamedTuple):
     residual: ModuleType
 
 
-@torch.compiler.assume_constant_result  # type: ignore[untyped-decorator]
-def available() -> bool:
-    """Whether they can be built; a compiled function asks once."""
-    return built() is not None
-
-
 @cache
 def built() -> Kernels | None:
     """None, with one warning, where they cannot be."""
@@ -41,3 +36,11 @@ def built() -> Kernels | None:
         log.warning("the Q-Former runs slower without triton and a C compiler (%s)", error)
         return None
     return Kernels(attention_triton, residual_triton)
+
+
+def _can_be_built() -> bool:
+    return built() is not None
+
+
+available: Callable[[], bool] = torch.compiler.assume_constant_result(_can_be_built)
+"""Whether they can be built; a compiled function asks once."""

@@ -57,10 +57,8 @@ class _AddNorm(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        weight, seed, *kept = ctx.saved_tensors
+        weight, seed, added, mean, scale = ctx.saved_tensors
         built = kernels.built()
         assert built is not None
-        added, mean, scale = kept
-        found = built.residual.backward(grad.contiguous(), added, weight, seed, mean, scale, ctx.dropout)
-        dy, dhidden, sums = found
+        dy, dhidden, sums = built.residual.backward(grad.contiguous(), added, weight, seed, mean, scale, ctx.dropout)
         return dy, dhidden, *sums.to(weight.dtype).unbind(), None, None
