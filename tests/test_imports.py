@@ -80,6 +80,7 @@ FENCED = {
     "transformers": {
         "vglm_train/model/vision/hf.py",
         "vglm_train/weights/encoders.py",
+        "vglm_train/model/language/hf/attention.py",
         "vglm_train/model/language/hf/build.py",
         "vglm_train/model/language/hf/decoder.py",
         "vglm_train/model/language/hf/prefix.py",
@@ -93,8 +94,8 @@ FENCED = {
         "vglm_train/model/language/glm/rope_triton.py",
         "vglm_train/model/language/hf/fused_triton.py",
         "vglm_train/model/language/integers_triton.py",
-        "vglm_train/model/qformer/attention_triton.py",
-        "vglm_train/model/qformer/random_triton.py",
+        "vglm_train/model/attention_triton.py",
+        "vglm_train/model/random_triton.py",
         "vglm_train/model/qformer/residual_triton.py",
         "vglm_train/objective/cross_entropy_triton.py",
         "vglm_train/model/language/nf4_triton.py",

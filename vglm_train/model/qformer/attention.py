@@ -61,8 +61,10 @@ def _attend(
 ) -> tuple[Tensor, Tensor]:
     built = kernels.built()
     assert built is not None
-    both: tuple[Tensor, Tensor] = built.attention.forward(x, image, heads, bias, seed, dropout)
-    return both
+    q, k, v = _heads(x, image, heads)
+    how = built.attention.How(q.shape[3] ** -0.5, bias, seed=seed, dropout=dropout)
+    out, lse = built.attention.forward(built.attention.Heads(q, k, v), how)
+    return out.flatten(2), lse
 
 
 @torch.library.custom_op("vglm::attend_backward", mutates_args=(), device_types="cuda")
@@ -79,8 +81,23 @@ def _attend_backward(
 ) -> tuple[Tensor, Tensor]:
     built = kernels.built()
     assert built is not None
-    grads: tuple[Tensor, Tensor] = built.attention.backward(grad, x, image, heads, bias, seed, dropout, out, lse)
-    return grads
+    kernel = built.attention
+    dx, dimage = torch.empty_like(x), x.new_empty(0) if image is None else torch.empty_like(image)
+    q, k, v = _heads(x, image, heads)
+    grads = _heads(dx, None if image is None else dimage, heads)
+    how = kernel.How(q.shape[3] ** -0.5, bias, seed=seed, dropout=dropout)
+    kernel.backward(grad, kernel.Heads(q, k, v), how, out, lse, kernel.Heads(*grads))
+    return dx, dimage
+
+
+def _heads(x: Tensor, image: Tensor | None, heads: int) -> tuple[Tensor, ...]:
+    """Queries, keys and values of packed projections, [n,s,h,d] and [n,p,h,d], without a copy."""
+    parts: tuple[Tensor, ...]
+    if image is None:
+        parts = x.unflatten(2, (3, heads, -1)).unbind(2)
+    else:
+        parts = (x.unflatten(2, (heads, -1)), *image.unflatten(2, (2, heads, -1)).unbind(2))
+    return parts
 
 
 @_attend.register_fake

@@ -24,14 +24,16 @@ class Kernels(NamedTuple):
 def built() -> Kernels | None:
     """None, with one warning, where they cannot be."""
     try:
-        from vglm_train.model.qformer import attention_triton, residual_triton
+        from vglm_train.model import attention_triton
+        from vglm_train.model.qformer import residual_triton
 
-        x = torch.zeros(1, 1, 48, device="cuda", dtype=torch.bfloat16)
-        seed = torch.zeros(1, device="cuda", dtype=torch.int64)
-        out, lse = attention_triton.forward(x, None, 1, None, seed, 0.0)
-        attention_triton.backward(out, x, None, 1, None, seed, 0.0, out, lse)
-        out, added, mean, scale = residual_triton.forward(x, x, x[0, 0], x[0, 0], None, 1e-12, 0.0)
-        residual_triton.backward(out, added, x[0, 0], None, mean, scale, 0.0)
+        x = torch.zeros(1, 1, 1, 16, device="cuda", dtype=torch.bfloat16)
+        heads, how = attention_triton.Heads(x, x, x), attention_triton.How(1.0)
+        out, lse = attention_triton.forward(heads, how)
+        attention_triton.backward(out, heads, how, out, lse, attention_triton.Heads(*(x.clone() for _ in range(3))))
+        x = x[0, 0]
+        out, added, mean, scale = residual_triton.forward(x, x, x[0], x[0], None, 1e-12, 0.0)
+        residual_triton.backward(out, added, x[0], None, mean, scale, 0.0)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         log.warning("the Q-Former runs slower without triton and a C compiler (%s)", error)
         return None

@@ -9,7 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
-from vglm_train.model.qformer.random_triton import kept
+from vglm_train.model.random_triton import kept
 
 PROGRAMS = 4  # of backward, a multiprocessor: each adds up its rows' share of the weights' gradients
 WARPS, STAGES = 4, tl.constexpr(3)  # of backward: rows that are read before they are needed

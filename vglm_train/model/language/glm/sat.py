@@ -30,6 +30,7 @@ from vglm_train.autograd import apply
 from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
+from vglm_train.model.language.attention import attend
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
@@ -162,14 +163,13 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
-        q, k, v = (part.transpose(1, 2) for part in apply(SplitAndRotate, qkv, *rotation))  # [b,h,s,d]
+        q, k, v = apply(SplitAndRotate, qkv, *rotation)  # [b,s,h,d]
         if cache is not None:
-            k, v = cache.append(layer_id, k, v)
+            k, v = (x.transpose(1, 2) for x in cache.append(layer_id, k.transpose(1, 2), v.transpose(1, 2)))
         if isinstance(prefix := getattr(layer, "adapter", None), Prefix):
-            k, v = prefix.append(k, v)
+            k, v = (x.transpose(1, 2) for x in prefix.append(k.transpose(1, 2), v.transpose(1, 2)))
         # a block without prefix uses the first columns only, which leaves them aligned
-        x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., : k.shape[2]])
-        output: Tensor = layer.dense(x.transpose(1, 2).reshape(b, s, width))
+        output: Tensor = layer.dense(attend(q, k, v, bias[..., : k.shape[1]]))
         return output
 
 

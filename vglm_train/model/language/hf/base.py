@@ -19,6 +19,7 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import embedding_dtype
+from vglm_train.model.language.hf.attention import use_short
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
 from vglm_train.model.language.hf.fused import fuse
 from vglm_train.model.language.packed import keep_weights
@@ -54,6 +55,7 @@ class HuggingFaceLanguage(LanguageModel):
         if reason := self._unfit():
             raise UserError(f"{source}: {shape.model_type} {reason}; take another model.")
         fuse(self.model)
+        use_short(self.model)
         self._untie(content)
         self.requires_grad_(False).train(False)
         self.embed_width: int = self.embeddings.weight.shape[1]

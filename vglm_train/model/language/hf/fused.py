@@ -146,8 +146,13 @@ def fuse(model: nn.Module) -> None:
             module.__class__ = _class(form, kind)
 
 
+def family_of(kind: type[nn.Module]) -> str:
+    """The folder of `transformers.models` that has this class."""
+    return kind.__module__.removeprefix("transformers.models.").partition(".")[0]
+
+
 def _name(kind: type[nn.Module]) -> str:
-    family = kind.__module__.removeprefix("transformers.models.").partition(".")[0]
+    family = family_of(kind)
     own = kind.__module__ == f"transformers.models.{family}.modeling_{family}"
     return f"{family}.{kind.__name__}" if own else ""
 

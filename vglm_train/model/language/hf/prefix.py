@@ -7,12 +7,13 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
-from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers import AttentionInterface, AttentionMaskInterface
 from transformers.masking_utils import sdpa_mask
 
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
+from vglm_train.model.language.hf.attention import NAME as SHORT
+from vglm_train.model.language.hf.attention import replace_attention, short_sdpa
 from vglm_train.model.language.packed import PackedLinear
 
 NAME = "prefixed_sdpa"
@@ -26,7 +27,7 @@ def prefixed_sdpa(
     """transformers' SDPA over keys and values [b,h,t,d], followed by those of the module's adapter."""
     prefix = getattr(module, "adapter", None)
     if not isinstance(prefix, Prefix):
-        return sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return short_sdpa(module, query, key, value, attention_mask, **options)
     s, t = query.shape[2], key.shape[2]
     causal = options.pop("is_causal", None)
     causal = getattr(module, "is_causal", True) if causal is None else causal
@@ -37,7 +38,7 @@ def prefixed_sdpa(
     if options.get("position_bias") is not None:
         options["position_bias"] = prefix.extend_mask(options["position_bias"])
     key, value = prefix.append(key, value)
-    return sdpa_attention_forward(module, query, key, value, attention_mask, is_causal=False, **options)
+    return short_sdpa(module, query, key, value, attention_mask, is_causal=False, **options)
 
 
 AttentionInterface.register(NAME, prefixed_sdpa)
@@ -47,10 +48,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def use_prefixes(model: Any) -> None:
     """Make a transformers model use `prefixed_sdpa`. UserError for one whose attention cannot be replaced."""
     before = model.config._attn_implementation
-    # an encoder and a decoder have configurations of their own, which transformers 5.17 leaves as they are
-    for part in model.modules():
-        if isinstance(part, PreTrainedModel) and part.config._attn_implementation == "sdpa":
-            part.set_attn_implementation(NAME)
+    replace_attention(model, NAME, {"sdpa", SHORT}, None)
     if model.config._attn_implementation != NAME:
         raise UserError(
             f"tuning.prefix: the attention of {type(model).__name__} is its own ({before}), to which transformers "

@@ -1,4 +1,4 @@
-"""Random numbers of the Q-Former's kernels. Imported only for tensors on a GPU."""
+"""Random numbers of kernels with dropout. Imported only for tensors on a GPU."""
 
 import triton
 import triton.language as tl

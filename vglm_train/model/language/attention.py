@@ -1,0 +1,100 @@
+"""Attention of a frozen language model over short rows, in training: one kernel each way on a GPU.
+
+torch's kernels are made for longer rows. Their backward makes three passes, and its gradients have to be copied.
+
+b rows, s queries, t keys, h heads, d width of a head.
+"""
+
+import logging
+from functools import cache
+from subprocess import CalledProcessError
+from types import ModuleType
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vglm_train.autograd import apply
+from vglm_train.log import console
+
+HALF = (torch.float16, torch.bfloat16)
+LONGEST, WIDEST = 128, 128  # queries, and channels of a head, that a program holds
+log = logging.getLogger(console.LOGGER)
+
+
+class Scores(NamedTuple):
+    """What is done with the products of queries and keys before the softmax; nothing of it has a gradient."""
+
+    scale: float
+    bias: Tensor | None = None  # [b or 1,h or 1,s,t], added; no row of it is -inf throughout
+    mask: Tensor | None = None  # [b or 1,h or 1,s or 1,t] bool: whether a key is seen
+    causal: bool = False  # query i sees the keys up to the i-th
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, bias: Tensor | None = None, causal: bool = False) -> Tensor:
+    """Scaled dot products of q [b,s,h,d] with k and v [b,t,h,d] -> [b,s,h*d]. bias [b,1,s,t]: added to the scores."""
+    scores = Scores(q.shape[3] ** -0.5, bias, None, causal)
+    if fits(q, k, v, scores):
+        return attend_short(q, k, v, scores).flatten(2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))
+    result = F.scaled_dot_product_attention(q, k, v, attn_mask=bias, is_causal=causal)
+    return result.transpose(1, 2).flatten(2)
+
+
+def attend_short(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+    """As `attend`, by the kernels, of what fits -> [b,s,h,d]."""
+    mixed: Tensor = apply(_Attend, q, k, v, scores)
+    return mixed
+
+
+def fits(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> bool:
+    """Whether the kernels compute it. Answering, which wants no gradient, goes on with torch's."""
+    if torch.compiler.is_compiling() or not q.is_cuda or not (torch.is_grad_enabled() and q.requires_grad):
+        return False
+    alike = (
+        q.dtype in HALF and q.dtype == k.dtype == v.dtype and k.stride() == v.stride() and q.shape[2:] == k.shape[2:]
+    )
+    inner = all(x is None or (x.stride(3) == 1 and not x.requires_grad) for x in (scores.bias, scores.mask))
+    small = q.shape[1] <= LONGEST and q.shape[3] <= WIDEST and q.numel() > 0
+    return alike and inner and q.stride(3) == k.stride(3) == 1 and small and kernels() is not None
+
+
+class _Attend(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
+        built, ctx.scores = _built(), scores  # constants of a pass, which all of its blocks share
+        out: Tensor
+        out, lse = built.forward(built.Heads(q, k, v), built.How(**scores._asdict()))
+        ctx.save_for_backward(q, k, v, out, lse)
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        built = _built()
+        q, k, v, out, lse = ctx.saved_tensors
+        grads = built.Heads(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)))
+        built.backward(grad, built.Heads(q, k, v), built.How(**ctx.scores._asdict()), out, lse, grads)
+        return *grads, None
+
+
+def _built() -> ModuleType:
+    found = kernels()
+    assert found is not None
+    return found
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """None, with one warning, where they cannot be built."""
+    try:
+        from vglm_train.model import attention_triton
+
+        x = torch.zeros(1, 1, 1, 16, device="cuda", dtype=torch.bfloat16)
+        attention_triton.forward(attention_triton.Heads(x, x, x), attention_triton.How(1.0))
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("language models run slower without triton and a C compiler (%s)", error)
+        return None
+    return attention_triton

@@ -1,0 +1,74 @@
+"""Attention of transformers' models over short rows, in training: `language.attention` where it fits, SDPA elsewhere.
+
+b rows, h heads, s queries, t keys, d width of a head.
+"""
+
+from collections.abc import Container
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers.integrations.sdpa_attention import sdpa_attention_forward
+from transformers.masking_utils import sdpa_mask
+
+from vglm_train.model.language.attention import Scores, attend_short, fits
+from vglm_train.model.language.hf.fused import BY_NAME, family_of
+
+NAME = "short_sdpa"
+# options of transformers' attention that change nothing here: SDPA does not read them either
+HARMLESS = {"cache_position", "position_ids", "position_embeddings", "sliding_window", "use_cache"}
+KNOWN = {"dropout", "scaling", "is_causal", "position_bias"} | HARMLESS
+# modules of transformers that ask for their attention by name and for nothing else of it: the same in 5.17 and 5.23
+FAMILIES = {name.partition(".")[0] for name in BY_NAME} | {"opt"}
+
+
+def short_sdpa(
+    module: nn.Module, query: Tensor, key: Tensor, value: Tensor, attention_mask: Tensor | None, **options: Any
+) -> tuple[Tensor, None]:
+    """transformers' SDPA of queries [b,h,s,d] and keys and values [b,h,t,d] -> [b,s,h,d]."""
+    scores = _scores(module, query, key, attention_mask, options)
+    q, k, v = (x.transpose(1, 2) for x in (query, key, value))
+    if scores is None or not fits(q, k, v, scores):
+        result: tuple[Tensor, None] = sdpa_attention_forward(module, query, key, value, attention_mask, **options)
+        return result
+    return attend_short(q, k, v, scores), None
+
+
+def _scores(
+    module: nn.Module, query: Tensor, key: Tensor, mask: Tensor | None, options: dict[str, Any]
+) -> Scores | None:
+    """None for what the kernels do not know: dropout, fewer key heads than heads, options that are not known here."""
+    others = (value for name, value in options.items() if name not in KNOWN)
+    if options.get("dropout") or any(value is not None and value is not False for value in others):
+        return None
+    causal, bias = options.get("is_causal"), options.get("position_bias")
+    causal = getattr(module, "is_causal", True) if causal is None else causal
+    causal = bool(causal) and mask is None and query.shape[2] > 1
+    if causal and query.shape[2] != key.shape[2]:
+        return None
+    if mask is not None and mask.dtype != torch.bool:
+        if bias is not None:
+            return None
+        mask, bias = None, mask
+    scale = options.get("scaling")
+    return Scores(query.shape[3] ** -0.5 if scale is None else scale, bias, mask, causal)
+
+
+AttentionInterface.register(NAME, short_sdpa)
+AttentionMaskInterface.register(NAME, sdpa_mask)
+
+
+def use_short(model: nn.Module) -> None:
+    """Make a transformers model of the families that are known here use `short_sdpa` where it uses SDPA."""
+    replace_attention(model, NAME, {"sdpa"}, FAMILIES)
+
+
+def replace_attention(model: nn.Module, name: str, before: Container[str], families: Container[str] | None) -> None:
+    """Give the parts of a model that use one of `before` the attention registered as `name`. families: None for all."""
+    # an encoder and a decoder have configurations of their own, which transformers 5.17 leaves as they are
+    for part in model.modules():
+        if not isinstance(part, PreTrainedModel) or part.config._attn_implementation not in before:
+            continue
+        if families is None or family_of(type(part)) in families:
+            part.set_attn_implementation(name)
