@@ -36,6 +36,13 @@ def _read(x, row, rows, row_stride, start: tl.constexpr, d: tl.constexpr, width:
 
 
 @triton.jit
+def _ask(x, d: tl.constexpr, width: tl.constexpr):
+    """Start to fetch d channels, without waiting for them."""
+    channel = tl.arange(0, triton.next_power_of_2(width))
+    tl.load(x + channel, mask=channel < d, other=0.0, volatile=True)
+
+
+@triton.jit
 def _write(out, value, row, rows, row_stride, start: tl.constexpr, d: tl.constexpr, width: tl.constexpr):
     channel = start + tl.arange(0, width)
     inside = (row < rows)[:, None] & (channel < d)[None, :]
@@ -100,18 +107,20 @@ def _whole(
     q = qkv + picture.to(tl.int64) * tokens * 3 * width + head * d
     out += picture.to(tl.int64) * tokens * width + head * d
     row, end = tl.arange(0, rows), tokens
+    _ask(q + width, d, low + high)  # of what is read below, each waits for the one before
+    _ask(q + (tokens - 1) * 3 * width, d, low + high)
+    q_low = _read(q, row, tokens, 3 * width, 0, d, low)
+    q_high = _read(q, row, tokens, 3 * width, low, d, high) if high else q_low
+    v_first_low = _first_value(q + 2 * width, 0, d, low)
+    v_first_high = _first_value(q + 2 * width, low, d, high) if high else v_first_low
     if rest:
         end = tokens // rows * rows
         last = end + tl.arange(0, rest)
         r_low = _read(q, last, tokens, 3 * width, 0, d, low)
         r_high = _read(q, last, tokens, 3 * width, low, d, high) if high else r_low
-    q_low = _read(q, row, tokens, 3 * width, 0, d, low)
-    q_high = _read(q, row, tokens, 3 * width, low, d, high) if high else q_low
     # one key in a tile of zeros: a sum over the tile is its score
     k_first_low = _read(q + width, tl.arange(0, LEAST), 1, 3 * width, 0, d, low)
     k_first_high = _read(q + width, tl.arange(0, LEAST), 1, 3 * width, low, d, high) if high else k_first_low
-    v_first_low = _first_value(q + 2 * width, 0, d, low)
-    v_first_high = _first_value(q + 2 * width, low, d, high) if high else v_first_low
     k_low = low_tiles.load([picture, heads + head, 1, 0]).reshape(keys, low)
     k_high = high_tiles.load([picture, heads + head, 1, low]).reshape(keys, high) if high else k_low
     v_low = low_tiles.load([picture, 2 * heads + head, 1, 0]).reshape(keys, low)
