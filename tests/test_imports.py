@@ -100,6 +100,7 @@ FENCED = {
         "vglm_train/objective/cross_entropy_triton.py",
         "vglm_train/model/language/nf4_triton.py",
         "vglm_train/model/vision/add_norm_triton.py",
+        "vglm_train/model/vision/attention_triton.py",
         "vglm_train/model/vision/fp8_triton.py",
     },
     "sentencepiece": {"vglm_train/prompt/chatglm.py", "data_tools/chatglm_tokenizer/train.py"},

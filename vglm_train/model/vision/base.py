@@ -12,7 +12,7 @@ from vglm_train.model.vision.fp8 import VERSION, Fp8Linear
 # tokens x width x width, as a block's arithmetic: below, a block is launched slower than it runs (`python -m
 # benchmarks.vision`); that of 64 pictures of ViT-g/14
 LAUNCHED_SLOWER = 64 * 257 * 1408**2
-KERNELS = 2  # 1: sums and norms in one kernel; 2: sums inside of the products as well
+KERNELS = 3  # 1: sums and norms in one kernel; 2: sums inside of the products as well; 3: attention of its own
 
 
 class Encoder(nn.Module):

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vglm_train.config.model import Vision
 from vglm_train.model.vision import in_place
+from vglm_train.model.vision.attention import attend
 from vglm_train.model.vision.base import Encoder
 from vglm_train.model.vision.fp8 import Fp8Linear, Rows, gelu_rows, norm_rows
 from vglm_train.model.vision.fused import add_norm, gelu_linear
@@ -31,12 +32,7 @@ class Attention(nn.Module):
 
     def forward(self, normed: Normed) -> Tensor:
         qkv: Tensor = self.qkv(normed)
-        n, p, _ = qkv.shape
-        c = self.output.in_features
-        qkv = qkv.view(n, p, 3, self.heads, c // self.heads)
-        q, k, v = qkv.transpose(1, 3).unbind(2)  # [n,heads,p,c/heads] each, without a copy
-        x = F.scaled_dot_product_attention(q, k, v)
-        output: Tensor = self.output(x.transpose(1, 2).reshape(n, p, c))
+        output: Tensor = self.output(attend(qkv, self.heads))
         return output
 
 

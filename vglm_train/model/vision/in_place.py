@@ -11,10 +11,10 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vglm_train.model.vision import fused
+from vglm_train.model.vision.attention import attend
 
 
 def applies(blocks: Sequence[Any], x: Tensor) -> bool:
@@ -33,10 +33,8 @@ def run(blocks: Sequence[Any], x: Tensor) -> Tensor:
     stream, bias = x.view(-1, c), torch.zeros(c, dtype=torch.float32, device=x.device)
     for block in blocks:
         attention, mlp = block.attention, block.mlp
-        qkv = attention.qkv(_norm(stream, bias, block.norm1)).view(n, p, 3, attention.heads, -1)
-        q, k, v = qkv.transpose(1, 3).unbind(2)
-        mixed = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(-1, c)
-        bias = _add_product(stream, mixed, attention.output, bias)
+        qkv = attention.qkv(_norm(stream, bias, block.norm1)).view(n, p, -1)
+        bias = _add_product(stream, attend(qkv, attention.heads).view(-1, c), attention.output, bias)
         bias = _add_product(stream, fused.gelu_linear(mlp.up, _norm(stream, bias, block.norm2)), mlp.down, bias)
     return (stream + bias).to(x.dtype).view(n, p, c)
 
@@ -53,5 +51,5 @@ def _norm(stream: Tensor, bias: Tensor, norm: nn.LayerNorm) -> Tensor:
     if found is None:
         normed = norm((stream + bias).to(stream.dtype))
     else:
-        normed = found.norm_with_bias(stream, bias, norm.weight, norm.bias, norm.eps)
+        normed = found.sums.norm_with_bias(stream, bias, norm.weight, norm.bias, norm.eps)
     return normed
