@@ -31,6 +31,7 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.cache import KeyValueCache
+from vglm_train.model.language.glm import residual
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
 INSTALL = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
@@ -131,7 +132,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
 
 with _explained(), restored_state(), _without_deepspeed(), _without_transformers():
     import sat.mpu.initialize as sat_groups
-    from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
+    from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMLayerMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer
     from sat.mpu.layers import ColumnParallelLinear, RowParallelLinear
 logging.getLogger("sat").propagate = False  # it has a handler of its own
@@ -170,6 +171,27 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         # a block without prefix uses the first columns only, which leaves them aligned
         x = F.scaled_dot_product_attention(q, k, v, attn_mask=bias[..., : k.shape[2]])
         output: Tensor = layer.dense(x.transpose(1, 2).reshape(b, s, width))
+        return output
+
+
+class Layer(ChatGLMLayerMixin):  # type: ignore[misc]
+    """Replaces SAT's `layer_forward` hook where kernels compute a block's sums and norms; it is SAT's own elsewhere."""
+
+    num_layers: int
+
+    def layer_forward(self, hidden: Tensor, mask: None, *, layer_id: int, **options: Any) -> Tensor:
+        """A block: [b,s,h*d] -> [b,s,h*d]."""
+        layer = self.transformer.layers[layer_id]
+        before, between = layer.input_layernorm, layer.post_attention_layernorm
+        options["layer_id"] = layer_id
+        output: Tensor
+        if not residual.fuses(hidden, before, between):
+            output = super().layer_forward(hidden, mask, **options)
+            return output
+        alpha = (2 * self.num_layers) ** 0.5
+        x, kept = residual.normed(hidden, before, alpha)
+        x, kept = residual.add_and_norm(kept, layer.attention(x, mask, **options), between, alpha)
+        output = residual.add(kept, layer.mlp(x, **options), alpha)
         return output
 
 
@@ -260,6 +282,8 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
         network = ChatGLMModel(Namespace(**vars(shape), **vars(ids)), transformer=transformer)
         network.del_mixin("chatglm-attn")
         network.add_mixin("chatglm-attn", Attention(config.width, config.heads))
+        network.del_mixin("chatglm-layer")
+        network.add_mixin("chatglm-layer", Layer(config.layers))
         sizes = {"device": device, "dtype": dtype}
         transformer.word_embeddings = nn.utils.skip_init(nn.Embedding, config.vocabulary, config.width, **sizes)
         head = nn.utils.skip_init(nn.Linear, config.width, config.vocabulary, bias=False, **sizes)

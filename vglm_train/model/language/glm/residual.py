@@ -1,0 +1,135 @@
+"""ChatGLM's residual sums and norms. One kernel each way on a GPU, in 16 bits and while the norms are frozen.
+
+A block takes its residual from what it has normed: x = norm(h), x' = norm'(alpha x + attention(x)), and it gives
+alpha x' + mlp(x'). So each x has two readers. It is returned twice here, once for the matrix product and once as the
+residual, both in the same memory. Then its two gradients arrive apart, and the kernel of the norm's backward adds them
+itself. The gradient of a residual is handed on without its factor alpha, which that kernel multiplies by. So a residual
+of `normed` or `add_and_norm` may go nowhere but into `add_and_norm` or `add`, with the same alpha.
+
+b rows, s tokens, e embedding width.
+"""
+
+import logging
+from functools import cache
+from subprocess import CalledProcessError
+from types import ModuleType
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from vglm_train.autograd import apply
+from vglm_train.log import console
+
+HALF = (torch.float16, torch.bfloat16)
+WIDEST = 8192  # norm that a program computes
+log = logging.getLogger(console.LOGGER)
+
+
+def fuses(x: Tensor, *norms: nn.Module) -> bool:
+    """Whether kernels compute a block with these norms that reads x. A compiler fuses the plain operations itself."""
+    if torch.compiler.is_compiling() or torch.is_autocast_enabled("cuda"):
+        return False
+    if not x.is_cuda or not x.is_contiguous() or not x.numel() or x.shape[-1] > WIDEST:
+        return False
+    return all(_is_plain(norm, x.dtype) for norm in norms) and kernels() is not None
+
+
+def _is_plain(norm: nn.Module, dtype: torch.dtype) -> bool:
+    """Whether it is a frozen layer norm that does nothing else, in 16 bits."""
+    if not isinstance(norm, nn.LayerNorm) or norm._forward_hooks or norm._forward_pre_hooks:
+        return False
+    return dtype in HALF and all(
+        part is not None and part.dtype == dtype and not part.requires_grad for part in (norm.weight, norm.bias)
+    )
+
+
+def normed(h: Tensor, norm: nn.LayerNorm, alpha: float) -> tuple[Tensor, Tensor]:
+    """norm(h) [b,s,e], for a product and as a residual."""
+    both: tuple[Tensor, Tensor] = apply(_Norm, h, norm.weight, norm.bias, norm.eps, alpha)
+    return both
+
+
+def add_and_norm(residual: Tensor, y: Tensor, norm: nn.LayerNorm, alpha: float) -> tuple[Tensor, Tensor]:
+    """norm(alpha residual + y) [b,s,e], for a product and as a residual. The sum is rounded once."""
+    y = y.to(residual.dtype).contiguous()
+    both: tuple[Tensor, Tensor] = apply(_AddNorm, residual, y, norm.weight, norm.bias, norm.eps, alpha)
+    return both
+
+
+def add(residual: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """alpha residual + y [b,s,e], rounded once."""
+    total: Tensor = apply(_Add, residual, y.to(residual.dtype), alpha)
+    return total
+
+
+class _Norm(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, h: Tensor, weight: Tensor, bias: Tensor, eps: float, alpha: float) -> tuple[Tensor, Tensor]:
+        x, mean, scale = _built().norm(h, weight, bias, eps)
+        ctx.save_for_backward(h, weight, mean, scale)
+        ctx.alpha = alpha
+        return x, x.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_product: Tensor, of_residual: Tensor) -> Any:
+        return _gradient(ctx, of_product, of_residual), None, None, None, None
+
+
+class _AddNorm(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, residual: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, alpha: float
+    ) -> tuple[Tensor, Tensor]:
+        x, total, mean, scale = _built().add_and_norm(residual, y, weight, bias, eps, alpha)
+        ctx.save_for_backward(total, weight, mean, scale)
+        ctx.alpha = alpha
+        return x, x.detach()
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, of_product: Tensor, of_residual: Tensor) -> Any:
+        grad = _gradient(ctx, of_product, of_residual)
+        return grad, grad, None, None, None, None  # whoever made the residual multiplies
+
+
+class _Add(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, residual: Tensor, y: Tensor, alpha: float) -> Tensor:
+        return torch.add(y, residual, alpha=alpha)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        return grad, grad, None  # whoever made the residual multiplies
+
+
+def _gradient(ctx: Any, of_product: Tensor, of_residual: Tensor) -> Tensor:
+    """Of what a norm read, from those of what it gave."""
+    grads = of_product.contiguous(), of_residual.contiguous()
+    found: Tensor = _built().backward(*grads, *ctx.saved_tensors, ctx.alpha)
+    return found
+
+
+def _built() -> ModuleType:
+    found = kernels()
+    assert found is not None
+    return found
+
+
+@cache
+def kernels() -> ModuleType | None:
+    """None, with one warning, where they cannot be built."""
+    try:
+        from vglm_train.model.language.glm import residual_triton
+
+        row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+        residual_triton.norm(row, row[0], row[0], 1e-5)
+        _, total, mean, scale = residual_triton.add_and_norm(row, row, row[0], row[0], 1e-5, 2.0)
+        residual_triton.backward(row, row, total, row[0], mean, scale, 2.0)
+    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
+        log.warning("ChatGLM trains some per cent slower without triton and a C compiler (%s)", error)
+        return None
+    return residual_triton
