@@ -14,7 +14,7 @@ from precision import EXACT, in_float64
 from small_chatglm import chatglm, prompts
 from torch import Tensor, nn
 
-from vglm_train.batch import PromptBatch
+from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Language
 from vglm_train.distributed import Ranks
 from vglm_train.model.frozen_blocks import FrozenBlocks
@@ -40,7 +40,7 @@ class Kernels:
         self, kept: Tensor, y: Tensor, weight: Tensor, bias: Tensor, eps: float, alpha: float
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         self.called.append("add_and_norm")
-        total = torch.add(y, kept, alpha=alpha)
+        total = y + alpha * kept
         out, mean, scale = self._norm(total, weight, bias, eps)
         return out, total, mean, scale
 
@@ -55,10 +55,14 @@ class Kernels:
         along = (slope * normed).mean(-1, keepdim=True)
         return scale[..., None] * (slope - normed * along - slope.mean(-1, keepdim=True))
 
+    def add(self, kept: Tensor, y: Tensor, alpha: float) -> Tensor:
+        self.called.append("add")
+        return y + alpha * kept
+
     @staticmethod
     def _norm(h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
         mean = h.mean(-1)
-        scale = (h.var(-1, correction=0) + eps).rsqrt()
+        scale = ((h - mean[..., None]).square().mean(-1) + eps).rsqrt()
         return F.layer_norm(h, h.shape[-1:], weight, bias, eps), mean, scale
 
 
@@ -117,7 +121,7 @@ def test_a_block_computes_what_sat_s_does(kernels: Kernels) -> None:
         wanted = plainly(model)
         assert not kernels.called
         found = score_and_gradients(model)
-        assert kernels.called == ["norm", "add_and_norm"] * 3 + ["backward"] * 6
+        assert kernels.called == ["norm", "add_and_norm", "add"] * 3 + ["backward"] * 6
         model.recompute(True)
         again = score_and_gradients(model)
     assert_same(found, wanted)
@@ -145,6 +149,29 @@ def test_backward_neither_multiplies_by_alpha_nor_adds_gradients_up(kernels: Ker
     assert found.isdisjoint({"aten::add", "aten::add_", "aten::mul", "aten::mul_"})
 
 
+def test_the_last_block_computes_its_mlp_for_targets_alone() -> None:
+    model, asked = with_norms(chatglm()), batch()
+    read: list[Any] = []
+    for block in model.blocks():
+        block.mlp.register_forward_pre_hook(lambda _, inputs: read.append(tuple(inputs[0].shape)))
+    with in_float64(model):
+        found = score_and_gradients(model)
+        assert read == [(3, 17, 48), (3, 17, 48), (7 + 4 + 2, 48)]
+        every = torch.arange(3 * 17)
+        layout = model.layout(asked)
+        embeds = model.embed(asked.input_ids).detach().requires_grad_()
+        logits = model._logits(embeds, layout.positions, layout.visible, every)
+        logits = logits[asked.target_places(apart=False) - 1]
+        above = torch.randn(logits.shape, generator=torch.Generator().manual_seed(3)).bfloat16().to(logits)
+        assert_same(found, [logits.detach(), torch.autograd.grad(logits, embeds, above)[0]])
+
+
+def test_gradient_of_chosen_rows() -> None:
+    x, rows = torch.randn(5, 3, dtype=torch.float64, requires_grad=True), torch.tensor([3, 0, 4])
+    assert torch.equal(residual.take(x, rows), x[rows])
+    assert torch.autograd.gradcheck(lambda x: residual.take(x, rows), x)
+
+
 def test_only_part_of_the_gradients_is_wanted(kernels: Kernels) -> None:
     """Without a gradient of the embeddings, and with one of an adapter's weights inside of a block."""
     model = with_norms(chatglm())
@@ -170,7 +197,7 @@ def test_norms_that_train_or_have_hooks_are_run_as_modules(kernels: Kernels) -> 
     seen: list[Any] = []
     second.input_layernorm.register_forward_hook(lambda *_: seen.append(1))
     found = score_and_gradients(model)
-    assert kernels.called == ["norm", "add_and_norm", "backward", "backward"]  # of the third block
+    assert kernels.called == ["norm", "add_and_norm", "add", "backward", "backward"]  # of the third block
     assert seen
     for one, other in zip(found, plainly(model), strict=True):
         torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5 * float(other.abs().max()))
@@ -202,6 +229,14 @@ def test_a_copy_runs_its_own_weights(kernels: Kernels) -> None:
     for layer in made.network.transformer.layers:
         layer.post_attention_layernorm.bias.add_(1.0)
     assert not torch.equal(score_and_gradients(made)[0], score_and_gradients(model)[0])
+
+
+def test_no_target_at_all(kernels: Kernels) -> None:
+    model, asked = chatglm(), batch()
+    embeds = model.embed(asked.input_ids).detach().requires_grad_()
+    logits, _ = model.score(embeds, replace(asked, labels=torch.full_like(asked.labels, IGNORED)))
+    assert logits.shape == (0, model.vocabulary)
+    assert not torch.autograd.grad(logits.sum(), embeds)[0].any()
 
 
 def test_on_a_cpu_sat_s_own_block_runs() -> None:
@@ -251,9 +286,9 @@ def block(norms: list[nn.LayerNorm], parts: list[Tensor], fused: bool) -> list[T
     h, read, wide = parts
     h = h.detach().requires_grad_()
     if fused:
-        x, kept = residual.normed(h, norms[0], ALPHA)
-        x, kept = residual.add_and_norm(kept, x * read, norms[1], ALPHA)
-        out = residual.add(kept, x * wide, ALPHA)
+        x, kept = residual.FUSED.norm(h, norms[0], ALPHA)
+        x, kept = residual.FUSED.add_and_norm(kept, x * read, norms[1], ALPHA)
+        out = residual.FUSED.add(kept, x * wide, ALPHA)
     else:
         x = norms[0](h)
         x = norms[1](x * ALPHA + x * read)
@@ -284,7 +319,7 @@ def test_kernels_are_no_less_exact_than_what_torch_does(dtype: torch.dtype, size
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
 def test_the_norm_kernel_rounds_as_torch_does(dtype: torch.dtype) -> None:
     (norm, _), (h, *_) = made(2, 130, 4096, dtype)
-    found, wanted = residual.normed(h, norm, ALPHA)[0], norm(h)
+    found, wanted = residual.FUSED.norm(h, norm, ALPHA)[0], norm(h)
     # both round the same fp32 values; those that lie within an fp32 rounding of the middle may go either way
     assert (found != wanted).float().mean() < 0.002
     torch.testing.assert_close(found, wanted, rtol=2 * torch.finfo(dtype).eps, atol=1e-5)

@@ -4,16 +4,17 @@ A block takes its residual from what it has normed: x = norm(h), x' = norm'(alph
 alpha x' + mlp(x'). So each x has two readers. It is returned twice here, once for the matrix product and once as the
 residual, both in the same memory. Then its two gradients arrive apart, and the kernel of the norm's backward adds them
 itself. The gradient of a residual is handed on without its factor alpha, which that kernel multiplies by. So a residual
-of `normed` or `add_and_norm` may go nowhere but into `add_and_norm` or `add`, with the same alpha.
+may go nowhere but into `add_and_norm` or `add` of the same parts, with the same alpha; `take` may choose rows of it.
 
-b rows, s tokens, e embedding width.
+m rows in use, e embedding width.
 """
 
 import logging
+from collections.abc import Callable
 from functools import cache
 from subprocess import CalledProcessError
 from types import ModuleType
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -45,23 +46,80 @@ def _is_plain(norm: nn.Module, dtype: torch.dtype) -> bool:
     )
 
 
-def normed(h: Tensor, norm: nn.LayerNorm, alpha: float) -> tuple[Tensor, Tensor]:
-    """norm(h) [b,s,e], for a product and as a residual."""
+class AddAndNorm(Protocol):
+    def __call__(self, residual: Tensor, y: Tensor, norm: nn.Module, alpha: float) -> tuple[Tensor, Tensor]:
+        """norm(alpha residual + y) [...,e], for a product and as a residual."""
+
+
+class Parts(NamedTuple):
+    """What a block computes between its products."""
+
+    norm: Callable[[Tensor, nn.Module, float], tuple[Tensor, Tensor]]
+    """h [...,e], a norm, alpha -> norm(h), for a product and as a residual."""
+    add_and_norm: AddAndNorm
+    add: Callable[[Tensor, Tensor, float], Tensor]
+    """residual, y [...,e], alpha -> alpha residual + y."""
+
+
+def parts(x: Tensor, *norms: nn.Module) -> Parts:
+    """For a block with these norms that reads x [...,e]."""
+    return FUSED if fuses(x, *norms) else PLAIN
+
+
+def _plain_norm(h: Tensor, norm: nn.Module, alpha: float) -> tuple[Tensor, Tensor]:
+    x = norm(h)
+    return x, x
+
+
+def _plain_add_and_norm(residual: Tensor, y: Tensor, norm: nn.Module, alpha: float) -> tuple[Tensor, Tensor]:
+    return _plain_norm(residual * alpha + y, norm, alpha)
+
+
+def _plain_add(residual: Tensor, y: Tensor, alpha: float) -> Tensor:
+    return residual * alpha + y
+
+
+def _norm(h: Tensor, norm: nn.Module, alpha: float) -> tuple[Tensor, Tensor]:
     both: tuple[Tensor, Tensor] = apply(_Norm, h, norm.weight, norm.bias, norm.eps, alpha)
     return both
 
 
-def add_and_norm(residual: Tensor, y: Tensor, norm: nn.LayerNorm, alpha: float) -> tuple[Tensor, Tensor]:
-    """norm(alpha residual + y) [b,s,e], for a product and as a residual. The sum is rounded once."""
+def _add_and_norm(residual: Tensor, y: Tensor, norm: nn.Module, alpha: float) -> tuple[Tensor, Tensor]:
+    """The sum is rounded once."""
     y = y.to(residual.dtype).contiguous()
     both: tuple[Tensor, Tensor] = apply(_AddNorm, residual, y, norm.weight, norm.bias, norm.eps, alpha)
     return both
 
 
-def add(residual: Tensor, y: Tensor, alpha: float) -> Tensor:
-    """alpha residual + y [b,s,e], rounded once."""
-    total: Tensor = apply(_Add, residual, y.to(residual.dtype), alpha)
+def _add(residual: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """The sum is rounded once."""
+    total: Tensor = apply(_Add, residual, y.to(residual.dtype).contiguous(), alpha)
     return total
+
+
+PLAIN, FUSED = Parts(_plain_norm, _plain_add_and_norm, _plain_add), Parts(_norm, _add_and_norm, _add)
+
+
+def take(x: Tensor, rows: Tensor) -> Tensor:
+    """Chosen rows of x [n,e], each of them once, rows [m] int64 -> [m,e]."""
+    taken: Tensor = apply(_Take, x, rows)
+    return taken
+
+
+class _Take(torch.autograd.Function):
+    """torch's own adds gradients up, number by number, as a row might be chosen twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, rows: Tensor) -> Tensor:
+        ctx.save_for_backward(rows)
+        ctx.shape = x.shape
+        return x.index_select(0, rows)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> Any:
+        (rows,) = ctx.saved_tensors
+        return grad.new_zeros(ctx.shape).index_copy_(0, rows, grad), None
 
 
 class _Norm(torch.autograd.Function):
@@ -98,7 +156,8 @@ class _AddNorm(torch.autograd.Function):
 class _Add(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, residual: Tensor, y: Tensor, alpha: float) -> Tensor:
-        return torch.add(y, residual, alpha=alpha)
+        total: Tensor = _built().add(residual, y, alpha)
+        return total
 
     @staticmethod
     @once_differentiable
@@ -128,6 +187,7 @@ def kernels() -> ModuleType | None:
         row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
         residual_triton.norm(row, row[0], row[0], 1e-5)
         _, total, mean, scale = residual_triton.add_and_norm(row, row, row[0], row[0], 1e-5, 2.0)
+        residual_triton.add(row, total, 2.0)
         residual_triton.backward(row, row, total, row[0], mean, scale, 2.0)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
         log.warning("ChatGLM trains some per cent slower without triton and a C compiler (%s)", error)

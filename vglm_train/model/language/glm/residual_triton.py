@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+BLOCK = 1024  # numbers that one program adds
+
 
 @triton.jit
 def _forward(
@@ -50,14 +52,23 @@ def _backward(of_product, of_residual, h, weight, mean, scale, dh, width, alpha,
     tl.store(dh + where, (factor * (slope - normed * along - level)).to(dh.dtype.element_ty), mask=inside)
 
 
+@triton.jit
+def _add(x, y, out, count, alpha, block: tl.constexpr):
+    where = tl.program_id(0).to(tl.int64) * block + tl.arange(0, block)
+    inside = where < count
+    value = tl.load(x + where, mask=inside).to(tl.float32) * alpha + tl.load(y + where, mask=inside).to(tl.float32)
+    tl.store(out + where, value.to(out.dtype.element_ty), mask=inside)
+
+
 def norm(h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, Tensor, Tensor]:
     """h [...,e] contiguous, weight and bias [e] -> its layer norm, and each row's mean and 1/deviation [rows] fp32."""
     out, rows = torch.empty_like(h), h.numel() // h.shape[-1]
     mean, scale = (torch.empty(rows, dtype=torch.float32, device=h.device) for _ in range(2))
-    with torch.cuda.device_of(h):
-        _forward[(rows,)](
-            h, h, weight, bias, h, out, mean, scale, h.shape[-1], eps, 1.0, adds=False, **_size(h.shape[-1])
-        )
+    if rows:
+        with torch.cuda.device_of(h):
+            _forward[(rows,)](
+                h, h, weight, bias, h, out, mean, scale, h.shape[-1], eps, 1.0, adds=False, **_size(h.shape[-1])
+            )
     return out, mean, scale
 
 
@@ -66,13 +77,24 @@ def add_and_norm(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """residual, y [...,e] contiguous -> the layer norm of alpha residual + y, that sum, and what `norm` returns of
     it."""
-    out, total, rows = torch.empty_like(y), torch.empty_like(y), y.numel() // y.shape[-1]
+    out, total, width = torch.empty_like(y), torch.empty_like(y), y.shape[-1]
+    rows = y.numel() // width
     mean, scale = (torch.empty(rows, dtype=torch.float32, device=y.device) for _ in range(2))
-    with torch.cuda.device_of(y):
-        _forward[(rows,)](
-            residual, y, weight, bias, total, out, mean, scale, y.shape[-1], eps, alpha, adds=True, **_size(y.shape[-1])
-        )
+    if rows:
+        with torch.cuda.device_of(y):
+            _forward[(rows,)](
+                residual, y, weight, bias, total, out, mean, scale, width, eps, alpha, adds=True, **_size(width)
+            )
     return out, total, mean, scale
+
+
+def add(residual: Tensor, y: Tensor, alpha: float) -> Tensor:
+    """alpha residual + y, contiguous."""
+    out, count = torch.empty_like(y), y.numel()
+    if count:
+        with torch.cuda.device_of(y):
+            _add[(triton.cdiv(count, BLOCK),)](residual, y, out, count, alpha, block=BLOCK)
+    return out
 
 
 def backward(
@@ -80,8 +102,9 @@ def backward(
 ) -> Tensor:
     """The gradient of h, which a norm read, where that of the norm is of_product + alpha of_residual [...,e]."""
     dh, width = torch.empty_like(h), h.shape[-1]
-    with torch.cuda.device_of(h):
-        _backward[(len(mean),)](of_product, of_residual, h, weight, mean, scale, dh, width, alpha, **_size(width))
+    if len(mean):
+        with torch.cuda.device_of(h):
+            _backward[(len(mean),)](of_product, of_residual, h, weight, mean, scale, dh, width, alpha, **_size(width))
     return dh
 
 

@@ -175,31 +175,33 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
 
 
 class Layer(ChatGLMLayerMixin):  # type: ignore[misc]
-    """Replaces SAT's `layer_forward` hook where kernels compute a block's sums and norms; it is SAT's own elsewhere."""
+    """Replaces SAT's `layer_forward` hook: kernels for sums and norms on a GPU, and a last block for chosen rows."""
 
     num_layers: int
 
-    def layer_forward(self, hidden: Tensor, mask: None, *, layer_id: int, **options: Any) -> Tensor:
-        """A block: [b,s,h*d] -> [b,s,h*d]."""
-        layer = self.transformer.layers[layer_id]
-        before, between = layer.input_layernorm, layer.post_attention_layernorm
+    def layer_forward(
+        self, hidden: Tensor, mask: None, *, layer_id: int, rows: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """A block: [b,s,h*d] -> the same; with `rows` [m] of the flattened batch, its output there alone [m,h*d]."""
+        layer, alpha = self.transformer.layers[layer_id], (2 * self.num_layers) ** 0.5
+        norms = layer.input_layernorm, layer.post_attention_layernorm
+        parts = residual.parts(hidden, *norms)
         options["layer_id"] = layer_id
-        output: Tensor
-        if not residual.fuses(hidden, before, between):
-            output = super().layer_forward(hidden, mask, **options)
-            return output
-        alpha = (2 * self.num_layers) ** 0.5
-        x, kept = residual.normed(hidden, before, alpha)
-        x, kept = residual.add_and_norm(kept, layer.attention(x, mask, **options), between, alpha)
-        output = residual.add(kept, layer.mlp(x, **options), alpha)
+        x, kept = parts.norm(hidden, norms[0], alpha)
+        read = layer.attention(x, mask, **options)
+        if rows is not None:
+            kept, read = (residual.take(part.flatten(0, 1), rows) for part in (kept, read))
+        x, kept = parts.add_and_norm(kept, read, norms[1], alpha)
+        output: Tensor = parts.add(kept, layer.mlp(x, **options), alpha)
         return output
 
 
 class Transformer(BaseTransformer):  # type: ignore[misc]
     """Replaces SAT's forward, which asks for its model parallel group: embeddings in, logits of chosen rows out.
 
-    Blocks and head run as SAT's hooks say. `recompute`: blocks' activations are computed again in backward. `random`:
-    blocks have dropout, which recomputing must repeat.
+    Blocks and head run as SAT's hooks say. Behind its attention, the last block computes those rows alone.
+    `recompute`: blocks' activations are computed again in backward. `random`: blocks have dropout, which recomputing
+    must repeat.
     """
 
     recompute = False
@@ -216,15 +218,15 @@ class Transformer(BaseTransformer):  # type: ignore[misc]
         **options: Any,
     ) -> list[Tensor]:
         """embeds [b,s,e] -> [logits [m,v]] at positions `rows` [m] of the flattened batch."""
-        hidden = embeds
+        hidden, last = embeds, len(self.layers) - 1
         for number in range(len(self.layers)):
             # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
-            run = partial(self.hooks["layer_forward"], layer_id=number, output_this_layer={}, **options)
+            own = {"layer_id": number, "output_this_layer": {}, "rows": rows if number == last else None}
+            run = partial(self.hooks["layer_forward"], **own, **options)
             if self.recompute and torch.is_grad_enabled():
                 run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=self.random)
             hidden = self.layers[number](run, hidden)
-        hidden = self.final_layernorm(hidden)
-        return [self.hooks["final_forward"](hidden.flatten(0, 1).index_select(0, rows))]
+        return [self.hooks["final_forward"](self.final_layernorm(hidden))]
 
 
 def _run_layer(run: Any, hidden: Tensor) -> Tensor:
