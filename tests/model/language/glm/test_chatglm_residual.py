@@ -11,7 +11,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from precision import EXACT, in_float64
-from small_chatglm import chatglm, prompts
+from small_chatglm import SHAPE, chatglm, prompts
 from torch import Tensor, nn
 
 from vglm_train.batch import IGNORED, PromptBatch
@@ -231,12 +231,25 @@ def test_a_copy_runs_its_own_weights(kernels: Kernels) -> None:
     assert not torch.equal(score_and_gradients(made)[0], score_and_gradients(model)[0])
 
 
-def test_no_target_at_all(kernels: Kernels) -> None:
-    model, asked = chatglm(), batch()
+def without_target(model: Any, device: str) -> tuple[Tensor, Tensor]:
+    asked = batch(device)
     embeds = model.embed(asked.input_ids).detach().requires_grad_()
     logits, _ = model.score(embeds, replace(asked, labels=torch.full_like(asked.labels, IGNORED)))
-    assert logits.shape == (0, model.vocabulary)
-    assert not torch.autograd.grad(logits.sum(), embeds)[0].any()
+    return logits, torch.autograd.grad(logits.sum(), embeds)[0]
+
+
+def test_no_target_at_all(kernels: Kernels) -> None:
+    logits, gradient = without_target(chatglm(), "cpu")
+    assert kernels.called == ["norm", "add_and_norm", "add"] * 3 + ["backward"] * 6
+    assert logits.shape == (0, SHAPE["vocabulary"])
+    assert not gradient.any()
+
+
+@gpu
+def test_no_target_at_all_on_a_gpu() -> None:
+    logits, gradient = without_target(chatglm(dtype="bf16").cuda(), "cuda")
+    assert logits.shape == (0, SHAPE["vocabulary"])
+    assert not gradient.any()
 
 
 def test_on_a_cpu_sat_s_own_block_runs() -> None:
