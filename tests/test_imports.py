@@ -91,6 +91,7 @@ FENCED = {
         "vglm_train/prompt/tokenizers.py",
     },
     "triton": {
+        "vglm_train/model/language/glm/residual_triton.py",
         "vglm_train/model/language/glm/rope_triton.py",
         "vglm_train/model/language/hf/fused_triton.py",
         "vglm_train/model/language/integers_triton.py",

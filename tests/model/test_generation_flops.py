@@ -88,11 +88,12 @@ def test_an_encoder_decoder_by_torchs_counter(tmp_path, config, s, t):
 
 
 def test_a_decoder_alone_has_no_answer_apart():
+    """ChatGLM's last block computes its MLP for targets alone."""
     config = tiny_language.CHATGLM.language
     found = generation_cost(tiny_language.CHATGLM, tiny_language.build(tiny_language.CHATGLM)).per_token
-    block = 4 * config.width**2 + 2 * config.width * config.mlp_width
-    head = config.width * config.vocabulary
-    assert found == {"visual": found["visual"], "sequence": 4 * config.layers * block, "target": 4 * head}
+    mlp, head = 2 * config.width * config.mlp_width, config.width * config.vocabulary
+    blocks = config.layers * (4 * config.width**2 + mlp)
+    assert found == {"visual": found["visual"], "sequence": 4 * (blocks - mlp), "target": 4 * (mlp + head)}
 
 
 def test_a_question_that_the_q_former_reads(tmp_path):

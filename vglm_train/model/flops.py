@@ -93,9 +93,11 @@ def _language(model: VisualLanguageModel, gradient: bool) -> dict[str, float]:
         cross = [module for name, module in block.named_modules() if re.search(CROSS, name)]  # of the encoder's tokens
         read += _products(cross, encoded)
         written += _products([block], gradient) - _products(cross, gradient)
+    of_targets = _products(language.of_targets, gradient)
     inside = {id(parameter) for block in blocks for parameter in block.parameters()}
     head = any(p.requires_grad for p in language.parameters() if id(p) not in inside and p.ndim == 2)
-    tokens = {"sequence": read, "target": 2.0 * (1 + gradient + head) * language.embed_width * language.vocabulary}
+    target = 2.0 * (1 + gradient + head) * language.embed_width * language.vocabulary + of_targets
+    tokens = {"sequence": read - of_targets, "target": target}
     return tokens | {"answer": written} if decoder else tokens
 
 

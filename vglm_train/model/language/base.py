@@ -109,6 +109,11 @@ class LanguageModel(nn.Module):
         """How many of the last blocks are a decoder's, which reads the answer alone; 0 without an encoder."""
         return 0
 
+    @property
+    def of_targets(self) -> Sequence[nn.Module]:
+        """Parts of the blocks that, as the head, read only those places in `score` that foretell a target."""
+        return ()
+
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         """Each block's self-attention, in order, with its number of key heads and the width of a head."""
         raise NotImplementedError

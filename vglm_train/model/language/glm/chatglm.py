@@ -100,6 +100,10 @@ class ChatGlm(LanguageModel):
         layers: Sequence[nn.Module] = self.network.transformer.layers
         return layers
 
+    @property
+    def of_targets(self) -> Sequence[nn.Module]:
+        return [self.blocks()[-1].mlp]  # type: ignore[list-item]
+
     def attentions(self) -> Sequence[tuple[nn.Module, int, int]]:
         return [(block.attention, self.heads, self.embed_width // self.heads) for block in self.blocks()]  # type: ignore[misc]
 

@@ -32,6 +32,7 @@ from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.attention import attend
 from vglm_train.model.language.cache import KeyValueCache
+from vglm_train.model.language.glm import residual
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
 INSTALL = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
@@ -132,7 +133,7 @@ if find_spec("triton") is None:  # 200 MB, imported by SAT for a kernel of other
 
 with _explained(), restored_state(), _without_deepspeed(), _without_transformers():
     import sat.mpu.initialize as sat_groups
-    from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMModel
+    from sat.model.official.chatglm_model import ChatGLMAttnMixin, ChatGLMLayerMixin, ChatGLMModel
     from sat.model.transformer import BaseTransformer
     from sat.mpu.layers import ColumnParallelLinear, RowParallelLinear
 logging.getLogger("sat").propagate = False  # it has a handler of its own
@@ -173,11 +174,34 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         return output
 
 
+class Layer(ChatGLMLayerMixin):  # type: ignore[misc]
+    """Replaces SAT's `layer_forward` hook: kernels for sums and norms on a GPU, and a last block for chosen rows."""
+
+    num_layers: int
+
+    def layer_forward(
+        self, hidden: Tensor, mask: None, *, layer_id: int, rows: Tensor | None = None, **options: Any
+    ) -> Tensor:
+        """A block: [b,s,h*d] -> the same; with `rows` [m] of the flattened batch, its output there alone [m,h*d]."""
+        layer, alpha = self.transformer.layers[layer_id], (2 * self.num_layers) ** 0.5
+        norms = layer.input_layernorm, layer.post_attention_layernorm
+        parts = residual.parts(hidden, *norms)
+        options["layer_id"] = layer_id
+        x, kept = parts.norm(hidden, norms[0], alpha)
+        read = layer.attention(x, mask, **options)
+        if rows is not None:
+            kept, read = (residual.take(part.flatten(0, 1), rows) for part in (kept, read))
+        x, kept = parts.add_and_norm(kept, read, norms[1], alpha)
+        output: Tensor = parts.add(kept, layer.mlp(x, **options), alpha)
+        return output
+
+
 class Transformer(BaseTransformer):  # type: ignore[misc]
     """Replaces SAT's forward, which asks for its model parallel group: embeddings in, logits of chosen rows out.
 
-    Blocks and head run as SAT's hooks say. `recompute`: blocks' activations are computed again in backward. `random`:
-    blocks have dropout, which recomputing must repeat.
+    Blocks and head run as SAT's hooks say. Behind its attention, the last block computes those rows alone.
+    `recompute`: blocks' activations are computed again in backward. `random`: blocks have dropout, which recomputing
+    must repeat.
     """
 
     recompute = False
@@ -194,15 +218,15 @@ class Transformer(BaseTransformer):  # type: ignore[misc]
         **options: Any,
     ) -> list[Tensor]:
         """embeds [b,s,e] -> [logits [m,v]] at positions `rows` [m] of the flattened batch."""
-        hidden = embeds
+        hidden, last = embeds, len(self.layers) - 1
         for number in range(len(self.layers)):
             # a fresh dictionary: SAT keeps tensors there, which must not outlive the block
-            run = partial(self.hooks["layer_forward"], layer_id=number, output_this_layer={}, **options)
+            own = {"layer_id": number, "output_this_layer": {}, "rows": rows if number == last else None}
+            run = partial(self.hooks["layer_forward"], **own, **options)
             if self.recompute and torch.is_grad_enabled():
                 run = partial(checkpoint, run, use_reentrant=False, preserve_rng_state=self.random)
             hidden = self.layers[number](run, hidden)
-        hidden = self.final_layernorm(hidden)
-        return [self.hooks["final_forward"](hidden.flatten(0, 1).index_select(0, rows))]
+        return [self.hooks["final_forward"](self.final_layernorm(hidden))]
 
 
 def _run_layer(run: Any, hidden: Tensor) -> Tensor:
@@ -260,6 +284,8 @@ def build_network(config: Language, dtype: torch.dtype) -> ChatGLMModel:
         network = ChatGLMModel(Namespace(**vars(shape), **vars(ids)), transformer=transformer)
         network.del_mixin("chatglm-attn")
         network.add_mixin("chatglm-attn", Attention(config.width, config.heads))
+        network.del_mixin("chatglm-layer")
+        network.add_mixin("chatglm-layer", Layer(config.layers))
         sizes = {"device": device, "dtype": dtype}
         transformer.word_embeddings = nn.utils.skip_init(nn.Embedding, config.vocabulary, config.width, **sizes)
         head = nn.utils.skip_init(nn.Linear, config.width, config.vocabulary, bias=False, **sizes)
