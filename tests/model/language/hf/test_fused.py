@@ -1,9 +1,8 @@
 """Norms and gated activations in fewer kernels: the numbers of transformers' own modules, and who runs which."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,8 +10,8 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers
+from fused_kernels import Kernels, standing_in
 from precision import EXACT, in_float64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -37,54 +36,12 @@ CONFIGS = {
     "qwen3": transformers.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=64),
     "glm4": transformers.Glm4Config(**LLAMA, num_key_value_heads=2, head_dim=64),
 }
-PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
-
-
-@dataclass
-class Kernels:
-    """What the kernels compute, by torch's operations; `called` has their names."""
-
-    called: list[str] = field(default_factory=list)
-
-    def norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        self.called.append("norm")
-        scale = torch.rsqrt(x.float().square().mean(-1) + eps)
-        return (x.float() * scale[..., None]).to(weight.dtype) * weight, scale.flatten()
-
-    def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        self.called.append("norm_backward")
-        scale = scale.view(*x.shape[:-1], 1)
-        normed, slope = x.float() * scale, grad.float() * weight.float()
-        return (scale * (slope - normed * (slope * normed).mean(-1, keepdim=True))).to(x.dtype)
-
-    def gated(self, a: Tensor, b: Tensor, act: str) -> Tensor:
-        self.called.append("gated")
-        return PLAIN[act](a) * b
-
-    def gated_backward(self, grad: Tensor, a: Tensor, b: Tensor, da: Tensor, db: Tensor, act: str) -> None:
-        self.called.append("gated_backward")
-        with torch.enable_grad():
-            inputs = (a.detach().requires_grad_(), b.detach().requires_grad_())
-            found = torch.autograd.grad(PLAIN[act](inputs[0]) * inputs[1], inputs, grad)
-        da.copy_(found[0])
-        db.copy_(found[1])
 
 
 @pytest.fixture
 def kernels() -> Iterator[Kernels]:
-    """Fused on this machine too, and in every precision."""
-    made = Kernels()
-    every = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-    def takes(x: Tensor) -> bool:
-        return not torch.compiler.is_compiling() and x.is_contiguous()
-
-    with patch.multiple(fused, kernels=lambda: made, HALF=every, takes=takes):
+    with standing_in() as made:
         yield made
 
 
@@ -251,7 +208,8 @@ def score_and_gradient(model: Any, batch: PromptBatch) -> tuple[Tensor, Tensor]:
 def test_a_model_is_built_with_them(tmp_path: Any, kernels: Kernels, family: str) -> None:
     model, batch = language(tmp_path, family), prompts()
     found = score_and_gradient(model, batch)
-    assert {"norm", "norm_backward", "gated", "gated_backward"} == set(kernels.called)
+    wanted_parts = {"norm", "gated", "add_norm"} if family in ("llama", "qwen3") else {"norm", "gated"}
+    assert wanted_parts | {f"{part}_backward" for part in wanted_parts} == set(kernels.called)
     model.recompute(True)
     again = score_and_gradient(model, batch)
     with patch.object(fused, "takes", lambda _: False):

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import nn
 
+from vglm_train.model.language.hf.blocks import Block
 from vglm_train.model.language.hf.fused import Mlp, Norm, PackedMlp, T5Attention, T5Mlp, T5Norm
 from vglm_train.model.language.hf.opt import OptAttention, OptBlock
 
@@ -25,6 +26,12 @@ FORMS: dict[type[nn.Module], str] = {
     "mistral.MistralMLP olmo.OlmoMLP olmo2.Olmo2MLP olmo3.Olmo3MLP qwen2.Qwen2MLP qwen2_moe.Qwen2MoeMLP qwen3.Qwen3MLP "
     "qwen3_moe.Qwen3MoeMLP smollm3.SmolLM3MLP stablelm.StableLmMLP",
     PackedMlp: "glm.GlmMLP glm4.Glm4MLP phi3.Phi3MLP",
+    Block: "arcee.ArceeDecoderLayer deepseek_v2.DeepseekV2DecoderLayer deepseek_v3.DeepseekV3DecoderLayer "
+    "ernie4_5.Ernie4_5DecoderLayer glm.GlmDecoderLayer hunyuan_v1_dense.HunYuanDenseV1DecoderLayer "
+    "llama.LlamaDecoderLayer ministral.MinistralDecoderLayer ministral3.Ministral3DecoderLayer "
+    "mistral.MistralDecoderLayer mixtral.MixtralDecoderLayer qwen2.Qwen2DecoderLayer qwen2_moe.Qwen2MoeDecoderLayer "
+    "qwen3.Qwen3DecoderLayer qwen3_moe.Qwen3MoeDecoderLayer seed_oss.SeedOssDecoderLayer "
+    "smollm3.SmolLM3DecoderLayer",
     OptAttention: "opt.OPTAttention",
     OptBlock: "opt.OPTDecoderLayer",
 }

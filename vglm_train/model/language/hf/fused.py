@@ -202,8 +202,8 @@ def kernels() -> ModuleType | None:
         x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
         _, scale = fused_triton.norm(x, x[0], 1e-6)
         fused_triton.norm_backward(x, x, x[0], scale)
-        _, _, *found = fused_triton.layer_norm(x, x, x[0], x[0], 1e-6)
-        fused_triton.layer_norm_backward(x, x, x, x[0], *found)
+        _, _, mean, scale = fused_triton.add_norm(x, x, x[0], x[0], 1e-6)
+        fused_triton.add_norm_backward(x, x, x, x[0], mean, scale)
         for act in sorted(set(ACTS.values())):
             fused_triton.gated_backward(fused_triton.gated(x, x, act), x, x, x.clone(), x.clone(), act)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:

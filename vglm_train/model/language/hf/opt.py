@@ -1,9 +1,8 @@
 """OPT's blocks in fewer passes over memory between the matrix products, each way, on a GPU.
 
-A residual sum and the norm behind it are one kernel. Backward of the norm adds the gradient of the sum in the same
-kernel, and backward of the three projections sums up in the products, so that autograd itself adds nothing. ReLU is the
-end of the product before it. This is for frozen weights in 16 bits, without dropout, mask or cache. What does not fit
-runs transformers' code: the whole block, the attention alone, or the one layer.
+Its norms are one kernel with their sums, as in every block. Backward of the three projections sums up in the products.
+ReLU is the end of the product before it. What does not fit runs transformers' code: the whole block, the attention
+alone, or the one layer.
 
 b rows, s tokens, w width, f width of the MLP.
 """
@@ -17,9 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
 from vglm_train.model.language.hf import fused
-
-# hooks see a module's own input and output, and adapters are hooks
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
+from vglm_train.model.language.hf.blocks import add_norm, are_frozen, fits_norm, is_plain, is_wrapped
 
 
 class OptBlock(nn.Module):
@@ -43,13 +40,14 @@ class OptBlock(nn.Module):
 
     def _fits(self, x: Tensor, options: dict[str, Any]) -> bool:
         drops = self.training and self.dropout > 0
-        if drops or not self.do_layer_norm_before or not plain_pass(options):
+        if drops or not self.do_layer_norm_before or not is_plain(options):
             return False
         return all(fits_norm(norm, x) for norm in (self.self_attn_layer_norm, self.final_layer_norm))
 
     def _inner(self, x: Tensor) -> Tensor:
         """[...,w] -> [...,f]."""
-        if is_bare(self.activation_fn, nn.ReLU) and fits_linear(self.fc1, x):
+        relu = type(self.activation_fn) is nn.ReLU and not is_wrapped(self.activation_fn)
+        if relu and fits_linear(self.fc1, x):
             hidden: Tensor = apply(_LinearRelu, x, self.fc1.weight, self.fc1.bias)
         else:
             hidden = self.activation_fn(self.fc1(x))
@@ -77,7 +75,7 @@ class OptAttention(nn.Module):
     def _fits(self, x: Tensor, options: dict[str, Any]) -> bool:
         drops = self.training and self.dropout > 0
         own = self.config._attn_implementation == "sdpa" and self.is_causal
-        if drops or not own or not plain_pass(options):
+        if drops or not own or not is_plain(options):
             return False
         return all(fits_linear(linear, x) for linear in (self.q_proj, self.k_proj, self.v_proj))
 
@@ -91,55 +89,8 @@ def attend(q: Tensor, k: Tensor, v: Tensor, heads: int) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, is_causal=True).transpose(1, 2).flatten(2)
 
 
-def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tensor, Tensor]:
-    """x, added [...,w] -> their sum (x itself, where added is None), and its norm."""
-    if added is not None:
-        added = added.to(x.dtype).contiguous()  # as it is already
-    found: tuple[Tensor, Tensor] = apply(_AddNorm, x, added, norm.weight, norm.bias, norm.eps)
-    return found
-
-
-def plain_pass(options: dict[str, Any]) -> bool:
-    """Whether a block or an attention is asked for its output alone, without mask and cache."""
-    return all(value is None or value is False for name, value in options.items() if name != "position_ids")
-
-
-def fits_norm(norm: nn.LayerNorm, x: Tensor) -> bool:
-    fits = norm.normalized_shape == x.shape[-1:] and x.shape[-1] <= fused.WIDEST
-    return fits and is_bare(norm, nn.LayerNorm) and _frozen(norm, x)
-
-
-def fits_linear(linear: nn.Linear, x: Tensor) -> bool:
-    return is_bare(linear, nn.Linear) and _frozen(linear, x)
-
-
-def is_bare(module: nn.Module, kind: type[nn.Module]) -> bool:
-    """Whether it is torch's own module, which nothing wraps."""
-    own = vars(module)
-    return type(module) is kind and "forward" not in own and not any(own[name] for name in HOOKS)
-
-
-def _frozen(module: nn.Linear | nn.LayerNorm, x: Tensor) -> bool:
-    weights = (module.weight, module.bias)
-    return x.dtype in fused.HALF and all(
-        weight is not None and weight.dtype == x.dtype and not weight.requires_grad for weight in weights
-    )
-
-
-class _AddNorm(torch.autograd.Function):
-    """x, added -> their sum and its norm. Whoever reads the sum gives its gradient to backward, which adds it."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor, eps: float) -> Any:
-        total, normed, mean, scale = fused.built().layer_norm(x, added, weight, bias, eps)
-        ctx.save_for_backward(total, weight, mean, scale)
-        return total, normed
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, above: Tensor, grad: Tensor) -> Any:
-        dx = fused.built().layer_norm_backward(above.contiguous(), grad.contiguous(), *ctx.saved_tensors)
-        return dx, dx if ctx.needs_input_grad[1] else None, None, None, None
+def fits_linear(linear: nn.Module, x: Tensor) -> bool:
+    return type(linear) is nn.Linear and not is_wrapped(linear) and are_frozen(x, linear.weight, linear.bias)
 
 
 class _Projections(torch.autograd.Function):
