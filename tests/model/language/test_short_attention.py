@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM,
 
 from vglm_train.model.language import attention
 from vglm_train.model.language.attention import Scores, attend, attend_short, fits
-from vglm_train.model.language.hf.attention import NAME, _scores, short_sdpa, use_short
+from vglm_train.model.language.hf.attention import _scores, short_sdpa, use_short
+from vglm_train.model.language.hf.fused import SHORT_SDPA
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
 CASES = {  # rows, queries, keys, heads, channels, bias, mask, causal
@@ -72,8 +73,8 @@ def test_kernels_are_the_formula(name: str, dtype: torch.dtype) -> None:
     wanted = values_and_gradients(exact, scores, *heads)
     limit = 0.01 if dtype == torch.bfloat16 else 0.002  # a few roundings of 8 or 11 bits
     errors = [error(*pair) for pair in zip(found, wanted, strict=True)]
-    if heads[1].shape[1] == 1:  # one key: no gradient reaches queries and keys
-        assert found[1].abs().max() == found[2].abs().max() == 0
+    if heads[1].shape[1] == 1:  # one key: no gradient of queries and keys but what rounding leaves
+        assert max(found[1].abs().max(), found[2].abs().max()) < limit
         errors = [errors[0], errors[3]]
     assert max(errors) < limit
 
@@ -206,6 +207,6 @@ def test_known_families_ask_for_it_and_others_keep_their_own() -> None:
     gpt2 = GPT2LMHeadModel(GPT2Config(n_embd=16, n_layer=1, n_head=2, vocab_size=20))
     for model in (opt, t5, gpt2):
         use_short(model)
-    assert opt.config._attn_implementation == t5.config._attn_implementation == NAME
-    assert {part.config._attn_implementation for part in (t5.encoder, t5.decoder)} == {NAME}
+    assert opt.config._attn_implementation == t5.config._attn_implementation == SHORT_SDPA
+    assert {part.config._attn_implementation for part in (t5.encoder, t5.decoder)} == {SHORT_SDPA}
     assert gpt2.config._attn_implementation == "sdpa"

@@ -2,9 +2,8 @@
 
 Tiles have powers of two, and a picture seldom: 257 tokens, 88 channels. So heads of up to 96 channels are cut into 64
 and 32, with zeros behind the last channel, 9 % more products instead of 45. The first token, which encoders put before
-a grid of patches, is a key apart: the softmax begins with it, and the other 256 are a whole tile. One query that is
-left over is in a tile of 16. Sums are in fp32. Probabilities are rounded to 16 bits before they are multiplied, as
-flash attention does.
+a grid of patches, is a key apart: the softmax begins with it, and the other 256 are a whole tile. Sums are in fp32.
+Probabilities are rounded to 16 bits before they are multiplied, as flash attention does.
 
 n pictures, p tokens, h heads of d channels, c = h * d.
 """
@@ -95,29 +94,19 @@ def _look(
 @triton.jit
 def _whole(
     qkv, low_tiles, high_tiles, out, tokens, heads, scale,
-    d: tl.constexpr, low: tl.constexpr, high: tl.constexpr, rows: tl.constexpr, rest: tl.constexpr, keys: tl.constexpr,
-    exact: tl.constexpr,
+    d: tl.constexpr, low: tl.constexpr, high: tl.constexpr, rows: tl.constexpr, keys: tl.constexpr, exact: tl.constexpr,
 ):  # fmt: skip
-    """One head of one picture. `rest`: of the tile of queries behind the last full one; 0 if it is like the others.
-
-    `exact`: all but the first of its tokens are just `keys`.
-    """
+    """One head of one picture. `exact`: all but the first of its tokens are just `keys`."""
     picture, head = tl.program_id(0) // heads, tl.program_id(0) % heads
     width = heads * d
     q = qkv + picture.to(tl.int64) * tokens * 3 * width + head * d
     out += picture.to(tl.int64) * tokens * width + head * d
-    row, end = tl.arange(0, rows), tokens
+    row = tl.arange(0, rows)
     _ask(q + width, d, low + high)  # of what is read below, each waits for the one before
-    _ask(q + (tokens - 1) * 3 * width, d, low + high)
     q_low = _read(q, row, tokens, 3 * width, 0, d, low)
     q_high = _read(q, row, tokens, 3 * width, low, d, high) if high else q_low
     v_first_low = _first_value(q + 2 * width, 0, d, low)
     v_first_high = _first_value(q + 2 * width, low, d, high) if high else v_first_low
-    if rest:
-        end = tokens // rows * rows
-        last = end + tl.arange(0, rest)
-        r_low = _read(q, last, tokens, 3 * width, 0, d, low)
-        r_high = _read(q, last, tokens, 3 * width, low, d, high) if high else r_low
     # one key in a tile of zeros: a sum over the tile is its score
     k_first_low = _read(q + width, tl.arange(0, LEAST), 1, 3 * width, 0, d, low)
     k_first_high = _read(q + width, tl.arange(0, LEAST), 1, 3 * width, low, d, high) if high else k_first_low
@@ -125,12 +114,7 @@ def _whole(
     k_high = high_tiles.load([picture, heads + head, 1, low]).reshape(keys, high) if high else k_low
     v_low = low_tiles.load([picture, 2 * heads + head, 1, 0]).reshape(keys, low)
     v_high = high_tiles.load([picture, 2 * heads + head, 1, low]).reshape(keys, high) if high else v_low
-    if rest:
-        _look(
-            r_low, r_high, k_low, k_high, v_low, v_high, k_first_low, k_first_high, v_first_low, v_first_high,
-            out, last, tokens, width, scale, d, low, high, exact,
-        )  # fmt: skip
-    for start in tl.range(0, end, rows, num_stages=1):
+    for start in tl.range(0, tokens, rows, num_stages=1):
         # the next queries arrive while these are looked at
         next_low = _read(q, start + rows + row, tokens, 3 * width, 0, d, low)
         next_high = _read(q, start + rows + row, tokens, 3 * width, low, d, high) if high else next_low
@@ -200,8 +184,7 @@ def attend_whole(qkv: Tensor, heads: int, rows: int | None = None, warps: int | 
     p = qkv.shape[1]
     keys = max(LEAST.value, triton.next_power_of_2(p - 1))
     rows = rows or WHOLE_ROWS
-    rest = LEAST.value if 0 < p % rows <= LEAST.value else 0
-    options = {"rows": rows, "rest": rest, "exact": p - 1 == keys, "num_warps": warps or WHOLE_WARPS}
+    options = {"rows": rows, "exact": p - 1 == keys, "num_warps": warps or WHOLE_WARPS}
     return _launch(_whole, qkv, heads, keys, 1, options)
 
 

@@ -1,9 +1,8 @@
 """Norms and gated activations in fewer kernels: the numbers of transformers' own modules, and who runs which."""
 
 import importlib
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from copy import deepcopy
-from dataclasses import dataclass, field
 from functools import partial
 from types import SimpleNamespace
 from typing import Any
@@ -11,15 +10,15 @@ from unittest.mock import patch
 
 import pytest
 import torch
-import torch.nn.functional as F
 import transformers
+from fused_kernels import Kernels, standing_in
 from precision import EXACT, in_float64
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
-from vglm_train.model.language.hf import fused
+from vglm_train.model.language.hf import forms, fused
 from vglm_train.model.language.hf.causal import CausalLanguage
 from vglm_train.model.language.hf.seq2seq import Seq2SeqLanguage
 
@@ -37,54 +36,12 @@ CONFIGS = {
     "qwen3": transformers.Qwen3Config(**LLAMA, num_key_value_heads=2, head_dim=64),
     "glm4": transformers.Glm4Config(**LLAMA, num_key_value_heads=2, head_dim=64),
 }
-PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
-    "silu": F.silu,
-    "gelu": F.gelu,
-    "gelu_tanh": partial(F.gelu, approximate="tanh"),
-}
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
-
-
-@dataclass
-class Kernels:
-    """What the kernels compute, by torch's operations; `called` has their names."""
-
-    called: list[str] = field(default_factory=list)
-
-    def norm(self, x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
-        self.called.append("norm")
-        scale = torch.rsqrt(x.float().square().mean(-1) + eps)
-        return (x.float() * scale[..., None]).to(weight.dtype) * weight, scale.flatten()
-
-    def norm_backward(self, grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
-        self.called.append("norm_backward")
-        scale = scale.view(*x.shape[:-1], 1)
-        normed, slope = x.float() * scale, grad.float() * weight.float()
-        return (scale * (slope - normed * (slope * normed).mean(-1, keepdim=True))).to(x.dtype)
-
-    def gated(self, a: Tensor, b: Tensor, act: str) -> Tensor:
-        self.called.append("gated")
-        return PLAIN[act](a) * b
-
-    def gated_backward(self, grad: Tensor, a: Tensor, b: Tensor, da: Tensor, db: Tensor, act: str) -> None:
-        self.called.append("gated_backward")
-        with torch.enable_grad():
-            inputs = (a.detach().requires_grad_(), b.detach().requires_grad_())
-            found = torch.autograd.grad(PLAIN[act](inputs[0]) * inputs[1], inputs, grad)
-        da.copy_(found[0])
-        db.copy_(found[1])
 
 
 @pytest.fixture
 def kernels() -> Iterator[Kernels]:
-    """Fused on this machine too, and in every precision."""
-    made = Kernels()
-    every = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-
-    def takes(x: Tensor) -> bool:
-        return not torch.compiler.is_compiling() and x.is_contiguous()
-
-    with patch.multiple(fused, kernels=lambda: made, HALF=every, takes=takes):
+    with standing_in() as made:
         yield made
 
 
@@ -110,12 +67,12 @@ def value_and_gradient(run: Any, x: Tensor) -> tuple[Tensor, Tensor]:
     return out.detach(), torch.autograd.grad(out, x, above.to(out))[0]
 
 
-@pytest.mark.parametrize("name", [name for name, form in fused.BY_NAME.items() if form is not fused.T5Attention])
+@pytest.mark.parametrize("name", [name for name in forms.BY_NAME if name.endswith(("Norm", "MLP", "GatedActDense"))])
 def test_a_fused_module_computes_what_its_class_computes(kernels: Kernels, name: str) -> None:
     plain = module(name)
     with in_float64(plain):
         made = deepcopy(plain)
-        fused.fuse(made)
+        forms.fuse(made)
         assert type(made).__name__ == type(plain).__name__
         assert isinstance(made, type(plain))
         x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
@@ -131,7 +88,7 @@ def test_a_fused_module_computes_what_its_class_computes(kernels: Kernels, name:
 def test_activations_are_told_by_their_class(kernels: Kernels, act: str) -> None:
     plain = module("llama.LlamaMLP", act).double()
     made = deepcopy(plain)
-    fused.fuse(made)
+    forms.fuse(made)
     x = torch.randn(2, 5, WIDTH, dtype=torch.float64)
     torch.testing.assert_close(made(x), plain(x), **EXACT)
     assert kernels.called == ["gated"]
@@ -141,7 +98,7 @@ def test_activations_are_told_by_their_class(kernels: Kernels, act: str) -> None
 def test_another_activation_is_its_own(kernels: Kernels, name: str) -> None:
     plain = module(name, "relu2")
     made = deepcopy(plain)
-    fused.fuse(made)
+    forms.fuse(made)
     x = torch.randn(2, 5, WIDTH)
     assert torch.equal(made(x), plain(x))
     assert not kernels.called
@@ -150,7 +107,7 @@ def test_another_activation_is_its_own(kernels: Kernels, name: str) -> None:
 @pytest.mark.parametrize("name", ["t5.T5LayerNorm", "llama.LlamaRMSNorm"])
 def test_a_norm_that_trains_runs_its_own_code(kernels: Kernels, name: str) -> None:
     made = module(name)
-    fused.fuse(made)
+    forms.fuse(made)
     made.requires_grad_(True)
     made(torch.randn(2, WIDTH)).sum().backward()
     assert made.weight.grad is not None
@@ -162,7 +119,7 @@ def test_a_residual_stream_in_fp32_comes_back_in_the_weights_dtype(kernels: Kern
     for name, called in (("t5.T5LayerNorm", ["norm"]), ("llama.LlamaRMSNorm", [])):
         plain = module(name).half()
         made = deepcopy(plain)
-        fused.fuse(made)
+        forms.fuse(made)
         kernels.called.clear()
         found, wanted = made(x), plain(x)
         assert found.dtype == wanted.dtype
@@ -174,7 +131,7 @@ def test_values_are_rounded_where_the_module_rounds_them(kernels: Kernels) -> No
     for name in ("t5.T5LayerNorm", "llama.LlamaRMSNorm"):
         plain = module(name).bfloat16()
         made = deepcopy(plain)
-        fused.fuse(made)
+        forms.fuse(made)
         x = torch.randn(2, 5, WIDTH).bfloat16()
         assert torch.equal(made(x), plain(x))
 
@@ -182,7 +139,7 @@ def test_values_are_rounded_where_the_module_rounds_them(kernels: Kernels) -> No
 def test_weights_are_read_when_it_runs(kernels: Kernels) -> None:
     """Divided blocks and adapters put others in their place."""
     made, other = module("t5.T5LayerNorm"), module("t5.T5LayerNorm")
-    fused.fuse(made)
+    forms.fuse(made)
     del made._parameters["weight"]
     made.__dict__["weight"] = other.weight.data * 2
     x = torch.randn(2, WIDTH)
@@ -195,7 +152,7 @@ def test_a_class_of_the_same_name_elsewhere_is_left_alone() -> None:
         pass
 
     mine = LlamaRMSNorm()
-    fused.fuse(mine)
+    forms.fuse(mine)
     assert type(mine) is LlamaRMSNorm
 
 
@@ -251,7 +208,8 @@ def score_and_gradient(model: Any, batch: PromptBatch) -> tuple[Tensor, Tensor]:
 def test_a_model_is_built_with_them(tmp_path: Any, kernels: Kernels, family: str) -> None:
     model, batch = language(tmp_path, family), prompts()
     found = score_and_gradient(model, batch)
-    assert {"norm", "norm_backward", "gated", "gated_backward"} == set(kernels.called)
+    wanted_parts = {"norm", "gated", "add_norm"} if family in ("llama", "qwen3") else {"norm", "gated"}
+    assert wanted_parts | {f"{part}_backward" for part in wanted_parts} == set(kernels.called)
     model.recompute(True)
     again = score_and_gradient(model, batch)
     with patch.object(fused, "takes", lambda _: False):
@@ -279,7 +237,7 @@ def test_the_position_bias_is_contiguous(family: str) -> None:
     shape = getattr(transformers, f"{family}Config")(**T5)
     plain = getattr(modeling, f"{family}Attention")(shape, has_relative_attention_bias=True, layer_idx=0)
     made = deepcopy(plain)
-    fused.fuse(made)
+    forms.fuse(made)
     found, wanted = made.compute_bias(6, 5), plain.compute_bias(6, 5)
     assert torch.equal(found, wanted)
     assert found.is_contiguous()
@@ -294,7 +252,7 @@ def test_norm_kernel_does_what_the_module_does(dtype: torch.dtype, width: int, n
     plain.weight = nn.Parameter(1 + 0.3 * torch.randn(width), requires_grad=False)
     plain = plain.cuda().to(dtype)
     made = deepcopy(plain)
-    fused.fuse(made)
+    forms.fuse(made)
     for x in (torch.randn(3, 37, width, device="cuda").to(dtype), torch.randn(2, width, device="cuda") * 3):
         if x.dtype != dtype and name.startswith("llama"):
             continue

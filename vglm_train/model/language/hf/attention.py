@@ -13,14 +13,14 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from vglm_train.model.language.attention import Scores, attend_short, fits
-from vglm_train.model.language.hf.fused import BY_NAME, family_of
+from vglm_train.model.language.hf.forms import BY_NAME, family_of
+from vglm_train.model.language.hf.fused import SHORT_SDPA
 
-NAME = "short_sdpa"
 # options of transformers' attention that change nothing here: SDPA does not read them either
 HARMLESS = {"cache_position", "position_ids", "position_embeddings", "sliding_window", "use_cache"}
 KNOWN = {"dropout", "scaling", "is_causal", "position_bias"} | HARMLESS
 # modules of transformers that ask for their attention by name and for nothing else of it: the same in 5.17 and 5.23
-FAMILIES = {name.partition(".")[0] for name in BY_NAME} | {"opt"}
+FAMILIES = {name.partition(".")[0] for name in BY_NAME}
 
 
 def short_sdpa(
@@ -55,13 +55,13 @@ def _scores(
     return Scores(query.shape[3] ** -0.5 if scale is None else scale, bias, mask, causal)
 
 
-AttentionInterface.register(NAME, short_sdpa)
-AttentionMaskInterface.register(NAME, sdpa_mask)
+AttentionInterface.register(SHORT_SDPA, short_sdpa)
+AttentionMaskInterface.register(SHORT_SDPA, sdpa_mask)
 
 
 def use_short(model: nn.Module) -> None:
     """Make a transformers model of the families that are known here use `short_sdpa` where it uses SDPA."""
-    replace_attention(model, NAME, {"sdpa"}, FAMILIES)
+    replace_attention(model, SHORT_SDPA, {"sdpa"}, FAMILIES)
 
 
 def replace_attention(model: nn.Module, name: str, before: Container[str], families: Container[str] | None) -> None:

@@ -22,6 +22,7 @@ from vglm_train.log import console
 
 HALF = (torch.float16, torch.bfloat16)
 WIDEST = 8192  # norm that a program computes
+SHORT_SDPA = "short_sdpa"  # transformers' name of the attention in `attention.py`
 # classes of activations -> what the kernels call them
 ACTS = {
     "NewGELUActivation": "gelu_tanh",
@@ -113,55 +114,6 @@ class T5Attention(nn.Module):
         return bias.compute_bias(*inputs, **options).contiguous()
 
 
-# Of `transformers.models`, those whose code is the formula: the same in transformers 5.17 and 5.23
-FORMS: dict[type[nn.Module], str] = {
-    T5Norm: "t5.T5LayerNorm mt5.MT5LayerNorm umt5.UMT5LayerNorm",
-    T5Mlp: "t5.T5DenseGatedActDense mt5.MT5DenseGatedActDense umt5.UMT5DenseGatedActDense",
-    T5Attention: "t5.T5Attention mt5.MT5Attention umt5.UMT5Attention",
-    Norm: "arcee.ArceeRMSNorm deepseek_v2.DeepseekV2RMSNorm deepseek_v3.DeepseekV3RMSNorm ernie4_5.Ernie4_5RMSNorm "
-    "exaone4.Exaone4RMSNorm glm.GlmRMSNorm glm4.Glm4RMSNorm granite.GraniteRMSNorm "
-    "hunyuan_v1_dense.HunYuanDenseV1RMSNorm llama.LlamaRMSNorm ministral.MinistralRMSNorm "
-    "ministral3.Ministral3RMSNorm mistral.MistralRMSNorm mixtral.MixtralRMSNorm phi3.Phi3RMSNorm qwen2.Qwen2RMSNorm "
-    "qwen2_moe.Qwen2MoeRMSNorm qwen3.Qwen3RMSNorm qwen3_moe.Qwen3MoeRMSNorm seed_oss.SeedOssRMSNorm "
-    "smollm3.SmolLM3RMSNorm",
-    Mlp: "cohere.CohereMLP deepseek_v2.DeepseekV2MLP deepseek_v3.DeepseekV3MLP ernie4_5.Ernie4_5MLP "
-    "exaone4.Exaone4MLP gemma.GemmaMLP gemma2.Gemma2MLP gemma3.Gemma3MLP granite.GraniteMLP helium.HeliumMLP "
-    "hunyuan_v1_dense.HunYuanDenseV1MLP llama.LlamaMLP ministral.MinistralMLP ministral3.Ministral3MLP "
-    "mistral.MistralMLP olmo.OlmoMLP olmo2.Olmo2MLP olmo3.Olmo3MLP qwen2.Qwen2MLP qwen2_moe.Qwen2MoeMLP qwen3.Qwen3MLP "
-    "qwen3_moe.Qwen3MoeMLP smollm3.SmolLM3MLP stablelm.StableLmMLP",
-    PackedMlp: "glm.GlmMLP glm4.Glm4MLP phi3.Phi3MLP",
-}
-BY_NAME = {name: form for form, names in FORMS.items() for name in names.split()}
-
-
-def fuse(model: nn.Module) -> None:
-    """Give the modules of a transformers model that are known here a class that runs fused on a GPU.
-
-    The class keeps its name, which transformers and others look at.
-    """
-    for module in model.modules():
-        kind: Any = type(module)
-        form: Any = BY_NAME.get(_name(kind))
-        if form is not None and not isinstance(module, form):
-            module.__class__ = _class(form, kind)
-
-
-def family_of(kind: type[nn.Module]) -> str:
-    """The folder of `transformers.models` that has this class."""
-    return kind.__module__.removeprefix("transformers.models.").partition(".")[0]
-
-
-def _name(kind: type[nn.Module]) -> str:
-    family = family_of(kind)
-    own = kind.__module__ == f"transformers.models.{family}.modeling_{family}"
-    return f"{family}.{kind.__name__}" if own else ""
-
-
-@cache
-def _class(form: Any, kind: Any) -> Any:
-    return type(kind.__name__, (form, kind), {"__module__": kind.__module__})
-
-
 def gated(act: nn.Module, a: Tensor, b: Tensor) -> Tensor:
     """act(a) * b, both [...,f]."""
     kind, fits = ACTS.get(type(act).__name__), a.dtype in HALF and a.dtype == b.dtype
@@ -187,14 +139,14 @@ class _Norm(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, eps: float) -> Tensor:
         out: Tensor
-        out, scale = _built().norm(x, weight, eps)
+        out, scale = built().norm(x, weight, eps)
         ctx.save_for_backward(x, weight, scale)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        return _built().norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None
+        return built().norm_backward(grad.contiguous(), *ctx.saved_tensors), None, None
 
 
 class _Gated(torch.autograd.Function):
@@ -202,7 +154,7 @@ class _Gated(torch.autograd.Function):
     def forward(ctx: Any, a: Tensor, b: Tensor, act: str) -> Tensor:
         ctx.save_for_backward(a, b)
         ctx.act = act
-        hidden: Tensor = _built().gated(_rows(a), _rows(b), act)
+        hidden: Tensor = built().gated(_rows(a), _rows(b), act)
         return hidden.view(a.shape)
 
     @staticmethod
@@ -210,7 +162,7 @@ class _Gated(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         a, b = ctx.saved_tensors
         da, db = torch.empty_like(a), torch.empty_like(b)
-        _built().gated_backward(*(_rows(each) for each in (grad.contiguous(), a, b, da, db)), ctx.act)
+        built().gated_backward(*(_rows(each) for each in (grad.contiguous(), a, b, da, db)), ctx.act)
         return da, db, None
 
 
@@ -219,7 +171,7 @@ class _GatedHalves(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, act: str) -> Tensor:
         ctx.save_for_backward(x)
         ctx.act = act
-        hidden: Tensor = _built().gated(*_rows(x).chunk(2, -1), act)
+        hidden: Tensor = built().gated(*_rows(x).chunk(2, -1), act)
         return hidden.view(*x.shape[:-1], -1)
 
     @staticmethod
@@ -228,7 +180,7 @@ class _GatedHalves(torch.autograd.Function):
         (x,) = ctx.saved_tensors
         dx = torch.empty_like(x)
         halves = (*_rows(x).chunk(2, -1), *_rows(dx).chunk(2, -1))
-        _built().gated_backward(_rows(grad.contiguous()), *halves, ctx.act)
+        built().gated_backward(_rows(grad.contiguous()), *halves, ctx.act)
         return dx, None
 
 
@@ -236,7 +188,7 @@ def _rows(x: Tensor) -> Tensor:
     return x.view(-1, x.shape[-1])
 
 
-def _built() -> ModuleType:
+def built() -> ModuleType:
     found = kernels()
     assert found is not None
     return found
@@ -251,6 +203,8 @@ def kernels() -> ModuleType | None:
         x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
         _, scale = fused_triton.norm(x, x[0], 1e-6)
         fused_triton.norm_backward(x, x, x[0], scale)
+        _, _, mean, scale = fused_triton.add_norm(x, x, x[0], x[0], 1e-6)
+        fused_triton.add_norm_backward(x, x, x, x[0], mean, scale)
         for act in sorted(set(ACTS.values())):
             fused_triton.gated_backward(fused_triton.gated(x, x, act), x, x, x.clone(), x.clone(), act)
     except (ImportError, OSError, RuntimeError, CalledProcessError) as error:

@@ -1,7 +1,8 @@
-"""RMS norms and gated activations as one Triton kernel each way. Imported only for tensors on a GPU.
+"""RMS norms, norms with their residual sums, and gated activations as one Triton kernel each way. Imported only
+for tensors on a GPU.
 
-Sums and functions are in fp32. Forward rounds to 16 bits where the plain modules do: the norm before its weight, the
-activation before its gate. Backward rounds its results alone.
+Sums and functions are in fp32. Forward rounds to 16 bits where the plain modules do: the RMS norm before its weight,
+the residual sum before its norm, the activation before its gate. Backward rounds its results alone.
 """
 
 import torch
@@ -37,6 +38,59 @@ def _norm_backward(grad, x, weight, scale, dx, width, block: tl.constexpr):
     along = tl.sum(slope * normed, 0) / width
     value = factor * (slope - normed * along)
     tl.store(dx + number * width + channel, value.to(dx.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_norm(
+    x, added, weight, bias, total, out, mean, scale, width, eps,
+    adds: tl.constexpr, rms: tl.constexpr, block: tl.constexpr,
+):  # fmt: skip
+    number = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, block)
+    inside = channel < width
+    where = number * width + channel
+    value = tl.load(x + where, mask=inside, other=0.0).to(tl.float32)
+    if adds:
+        value += tl.load(added + where, mask=inside, other=0.0).to(tl.float32)
+        rounded = value.to(total.dtype.element_ty)  # what the plain sum is: the norm is of that
+        tl.store(total + where, rounded, mask=inside)
+        value = rounded.to(tl.float32)
+    if not rms:
+        middle = tl.sum(value, 0) / width
+        tl.store(mean + number, middle)
+        value = tl.where(inside, value - middle, 0.0)
+    factor = tl.rsqrt(tl.sum(value * value, 0) / width + eps)
+    tl.store(scale + number, factor)
+    value *= factor
+    gain = tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    if rms:
+        value = value.to(out.dtype.element_ty).to(tl.float32) * gain
+    else:
+        value = value * gain + tl.load(bias + channel, mask=inside, other=0.0).to(tl.float32)
+    tl.store(out + where, value.to(out.dtype.element_ty), mask=inside)
+
+
+@triton.jit
+def _add_norm_backward(
+    above, grad, total, weight, mean, scale, dx, width, rms: tl.constexpr, block: tl.constexpr
+):  # fmt: skip
+    number = tl.program_id(0).to(tl.int64)
+    channel = tl.arange(0, block)
+    inside = channel < width
+    where = number * width + channel
+    factor = tl.load(scale + number)
+    value = tl.load(total + where, mask=inside, other=0.0).to(tl.float32)
+    slope = tl.load(grad + where, mask=inside, other=0.0).to(tl.float32)
+    slope *= tl.load(weight + channel, mask=inside, other=0.0).to(tl.float32)
+    level = 0.0
+    if not rms:
+        value = tl.where(inside, value - tl.load(mean + number), 0.0)
+        level = tl.sum(slope, 0) / width
+    value *= factor
+    along = tl.sum(slope * value, 0) / width
+    value = factor * (slope - value * along - level)
+    value += tl.load(above + where, mask=inside, other=0.0).to(tl.float32)
+    tl.store(dx + where, value.to(dx.dtype.element_ty), mask=inside)
 
 
 @triton.jit
@@ -93,6 +147,41 @@ def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Ten
     dx = torch.empty_like(x)
     with torch.cuda.device_of(x):
         _norm_backward[(len(scale),)](grad, x, weight, scale, dx, x.shape[-1], **_size(x.shape[-1]))
+    return dx
+
+
+def add_norm(
+    x: Tensor, added: Tensor | None, weight: Tensor, bias: Tensor | None, eps: float
+) -> tuple[Tensor, Tensor, Tensor | None, Tensor]:
+    """x, added [...,c] contiguous, weight, bias [c], all of one dtype. Without a bias the norm is an RMS norm.
+
+    Returns x + added (x itself, where added is None), its norm, and each row's mean (of a layer norm) and 1/deviation
+    [rows] fp32.
+    """
+    out, rows = torch.empty_like(x), x.numel() // x.shape[-1]
+    total = x if added is None else torch.empty_like(x)
+    scale = torch.empty(rows, dtype=torch.float32, device=x.device)
+    mean = None if bias is None else torch.empty_like(scale)
+    with torch.cuda.device_of(x):
+        _add_norm[(rows,)](
+            x, added, weight, bias, total, out, mean, scale, x.shape[-1], eps,
+            adds=added is not None, rms=bias is None, **_size(x.shape[-1]),
+        )  # fmt: skip
+    return total, out, mean, scale
+
+
+def add_norm_backward(
+    above: Tensor, grad: Tensor, total: Tensor, weight: Tensor, mean: Tensor | None, scale: Tensor
+) -> Tensor:
+    """The gradient of the sum, in its dtype: `above`, that of the sum alone, and what comes through the norm by `grad`.
+
+    `total`, `mean` and `scale` are what `add_norm` returned.
+    """
+    dx = torch.empty_like(total)
+    with torch.cuda.device_of(total):
+        _add_norm_backward[(len(scale),)](
+            above, grad, total, weight, mean, scale, dx, total.shape[-1], rms=mean is None, **_size(total.shape[-1])
+        )
     return dx
 
 

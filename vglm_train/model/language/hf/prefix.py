@@ -12,8 +12,8 @@ from transformers.masking_utils import sdpa_mask
 
 from vglm_train.errors import UserError
 from vglm_train.model.language.adapter import Prefix
-from vglm_train.model.language.hf.attention import NAME as SHORT
 from vglm_train.model.language.hf.attention import replace_attention, short_sdpa
+from vglm_train.model.language.hf.fused import SHORT_SDPA
 from vglm_train.model.language.packed import PackedLinear
 
 NAME = "prefixed_sdpa"
@@ -48,7 +48,7 @@ AttentionMaskInterface.register(NAME, sdpa_mask)
 def use_prefixes(model: Any) -> None:
     """Make a transformers model use `prefixed_sdpa`. UserError for one whose attention cannot be replaced."""
     before = model.config._attn_implementation
-    replace_attention(model, NAME, {"sdpa", SHORT}, None)
+    replace_attention(model, NAME, {"sdpa", SHORT_SDPA}, None)
     if model.config._attn_implementation != NAME:
         raise UserError(
             f"tuning.prefix: the attention of {type(model).__name__} is its own ({before}), to which transformers "
