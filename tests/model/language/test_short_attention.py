@@ -193,7 +193,7 @@ class StandIn:
 
 @pytest.mark.parametrize("name", CASES)
 def test_gradients_of_the_function_go_where_they_belong(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(attention, "_built", lambda: StandIn)
+    monkeypatch.setattr(attention, "built", lambda: StandIn)
     heads, scores = made(name, torch.float64, "cpu")
     found = values_and_gradients(attend_short, scores, *heads)
     wanted = values_and_gradients(exact, scores, *heads)

@@ -64,23 +64,24 @@ def fits(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> bool:
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
-        built, ctx.scores = _built(), scores  # constants of a pass, which all of its blocks share
+        kernel, ctx.scores = built(), scores  # constants of a pass, which all of its blocks share
         out: Tensor
-        out, lse = built.forward(built.Heads(q, k, v), built.How(**scores._asdict()))
+        out, lse = kernel.forward(kernel.Heads(q, k, v), kernel.How(**scores._asdict()))
         ctx.save_for_backward(q, k, v, out, lse)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
-        built = _built()
+        kernel = built()
         q, k, v, out, lse = ctx.saved_tensors
-        grads = built.Heads(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)))
-        built.backward(grad, built.Heads(q, k, v), built.How(**ctx.scores._asdict()), out, lse, grads)
+        grads = kernel.Heads(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)))
+        kernel.backward(grad, kernel.Heads(q, k, v), kernel.How(**ctx.scores._asdict()), out, lse, grads)
         return *grads, None
 
 
-def _built() -> ModuleType:
+def built() -> ModuleType:
+    """The kernels, of what fits."""
     found = kernels()
     assert found is not None
     return found

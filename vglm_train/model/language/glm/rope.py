@@ -94,6 +94,19 @@ def rotate(
     outputs[2].copy_(inputs[2])
 
 
+def rotates_in_place(qkv: Tensor) -> bool:
+    """Whether `rotate_in_place` can take [b,s,3,h,d]."""
+    return qkv.is_cuda and qkv.is_contiguous() and _triton_rotate() is not None
+
+
+def rotate_in_place(qkv: Tensor, cos: Tensor, sin: Tensor, *, inverse: bool = False) -> None:
+    """Rotate the q and k of [b,s,3,h,d] where they lie. Whoever needs them as they were for backward gets an error."""
+    kernel, parts = _triton_rotate(), qkv.detach().unbind(2)
+    assert kernel is not None
+    kernel(parts, parts, cos, sin, inverse=inverse)
+    torch.autograd.graph.increment_version(qkv)
+
+
 def _rotate_on(x: Tensor) -> Rotate:
     return (_triton_rotate() if x.is_cuda else None) or rotate
 

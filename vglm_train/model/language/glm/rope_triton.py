@@ -19,7 +19,7 @@ def _rotate_pairs(x, out, first, inside, cos, sin, quarter: tl.constexpr):
 @triton.jit
 def _rotate_rows(
     q, k, v, q_out, k_out, v_out, cos, sin, stride, out_stride, pairs,
-    quarter: tl.constexpr, inverse: tl.constexpr, block: tl.constexpr,
+    quarter: tl.constexpr, inverse: tl.constexpr, in_place: tl.constexpr, block: tl.constexpr,
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     pair = tl.program_id(1) * block + tl.arange(0, block)
@@ -33,9 +33,10 @@ def _rotate_rows(
     x, y = row * stride, row * out_stride
     _rotate_pairs(q + x, q_out + y, first, inside, c, s, quarter)
     _rotate_pairs(k + x, k_out + y, first, inside, c, s, quarter)
-    for side in tl.static_range(2):
-        offset = first + side * quarter
-        tl.store(v_out + y + offset, tl.load(v + x + offset, mask=inside), mask=inside)
+    if not in_place:
+        for side in tl.static_range(2):
+            offset = first + side * quarter
+            tl.store(v_out + y + offset, tl.load(v + x + offset, mask=inside), mask=inside)
 
 
 def rotate(
@@ -44,7 +45,7 @@ def rotate(
     """See `rope.Rotate`; computed in fp32.
 
     cos, sin [b,s,1,2,d/4] fp32, contiguous. Rows h*d are contiguous, and equally far apart within `inputs` and within
-    `outputs`: three tensors, or the parts of a fused one.
+    `outputs`: three tensors, or the parts of a fused one. `outputs` may be `inputs`.
     """
     b, s, heads, width = inputs[0].shape
     assert cos.is_contiguous()
@@ -54,7 +55,8 @@ def rotate(
     with torch.cuda.device_of(cos):
         _rotate_rows[(b * s, triton.cdiv(pairs, block))](
             *inputs, *outputs, cos, sin, _row(inputs[0]), _row(outputs[0]), pairs,
-            quarter=width // 4, inverse=inverse, block=block, num_warps=8,
+            quarter=width // 4, inverse=inverse, in_place=outputs[2].data_ptr() == inputs[2].data_ptr(), block=block,
+            num_warps=8,
         )  # fmt: skip
 
 

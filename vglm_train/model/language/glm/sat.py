@@ -33,6 +33,7 @@ from vglm_train.model.language.adapter import Prefix
 from vglm_train.model.language.attention import attend
 from vglm_train.model.language.cache import KeyValueCache
 from vglm_train.model.language.glm import residual
+from vglm_train.model.language.glm.attention import rotate_and_attend
 from vglm_train.model.language.glm.rope import Rotary, Rotation, SplitAndRotate
 
 INSTALL = 'pip install --no-deps "SwissArmyTransformer>=0.4.12,<0.5"'
@@ -164,14 +165,16 @@ class Attention(ChatGLMAttnMixin):  # type: ignore[misc]
         layer = self.transformer.layers[layer_id].attention
         b, s, width = hidden.shape
         qkv = layer.query_key_value(hidden).view(b, s, 3, self.heads, width // self.heads)
+        prefix = getattr(layer, "adapter", None)
+        if cache is None and not isinstance(prefix, Prefix):
+            # a block without prefix uses the first columns only, which leaves them aligned
+            return layer.dense(rotate_and_attend(qkv, rotation, bias[..., :s]))  # type: ignore[no-any-return]
         q, k, v = apply(SplitAndRotate, qkv, *rotation)  # [b,s,h,d]
         if cache is not None:
             k, v = (x.transpose(1, 2) for x in cache.append(layer_id, k.transpose(1, 2), v.transpose(1, 2)))
-        if isinstance(prefix := getattr(layer, "adapter", None), Prefix):
+        if isinstance(prefix, Prefix):
             k, v = (x.transpose(1, 2) for x in prefix.append(k.transpose(1, 2), v.transpose(1, 2)))
-        # a block without prefix uses the first columns only, which leaves them aligned
-        output: Tensor = layer.dense(attend(q, k, v, bias[..., : k.shape[1]]))
-        return output
+        return layer.dense(attend(q, k, v, bias[..., : k.shape[1]]))  # type: ignore[no-any-return]
 
 
 class Layer(ChatGLMLayerMixin):  # type: ignore[misc]
