@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
 from vglm_train.model.random_triton import kept
 
 MOST_QUERIES = 128
@@ -185,19 +186,17 @@ def _launch(kernel: triton.JITFunction, inputs: Heads, how: How, others: tuple[o
     block, d = max(16, triton.next_power_of_2(s)), max(16, triton.next_power_of_2(width))
     wide = WIDE_BACKWARD if kernel is _backward else WIDE
     step, warps = (NARROW if d <= 64 else wide)[block]
-    shape = (n, heads, s, k.shape[1])
-    with torch.cuda.device_of(q):
-        kernel[(n * heads,)](
-            *inputs, *_strides(inputs), *_added(how.bias, q, shape), *_added(how.mask, q, shape),
-            q if how.seed is None else how.seed, *others, s, k.shape[1], heads, how.scale, how.dropout,
-            has_bias=how.bias is not None, has_mask=how.mask is not None, causal=how.causal, drops=how.dropout > 0,
-            width=width, d=d, block=block, step=step, num_warps=warps,
-        )  # fmt: skip
+    launch(
+        kernel, (n * heads,), *inputs, *_strides(inputs), *_added(how.bias, q), *_added(how.mask, q),
+        q if how.seed is None else how.seed, *others, s, k.shape[1], heads, how.scale, how.dropout,
+        has_bias=how.bias is not None, has_mask=how.mask is not None, causal=how.causal, drops=how.dropout > 0,
+        width=width, d=d, block=block, step=step, num_warps=warps,
+    )  # fmt: skip
 
 
-def _added(x: Tensor | None, other: Tensor, shape: tuple[int, ...]) -> tuple[Tensor | int, ...]:
+def _added(x: Tensor | None, other: Tensor) -> tuple[Tensor | int, ...]:
     """A tensor of scores and its strides, 0 where it is the same for all; `other` and zeros without one."""
     if x is None:
         return other, 0, 0, 0
     x = x.view(torch.uint8) if x.dtype == torch.bool else x
-    return x, *x.expand(shape).stride()[:3]
+    return x, *(stride if size > 1 else 0 for size, stride in zip(x.shape[:3], x.stride()))

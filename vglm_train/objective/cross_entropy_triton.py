@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
+
 BLOCK = 4096  # logits that a program looks at together
 
 
@@ -61,8 +63,7 @@ def forward(logits: Tensor, targets: Tensor, smoothing: float) -> tuple[Tensor, 
     """
     m, v = logits.shape
     losses, lse = (torch.empty(m, dtype=torch.float32, device=logits.device) for _ in range(2))
-    with torch.cuda.device_of(logits):
-        _losses[(m,)](logits, targets, losses, lse, logits.stride(0), v, smoothing, block=BLOCK, num_warps=8)
+    launch(_losses, (m,), logits, targets, losses, lse, logits.stride(0), v, smoothing, block=BLOCK, num_warps=8)
     return losses, lse
 
 
@@ -70,8 +71,6 @@ def backward(logits: Tensor, targets: Tensor, lse: Tensor, grad: Tensor, smoothi
     """The gradient of the logits [m,v], of losses whose gradient is `grad` [m] fp32."""
     m, v = logits.shape
     out = torch.empty(m, v, dtype=logits.dtype, device=logits.device)
-    with torch.cuda.device_of(logits):
-        _gradients[(m, triton.cdiv(v, BLOCK))](
-            logits, targets, lse, grad, out, logits.stride(0), v, smoothing, block=BLOCK, num_warps=8
-        )
+    inputs, grid = (logits, targets, lse, grad, out), (m, triton.cdiv(v, BLOCK))
+    launch(_gradients, grid, *inputs, logits.stride(0), v, smoothing, block=BLOCK, num_warps=8)
     return out

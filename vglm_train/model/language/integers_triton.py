@@ -14,6 +14,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
+
 BLOCK = 128
 LEAST, MOST = 16, 64  # rows of a product on tensor cores
 
@@ -151,27 +153,23 @@ def launch_of(bits: int, rows: int, outputs: int) -> Launch:
     return Launch(32, 2, 2, 4, parts) if rows <= LEAST else Launch(64, 1, 4, 4, parts)
 
 
-def product(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, launch: Launch | None = None) -> Tensor:
+def product(x: Tensor, codes: Tensor, scales: Tensor, bias: Tensor | None, chosen: Launch | None = None) -> Tensor:
     """x [r,i] fp16 or bf16, codes and scales as `Int8Linear` or `Int4Linear` hold them, bias [o] -> [r,o]."""
     (rows, inputs), (blocks, outputs, width) = x.shape, codes.shape
     bits = 8 * width // BLOCK
-    size_o, size_b, warps, stages, parts = launch or launch_of(bits, rows, outputs)
+    size_o, size_b, warps, stages, parts = chosen or launch_of(bits, rows, outputs)
     shape, dtype = ((rows, outputs), x.dtype) if parts == 1 else ((parts, rows, outputs), torch.float32)
     out = torch.empty(shape, dtype=dtype, device=x.device)
     tensors = x.contiguous(), codes, scales, x if bias is None else bias, out
     how = {"bits": bits, "has_bias": bias is not None, "even": inputs % BLOCK == 0, "stages": stages}
-    with torch.cuda.device_of(x):
-        if rows == 1:
-            assert parts == 1
-            grid: tuple[int, ...] = (triton.cdiv(outputs, size_o),)
-            _one_row[grid](*tensors, inputs, outputs, blocks, size_o=size_o, size_b=size_b, num_warps=warps, **how)
-        else:
-            size_r = max(LEAST, min(MOST, triton.next_power_of_2(rows)))
-            grid = (triton.cdiv(outputs, size_o), triton.cdiv(rows, size_r), parts)
-            _few_rows[grid](
-                *tensors, rows, inputs, outputs, blocks,
-                size_o=size_o, size_b=size_b, size_r=size_r, parts=parts, num_warps=warps, **how,
-            )  # fmt: skip
+    how |= {"size_o": size_o, "size_b": size_b, "num_warps": warps}
+    if rows == 1:
+        assert parts == 1
+        launch(_one_row, (triton.cdiv(outputs, size_o),), *tensors, inputs, outputs, blocks, **how)
+    else:
+        size_r = max(LEAST, min(MOST, triton.next_power_of_2(rows)))
+        grid = (triton.cdiv(outputs, size_o), triton.cdiv(rows, size_r), parts)
+        launch(_few_rows, grid, *tensors, rows, inputs, outputs, blocks, size_r=size_r, parts=parts, **how)
     return out if parts == 1 else out.sum(0).to(x.dtype)
 
 
@@ -179,8 +177,6 @@ def dequantize(codes: Tensor, scales: Tensor, dtype: torch.dtype) -> Tensor:
     """The weights [o,128n] in `dtype`."""
     blocks, outputs, width = codes.shape
     out = torch.empty(outputs, blocks * BLOCK, dtype=dtype, device=codes.device)
-    with torch.cuda.device_of(codes):
-        _all[(triton.cdiv(outputs, 32), blocks)](
-            codes, scales, out, outputs, blocks, bits=8 * width // BLOCK, size_o=32, num_warps=4
-        )
+    grid = (triton.cdiv(outputs, 32), blocks)
+    launch(_all, grid, codes, scales, out, outputs, blocks, bits=8 * width // BLOCK, size_o=32, num_warps=4)
     return out

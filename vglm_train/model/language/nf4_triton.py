@@ -8,6 +8,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
+
 BYTES, WARPS = 2048, 4  # of codes that a program reads
 
 
@@ -28,8 +30,7 @@ def _all(codes, scales, pairs, out, count, block: tl.constexpr, size: tl.constex
 def dequantize(codes: Tensor, scales: Tensor, pairs: Tensor, block: int) -> Tensor:
     """Codes [n/2], scales [n/block] and the two numbers of each byte [512] -> weights [n] in the dtype of `pairs`."""
     out = torch.empty(2 * codes.numel(), dtype=pairs.dtype, device=codes.device)
-    with torch.cuda.device_of(codes):
-        _all[(triton.cdiv(codes.numel(), BYTES),)](
-            codes, scales, pairs, out, codes.numel(), block=block, size=BYTES, num_warps=WARPS
-        )
+    count = codes.numel()
+    inputs, grid = (codes, scales, pairs, out), (triton.cdiv(count, BYTES),)
+    launch(_all, grid, *inputs, count, block=block, size=BYTES, num_warps=WARPS)
     return out

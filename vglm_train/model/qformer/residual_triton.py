@@ -9,6 +9,7 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
 from vglm_train.model.random_triton import kept
 
 PROGRAMS = 4  # of backward, a multiprocessor: each adds up its rows' share of the weights' gradients
@@ -87,11 +88,10 @@ def forward(
     out, added = torch.empty_like(x), torch.empty_like(x)
     mean, scale = (torch.empty(rows, dtype=torch.float32, device=x.device) for _ in range(2))
     if rows:
-        with torch.cuda.device_of(x):
-            _forward[(rows,)](
-                x, hidden, weight, bias, x if seed is None else seed, out, added, mean, scale, width, eps, dropout,
-                drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
-            )  # fmt: skip
+        launch(
+            _forward, (rows,), x, hidden, weight, bias, x if seed is None else seed, out, added, mean, scale, width,
+            eps, dropout, drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
+        )  # fmt: skip
     return out, added, mean, scale
 
 
@@ -104,11 +104,10 @@ def backward(
     programs = min(rows, PROGRAMS * _multiprocessors(added.device.index))
     sums = torch.empty(programs, 3, width, dtype=torch.float32, device=added.device)
     if rows:
-        with torch.cuda.device_of(added):
-            _backward[(programs,)](
-                grad, added, weight, added if seed is None else seed, mean, scale, dx, dhidden, sums, rows, width,
-                dropout, drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
-            )  # fmt: skip
+        launch(
+            _backward, (programs,), grad, added, weight, added if seed is None else seed, mean, scale, dx, dhidden,
+            sums, rows, width, dropout, drops=dropout > 0, block=triton.next_power_of_2(width), num_warps=WARPS,
+        )  # fmt: skip
     return dx, dhidden, sums.sum(0)
 
 

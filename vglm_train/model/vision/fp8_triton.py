@@ -11,6 +11,8 @@ import triton.language as tl
 from torch import Tensor, nn
 from triton.tools.tensor_descriptor import TensorDescriptor
 
+from vglm_train.model.launch import launch
+
 CODES = torch.float8_e4m3fn
 WARPS = 4  # of a norm of 1408; 2 and 8 take as long
 ROWS, OUTPUTS, INPUTS = 256, 128, 128  # of a product's tile; 128 x 256 takes 10 % longer
@@ -99,9 +101,9 @@ def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm, top: float, le
     assert added is None or added.is_contiguous()
     total, codes, width = x if added is None else torch.empty_like(x), torch.empty_like(x, dtype=CODES), x.shape[-1]
     scales, lengths = (torch.empty(*x.shape[:-1], 1, dtype=torch.float32, device=x.device) for _ in range(2))
-    with torch.cuda.device_of(x):
-        _norm_rows[(scales.numel(),)](
-            x, x if added is None else added, norm.weight, norm.bias, total, codes, scales, lengths, width, norm.eps,
-            has_added=added is not None, top=top, least=least, block=triton.next_power_of_2(width), num_warps=WARPS,
-        )  # fmt: skip
+    launch(
+        _norm_rows, (scales.numel(),), x, x if added is None else added, norm.weight, norm.bias, total, codes, scales,
+        lengths, width, norm.eps,
+        has_added=added is not None, top=top, least=least, block=triton.next_power_of_2(width), num_warps=WARPS,
+    )  # fmt: skip
     return total, codes, scales, lengths

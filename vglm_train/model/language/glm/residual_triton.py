@@ -9,6 +9,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
+
 BLOCK = 1024  # numbers that one program adds
 
 
@@ -65,10 +67,8 @@ def norm(h: Tensor, weight: Tensor, bias: Tensor, eps: float) -> tuple[Tensor, T
     out, rows = torch.empty_like(h), h.numel() // h.shape[-1]
     mean, scale = (torch.empty(rows, dtype=torch.float32, device=h.device) for _ in range(2))
     if rows:
-        with torch.cuda.device_of(h):
-            _forward[(rows,)](
-                h, h, weight, bias, h, out, mean, scale, h.shape[-1], eps, 1.0, adds=False, **_size(h.shape[-1])
-            )
+        inputs = h, h, weight, bias, h, out, mean, scale
+        launch(_forward, (rows,), *inputs, h.shape[-1], eps, 1.0, adds=False, **_size(h.shape[-1]))
     return out, mean, scale
 
 
@@ -81,10 +81,8 @@ def add_and_norm(
     rows = y.numel() // width
     mean, scale = (torch.empty(rows, dtype=torch.float32, device=y.device) for _ in range(2))
     if rows:
-        with torch.cuda.device_of(y):
-            _forward[(rows,)](
-                residual, y, weight, bias, total, out, mean, scale, width, eps, alpha, adds=True, **_size(width)
-            )
+        inputs = residual, y, weight, bias, total, out, mean, scale
+        launch(_forward, (rows,), *inputs, width, eps, alpha, adds=True, **_size(width))
     return out, total, mean, scale
 
 
@@ -92,8 +90,7 @@ def add(residual: Tensor, y: Tensor, alpha: float) -> Tensor:
     """alpha residual + y, contiguous."""
     out, count = torch.empty_like(y), y.numel()
     if count:
-        with torch.cuda.device_of(y):
-            _add[(triton.cdiv(count, BLOCK),)](residual, y, out, count, alpha, block=BLOCK)
+        launch(_add, (triton.cdiv(count, BLOCK),), residual, y, out, count, alpha, block=BLOCK)
     return out
 
 
@@ -103,8 +100,8 @@ def backward(
     """The gradient of h, which a norm read, where that of the norm is of_product + alpha of_residual [...,e]."""
     dh, width = torch.empty_like(h), h.shape[-1]
     if len(mean):
-        with torch.cuda.device_of(h):
-            _backward[(len(mean),)](of_product, of_residual, h, weight, mean, scale, dh, width, alpha, **_size(width))
+        inputs = of_product, of_residual, h, weight, mean, scale, dh
+        launch(_backward, (len(mean),), *inputs, width, alpha, **_size(width))
     return dh
 
 

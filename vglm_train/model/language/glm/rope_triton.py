@@ -1,9 +1,10 @@
 """ChatGLM's 2-D RoPE as one Triton kernel each way. Imported only for tensors on a GPU."""
 
-import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+
+from vglm_train.model.launch import launch
 
 BLOCK = 2048  # pairs that a program rotates: a row of ChatGLM-6B's q
 
@@ -52,12 +53,12 @@ def rotate(
     assert sin.is_contiguous()
     pairs = heads * width // 2
     block = min(BLOCK, triton.next_power_of_2(pairs))
-    with torch.cuda.device_of(cos):
-        _rotate_rows[(b * s, triton.cdiv(pairs, block))](
-            *inputs, *outputs, cos, sin, _row(inputs[0]), _row(outputs[0]), pairs,
-            quarter=width // 4, inverse=inverse, in_place=outputs[2].data_ptr() == inputs[2].data_ptr(), block=block,
-            num_warps=8,
-        )  # fmt: skip
+    launch(
+        _rotate_rows, (b * s, triton.cdiv(pairs, block)),
+        *inputs, *outputs, cos, sin, _row(inputs[0]), _row(outputs[0]), pairs,
+        quarter=width // 4, inverse=inverse, in_place=outputs[2].data_ptr() == inputs[2].data_ptr(), block=block,
+        num_warps=8,
+    )  # fmt: skip
 
 
 def _row(x: Tensor) -> int:

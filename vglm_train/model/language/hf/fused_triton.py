@@ -10,6 +10,8 @@ import triton
 import triton.language as tl
 from torch import Tensor
 
+from vglm_train.model.launch import launch
+
 BLOCK = 1024  # gated values that one program computes
 
 
@@ -137,16 +139,14 @@ def norm(x: Tensor, weight: Tensor, eps: float) -> tuple[Tensor, Tensor]:
     """x [...,c] contiguous, weight [c] -> weight * x / rms(x) in the weight's dtype, and 1 / rms(x) [rows] fp32."""
     out, rows = torch.empty_like(x, dtype=weight.dtype), x.numel() // x.shape[-1]
     scale = torch.empty(rows, dtype=torch.float32, device=x.device)
-    with torch.cuda.device_of(x):
-        _norm[(rows,)](x, weight, out, scale, x.shape[-1], eps, **_size(x.shape[-1]))
+    launch(_norm, (rows,), x, weight, out, scale, x.shape[-1], eps, **_size(x.shape[-1]))
     return out, scale
 
 
 def norm_backward(grad: Tensor, x: Tensor, weight: Tensor, scale: Tensor) -> Tensor:
     """The gradient of x, in its dtype; `scale` is what `norm` returned."""
     dx = torch.empty_like(x)
-    with torch.cuda.device_of(x):
-        _norm_backward[(len(scale),)](grad, x, weight, scale, dx, x.shape[-1], **_size(x.shape[-1]))
+    launch(_norm_backward, (len(scale),), grad, x, weight, scale, dx, x.shape[-1], **_size(x.shape[-1]))
     return dx
 
 
@@ -162,11 +162,8 @@ def add_norm(
     total = x if added is None else torch.empty_like(x)
     scale = torch.empty(rows, dtype=torch.float32, device=x.device)
     mean = None if bias is None else torch.empty_like(scale)
-    with torch.cuda.device_of(x):
-        _add_norm[(rows,)](
-            x, added, weight, bias, total, out, mean, scale, x.shape[-1], eps,
-            adds=added is not None, rms=bias is None, **_size(x.shape[-1]),
-        )  # fmt: skip
+    inputs, how = (x, added, weight, bias, total, out, mean, scale), _size(x.shape[-1])
+    launch(_add_norm, (rows,), *inputs, x.shape[-1], eps, adds=added is not None, rms=bias is None, **how)
     return total, out, mean, scale
 
 
@@ -178,10 +175,8 @@ def add_norm_backward(
     `total`, `mean` and `scale` are what `add_norm` returned.
     """
     dx = torch.empty_like(total)
-    with torch.cuda.device_of(total):
-        _add_norm_backward[(len(scale),)](
-            above, grad, total, weight, mean, scale, dx, total.shape[-1], rms=mean is None, **_size(total.shape[-1])
-        )
+    inputs, width = (above, grad, total, weight, mean, scale, dx), total.shape[-1]
+    launch(_add_norm_backward, (len(scale),), *inputs, width, rms=mean is None, **_size(width))
     return dx
 
 
@@ -194,8 +189,8 @@ def gated(a: Tensor, b: Tensor, act: str) -> Tensor:
     """a, b [r,f], rows contiguous -> act(a) * b [r,f]. `act`: gelu, gelu_tanh or silu."""
     rows, width = a.shape
     out = torch.empty(rows, width, dtype=a.dtype, device=a.device)
-    with torch.cuda.device_of(a):
-        _gated[(rows, triton.cdiv(width, BLOCK))](a, b, out, width, a.stride(0), b.stride(0), act=act, block=BLOCK)
+    grid = (rows, triton.cdiv(width, BLOCK))
+    launch(_gated, grid, a, b, out, width, a.stride(0), b.stride(0), act=act, block=BLOCK)
     return out
 
 
@@ -203,7 +198,5 @@ def gated_backward(grad: Tensor, a: Tensor, b: Tensor, da: Tensor, db: Tensor, a
     """Write the gradients of a and b, whose rows are as far apart as theirs; grad [r,f] contiguous."""
     assert (da.stride(), db.stride()) == (a.stride(), b.stride())
     rows, width = a.shape
-    with torch.cuda.device_of(a):
-        _gated_backward[(rows, triton.cdiv(width, BLOCK))](
-            grad, a, b, da, db, width, a.stride(0), b.stride(0), act=act, block=BLOCK
-        )
+    grid = (rows, triton.cdiv(width, BLOCK))
+    launch(_gated_backward, grid, grad, a, b, da, db, width, a.stride(0), b.stride(0), act=act, block=BLOCK)
