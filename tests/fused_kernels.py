@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.model.language.hf import fused
+from vglm_train.model.language.hf import frozen, fused
 
 PLAIN: dict[str, Callable[[Tensor], Tensor]] = {
     "silu": F.silu,
@@ -91,5 +91,5 @@ def standing_in() -> Iterator[Kernels]:
     def takes(x: Tensor) -> bool:
         return not torch.compiler.is_compiling() and x.is_contiguous()
 
-    with patch.multiple(fused, kernels=lambda: made, HALF=every, takes=takes):
+    with patch.multiple(fused, kernels=lambda: made, HALF=every, takes=takes), patch.object(frozen, "HALF", every):
         yield made

@@ -10,7 +10,8 @@ from transformers import GPT2Config, GPT2LMHeadModel, OPTConfig, OPTForCausalLM,
 
 from vglm_train.model.language import attention
 from vglm_train.model.language.attention import Scores, attend, attend_short, fits
-from vglm_train.model.language.hf.attention import _scores, short_sdpa, use_short
+from vglm_train.model.language.hf.attention import _scores, short_sdpa
+from vglm_train.model.language.hf.forms import use_short
 from vglm_train.model.language.hf.fused import SHORT_SDPA
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")

@@ -14,6 +14,7 @@ from transformers.models.llama.modeling_llama import LlamaRMSNorm
 
 from vglm_train.autograd import apply
 from vglm_train.model.language.hf import blocks, forms, fused, opt
+from vglm_train.model.language.hf.frozen import project
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
 
@@ -126,7 +127,7 @@ def test_projections_sum_their_gradients(dtype: torch.dtype) -> None:
     linears = [nn.Linear(256, 256, device="cuda", dtype=dtype).requires_grad_(False) for _ in range(3)]
     x = torch.randn(4, 33, 256, device="cuda", dtype=dtype, requires_grad=True)
     above = [torch.randn(4, 33, 256, device="cuda", dtype=dtype) for _ in linears]
-    found = apply(opt._Projections, x, *(each.weight for each in linears), *(each.bias for each in linears))
+    found = project(x, linears)
     wanted = [each(x) for each in linears]
     assert all(torch.equal(*pair) for pair in zip(found, wanted, strict=True))
     gradient, plain = (torch.autograd.grad(outs, x, above)[0] for outs in (found, wanted))

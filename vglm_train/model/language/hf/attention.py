@@ -13,14 +13,11 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from vglm_train.model.language.attention import Scores, attend_short, fits
-from vglm_train.model.language.hf.forms import BY_NAME, family_of
 from vglm_train.model.language.hf.fused import SHORT_SDPA
 
 # options of transformers' attention that change nothing here: SDPA does not read them either
 HARMLESS = {"cache_position", "position_ids", "position_embeddings", "sliding_window", "use_cache"}
 KNOWN = {"dropout", "scaling", "is_causal", "position_bias"} | HARMLESS
-# modules of transformers that ask for their attention by name and for nothing else of it: the same in 5.17 and 5.23
-FAMILIES = {name.partition(".")[0] for name in BY_NAME}
 
 
 def short_sdpa(
@@ -59,11 +56,6 @@ AttentionInterface.register(SHORT_SDPA, short_sdpa)
 AttentionMaskInterface.register(SHORT_SDPA, sdpa_mask)
 
 
-def use_short(model: nn.Module) -> None:
-    """Make a transformers model of the families that are known here use `short_sdpa` where it uses SDPA."""
-    replace_attention(model, SHORT_SDPA, {"sdpa"}, FAMILIES)
-
-
 def replace_attention(model: nn.Module, name: str, before: Container[str], families: Container[str] | None) -> None:
     """Give the parts of a model that use one of `before` the attention registered as `name`. families: None for all."""
     # an encoder and a decoder have configurations of their own, which transformers 5.17 leaves as they are
@@ -72,3 +64,8 @@ def replace_attention(model: nn.Module, name: str, before: Container[str], famil
             continue
         if families is None or family_of(type(part)) in families:
             part.set_attn_implementation(name)
+
+
+def family_of(kind: type[nn.Module]) -> str:
+    """The folder of `transformers.models` that has this class."""
+    return kind.__module__.removeprefix("transformers.models.").partition(".")[0]

@@ -19,9 +19,8 @@ from vglm_train.config.language import Language
 from vglm_train.errors import UserError
 from vglm_train.model.language.base import LanguageModel
 from vglm_train.model.language.fp16_gradients import embedding_dtype
-from vglm_train.model.language.hf.attention import use_short
 from vglm_train.model.language.hf.build import build, compute_tables, configuration, read_config, source_of
-from vglm_train.model.language.hf.forms import fuse
+from vglm_train.model.language.hf.forms import fuse, use_short
 from vglm_train.model.language.packed import keep_weights
 
 # what transformers raises for numbers of a config.json that do not fit each other

@@ -13,9 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
 from vglm_train.model.language.hf import fused
+from vglm_train.model.language.hf.frozen import are_frozen, is_wrapped
 
-# hooks see a module's own input and output, and adapters are hooks
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 KNOWN = ("position_ids", "position_embeddings")  # what an attention is told, whatever the pass
 
 
@@ -60,18 +59,6 @@ def fits_norm(norm: nn.Module, x: Tensor) -> bool:
     if isinstance(norm, fused.Norm):
         return not norm.takes_fp32 and are_frozen(x, norm.weight)
     return type(norm) is nn.LayerNorm and len(norm.normalized_shape) == 1 and are_frozen(x, norm.weight, norm.bias)
-
-
-def is_wrapped(module: nn.Module) -> bool:
-    """Whether something looks at what the module computes, or changes it."""
-    own = vars(module)
-    return "forward" in own or any(own[name] for name in HOOKS)
-
-
-def are_frozen(x: Tensor, *weights: Tensor | None) -> bool:
-    """Whether none is missing or trains, and all have the dtype of x, of 16 bits."""
-    fit = (weight is not None and weight.dtype == x.dtype and not weight.requires_grad for weight in weights)
-    return x.dtype in fused.HALF and all(fit)
 
 
 class _AddNorm(torch.autograd.Function):

@@ -1,13 +1,15 @@
-"""Which modules of transformers get a class that runs fused on a GPU."""
+"""Which modules of transformers get a class that runs fused on a GPU, and which models attention over short rows."""
 
 from functools import cache
 from typing import Any
 
 from torch import nn
 
+from vglm_train.model.language.hf.attention import family_of, replace_attention
 from vglm_train.model.language.hf.blocks import Block
-from vglm_train.model.language.hf.fused import Mlp, Norm, PackedMlp, T5Attention, T5Mlp, T5Norm
+from vglm_train.model.language.hf.fused import SHORT_SDPA, Mlp, Norm, PackedMlp
 from vglm_train.model.language.hf.opt import OptAttention, OptBlock
+from vglm_train.model.language.hf.t5 import T5Attention, T5Mlp, T5Norm
 
 # Of `transformers.models`, those whose code is the formula: the same in transformers 5.17 and 5.23
 FORMS: dict[type[nn.Module], str] = {
@@ -36,6 +38,8 @@ FORMS: dict[type[nn.Module], str] = {
     OptBlock: "opt.OPTDecoderLayer",
 }
 BY_NAME = {name: form for form, names in FORMS.items() for name in names.split()}
+# whose modules ask for their attention by name and for nothing else of it
+FAMILIES = {name.partition(".")[0] for name in BY_NAME}
 
 
 def fuse(model: nn.Module) -> None:
@@ -50,9 +54,9 @@ def fuse(model: nn.Module) -> None:
             module.__class__ = _class(form, kind)
 
 
-def family_of(kind: type[nn.Module]) -> str:
-    """The folder of `transformers.models` that has this class."""
-    return kind.__module__.removeprefix("transformers.models.").partition(".")[0]
+def use_short(model: nn.Module) -> None:
+    """Make a transformers model of the families that are known here use `short_sdpa` where it uses SDPA."""
+    replace_attention(model, SHORT_SDPA, {"sdpa"}, FAMILIES)
 
 
 def _name(kind: type[nn.Module]) -> str:

@@ -19,8 +19,8 @@ from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
 from vglm_train.log import console
+from vglm_train.model.language.hf.frozen import HALF, project
 
-HALF = (torch.float16, torch.bfloat16)
 WIDEST = 8192  # norm that a program computes
 SHORT_SDPA = "short_sdpa"  # transformers' name of the attention in `attention.py`
 # classes of activations -> what the kernels call them
@@ -58,12 +58,6 @@ class Norm(nn.Module):
         return same and weight.dtype in HALF and not weight.requires_grad and x.shape[-1] <= WIDEST
 
 
-class T5Norm(Norm):
-    """fp16 models have a residual stream in fp32."""
-
-    takes_fp32 = True
-
-
 class Mlp(nn.Module):
     act_fn: nn.Module
     gate_proj: nn.Module
@@ -73,7 +67,7 @@ class Mlp(nn.Module):
     def forward(self, x: Tensor) -> Any:
         if not takes(x):
             return super().forward(x)
-        return self.down_proj(gated(self.act_fn, self.gate_proj(x), self.up_proj(x)))
+        return self.down_proj(gated(self.act_fn, *project(x, (self.gate_proj, self.up_proj))))
 
 
 class PackedMlp(nn.Module):
@@ -87,31 +81,6 @@ class PackedMlp(nn.Module):
         if not takes(x):
             return super().forward(x)
         return self.down_proj(gated_halves(self.activation_fn, self.gate_up_proj(x)))
-
-
-class T5Mlp(nn.Module):
-    act: nn.Module
-    wi_0: nn.Module
-    wi_1: nn.Module
-    dropout: nn.Module
-    wo: nn.Module
-
-    def forward(self, x: Tensor) -> Any:
-        if not takes(x):
-            return super().forward(x)
-        hidden = self.dropout(gated(self.act, self.wi_0(x), self.wi_1(x)))
-        weight = self.wo.weight  # fp32 in an fp16 model; None once it is quantised
-        if isinstance(weight, Tensor) and weight.is_floating_point():
-            hidden = hidden.to(weight.dtype)
-        return self.wo(hidden)
-
-
-class T5Attention(nn.Module):
-    """SDPA's fused kernels take only a bias whose last dimension is contiguous."""
-
-    def compute_bias(self, *inputs: Any, **options: Any) -> Any:
-        bias: Any = super()
-        return bias.compute_bias(*inputs, **options).contiguous()
 
 
 def gated(act: nn.Module, a: Tensor, b: Tensor) -> Tensor:

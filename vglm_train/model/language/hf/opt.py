@@ -10,14 +10,14 @@ b rows, s tokens, w width, f width of the MLP.
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
 from vglm_train.model.language.attention import attend
 from vglm_train.model.language.hf import fused
-from vglm_train.model.language.hf.blocks import add_norm, are_frozen, fits_norm, is_plain, is_wrapped
+from vglm_train.model.language.hf.blocks import add_norm, fits_norm, is_plain
+from vglm_train.model.language.hf.frozen import fits_linear, is_wrapped, project, rows
 
 
 class OptBlock(nn.Module):
@@ -48,7 +48,7 @@ class OptBlock(nn.Module):
     def _inner(self, x: Tensor) -> Tensor:
         """[...,w] -> [...,f]."""
         relu = type(self.activation_fn) is nn.ReLU and not is_wrapped(self.activation_fn)
-        if relu and fits_linear(self.fc1, x):
+        if relu and self.fc1.bias is not None and fits_linear(self.fc1, x):
             hidden: Tensor = apply(_LinearRelu, x, self.fc1.weight, self.fc1.bias)
         else:
             hidden = self.activation_fn(self.fc1(x))
@@ -68,10 +68,8 @@ class OptAttention(nn.Module):
     def forward(self, hidden_states: Tensor, *inputs: Any, **options: Any) -> Any:
         if inputs or not fused.takes(hidden_states) or not self._fits(hidden_states, options):
             return super().forward(hidden_states, *inputs, **options)
-        linears = (self.q_proj, self.k_proj, self.v_proj)
-        weights, biases = [each.weight for each in linears], [each.bias for each in linears]
-        q, k, v = apply(_Projections, hidden_states, *weights, *biases)
-        q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in (q, k, v))
+        projected = project(hidden_states, (self.q_proj, self.k_proj, self.v_proj))
+        q, k, v = (x.unflatten(-1, (self.num_heads, -1)) for x in projected)
         # scores are scaled in fp32 by the same number; transformers scales q, and rounds it once more by that
         return self.out_proj(attend(q, k, v, causal=True)), None
 
@@ -83,33 +81,10 @@ class OptAttention(nn.Module):
         return all(fits_linear(linear, x) for linear in (self.q_proj, self.k_proj, self.v_proj))
 
 
-def fits_linear(linear: nn.Module, x: Tensor) -> bool:
-    return type(linear) is nn.Linear and not is_wrapped(linear) and are_frozen(x, linear.weight, linear.bias)
-
-
-class _Projections(torch.autograd.Function):
-    """x [...,w] -> three linear layers of it: weights and biases are those of all three."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor, *parts: Tensor) -> Any:
-        weights, biases = parts[:3], parts[3:]
-        ctx.save_for_backward(*weights)
-        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, *grads: Tensor) -> Any:
-        first, *others = zip(grads, ctx.saved_tensors, strict=True)
-        dx = _rows(first[0]) @ first[1]
-        for grad, weight in others:
-            dx.addmm_(_rows(grad), weight)
-        return dx.view(*grads[0].shape[:-1], -1), *[None] * 6
-
-
 class _LinearRelu(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
-        out = torch._addmm_activation(bias, _rows(x), weight.t(), use_gelu=False).view(*x.shape[:-1], -1)
+        out = torch._addmm_activation(bias, rows(x), weight.t(), use_gelu=False).view(*x.shape[:-1], -1)
         ctx.save_for_backward(out, weight)
         return out
 
@@ -118,8 +93,4 @@ class _LinearRelu(torch.autograd.Function):
     def backward(ctx: Any, grad: Tensor) -> Any:
         out, weight = ctx.saved_tensors
         inner = torch.ops.aten.threshold_backward(grad, out, 0)
-        return (_rows(inner) @ weight).view(*out.shape[:-1], -1), None, None
-
-
-def _rows(x: Tensor) -> Tensor:
-    return x.reshape(-1, x.shape[-1])
+        return (rows(inner) @ weight).view(*out.shape[:-1], -1), None, None
