@@ -1,5 +1,7 @@
 """Launching a kernel: which arguments share a compiled form, and on a GPU that each gets its own."""
 
+from unittest.mock import patch
+
 import pytest
 import torch
 
@@ -38,15 +40,18 @@ class Kernel:
 
 
 @pytest.fixture(autouse=True)
-def one_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+def nothing_compiled(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launching, "_compiled", {})
-    if not torch.cuda.is_available():
-        monkeypatch.setattr(torch.cuda, "current_device", lambda: None)  # the index of the CPU
+
+
+def on_cpu(kernel: Kernel, *arguments: object, block: int = 8) -> None:
+    with patch.object(torch.cuda, "current_device", lambda: None):  # the index of the CPU
+        launch(kernel, (3, 2), *arguments, block=block, even=True, num_warps=4)
 
 
 def times_searched(kernel: Kernel, *calls: tuple[torch.Tensor, int, float | None, int]) -> int:
-    for x, width, eps, block in calls:
-        launch(kernel, (3, 2), x, width, eps, block=block, even=True, num_warps=4)
+    for *arguments, block in calls:
+        on_cpu(kernel, *arguments, block=block)
     return len(kernel.searched)
 
 
@@ -87,7 +92,7 @@ def test_what_cannot_be_looked_up_is_launched_by_triton() -> None:
     assert times_searched(interpreted, (X, 48, 0.5, 8), (X, 48, 0.5, 8)) == 2
     kernel = Kernel()
     for _ in range(2):
-        launch(kernel, (1,), X, object(), 0.5, block=8, even=True)
+        on_cpu(kernel, X, object(), 0.5)
     assert len(kernel.searched) == 2
     assert not kernel.looked_up
 
