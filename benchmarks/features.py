@@ -13,7 +13,7 @@ import argparse
 import gc
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -53,6 +53,7 @@ BATCHES = 6  # of rows in the store
 FILE_BYTES = 100_000
 
 Step = Callable[[Batch], None]
+ReadingStep = Callable[..., None]  # of a batch, and of what to look ahead in
 
 
 def build(stage: str, tiny: bool, ranks: Ranks) -> tuple[Objective, Model]:
@@ -100,14 +101,15 @@ def cost(stage: str, objective: Objective, config: Model) -> tuple[float, float]
     return generation_cost(config, objective.model).of(1, tokens), image
 
 
-def engine_step(objective: Objective, rows: int, ranks: Ranks) -> Step:
-    """What train.py runs: DeepSpeed with ZeRO 1, gradients clipped."""
+def engine_step(objective: Objective, rows: int, ranks: Ranks) -> ReadingStep:
+    """What train.py runs: DeepSpeed with ZeRO 1, gradients clipped. `ahead`: what is read while the device computes."""
     config = Config(run=Run(name="benchmark"), optim=Optim(clip=1.0), data=Data(global_batch=rows))
     engine = DeepSpeedEngine(objective, config, 1, ranks)
 
-    def step(batch: Batch) -> None:
+    def step(batch: Batch, ahead: DevicePrefetch | None = None) -> None:
         units = objective.units(batch)
-        engine.step([batch], [{name: objective.weights[name] / units[name] for name in units}], 1e-4)
+        scales = [{name: objective.weights[name] / units[name] for name in units}]
+        engine.step([batch], scales, 1e-4, ahead and (lambda _: ahead.look_ahead()))
 
     return step
 
@@ -130,14 +132,12 @@ def write_store(folder: Path, config: Model, vision: VisionEncoder, rows: int, d
     return store
 
 
-def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ranks) -> Iterator[Tensor]:
-    """Endless batches of features [rows,p,c] as the training stream gives them, on the device."""
+def stored(folder: Path, store: FeatureStore, rows: int, workers: int, ranks: Ranks) -> Generator[Batch]:
+    """Endless batches with features [rows,p,c] as the training stream gives them."""
     loader = stream.stream(folder / "pictures", rows, workers)
     loader.pin = ranks.device.type == "cuda"
     loader.use_features(store)
-    for batch in DevicePrefetch(loader.batches(0), ranks.device):
-        assert batch.features is not None
-        yield batch.features
+    return loader.batches(0)
 
 
 def in_memory() -> Path | None:
@@ -146,8 +146,9 @@ def in_memory() -> Path | None:
     return shm if shm.is_dir() and shutil.disk_usage(shm).free > 4 * 2**30 else None
 
 
-def discard(reading: Iterator[Tensor]) -> None:
-    next(reading)
+def features_of(batch: Batch) -> Tensor:
+    assert batch.features is not None
+    return batch.features
 
 
 def run(stage: str, arguments: argparse.Namespace, folder: Path, ranks: Ranks) -> float:
@@ -166,14 +167,15 @@ def run(stage: str, arguments: argparse.Namespace, folder: Path, ranks: Ranks) -
     print(f"store: {store.row_bytes / 1e6:.2f} MB a picture, {len(store)} pictures in {folder}\n{HEADER}", flush=True)
     step = engine_step(objective, rows, ranks)
     on_device = model.encode_image(data[0].pixels)
-    reading = stored(folder / stage, store, rows, arguments.workers, ranks)
+    host = stored(folder / stage, store, rows, arguments.workers, ranks)
+    reading = DevicePrefetch(host, device)
     empty = torch.empty(0, dtype=torch.uint8, device=device)
 
     def known(batch: Batch) -> None:
         step(replace(batch, pixels=empty, features=on_device))
 
     def read(batch: Batch) -> None:
-        step(replace(batch, pixels=empty, features=next(reading)))
+        step(replace(batch, pixels=empty, features=features_of(next(reading))), reading)
 
     def report(name: str, variant: Step, flops: float) -> float:
         result = measure(name, variant, data, arguments.steps, rows * flops / rate)
@@ -185,9 +187,9 @@ def run(stage: str, arguments: argparse.Namespace, folder: Path, ranks: Ranks) -
         encoders.append(report(f"encoder{how}", step, whole))
         report(f"features on the device{how}", known, whole - image)
         stores.append(report(f"stored{how}", read, whole - image))
-    alone = measure("reading alone", lambda _: discard(reading), data, arguments.steps, float("nan"))
+    alone = measure("reading alone", lambda _: features_of(next(reading)), data, arguments.steps, float("nan"))
     print(f"{'reading alone':32} {rows / alone.seconds:9.1f} {1e3 * alone.seconds:9.2f}")
-    reading.close()
+    host.close()
     ratio = min(encoders) / min(stores)
     print(f"{stage}: {ratio:.2f} times as fast with stored features; wanted {TARGETS[stage]}, by arithmetic at most "
           f"{whole / (whole - image):.2f}", flush=True)  # fmt: skip

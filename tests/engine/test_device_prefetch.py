@@ -27,16 +27,31 @@ def test_same_batches_in_order(device: str) -> None:
         assert first == batch.first_row
 
 
+def numbered(read: list[int], most: int = 100):
+    """Batches that note that they were read; an error after `most`."""
+    while len(read) < most:
+        read.append(len(read))
+        yield tiny.batch(8 * read[-1], 8)
+    raise OSError("a shard is gone")
+
+
 @pytest.mark.parametrize("device", DEVICES)
 def test_at_most_one_more_is_read(device: str) -> None:
-    read = []
-
-    def endless():
-        while True:
-            read.append(len(read))
-            yield tiny.batch(8 * read[-1], 8)
-
-    batches = DevicePrefetch(endless(), torch.device(device))
+    read: list[int] = []
+    batches = DevicePrefetch(numbered(read), torch.device(device))
     for number in range(3):
         assert next(batches).first_row == 8 * number
-    assert len(read) == 3 + (device == "cuda")
+        batches.look_ahead()
+        batches.look_ahead()  # it was read already
+        assert len(read) == number + 1 + (device == "cuda")
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_what_goes_wrong_ahead_is_raised_when_the_batch_is_asked_for(device: str) -> None:
+    batches = DevicePrefetch(numbered([], most=2), torch.device(device))
+    assert next(batches).first_row == 0
+    batches.look_ahead()
+    assert next(batches).first_row == 8
+    batches.look_ahead()
+    with pytest.raises(OSError, match="a shard is gone"):
+        next(batches)

@@ -8,7 +8,7 @@ import torch
 import torch.multiprocessing as mp
 
 from vglm_train.distributed import Ranks, start, stop
-from vglm_train.log.meter import CAPACITY, Meter
+from vglm_train.log.meter import CAPACITY, KEPT, Meter
 
 
 def test_means_are_over_units_not_over_calls():
@@ -89,3 +89,23 @@ def _rank(rank: int, port: int) -> None:
     with pytest.raises(AssertionError, match="ranks disagree"):
         meter.row()
     stop()
+
+
+def test_many_values_are_summed_exactly_and_do_not_pile_up():
+    """Of any dtype, some from the host, and more than are kept apart; whole numbers in fp64 have one sum."""
+    made = Meter(Ranks())
+    for number in range(1000):
+        made.add("mean", torch.tensor(float(number)), 2 if number % 3 else torch.tensor(2))
+        made.total("total", number if number % 2 else torch.tensor(number, dtype=torch.float64))
+        if number % 5 == 0:
+            made.total("seldom", torch.tensor(2**24 + number))  # which fp32 could not hold
+    assert max(map(len, [*made._sums.values(), *made._counts.values()])) <= KEPT
+    row = made.row()
+    assert row == {"mean": 499500 / 2000, "total": 499500.0, "seldom": 200 * 2**24 + sum(range(0, 1000, 5))}
+
+
+def test_a_number_that_changes_later_was_taken_as_it_was():
+    made, value = Meter(Ranks()), torch.tensor(1.0)
+    made.last("value", value)
+    value += 1
+    assert made.row() == {"value": 1.0}

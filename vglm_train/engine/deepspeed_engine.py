@@ -8,7 +8,7 @@ the frozen blocks are divided by `model/frozen_blocks.py`.
 import logging
 import math
 import os
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from types import ModuleType
@@ -72,8 +72,7 @@ class DeepSpeedEngine:
             config=_deepspeed_config(config, accumulation, ranks.world, sum(p.numel() for p in self._trained.values())),
             dist_init_required=False,
         )
-        if PATCH_ZERO_OPTIMIZER:
-            ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks)
+        self._patch = ZeroPatch(self._engine.optimizer, optim.clip or 0.0, ranks) if PATCH_ZERO_OPTIMIZER else None
         self._adam = self._engine.optimizer.optimizer  # over this rank's flat partitions
         self._create_moments()
 
@@ -82,13 +81,18 @@ class DeepSpeedEngine:
         batches: Sequence[Batch],
         scales: Sequence[Mapping[str, Tensor]],
         lr: float,
+        meanwhile: Callable[[Callable[[], bool]], None] | None = None,
     ) -> tuple[list[LossOutput], Update]:
         """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
         scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
+        meanwhile: called when all is launched, while the device computes, with a function that tells whether it is
+        done but for the update.
         """
         assert len(batches) == self.accumulation
+        if self._patch is not None:
+            self._patch.meanwhile = meanwhile
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
         outputs = []

@@ -8,7 +8,7 @@ from vglm_train.batch import Batch
 
 
 class DevicePrefetch:
-    """The same batches on `device`. On a GPU it reads one batch in advance and copies it on a stream of its own.
+    """The same batches on `device`. On a GPU one batch is read in advance and copied on a stream of its own.
 
     Stored features of 100 images are 72 MB: 3 ms of an 80 ms step, if the step has to wait for them.
     """
@@ -16,8 +16,7 @@ class DevicePrefetch:
     def __init__(self, batches: Iterator[Batch], device: torch.device) -> None:
         self._batches, self._device = batches, device
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
-        self._following: tuple[Batch, torch.cuda.Event] | None = None
-        self._begun = False
+        self._following: tuple[Batch, torch.cuda.Event] | Exception | None = None
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -25,21 +24,26 @@ class DevicePrefetch:
     def __next__(self) -> Batch:
         if self._copying is None:
             return next(self._batches).to(self._device)
-        if not self._begun:
-            self._following, self._begun = self._send(self._copying), True
-        current = self._following
-        if current is None:
-            raise StopIteration
-        self._following = self._send(self._copying)
-        return _received(*current)
+        self.look_ahead()
+        following, self._following = self._following, None
+        if isinstance(following, Exception):
+            raise following
+        assert following is not None
+        return _received(*following)
 
-    def _send(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | None:
-        """The next batch and when it has been copied; None after the last."""
-        batch = next(self._batches, None)
-        if batch is None:
-            return None
-        with torch.cuda.stream(stream):
-            return batch.to(self._device), stream.record_event()
+    def look_ahead(self) -> None:
+        """Read the batch that follows, if it was not read yet, and begin to copy it. For when the device is busy.
+
+        What goes wrong, and that there is none, is raised when the batch is asked for.
+        """
+        if self._copying is None or self._following is not None:
+            return
+        try:
+            batch = next(self._batches)
+            with torch.cuda.stream(self._copying):
+                self._following = batch.to(self._device), self._copying.record_event()
+        except Exception as error:
+            self._following = error
 
 
 def _received(batch: Batch, copied: torch.cuda.Event) -> Batch:

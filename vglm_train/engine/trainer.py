@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Generator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -108,7 +108,8 @@ class Trainer:
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         seed_dropout(self.config.run.seed, batches[0].first_row, self.ranks.device)
-        outputs, update = self.engine.step(batches, self._scales(units, totals), lr)
+        ahead = _Ahead(stream, self.watch, number)
+        outputs, update = self.engine.step(batches, self._scales(units, totals), lr, ahead.read)
         stop = self._account(update, counted, list(units[0]))
         return StepReport(
             step=self.state.step,
@@ -117,7 +118,7 @@ class Trainer:
             units=units,
             update=update,
             lr=lr,
-            wait_seconds=waited,
+            wait_seconds=waited + ahead.waited,
             done=self.state.step >= self.plan.steps,
             stopping=stop,
             keys=[key for batch in batches for key in batch.keys],
@@ -166,3 +167,19 @@ class Trainer:
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         asked: bool = stop > 0
         return asked
+
+
+class _Ahead:
+    """Reads the next step's first batch while the device computes this one."""
+
+    def __init__(self, stream: DevicePrefetch, watch: Watch, step: int) -> None:
+        self.stream, self.watch, self.step = stream, watch, step
+        self.waited = 0.0  # seconds in which the device had little to do, or nothing
+
+    def read(self, device_is_done: Callable[[], bool]) -> None:
+        start = time.perf_counter()
+        self.watch.note("waiting for data", self.step)
+        self.stream.look_ahead()
+        self.watch.note("computing", self.step)
+        if device_is_done():
+            self.waited = time.perf_counter() - start

@@ -3,6 +3,7 @@
 https://github.com/deepspeedai/DeepSpeed/blob/v0.19.8/deepspeed/runtime/zero/stage_1_and_2.py
 """
 
+from collections.abc import Callable
 from itertools import chain
 from typing import Any
 
@@ -32,6 +33,7 @@ class ZeroPatch:
         self._step = optimizer.step
         self._norm = torch.zeros(())  # on the CPU, once `_arrived`
         self._arrived = torch.cuda.Event() if torch.device(optimizer.device).type == "cuda" else None
+        self.meanwhile: Callable[[Callable[[], bool]], None] | None = None  # see `DeepSpeedEngine.step`
         optimizer.scaled_global_norm = self._norm_for_adam
         optimizer.step = self._step_and_fetch
         optimizer.unscale_and_clip_grads = lambda gradients, norm: None
@@ -43,6 +45,10 @@ class ZeroPatch:
         ):
             copy.data = parts[ranks.rank].data
         optimizer._link_all_hp_params()  # by which the engine finds its state
+
+    def _has_arrived(self) -> bool:
+        """Whether the norm of the gradients is there: from then on the device soon waits for the host."""
+        return self._arrived is None or self._arrived.query()
 
     def _norm_for_adam(self, norm_type: int = 2) -> float:
         adam = self.optimizer.optimizer
@@ -63,6 +69,8 @@ class ZeroPatch:
 
     def _step_and_fetch(self, closure: None = None) -> None:
         self._step(closure)
+        if self.meanwhile is not None:
+            self.meanwhile(self._has_arrived)
         if self._arrived is not None:
             self._arrived.synchronize()
         self.optimizer.overflow = not self._norm.isfinite()

@@ -1,6 +1,7 @@
-"""Metrics between two log steps: summed on the device, reduced over ranks once, copied to the host once."""
+"""Metrics between two log steps: kept and summed on the device, reduced over ranks once, copied to the host once."""
 
 import hashlib
+import math
 from collections.abc import Sequence
 
 import torch
@@ -10,6 +11,7 @@ from vglm_train.distributed import Ranks
 
 Number = Tensor | float | int
 
+KEPT = 64  # values of a name that wait to be added up
 CAPACITY = 64  # names: the reduced tensor keeps one shape whatever they are, so that a difference cannot hang
 
 
@@ -21,18 +23,18 @@ class Meter:
 
     def __init__(self, ranks: Ranks) -> None:
         self.ranks = ranks
-        self._sums: dict[str, Number] = {}
-        self._counts: dict[str, Number] = {}  # of means only
+        self._sums: dict[str, list[Number]] = {}
+        self._counts: dict[str, list[Number]] = {}  # of means only
         self._last: dict[str, Number] = {}
 
     def add(self, name: str, total: Number, count: Number) -> None:
         """Add to a mean over all ranks: `total` (0-d tensor or number) is the sum over `count` units of this rank."""
-        _accumulate(self._sums, name, total)
-        _accumulate(self._counts, name, count)
+        _keep(self._sums, name, total)
+        _keep(self._counts, name, count)
 
     def total(self, name: str, value: Number) -> None:
         """Add to a sum over all ranks."""
-        _accumulate(self._sums, name, value)
+        _keep(self._sums, name, value)
 
     def last(self, name: str, value: Number) -> None:
         """Set a value that is the same on every rank; the row shows the latest one."""
@@ -47,7 +49,8 @@ class Meter:
         assert len(names) <= CAPACITY, f"{len(names)} metrics, at most {CAPACITY} fit"
         padding = [0.0] * (CAPACITY - len(names))
         mark = _hash([f"{name} {name in self._counts}" for name in names])
-        values = [self._sums[n] for n in names] + padding + [self._counts.get(n, 0.0) for n in names] + padding
+        sums, counts = (totals([kept.get(n, []) for n in names]) for kept in (self._sums, self._counts))
+        values = [*sums, *padding, *counts, *padding]
         reduced = self.ranks.all_sum(self._vector([*values, mark, mark**2]))
         host = torch.cat([reduced, self._vector(list(self._last.values()))]).tolist()
         marks, squares = host[2 * CAPACITY : 2 * CAPACITY + 2]
@@ -69,17 +72,37 @@ class Meter:
 
     def _vector(self, values: Sequence[Number]) -> Tensor:
         """[len(values)] float64 on the device: numbers in one copy from the host, tensors without one."""
-        numbers = [0.0 if isinstance(value, Tensor) else float(value) for value in values]
-        vector = torch.tensor(numbers, dtype=torch.float64).to(self.ranks.device)
-        for index, value in enumerate(values):
-            if isinstance(value, Tensor):
-                vector[index] = value.reshape(())
-        return vector
+        numbers = torch.tensor([float(x) for x in values if not isinstance(x, Tensor)], dtype=torch.float64)
+        tensors = [x.reshape(()).double() for x in values if isinstance(x, Tensor)]
+        if not tensors:
+            return numbers.to(self.ranks.device)
+        places = sorted(range(len(values)), key=lambda i: not isinstance(values[i], Tensor))  # tensors are first
+        order = torch.tensor(places).argsort().to(self.ranks.device)
+        return torch.cat([torch.stack(tensors), numbers.to(self.ranks.device)])[order]
 
 
-def _accumulate(into: dict[str, Number], name: str, value: Number) -> None:
-    value = value.detach().double() if isinstance(value, Tensor) else float(value)
-    into[name] = into[name] + value if name in into else value
+def _keep(into: dict[str, list[Number]], name: str, value: Number) -> None:
+    """Values are added up when many have come: a sum at each step would be two launches for each of them."""
+    kept = into.setdefault(name, [])
+    kept.append(value.detach() if isinstance(value, Tensor) else value)
+    if len(kept) >= KEPT:
+        kept[:] = totals([kept])
+
+
+def totals(columns: Sequence[Sequence[Number]]) -> list[Number]:
+    """The sum of each column of numbers and 0-d tensors, in float64, with a few launches for all of them."""
+    found: list[Number] = [math.fsum(x for x in column if not isinstance(x, Tensor)) for column in columns]
+    tensors = [[x for x in column if isinstance(x, Tensor)] for column in columns]
+    for dtype in sorted({x.dtype for column in tensors for x in column}, key=str):
+        chosen = {i: [x for x in column if x.dtype == dtype] for i, column in enumerate(tensors)}
+        chosen = {i: column for i, column in chosen.items() if column}
+        longest = max(map(len, chosen.values()))
+        zero = torch.zeros_like(next(iter(chosen.values()))[0])
+        table = [x.reshape(()) for column in chosen.values() for x in (*column, *[zero] * (longest - len(column)))]
+        sums = torch.stack(table).view(len(chosen), longest).double().sum(1)
+        for i, total in zip(chosen, sums.unbind()):
+            found[i] = found[i] + total
+    return found
 
 
 def _hash(names: Sequence[str]) -> float:
