@@ -109,7 +109,7 @@ def engine_step(objective: Objective, rows: int, ranks: Ranks) -> ReadingStep:
     def step(batch: Batch, ahead: DevicePrefetch | None = None) -> None:
         units = objective.units(batch)
         scales = [{name: objective.weights[name] / units[name] for name in units}]
-        engine.step([batch], scales, 1e-4, ahead and (lambda _: ahead.look_ahead()))
+        engine.step([batch], scales, 1e-4, ahead and ahead.look_ahead)
 
     return step
 

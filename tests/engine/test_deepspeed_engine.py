@@ -9,6 +9,7 @@ import torch
 from vglm_train import distributed
 from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective, Optim
 from vglm_train.distributed import Ranks
+from vglm_train.engine import deepspeed_engine
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine
 from vglm_train.engine.optim import parameter_groups
 from vglm_train.objective.alignment import AlignmentObjective
@@ -26,10 +27,10 @@ def build(ranks, accumulation=1, model_seed=0, **sections):
     return objective.train(), engine
 
 
-def step(objective, engine, batches, lr=1e-3):
+def step(objective, engine, batches, lr=1e-3, meanwhile=None):
     units = [objective.units(batch) for batch in batches]
     scale = {name: objective.weights[name] / sum(u[name] for u in units) for name in units[0]}
-    return engine.step(batches, [scale] * len(batches), lr)
+    return engine.step(batches, [scale] * len(batches), lr, meanwhile)
 
 
 class Counting(Ranks):
@@ -56,6 +57,18 @@ def test_ids_are_gathered_once_a_micro_batch(ranks):
     kept = objective.units(batch), objective(batch).sums
     anew = objective(batch).sums  # without its units
     assert all(torch.equal(kept[1][name], anew[name]) for name in anew)
+
+
+@pytest.mark.parametrize("patched", [True, False])
+def test_something_is_done_once_a_step_when_all_is_launched(ranks, monkeypatch, patched):
+    """As reading the next batch: in a step of two micro-batches, and in one whose gradients are not finite."""
+    monkeypatch.setattr(deepspeed_engine, "PATCH_ZERO_OPTIMIZER", patched)
+    objective, engine = build(ranks, accumulation=2)
+    done = []
+    for lr in (1e-3, float("inf"), 1e-3):
+        step(objective, engine, [tiny.batch(0, 4), tiny.batch(4, 4)], lr, lambda: done.append(True))
+    step(objective, engine, [tiny.batch(0, 4), tiny.batch(4, 4)])
+    assert len(done) == 3
 
 
 def weights(engine):

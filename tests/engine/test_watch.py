@@ -17,13 +17,13 @@ from vglm_train.engine.watch import STATUS, Watch
 HERE = Path(__file__).parent
 
 
-def start(folder: Path, pipe: str) -> list[subprocess.Popen]:
+def start(folder: Path, pipe: str, step: int = 7) -> list[subprocess.Popen]:
     with socket.socket() as s:
         s.bind(("127.0.0.1", 0))
         port = str(s.getsockname()[1])
     path = os.pathsep.join([str(HERE.parents[1]), os.environ.get("PYTHONPATH", "")])
     shared = {**os.environ, "PYTHONPATH": path, "DS_ACCELERATOR": "cpu", "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1"}
-    command = [sys.executable, str(HERE / "watched_ranks.py"), str(folder), pipe]
+    command = [sys.executable, str(HERE / "watched_ranks.py"), str(folder), pipe, str(step)]
     return [
         subprocess.Popen(
             command,
@@ -45,17 +45,18 @@ def pipe(tmp_path: Path) -> Iterator[str]:
     os.close(descriptor)
 
 
-def test_a_rank_that_waits_for_data_is_named(tmp_path: Path, pipe: str) -> None:
-    ranks = start(tmp_path / "run", pipe)
+@pytest.mark.parametrize("step", [7, 8])  # 8: it reads ahead, and the other still logs the step before
+def test_a_rank_that_waits_for_data_is_named(tmp_path: Path, pipe: str, step: int) -> None:
+    ranks = start(tmp_path / "run", pipe, step)
     said = ranks[0].communicate(timeout=120)[1]
     ranks[1].communicate(timeout=120)
     assert ranks[0].returncode == ranks[1].returncode == STATUS
     told = said[said.index("ERROR: step 7 has stood still for 4 s.") :].splitlines()
     assert told[1].startswith("  rank 1: waiting for data (on ")
     assert told[2].startswith("  rank 0: counting rows and targets, waiting for other ranks (on ")
-    stacks = tmp_path / "run" / "stalls" / "step-00000007"
-    assert "read_bytes" in (stacks / "rank-1.txt").read_text()
-    assert "all_reduce" in (stacks / "rank-0.txt").read_text()
+    stacks = tmp_path / "run" / "stalls"
+    assert "read_bytes" in (stacks / f"step-{step:08d}" / "rank-1.txt").read_text()
+    assert "all_reduce" in (stacks / "step-00000007" / "rank-0.txt").read_text()
 
 
 def test_a_frozen_rank_gives_no_sign(tmp_path: Path) -> None:

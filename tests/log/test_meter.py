@@ -104,7 +104,7 @@ def test_many_values_are_summed_exactly_and_do_not_pile_up():
     assert row == {"mean": 499500 / 2000, "total": 499500.0, "seldom": 200 * 2**24 + sum(range(0, 1000, 5))}
 
 
-def test_a_number_that_changes_later_was_taken_as_it_was():
+def test_a_last_value_that_changes_later_was_taken_as_it_was():
     made, value = Meter(Ranks()), torch.tensor(1.0)
     made.last("value", value)
     value += 1

@@ -81,14 +81,13 @@ class DeepSpeedEngine:
         batches: Sequence[Batch],
         scales: Sequence[Mapping[str, Tensor]],
         lr: float,
-        meanwhile: Callable[[Callable[[], bool]], None] | None = None,
+        meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[LossOutput], Update]:
         """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
         scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
-        meanwhile: called when all is launched, while the device computes, with a function that tells whether it is
-        done but for the update.
+        meanwhile: called once, when all is launched and the device computes.
         """
         assert len(batches) == self.accumulation
         if self._patch is not None:
@@ -103,6 +102,8 @@ class DeepSpeedEngine:
             self._engine.step()  # updates at the last micro-batch only
             sums = {name: value.detach() for name, value in output.sums.items()}
             outputs.append(replace(output, sums=sums))
+        if self._patch is None and meanwhile is not None:
+            meanwhile()
         applied = self._engine.was_step_applied()
         norm = float(self._engine.get_global_grad_norm()) if applied else math.inf
         return outputs, Update(applied, norm)

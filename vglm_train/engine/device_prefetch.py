@@ -1,5 +1,6 @@
 """Batches on the device. Each is copied there while the step before it runs."""
 
+from collections import deque
 from collections.abc import Iterator
 
 import torch
@@ -17,6 +18,7 @@ class DevicePrefetch:
         self._batches, self._device = batches, device
         self._copying = torch.cuda.Stream(device) if device.type == "cuda" else None
         self._following: tuple[Batch, torch.cuda.Event] | Exception | None = None
+        self._ahead: deque[tuple[torch.cuda.Event, torch.cuda.Event]] = deque()  # around reading, not yet told of
 
     def __iter__(self) -> Iterator[Batch]:
         return self
@@ -24,11 +26,11 @@ class DevicePrefetch:
     def __next__(self) -> Batch:
         if self._copying is None:
             return next(self._batches).to(self._device)
-        self.look_ahead()
+        if self._following is None:
+            self._following = self._send(self._copying)
         following, self._following = self._following, None
         if isinstance(following, Exception):
             raise following
-        assert following is not None
         return _received(*following)
 
     def look_ahead(self) -> None:
@@ -38,12 +40,31 @@ class DevicePrefetch:
         """
         if self._copying is None or self._following is not None:
             return
+        before, after = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+        before.record()
+        self._following = self._send(self._copying)
+        after.record()
+        self._ahead.append((before, after))
+
+    def idle_seconds(self) -> float:
+        """For how long the device had nothing to do while `look_ahead` was reading. Without waiting for the device.
+
+        Each look ahead is counted once, when the device is past it.
+        """
+        total = 0.0
+        while self._ahead and self._ahead[0][1].query():
+            before, after = self._ahead.popleft()
+            total += before.elapsed_time(after) / 1000
+        return total
+
+    def _send(self, stream: torch.cuda.Stream) -> tuple[Batch, torch.cuda.Event] | Exception:
+        """The next batch and when it has been copied, or why there is none."""
         try:
             batch = next(self._batches)
-            with torch.cuda.stream(self._copying):
-                self._following = batch.to(self._device), self._copying.record_event()
+            with torch.cuda.stream(stream):
+                return batch.to(self._device), stream.record_event()
         except Exception as error:
-            self._following = error
+            return error
 
 
 def _received(batch: Batch, copied: torch.cuda.Event) -> Batch:

@@ -2,8 +2,9 @@
 
 import contextlib
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -108,8 +109,8 @@ class Trainer:
         self.watch.note("computing", number)
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         seed_dropout(self.config.run.seed, batches[0].first_row, self.ranks.device)
-        ahead = _Ahead(stream, self.watch, number)
-        outputs, update = self.engine.step(batches, self._scales(units, totals), lr, ahead.read)
+        ahead = partial(self._look_ahead, stream, number + 1)
+        outputs, update = self.engine.step(batches, self._scales(units, totals), lr, ahead)
         stop = self._account(update, counted, list(units[0]))
         return StepReport(
             step=self.state.step,
@@ -118,12 +119,19 @@ class Trainer:
             units=units,
             update=update,
             lr=lr,
-            wait_seconds=waited + ahead.waited,
+            wait_seconds=waited + stream.idle_seconds(),
             done=self.state.step >= self.plan.steps,
             stopping=stop,
             keys=[key for batch in batches for key in batch.keys],
             started=start,
         )
+
+    def _look_ahead(self, stream: DevicePrefetch, number: int) -> None:
+        """Read the first batch of the step that follows, if it will be wanted, while the device computes."""
+        if number <= self.plan.steps and not self.stop.requested():
+            self.watch.note("waiting for data", number)
+            stream.look_ahead()
+            self.watch.note("computing", number - 1)
 
     def _global_counts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Sums over all ranks, in the one all-reduce of a step: units of each loss, damaged samples by cause, samples
@@ -167,19 +175,3 @@ class Trainer:
         state.skipped_in_row = 0 if update.applied else state.skipped_in_row + 1
         asked: bool = stop > 0
         return asked
-
-
-class _Ahead:
-    """Reads the next step's first batch while the device computes this one."""
-
-    def __init__(self, stream: DevicePrefetch, watch: Watch, step: int) -> None:
-        self.stream, self.watch, self.step = stream, watch, step
-        self.waited = 0.0  # seconds in which the device had little to do, or nothing
-
-    def read(self, device_is_done: Callable[[], bool]) -> None:
-        start = time.perf_counter()
-        self.watch.note("waiting for data", self.step)
-        self.stream.look_ahead()
-        self.watch.note("computing", self.step)
-        if device_is_done():
-            self.waited = time.perf_counter() - start

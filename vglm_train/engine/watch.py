@@ -81,11 +81,11 @@ class Watch:
         self._write(folder / f"rank-{self.ranks.rank}.txt", now)
         if self._over.wait(min(PATIENCE, self.limit / 2)):
             return
-        lines = _read(folder, newer_than=started - self.limit)
+        lines = _read(self.folder, newer_than=started - self.limit)
         if min(lines, default=self.ranks.rank) == self.ranks.rank and self._now is now:
-            self._say(f"step {now[1]} has stood still for {self.limit:g} s. What the ranks do:", lines, folder)
+            self._say(f"step {now[1]} has stood still for {self.limit:g} s. What the ranks do:", lines)
 
-    def _say(self, head: str, lines: dict[int, str], folder: Path) -> None:
+    def _say(self, head: str, lines: dict[int, str]) -> None:
         assert self.limit is not None
         silent = [rank for rank in range(self.ranks.world) if rank not in lines]
         by_line: dict[str, list[int]] = {}
@@ -96,7 +96,7 @@ class Watch:
         # those that wait for others last
         for line, ranks in sorted(by_line.items(), key=lambda each: ("other ranks" in each[0], each[1])):
             text.append(f"  {_ranks(ranks)}: {line}")
-        text.append(f"Their stacks are in {folder}. The run ends if nothing moves for another {self.limit:g} s.")
+        text.append(f"Their stacks are in {self.folder}. The run ends if nothing moves for another {self.limit:g} s.")
         log.error("%s", "\n".join(text))
 
     def _write(self, path: Path, now: tuple[str, int, float]) -> None:
@@ -130,11 +130,14 @@ def _place(frame: FrameType | None) -> str:
 
 
 def _read(folder: Path, newer_than: float) -> dict[int, str]:
-    """Rank -> the first line of its file. Files of an earlier start are passed over."""
+    """Rank -> the first line of its newest file. Files of an earlier start are passed over.
+
+    In the folders of all steps: a rank that reads ahead waits in one step, and the others for it in the next.
+    """
     found = {}
-    for path in folder.glob("rank-*.txt"):
+    for written, path in sorted((path.stat().st_mtime, path) for path in folder.glob("step-*/rank-*.txt")):
         number = re.fullmatch(r"rank-(\d+)", path.stem)
-        if number and path.stat().st_mtime > newer_than:
+        if number and written > newer_than:
             found[int(number[1])] = path.read_text("utf-8", errors="replace").partition("\n")[0]
     return dict(sorted(found.items()))
 

@@ -33,7 +33,7 @@ class ZeroPatch:
         self._step = optimizer.step
         self._norm = torch.zeros(())  # on the CPU, once `_arrived`
         self._arrived = torch.cuda.Event() if torch.device(optimizer.device).type == "cuda" else None
-        self.meanwhile: Callable[[Callable[[], bool]], None] | None = None  # see `DeepSpeedEngine.step`
+        self.meanwhile: Callable[[], None] | None = None  # see `DeepSpeedEngine.step`
         optimizer.scaled_global_norm = self._norm_for_adam
         optimizer.step = self._step_and_fetch
         optimizer.unscale_and_clip_grads = lambda gradients, norm: None
@@ -45,10 +45,6 @@ class ZeroPatch:
         ):
             copy.data = parts[ranks.rank].data
         optimizer._link_all_hp_params()  # by which the engine finds its state
-
-    def _has_arrived(self) -> bool:
-        """Whether the norm of the gradients is there: from then on the device soon waits for the host."""
-        return self._arrived is None or self._arrived.query()
 
     def _norm_for_adam(self, norm_type: int = 2) -> float:
         adam = self.optimizer.optimizer
@@ -70,7 +66,7 @@ class ZeroPatch:
     def _step_and_fetch(self, closure: None = None) -> None:
         self._step(closure)
         if self.meanwhile is not None:
-            self.meanwhile(self._has_arrived)
+            self.meanwhile()
         if self._arrived is not None:
             self._arrived.synchronize()
         self.optimizer.overflow = not self._norm.isfinite()

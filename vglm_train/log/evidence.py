@@ -160,5 +160,5 @@ def _mean(steps: Sequence[float], values: Sequence[float], start: int) -> Recent
     part = values[start:]
     mean, error = fmean(part), None
     if len(part) >= LEAST:  # by hand: `statistics` computes in fractions, a millisecond for a few hundred rows
-        error = math.sqrt(math.fsum((value - mean) ** 2 for value in part) / (len(part) - 1) / len(part))
+        error = math.sqrt(math.fsum((value - mean) * (value - mean) for value in part) / (len(part) - 1) / len(part))
     return Recent(mean, error, steps[len(values) - 1])

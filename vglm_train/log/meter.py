@@ -1,7 +1,6 @@
 """Metrics between two log steps: kept and summed on the device, reduced over ranks once, copied to the host once."""
 
 import hashlib
-import math
 from collections.abc import Sequence
 
 import torch
@@ -28,12 +27,15 @@ class Meter:
         self._last: dict[str, Number] = {}
 
     def add(self, name: str, total: Number, count: Number) -> None:
-        """Add to a mean over all ranks: `total` (0-d tensor or number) is the sum over `count` units of this rank."""
+        """Add to a mean over all ranks: `total` (0-d tensor or number) is the sum over `count` units of this rank.
+
+        Tensors are kept as they are until the row is made: nobody may change them, and they should not be views.
+        """
         _keep(self._sums, name, total)
         _keep(self._counts, name, count)
 
     def total(self, name: str, value: Number) -> None:
-        """Add to a sum over all ranks."""
+        """Add to a sum over all ranks. A tensor is kept as `add` keeps them."""
         _keep(self._sums, name, value)
 
     def last(self, name: str, value: Number) -> None:
@@ -71,7 +73,7 @@ class Meter:
         return row
 
     def _vector(self, values: Sequence[Number]) -> Tensor:
-        """[len(values)] float64 on the device: numbers in one copy from the host, tensors without one."""
+        """[len(values)] float64 on the device: numbers in one copy from the host, tensors without one, in order."""
         numbers = torch.tensor([float(x) for x in values if not isinstance(x, Tensor)], dtype=torch.float64)
         tensors = [x.reshape(()).double() for x in values if isinstance(x, Tensor)]
         if not tensors:
@@ -90,8 +92,8 @@ def _keep(into: dict[str, list[Number]], name: str, value: Number) -> None:
 
 
 def totals(columns: Sequence[Sequence[Number]]) -> list[Number]:
-    """The sum of each column of numbers and 0-d tensors, in float64, with a few launches for all of them."""
-    found: list[Number] = [math.fsum(x for x in column if not isinstance(x, Tensor)) for column in columns]
+    """The sum of each column of numbers and 0-d tensors, in float64. Tensors of one dtype take a few launches."""
+    found: list[Number] = [float(sum(x for x in column if not isinstance(x, Tensor))) for column in columns]
     tensors = [[x for x in column if isinstance(x, Tensor)] for column in columns]
     for dtype in sorted({x.dtype for column in tensors for x in column}, key=str):
         chosen = {i: [x for x in column if x.dtype == dtype] for i, column in enumerate(tensors)}
@@ -101,7 +103,8 @@ def totals(columns: Sequence[Sequence[Number]]) -> list[Number]:
         table = [x.reshape(()) for column in chosen.values() for x in (*column, *[zero] * (longest - len(column)))]
         sums = torch.stack(table).view(len(chosen), longest).double().sum(1)
         for i, total in zip(chosen, sums.unbind()):
-            found[i] = found[i] + total
+            before = found[i]
+            found[i] = before + total if isinstance(before, Tensor) or before else total
     return found
 
 

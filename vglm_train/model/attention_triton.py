@@ -6,18 +6,20 @@ stacked or copied in between.
 n rows, s queries, p keys, h heads, d width of a head.
 """
 
+from functools import cache
 from typing import NamedTuple
 
 import torch
 import triton
 import triton.language as tl
 from torch import Tensor
+from triton.runtime.errors import OutOfResources
 
 from vglm_train.model.launch import launch
 from vglm_train.model.random_triton import kept
 
-MOST_QUERIES = 128
-HIDDEN = tl.constexpr(-1e30)  # score of a key that the mask hides: a row that sees none has even probabilities
+MOST_QUERIES, WIDEST = 128, 128  # queries, and channels of a head, that a program can hold
+HIDDEN = tl.constexpr(-1e30)  # score of a key that the mask hides: a query that sees none gets the mean of all
 # keys that a program looks at together, and its warps, by its rows of queries: found by trial on an H100
 NARROW = {16: (32, 4), 32: (32, 4), 64: (32, 4), 128: (32, 8)}  # heads of up to 64 channels
 WIDE = {16: (32, 4), 32: (32, 4), 64: (32, 4), 128: (32, 4)}  # wider ones
@@ -102,7 +104,10 @@ def _forward(
             p = tl.where(kept(drawn, offset, dropout), p / (1 - dropout), 0.0)
         result = result * factor[:, None] + tl.dot(p.to(v_tile.dtype), v_tile, input_precision="ieee")
         most = higher
-    tl.store(lse + program * queries + query, most + tl.log(total), mask=query < queries)
+    logs = most + tl.log(total)
+    if has_mask:
+        logs = tl.where(most <= HIDDEN, float("inf"), logs)  # no gradient comes from a query that sees no key
+    tl.store(lse + program * queries + query, logs, mask=query < queries)
     place = ((row * queries + query[:, None]) * heads + head) * width + channel[None, :]
     tl.store(out + place, (result / total[:, None]).to(out.dtype.element_ty), mask=read)
 
@@ -174,6 +179,20 @@ def forward(inputs: Heads, how: How) -> tuple[Tensor, Tensor]:
 def backward(grad: Tensor, inputs: Heads, how: How, out: Tensor, lse: Tensor, grads: Heads) -> None:
     """Fill `grads` from that of the result. Keys and values of `inputs`, and of `grads`, have the same strides."""
     _launch(_backward, inputs, how, (out, lse, grad.contiguous(), *grads, *_strides(grads)))
+
+
+@cache
+def fits_card(device: int, dtype: torch.dtype, queries: int, width: int, bias: bool, mask: bool, causal: bool) -> bool:
+    """Whether a card has the memory on its multiprocessors for such a pass and its backward; tried once."""
+    x = torch.zeros(1, queries, 1, width, dtype=dtype, device=torch.device("cuda", device))
+    scores = torch.zeros(1, 1, queries, queries, dtype=dtype, device=x.device)
+    how = How(1.0, scores if bias else None, scores == 0 if mask else None, causal)
+    try:
+        out, lse = forward(Heads(x, x, x), how)
+        backward(out, Heads(x, x, x), how, out, lse, Heads(x.clone(), x.clone(), x.clone()))
+    except OutOfResources:
+        return False
+    return True
 
 
 def _strides(heads: Heads) -> tuple[int, ...]:

@@ -1,19 +1,50 @@
-"""How Triton's kernels are launched, with little work for the host.
+"""How Triton's kernels are built, and launched with little work for the host.
 
 At every launch Triton finds out anew which of a kernel's compiled forms its arguments ask for, in Python. On a slow
 host that takes 100 microseconds, longer than most of these kernels run. Here the form is looked up by the few
 properties that choose it.
 """
 
+import logging
 from collections.abc import Callable, Hashable
-from typing import Any
+from functools import cache, wraps
+from subprocess import CalledProcessError
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
+from vglm_train.log import console
+
+T = TypeVar("T")
+UNBUILT = (ImportError, OSError, RuntimeError, CalledProcessError)  # beside those that Triton has for itself
+log = logging.getLogger(console.LOGGER)
 ALIGNED = 16  # bytes of an address, or a divisor of a number, by which Triton specialises
 SMALL = 2**31  # numbers below have 32 bits
 _compiled: dict[Hashable, tuple[Any, tuple[Any, ...]]] = {}  # a compiled form, and its constants in the kernel's order
+
+
+def builds(slower: str) -> Callable[[Callable[[], T]], Callable[[], T | None]]:
+    """For a function that imports kernels, tries them and returns them.
+
+    It runs once in a process. Where they cannot be built it gives None, with one warning that begins with `slower`.
+    """
+
+    def decorate(make: Callable[[], T]) -> Callable[[], T | None]:
+        @cache
+        @wraps(make)
+        def made() -> T | None:
+            try:
+                return make()
+            except Exception as error:
+                if not isinstance(error, UNBUILT) and type(error).__module__.partition(".")[0] != "triton":
+                    raise
+                log.warning("%s without triton and a C compiler (%s)", slower, error)
+                return None
+
+        return made
+
+    return decorate
 
 
 def launch(kernel: Any, grid: tuple[int, ...], *arguments: Any, **constants: Any) -> None:

@@ -81,15 +81,18 @@ def test_kernels_are_the_formula(name: str, dtype: torch.dtype) -> None:
 
 
 @gpu
-def test_a_row_that_sees_no_key_has_the_mean_of_all_and_finite_gradients() -> None:
+def test_a_row_that_sees_no_key_has_the_mean_of_all_and_no_gradient() -> None:
     """An empty place of a batch is in no loss, but what is not a number would spread."""
     (q, k, v), scores = made("t5 encoder", torch.bfloat16, "cuda")
+    assert scores.mask is not None
     mask = scores.mask.clone()
     mask[1] = False
     found = values_and_gradients(attend_short, scores._replace(mask=mask), q, k, v)
     assert all(bool(x.isfinite().all()) for x in found)
-    mean = v[1].double().mean(0).expand(48, -1, -1)
-    assert error(found[0][1], mean) < 0.01
+    assert error(found[0][1], v[1].double().mean(0).expand(48, -1, -1)) < 0.01
+    assert all(bool((gradient[1] == 0).all()) for gradient in found[1:])
+    wanted = values_and_gradients(attend_short, scores, q, k, v)
+    assert all(torch.equal(one[0], other[0]) for one, other in zip(found, wanted, strict=True))
 
 
 @gpu
@@ -113,6 +116,28 @@ def test_what_the_kernels_cannot_do_is_left_to_torch() -> None:
     assert not fits(q, k, v, scores._replace(bias=torch.zeros(1, 1, 64, 64, device="cuda", requires_grad=True)))
     longer = torch.zeros(1, 129, 2, 64, device="cuda", dtype=torch.bfloat16, requires_grad=True)
     assert not fits(longer, longer, longer, scores)
+    assert not fits(q, k[:1], v[:1], scores)  # the same keys for all rows
+    assert not fits(q, k, v[..., :40], scores)
+    assert not fits(q, k, v, scores._replace(mask=torch.ones(1, 1, 64, 1, dtype=torch.bool, device="cuda")))
+
+
+@gpu
+def test_a_card_with_too_little_memory_for_them_goes_on_with_torch(monkeypatch: pytest.MonkeyPatch) -> None:
+    from triton.runtime.errors import OutOfResources
+
+    from vglm_train.model import attention_triton
+
+    def launched(kernel: object, *_: object, **__: object) -> None:
+        if kernel is attention_triton._backward:
+            raise OutOfResources(131072, 101376, "shared memory")
+
+    (q, k, v), scores = made("chatglm", torch.bfloat16, "cuda")
+    monkeypatch.setattr(attention_triton, "launch", launched)
+    attention_triton.fits_card.cache_clear()
+    assert not fits(q.requires_grad_(), k, v, scores)
+    monkeypatch.undo()
+    attention_triton.fits_card.cache_clear()
+    assert fits(q, k, v, scores)
 
 
 def test_elsewhere_it_is_torchs_attention() -> None:

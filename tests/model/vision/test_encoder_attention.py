@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.model.vision import fused
+from vglm_train.model.vision import attention, fused
 from vglm_train.model.vision.attention import attend, fuses
 
 gpu = pytest.mark.skipif(
@@ -94,7 +94,7 @@ def test_what_the_kernel_takes(d: int, change: str, takes: bool) -> None:
         x = x[:0]
     with (
         patch.object(fused, "fuses", lambda _: change != "other"),
-        patch.object(fused, "is_hopper", lambda _: change != "card"),
+        patch.object(attention, "is_hopper", lambda _: change != "card"),
         patch.object(torch.compiler, "is_compiling", lambda: change == "compiled"),
     ):
         assert fuses(x, HEADS) is takes
@@ -108,19 +108,18 @@ def test_the_kernel_gets_the_packed_projections_and_what_it_gives_is_returned() 
         given.append((x, heads))
         return result
 
-    built = fused.Kernels(SimpleNamespace(), SimpleNamespace(attend=stand_in))  # type: ignore[arg-type]
     with (
         patch.object(fused, "fuses", lambda _: True),
-        patch.object(fused, "is_hopper", lambda _: True),
-        patch.object(fused, "kernels", lambda: built),
+        patch.object(attention, "is_hopper", lambda _: True),
+        patch.object(attention, "kernel", lambda: SimpleNamespace(attend=stand_in)),
     ):
         assert attend(qkv, HEADS) is result
         assert given[0][0] is qkv
         assert given[0][1] == HEADS
     with (
         patch.object(fused, "fuses", lambda _: True),
-        patch.object(fused, "is_hopper", lambda _: True),
-        patch.object(fused, "kernels", lambda: None),
+        patch.object(attention, "is_hopper", lambda _: True),
+        patch.object(attention, "kernel", lambda: None),
     ):
         assert torch.equal(attend(qkv, HEADS), plain(qkv))
 

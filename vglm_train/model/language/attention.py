@@ -5,9 +5,6 @@ torch's kernels are made for longer rows. Their backward makes three passes, and
 b rows, s queries, t keys, h heads, d width of a head.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
 from types import ModuleType
 from typing import Any, NamedTuple
 
@@ -17,11 +14,9 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
-from vglm_train.log import console
+from vglm_train.model.launch import builds
 
 HALF = (torch.float16, torch.bfloat16)
-LONGEST, WIDEST = 128, 128  # queries, and channels of a head, that a program holds
-log = logging.getLogger(console.LOGGER)
 
 
 class Scores(NamedTuple):
@@ -53,30 +48,49 @@ def fits(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> bool:
     """Whether the kernels compute it. Answering, which wants no gradient, goes on with torch's."""
     if torch.compiler.is_compiling() or not q.is_cuda or not (torch.is_grad_enabled() and q.requires_grad):
         return False
-    alike = (
-        q.dtype in HALF and q.dtype == k.dtype == v.dtype and k.stride() == v.stride() and q.shape[2:] == k.shape[2:]
-    )
-    inner = all(x is None or (x.stride(3) == 1 and not x.requires_grad) for x in (scores.bias, scores.mask))
-    small = q.shape[1] <= LONGEST and q.shape[3] <= WIDEST and q.numel() > 0
-    return alike and inner and q.stride(3) == k.stride(3) == 1 and small and kernels() is not None
+    alike = q.dtype in HALF and q.dtype == k.dtype == v.dtype and k.shape == v.shape and q.numel() > 0
+    rows = (q.shape[0], *q.shape[2:]) == (k.shape[0], *k.shape[2:])
+    inner = k.stride() == v.stride() and q.stride(3) == k.stride(3) == 1
+    fixed = all(_is_fixed(x, k.shape[1]) for x in (scores.bias, scores.mask))
+    return alike and rows and inner and fixed and (found := kernels()) is not None and _holds(found, q, scores)
+
+
+def _is_fixed(x: Tensor | None, keys: int) -> bool:
+    """Whether a bias or a mask can be read as it is, and wants no gradient."""
+    return x is None or (x.shape[3] == keys and x.stride(3) == 1 and not x.requires_grad)
+
+
+def _holds(kernel: ModuleType, q: Tensor, scores: Scores) -> bool:
+    """Whether a multiprocessor of this card can hold the queries of a row's head, and what their gradients need."""
+    if q.shape[1] > kernel.MOST_QUERIES or q.shape[3] > kernel.WIDEST:
+        return False
+    kinds = scores.bias is not None, scores.mask is not None, scores.causal
+    found: bool = kernel.fits_card(q.device.index, q.dtype, _power(q.shape[1]), q.shape[3], *kinds)
+    return found
+
+
+def _power(number: int) -> int:
+    """The power of two from it on: what decides how much memory is needed."""
+    return 1 << (number - 1).bit_length()
 
 
 class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> Tensor:
-        kernel, ctx.scores = built(), scores  # constants of a pass, which all of its blocks share
+        kernel, ctx.scores = built(), scores._replace(bias=None, mask=None)
         out: Tensor
         out, lse = kernel.forward(kernel.Heads(q, k, v), kernel.How(**scores._asdict()))
-        ctx.save_for_backward(q, k, v, out, lse)
+        ctx.save_for_backward(q, k, v, out, lse, scores.bias, scores.mask)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         kernel = built()
-        q, k, v, out, lse = ctx.saved_tensors
+        q, k, v, out, lse, bias, mask = ctx.saved_tensors
         grads = kernel.Heads(*(torch.empty(x.shape, dtype=x.dtype, device=x.device) for x in (q, k, v)))
-        kernel.backward(grad, kernel.Heads(q, k, v), kernel.How(**ctx.scores._asdict()), out, lse, grads)
+        how = kernel.How(ctx.scores.scale, bias, mask, ctx.scores.causal)
+        kernel.backward(grad, kernel.Heads(q, k, v), how, out, lse, grads)
         return *grads, None
 
 
@@ -87,15 +101,10 @@ def built() -> ModuleType:
     return found
 
 
-@cache
-def kernels() -> ModuleType | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model import attention_triton
+@builds("attention of language models trains slower")
+def kernels() -> ModuleType:
+    from vglm_train.model import attention_triton
 
-        x = torch.zeros(1, 1, 1, 16, device="cuda", dtype=torch.bfloat16)
-        attention_triton.forward(attention_triton.Heads(x, x, x), attention_triton.How(1.0))
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("language models run slower without triton and a C compiler (%s)", error)
-        return None
+    x = torch.zeros(1, 1, 1, 16, device="cuda", dtype=torch.bfloat16)
+    attention_triton.forward(attention_triton.Heads(x, x, x), attention_triton.How(1.0))
     return attention_triton

@@ -10,19 +10,15 @@ i inputs, padded to whole blocks of 128; n blocks; o outputs. Codes are [n,o,byt
 kernel reads at once is contiguous.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
 from typing import ClassVar, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.log import console
 from vglm_train.model.language.packed import PackedLinear
+from vglm_train.model.launch import builds
 
-log = logging.getLogger(console.LOGGER)
 BLOCK, GROUP = 128, 64
 FEW = 64  # rows that the kernel takes; for more, dequantising costs less than it saves
 CHUNK = 2**24  # weights quantised at once
@@ -132,16 +128,11 @@ def _blocks(weight: Tensor) -> Tensor:
     return blocks
 
 
-@cache
-def _kernels() -> Kernels | None:
-    """None, with one warning, where it cannot be built."""
-    try:
-        from vglm_train.model.language import integers_triton
+@builds("a quantised model answers several times slower")
+def _kernels() -> Kernels:
+    from vglm_train.model.language import integers_triton
 
-        x = torch.zeros(1, BLOCK, device="cuda", dtype=torch.float16)
-        codes = torch.zeros(1, 16, BLOCK, device="cuda", dtype=torch.int8)
-        integers_triton.product(x, codes, torch.zeros(16, device="cuda"), None)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("a quantised model answers several times slower without triton and a C compiler (%s)", error)
-        return None
+    x = torch.zeros(1, BLOCK, device="cuda", dtype=torch.float16)
+    codes = torch.zeros(1, 16, BLOCK, device="cuda", dtype=torch.int8)
+    integers_triton.product(x, codes, torch.zeros(16, device="cuda"), None)
     return integers_triton

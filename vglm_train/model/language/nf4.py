@@ -7,19 +7,15 @@ A GPU dequantises with one kernel (`nf4_triton.py`), which gives the same number
 i inputs, o outputs, n = i * o weights, padded to whole blocks of 64.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
 from typing import Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vglm_train.log import console
 from vglm_train.model.language.packed import PackedLinear
+from vglm_train.model.launch import builds
 
-log = logging.getLogger(console.LOGGER)
 BLOCK = 64  # weights that share a scale
 CHUNK = 2**18  # blocks quantised at once
 LEVELS = (
@@ -94,15 +90,10 @@ class Nf4Linear(PackedLinear):
         return dequantize(self.codes, self.scales, self.pairs, (self.outputs, self.inputs), self.dtype)
 
 
-@cache
-def _kernels() -> Kernels | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model.language import nf4_triton
+@builds("training in nf4 is slower")
+def _kernels() -> Kernels:
+    from vglm_train.model.language import nf4_triton
 
-        codes = torch.zeros(BLOCK // 2, dtype=torch.uint8, device="cuda")
-        nf4_triton.dequantize(codes, torch.zeros(1, device="cuda"), torch.zeros(512, device="cuda"), BLOCK)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("training in nf4 is slower without triton and a C compiler (%s)", error)
-        return None
+    codes = torch.zeros(BLOCK // 2, dtype=torch.uint8, device="cuda")
+    nf4_triton.dequantize(codes, torch.zeros(1, device="cuda"), torch.zeros(512, device="cuda"), BLOCK)
     return nf4_triton

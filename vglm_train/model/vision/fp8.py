@@ -14,14 +14,14 @@ fewer bits than fp32 has. That moves a product by 0.2 %, where rounding its fact
 i inputs, o outputs.
 """
 
-import logging
 from functools import cache
-from subprocess import CalledProcessError
 from typing import Any, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from vglm_train.model.launch import builds
 
 CODES = torch.float8_e4m3fn
 TOP = torch.finfo(CODES).max  # 448
@@ -29,7 +29,6 @@ ROUNDED = (1 + 2**-4) ** 2  # the most that rounding makes the product of two ro
 LEAST = torch.finfo(torch.float32).tiny  # the scale of a row of zeros
 HOPPER = 9  # compute capability 9.x, the only cards that this was measured on
 VERSION = 1  # raised when other numbers would come of the same weights
-log = logging.getLogger("vglm_train")
 
 
 class Rows(NamedTuple):
@@ -145,15 +144,10 @@ def _kernels_for(x: Tensor) -> Kernels | None:
     return _kernels() if has_fp8(x.device) else None
 
 
-@cache
-def _kernels() -> Kernels | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model.vision import fp8_triton
+@builds("an image encoder in fp8 is slower than in bf16")
+def _kernels() -> Kernels:
+    from vglm_train.model.vision import fp8_triton
 
-        x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
-        fp8_triton.add_norm(x, x, nn.LayerNorm(16).to(x), TOP, LEAST)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("an image encoder in fp8 is slower than in bf16 without triton and a C compiler (%s)", error)
-        return None
+    x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+    fp8_triton.add_norm(x, x, nn.LayerNorm(16).to(x), TOP, LEAST)
     return fp8_triton

@@ -5,26 +5,15 @@ one H100: 109.3 ms plain and 98.6 fused in bf16, 114.4 and 102.7 in fp16. The re
 was: 0.0161 and 0.0159 in bf16, 0.00201 and 0.00200 in fp16.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
 from types import ModuleType
-from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vglm_train.model.launch import builds
+
 HALF = (torch.float16, torch.bfloat16)
-HOPPER = 9  # compute capability 9.x, the only cards for which the kernel of attention was written
-log = logging.getLogger("vglm_train")
-
-
-class Kernels(NamedTuple):
-    """The modules that hold them."""
-
-    sums: ModuleType
-    attention: ModuleType  # for Hopper GPUs alone
 
 
 def fuses(x: Tensor) -> bool:
@@ -49,28 +38,16 @@ def add_norm(x: Tensor, added: Tensor | None, norm: nn.LayerNorm) -> tuple[Tenso
     if added is None:
         return x, norm(x)
     if fuses(x) and x.is_contiguous() and added.is_contiguous() and (found := kernels()):
-        both: tuple[Tensor, Tensor] = found.sums.add_norm(x, added, norm.weight, norm.bias, norm.eps)
+        both: tuple[Tensor, Tensor] = found.add_norm(x, added, norm.weight, norm.bias, norm.eps)
         return both
     x = x + added
     return x, norm(x)
 
 
-@cache
-def is_hopper(device: torch.device) -> bool:
-    return device.type == "cuda" and torch.cuda.get_device_capability(device)[0] == HOPPER
+@builds("the image encoder runs up to 10 % slower")
+def kernels() -> ModuleType:
+    from vglm_train.model.vision import add_norm_triton
 
-
-@cache
-def kernels() -> Kernels | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model.vision import add_norm_triton, attention_triton
-
-        row = torch.zeros(1, 48, device="cuda", dtype=torch.bfloat16)
-        add_norm_triton.add_norm(row, row, row[0], row[0], 1e-6)
-        if is_hopper(row.device):
-            attention_triton.attend(row[None], 1)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("the image encoder runs up to 10 %% slower without triton and a C compiler (%s)", error)
-        return None
-    return Kernels(add_norm_triton, attention_triton)
+    row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+    add_norm_triton.add_norm(row, row, row[0], row[0], 1e-6)
+    return add_norm_triton

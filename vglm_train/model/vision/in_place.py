@@ -51,5 +51,5 @@ def _norm(stream: Tensor, bias: Tensor, norm: nn.LayerNorm) -> Tensor:
     if found is None:
         normed = norm((stream + bias).to(stream.dtype))
     else:
-        normed = found.sums.norm_with_bias(stream, bias, norm.weight, norm.bias, norm.eps)
+        normed = found.norm_with_bias(stream, bias, norm.weight, norm.bias, norm.eps)
     return normed

@@ -127,3 +127,27 @@ def test_mlp_projects_gate_and_value_together(kernels: Kernels) -> None:
     found = torch.autograd.grad(made(x), x, above)
     assert kernels.called == ["gated", "gated_backward", "projections_backward"]
     torch.testing.assert_close(found, wanted, **EXACT)
+
+
+@pytest.mark.parametrize("family", ["T5", "MT5", "UMT5"])
+def test_a_whole_model_of_each_family_is_transformers(kernels: Kernels, family: str) -> None:
+    """With padding: what each family's blocks call their attention with."""
+    shape = getattr(transformers, f"{family}Config")(**SHAPE, feed_forward_proj="gated-gelu", decoder_start_token_id=0)
+    torch.manual_seed(0)
+    plain = getattr(transformers, f"{family}ForConditionalGeneration")(shape).double().requires_grad_(False).eval()
+    made = deepcopy(plain)
+    forms.fuse(made)
+    forms.use_short(made)
+    embeds = torch.randn(B, S, 24, dtype=torch.float64, requires_grad=True)
+    mask = torch.ones(B, S, dtype=torch.long)
+    mask[1, -2:] = 0
+    ids = torch.randint(1, 20, (B, 4))
+    above = torch.randn(B, 4, 20, dtype=torch.float64)
+    results = []
+    for model in (plain, made):
+        logits = model(inputs_embeds=embeds, attention_mask=mask, decoder_input_ids=ids, use_cache=False).logits
+        results.append([logits, *torch.autograd.grad(logits, embeds, above)])
+    assert "norm_backward" in kernels.called
+    for one, other in zip(*results, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-6 * float(other.abs().max()))  # norms are in fp32
+    made.generate(inputs_embeds=embeds.detach(), attention_mask=mask, max_new_tokens=3)  # with a cache

@@ -29,20 +29,20 @@ class _RotateAndAttend(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, qkv: Tensor, cos: Tensor, sin: Tensor, scores: Scores) -> Tensor:
-        kernel, ctx.scores = built(), scores
+        kernel, ctx.scale = built(), scores.scale
         rotate_in_place(qkv, cos, sin)
         out: Tensor
         out, lse = kernel.forward(kernel.Heads(*qkv.unbind(2)), kernel.How(**scores._asdict()))
-        ctx.save_for_backward(qkv, cos, sin, out, lse)
+        ctx.save_for_backward(qkv, cos, sin, out, lse, scores.bias)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> Any:
         kernel = built()
-        qkv, cos, sin, out, lse = ctx.saved_tensors
+        qkv, cos, sin, out, lse, bias = ctx.saved_tensors
         dqkv = torch.empty_like(qkv)
         inputs, grads = (kernel.Heads(*x.unbind(2)) for x in (qkv, dqkv))
-        kernel.backward(grad, inputs, kernel.How(**ctx.scores._asdict()), out, lse, grads)
+        kernel.backward(grad, inputs, kernel.How(ctx.scale, bias), out, lse, grads)
         rotate_in_place(dqkv, cos, sin, inverse=True)
         return dqkv, None, None, None

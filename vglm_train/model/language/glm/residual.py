@@ -9,10 +9,7 @@ may go nowhere but into `add_and_norm` or `add` of the same parts, with the same
 m rows in use, e embedding width.
 """
 
-import logging
 from collections.abc import Callable
-from functools import cache
-from subprocess import CalledProcessError
 from types import ModuleType
 from typing import Any, NamedTuple, Protocol
 
@@ -21,11 +18,11 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
-from vglm_train.log import console
+from vglm_train.model.language.hooks import is_wrapped
+from vglm_train.model.launch import builds
 
 HALF = (torch.float16, torch.bfloat16)
 WIDEST = 8192  # norm that a program computes
-log = logging.getLogger(console.LOGGER)
 
 
 def fuses(x: Tensor, *norms: nn.Module) -> bool:
@@ -39,7 +36,7 @@ def fuses(x: Tensor, *norms: nn.Module) -> bool:
 
 def _is_plain(norm: nn.Module, dtype: torch.dtype) -> bool:
     """Whether it is a frozen layer norm that does nothing else, in 16 bits."""
-    if not isinstance(norm, nn.LayerNorm) or norm._forward_hooks or norm._forward_pre_hooks:
+    if not isinstance(norm, nn.LayerNorm) or is_wrapped(norm):
         return False
     return dtype in HALF and all(
         part is not None and part.dtype == dtype and not part.requires_grad for part in (norm.weight, norm.bias)
@@ -178,18 +175,13 @@ def _built() -> ModuleType:
     return found
 
 
-@cache
-def kernels() -> ModuleType | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model.language.glm import residual_triton
+@builds("ChatGLM trains some per cent slower")
+def kernels() -> ModuleType:
+    from vglm_train.model.language.glm import residual_triton
 
-        row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
-        residual_triton.norm(row, row[0], row[0], 1e-5)
-        _, total, mean, scale = residual_triton.add_and_norm(row, row, row[0], row[0], 1e-5, 2.0)
-        residual_triton.add(row, total, 2.0)
-        residual_triton.backward(row, row, total, row[0], mean, scale, 2.0)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("ChatGLM trains some per cent slower without triton and a C compiler (%s)", error)
-        return None
+    row = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+    residual_triton.norm(row, row[0], row[0], 1e-5)
+    _, total, mean, scale = residual_triton.add_and_norm(row, row, row[0], row[0], 1e-5, 2.0)
+    residual_triton.add(row, total, 2.0)
+    residual_triton.backward(row, row, total, row[0], mean, scale, 2.0)
     return residual_triton

@@ -4,18 +4,14 @@ arXiv:2104.09864), in fp32 whatever the precision of the model.
 b rows, s tokens, h heads, d width of a head.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
-from vglm_train.log import console
+from vglm_train.model.launch import builds
 
-log = logging.getLogger(console.LOGGER)
 Rotation = tuple[Tensor, Tensor]  # cosines and sines
 
 
@@ -84,7 +80,7 @@ class Rotate(Protocol):
 def rotate(
     inputs: tuple[Tensor, ...], outputs: tuple[Tensor, ...], cos: Tensor, sin: Tensor, *, inverse: bool = False
 ) -> None:
-    """See Turn; torch's own operations, on any device."""
+    """See Rotate; torch's own operations, on any device."""
     sin = -sin if inverse else sin
     for x, out in zip(inputs[:2], outputs):
         first, second = x.unflatten(-1, (2, 2, -1)).unbind(-2)  # [b,s,h,2,d/4] each
@@ -111,16 +107,12 @@ def _rotate_on(x: Tensor) -> Rotate:
     return (_triton_rotate() if x.is_cuda else None) or rotate
 
 
-@cache
-def _triton_rotate() -> Rotate | None:
-    """One kernel instead of eight, a tenth of a full-size step. None, with one warning, where it cannot be built."""
-    try:
-        from vglm_train.model.language.glm.rope_triton import rotate as kernel
+@builds("ChatGLM runs a tenth slower")
+def _triton_rotate() -> Rotate:
+    """One kernel instead of eight, a tenth of a full-size step."""
+    from vglm_train.model.language.glm.rope_triton import rotate as kernel
 
-        x = torch.zeros(3, 1, 1, 1, 4, device="cuda")
-        angles = torch.zeros(1, 1, 1, 2, 1, device="cuda")
-        kernel(x.unbind(0), x.clone().unbind(0), angles, angles)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("ChatGLM runs a tenth slower: the RoPE kernel needs triton and a C compiler (%s)", error)
-        return None
+    x = torch.zeros(3, 1, 1, 1, 4, device="cuda")
+    angles = torch.zeros(1, 1, 1, 2, 1, device="cuda")
+    kernel(x.unbind(0), x.clone().unbind(0), angles, angles)
     return kernel

@@ -13,7 +13,8 @@ from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
 from vglm_train.model.language.hf import fused
-from vglm_train.model.language.hf.frozen import are_frozen, is_wrapped
+from vglm_train.model.language.hf.frozen import are_frozen
+from vglm_train.model.language.hooks import is_wrapped
 
 KNOWN = ("position_ids", "position_embeddings")  # what an attention is told, whatever the pass
 

@@ -9,13 +9,14 @@ from vglm_train.model.language.hf.attention import family_of, replace_attention
 from vglm_train.model.language.hf.blocks import Block
 from vglm_train.model.language.hf.fused import SHORT_SDPA, Mlp, Norm, PackedMlp
 from vglm_train.model.language.hf.opt import OptAttention, OptBlock
-from vglm_train.model.language.hf.t5 import T5Attention, T5Mlp, T5Norm
+from vglm_train.model.language.hf.t5 import T5Attention, T5Bias, T5Mlp, T5Norm
 
 # Of `transformers.models`, those whose code is the formula: the same in transformers 5.17 and 5.23
 FORMS: dict[type[nn.Module], str] = {
     T5Norm: "t5.T5LayerNorm mt5.MT5LayerNorm umt5.UMT5LayerNorm",
     T5Mlp: "t5.T5DenseGatedActDense mt5.MT5DenseGatedActDense umt5.UMT5DenseGatedActDense",
-    T5Attention: "t5.T5Attention mt5.MT5Attention umt5.UMT5Attention",
+    T5Attention: "t5.T5Attention mt5.MT5Attention",
+    T5Bias: "umt5.UMT5Attention",
     Norm: "arcee.ArceeRMSNorm deepseek_v2.DeepseekV2RMSNorm deepseek_v3.DeepseekV3RMSNorm ernie4_5.Ernie4_5RMSNorm "
     "exaone4.Exaone4RMSNorm glm.GlmRMSNorm glm4.Glm4RMSNorm granite.GraniteRMSNorm "
     "hunyuan_v1_dense.HunYuanDenseV1RMSNorm llama.LlamaRMSNorm ministral.MinistralRMSNorm "
@@ -38,7 +39,7 @@ FORMS: dict[type[nn.Module], str] = {
     OptBlock: "opt.OPTDecoderLayer",
 }
 BY_NAME = {name: form for form, names in FORMS.items() for name in names.split()}
-# whose modules ask for their attention by name and for nothing else of it
+# whose modules ask for their attention by name, and look at nothing else of it
 FAMILIES = {name.partition(".")[0] for name in BY_NAME}
 
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
+from vglm_train.model.language.hooks import is_wrapped
 
 HALF = (torch.float16, torch.bfloat16)
-# hooks see a module's own input and output, and adapters are hooks
-HOOKS = ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks")
 
 
 def project(x: Tensor, linears: Sequence[nn.Module]) -> tuple[Tensor, ...]:
@@ -34,12 +33,6 @@ def fits_linear(linear: nn.Module, x: Tensor) -> bool:
     if type(linear) is not nn.Linear or is_wrapped(linear):
         return False
     return are_frozen(x, linear.weight) and (linear.bias is None or are_frozen(x, linear.bias))
-
-
-def is_wrapped(module: nn.Module) -> bool:
-    """Whether something looks at what the module computes, or changes it."""
-    own = vars(module)
-    return "forward" in own or any(own[name] for name in HOOKS)
 
 
 def are_frozen(x: Tensor, *weights: Tensor | None) -> bool:

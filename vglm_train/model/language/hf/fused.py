@@ -7,9 +7,6 @@ module runs its own code everywhere else, and where torch.compile traces it.
 f width of the MLP.
 """
 
-import logging
-from functools import cache
-from subprocess import CalledProcessError
 from types import ModuleType
 from typing import Any, ClassVar
 
@@ -18,8 +15,8 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vglm_train.autograd import apply
-from vglm_train.log import console
 from vglm_train.model.language.hf.frozen import HALF, project
+from vglm_train.model.launch import builds
 
 WIDEST = 8192  # norm that a program computes
 SHORT_SDPA = "short_sdpa"  # transformers' name of the attention in `attention.py`
@@ -31,7 +28,6 @@ ACTS = {
     "SiLUActivation": "silu",
     "SiLU": "silu",
 }
-log = logging.getLogger(console.LOGGER)
 
 
 def takes(x: Tensor) -> bool:
@@ -163,20 +159,15 @@ def built() -> ModuleType:
     return found
 
 
-@cache
-def kernels() -> ModuleType | None:
-    """None, with one warning, where they cannot be built."""
-    try:
-        from vglm_train.model.language.hf import fused_triton
+@builds("language models run slower")
+def kernels() -> ModuleType:
+    from vglm_train.model.language.hf import fused_triton
 
-        x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
-        _, scale = fused_triton.norm(x, x[0], 1e-6)
-        fused_triton.norm_backward(x, x, x[0], scale)
-        _, _, mean, scale = fused_triton.add_norm(x, x, x[0], x[0], 1e-6)
-        fused_triton.add_norm_backward(x, x, x, x[0], mean, scale)
-        for act in sorted(set(ACTS.values())):
-            fused_triton.gated_backward(fused_triton.gated(x, x, act), x, x, x.clone(), x.clone(), act)
-    except (ImportError, OSError, RuntimeError, CalledProcessError) as error:
-        log.warning("language models run slower without triton and a C compiler (%s)", error)
-        return None
+    x = torch.zeros(1, 16, device="cuda", dtype=torch.bfloat16)
+    _, scale = fused_triton.norm(x, x[0], 1e-6)
+    fused_triton.norm_backward(x, x, x[0], scale)
+    _, _, mean, scale = fused_triton.add_norm(x, x, x[0], x[0], 1e-6)
+    fused_triton.add_norm_backward(x, x, x, x[0], mean, scale)
+    for act in sorted(set(ACTS.values())):
+        fused_triton.gated_backward(fused_triton.gated(x, x, act), x, x, x.clone(), x.clone(), act)
     return fused_triton

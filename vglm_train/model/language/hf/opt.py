@@ -17,7 +17,8 @@ from vglm_train.autograd import apply
 from vglm_train.model.language.attention import attend
 from vglm_train.model.language.hf import fused
 from vglm_train.model.language.hf.blocks import add_norm, fits_norm, is_plain
-from vglm_train.model.language.hf.frozen import fits_linear, is_wrapped, project, rows
+from vglm_train.model.language.hf.frozen import fits_linear, project, rows
+from vglm_train.model.language.hooks import is_wrapped
 
 
 class OptBlock(nn.Module):

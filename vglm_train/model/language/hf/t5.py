@@ -37,7 +37,14 @@ class T5Mlp(nn.Module):
         return self.wo(hidden)
 
 
-class T5Attention(nn.Module):
+class T5Bias(nn.Module):
+    def compute_bias(self, *inputs: Any, **options: Any) -> Any:
+        """SDPA's fused kernels take only a bias whose last dimension is contiguous."""
+        bias: Any = super()
+        return bias.compute_bias(*inputs, **options).contiguous()
+
+
+class T5Attention(T5Bias):
     config: Any
     q: nn.Module
     k: nn.Module
@@ -81,8 +88,3 @@ class T5Attention(nn.Module):
             return torch.zeros(1, self.n_heads, x.shape[1], keys, device=x.device, dtype=x.dtype)
         bias: Tensor = self.compute_bias(x.shape[1], keys, device=x.device)
         return bias
-
-    def compute_bias(self, *inputs: Any, **options: Any) -> Any:
-        """SDPA's fused kernels take only a bias whose last dimension is contiguous."""
-        bias: Any = super()
-        return bias.compute_bias(*inputs, **options).contiguous()

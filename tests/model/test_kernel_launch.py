@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from vglm_train.model import launch as launching
-from vglm_train.model.launch import launch
+from vglm_train.model.launch import builds, launch
 
 gpu = pytest.mark.skipif(not torch.cuda.is_available(), reason="kernels need a GPU")
 
@@ -95,6 +95,38 @@ def test_what_cannot_be_looked_up_is_launched_by_triton() -> None:
         on_cpu(kernel, X, object(), 0.5)
     assert len(kernel.searched) == 2
     assert not kernel.looked_up
+
+
+def test_kernels_that_cannot_be_built_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    tried = []
+
+    @builds("this runs slower")
+    def kernels() -> int:
+        tried.append(True)
+        raise RuntimeError("no C compiler")
+
+    with caplog.at_level("WARNING"):
+        assert kernels() is kernels() is None
+    assert len(tried) == 1
+    assert [record.message for record in caplog.records] == [
+        "this runs slower without triton and a C compiler (no C compiler)"
+    ]
+
+
+def test_errors_of_triton_itself_are_among_them_and_mistakes_are_not() -> None:
+    own = type("CompilationError", (Exception,), {"__module__": "triton.compiler.errors"})
+
+    @builds("slower")
+    def unbuilt() -> int:
+        raise own("ptxas")
+
+    @builds("slower")
+    def mistaken() -> int:
+        raise TypeError("an argument too many")
+
+    assert unbuilt() is None
+    with pytest.raises(TypeError):
+        mistaken()
 
 
 @gpu
