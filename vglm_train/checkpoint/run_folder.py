@@ -23,6 +23,7 @@ from vglm_train.errors import LostProcess, UserError
 from vglm_train.files import lock, write_text
 from vglm_train.folders import check_folder, make_folder
 from vglm_train.log.jsonl import METRICS
+from vglm_train.model.vision.base import KERNELS
 from vglm_train.signals import starts_again
 
 # What a run may change half-way: none of it moves the loss of a step that is still to come, but for the length, which
@@ -52,7 +53,7 @@ class RunFolder:
         if self._is_begun():
             began = load(self.config_file).data.image.decoder
             decoder = began if asked is None or (asked, began) == ("pillow", None) else asked
-        elif asked is None and features is not None and holds_older(Path(features.folder)):
+        elif asked is None and features is not None and holds_older(Path(features.folder), KERNELS):
             decoder = "pillow"
         else:
             decoder = asked or "turbo"

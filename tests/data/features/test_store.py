@@ -8,10 +8,11 @@ import pytest
 import torch
 
 from vglm_train.data.features import store as store_module
-from vglm_train.data.features.identity import VERSIONS, Identity, picture_digest
+from vglm_train.data.features.identity import VERSIONS, Identity, holds_older, of_earlier_kernels, picture_digest
 from vglm_train.data.features.store import FeatureStore, Writer, row_key
 from vglm_train.errors import UserError
 from vglm_train.image import ImageError
+from vglm_train.model.vision.base import KERNELS
 
 IMAGES = [f"picture {number}".encode() for number in range(6)]
 
@@ -98,8 +99,6 @@ def test_a_store_that_describes_something_else(tmp_path: Path) -> None:
 
 
 def test_everything_that_changes_features_changes_the_key() -> None:
-    from dataclasses import replace
-
     one = identity()
     changes = [
         {"encoder": "g"}, {"dtype": "float16"}, {"size": 32}, {"mean": (0.4,) * 3}, {"std": (0.4,) * 3},
@@ -112,4 +111,24 @@ def test_rows_of_fused_kernels_stand_apart_and_the_others_stay_where_they_are() 
     """Fused kernels round in other places."""
     plain = identity()
     assert "fused" not in plain.json()
-    assert len({replace(plain, fused=version).key for version in (0, 1, 2)}) == 3
+    assert len({replace(plain, fused=version).key for version in range(KERNELS + 1)}) == KERNELS + 1
+
+
+def test_features_of_earlier_kernels_are_told_apart(tmp_path: Path) -> None:
+    """They are of no use any more: neither a reason for Pillow's pixels nor to be kept."""
+    made = replace(identity(), version=VERSIONS["pillow"])
+
+    def store(name: str, said: Identity) -> None:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "store.json").write_text(said.json())
+
+    store("earlier", replace(made, fused=KERNELS - 1))
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "store.json").write_text("{")
+    assert not holds_older(tmp_path, KERNELS)
+    store("other", replace(made, fused=KERNELS - 1, size=32))
+    wanted = replace(made, fused=KERNELS)
+    assert of_earlier_kernels(tmp_path, wanted) == ["earlier"]
+    store("plain", made)  # of a CPU, or of an encoder without fused kernels
+    assert holds_older(tmp_path, KERNELS)
+    assert of_earlier_kernels(tmp_path, wanted) == ["earlier"]

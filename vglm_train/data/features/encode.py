@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vglm_train.config.data import Data
 from vglm_train.config.run import Config
-from vglm_train.data.features.identity import Encoder, Identity, encoder_fingerprint, picture_digest
+from vglm_train.data.features.identity import Encoder, Identity, encoder_fingerprint, of_earlier_kernels, picture_digest
 from vglm_train.data.features.jobs import PICTURE, DecodeJobs, Item, Items, ListJobs, Row, plain, row_keys, unchanged
 from vglm_train.data.features.store import FeatureStore, Writer
 from vglm_train.data.prefetch import read_ahead
@@ -87,6 +87,12 @@ class _Filling:
                 len(missing),
                 len(missing) * self.store.row_bytes / GIB,
             )
+            if missing and (others := of_earlier_kernels(self.store.root, self.store.identity)):
+                logger.info(
+                    "features: %s there are of GPU kernels of an earlier version, which round otherwise: not used, "
+                    "to be deleted once no older version needs them",
+                    ", ".join(others),
+                )
         self._check_capacity(len(missing))
         self._encode(missing, encode)
         self.ranks.barrier()
@@ -121,7 +127,7 @@ class _Filling:
         used = self.store.used()
         total, others = sum(used.values()), [name for name in used if name != self.store.folder.name]
         if needed and total + needed > features.limit_gib * GIB:
-            more = f" ({', '.join(others)} there are of other encoders or augmentations)" if others else ""
+            more = f" ({', '.join(others)} there are of other encoders, augmentations or versions)" if others else ""
             return (
                 f"data.features.limit_gib: {features.limit_gib:g} is not enough: {needed / GIB:.2f} GiB of features "
                 f"are to be added to {total / GIB:.2f} GiB in {features.folder}{more}. Raise the limit, "

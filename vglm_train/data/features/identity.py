@@ -98,9 +98,31 @@ class Identity:
         return random.Random(int.from_bytes(hashlib.blake2b(text, digest_size=8).digest()))
 
 
-def holds_older(root: Path) -> bool:
-    """Whether a folder holds features of pictures that Pillow decoded and resized."""
-    return any(f'"version": {VERSIONS["pillow"]}' in path.read_text("utf-8") for path in root.glob("*/store.json"))
+def holds_older(root: Path, kernels: int) -> bool:
+    """Whether a folder holds features of pictures that Pillow decoded and resized, which can still be used.
+
+    kernels: the version of a GPU's fused kernels; features of earlier ones are made anew whatever the decoder.
+    """
+    every = (said for _, said in _said(root))
+    return any(said.get("version") == VERSIONS["pillow"] and said.get("fused", kernels) == kernels for said in every)
+
+
+def of_earlier_kernels(root: Path, identity: Identity) -> list[str]:
+    """Names of the stores in a folder that only the version of a GPU's fused kernels tells from `identity`."""
+    wanted = json.loads(identity.json())
+    wanted.pop("fused", None)
+    return [name for name, said in _said(root) if 0 < said.pop("fused", 0) != identity.fused and said == wanted]
+
+
+def _said(root: Path) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and identity of each store in a folder."""
+    for path in sorted(root.glob("*/store.json")):
+        try:
+            said = json.loads(path.read_text("utf-8"))
+        except ValueError:
+            continue
+        if isinstance(said, dict):
+            yield path.parent.name, said
 
 
 def encoder_fingerprint(encoder: Encoder) -> str:
