@@ -57,7 +57,7 @@ def fits(q: Tensor, k: Tensor, v: Tensor, scores: Scores) -> bool:
 
 def _is_fixed(x: Tensor | None, keys: int) -> bool:
     """Whether a bias or a mask can be read as it is, and wants no gradient."""
-    return x is None or (x.shape[3] == keys and x.stride(3) == 1 and not x.requires_grad)
+    return x is None or (x.ndim == 4 and x.shape[3] == keys and x.stride(3) == 1 and not x.requires_grad)
 
 
 def _holds(kernel: ModuleType, q: Tensor, scores: Scores) -> bool:
