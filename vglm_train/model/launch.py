@@ -1,8 +1,7 @@
 """How Triton's kernels are built, and launched with little work for the host.
 
-At every launch Triton finds out anew which of a kernel's compiled forms its arguments ask for, in Python. On a slow
-host that takes 100 microseconds, longer than most of these kernels run. Here the form is looked up by the few
-properties that choose it.
+At every launch Triton finds out anew which of a kernel's compiled forms its arguments ask for, in Python. That can take
+longer than the kernel runs. Here the form is looked up by the few properties that choose it.
 """
 
 import logging

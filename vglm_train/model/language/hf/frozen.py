@@ -50,10 +50,10 @@ class _Projections(torch.autograd.Function):
     """x [...,i] -> linear layers of it: the weights of all, and then their biases."""
 
     @staticmethod
-    def forward(ctx: Any, x: Tensor, *parts: Tensor | None) -> Any:
+    def forward(ctx: Any, x: Tensor, *parts: Any) -> Any:
         weights, biases = parts[: len(parts) // 2], parts[len(parts) // 2 :]
         ctx.save_for_backward(*weights)
-        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))  # type: ignore[arg-type]
+        return tuple(F.linear(x, weight, bias) for weight, bias in zip(weights, biases, strict=True))
 
     @staticmethod
     @once_differentiable
