@@ -15,7 +15,7 @@ SCRIPT = Path(__file__).with_name("step_on_gpu.py")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs an NVIDIA GPU: waits were not looked for")
 
 
-@pytest.mark.parametrize("kind", ["align", "generate"])
+@pytest.mark.parametrize("kind", ["align", "chatglm", "opt", "llama", "t5"])
 def test_a_step_launches_without_waiting(kind: str) -> None:
     path = os.pathsep.join([str(SCRIPT.parents[2]), str(SCRIPT.parents[1]), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(

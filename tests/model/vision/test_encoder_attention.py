@@ -12,7 +12,7 @@ from vglm_train.model.vision import attention, fused
 from vglm_train.model.vision.attention import attend, fuses
 
 gpu = pytest.mark.skipif(
-    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == fused.HOPPER),
+    not (torch.cuda.is_available() and torch.cuda.get_device_capability()[0] == attention.HOPPER),
     reason="the kernel needs a Hopper GPU",
 )
 HEADS = 3

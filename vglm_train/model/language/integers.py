@@ -118,7 +118,9 @@ def _integers(groups: Tensor, most: int, dtype: torch.dtype) -> tuple[Tensor, Te
     Whole numbers are of the rounded scale: its rounding adds no error.
     """
     smallest = torch.finfo(torch.float32).tiny
-    scales = (groups.abs().amax(-1).float() / most).clamp(min=smallest).to(dtype)
+    largest = groups.abs().amax(-1).float()
+    # by a tensor: a GPU multiplies by the inverse of a number, which rounds twice
+    scales = (largest / torch.full_like(largest, most)).clamp(min=smallest).to(dtype)
     return (groups.float() / scales.float()[..., None]).round_().clamp_(-most, most), scales
 
 

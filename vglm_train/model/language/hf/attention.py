@@ -3,14 +3,14 @@
 b rows, h heads, s queries, t keys, d width of a head.
 """
 
-from collections.abc import Container
+from collections.abc import Container, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel
+from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedModel, masking_utils
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
-from transformers.masking_utils import sdpa_mask
 
 from vglm_train.model.language.attention import Scores, attend_short, fits
 from vglm_train.model.language.hf.fused import SHORT_SDPA
@@ -53,7 +53,7 @@ def _scores(
 
 
 AttentionInterface.register(SHORT_SDPA, short_sdpa)
-AttentionMaskInterface.register(SHORT_SDPA, sdpa_mask)
+AttentionMaskInterface.register(SHORT_SDPA, masking_utils.sdpa_mask)
 
 
 def replace_attention(model: nn.Module, name: str, before: Container[str], families: Container[str] | None) -> None:
@@ -64,6 +64,34 @@ def replace_attention(model: nn.Module, name: str, before: Container[str], famil
             continue
         if families is None or family_of(type(part)) in families:
             part.set_attn_implementation(name)
+
+
+@contextmanager
+def whole_rows() -> Iterator[None]:
+    """Within it, transformers takes each row for one sequence without padding, where it is given no mask.
+
+    It would look at positions, and some versions at a mask of ones that they made. That is to wait for the device,
+    which is computing the pictures then.
+    """
+    for name, known in _KNOWN.items():
+        setattr(masking_utils, name, known)
+    try:
+        yield
+    finally:
+        for name, look in _LOOKS.items():
+            setattr(masking_utils, name, look)
+
+
+def _one_sequence(position_ids: Tensor) -> Tensor | None:
+    return None
+
+
+def _no_padding(tensor: Tensor) -> bool:
+    return True
+
+
+_KNOWN = {"find_packed_sequence_indices": _one_sequence, "fast_all": _no_padding}
+_LOOKS = {name: getattr(masking_utils, name) for name in _KNOWN}
 
 
 def family_of(kind: type[nn.Module]) -> str:

@@ -11,6 +11,7 @@ from transformers import MODEL_FOR_CAUSAL_LM_MAPPING, PreTrainedConfig
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
 from vglm_train.model.language.decoding import Decoder
+from vglm_train.model.language.hf.attention import whole_rows
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of
 from vglm_train.model.language.hf.decoder import causal_decoder
 from vglm_train.model.language.hf.head import head_on
@@ -31,7 +32,8 @@ class CausalLanguage(HuggingFaceLanguage):
         scaling = self.gradient_scaling()
         embeds = scaling.enter(embeds)
         # padding is right of all targets: no mask is needed, and plain causal attention is fast
-        with self.own_dtype(), head_on(self.model.get_output_embeddings(), places - 1):
+        head = head_on(self.model.get_output_embeddings(), places - 1)
+        with self.own_dtype(), whole_rows(), head:
             logits = self.model(inputs_embeds=embeds, use_cache=False).logits
         return scaling.leave(logits[0]), batch.labels.flatten()[places]
 

@@ -10,10 +10,12 @@ from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
+from vglm_train.model.language.hf.attention import family_of
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, first_id
 from vglm_train.model.language.hf.decoder import Seq2SeqDecoder
 from vglm_train.model.language.hf.head import head_on
 
+READY = {"mt5", "t5", "umt5"}  # whose stacks take a mask that is ready, for all heads and queries
 STARTS = ("decoder_start_token_id", "bos_token_id")  # what names the decoder's first id, in transformers' order
 
 
@@ -34,11 +36,19 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
         with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
             logits = self.model(
                 inputs_embeds=embeds,
-                attention_mask=batch.attention_mask.long(),
+                attention_mask=self._mask(batch.attention_mask),
                 decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels),
                 use_cache=False,
             ).logits
         return scaling.leave(logits[0]), batch.labels.flatten()[chosen]
+
+    def _mask(self, mask: Tensor) -> Tensor:
+        """[b,s] bool as the model takes it: of one row for each sequence transformers asks whether anything is padding,
+        and so waits for the device, twice a step.
+        """
+        encoder = self.model.get_encoder()
+        sdpa = encoder.config._attn_implementation.endswith("sdpa")  # and what is made of it here
+        return mask[:, None, None] if sdpa and family_of(type(encoder)) in READY else mask.long()
 
     def decoder(self, embeds: Tensor, batch: PromptBatch, max_new: int) -> Seq2SeqDecoder:
         length = batch.attention_mask.sum(1)

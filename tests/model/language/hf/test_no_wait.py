@@ -1,0 +1,56 @@
+"""Scoring asks a tensor nothing, for whose answer the host would wait while a GPU has still to compute the pictures."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import test_causal
+import test_seq2seq
+import torch
+import transformers
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from vglm_train.batch import PromptBatch, target_places
+
+
+class Questions(TorchDispatchMode):
+    """Counts values that were brought to Python."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.count = 0
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += function is torch.ops.aten._local_scalar_dense.default
+        return function(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("family", ["t5", "flan-t5", "mt5", "umt5"])
+def test_an_encoder_decoder_is_asked_nothing(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(test_seq2seq.FAMILIES, "umt5", transformers.UMT5Config(**test_seq2seq.T5))
+    whole = test_seq2seq.batch()
+    unpadded = replace(whole, attention_mask=torch.ones_like(whole.attention_mask))
+    model = test_seq2seq.language(tmp_path, family)
+    for batch in (whole, unpadded):
+        assert questions(model.score, model.embed(batch.input_ids), batch, apart=True) == 0
+
+
+@pytest.mark.parametrize("family", test_causal.FAMILIES)
+def test_a_decoder_is_asked_nothing(tmp_path: Path, family: str) -> None:
+    model, batch = test_causal.language(tmp_path, family), test_causal.batch()
+    assert questions(model.score, model.embed(batch.input_ids), batch, apart=False) == 0
+
+
+def test_a_question_is_seen() -> None:
+    with Questions() as seen:
+        bool(torch.ones(3).all())
+    assert seen.count == 1
+
+
+def questions(score: Callable[..., Any], embeds: torch.Tensor, batch: PromptBatch, apart: bool) -> int:
+    batch = replace(batch, targets=target_places(batch.labels, apart))
+    with Questions() as seen:
+        score(embeds.requires_grad_(), batch)
+    return seen.count
