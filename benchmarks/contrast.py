@@ -101,7 +101,7 @@ def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Rank
         totals = ranks.all_sum(torch.stack([torch.stack([each[name] for each in units]).sum() for name in units[0]]))
         # times the ranks, since the engine averages their gradients
         scale = {name: built.weights[name] * ranks.world / total for name, total in zip(units[0], totals)}
-        outputs, _ = engine.step(data, [scale] * len(data), 1e-5)
+        outputs, _ = engine.step(data, lambda: [scale] * len(data), 1e-5)
         return torch.stack([output.sums[name] * scale[name] for output in outputs for name in scale]).sum()
 
     return step

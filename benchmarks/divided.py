@@ -94,7 +94,7 @@ def stepping(model: VisualLanguageModel, config: Config, ranks: Ranks, losses: l
     def step(batch: PromptBatch) -> None:
         count = ranks.all_sum(objective.units(batch)["lm"])
         # times the ranks, since the engine averages their gradients
-        (output,), update = engine.step([batch], [{"lm": ranks.world / count}], LR)
+        (output,), update = engine.step([batch], lambda: [{"lm": ranks.world / count}], LR)
         assert update.applied, "a gradient was not finite"
         losses.append(output.sums["lm"] / count)
 

@@ -106,10 +106,11 @@ def engine_step(objective: Objective, rows: int, ranks: Ranks) -> ReadingStep:
     config = Config(run=Run(name="benchmark"), optim=Optim(clip=1.0), data=Data(global_batch=rows))
     engine = DeepSpeedEngine(objective, config, 1, ranks)
 
+    def factors(batch: Batch) -> dict[str, torch.Tensor]:
+        return {name: objective.weights[name] / count for name, count in objective.units(batch).items()}
+
     def step(batch: Batch, ahead: DevicePrefetch | None = None) -> None:
-        units = objective.units(batch)
-        scales = [{name: objective.weights[name] / units[name] for name in units}]
-        engine.step([batch], scales, 1e-4, ahead and ahead.look_ahead)
+        engine.step([batch], lambda: [factors(batch)], 1e-4, ahead and ahead.look_ahead)
 
     return step
 

@@ -161,7 +161,7 @@ def measure_pass(
 
     def run(step: Sequence[PromptBatch]) -> None:
         count = torch.stack([objective.units(part)["lm"] for part in step]).sum()
-        outputs, update = engine.step(step, [{"lm": 1 / count}] * len(step), LR)
+        outputs, update = engine.step(step, lambda: [{"lm": 1 / count}] * len(step), LR)
         journal.losses.append(torch.stack([output.sums["lm"] for output in outputs]).sum() / count)
         journal.skipped += not update.applied
 

@@ -38,9 +38,9 @@ from vglm_train.errors import UserError
 ROWS = {"align": 100, "generate": 64, "finetune": 16}
 PRESETS = {"align": "pretrain/lavis_stage1", "generate": "pretrain/visualglm_stage2",
            "finetune": "finetune/xray_vqa_chatglm_lora"}  # fmt: skip
-STEPS = {"align": (20, 60), "generate": (10, 30), "finetune": (10, 40)}  # not counted before, counted until
+STEPS = {"align": (20, 100), "generate": (10, 40), "finetune": (10, 60)}  # not counted before, counted until
 WATCHED = 4  # steps after them
-EVERY = 5  # steps of a row
+EVERY = 10  # steps of a row, as many as nobody has to set
 START = 240  # seconds that a run may take until it has been measured
 HEADER = f"{'':10} {'cards':>5} {'samples/s':>10} {'times one':>9} {'waiting':>8} {'GiB':>6} {'ms':>8} {'NCCL':>7} " \
          f"{'alone':>7} {'idle':>6} {'GB':>6}"  # fmt: skip

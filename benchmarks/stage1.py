@@ -97,9 +97,11 @@ def engine_step(objective: AlignmentObjective, device: torch.device) -> Step:
     config = Config(run=Run(name="benchmark"), optim=Optim(clip=1.0), data=Data(global_batch=1))
     engine = DeepSpeedEngine(objective, config, 1, distributed.start())
 
+    def factors(batch: PairBatch) -> dict[str, torch.Tensor]:
+        return {name: objective.weights[name] / count for name, count in objective.units(batch).items()}
+
     def step(batch: PairBatch) -> None:
-        units = objective.units(batch)
-        engine.step([batch], [{name: objective.weights[name] / units[name] for name in units}], 1e-4)
+        engine.step([batch], lambda: [factors(batch)], 1e-4)
 
     return step
 

@@ -137,7 +137,7 @@ def engine_step(objective: GenerationObjective, engine: DeepSpeedEngine, journal
     def step(batch: PromptBatch) -> None:
         count = objective.units(batch)["lm"]
         parts = cut(batch, batch.valid.shape[0] // engine.accumulation)
-        outputs, update = engine.step(parts, [{"lm": 1 / count}] * len(parts), LR)
+        outputs, update = engine.step(parts, lambda: [{"lm": 1 / count}] * len(parts), LR)
         journal.losses.append(torch.stack([output.sums["lm"] for output in outputs]).sum() / count)
         journal.skipped += not update.applied
 

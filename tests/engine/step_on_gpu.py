@@ -57,7 +57,7 @@ def main(kind: str) -> None:
 
     def step() -> Update:
         scale = {name: 1 / count for name, count in objective.units(batch).items()}
-        return engine.step([batch], [scale], 1e-3)[1]
+        return engine.step([batch], lambda: [scale], 1e-3)[1]
 
     step()
     torch.cuda.set_sync_debug_mode("error")

@@ -28,9 +28,21 @@ def build(ranks, accumulation=1, model_seed=0, **sections):
 
 
 def step(objective, engine, batches, lr=1e-3, meanwhile=None):
-    units = [objective.units(batch) for batch in batches]
-    scale = {name: objective.weights[name] / sum(u[name] for u in units) for name in units[0]}
-    return engine.step(batches, [scale] * len(batches), lr, meanwhile)
+    def scales():
+        units = [objective.units(batch) for batch in batches]
+        scale = {name: objective.weights[name] / sum(u[name] for u in units) for name in units[0]}
+        return [scale] * len(batches)
+
+    return engine.step(batches, scales, lr, meanwhile)
+
+
+def test_units_are_counted_once_while_the_first_forward_runs(ranks):
+    objective, engine = build(ranks, accumulation=2)
+    done, units = [], objective.units
+    objective.units = lambda batch: done.append("units") or units(batch)
+    objective.register_forward_hook(lambda *_: done.append("forward"))
+    step(objective, engine, [tiny.batch(0, 4), tiny.batch(4, 4)])
+    assert done == ["forward", "units", "units", "forward"]
 
 
 class Counting(Ranks):

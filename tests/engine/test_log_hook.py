@@ -70,7 +70,7 @@ def logged(objective: Objective, cost: Cost, batches: Sequence[Batch], recompute
     units = [objective.units(batch) for batch in batches]
     scales = [{name: 1 / sum(u[name] for u in units).clamp(min=1) for name in units[0]}] * len(batches)
     with FlopCounterMode(display=False) as counter, sdpa_kernel(SDPBackend.MATH):
-        outputs, update = engine.step(batches, scales, 1e-3)
+        outputs, update = engine.step(batches, lambda: scales, 1e-3)
     speed = Throughput(torch.device("cpu"), 1, cost.per_sample, cost.per_token, clock=count(100, SECONDS).__next__)
     speed._peak = PEAK  # a CPU has none
     kept, samples = Kept(), sum(len(batch.valid) for batch in batches)

@@ -30,7 +30,7 @@ def build(tuning, optim=None):
 def step(objective, engine, lr=1e-3):
     batch = tiny_language.prompts(8)
     scale = {"lm": 1.0 / objective.units(batch)["lm"]}
-    return engine.step([batch], [scale], lr)
+    return engine.step([batch], lambda: [scale], lr)
 
 
 def test_groups_hold_each_parameter_once():

@@ -53,7 +53,8 @@ class Run:
         for _ in range(2):
             batch = tiny.batch(8 * self.state.step, 8)
             units = self.objective.units(batch)
-            self.engine.step([batch], [{name: 1 / count for name, count in units.items()}], 1e-3)
+            scale = {name: 1 / count for name, count in units.items()}
+            self.engine.step([batch], [scale].copy, 1e-3)
             self.state.step += 1
 
     def after_step(self, **report: bool) -> None:

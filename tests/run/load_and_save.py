@@ -23,7 +23,8 @@ def main(zero: int, source: str, target: Path, ranks: distributed.Ranks) -> None
         for number in range(2):
             batch = tiny.batch(8 * number, 8)
             units = objective.units(batch)
-            engine.step([batch], [{name: 1 / count for name, count in units.items()}], 1e-3)
+            scale = {name: 1 / count for name, count in units.items()}
+            engine.step([batch], [scale].copy, 1e-3)
     else:
         engine.load_state(load_file(Path(source) / target.name))
     state = {name: tensor.clone() for name, tensor in engine.state()}

@@ -79,13 +79,14 @@ class DeepSpeedEngine:
     def step(
         self,
         batches: Sequence[Batch],
-        scales: Sequence[Mapping[str, Tensor]],
+        scales: Callable[[], Sequence[Mapping[str, Tensor]]],
         lr: float,
         meanwhile: Callable[[], None] | None = None,
     ) -> tuple[list[LossOutput], Update]:
         """Forward and backward of each micro-batch, then one clipped AdamW update at `lr`, times each group's `scale`.
 
-        scales: for each micro-batch, what each loss's sum is multiplied by before backward (weight included).
+        scales: gives for each micro-batch what each loss's sum is multiplied by before backward (weight included).
+        Called once, when the first forward is launched: the device computes while they are counted.
         Gradients are averaged over ranks. A gradient norm that is not finite leaves weights and moments alone.
         meanwhile: called once, when all is launched and the device computes.
         """
@@ -94,9 +95,12 @@ class DeepSpeedEngine:
             self._patch.meanwhile = meanwhile
         for group in self._engine.optimizer.param_groups:
             group["lr"] = lr * group["scale"]
-        outputs = []
-        for batch, scale in zip(batches, scales):
+        outputs: list[LossOutput] = []
+        factors: Sequence[Mapping[str, Tensor]] = ()
+        for number, batch in enumerate(batches):
             output = self._engine(batch)
+            factors = factors or scales()
+            scale = factors[number]
             total = torch.stack([value * scale[name] for name, value in output.sums.items()]).sum()
             self._engine.backward(total, scale_wrt_gas=False)
             self._engine.step()  # updates at the last micro-batch only

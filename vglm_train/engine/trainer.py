@@ -1,6 +1,7 @@
 """The training loop: a step, and the hooks after it."""
 
 import contextlib
+import functools
 import time
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass
@@ -53,6 +54,15 @@ class StepReport:
     started: float = 0.0  # of time.perf_counter, before the step waited for data
 
 
+@dataclass(frozen=True, slots=True)
+class _Counts:
+    """What a step's losses are divided by, and what it brings the run's state up to date with."""
+
+    units: Sequence[Mapping[str, Tensor]]  # of each micro-batch: loss name -> count
+    scales: Sequence[Mapping[str, Tensor]]  # of each micro-batch: loss name -> factor of its sum
+    arriving: Tensor  # `_global_counts` on the CPU, once the engine knows the norm of the gradients
+
+
 class Hook(Protocol):
     @property
     def doing(self) -> str | None:
@@ -101,17 +111,15 @@ class Trainer:
         self.watch.note("waiting for data", number)
         batches = [next(stream) for _ in range(self.plan.split.accumulation)]
         waited = time.perf_counter() - start
-        self.watch.note("counting rows and targets", number)
-        self.objective.prepare(batches)
-        units = [self.objective.units(batch) for batch in batches]
-        totals = self._global_counts(batches, units)
-        counted = totals.to("cpu", non_blocking=True)  # has arrived once the engine knows the norm of the gradients
         self.watch.note("computing", number)
+        self.objective.prepare(batches)
+        count = functools.cache(partial(self._count, batches, number))
         lr = learning_rate(self.state.samples, self.config.optim, self.plan)
         seed_dropout(self.config.run.seed, batches[0].first_row, self.ranks.device)
         ahead = partial(self._look_ahead, stream, number + 1)
-        outputs, update = self.engine.step(batches, self._scales(units, totals), lr, ahead)
-        stop = self._account(update, counted, list(units[0]))
+        outputs, update = self.engine.step(batches, lambda: count().scales, lr, ahead)
+        units = count().units
+        stop = self._account(update, count().arriving, list(units[0]))
         return StepReport(
             step=self.state.step,
             epoch=batches[0].epoch,
@@ -132,6 +140,14 @@ class Trainer:
             self.watch.note("waiting for data", number)
             stream.look_ahead()
             self.watch.note("computing", number - 1)
+
+    def _count(self, batches: Sequence[Batch], number: int) -> "_Counts":
+        self.watch.note("counting rows and targets", number)
+        units = [self.objective.units(batch) for batch in batches]
+        totals = self._global_counts(batches, units)
+        counts = _Counts(units, self._scales(units, totals), totals.to("cpu", non_blocking=True))
+        self.watch.note("computing", number)
+        return counts
 
     def _global_counts(self, batches: Sequence[Batch], units: Sequence[Mapping[str, Tensor]]) -> Tensor:
         """Sums over all ranks, in the one all-reduce of a step: units of each loss, damaged samples by cause, samples

@@ -76,7 +76,7 @@ class AlignmentObjective(Objective):
         self.dec_id, self.language_ids = dec_id, tuple(language_ids)
         weights = {"itc": config.itc.weight, "itm": config.itm.weight, "itg": config.itg.weight}
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
-        # of batches whose forward is to come, by id
+        # of batches whose forward or units are to come, by id
         self._gathered: dict[int, tuple[PairBatch, Candidates]] = {}
         self._groups: dict[int, tuple[Group, int]] = {}  # with the number of the batch in its group
 
@@ -97,15 +97,13 @@ class AlignmentObjective(Objective):
     def units(self, batch: PairBatch) -> dict[str, Tensor]:
         """ITC counts pairs, ITM three pairs for each row that has a possible negative, ITG target tokens.
 
-        What is gathered for that is kept for the forward of the same batch, which follows.
+        What is gathered for that is gathered once for a batch's units and its forward, whichever comes first.
         """
         if id(batch) in self._groups:
             group, number = self._groups[id(batch)]
             has_negative = group.has_negative(number)
         else:
-            candidates = self._candidates(batch)
-            self._gathered[id(batch)] = batch, candidates
-            has_negative = candidates.has_negative
+            has_negative = self._candidates(batch).has_negative
         counts = {
             "itc": batch.valid.sum(),
             "itm": 3 * has_negative.sum(),
@@ -138,8 +136,7 @@ class AlignmentObjective(Objective):
         features = model.image_features(batch)
         keys = model.image_keys(features)
         queries, hidden, caption = self._passes(batch, keys)
-        gathered = self._gathered.pop(id(batch), None)
-        candidates = self._candidates(batch) if gathered is None else gathered[1]
+        candidates = self._candidates(batch)
         image, text = model.image_embeds(queries), model.text_embeds(hidden)
         logits = self._logits(image, text)
         if "itc" in self.weights:
@@ -243,7 +240,12 @@ class AlignmentObjective(Objective):
         return text, image
 
     def _candidates(self, batch: PairBatch) -> Candidates:
+        """Kept until they are asked for again."""
+        if (kept := self._gathered.pop(id(batch), None)) is not None:
+            return kept[1]
         rows = gather_rows([batch], self.ranks)
         same = batch.image_ids[:, None] == rows.image_ids
         negatives = ~same & rows.valid
-        return Candidates(rows, same & rows.valid, negatives, negatives.any(1) & batch.valid)
+        candidates = Candidates(rows, same & rows.valid, negatives, negatives.any(1) & batch.valid)
+        self._gathered[id(batch)] = batch, candidates
+        return candidates

@@ -29,9 +29,10 @@ class Objective(nn.Module):
     token_loss: str  # the loss whose units are text tokens
 
     def prepare(self, batches: Sequence[Any]) -> None:
-        """Called once a step, before `units`, with all of this rank's micro-batches, whose forwards follow in order.
+        """Called once a step, before `units` and `forward`, with all of this rank's micro-batches.
 
-        May use collectives. Nothing to do for an objective whose losses are of one micro-batch each.
+        Their forwards follow in order. May use collectives. Nothing to do for an objective whose losses are of one
+        micro-batch each.
         """
 
     def units(self, batch: Any) -> dict[str, Tensor]:
