@@ -5,6 +5,7 @@ from dataclasses import replace
 import pytest
 import tiny
 import torch
+from deepspeed.accelerator import get_accelerator
 
 from vglm_train import distributed
 from vglm_train.config.run import Captioning, Contrastive, Engine, Matching, Objective, Optim
@@ -43,6 +44,15 @@ def test_units_are_counted_once_while_the_first_forward_runs(ranks):
     objective.register_forward_hook(lambda *_: done.append("forward"))
     step(objective, engine, [tiny.batch(0, 4), tiny.batch(4, 4)])
     assert done == ["forward", "units", "units", "forward"]
+
+
+def test_deepspeed_times_nothing_for_which_it_would_wait_for_the_device(ranks, monkeypatch):
+    objective, engine = build(ranks)
+    waits = []
+    monkeypatch.setattr(type(get_accelerator()), "synchronize", lambda *_: waits.append(1))
+    for number in range(4):  # its timer begins with the third
+        step(objective, engine, [tiny.batch(8 * number, 8)])
+    assert not waits
 
 
 class Counting(Ranks):
