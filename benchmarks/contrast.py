@@ -10,7 +10,6 @@ rank has the micro-batches that the stream would deal it, of the same pairs as o
 
 import argparse
 import contextlib
-import gc
 import io
 import time
 from collections.abc import Callable, Sequence
@@ -18,7 +17,7 @@ from dataclasses import dataclass, replace
 
 import torch
 
-from benchmarks.stage1 import FULL, TINY, VOCABULARY, batches, product_rate
+from benchmarks.stage1 import FULL, TINY, VOCABULARY, batches, product_rate, still_held
 from vglm_train import distributed
 from vglm_train.batch import PairBatch
 from vglm_train.config.data import Data
@@ -107,8 +106,11 @@ def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Rank
     return step
 
 
-def measure(step: Step, data: list[PairBatch], warm_up: int, steps: int, ranks: Ranks) -> Result:
-    """Mean time of a step after some that do not count, and the peak memory of those that do."""
+def measure(step: Step, data: list[PairBatch], warm_up: int, steps: int, ranks: Ranks, held: float) -> Result:
+    """Mean time of a step after some that do not count, and the peak memory of those that do.
+
+    held: GiB that an earlier line keeps, which are not counted. See `stage1.still_held`.
+    """
     cuda, losses = data[0].valid.is_cuda, []
     for _ in range(warm_up):
         losses.append(step(data))
@@ -122,7 +124,7 @@ def measure(step: Step, data: list[PairBatch], warm_up: int, steps: int, ranks: 
         torch.cuda.synchronize()
     rows, micro = ranks.world * sum(len(batch.valid) for batch in data), len(data[0].valid)
     seconds = (time.perf_counter() - start) / steps / rows
-    peak = torch.cuda.max_memory_reserved() / GIB if cuda else float("nan")
+    peak = torch.cuda.max_memory_reserved() / GIB - held if cuda else float("nan")
     found = ranks.gather(torch.tensor([[seconds, peak]], dtype=torch.float64, device=data[0].valid.device))
     seconds, peak = found.max(0).values.tolist()
     loss = float(ranks.all_sum(losses[0].clone())) / ranks.world
@@ -166,16 +168,14 @@ def run(config: Model, arguments: argparse.Namespace, ranks: Ranks) -> None:
     for grouped, rows in [(False, n) for n in arguments.direct] + [(True, n) for n in arguments.compared]:
         direct = (rows // ranks.world, DIRECT)
         micro, times = (arguments.micro, (arguments.warm_up, arguments.steps)) if grouped else direct
+        held = still_held(ranks.device)
         model = built_model(config, arguments, ranks)  # another each time: the engine leaves hooks on its weights
         data = micro_batches(config, model, rows, micro, arguments.stored, ranks)
-        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times, ranks))
+        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times, ranks, held))
         print(results[-1].line(results[0]), flush=True)
         if arguments.losses:
             print(f"loss {results[-1].loss:.6f}", flush=True)
         del data, model
-        gc.collect()
-        if ranks.device.type == "cuda":
-            torch.cuda.empty_cache()
 
 
 if __name__ == "__main__":
