@@ -96,11 +96,17 @@ def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Rank
 
     def step(data: list[PairBatch]) -> torch.Tensor:
         built.prepare(data)
-        units = [built.units(batch) for batch in data]
-        totals = ranks.all_sum(torch.stack([torch.stack([each[name] for each in units]).sum() for name in units[0]]))
-        # times the ranks, since the engine averages their gradients
-        scale = {name: built.weights[name] * ranks.world / total for name, total in zip(units[0], totals)}
-        outputs, _ = engine.step(data, lambda: [scale] * len(data), 1e-5)
+        scale: dict[str, torch.Tensor] = {}
+
+        def scales() -> list[dict[str, torch.Tensor]]:
+            units = [built.units(batch) for batch in data]
+            sums = torch.stack([torch.stack([each[name] for each in units]).sum() for name in units[0]])
+            # times the ranks, since the engine averages their gradients
+            factors = (built.weights[name] * ranks.world / n for name, n in zip(units[0], ranks.all_sum(sums)))
+            scale.update(zip(units[0], factors))
+            return [scale] * len(data)
+
+        outputs, _ = engine.step(data, scales, 1e-5)
         return torch.stack([output.sums[name] * scale[name] for output in outputs for name in scale]).sum()
 
     return step

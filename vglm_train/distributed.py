@@ -93,7 +93,7 @@ class Ranks:
         send = _take(rows, wanted[mine[:, 0], mine[:, 1]] - self.rank * size)
         sends = torch.bincount(mine[:, 0], minlength=self.world).tolist()
         receives = torch.bincount(owners, minlength=self.world).tolist()
-        back = _without_waiting(torch.argsort(torch.argsort(owners, stable=True)), send.device)
+        back = without_waiting(torch.argsort(torch.argsort(owners, stable=True)), send.device)
         received = send.new_empty((wanted.shape[1], *send.shape[1:]))
         dist.all_to_all_single(received, send.contiguous(), receives, sends)
         return received[back]
@@ -173,14 +173,14 @@ def _in_one_line(error: Exception) -> str:
 def _take(parts: Sequence[Tensor], rows: Tensor) -> Tensor:
     """Rows [k] int64 of parts [b,...] that follow each other -> [k,...], without gradient and without joining them."""
     if len(parts) == 1:
-        return parts[0].detach()[_without_waiting(rows, parts[0].device)]
+        return parts[0].detach()[without_waiting(rows, parts[0].device)]
     size, taken = parts[0].shape[0], parts[0].new_empty((len(rows), *parts[0].shape[1:]))
     for place, row in enumerate(rows.tolist()):  # torch.stack refuses fp16 under bf16's autocast
         taken[place] = parts[row // size][row % size].detach()
     return taken
 
 
-def _without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
+def without_waiting(tensor: Tensor, device: torch.device) -> Tensor:
     """A tensor of the CPU on `device`. From memory that is not pinned, a copy waits for all that is queued there."""
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor.to(device)
 

@@ -33,6 +33,7 @@ def found(folder: Path, launcher: list[str], *options: str) -> tuple[list[float]
     return [float(loss) for loss in line.split()], row, out
 
 
+@pytest.mark.slow
 def test_a_toy_size_on_the_cpu(tmp_path: Path) -> None:
     losses, plain, _ = found(tmp_path, [])
     assert len(losses) == 3

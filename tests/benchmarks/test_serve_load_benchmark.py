@@ -1,5 +1,6 @@
 """The load benchmark runs and counts, on a tiny model."""
 
+import pytest
 from chat.conftest import bundles  # noqa: F401  (a fixture)
 
 from benchmarks.serve_load import COLUMNS, main
@@ -21,6 +22,7 @@ def test_a_small_load(bundles, capsys):  # noqa: F811
     assert memory.startswith("MiB ")
 
 
+@pytest.mark.slow
 def test_a_busy_server_is_asked_again(bundles, capsys):  # noqa: F811
     """One answer at a time and one that waits: the others come again, and all are answered."""
     options = ["--clients", "6", "--alone", "--rows", "1", "--queue", "1", "--seconds", "1", "--tokens", "4"]

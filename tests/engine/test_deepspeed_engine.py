@@ -46,6 +46,23 @@ def test_units_are_counted_once_while_the_first_forward_runs(ranks):
     assert done == ["forward", "units", "units", "forward"]
 
 
+def test_rows_that_are_compared_over_micro_batches_are_counted_in_their_group(ranks):
+    """Behind the first forward as before it, and nothing is kept."""
+    objective, engine = build(ranks, accumulation=4, objective=Objective(itc=Contrastive(batch=8)))
+    batches = [tiny.batch(2 * number, 2) for number in range(4)]
+    batches[0] = replace(batches[0], image_ids=torch.tensor([1, 1]))  # alone it would have no negative
+    objective.prepare(batches)
+    before = [objective.units(batch) for batch in batches]
+    assert before[0]["itm"] == 6
+    found, units = [], objective.units
+    objective.units = lambda batch: found.append(units(batch)) or found[-1]
+    objective.prepare(batches)
+    step(objective, engine, batches)
+    assert found == before
+    assert not objective._gathered
+    assert not objective._groups
+
+
 def test_deepspeed_times_nothing_for_which_it_would_wait_for_the_device(ranks, monkeypatch):
     objective, engine = build(ranks)
     waits = []

@@ -18,7 +18,7 @@ sys.path.insert(0, str(HERE))
 import spoken_ranks  # noqa: E402
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def apart(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Tensor]]:
     """What each of two or three ranks found, all cases."""
     folder, script = tmp_path_factory.mktemp("ranks"), HERE / "spoken_ranks.py"

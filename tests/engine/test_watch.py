@@ -45,7 +45,9 @@ def pipe(tmp_path: Path) -> Iterator[str]:
     os.close(descriptor)
 
 
-@pytest.mark.parametrize("step", [7, 8])  # 8: it reads ahead, and the other still logs the step before
+@pytest.mark.parametrize(
+    "step", [pytest.param(7, marks=pytest.mark.slow), 8]
+)  # 8: it reads ahead, and the other still logs the step before
 def test_a_rank_that_waits_for_data_is_named(tmp_path: Path, pipe: str, step: int) -> None:
     ranks = start(tmp_path / "run", pipe, step)
     said = ranks[0].communicate(timeout=120)[1]

@@ -41,7 +41,7 @@ def launch(folder: Path, world: int) -> list[dict[str, Any]]:
     return [json.loads((folder / str(rank) / "found.json").read_text("utf-8")) for rank in range(world)]
 
 
-@pytest.fixture(scope="module", params=[2, 3])
+@pytest.fixture(scope="module", params=[pytest.param(2, marks=pytest.mark.slow), 3])
 def found(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     return launch(tmp_path_factory.mktemp("ranks"), request.param)
 

@@ -124,6 +124,7 @@ def test_a_run_that_is_never_killed(tmp_path):
     check(tmp_path)
 
 
+@pytest.mark.slow
 def test_killed_at_several_moments(tmp_path):
     for line in ("ready", "3", "7", "14", "22"):
         kill_at(tmp_path, line)

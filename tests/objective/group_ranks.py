@@ -65,11 +65,13 @@ def by_groups(objective: AlignmentObjective, batches: Sequence[PairBatch], ranks
     """A step as trainer and engine take it: global means, counts, measures, and the averaged gradient."""
     with in_float64(objective):
         objective.prepare(batches)
-        units = [objective.units(batch) for batch in batches]
-        counts = {name: ranks.all_sum(torch.stack([u[name] for u in units]).sum()) for name in units[0]}
-        found: dict[str, Tensor] = {f"count/{name}": value for name, value in counts.items()}
-        for batch in batches:
+        found: dict[str, Tensor] = {}
+        for number, batch in enumerate(batches):
             output = objective(batch)
+            if number == 0:
+                units = [objective.units(each) for each in batches]
+                counts = {name: ranks.all_sum(torch.stack([u[name] for u in units]).sum()) for name in units[0]}
+                found |= {f"count/{name}": value for name, value in counts.items()}
             for name, value in output.sums.items():
                 found[f"loss/{name}"] = found.get(f"loss/{name}", 0) + value.detach() / counts[name]
             for name, (total, count) in output.measures.items():

@@ -42,7 +42,7 @@ def test_one_rank(at_once):
     compare(case.by_groups(case.built(Ranks()), batches, Ranks()), at_once)
 
 
-@pytest.mark.parametrize("world", [2, 4])
+@pytest.mark.parametrize("world", [2, pytest.param(4, marks=pytest.mark.slow)])
 def test_several_ranks(at_once, world, tmp_path):
     script = HERE / "group_ranks.py"
     for found in two_ranks.launch(tmp_path, world, "gloo", script=script, DS_ACCELERATOR="cpu"):

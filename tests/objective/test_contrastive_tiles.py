@@ -110,7 +110,7 @@ def test_what_stands_for_one_negative_is_a_sample_of_the_softmax():
     case["temperature"].fill_(0.5)
     logits = similarities(case["images"], case["texts"], case["images"], case["texts"])[0] / 0.5
     share = logits[0, 1:].softmax(0)
-    counts, number = torch.zeros(4), 4000
+    counts, number = torch.zeros(4), 1000
     for start in range(0, 4 * number, 4):
         pairs = Pairs(**case, own=torch.arange(4), first_row=start, tile=8)
         counts[scan(pairs, SEED)[0].negative[0].long()] += 1

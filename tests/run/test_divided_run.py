@@ -16,6 +16,7 @@ from vglm_train.describe import estimate_memory
 
 SHORT = ("run.length={steps: 6}", "optim.warmup={steps: 2}", "evaluate.every=3", "checkpoint.every=2",
          "engine.micro_batch=2", "data.workers=0", "model.vision.depth=2")  # fmt: skip
+OTHERS = ("causal", "seq2seq")
 NOISE = 2e-4  # relative: sums of fp32 in another order
 
 
@@ -33,7 +34,7 @@ def no_java(tmp_path_factory: pytest.TempPathFactory):
         yield
 
 
-@pytest.mark.parametrize("family", ["chatglm", "causal", "seq2seq"])
+@pytest.mark.parametrize("family", ["chatglm", *(pytest.param(name, marks=pytest.mark.slow) for name in OTHERS)])
 def test_stage_two_by_two_processes(speaking_config: dict[str, Path], tmp_path: Path, family: str) -> None:
     """With evaluations, where each process generates answers of its own lengths."""
     found = []
@@ -50,6 +51,7 @@ def test_stage_two_by_two_processes(speaking_config: dict[str, Path], tmp_path: 
     assert {"trained.safetensors", "language.safetensors"} <= set(files)
 
 
+@pytest.mark.slow
 def test_stage_one_by_two_processes(config: Path, tmp_path: Path) -> None:
     found = []
     for zero in (1, 3):

@@ -44,7 +44,10 @@ def go(config: Path, folder: Path, processes: int, *overrides: str, until: int |
         runs.finish(process)
 
 
-@pytest.mark.parametrize(("zero", "first", "then"), [(2, (1, ALONE), (2, PAIR)), (1, (2, PAIR), (1, ALONE))])
+@pytest.mark.parametrize(
+    ("zero", "first", "then"),
+    [(2, (1, ALONE), (2, PAIR)), pytest.param(1, (2, PAIR), (1, ALONE), marks=pytest.mark.slow)],
+)
 def test_goes_on_with_another_number_of_processes(
     config: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], zero: int, first, then
 ) -> None:
@@ -102,7 +105,10 @@ def unbroken(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize(("first", "then"), [((2, PAIR), (1, THREE_WORKERS)), ((1, THREE_WORKERS), (2, PAIR))])
+@pytest.mark.parametrize(
+    ("first", "then"),
+    [((2, PAIR), (1, THREE_WORKERS)), pytest.param((1, THREE_WORKERS), (2, PAIR), marks=pytest.mark.slow)],
+)
 def test_killed_and_continued_reads_every_sample_of_an_epoch_once(
     config: Path, unbroken: Path, tmp_path: Path, first, then
 ) -> None:
@@ -128,6 +134,7 @@ def test_killed_and_continued_reads_every_sample_of_an_epoch_once(
             assert row[name] == pytest.approx(losses[step][name], rel=NOISE), (step, name)
 
 
+@pytest.mark.slow
 def test_what_is_loaded_is_what_was_saved(tmp_path: Path) -> None:
     """Weights and both moments, bit for bit, from one process to two and from two to one, at ZeRO 1 and 2."""
     folders = [tmp_path / str(number) for number in range(3)]

@@ -53,7 +53,7 @@ def test_two_processes_say_it_once(config: Path, tmp_path: Path, mistake: str) -
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_dead_worker(refused, config: Path, tmp_path: Path, processes: int) -> None:
     """Of the last rank, so that of two processes the one learns of it that usually speaks for both, from the other.
 

@@ -28,7 +28,7 @@ def test_a_whole_run_leaves_what_it_promises(straight):
     assert log.count(": checkpoint written in ") == 6
 
 
-@pytest.mark.parametrize("processes", [1, 2])
+@pytest.mark.parametrize("processes", [1, pytest.param(2, marks=pytest.mark.slow)])
 def test_a_run_asked_to_stop_saves_and_continues(config, straight, tmp_path, processes):
     arguments = runs.command(config, tmp_path / "run", processes)
     process = runs.start(arguments)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vglm_train.batch import CAUSES, Batch
 from vglm_train.config.run import Config
-from vglm_train.distributed import Ranks
+from vglm_train.distributed import Ranks, without_waiting
 from vglm_train.engine.deepspeed_engine import DeepSpeedEngine, Update
 from vglm_train.engine.device_prefetch import DevicePrefetch
 from vglm_train.engine.optim import learning_rate
@@ -156,7 +156,7 @@ class Trainer:
         samples = [float(sum(batch.sample_counts.get(name, 0) for batch in batches)) for name in self._count_names()]
         host = torch.tensor([*damaged, *samples, float(self.stop.requested())], dtype=torch.float64)
         counts = [torch.stack([u[name] for u in units]).sum().double() for name in units[0]]
-        device = host.to(self.ranks.device, non_blocking=True)
+        device = without_waiting(host, self.ranks.device)
         return self.ranks.all_sum(torch.cat([torch.stack(counts), device]))
 
     def _count_names(self) -> list[str]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from vglm_train.batch import Batch
 from vglm_train.model.norm import LayerNorm
+from vglm_train.model.qformer import kernels
 from vglm_train.model.qformer.cuda_graphs import PassGraphs
 from vglm_train.model.qformer.layers import Block
 from vglm_train.model.qformer.qformer import Keys, QFormer
@@ -72,6 +73,7 @@ class VisualModel(nn.Module):
 
         The frozen encoder is not compiled: its time is spent in matrix products, which compiling does not change.
         """
+        kernels.ask_once()
         # one function for all blocks: each pass, with and without gradient, compiles once and not once a block
         torch._dynamo.config.recompile_limit = max(64, torch._dynamo.config.recompile_limit)
         forward = torch.compile(Block.forward, dynamic=False)

@@ -78,7 +78,8 @@ class AlignmentObjective(Objective):
         self.weights = {name: weight for name, weight in weights.items() if weight > 0}
         # of batches whose forward or units are to come, by id
         self._gathered: dict[int, tuple[PairBatch, Candidates]] = {}
-        self._groups: dict[int, tuple[Group, int]] = {}  # with the number of the batch in its group
+        self._groups: dict[int, tuple[Group, int]] = {}  # with the number of the batch in its group; until its forward
+        self._has_negative: dict[int, Tensor] = {}  # of a step's batches in groups, see `Group.has_negative`
 
     def watched(self) -> dict[str, Tensor]:
         return {"temperature": self.model.temperature.detach().reshape(())}
@@ -86,23 +87,24 @@ class AlignmentObjective(Objective):
     def prepare(self, batches: Sequence[PairBatch]) -> None:
         """Divide the step's micro-batches into groups of `objective.itc.batch` rows of all ranks, if that is set."""
         self._groups.clear()
+        self._has_negative.clear()
         rows = self.config.itc.batch
         if rows is None or not {"itc", "itm"} & self.weights.keys():
             return
         size = -(-rows // (self.ranks.world * len(batches[0].valid)))
         for start in range(0, len(batches), size):
             group = Group(batches[start : start + size], self.ranks)
-            self._groups |= {id(batch): (group, number) for number, batch in enumerate(group.batches)}
+            for number, batch in enumerate(group.batches):
+                self._groups[id(batch)] = group, number
+                self._has_negative[id(batch)] = group.has_negative(number)
 
     def units(self, batch: PairBatch) -> dict[str, Tensor]:
         """ITC counts pairs, ITM three pairs for each row that has a possible negative, ITG target tokens.
 
         What is gathered for that is gathered once for a batch's units and its forward, whichever comes first.
         """
-        if id(batch) in self._groups:
-            group, number = self._groups[id(batch)]
-            has_negative = group.has_negative(number)
-        else:
+        has_negative = self._has_negative.get(id(batch))
+        if has_negative is None:
             has_negative = self._candidates(batch).has_negative
         counts = {
             "itc": batch.valid.sum(),
@@ -173,7 +175,7 @@ class AlignmentObjective(Objective):
             return keys, caption, None
         others = model.image_keys(self.ranks.exchange(group.features, contrast.image), beside=True)
         ids, mask = group.rows.ids[contrast.text], group.rows.mask[contrast.text]
-        return keys, caption, Negatives(ids, mask, others, group.has_negative(number))
+        return keys, caption, Negatives(ids, mask, others, self._has_negative[id(batch)])
 
     def _compare(self, group: Group) -> None:
         """The first pass over a group and its ITC.

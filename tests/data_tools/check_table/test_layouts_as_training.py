@@ -110,7 +110,7 @@ def make(name: str, folder: Path, kind: str, seed: int) -> Made:
 
 @pytest.mark.parametrize("name", MADE)
 def test_the_three_agree(name: str, processor: Processor) -> None:
-    @settings(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+    @settings(max_examples=6, deadline=None, suppress_health_check=[HealthCheck.too_slow])
     @given(kind=st.sampled_from(["none", *sorted(DAMAGE)]), seed=st.integers(0, 2**32))
     def compare(kind: str, seed: int) -> None:
         with tempfile.TemporaryDirectory() as place:

@@ -1,6 +1,5 @@
 """The Q-Former's own GPU kernels, where they can be built."""
 
-from collections.abc import Callable
 from types import ModuleType
 from typing import NamedTuple
 
@@ -33,9 +32,11 @@ def built() -> Kernels:
     return Kernels(attention_triton, residual_triton)
 
 
-def _can_be_built() -> bool:
+def available() -> bool:
+    """Whether they can be built."""
     return built() is not None
 
 
-available: Callable[[], bool] = torch.compiler.assume_constant_result(_can_be_built)
-"""Whether they can be built; a compiled function asks once."""
+def ask_once() -> None:
+    """Let compiled functions ask while they are compiled. It imports torch's compiler, which takes a second."""
+    torch.compiler.assume_constant_result(available)

@@ -3,8 +3,10 @@
 b rows, h heads, s queries, t keys, d width of a head.
 """
 
-from collections.abc import Container, Iterator
+import threading
+from collections.abc import Callable, Container, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from typing import Any
 
 import torch
@@ -71,27 +73,28 @@ def whole_rows() -> Iterator[None]:
     """Within it, transformers takes each row for one sequence without padding, where it is given no mask.
 
     It would look at positions, and some versions at a mask of ones that they made. That is to wait for the device,
-    which is computing the pictures then.
+    which is computing the pictures then. Other threads are not within it.
     """
-    for name, known in _KNOWN.items():
-        setattr(masking_utils, name, known)
+    _here.whole = True
     try:
         yield
     finally:
-        for name, look in _LOOKS.items():
-            setattr(masking_utils, name, look)
+        _here.whole = False
 
 
-def _one_sequence(position_ids: Tensor) -> Tensor | None:
-    return None
+def _known(look: Callable[..., Any], answer: Any) -> Callable[..., Any]:
+    """`look`, but for `answer` within `whole_rows`."""
+
+    @wraps(look)
+    def known(*inputs: Any, **options: Any) -> Any:
+        return answer if getattr(_here, "whole", False) else look(*inputs, **options)
+
+    return known
 
 
-def _no_padding(tensor: Tensor) -> bool:
-    return True
-
-
-_KNOWN = {"find_packed_sequence_indices": _one_sequence, "fast_all": _no_padding}
-_LOOKS = {name: getattr(masking_utils, name) for name in _KNOWN}
+_here = threading.local()
+for _name, _answer in {"find_packed_sequence_indices": None, "fast_all": True}.items():
+    setattr(masking_utils, _name, _known(getattr(masking_utils, _name), _answer))
 
 
 def family_of(kind: type[nn.Module]) -> str:
