@@ -240,6 +240,8 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     folder = None if arguments.generated else arguments.photos
+    if folder is not None and not any(folder.glob("*.jpg")):
+        parser.error(f"--photos {folder}: there is no *.jpg in it; name another folder, or take --generated")
     if arguments.what in (None, "decode"):
         decode(folder, arguments.number, arguments.rounds)
     if arguments.what in (None, "workers"):
