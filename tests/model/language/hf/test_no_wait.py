@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import pytest
@@ -11,8 +12,10 @@ import test_seq2seq
 import torch
 import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
+from transformers import masking_utils
 
 from vglm_train.batch import PromptBatch, target_places
+from vglm_train.model.language.hf.attention import whole_rows
 
 
 class Questions(TorchDispatchMode):
@@ -47,6 +50,18 @@ def test_a_question_is_seen() -> None:
     with Questions() as seen:
         bool(torch.ones(3).all())
     assert seen.count == 1
+
+
+def test_another_thread_looks_as_before() -> None:
+    """One that decodes, with padding on the left, while this one scores."""
+    mask, found = torch.tensor([[False, True]]), []
+    with whole_rows():
+        thread = Thread(target=lambda: found.append(bool(masking_utils.fast_all(mask))))
+        thread.start()
+        thread.join()
+        assert masking_utils.fast_all(mask)
+    assert found == [False]
+    assert not masking_utils.fast_all(mask)
 
 
 def questions(score: Callable[..., Any], embeds: torch.Tensor, batch: PromptBatch, apart: bool) -> int:

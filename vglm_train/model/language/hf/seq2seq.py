@@ -43,8 +43,9 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
         return scaling.leave(logits[0]), batch.labels.flatten()[chosen]
 
     def _mask(self, mask: Tensor) -> Tensor:
-        """[b,s] bool as the model takes it: of one row for each sequence transformers asks whether anything is padding,
-        and so waits for the device, twice a step.
+        """[b,s] bool -> as the model takes it.
+
+        Of a mask [b,s] transformers asks whether it hides anything, and so waits for the device, twice a step.
         """
         encoder = self.model.get_encoder()
         sdpa = encoder.config._attn_implementation.endswith("sdpa")  # and what is made of it here
