@@ -239,7 +239,7 @@ def test_captions_are_scored_as_pycocoevalcap_does(bundles, tmp_path):
     assert min(report["scores"].values()) > 10
     assert [line[:30] for line in report["unlike"]] == [
         "The bundle sees pictures of 16",
-        "SPICE is not computed. Its pro",
+        "SPICE is not computed, because",
     ]
 
 
