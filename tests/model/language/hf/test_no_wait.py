@@ -14,8 +14,14 @@ import transformers
 from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import masking_utils
 
-from vglm_train.batch import PromptBatch, target_places
+from vglm_train.batch import IGNORED, PromptBatch, target_places
+from vglm_train.model.language.hf import seq2seq
 from vglm_train.model.language.hf.attention import whole_rows
+
+IDS = {"pad_token_id": 1, "eos_token_id": 2, "decoder_start_token_id": 2}
+LIKE_BART = {"mbart": "MBart", "pegasus": "Pegasus", "marian": "Marian", "plbart": "PLBart"}
+MADE = {name: getattr(transformers, f"{kind}Config")(**test_seq2seq.BART, **IDS) for name, kind in LIKE_BART.items()}
+MADE["umt5"] = transformers.UMT5Config(**test_seq2seq.T5)
 
 
 class Questions(TorchDispatchMode):
@@ -30,14 +36,20 @@ class Questions(TorchDispatchMode):
         return function(*args, **(kwargs or {}))
 
 
-@pytest.mark.parametrize("family", ["t5", "flan-t5", "mt5", "umt5"])
+@pytest.mark.parametrize("family", [*test_seq2seq.FAMILIES, *MADE])
 def test_an_encoder_decoder_is_asked_nothing(tmp_path: Path, family: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(test_seq2seq.FAMILIES, "umt5", transformers.UMT5Config(**test_seq2seq.T5))
-    whole = test_seq2seq.batch()
+    for name, shape in MADE.items():
+        monkeypatch.setitem(test_seq2seq.FAMILIES, name, shape)
+    labels = torch.randint(3, 60, (3, 5), generator=torch.Generator().manual_seed(3))
+    labels[1, 2:] = IGNORED
+    whole = replace(test_seq2seq.batch(), labels=labels)
     unpadded = replace(whole, attention_mask=torch.ones_like(whole.attention_mask))
     model = test_seq2seq.language(tmp_path, family)
     for batch in (whole, unpadded):
         assert questions(model.score, model.embed(batch.input_ids), batch, apart=True) == 0
+    found = model.score(model.embed(whole.input_ids), whole)[0]
+    monkeypatch.setattr(seq2seq, "READY", set())
+    assert torch.equal(model.score(model.embed(whole.input_ids), whole)[0], found)
 
 
 @pytest.mark.parametrize("family", test_causal.FAMILIES)

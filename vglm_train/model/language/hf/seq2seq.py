@@ -4,18 +4,20 @@ b rows, s tokens of the encoder, t tokens of the decoder, m targets, e embedding
 """
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
 from vglm_train.batch import PromptBatch
 from vglm_train.config.language import Language
-from vglm_train.model.language.hf.attention import family_of
+from vglm_train.model.language.hf.attention import family_of, whole_rows
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, first_id
 from vglm_train.model.language.hf.decoder import Seq2SeqDecoder
 from vglm_train.model.language.hf.head import head_on
 
-READY = {"mt5", "t5", "umt5"}  # whose stacks take a mask that is ready, for all heads and queries
+# whose stacks take a mask that is ready, for all heads and queries
+READY = {"bart", "marian", "mbart", "mt5", "pegasus", "plbart", "t5", "umt5"}
 STARTS = ("decoder_start_token_id", "bos_token_id")  # what names the decoder's first id, in transformers' order
 
 
@@ -33,10 +35,13 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
         chosen = batch.target_places(apart=True)
         scaling = self.gradient_scaling()
         embeds = scaling.enter(embeds)
-        with self.own_dtype(), head_on(self.model.get_output_embeddings(), chosen):
+        mask = self._mask(batch.attention_mask)
+        # the decoder has no mask, or makes one of ones: padding of answers is behind all targets
+        known = whole_rows() if mask.ndim == 4 else nullcontext()
+        with self.own_dtype(), known, head_on(self.model.get_output_embeddings(), chosen):
             logits = self.model(
                 inputs_embeds=embeds,
-                attention_mask=self._mask(batch.attention_mask),
+                attention_mask=mask,
                 decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels),
                 use_cache=False,
             ).logits
