@@ -87,12 +87,22 @@ def micro_batches(
     return made
 
 
-def stepping(model: Alignment, rows: int, micro: int, grouped: bool, ranks: Ranks) -> Step:
+def record(objective: AlignmentObjective, data: list[PairBatch]) -> None:
+    """Forward of two micro-batches, after which passes are recorded: a run does that once, in its first step."""
+    objective.prepare(data)
+    with torch.autocast(data[0].valid.device.type, torch.bfloat16):
+        for batch in data:
+            objective(batch)
+
+
+def stepping(model: Alignment, data: list[PairBatch], rows: int, micro: int, grouped: bool, ranks: Ranks) -> Step:
     """What train.py does with the micro-batches of one step."""
     objective = Objective(itc=Contrastive(batch=rows if grouped else None))
     built = AlignmentObjective(model, objective, ranks, 0, dec_id=VOCABULARY - 1).train()
     config = Config(run=Run(name="benchmark"), data=Data(global_batch=rows), engine=Engine(micro_batch=micro))
     engine = DeepSpeedEngine(built, config, rows // (micro * ranks.world), ranks)
+    if grouped:
+        record(built, data[:2])
 
     def step(data: list[PairBatch]) -> torch.Tensor:
         built.prepare(data)
@@ -177,10 +187,11 @@ def run(config: Model, arguments: argparse.Namespace, ranks: Ranks) -> None:
         held = still_held(ranks.device)
         model = built_model(config, arguments, ranks)  # another each time: the engine leaves hooks on its weights
         data = micro_batches(config, model, rows, micro, arguments.stored, ranks)
-        results.append(measure(stepping(model, rows, micro, grouped, ranks), data, *times, ranks, held))
+        results.append(measure(stepping(model, data, rows, micro, grouped, ranks), data, *times, ranks, held))
         print(results[-1].line(results[0]), flush=True)
         if arguments.losses:
             print(f"loss {results[-1].loss:.6f}", flush=True)
+        model.qformer.graphs = None  # with their memory: DeepSpeed never lets go of an engine, nor that of its model
         del data, model
 
 

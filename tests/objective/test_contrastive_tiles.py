@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vglm_train.objective.contrastive import contrastive_loss, count_correct, similarities
-from vglm_train.objective.contrastive_tiles import Pairs, Statistics, gradients, merge, scan
+from vglm_train.objective.contrastive_tiles import Pairs, Statistics, _by_cosines, _kernels, gradients, merge, scan
 from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel_noise, sample_negatives
 
 SEED, FIRST_ROW, SMOOTHING = 7, 640, 0.1
@@ -152,3 +152,41 @@ def test_no_matrix_of_all_pairs_is_ever_made():
         gradients(pairs, *scan(pairs, SEED), SMOOTHING)
     assert max(tile, n * queries * width) >= largest.elements
     assert largest.elements < n * n
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
+@pytest.mark.parametrize("sizes", [(1, 1, 1), (5, 4, 1030), (3, 32, 2048)])
+def test_the_kernels_gradients_are_the_formulas(sizes):
+    torch.manual_seed(0)
+    (r, _, c), device = sizes, torch.device("cuda")
+    cosines = torch.randn(sizes, device=device).tanh()
+    pairs = (torch.randint(0, 9, (r,)), torch.randint(0, 9, (c,))), (torch.rand(r) > 0.2, torch.rand(c) > 0.1)
+    pairs += (torch.rand(r) + 14, torch.rand(c) + 14), (torch.rand(r), torch.rand(c))
+    terms = [tuple(x.to(device) for x in each) for each in pairs]
+    terms += [torch.tensor(0.01, device=device), torch.tensor([0.07], device=device)]
+    formula, kernel = cosines.clone(), cosines.clone()
+    expected, found = _by_cosines(formula, *terms), _kernels().gradient_of_cosines(kernel, *terms)
+    assert (kernel - formula).abs().max() <= 2e-6 * formula.abs().max(), "some units of 2^-24, of the two exponentials"
+    assert abs(found - expected) <= 2e-6 * (formula.abs().amax(1) / 0.07).sum()
+    if r > 1:
+        cosines[1, 0, 3], terms[1][0][1], terms[1][1][3] = float("nan"), True, True
+        assert _kernels().gradient_of_cosines(cosines, *terms).isnan(), "a cosine that is no number must be seen"
+        assert cosines[1, :, 3].isnan().any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
+def test_a_gpu_gives_the_same_gradients_and_negatives():
+    ids, valid = [number // 2 for number in range(600)], [number % 7 > 0 for number in range(600)]
+    case = {
+        name: x.float() if x.is_floating_point() else x for name, x in made(ids, valid, queries=8, width=64).items()
+    }
+    found = []
+    for device in ("cpu", "cuda"):
+        here = {name: x.to(device) for name, x in case.items()}
+        pairs = Pairs(**here, own=torch.arange(600, device=device), first_row=FIRST_ROW, tile=2**14)
+        images, texts = scan(pairs, SEED)
+        grads = gradients(pairs, images, texts, SMOOTHING)
+        found.append([x.cpu() for x in (images.negative, texts.negative, *grads)])
+    for cpu, gpu in zip(*found):
+        # a sum of 600 terms in another order
+        assert (cpu - gpu).abs().max() <= 2e-5 * cpu.abs().max()

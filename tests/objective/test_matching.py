@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 import torch.nn.functional as F
 
@@ -95,3 +96,22 @@ def test_loss_and_accuracy():
     total, right = matching_loss(logits, torch.tensor([True, False]))
     assert torch.isclose(total, each[:3].sum())
     assert right == 2
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
+def test_the_kernels_noise_is_the_formulas():
+    rows, candidates = torch.arange(1000, 1064), torch.arange(200_000)
+    found = gumbel_noise(7, TEXT_FOR_IMAGE, rows.cuda(), candidates.cuda()).cpu()
+    expected = gumbel_noise(7, TEXT_FOR_IMAGE, rows, candidates)
+    # 13 million draws of 8 million values: those nearest to 0 and 1 are among them
+    assert found.min() < -2.7
+    assert found.max() > 16
+    assert (found - expected).abs().max() <= 4e-6, "two logarithms, each right to some units of 2^-24"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
+def test_the_kernel_takes_whatever_positions_there_are():
+    for rows, candidates in ((0, 5), (3, 0), (1, 1), (2, 1025)):
+        own, others = torch.arange(2 * rows)[::2], torch.arange(candidates) + 2**40
+        found = gumbel_noise(1, IMAGE_FOR_TEXT, own.cuda(), others.cuda())
+        assert torch.allclose(found.cpu(), gumbel_noise(1, IMAGE_FOR_TEXT, own, others), rtol=0, atol=4e-6)

@@ -12,17 +12,20 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from math import isqrt
+from types import ModuleType
 from typing import Self
 
 import torch
 from torch import Tensor
 
+from vglm_train.model.launch import builds
 from vglm_train.objective.contrastive import MASKED
 from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel_noise
 
 TILE = 2**26  # cosines of queries and texts held at once: 256 MiB in fp32
 SCANNED = 8  # values of a pair that `scan` holds once its cosines are gone: logits, and noise of 64 bits on its way
 TILE_BYTES = 2**29  # at most, with what else is computed of a tile
+Two = tuple[Tensor, Tensor]  # of a tile's images [r] and of its texts [c]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -176,21 +179,49 @@ def gradients(pairs: Pairs, images: Statistics, texts: Statistics, smoothing: fl
     temperature_grad = torch.zeros_like(pairs.temperature, dtype=torch.float64)
     log_mass, share = zip(*((x.log_mass(), (1 - smoothing) / x.positives.clamp(min=1)) for x in (images, texts)))
     even = 2 * smoothing / pairs.valid.sum().clamp(min=1).to(pairs.images.dtype)
+    ids, valid = (pairs.image_ids[pairs.own], pairs.image_ids), (pairs.valid[pairs.own], pairs.valid)
+    by_cosines = _by_cosines if (built := _kernels_for(pairs.images)) is None else built.gradient_of_cosines
     with _products(pairs.tf32):
         for rows, columns in pairs.tiles(pairs.images.shape[1]):
             cosines = pairs.cosines(rows, columns)
-            best, query = cosines.max(1)
-            logits = best / pairs.temperature
-            # by the logits: of both directions' mean, softmax less target
-            target = torch.where(pairs.same(rows, columns), share[0][rows][:, None] + share[1][columns], 0) + even
-            softmax = (logits - log_mass[0][rows][:, None]).exp_() + (logits - log_mass[1][columns]).exp_()
-            by_cosine = (softmax - target).masked_fill_(~pairs.both_valid(rows, columns), 0).div_(2 * pairs.temperature)
-            temperature_grad -= (by_cosine * logits).sum(dtype=torch.float64)
-            chosen = cosines.zero_().scatter_(1, query[:, None], by_cosine[:, None]).flatten(0, 1)  # [rq,c]
+            terms = [(of_images[rows], of_texts[columns]) for of_images, of_texts in (ids, valid, log_mass, share)]
+            temperature_grad -= by_cosines(cosines, *terms, even, pairs.temperature)
+            chosen = cosines.flatten(0, 1)  # [rq,c]
             image_grad[rows].flatten(0, 1).addmm_(chosen, pairs.texts[columns])
             text_grad[columns].addmm_(chosen.T, pairs.images[rows].flatten(0, 1))
             del cosines, chosen  # before the next tile's
     return image_grad, text_grad, temperature_grad.to(pairs.temperature.dtype)
+
+
+def _by_cosines(
+    cosines: Tensor, ids: Two, valid: Two, log_mass: Two, share: Two, even: Tensor, temperature: Tensor
+) -> Tensor:
+    """Put in place of cosines [r,q,c] their gradients; returns the sum of gradient times logit [] float64.
+
+    The others: of the tile's images [r] and texts [c]; even []: what all targets have.
+    """
+    best, query = cosines.max(1)
+    logits = best / temperature
+    # by the logits: of both directions' mean, softmax less target
+    target = torch.where(ids[0][:, None] == ids[1], share[0][:, None] + share[1], 0) + even
+    softmax = (logits - log_mass[0][:, None]).exp_() + (logits - log_mass[1]).exp_()
+    by_cosine = (softmax - target).masked_fill_(~(valid[0][:, None] & valid[1]), 0).div_(2 * temperature)
+    cosines.zero_().scatter_(1, query[:, None], by_cosine[:, None])
+    return (by_cosine * logits).sum(dtype=torch.float64)
+
+
+def _kernels_for(x: Tensor) -> ModuleType | None:
+    return _kernels() if x.is_cuda and x.dtype == torch.float32 else None
+
+
+@builds("ITC over many pairs is slower")
+def _kernels() -> ModuleType:
+    from vglm_train.objective import contrastive_triton
+
+    one, same = torch.ones(1, device="cuda"), torch.ones(1, dtype=torch.int64, device="cuda")
+    terms = [(x, x) for x in (same, same == 1, one, one)]
+    contrastive_triton.gradient_of_cosines(one.view(1, 1, 1), *terms, one[0], one)
+    return contrastive_triton
 
 
 def _slices(whole: slice, size: int) -> Iterator[slice]:

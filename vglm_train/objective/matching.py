@@ -6,9 +6,13 @@ ranks that hold another image (`sample_negatives`). `AlignmentObjective._hard_ne
 b rows of this rank, B rows of all ranks.
 """
 
+from types import ModuleType
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from vglm_train.model.launch import builds
 
 GOLDEN = 0x9E3779B97F4A7C15  # splitmix64 (Steele, Lea and Flood 2014)
 MIX = ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB))
@@ -22,6 +26,9 @@ def gumbel_noise(seed: int, direction: int, anchors: Tensor, candidates: Tensor)
     """
     start = _mix(torch.full_like(anchors, _signed(seed * GOLDEN + direction)))
     rows = _mix(start + anchors * _signed(GOLDEN))
+    if rows.is_cuda and (kernels := _kernels()) is not None:
+        noise: Tensor = kernels.noise(rows, candidates, _signed(GOLDEN))
+        return noise
     bits = _shift(_mix(rows[:, None] + candidates * _signed(GOLDEN)), 41)  # the upper 23
     uniform = (bits.float() + 0.5) / (1 << 23)  # exact in fp32: one bit more would round up to 1, and noise to infinity
     return -torch.log(-torch.log(uniform))
@@ -63,3 +70,12 @@ def _shift(x: Tensor, bits: int) -> Tensor:
 def _signed(value: int) -> int:
     """The int64 with the lower 64 bits of `value`."""
     return (value + (1 << 63)) % (1 << 64) - (1 << 63)
+
+
+@builds("hard negatives are sampled slower")
+def _kernels() -> ModuleType:
+    from vglm_train.objective import matching_triton
+
+    one = torch.ones(1, dtype=torch.int64, device="cuda")
+    matching_triton.noise(one, one, _signed(GOLDEN))
+    return matching_triton

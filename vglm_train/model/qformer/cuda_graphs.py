@@ -193,6 +193,7 @@ class Recording:
 
     def _warm_up(self, run: Callable[..., Tensor]) -> None:
         torch.cuda.synchronize()
+        torch.cuda.empty_cache()  # what the usual stream has free is of no use to another
         with torch.cuda.stream(torch.cuda.Stream()):
             for _ in range(WARM_UP):
                 output = run(self.inputs, self.parameters)
