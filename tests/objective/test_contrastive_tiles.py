@@ -166,7 +166,9 @@ def test_the_kernels_gradients_are_the_formulas(sizes):
     terms += [torch.tensor(0.01, device=device), torch.tensor([0.07], device=device)]
     formula, kernel = cosines.clone(), cosines.clone()
     expected, found = _by_cosines(formula, *terms), _kernels().gradient_of_cosines(kernel, *terms)
-    assert (kernel - formula).abs().max() <= 2e-6 * formula.abs().max(), "some units of 2^-24, of the two exponentials"
+    assert (kernel - formula).abs().max() <= 2e-6 * formula.abs().max(), (
+        "some units of 2^-24, of two exponentials and a division"
+    )
     assert abs(found - expected) <= 2e-6 * (formula.abs().amax(1) / 0.07).sum()
     if r > 1:
         cosines[1, 0, 3], terms[1][0][1], terms[1][1][3] = float("nan"), True, True
@@ -176,6 +178,7 @@ def test_the_kernels_gradients_are_the_formulas(sizes):
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernels need a GPU")
 def test_a_gpu_gives_the_same_gradients_and_negatives():
+    assert _kernels() is not None
     ids, valid = [number // 2 for number in range(600)], [number % 7 > 0 for number in range(600)]
     case = {
         name: x.float() if x.is_floating_point() else x for name, x in made(ids, valid, queries=8, width=64).items()

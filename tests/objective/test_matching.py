@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from vglm_train.objective.matching import (
     IMAGE_FOR_TEXT,
     TEXT_FOR_IMAGE,
+    _kernels,
     gumbel_noise,
     matching_loss,
     sample_negatives,
@@ -100,6 +101,7 @@ def test_loss_and_accuracy():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
 def test_the_kernels_noise_is_the_formulas():
+    assert _kernels() is not None
     rows, candidates = torch.arange(1000, 1064), torch.arange(200_000)
     found = gumbel_noise(7, TEXT_FOR_IMAGE, rows.cuda(), candidates.cuda()).cpu()
     expected = gumbel_noise(7, TEXT_FOR_IMAGE, rows, candidates)
@@ -112,6 +114,8 @@ def test_the_kernels_noise_is_the_formulas():
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
 def test_the_kernel_takes_whatever_positions_there_are():
     for rows, candidates in ((0, 5), (3, 0), (1, 1), (2, 1025)):
-        own, others = torch.arange(2 * rows)[::2], torch.arange(candidates) + 2**40
-        found = gumbel_noise(1, IMAGE_FOR_TEXT, own.cuda(), others.cuda())
+        own, others = torch.arange(rows), torch.arange(2 * candidates)[::2] + 2**40
+        strided = (torch.arange(2 * candidates, device="cuda") + 2**40)[::2]
+        found = gumbel_noise(1, IMAGE_FOR_TEXT, own.cuda(), strided)
+        assert found.shape == (rows, candidates)
         assert torch.allclose(found.cpu(), gumbel_noise(1, IMAGE_FOR_TEXT, own, others), rtol=0, atol=4e-6)

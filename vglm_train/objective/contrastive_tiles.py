@@ -23,7 +23,7 @@ from vglm_train.objective.contrastive import MASKED
 from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel_noise
 
 TILE = 2**26  # cosines of queries and texts held at once: 256 MiB in fp32
-SCANNED = 8  # values of a pair that `scan` holds once its cosines are gone: logits, and noise of 64 bits on its way
+SCANNED = 8  # values of a pair that `scan` holds once its cosines are gone: logits, and on a CPU noise of 64 bits
 TILE_BYTES = 2**29  # at most, with what else is computed of a tile
 Two = tuple[Tensor, Tensor]  # of a tile's images [r] and of its texts [c]
 
@@ -184,8 +184,8 @@ def gradients(pairs: Pairs, images: Statistics, texts: Statistics, smoothing: fl
     with _products(pairs.tf32):
         for rows, columns in pairs.tiles(pairs.images.shape[1]):
             cosines = pairs.cosines(rows, columns)
-            terms = [(of_images[rows], of_texts[columns]) for of_images, of_texts in (ids, valid, log_mass, share)]
-            temperature_grad -= by_cosines(cosines, *terms, even, pairs.temperature)
+            of = [(of_images[rows], of_texts[columns]) for of_images, of_texts in (ids, valid, log_mass, share)]
+            temperature_grad -= by_cosines(cosines, of[0], of[1], of[2], of[3], even, pairs.temperature)
             chosen = cosines.flatten(0, 1)  # [rq,c]
             image_grad[rows].flatten(0, 1).addmm_(chosen, pairs.texts[columns])
             text_grad[columns].addmm_(chosen.T, pairs.images[rows].flatten(0, 1))
@@ -219,8 +219,8 @@ def _kernels() -> ModuleType:
     from vglm_train.objective import contrastive_triton
 
     one, same = torch.ones(1, device="cuda"), torch.ones(1, dtype=torch.int64, device="cuda")
-    terms = [(x, x) for x in (same, same == 1, one, one)]
-    contrastive_triton.gradient_of_cosines(one.view(1, 1, 1), *terms, one[0], one)
+    ones, ids = (one, one), (same, same)
+    contrastive_triton.gradient_of_cosines(one.view(1, 1, 1), ids, (same == 1, same == 1), ones, ones, one[0], one)
     return contrastive_triton
 
 

@@ -1,6 +1,7 @@
 """What ITC over very many pairs computes between its products, as a Triton kernel. Imported only for tensors on a GPU.
 
-The plain code goes through the cosines of a tile's queries five times. This reads and writes them once.
+The plain code reads a tile's cosines, zeroes them and scatters into them, with a dozen steps over the pairs in between.
+This reads and writes them once.
 
 r images and c texts of a tile, q queries.
 """
@@ -31,7 +32,7 @@ def _gradient_of_cosines(
         chosen = tl.where(x > best, query, chosen)
         best = tl.maximum(best, x, propagate_nan=tl.PropagateNan.ALL)  # what is no number stays to be seen
     scale = tl.load(temperature)
-    logits = best / scale
+    logits = tl.div_rn(best, scale)  # as `scan` divides: what it summed up must be the same numbers
     softmax = tl.exp(logits - tl.load(row_mass + row))
     softmax += tl.exp(logits - tl.load(text_mass + text, mask=inside, other=0.0))
     both = tl.load(row_share + row) + tl.load(text_share + text, mask=inside, other=0.0)
@@ -49,10 +50,10 @@ def gradient_of_cosines(
     cosines: Tensor, ids: tuple[Tensor, Tensor], valid: tuple[Tensor, Tensor], mass: tuple[Tensor, Tensor],
     share: tuple[Tensor, Tensor], even: Tensor, temperature: Tensor,
 ) -> Tensor:  # fmt: skip
-    """Puts in place of cosines [r,q,c] their gradients, which all but those of the best queries lack.
+    """Puts in place of cosines [r,q,c] their gradients: 0 but for each pair's best query.
 
     ids int64, valid bool, mass, share: of the images [r] and of the texts [c]; even [], temperature [1]: see
-    `contrastive_tiles.gradients`. Returns the sum of gradient times logit [] float64.
+    `contrastive_tiles._by_cosines`. Returns the sum of gradient times logit [] float64.
     """
     r, q, c = cosines.shape
     grid = (r, triton.cdiv(c, BLOCK))
