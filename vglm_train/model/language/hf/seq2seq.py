@@ -6,10 +6,11 @@ b rows, s tokens of the encoder, t tokens of the decoder, m targets, e embedding
 from collections.abc import Sequence
 from contextlib import nullcontext
 
+import torch
 from torch import Tensor, nn
 from transformers import MODEL_FOR_SEQ_TO_SEQ_CAUSAL_LM_MAPPING
 
-from vglm_train.batch import PromptBatch
+from vglm_train.batch import IGNORED, PromptBatch
 from vglm_train.config.language import Language
 from vglm_train.model.language.hf.attention import family_of, whole_rows
 from vglm_train.model.language.hf.base import HuggingFaceLanguage, blocks_of, first_id
@@ -42,10 +43,21 @@ class Seq2SeqLanguage(HuggingFaceLanguage):
             logits = self.model(
                 inputs_embeds=embeds,
                 attention_mask=mask,
-                decoder_input_ids=self.model.prepare_decoder_input_ids_from_labels(labels=batch.labels),
+                decoder_input_ids=self._shifted(batch.labels),
                 use_cache=False,
             ).logits
         return scaling.leave(logits[0]), batch.labels.flatten()[chosen]
+
+    def _shifted(self, labels: Tensor) -> Tensor:
+        """What the decoder reads to predict labels [b,t].
+
+        mBART starts with a row's last label, and fails where there is none, as in the row of a damaged sample.
+        """
+        unused = labels.eq(IGNORED).all(1, keepdim=True)
+        some = torch.where(unused, (self.pad_id + 1) % self.vocabulary, labels[:, :1])  # any id but padding
+        labels = torch.cat((some, labels[:, 1:]), 1)
+        found: Tensor = self.model.prepare_decoder_input_ids_from_labels(labels=labels)
+        return found
 
     def _mask(self, mask: Tensor) -> Tensor:
         """[b,s] bool -> as the model takes it.
