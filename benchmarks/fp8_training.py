@@ -100,6 +100,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         recalls = {name: recall(work / name) for name in jobs}
     seeds = [rows for name, rows in found.items() if name != "fp8-0"]
     difference, spread = apart(found["fp8-0"], found["bf16-0"], seeds)
+    if options.tiny:
+        print("TINY SHAPES ON THE CPU, where the run named fp8 is in bf16: this tries the script and measures nothing")
     steps = f"{options.steps} steps of {options.batch} pairs"
     print(f"{steps}; last losses and mean recall of the photos trained on, per cent:")
     print("\n".join(starmap("{:8} {:.4f} {:6.2f}".format, ((n, found[n][-1], recalls[n]) for n in jobs))))

@@ -83,8 +83,10 @@ class Results:
         """UserError for a file that is no such results, and names the key."""
         try:
             content = json.loads(path.read_text("utf-8"))
-        except (OSError, ValueError) as error:
-            raise UserError(f"{path}: no results of `vglm benchmark` ({error})") from error
+        except OSError as error:
+            raise UserError(f"{path}: {error.strerror}") from error
+        except ValueError as error:
+            raise UserError(f"{path}: no results of `vglm benchmark`: it is no JSON ({error})") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise UserError(f"{path}: no results of `vglm benchmark` in format {FORMAT}")
         try:

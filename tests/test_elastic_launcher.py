@@ -1,9 +1,11 @@
 """What `vglm elastic` says before it starts anything; tests/run/test_machines.py starts it."""
 
 import socket
+import time
 
 import pytest
 
+from vglm_train import elastic
 from vglm_train.elastic import main
 
 
@@ -20,6 +22,32 @@ def test_mistakes_are_one_line(capsys: pytest.CaptureFixture[str], words: list[s
     said = capsys.readouterr().err
     assert said.startswith(f"error: {message}")
     assert said.count("\n") == 1
+
+
+def test_words_that_no_run_can_start_with_end_it_before_it_meets_the_others(capsys: pytest.CaptureFixture[str]) -> None:
+    for words, message in (
+        (["nowhere.yaml"], "nowhere.yaml: no such file"),
+        (["lavis_stage1", "optim.lrr=1"], "optim.lrr"),
+    ):
+        assert main(["--meet", "localhost:1", *words]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_a_place_where_nothing_answers(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic, "REACH", 0)
+    assert main(["--meet", "localhost:1", "lavis_stage1"]) == 2
+    *_, said = capsys.readouterr().err.splitlines()
+    assert said.startswith("error: --meet localhost:1: nothing answers there (Connection refused); start the")
+
+
+def test_whoever_waits_says_so(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(elastic, "FIRST_WORD", 0.05)
+    with elastic._waiting("host:1", "mine"):
+        time.sleep(0.3)
+    said = capsys.readouterr().err
+    assert "waits at host:1 for the run with --id mine" in said
+    time.sleep(0.6)
+    assert not capsys.readouterr().err
 
 
 def test_nothing_to_train(capsys: pytest.CaptureFixture[str]) -> None:

@@ -14,9 +14,12 @@ It is torchrun's agent, https://docs.pytorch.org/docs/stable/elastic/agent.html,
 import argparse
 import os
 import signal
+import socket
 import sys
+import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import Any
 
@@ -32,6 +35,7 @@ from torch.distributed.elastic.rendezvous import (
     RendezvousTimeoutError,
 )
 from torch.distributed.elastic.rendezvous.registry import get_rendezvous_handler
+from torch.distributed.elastic.rendezvous.utils import parse_rendezvous_endpoint
 
 from vglm_train.command import program, run_command
 from vglm_train.distributed import use_gpu
@@ -40,6 +44,8 @@ from vglm_train.errors import UserError
 MISTAKE = 2  # exit status of a process: see `train.main`
 PORT = 29400
 HANGING = 20  # seconds to save for processes of which some most likely wait for a lost machine
+REACH = 60  # seconds in which the meeting point may still be started
+FIRST_WORD = 20.0  # seconds of waiting before it is told; ten times that before each more time
 LOOKS = 1.0  # seconds between two looks at the processes and for new machines
 # Seconds: an agent says that it is there, and counts as lost after so many times without; a start waits for more
 # machines when there are enough of them, and for enough.
@@ -52,6 +58,8 @@ ENVIRONMENT = {
 
 class _Agent(LocalElasticAgent):
     """torchrun's, as the module says."""
+
+    meet = ""  # where machines meet, for a person
 
     def _monitor_workers(self, worker_group: WorkerGroup) -> RunResult:
         result: RunResult = super()._monitor_workers(worker_group)
@@ -78,7 +86,9 @@ class _Agent(LocalElasticAgent):
 
     def _rendezvous(self, worker_group: WorkerGroup) -> None:
         start = time.monotonic()
-        super()._rendezvous(worker_group)
+        place = worker_group.spec.rdzv_handler
+        with _waiting(self.meet, place.get_run_id()):
+            super()._rendezvous(worker_group)
         number, of = worker_group.group_rank, worker_group.group_world_size
         took = f"found in {time.monotonic() - start:.0f} s"
         tell(f"machines: {of}, this is number {number}, {took}; {self._remaining_restarts} restarts are left")
@@ -120,6 +130,9 @@ def _launch(options: argparse.Namespace) -> int:
     if most > 1 and options.meet is None:
         raise UserError("--meet: with several machines, name one that all of them reach: --meet HOST:PORT.")
     processes = options.processes or (torch.cuda.device_count() if use_gpu() else 1)
+    _check(options.train)
+    if options.meet is not None:
+        _reach(options.meet)
     signal.signal(signal.SIGUSR1, signal.getsignal(signal.SIGTERM))  # until there are processes to be told
     os.environ.update(ENVIRONMENT)
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // processes)))
@@ -147,7 +160,62 @@ def _launch(options: argparse.Namespace) -> int:
         monitor_interval=LOOKS,
         local_addr=options.address,
     )
-    return _follow(_Agent(spec, DefaultLogsSpecs(), shutdown_timeout=options.grace), handler, least)
+    agent = _Agent(spec, DefaultLogsSpecs(), shutdown_timeout=options.grace)
+    agent.meet = options.meet or "this machine"
+    return _follow(agent, handler, least)
+
+
+def _check(words: Sequence[str]) -> None:
+    """UserError for words that no run can start with: here, before others are met, who would all end with this one."""
+    from vglm_train import train
+    from vglm_train.config.load import errors_with_location, load
+    from vglm_train.config.presets import find_config
+
+    options = train.parse(words)
+    path = find_config(options.config).path
+    with errors_with_location(path, options.overrides):
+        load(path, options.overrides)
+
+
+def _reach(meet: str) -> None:
+    """Wait until something answers at HOST[:PORT]. torch would print where in its code it failed to."""
+    host, port = parse_rendezvous_endpoint(meet, PORT)
+    end, told = time.monotonic() + REACH, False
+    while True:
+        try:
+            socket.create_connection((host, port), timeout=5).close()
+        except OSError as error:
+            if time.monotonic() > end:
+                reason = f"nothing answers there ({error.strerror or error})"
+                raise UserError(f"--meet {meet}: {reason}; start the --meeting-point.") from None
+            if not told:
+                tell(f"nothing answers at {meet}: tried again for {REACH} s")
+            told = True
+            time.sleep(1)
+        else:
+            return
+
+
+@contextmanager
+def _waiting(meet: str, name: str) -> Iterator[None]:
+    """Within it, now and then say what is waited for."""
+    done = threading.Event()
+
+    def say() -> None:
+        pause = FIRST_WORD
+        while not done.wait(pause):
+            tell(
+                f"waits at {meet} for the run with --id {name}: too few machines have come, or it goes on with as many "
+                "as it takes and this one is a spare"
+            )
+            pause = 10 * FIRST_WORD
+
+    thread = threading.Thread(target=say, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
 
 
 def _follow(agent: _Agent, handler: Any, least: int) -> int:

@@ -63,7 +63,7 @@ def run(config: Config, accept_changes: bool, startup: Startup) -> int:
     resume_from = folder.check(config)  # before anything is built
     ranks = distributed.start(config.engine.backend, grow=config.run.stage == "align")
     try:
-        resume_from = folder.agreed(resume_from, ranks)
+        resume_from = folder.agreed(resume_from, config, ranks)
         with distributed.explain_full_card(SMALLER):
             startup.reached("processes")
             return _Run(config, folder, resume_from, ranks, accept_changes, startup).train()

@@ -17,10 +17,7 @@ if TYPE_CHECKING:
     from vglm_train.config.run import Config
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Parse, validate, train. Returns the exit status: 0 done, 1 another process ended, 2 a mistake to mend,
-    128 + signal if asked to stop.
-    """
+def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         prog=program("vglm_train.train"), description="Train a Q-Former from one YAML file.", allow_abbrev=False
     )
@@ -38,10 +35,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--local_rank", type=int, help=argparse.SUPPRESS)  # older deepspeed launchers pass it
     options = parser.parse_intermixed_args(arguments)
+    if options.config is None and not options.list:
+        parser.error("give the YAML file of a run or the name of a preset; --list names them")
+    return options
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Parse, validate, train. Returns the exit status: 0 done, 1 another process ended, 2 a mistake to mend,
+    128 + signal if asked to stop.
+    """
+    options = parse(arguments)
     if options.list:
         return _list()
-    if options.config is None:
-        parser.error("give the YAML file of a run or the name of a preset; --list names them")
     world = options.world or int(os.environ.get("WORLD_SIZE", "1"))
     try:
         return _start(options, world)

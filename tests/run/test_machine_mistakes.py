@@ -1,6 +1,7 @@
 """What the machine lacks, or loses while a run goes on: one error says where and what to do, of all processes."""
 
 import signal
+import socket
 from pathlib import Path
 
 import psutil
@@ -81,3 +82,23 @@ def test_a_full_disk(config: Path, tmp_path: Path) -> None:
     said = failed(runs.start(["bash", "-c", 'ulimit -f 64; exec "$@"', "bash", *command]))
     assert said.startswith(f"error: {tmp_path}/run/checkpoints/step-00000005: the checkpoint could not be written (")
     assert not list((tmp_path / "run" / "checkpoints").iterdir())
+
+
+def test_processes_that_were_told_different_things(config: Path, tmp_path: Path) -> None:
+    """Two agents with different words, or two runs that meet by chance, would train one run at two rates."""
+    words = {0: ["optim.lr=0.001", "data.workers=0"], 1: ["optim.lr=0.002", "data.workers=1"]}
+    with socket.socket() as free:
+        free.bind(("localhost", 0))
+        port = str(free.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": port}
+    started = [
+        runs.start(
+            runs.command(config, tmp_path / "run", 1, *words[rank]), RANK=str(rank), LOCAL_RANK=str(rank), **place
+        )
+        for rank in words
+    ]
+    said = [process.communicate(timeout=120)[0] for process in started]
+    assert [process.returncode for process in started] == [2, 2], said
+    assert "  optim.lr: 0.001 in process 0, 0.002 in process 1\n" in said[0]
+    assert "data.workers" not in said[0], "a machine may have fewer cores"
+    assert not (tmp_path / "run").exists()

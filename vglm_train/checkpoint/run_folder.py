@@ -30,6 +30,7 @@ from vglm_train.signals import starts_again
 # moves the schedule, and for what ITC compares, of which `Changes` tells.
 FREE = ("run.length", "run.folder", "log", "evaluate", "checkpoint", "engine", "objective.itc.batch", "data.workers",
         "data.max_damaged", "data.features.folder", "data.features.limit_gib", "data.cache")  # fmt: skip
+OF_A_MACHINE = ("data.workers", "data.cache")  # what processes of one start may have different values of
 PATIENCE = 90  # seconds for rank 0 of the start before, perhaps on a lost machine, to give the folder up
 NOTHING = object()  # in place of an entry that a shorter list does not have
 
@@ -90,8 +91,21 @@ class RunFolder:
             )
         return newest
 
-    def agreed(self, newest: Path | None, ranks: Ranks) -> Path | None:
-        """The checkpoint that all processes continue from. newest: this one's. UserError where they differ."""
+    def agreed(self, newest: Path | None, config: Config, ranks: Ranks) -> Path | None:
+        """The checkpoint that all processes continue from. newest: this one's.
+
+        UserError where the processes differ, in that or in what they were told to do.
+        """
+        first, *others = ranks.gather_objects(config)
+        for number, each in enumerate(others, 1):
+            if changed := list(_changes(first, each, "", OF_A_MACHINE)):
+                told = (f"  {key}: {one} in process 0, {other} in process {number}" for key, one, other in changed)
+                raise UserError(
+                    "the processes of this start were told different things:\n"
+                    + "\n".join(told)
+                    + "\nStart it with the same words and the same file on every machine. If two runs met by chance, "
+                    "give each an --id (vglm elastic) or a port of its own."
+                )
         for pause in (5.0, 0.0):  # seconds; a process that the launcher has lost may be writing its last one
             seen = [each or "none" for each in ranks.gather_objects(newest and newest.name)]
             if len(set(seen)) == 1:

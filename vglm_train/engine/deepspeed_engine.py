@@ -8,6 +8,7 @@ the frozen blocks are divided by `model/frozen_blocks.py`.
 import logging
 import math
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -222,6 +223,8 @@ def _import_deepspeed() -> ModuleType:
             import deepspeed.runtime.zero.muon.muon_optimizer
 
     deepspeed.utils.logger.setLevel(logging.ERROR)
+    # torch 2.13 gave it another name, and says so at each call: a line or two a step
+    warnings.filterwarnings("ignore", "`torch.distributed.all_gather_into_tensor` is deprecated", FutureWarning)
     if os.environ["DS_ACCELERATOR"] == "cpu":
         deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     module: ModuleType = deepspeed

@@ -24,8 +24,12 @@ from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel
 
 TILE = 2**26  # cosines of queries and texts held at once: 256 MiB in fp32
 SCANNED = 8  # values of a pair that `scan` holds once its cosines are gone: logits, and on a CPU noise of 64 bits
-TILE_BYTES = 2**29  # at most, with what else is computed of a tile
 Two = tuple[Tensor, Tensor]  # of a tile's images [r] and of its texts [c]
+
+
+def tile_bytes(pairs: float, queries: int) -> float:
+    """Of a tile at most, with what else is computed of it, where so many pairs are compared."""
+    return 8 * min(TILE, pairs * max(SCANNED, queries))
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

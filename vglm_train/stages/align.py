@@ -20,7 +20,7 @@ from vglm_train.evaluate.retrieval.evaluator import Embedder, RetrievalEvaluator
 from vglm_train.model.alignment import Alignment, build_alignment
 from vglm_train.model.flops import Cost, flops_per_pair, image_tokens
 from vglm_train.objective.alignment import AlignmentObjective
-from vglm_train.objective.contrastive_tiles import TILE_BYTES
+from vglm_train.objective.contrastive_tiles import tile_bytes
 from vglm_train.prompt.qformer_text import QFormerTokenizer, build_text
 from vglm_train.stages.base import Stage, check_best
 
@@ -101,7 +101,7 @@ class Align(Stage):
 
     def group_memory(self, model: Alignment, world: int) -> dict[str, float]:
         rows = self.config.objective.itc.batch
-        if rows is None:
+        if rows is None or not (self.weights["itc"] > 0 or self.weights["itm"] > 0):
             return {}
         size, vision, own = self.config.model, model.vision, rows / world
         embeddings = 4 * size.contrastive_width * (own * size.qformer.queries + rows)
@@ -110,7 +110,7 @@ class Align(Stage):
             "embeddings": embeddings,
             "their gradients": embeddings,
             "features": features * vision.num_patches * vision.width * vision.dtype.itemsize,
-            "tiles": TILE_BYTES,
+            "tiles": tile_bytes(own * rows, size.qformer.queries),
         }
 
     def activations(self, model: Alignment) -> float:

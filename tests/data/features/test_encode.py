@@ -1,5 +1,6 @@
 """Filling a store: each picture once, only what is missing, what the encoder gave, and clear refusals."""
 
+import os
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -203,6 +204,20 @@ def test_a_damaged_row_is_told_and_made_again(config_of: ConfigOf) -> None:
     again = Encode()
     fill(config, again)
     assert again.pictures == PICTURES - 1
+
+
+def test_what_a_cut_file_lost_is_made_at_the_next_start_and_then_no_more(config_of: ConfigOf) -> None:
+    config = config_of()
+    store = fill(config)
+    (rows,) = store.folder.glob("part-*.rows")
+    os.truncate(rows, store.row_bytes + 3)
+    again, later = Encode(), Encode()
+    fill(config, again)
+    assert again.pictures == PICTURES - 2, "one row is left, and one picture cannot be decoded"
+    assert (store.folder / "done").exists()
+    fill(config, later)
+    assert later.pictures == 0
+    assert (store.folder / "done").exists(), "the entries without rows do not make each start look at every picture"
 
 
 def test_a_limit_that_is_too_small(config_of: ConfigOf) -> None:

@@ -76,11 +76,15 @@ class FeatureStore:
     def refresh(self) -> None:
         """Read the indices again. Of a row that stands twice the first is kept."""
         self.parts = sorted(self.folder.glob("part-*.index"))
-        found = [_read_index(path, self.row_bytes) for path in self.parts]
+        read = [_read_index(path, self.row_bytes) for path in self.parts]
+        found = [entries for entries, _ in read]
         entries = np.concatenate([np.zeros(0, ENTRY), *found])
         owners = np.repeat(np.arange(len(found), dtype=np.int32), [len(part) for part in found])
         _, first = np.unique(entries["key"], return_index=True)
         self._entries, self._owners = entries[first], owners[first]
+        lost = np.concatenate([np.zeros(0, ENTRY), *(each for _, each in read)])
+        if not self.holds(lost["key"]).all():
+            self._forget()  # a file was cut: what is missing is made as that of new pictures is
         for handle in self._handles.values.values():
             os.close(handle)
         self._handles.values.clear()
@@ -224,12 +228,13 @@ def _explained(folder: Path) -> Iterator[None]:
         ) from error
 
 
-def _read_index(path: Path, row_bytes: int) -> NDArray[Any]:
-    """The entries of a part whose rows are there; what a kill cut off at the end is left out."""
+def _read_index(path: Path, row_bytes: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """The entries of a part whose rows are there, and the others. What a kill cut off at the end is left out."""
     try:
         content = path.read_bytes()
         rows = path.with_suffix(".rows").stat().st_size // row_bytes
     except FileNotFoundError:  # taken out of use by another process
-        return np.zeros(0, ENTRY)
+        return np.zeros(0, ENTRY), np.zeros(0, ENTRY)
     entries = np.frombuffer(content, ENTRY, len(content) // ENTRY.itemsize)
-    return entries[entries["row"] < rows]
+    there = entries["row"] < rows
+    return entries[there], entries[~there]
