@@ -84,7 +84,7 @@ class Results:
         try:
             content = json.loads(path.read_text("utf-8"))
         except OSError as error:
-            raise UserError(f"{path}: {error.strerror}") from error
+            raise UserError(f"{path}: no results of `vglm benchmark`: {error.strerror}") from error
         except ValueError as error:
             raise UserError(f"{path}: no results of `vglm benchmark`: it is no JSON ({error})") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:

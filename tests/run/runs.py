@@ -71,12 +71,12 @@ def command(
     return [*launcher, str(ROOT / "train.py"), str(config), f"run.folder={run_folder}", *overrides]
 
 
-def start(arguments: list[str], **environment: str) -> subprocess.Popen:
+def start(arguments: list[str], folder: Path = ROOT, **environment: str) -> subprocess.Popen:
     """In a process group of its own, as a terminal's Ctrl-C reaches it."""
     variables = {**os.environ, "DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", **environment}
     return subprocess.Popen(
         arguments,
-        cwd=ROOT,
+        cwd=folder,
         env=variables,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,

@@ -288,17 +288,20 @@ def test_a_bundle_of_weights_that_are_not_finite_is_not_written(
 
 def test_machines_that_do_not_hold_the_same_are_refused(home: Path) -> None:
     """Each machine's first process compares what it holds; both say so, and neither waits for the other."""
-    shutil.copytree(home / "train", home / "stale")
+    for machine in ("first", "other"):
+        shutil.copytree(home / "train", home / machine / "train")
     add_shard(home)
+    shutil.rmtree(home / "first" / "train")
+    shutil.copytree(home / "train", home / "first" / "train")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
     started = []
-    for rank, data in enumerate(("train", "stale")):
-        words = f"data.train=[{{name: made, shards: {home / data}}}]"
+    for rank, machine in enumerate(("first", "other")):
+        words = "data.train=[{name: made, shards: train}]"
         around = {"RANK": str(rank), "WORLD_SIZE": "2", "LOCAL_RANK": "0", "LOCAL_WORLD_SIZE": "1"}
         command = runs.command(home / "run.yaml", home / "run", 1, words)
-        started.append(runs.start(command, **around, MASTER_ADDR="127.0.0.1", MASTER_PORT=port))
+        started.append(runs.start(command, home / machine, **around, MASTER_ADDR="127.0.0.1", MASTER_PORT=port))
     for process in started:
         said, _ = process.communicate(timeout=120)
         assert process.returncode == 2, said
