@@ -29,7 +29,8 @@ LAYERS = [
     {"stages"},
     {"changes"},
     {"run", "describe"},
-    {"train", "elastic", "clinic"},
+    {"train", "clinic"},
+    {"elastic"},
     {"__main__"},
 ]
 LEVEL = {part: level for level, parts in enumerate(LAYERS) for part in parts}
