@@ -14,6 +14,7 @@ from vglm_train.elastic import main
     [
         (["--nodes", "3:2", "--meet", "host", "run.yaml"], "--nodes 3:2: give the least and the most number"),
         (["--nodes", "many", "run.yaml"], "--nodes many: give the least and the most number"),
+        (["--meet", "host:port", "lavis_stage1"], "--meet host:port: give HOST or HOST:PORT."),
         (["--nodes", "1:2", "run.yaml"], "--meet: with several machines, name one that all of them reach"),
     ],
 )

@@ -172,6 +172,8 @@ def _check(words: Sequence[str]) -> None:
     from vglm_train.config.presets import find_config
 
     options = train.parse(words)
+    if options.config is None:
+        return
     path = find_config(options.config).path
     with errors_with_location(path, options.overrides):
         load(path, options.overrides)
@@ -179,7 +181,10 @@ def _check(words: Sequence[str]) -> None:
 
 def _reach(meet: str) -> None:
     """Wait until something answers at HOST[:PORT]. torch would print where in its code it failed to."""
-    host, port = parse_rendezvous_endpoint(meet, PORT)
+    try:
+        host, port = parse_rendezvous_endpoint(meet, PORT)
+    except ValueError as error:
+        raise UserError(f"--meet {meet}: give HOST or HOST:PORT.") from error
     end, told = time.monotonic() + REACH, False
     while True:
         try:
@@ -189,7 +194,7 @@ def _reach(meet: str) -> None:
                 reason = f"nothing answers there ({error.strerror or error})"
                 raise UserError(f"--meet {meet}: {reason}; start the --meeting-point.") from None
             if not told:
-                tell(f"nothing answers at {meet}: tried again for {REACH} s")
+                tell(f"nothing answers at {meet} yet; it is tried for {REACH} s")
             told = True
             time.sleep(1)
         else:

@@ -99,7 +99,7 @@ class RunFolder:
         first, *others = ranks.gather_objects(config)
         for number, each in enumerate(others, 1):
             if changed := list(_changes(first, each, "", OF_A_MACHINE)):
-                told = (f"  {key}: {one} in process 0, {other} in process {number}" for key, one, other in changed)
+                told = (f"  {key}: {one} in process 0, {other} in process {number}" for key, one, other in changed[:8])
                 raise UserError(
                     "the processes of this start were told different things:\n"
                     + "\n".join(told)
