@@ -12,7 +12,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from vglm_train.objective.contrastive import contrastive_loss, count_correct, similarities
-from vglm_train.objective.contrastive_tiles import Pairs, Statistics, _by_cosines, _kernels, gradients, merge, scan
+from vglm_train.objective.contrastive_tiles import (
+    Pairs,
+    Statistics,
+    _by_cosines,
+    _kernels,
+    gradients,
+    merge,
+    scan,
+    tile_bytes,
+)
 from vglm_train.objective.matching import IMAGE_FOR_TEXT, TEXT_FOR_IMAGE, gumbel_noise, sample_negatives
 
 SEED, FIRST_ROW, SMOOTHING = 7, 640, 0.1
@@ -152,6 +161,11 @@ def test_no_matrix_of_all_pairs_is_ever_made():
         gradients(pairs, *scan(pairs, SEED), SMOOTHING)
     assert max(tile, n * queries * width) >= largest.elements
     assert largest.elements < n * n
+
+
+def test_few_pairs_need_no_whole_tile():
+    assert tile_bytes(16 * 16, 4) == 16 * 16 * 8 * 8
+    assert tile_bytes(65_536**2, 32) == 2**29
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="the kernel needs a GPU")
